@@ -1,0 +1,104 @@
+"""BERT in JAX and Flax: pre-training and fine-tuning, from a laptop to a Cloud TPU pod.
+
+The names below are the public face. They are imported when they are first used, so that
+`import bertjax` costs nothing and loads neither TensorFlow nor torch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bertjax.config import BertConfig, Execution
+    from bertjax.errors import UserError
+    from bertjax.interop.huggingface import Pretrained, from_pretrained, save_pretrained
+    from bertjax.model import linen
+    from bertjax.model.bert import (
+        encode,
+        init_params,
+        mlm_logits,
+        pretraining_logits,
+        task_logits,
+    )
+    from bertjax.objectives.losses import (
+        classification_loss,
+        classification_weights,
+        pretraining_loss,
+        pretraining_weights,
+        regression_loss,
+    )
+    from bertjax.objectives.masking import mask_tokens
+    from bertjax.runs.fit import fit
+    from bertjax.runs.predict import embed, fill_mask, predict
+    from bertjax.text.tokenizer import load_tokenizer
+    from bertjax.train.step import init_state, make_train_step
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "BertConfig": "bertjax.config",
+    "Execution": "bertjax.config",
+    "Pretrained": "bertjax.interop.huggingface",
+    "UserError": "bertjax.errors",
+    "classification_loss": "bertjax.objectives.losses",
+    "classification_weights": "bertjax.objectives.losses",
+    "embed": "bertjax.runs.predict",
+    "encode": "bertjax.model.bert",
+    "fill_mask": "bertjax.runs.predict",
+    "fit": "bertjax.runs.fit",
+    "from_pretrained": "bertjax.interop.huggingface",
+    "init_params": "bertjax.model.bert",
+    "init_state": "bertjax.train.step",
+    "linen": "bertjax.model.linen",
+    "load_tokenizer": "bertjax.text.tokenizer",
+    "make_train_step": "bertjax.train.step",
+    "mask_tokens": "bertjax.objectives.masking",
+    "mlm_logits": "bertjax.model.bert",
+    "predict": "bertjax.runs.predict",
+    "pretraining_logits": "bertjax.model.bert",
+    "pretraining_loss": "bertjax.objectives.losses",
+    "pretraining_weights": "bertjax.objectives.losses",
+    "regression_loss": "bertjax.objectives.losses",
+    "save_pretrained": "bertjax.interop.huggingface",
+    "task_logits": "bertjax.model.bert",
+}
+
+__all__ = [
+    "BertConfig",
+    "Execution",
+    "Pretrained",
+    "UserError",
+    "classification_loss",
+    "classification_weights",
+    "embed",
+    "encode",
+    "fill_mask",
+    "fit",
+    "from_pretrained",
+    "init_params",
+    "init_state",
+    "linen",
+    "load_tokenizer",
+    "make_train_step",
+    "mask_tokens",
+    "mlm_logits",
+    "predict",
+    "pretraining_logits",
+    "pretraining_loss",
+    "pretraining_weights",
+    "regression_loss",
+    "save_pretrained",
+    "task_logits",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'bertjax' has no attribute {name!r}")
+    module = importlib.import_module(_HOMES[name])
+    value = module if name == "linen" else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

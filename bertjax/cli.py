@@ -1,0 +1,320 @@
+"""The command line: verbs, no logic. Only this module exits.
+
+Exit codes: 0 done; 2 a mistake of the user's (one sentence); 75 stopped early by a signal and
+resumable with the same command; 1 anything else, with its traceback.
+"""
+
+import io
+import json
+import os
+import runpy
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, NamedTuple, TypeVar
+
+from bertjax.errors import UserError
+
+EXIT_DONE, EXIT_MISTAKE, EXIT_STOPPED = 0, 2, 75
+
+Config = TypeVar("Config")
+
+
+class Verb(NamedTuple):
+    """A word of the command line."""
+
+    summary: str
+    run: Callable[[list[str]], int]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line and exits with its code."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs one command and returns its exit code; mistakes are told on stderr."""
+    words = list(arguments)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return EXIT_DONE
+    if words[0] == "--version":
+        import bertjax
+
+        print(f"bertjax {bertjax.__version__}")
+        return EXIT_DONE
+    try:
+        verb, rest = _find(words)
+        return verb.run(rest)
+    except UserError as error:
+        print(f"bertjax: {error}", file=sys.stderr)
+        return EXIT_MISTAKE
+    except KeyboardInterrupt:
+        print("bertjax: stopped; the same command again goes on from there.", file=sys.stderr)
+        return EXIT_STOPPED
+    except BrokenPipeError:  # `bertjax predict ... | head`: the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_DONE
+
+
+def _find(words: list[str]) -> tuple[Verb, list[str]]:
+    if words[0] == "tokenizer":
+        if words[1:2] == ["train"]:
+            return VERBS["tokenizer train"], words[2:]
+        if words[1:] and words[1] not in ("-h", "--help"):
+            raise UserError(f"tokenizer {words[1]!r} is unknown: use `bertjax tokenizer train`.")
+        return VERBS["tokenizer train"], ["--help"]
+    if words[0] in VERBS:
+        return VERBS[words[0]], words[1:]
+    raise UserError(f"{words[0]!r} is not a verb: use one of {', '.join(VERBS)}.")
+
+
+def _overview() -> str:
+    width = max(map(len, VERBS)) + 2
+    lines = [f"  {name:<{width}}{verb.summary}" for name, verb in VERBS.items()]
+    return "\n".join(
+        [
+            "usage: bertjax VERB [--help] [...]",
+            "",
+            "Pre-trains and fine-tunes BERT with JAX.",
+            "",
+            *lines,
+            "",
+            "A text becomes a model in this order; every verb's --help is enough to use it.",
+            "Exit codes: 0 done, 2 a mistake in command or input, 75 stopped and resumable.",
+        ]
+    )
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _parse(kind: Callable[..., Config], verb: str, arguments: list[str], **more: Any) -> Config:
+    import tyro
+
+    return tyro.cli(kind, args=arguments, prog=f"bertjax {verb}", **more)
+
+
+def _parse_recipe(kind: type[Config], verb: str, arguments: list[str]) -> Config:
+    """A configuration: flags over a recipe, if the first argument is one, or over defaults."""
+    if not arguments or arguments[0].startswith("-"):
+        return _parse(kind, f"{verb} [RECIPE.py]", arguments)
+    recipe, *flags = arguments
+    if not os.path.isfile(recipe):  # noqa: PTH113 - recipes are local Python files
+        raise UserError(
+            f"{recipe}: no such file; the first argument is a recipe (a .py file with `config = "
+            f"{kind.__name__}(...)`), or a flag."
+        )
+    config = runpy.run_path(recipe).get("config")
+    if not isinstance(config, kind):
+        raise UserError(f"{recipe}: defines no `config = {kind.__name__}(...)`.")
+    return _parse(kind, f"{verb} {recipe}", flags, default=config)
+
+
+# The verbs --------------------------------------------------------------------------------------
+
+
+def _demo(arguments: list[str]) -> int:
+    from bertjax.runs.demo import DemoConfig, demo
+
+    return EXIT_STOPPED if demo(_parse(DemoConfig, "demo", arguments), _say).stopped else EXIT_DONE
+
+
+def _tokenizer_train(arguments: list[str]) -> int:
+    from bertjax.text.tokenizer import TokenizerConfig, train_tokenizer
+
+    config = _parse(TokenizerConfig, "tokenizer train", arguments)
+    train_tokenizer(config, _say)
+    _say(
+        f"Next: bertjax prepare --input {' '.join(config.input)} --tokenizer {config.output} "
+        "--output data/shards"
+    )
+    return EXIT_DONE
+
+
+def _prepare(arguments: list[str]) -> int:
+    from bertjax.data.prepare import PrepareConfig, prepare
+    from bertjax.data.work import Stopped
+
+    config = _parse(PrepareConfig, "prepare", arguments)
+    try:
+        prepare(config, _say)
+    except Stopped as stopped:
+        _say(str(stopped))
+        return EXIT_STOPPED
+    _say(f"Next: bertjax pretrain --data {config.output} --workdir runs/pretrain")
+    return EXIT_DONE
+
+
+def _pretrain(arguments: list[str]) -> int:
+    from bertjax.runs.recipes import PretrainConfig
+
+    config = _parse_recipe(PretrainConfig, "pretrain", arguments)
+
+    from bertjax.runs.pretrain import pretrain
+
+    result = pretrain(config, _say)
+    if result.stopped:
+        return EXIT_STOPPED
+    _say(
+        f"Next: bertjax finetune --model {result.workdir} --train train.csv --dev dev.csv\n"
+        f'  or: echo "the cat [MASK] on the mat." | bertjax predict {result.workdir}'
+    )
+    return EXIT_DONE
+
+
+def _finetune(arguments: list[str]) -> int:
+    from bertjax.runs.finetune import FinetuneConfig, finetune
+
+    config = _parse_recipe(FinetuneConfig, "finetune", arguments)
+    result = finetune(config, _say)
+    if result.stopped:
+        return EXIT_STOPPED
+    _say(
+        f"Next: bertjax evaluate {result.workdir} {config.dev}\n"
+        f"  or: bertjax predict {result.workdir} < lines.txt"
+    )
+    return EXIT_DONE
+
+
+def _evaluate(
+    model: str,
+    data: str,
+    *,
+    text_column: str | None = None,
+    pair_column: str | None = None,
+    label_column: str | None = None,
+    column_names: tuple[str, ...] | None = None,
+    batch_size: int = 32,
+) -> int:
+    """Score a fine-tuned model on every row of a labelled file; prints one JSON object.
+
+    Args:
+        model: Run directory, export or Hugging Face directory.
+        data: Labelled .tsv, .csv or .jsonl file.
+        text_column: Column of the text; left out: as in training.
+        pair_column: Column of the second text; left out: as in training.
+        label_column: Column of the label; left out: as in training.
+        column_names: Names of all columns, of a file that has no header.
+        batch_size: Most rows at a time.
+    """
+    from bertjax.interop.huggingface import from_pretrained
+    from bertjax.runs import predict
+
+    scores = predict.evaluate(
+        from_pretrained(model),
+        data,
+        text_column=text_column,
+        pair_column=pair_column,
+        label_column=label_column,
+        column_names=column_names,
+        batch_size=batch_size,
+    )
+    _say(json.dumps(scores))
+    return EXIT_DONE
+
+
+def _predict(model: str, *, k: int = 5, batch_size: int = 32) -> int:
+    """Read lines from standard input, write a JSON line for each: label and scores.
+
+    A model that was only pre-trained fills in the [MASK] of each line. A model of pairs takes two
+    texts with a tab between them.
+
+    Args:
+        model: Run directory, export or Hugging Face directory.
+        k: Words to give for a [MASK].
+        batch_size: Most lines at a time.
+    """
+    from bertjax.interop.huggingface import from_pretrained
+    from bertjax.runs.predict import predict_lines
+
+    for line in predict_lines(from_pretrained(model), _stdin(), k=k, batch_size=batch_size):
+        _say(line)
+    return EXIT_DONE
+
+
+def _embed(
+    model: str,
+    *,
+    layer: tuple[int, ...] = (-1,),
+    pooling: Literal["mean", "cls", "pooler"] = "mean",
+    batch_size: int = 32,
+) -> int:
+    """Read lines from standard input, write a vector for each, as a JSON list a line.
+
+    Args:
+        model: Run directory, export or Hugging Face directory.
+        layer: Layer to take (0: the embeddings, -1: the last); several are concatenated.
+        pooling: mean of the tokens; cls, the first token; pooler, the pooled output.
+        batch_size: Most lines at a time.
+    """
+    from bertjax.interop.huggingface import from_pretrained
+    from bertjax.runs.predict import embed_lines
+
+    vectors = embed_lines(
+        from_pretrained(model), _stdin(), layer=layer, pooling=pooling, batch_size=batch_size
+    )
+    for vector in vectors:
+        _say(json.dumps([round(float(value), 6) for value in vector]))
+    return EXIT_DONE
+
+
+def _report(directory: str) -> int:
+    """Write the report of a demo again, from what it measured.
+
+    Args:
+        directory: The demo's directory.
+    """
+    from bertjax.runs.report import rewrite
+
+    _say(f"Report: {rewrite(directory)}")
+    return EXIT_DONE
+
+
+def _stdin() -> Iterator[str]:
+    """The lines of standard input, without their ends."""
+    reader = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8", errors="strict", newline="\n")
+    number = 1
+    while True:
+        try:
+            line = reader.readline()
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"Line {number} of standard input, or one after it, is not UTF-8 ({error.reason}): "
+                "convert it, for example with iconv."
+            ) from None
+        if not line:
+            return
+        yield line.rstrip("\r\n")
+        number += 1
+
+
+def _with_positionals(function: Callable[..., int], verb: str) -> Callable[[list[str]], int]:
+    """A verb whose required arguments are positions instead of flags."""
+
+    def run_verb(arguments: list[str]) -> int:
+        import tyro
+
+        markers = (tyro.conf.PositionalRequiredArgs, tyro.conf.PositionalMetavarFromFieldName)
+        return _parse(function, verb, arguments, config=markers)
+
+    return run_verb
+
+
+VERBS = {
+    "demo": Verb("the whole way on the documentation installed here, in minutes", _demo),
+    "tokenizer train": Verb("text -> a vocabulary", _tokenizer_train),
+    "prepare": Verb("text + vocabulary -> shards", _prepare),
+    "pretrain": Verb("shards -> a pre-trained BERT (masked LM + next sentence)", _pretrain),
+    "finetune": Verb("a BERT + labelled rows -> a classifier", _finetune),
+    "evaluate": Verb(
+        "a classifier + labelled rows -> scores", _with_positionals(_evaluate, "evaluate")
+    ),
+    "predict": Verb("lines -> labels, or words for [MASK]", _with_positionals(_predict, "predict")),
+    "embed": Verb("lines -> vectors", _with_positionals(_embed, "embed")),
+    "report": Verb("what a demo measured -> its report", _with_positionals(_report, "report")),
+}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""What the model is (`BertConfig`) and how it is run (`Execution`); neither imports jax."""
+
+import dataclasses
+import json
+import re
+from typing import Any, Literal
+
+from etils import epath
+
+from bertjax.errors import UserError
+
+HIDDEN_ACTS = ("gelu", "gelu_new", "gelu_tanh", "relu")
+
+# Google's release of 2018 (base, large) and of 2020 (the miniatures): layers, hidden size.
+_SIZES = {
+    "tiny": (2, 128),
+    "mini": (4, 256),
+    "small": (4, 512),
+    "medium": (8, 512),
+    "base": (12, 768),
+    "large": (24, 1024),
+}
+_MINIATURE = re.compile(r"L-(\d+)_H-(\d+)")
+
+
+@dataclasses.dataclass(frozen=True)
+class BertConfig:
+    """The shape of a BERT; field names as in Google's and Hugging Face's `config.json`.
+
+    Hashable, so it can be a static argument of `jax.jit`.
+    """
+
+    vocab_size: int = 30522
+    """Rows of the word embedding table, V."""
+    hidden_size: int = 768
+    """Width of the residual stream, D."""
+    num_hidden_layers: int = 12
+    """Encoder layers, L."""
+    num_attention_heads: int = 12
+    """Attention heads, N; divides hidden_size."""
+    intermediate_size: int = 3072
+    """Width of the feed-forward layer, F."""
+    hidden_act: str = "gelu"
+    """gelu (erf: the paper's release and Hugging Face), gelu_new or gelu_tanh (Google's code since
+    February 2019), relu."""
+    hidden_dropout_prob: float = 0.1
+    """Dropout of the embeddings and of both outputs of every layer."""
+    attention_probs_dropout_prob: float = 0.1
+    """Dropout of the attention probabilities."""
+    max_position_embeddings: int = 512
+    """Longest sequence the model can read."""
+    type_vocab_size: int = 2
+    """Token types (sentence A, sentence B)."""
+    initializer_range: float = 0.02
+    """Standard deviation of the truncated normal that weights start from."""
+    layer_norm_eps: float = 1e-12
+    """Added to the variance in LayerNorm."""
+
+    def __post_init__(self) -> None:
+        for name in (
+            "vocab_size",
+            "hidden_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "intermediate_size",
+            "max_position_embeddings",
+            "type_vocab_size",
+        ):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise UserError(f"{name} is {value!r}: give a whole number of at least 1.")
+        if self.hidden_size % self.num_attention_heads:
+            raise UserError(
+                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads "
+                f"{self.num_attention_heads}: every head needs the same width."
+            )
+        if self.hidden_act not in HIDDEN_ACTS:
+            raise UserError(
+                f"hidden_act {self.hidden_act!r} is unknown: use one of {', '.join(HIDDEN_ACTS)}."
+            )
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise UserError(
+                    f"{name} is {getattr(self, name)}: give a probability from 0 to below 1."
+                )
+
+    @property
+    def head_size(self) -> int:
+        """Width of one attention head, H."""
+        return self.hidden_size // self.num_attention_heads
+
+    @classmethod
+    def named(cls, name: str, **overrides: Any) -> "BertConfig":
+        """A released size: tiny mini small medium base large, or a miniature such as "L-4_H-256".
+
+        Heads are hidden_size / 64 and the feed-forward width is 4 x hidden_size, as in all of
+        Google's releases.
+
+        Raises:
+            UserError: the name is none of these.
+        """
+        if name in _SIZES:
+            layers, hidden = _SIZES[name]
+        elif match := _MINIATURE.fullmatch(name):
+            layers, hidden = int(match[1]), int(match[2])
+            if hidden % 64:
+                raise UserError(f"Size {name!r}: H must be a multiple of 64 (a head is 64 wide).")
+        else:
+            raise UserError(
+                f"Size {name!r} is unknown: use one of {', '.join(_SIZES)}, or a miniature's name "
+                'such as "L-4_H-256".'
+            )
+        shape = {
+            "hidden_size": hidden,
+            "num_hidden_layers": layers,
+            "num_attention_heads": hidden // 64,
+            "intermediate_size": 4 * hidden,
+        }
+        return cls(**{**shape, **overrides})
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any], where: str = "the configuration") -> "BertConfig":
+        """From Google's or Hugging Face's JSON object; keys that are not BERT's shape are ignored.
+
+        Raises:
+            UserError: a key is missing, or a value can't be right; the sentence names `where`.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        missing = sorted({"vocab_size", "hidden_size", "num_hidden_layers"} - fields.keys())
+        if missing:
+            raise UserError(
+                f"{where} has no {', '.join(missing)}: is it the configuration of a BERT?"
+            )
+        try:
+            return cls(**{key: value for key, value in fields.items() if key in known})
+        except (UserError, TypeError) as error:
+            raise UserError(f"{where}: {error}") from None
+
+    @classmethod
+    def from_json(cls, path: epath.PathLike) -> "BertConfig":
+        """Reads Google's `bert_config.json` or Hugging Face's `config.json`.
+
+        Raises:
+            UserError: no such file, no JSON object in it, or not a BERT's.
+        """
+        path = epath.Path(path)
+        if not path.is_file():
+            raise UserError(f"{path}: no such file; give the path of a config.json.")
+        try:
+            fields = json.loads(path.read_text())
+        except ValueError as error:
+            raise UserError(f"{path}: not JSON ({error}).") from None
+        if not isinstance(fields, dict):
+            raise UserError(f"{path}: holds no JSON object.")
+        return cls.from_dict(fields, where=str(path))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as Google's and Hugging Face's JSON name them."""
+        return dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Execution:
+    """How to compute, which is not what the model is: it may change on resume. Hashable."""
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of matmuls and activations; parameters, LayerNorm, softmax and loss stay float32."""
+    precision: Literal["default", "high", "highest"] = "default"
+    """Matmul precision; TPUs round float32 to bfloat16 unless this is "highest"."""
+    remat: Literal["none", "full", "dots"] = "none"
+    """What the backward pass recomputes: nothing, whole layers, or all but the matmuls."""
+    scan_layers: bool = False
+    """Compile one layer and scan over the stack: quicker to compile, slower to run on CPU."""
+    attention: Literal["auto", "plain"] = "auto"
+    """auto picks the layout that is fastest on the platform the program is lowered for."""

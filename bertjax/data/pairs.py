@@ -1,0 +1,207 @@
+"""Next-sentence pairs with exactly the distribution of Google's `create_pretraining_data.py`.
+
+Google's code walks a document sentence by sentence and copies tokens into lists. Every pair it can
+make is two contiguous runs of tokens, so here a document collection is one flat array of ids and a
+pair is four positions in it: the whole collection is paired with a few array operations.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+# [CLS] A [SEP] B [SEP]
+SPECIALS_PER_PAIR = 3
+# Google draws short targets from [2, max_seq_length - 3].
+SHORTEST_SEQUENCE = 2 + SPECIALS_PER_PAIR
+
+
+class Pair(NamedTuple):
+    """One next-sentence example, without special tokens.
+
+    `a`, `b` are integer arrays of at least one token id; `is_random` says that B comes from another
+    document (label 1), not that it follows A (label 0).
+    """
+
+    a: np.ndarray
+    b: np.ndarray
+    is_random: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class FlatDocuments:
+    """Tokenised documents as three arrays; no sentence and no document is empty."""
+
+    ids: np.ndarray
+    """Token ids of all documents one after the other, [tokens], any integer dtype."""
+    sentence_offsets: np.ndarray
+    """Where each sentence starts in `ids`, and the end of the last one: int64 [sentences + 1]."""
+    document_offsets: np.ndarray
+    """Each document's first sentence, and the number of sentences: int64 [documents + 1]."""
+
+    @classmethod
+    def from_lists(cls, documents: Sequence[Sequence[np.ndarray]]) -> "FlatDocuments":
+        """Flattens lists of id arrays; empty sentences and documents are dropped."""
+        kept = [[sentence for sentence in document if len(sentence)] for document in documents]
+        kept = [document for document in kept if document]
+        sentences = [sentence for document in kept for sentence in document]
+        return cls(
+            ids=np.concatenate(sentences) if sentences else np.zeros(0, np.int32),
+            sentence_offsets=offsets_of([len(sentence) for sentence in sentences]),
+            document_offsets=offsets_of([len(document) for document in kept]),
+        )
+
+    def __len__(self) -> int:
+        """The number of documents."""
+        return len(self.document_offsets) - 1
+
+
+class Spans(NamedTuple):
+    """Pairs as positions in the flat ids: A is ids[a_start:a_stop], B is ids[b_start:b_stop].
+
+    All are int64 [pairs], in document order, but `is_random`, which is bool [pairs].
+    """
+
+    a_start: np.ndarray
+    a_stop: np.ndarray
+    b_start: np.ndarray
+    b_stop: np.ndarray
+    is_random: np.ndarray
+
+
+def offsets_of(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Cumulated lengths with a leading zero: int64 [len(lengths) + 1]."""
+    offsets = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return offsets
+
+
+def make_pairs(
+    documents: Sequence[Sequence[np.ndarray]],
+    *,
+    max_seq_length: int,
+    short_seq_prob: float,
+    rng: np.random.Generator,
+) -> list[Pair]:
+    """Cuts tokenised documents (lists of sentences, arrays of ids) into next-sentence pairs.
+
+    The same as `pair_spans`, for collections small enough to be lists.
+
+    Raises:
+        ValueError: see `pair_spans`.
+    """
+    flat = FlatDocuments.from_lists(documents)
+    spans = pair_spans(flat, max_seq_length=max_seq_length, short_seq_prob=short_seq_prob, rng=rng)
+    return [
+        Pair(flat.ids[a_start:a_stop], flat.ids[b_start:b_stop], bool(is_random))
+        for a_start, a_stop, b_start, b_stop, is_random in zip(*spans, strict=True)
+    ]
+
+
+def pair_spans(
+    documents: FlatDocuments,
+    *,
+    max_seq_length: int,
+    short_seq_prob: float,
+    rng: np.random.Generator,
+) -> Spans:
+    """One pass over the documents, paired as Google's `create_instances_from_document` does.
+
+    Sentences are gathered up to a target length, which is `max_seq_length - 3`, or, with
+    probability `short_seq_prob` and drawn once per document, uniform in [2, max_seq_length - 3]. A
+    is the first 1..n-1 of a chunk's n sentences. B is the rest, or (always if n is 1, else with
+    probability 0.5) a run of sentences from a random place of another document; the chunk's unused
+    sentences then go back. What exceeds `max_seq_length - 3` is dropped token by token from the
+    longer side (B on a tie), at its front or its back at random.
+
+    One difference: Google draws the other document up to ten times until it isn't the same one;
+    here it never is the same, which differs by (1 / documents) ** 10.
+
+    Source: google-research/bert, create_pretraining_data.py.
+
+    Raises:
+        ValueError: fewer than two documents, or `max_seq_length` below 5.
+    """
+    if len(documents) < 2:
+        raise ValueError("Pairing needs at least two documents: B may come from another one.")
+    if max_seq_length < SHORTEST_SEQUENCE:
+        raise ValueError(f"max_seq_length must be at least {SHORTEST_SEQUENCE}.")
+    limit = max_seq_length - SPECIALS_PER_PAIR
+    offsets = documents.sentence_offsets
+    first, stop = documents.document_offsets[:-1], documents.document_offsets[1:]
+
+    targets = np.full(len(documents), limit, np.int64)
+    short = rng.random(len(documents)) < short_seq_prob
+    targets[short] = rng.integers(2, limit, size=int(short.sum()), endpoint=True)
+
+    # What would happen if a chunk began at this sentence, for every sentence; then only the chunks
+    # that do occur are kept. The draws of the others are thrown away: all are independent.
+    owner = np.repeat(np.arange(len(documents)), stop - first)
+    sentence = np.arange(len(owner))
+    chunk_stop = np.searchsorted(offsets, offsets[:-1] + targets[owner])
+    chunk_stop = np.minimum(chunk_stop, stop[owner])
+    size = chunk_stop - sentence
+    a_stop = sentence + 1 + (rng.random(len(owner)) * (size - 1)).astype(np.int64)
+    is_random = (size == 1) | (rng.random(len(owner)) < 0.5)
+    chunk = _chain(np.where(is_random, a_stop, chunk_stop))
+
+    owner, a_stop, chunk_stop, is_random = (
+        array[chunk] for array in (owner, a_stop, chunk_stop, is_random)
+    )
+    b_first, b_stop = a_stop.copy(), chunk_stop
+    b_first[is_random], b_stop[is_random] = _random_b(
+        documents,
+        owner=owner[is_random],
+        wanted=(targets[owner] - (offsets[a_stop] - offsets[chunk]))[is_random],
+        rng=rng,
+    )
+    return _truncate(
+        Spans(offsets[chunk], offsets[a_stop], offsets[b_first], offsets[b_stop], is_random),
+        limit=limit,
+        rng=rng,
+    )
+
+
+def _chain(following: np.ndarray) -> np.ndarray:
+    """Follows 0 -> following[0] -> ... to the end: the sentences at which a chunk begins.
+
+    A chunk ends with its document at the latest: the chain visits every document's first sentence.
+    """
+    follow = following.tolist()
+    visited = []
+    position = 0
+    while position < len(follow):
+        visited.append(position)
+        position = follow[position]
+    return np.asarray(visited, np.int64)
+
+
+def _random_b(
+    documents: FlatDocuments, *, owner: np.ndarray, wanted: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Runs of sentences [first, stop) of a document other than `owner`, from a random one on.
+
+    A run ends as soon as it has `wanted` tokens, or with its document; it is never empty.
+    """
+    other = rng.integers(0, len(documents) - 1, size=len(owner))
+    other += other >= owner
+    begin, end = documents.document_offsets[other], documents.document_offsets[other + 1]
+    first = begin + (rng.random(len(owner)) * (end - begin)).astype(np.int64)
+    offsets = documents.sentence_offsets
+    stop = np.searchsorted(offsets, offsets[first] + np.maximum(wanted, 1))
+    return first, np.minimum(stop, end)
+
+
+def _truncate(spans: Spans, *, limit: int, rng: np.random.Generator) -> Spans:
+    """Drops tokens until A and B together have at most `limit`.
+
+    Taking one token at a time from the longer side, B on a tie, ends with the lengths below; each
+    token goes from the front or the back with equal chances, so the front loses a binomial part.
+    """
+    a_length, b_length = spans.a_stop - spans.a_start, spans.b_stop - spans.b_start
+    a_kept = np.minimum(a_length, np.maximum((limit + 1) // 2, limit - b_length))
+    b_kept = np.minimum(b_length, limit - a_kept)
+    a_start = spans.a_start + rng.binomial(a_length - a_kept, 0.5)
+    b_start = spans.b_start + rng.binomial(b_length - b_kept, 0.5)
+    return Spans(a_start, a_start + a_kept, b_start, b_start + b_kept, spans.is_random)

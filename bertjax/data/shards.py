@@ -1,0 +1,328 @@
+"""Shards on disk: how an example is written, ArrayRecord files, and the manifest that lists them.
+
+ArrayRecord opens local files only, by their names; everything else here goes through `epath`.
+"""
+
+import dataclasses
+import errno
+import hashlib
+import json
+import tempfile
+import uuid
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from bertjax.data.pairs import SPECIALS_PER_PAIR, Pair
+from bertjax.errors import UserError
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+TOKENIZER = "tokenizer"
+SPLITS = ("train", "held_out")
+# A file's index is held in memory and read when it is opened: small files keep both cheap.
+EXAMPLES_PER_FILE = 20_000
+
+# One record a chunk, so that a random read decodes one record. Ids in 16 bits barely compress (a
+# fifth), and writing them compressed takes four times as long.
+_WRITER_OPTIONS = "group_size:1,uncompressed"
+# Without read-ahead and threads, seek + read costs 7 us whatever the file's size; the reader's
+# read([index]) costs time linear in the file's records (65 to 120 us at 20,000).
+_READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
+_COPY_BYTES = 1 << 20
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+# A record: one byte of flags, one zero byte, the length of A as uint16, the ids of A, the ids of B.
+_RANDOM, _WIDE = 1, 2
+_HEADER_BYTES = 4
+
+
+def encode_pair(pair: Pair, *, wide: bool) -> bytes:
+    """One example as a record: little-endian uint16 ids, or uint32 if `wide`, without specials.
+
+    The caller knows that the ids fit: `wide` is `needs_wide_ids(vocab_size)`.
+    """
+    dtype = id_dtype(wide)
+    a, b = pair.a.astype(dtype).tobytes(), pair.b.astype(dtype).tobytes()
+    return encode_bytes(a, b, is_random=pair.is_random, wide=wide)
+
+
+def encode_bytes(a: bytes, b: bytes, *, is_random: bool, wide: bool) -> bytes:
+    """`encode_pair` for ids that are bytes of `id_dtype(wide)` already."""
+    flags = (_RANDOM if is_random else 0) | (_WIDE if wide else 0)
+    a_length = len(a) // (4 if wide else 2)
+    return bytes((flags, 0)) + a_length.to_bytes(2, "little") + a + b
+
+
+def decode_pair(record: bytes) -> Pair:
+    """The example of a record; its ids are views of the record's bytes.
+
+    Raises:
+        ValueError: the bytes are no such record.
+    """
+    if len(record) < _HEADER_BYTES or record[0] & ~(_RANDOM | _WIDE) or record[1]:
+        raise ValueError("not an example record")
+    dtype = id_dtype(bool(record[0] & _WIDE))
+    if (len(record) - _HEADER_BYTES) % dtype.itemsize:
+        raise ValueError("an example record of an impossible length")
+    ids = np.frombuffer(record, dtype, offset=_HEADER_BYTES)
+    a_length = int.from_bytes(record[2:4], "little")
+    if not 0 < a_length < len(ids):
+        raise ValueError("an example record without a first or second segment")
+    return Pair(ids[:a_length], ids[a_length:], bool(record[0] & _RANDOM))
+
+
+def needs_wide_ids(vocab_size: int) -> bool:
+    """Whether ids of this vocabulary need 32 bits on disk."""
+    return vocab_size > 1 << 16
+
+
+def id_dtype(wide: bool) -> np.dtype:
+    """The type of ids on disk."""
+    return np.dtype("<u4" if wide else "<u2")
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardFile:
+    """One ArrayRecord file of a data directory."""
+
+    name: str
+    examples: int
+    bytes: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class CorpusFile:
+    """One text file that the shards were made from; its name comes without its directory."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """What a data directory holds and what it was made from; `manifest.json` is written last."""
+
+    format_version: int
+    vocab_size: int
+    tokenizer_sha256: str
+    pad_id: int
+    cls_id: int
+    sep_id: int
+    mask_id: int
+    unk_id: int
+    max_seq_length: int
+    seed: int
+    dupe_factor: int
+    short_seq_prob: float
+    held_out: float
+    language: str
+    block_mib: int
+    blocks: int
+    files: dict[str, tuple[ShardFile, ...]]
+    """The shards of "train" and of "held_out"."""
+    corpus: tuple[CorpusFile, ...]
+    documents: int
+    sentences: int
+    words: int
+    tokens: int
+    padding: float
+    """Share of a training row, on average, that is padding."""
+    nsp_random: float
+    """Share of training examples whose B is random (label 1)."""
+    unigram_entropy: float | None
+    """Nats a token: cross-entropy of the held-out ids under the training ids' frequencies, add-one
+    smoothed, special tokens left out. None without held-out documents."""
+    nsp_majority: float | None
+    """Share of the commoner label among the held-out examples. None without held-out documents."""
+
+    def examples(self, split: str) -> int:
+        """The number of examples of a split."""
+        return sum(file.examples for file in self.files[split])
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of what training depends on: the examples in their order and how to read them."""
+        names = ("format_version", "vocab_size", "tokenizer_sha256", "max_seq_length")
+        names += ("pad_id", "cls_id", "sep_id", "mask_id", "unk_id")
+        content: dict[str, Any] = {name: getattr(self, name) for name in names}
+        for split in SPLITS:
+            content[split] = [(file.examples, file.sha256) for file in self.files[split]]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def to_json(self) -> str:
+        """The text of `manifest.json`."""
+        return json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False) + "\n"
+
+
+def read_manifest(directory: epath.PathLike) -> Manifest:
+    """Reads a data directory's manifest and checks that its files are there with their sizes.
+
+    Raises:
+        UserError: no directory, no manifest (preparing never finished), a manifest that can't be
+            read or is of another version, or a shard that is missing or of another size.
+    """
+    directory = epath.Path(directory)
+    path = directory / MANIFEST
+    if not path.exists():
+        raise UserError(
+            f"{directory}: no {MANIFEST}; give a directory that `bertjax prepare` has finished "
+            "(the same prepare command again finishes one that was stopped)."
+        )
+    manifest = _parse_manifest(path)
+    for file in (file for split in SPLITS for file in manifest.files[split]):
+        shard = directory / file.name
+        if not shard.exists():
+            raise UserError(f"{shard}: missing, but {path} lists it; run prepare again elsewhere.")
+        if (size := shard.stat().length) != file.bytes:
+            raise UserError(
+                f"{shard}: has {size} bytes where {path} says {file.bytes}; it is damaged, run "
+                "prepare again into another directory."
+            )
+    return manifest
+
+
+def _parse_manifest(path: epath.Path) -> Manifest:
+    damaged = f"{path}: is not a manifest of `bertjax prepare`"
+    try:
+        fields = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        raise UserError(f"{damaged} (not JSON); prepare the data again.") from None
+    if not isinstance(fields, dict):
+        raise UserError(f"{damaged} (no JSON object); prepare the data again.")
+    if fields.get("format_version") != FORMAT_VERSION:
+        raise UserError(
+            f"{path}: has format version {fields.get('format_version')!r} where this bertjax reads "
+            f"{FORMAT_VERSION}; prepare the data again, or use the bertjax that made it."
+        )
+    try:
+        files = {split: _file_list(ShardFile, fields["files"][split]) for split in SPLITS}
+        corpus = _file_list(CorpusFile, fields["corpus"])
+        manifest = Manifest(**{**fields, "files": files, "corpus": corpus})
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{damaged} ({error}); prepare the data again.") from None
+    for field in dataclasses.fields(Manifest):
+        if field.name not in ("files", "corpus") and not _is_of(
+            getattr(manifest, field.name), field.type
+        ):
+            raise UserError(f"{damaged} (its {field.name} can't be right); prepare the data again.")
+    if manifest.max_seq_length < SPECIALS_PER_PAIR + 2 or manifest.vocab_size < 1:
+        raise UserError(f"{damaged} (its sizes can't be right); prepare the data again.")
+    return manifest
+
+
+def _file_list(kind: Any, rows: Any) -> tuple[Any, ...]:
+    files = tuple(kind(**row) for row in rows)
+    for file in files:
+        for field in dataclasses.fields(file):
+            if not _is_of(getattr(file, field.name), field.type):
+                raise TypeError(f"{field.name} of a file")
+        # Shards are beside the manifest: a name must not lead elsewhere.
+        if "/" in file.name or "\\" in file.name or file.name in ("", ".", ".."):
+            raise TypeError(f"the file name {file.name!r}")
+    return files
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    """Whether a value from JSON is what a field says: str, a count, a number, None if allowed."""
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    if kind is str:
+        return isinstance(value, str)
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return value is None or _is_of(value, float)
+
+
+def write_records(path: epath.Path, records: Iterable[bytes]) -> ShardFile:
+    """Writes one shard, which has its name only when it is whole; equal records, equal bytes.
+
+    A local file is written beside its place and renamed, a remote one is written to a local
+    temporary directory and copied, because ArrayRecord writes local files only.
+
+    Raises:
+        UserError: the disk is full.
+    """
+    if not is_local(path):
+        with tempfile.TemporaryDirectory(prefix="bertjax-") as directory:
+            local = epath.Path(directory) / path.name
+            return copy_file(local, path, _write_local(local, records, path))
+    local = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
+    examples = _write_local(local, records, path)
+    size, digest = file_digest(local)
+    local.replace(path)
+    return ShardFile(path.name, examples, size, digest)
+
+
+def _write_local(local: epath.Path, records: Iterable[bytes], path: epath.Path) -> int:
+    """Writes a local file that stands for `path`; the number of records."""
+    # Imported here: the command line shows a configuration without ever writing.
+    from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
+
+    count = 0
+    try:
+        writer = array_record_module.ArrayRecordWriter(str(local), _WRITER_OPTIONS)
+        for record in records:
+            writer.write(record)
+            count += 1
+        writer.close()
+    except RuntimeError as error:  # all that ArrayRecord says of a failed write
+        local.unlink(missing_ok=True)
+        reason = str(error).split(";")[0].removeprefix("write() failed: ")
+        raise UserError(
+            f"{path}: can't be written ({reason}); make room or name another --output, then run "
+            "the same command again: what is finished is kept."
+        ) from None
+    return count
+
+
+def copy_file(source: epath.Path, target: epath.Path, examples: int) -> ShardFile:
+    """Copies a shard, in pieces, and says what was copied."""
+    digest, size = hashlib.sha256(), 0
+    with source.open("rb") as reader, target.open("wb") as writer:
+        while data := reader.read(_COPY_BYTES):
+            writer.write(data)
+            digest.update(data)
+            size += len(data)
+    return ShardFile(target.name, examples, size, digest.hexdigest())
+
+
+def file_digest(path: epath.Path) -> tuple[int, str]:
+    """A file's length in bytes and its SHA-256, read in pieces."""
+    digest, size = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        while data := file.read(_COPY_BYTES):
+            digest.update(data)
+            size += len(data)
+    return size, digest.hexdigest()
+
+
+def open_records(path: epath.Path) -> Any:
+    """An ArrayRecord reader over a local file: num_records(), seek(index), read(), close().
+
+    Not thread-safe, and after a failed read every later one fails too: open it again.
+    """
+    from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
+
+    return array_record_module.ArrayRecordReader(str(path), _READER_OPTIONS)
+
+
+def is_local(path: epath.Path) -> bool:
+    """Whether a path is on a disk of this machine (not gs:// or another scheme)."""
+    return "://" not in str(path)
+
+
+def write_atomically(path: epath.Path, data: bytes) -> None:
+    """Writes `path` by way of a temporary neighbour: a half-written file never has its name."""
+    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
+    temporary.write_bytes(data)
+    temporary.replace(path)
+
+
+def disk_is_full(error: OSError) -> bool:
+    """Whether writing failed for want of room (disk, quota, or the largest size of a file)."""
+    return error.errno in _NO_SPACE

@@ -1,0 +1,376 @@
+"""Rows from shards: the global batch of a step is a pure function of (seed, step).
+
+No iterator has a state to save: whoever knows the step can read its batch, or only the rows of it
+that its own devices hold, on any number of hosts.
+"""
+
+import collections
+import concurrent.futures
+import hashlib
+import itertools
+import tempfile
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+import numpy as np
+from etils import epath
+
+from bertjax.data import shards
+from bertjax.data.pairs import SPECIALS_PER_PAIR, Pair
+from bertjax.data.shards import Manifest
+from bertjax.errors import UserError
+
+T = TypeVar("T")
+
+# Name of the order below. Another order needs another name: runs must not resume across it.
+_ORDER = "feistel-1"
+_ROUNDS = 6
+# Open files: each holds an index of its records (about 0.3 MB at 20,000) and a file descriptor, of
+# which a process may have 1,024 by default.
+_OPEN_FILES = 384
+
+
+class ShardReader:
+    """Random access to the examples of one split of a data directory, as padded rows.
+
+    Thread-safe. The files of a remote directory are copied to a local one first, because
+    ArrayRecord reads local files only; what is copied is checked against the manifest.
+    """
+
+    def __init__(
+        self, directory: epath.PathLike, split: str, *, cache: epath.PathLike | None = None
+    ) -> None:
+        """Opens a split.
+
+        Args:
+            directory: what `bertjax prepare` wrote.
+            split: "train" or "held_out".
+            cache: local directory that keeps the copies of a remote directory's files from run to
+                run; without it they go to a temporary one that ends with this reader.
+
+        Raises:
+            UserError: see `read_manifest`; or a copied file is not what the manifest says.
+        """
+        if split not in shards.SPLITS:
+            raise ValueError(f"split {split!r}: one of {shards.SPLITS}")
+        directory = epath.Path(directory)
+        self.manifest: Manifest = shards.read_manifest(directory)
+        self.split = split
+        self._names = directory
+        self._files = self.manifest.files[split]
+        self._starts = np.cumsum([0, *(file.examples for file in self._files)])
+        self._local = directory if shards.is_local(directory) else self._copy(directory, cache)
+        self._open: collections.OrderedDict[int, tuple[threading.Lock, Any]]
+        self._open = collections.OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        """The number of examples."""
+        return int(self._starts[-1])
+
+    def rows(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """Examples as rows [CLS] A [SEP] B [SEP], padded to T = manifest.max_seq_length.
+
+        Args:
+            indices: integers in [0, len(self)), [n], in any order, repeated or not.
+
+        Returns:
+            input_ids, attention_mask (1 for tokens, 0 for padding) and token_type_ids (1 for
+            B [SEP]), each [n, T] int32, and next_sentence_label [n] int32 (1: B is random).
+
+        Raises:
+            IndexError: an index outside the split.
+            UserError: a damaged record, or one with ids outside the vocabulary, named by its file
+                and number.
+        """
+        indices = np.asarray(indices, np.int64)
+        if len(indices) and not 0 <= indices.min() <= indices.max() < len(self):
+            raise IndexError(f"an example outside the {len(self)} of {self.split}")
+        shape = (len(indices), self.manifest.max_seq_length)
+        input_ids = np.full(shape, self.manifest.pad_id, np.int32)
+        attention_mask, token_type_ids = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
+        labels = np.zeros(len(indices), np.int32)
+        cls_id, sep_id = self.manifest.cls_id, self.manifest.sep_id
+        for row, pair in self._pairs(indices):
+            a_end = 1 + len(pair.a)
+            end = a_end + 1 + len(pair.b)
+            ids = input_ids[row]
+            ids[0] = cls_id
+            ids[1:a_end] = pair.a
+            ids[a_end] = sep_id
+            ids[a_end + 1 : end] = pair.b
+            ids[end] = sep_id
+            attention_mask[row, : end + 1] = 1
+            token_type_ids[row, a_end + 1 : end + 1] = 1
+            labels[row] = pair.is_random
+        self._check_ids(input_ids, indices)
+        return {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "token_type_ids": token_type_ids,
+            "next_sentence_label": labels,
+        }
+
+    def _pairs(self, indices: np.ndarray) -> Iterator[tuple[int, Pair]]:
+        """(position in indices, example), file by file."""
+        files = np.searchsorted(self._starts, indices, side="right") - 1
+        order = np.lexsort((indices, files))
+        for file, group in itertools.groupby(order.tolist(), key=lambda row: int(files[row])):
+            rows = list(group)
+            records = self._read(file, [int(indices[row] - self._starts[file]) for row in rows])
+            yield from zip(rows, records, strict=True)
+
+    def _read(self, file: int, numbers: list[int]) -> list[Pair]:
+        lock, reader = self._reader(file)
+        with lock:
+            try:
+                return [self._record(reader, number) for number in numbers]
+            except (RuntimeError, ValueError, IndexError):
+                # After one damaged record this reader fails at every later one, also for whoever
+                # waits for the lock: a fresh one tells which record it really is.
+                with self._lock:
+                    self._open.pop(file, None)
+                return self._read_carefully(file, numbers)
+
+    def _read_carefully(self, file: int, numbers: list[int]) -> list[Pair]:
+        reader = self._open_file(file)
+        pairs = []
+        for number in numbers:
+            try:
+                pairs.append(self._record(reader, number))
+            except (RuntimeError, ValueError, IndexError) as error:
+                raise self._damaged(file, number, str(error)) from None
+        return pairs
+
+    def _record(self, reader: Any, number: int) -> Pair:
+        reader.seek(number)
+        pair = shards.decode_pair(reader.read())
+        if len(pair.a) + len(pair.b) + SPECIALS_PER_PAIR > self.manifest.max_seq_length:
+            raise ValueError("an example longer than max_seq_length")
+        return pair
+
+    def _reader(self, file: int) -> tuple[threading.Lock, Any]:
+        """The open reader of a file and the lock to hold while using it; the last used are kept."""
+        with self._lock:
+            if file in self._open:
+                self._open.move_to_end(file)
+            else:
+                self._open[file] = (threading.Lock(), self._open_file(file))
+            found = self._open[file]
+            if len(self._open) > _OPEN_FILES:
+                # Not closed here: another thread may be reading. It closes when the last lets go.
+                self._open.popitem(last=False)
+            return found
+
+    def _open_file(self, file: int) -> Any:
+        expected = self._files[file].examples
+        try:
+            reader = shards.open_records(self._local / self._files[file].name)
+            found = reader.num_records()
+        except (RuntimeError, ValueError) as error:
+            raise self._damaged(file, None, str(error)) from None
+        if found != expected:
+            raise self._damaged(file, None, f"{found} records where {expected} were written")
+        return reader
+
+    def _check_ids(self, input_ids: np.ndarray, indices: np.ndarray) -> None:
+        # JAX clamps ids outside a table or gives NaN, and says nothing.
+        vocab_size = self.manifest.vocab_size
+        wrong = np.flatnonzero(((input_ids < 0) | (input_ids >= vocab_size)).any(axis=1))
+        if len(wrong):
+            index = indices[wrong[0]]
+            file = int(np.searchsorted(self._starts, index, side="right") - 1)
+            raise self._damaged(
+                file,
+                int(index - self._starts[file]),
+                f"ids beyond the vocabulary of {vocab_size}",
+            )
+
+    def _damaged(self, file: int, number: int | None, reason: str) -> UserError:
+        where = "" if number is None else f", record {number}"
+        reason = reason.split(";")[0].split(" (")[0]
+        return UserError(
+            f"{self._names / self._files[file].name}{where}: damaged ({reason}); copy the file "
+            "again, or run prepare again into another directory."
+        )
+
+    def _copy(self, directory: epath.Path, cache: epath.PathLike | None) -> epath.Path:
+        if cache is None:
+            local = epath.Path(tempfile.mkdtemp(prefix="bertjax-shards-"))
+            weakref.finalize(self, local.rmtree, missing_ok=True)
+        else:
+            local = epath.Path(cache) / self.manifest.hash
+            local.mkdir(parents=True, exist_ok=True)
+        for file in self._files:
+            target = local / file.name
+            if target.exists() and shards.file_digest(target) == (file.bytes, file.sha256):
+                continue
+            partial = local / f".{file.name}.tmp"
+            copied = shards.copy_file(directory / file.name, partial, file.examples)
+            if copied.sha256 != file.sha256:
+                raise UserError(
+                    f"{directory / file.name}: is not the file that the manifest lists (another "
+                    "SHA-256); copy it again, or run prepare again into another directory."
+                )
+            partial.replace(target)
+        return local
+
+
+class TrainStream:
+    """The endless training stream: every example once an epoch, every epoch in another order."""
+
+    def __init__(self, reader: ShardReader, *, seed: int, batch_size: int) -> None:
+        """A stream of global batches.
+
+        Args:
+            reader: the examples.
+            seed: what the order depends on, at least 0.
+            batch_size: rows of the global batch, whatever the number of devices.
+
+        Raises:
+            UserError: no example, or a batch size below 1.
+        """
+        if batch_size < 1:
+            raise UserError(f"batch_size is {batch_size}: give at least 1.")
+        if len(reader) == 0:
+            raise UserError(f"The {reader.split} split holds no examples: prepare more text.")
+        self.reader = reader
+        self.seed = seed
+        self.batch_size = batch_size
+
+    def indices(self, step: int, rows: np.ndarray) -> np.ndarray:
+        """Which examples are rows `rows` of the global batch of `step`: int64 [n].
+
+        Args:
+            step: from 0.
+            rows: positions in the global batch, 0..batch_size-1, [n].
+        """
+        position = step * self.batch_size + np.asarray(rows, np.int64)
+        epoch, place = np.divmod(position, len(self.reader))
+        indices = np.empty_like(place)
+        for number in np.unique(epoch):
+            here = epoch == number
+            indices[here] = permuted(place[here], len(self.reader), (self.seed, int(number)))
+        return indices
+
+    def rows(self, step: int, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Rows `rows` of the global batch of `step`; see `ShardReader.rows`."""
+        return self.reader.rows(self.indices(step, rows))
+
+    def order_fingerprint(self) -> str:
+        """SHA-256 of what fixes the order: equal fingerprints mean equal batches at every step."""
+        sample = self.indices(0, np.arange(64)).tolist()
+        facts = (_ORDER, self.seed, self.batch_size, self.reader.manifest.hash, sample)
+        return hashlib.sha256(repr(facts).encode()).hexdigest()
+
+
+class HeldOutBatches:
+    """Held-out examples in a fixed order, in batches of one size; weights mark their padding."""
+
+    def __init__(
+        self, reader: ShardReader, *, batch_size: int, max_examples: int | None = None
+    ) -> None:
+        """Batches for evaluation.
+
+        Args:
+            reader: the examples.
+            batch_size: rows of the global batch.
+            max_examples: use so many at most, spread evenly over the split.
+
+        Raises:
+            UserError: a batch size or a number of examples below 1.
+        """
+        if batch_size < 1:
+            raise UserError(f"batch_size is {batch_size}: give at least 1.")
+        if max_examples is not None and max_examples < 1:
+            raise UserError(f"max_examples is {max_examples}: give at least 1.")
+        self.reader = reader
+        self.batch_size = batch_size
+        count = len(reader) if max_examples is None else min(max_examples, len(reader))
+        self._indices = np.arange(count, dtype=np.int64) * len(reader) // max(count, 1)
+
+    def __len__(self) -> int:
+        """The number of batches."""
+        return -(-len(self._indices) // self.batch_size)
+
+    @property
+    def examples(self) -> int:
+        """The number of examples in all batches, padding not counted."""
+        return len(self._indices)
+
+    def rows(self, batch_index: int, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Rows of one batch: as `ShardReader.rows`, and example_weight [n] float32.
+
+        The last batch is filled with examples of weight 0.
+
+        Args:
+            batch_index: 0..len(self)-1.
+            rows: positions in the global batch, 0..batch_size-1, [n].
+
+        Raises:
+            IndexError: no such batch.
+        """
+        if not 0 <= batch_index < len(self):
+            raise IndexError(f"batch {batch_index} of {len(self)}")
+        position = batch_index * self.batch_size + np.asarray(rows, np.int64)
+        real = position < len(self._indices)
+        batch = self.reader.rows(self._indices[np.where(real, position, 0)])
+        return {**batch, "example_weight": real.astype(np.float32)}
+
+
+def permuted(places: np.ndarray, size: int, key: tuple[int, ...]) -> np.ndarray:
+    """Where a pseudo-random permutation of range(size), fixed by `key`, sends places: int64 [n].
+
+    A Feistel network over the next even power of two; a value that falls outside is sent round
+    again until it is inside. Costs no memory of the size of the data, and 1 us a place (grain's
+    MapDataset.shuffle: 30 us, and its order belongs to a version of grain).
+
+    Args:
+        places: integers in [0, size), [n].
+        size: length of the permuted range, at least 1.
+        key: non-negative integers.
+    """
+    half = np.uint64(max(1, (int(size - 1).bit_length() + 1) // 2))
+    mask = np.uint64((1 << int(half)) - 1)
+    round_keys = np.random.SeedSequence(key).generate_state(_ROUNDS, np.uint64)
+
+    def once(values: np.ndarray) -> np.ndarray:
+        left, right = values >> half, values & mask
+        for round_key in round_keys:
+            mixed = (right ^ round_key) * np.uint64(0xBF58476D1CE4E5B9)
+            mixed ^= mixed >> np.uint64(32)
+            mixed *= np.uint64(0x94D049BB133111EB)
+            mixed ^= mixed >> np.uint64(29)
+            left, right = right, left ^ (mixed & mask)
+        return (left << half) | right
+
+    values = once(np.asarray(places).astype(np.uint64))
+    while (outside := values >= np.uint64(size)).any():
+        values[outside] = once(values[outside])
+    return values.astype(np.int64)
+
+
+def read_ahead(
+    make: Callable[[int], T], steps: Iterable[int], depth: int = 4, threads: int = 2
+) -> Iterator[tuple[int, T]]:
+    """Yields (step, make(step)) in the order of `steps`, with up to `depth` made ahead in threads.
+
+    An exception of `make` is raised where its step is due. Closing the iterator, or dropping it,
+    ends the threads after the calls that are running.
+    """
+    steps = iter(steps)
+    pool = concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="read_ahead")
+    waiting: collections.deque[tuple[int, concurrent.futures.Future[T]]] = collections.deque()
+    try:
+        for step in itertools.islice(steps, depth):
+            waiting.append((step, pool.submit(make, step)))
+        while waiting:
+            step, future = waiting.popleft()
+            result = future.result()
+            for following in itertools.islice(steps, 1):
+                waiting.append((following, pool.submit(make, following)))
+            yield step, result
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

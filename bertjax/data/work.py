@@ -1,0 +1,281 @@
+"""What the processes of preparing do, and the pool that runs them.
+
+Workers are spawned, never forked, and load neither jax nor anything that needs it. Each piece of
+work leaves its result under its final name or not at all, so any of them may be killed at any time.
+"""
+
+import concurrent.futures
+import concurrent.futures.process
+import contextlib
+import dataclasses
+import functools
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from bertjax.data import shards, spill
+from bertjax.data.pairs import FlatDocuments, pair_spans
+from bertjax.data.shards import CorpusFile
+from bertjax.errors import UserError
+from bertjax.text.tokenizer import Tokenizer, load_tokenizer
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+class Stopped(BaseException):
+    """SIGTERM or SIGINT ended preparing early; the same command goes on. (Exit code 75.)"""
+
+
+@dataclasses.dataclass(frozen=True)
+class PairOptions:
+    """What pairing depends on besides the documents."""
+
+    max_seq_length: int
+    short_seq_prob: float
+    seed: int
+    dupe_factor: int
+    vocabulary: str
+    """Directory of the tokenizer."""
+
+
+def cores() -> int:
+    """How many processes this machine runs at once."""
+    return os.cpu_count() or 1
+
+
+def corpus_file(path: str) -> CorpusFile:
+    """The size and digest of a text file.
+
+    Raises:
+        UserError: it can't be read.
+    """
+    try:
+        size, digest = shards.file_digest(epath.Path(path))
+    except OSError as error:
+        raise UserError(f"{path}: can't be read ({error.strerror or error}).") from None
+    return CorpusFile(epath.Path(path).name, size, digest)
+
+
+def tokenise(
+    segment: str, task: tuple[spill.Part, ...], vocabulary: str, options: dict[str, Any]
+) -> None:
+    """Pass 1 for one task; see `spill.write_segment`."""
+    spill.write_segment(epath.Path(segment), task, _tokenizer(vocabulary), **options)
+
+
+def pair(
+    marker: str,
+    split: str,
+    blocks: tuple[int, ...],
+    cutoff: int,
+    segments: tuple[str, ...],
+    options: PairOptions,
+) -> None:
+    """Pass 2 for one unit: writes its shards, its token counts and, last, its marker (JSON).
+
+    Held-out text is paired once: pairing it again would only weigh the same sentences twice.
+    """
+    path = epath.Path(marker)
+    tokenizer = _tokenizer(options.vocabulary)
+    wide = shards.needs_wide_ids(tokenizer.vocab_size)
+    documents = spill.read_blocks(
+        [epath.Path(segment) for segment in segments],
+        blocks,
+        held_out=split == "held_out",
+        cutoff=cutoff,
+        dtype=shards.id_dtype(wide),
+    )
+    result: dict[str, Any] = {"examples": 0, "ids": 0, "random": 0, "files": []}
+    for dupe in range(options.dupe_factor if split == "train" else 1):
+        # (seed, block, dupe), and the split, whose documents are others.
+        key = (options.seed, shards.SPLITS.index(split), blocks[0], dupe)
+        _write_dupe(path, dupe, documents, wide, options, np.random.default_rng(key), result)
+    counts = np.bincount(documents.ids, minlength=tokenizer.vocab_size)
+    shards.write_atomically(path.with_suffix(".counts"), counts.astype("<i8").tobytes())
+    shards.write_atomically(path, json.dumps(result).encode())
+
+
+def _write_dupe(
+    marker: epath.Path,
+    dupe: int,
+    documents: FlatDocuments,
+    wide: bool,
+    options: PairOptions,
+    rng: np.random.Generator,
+    result: dict[str, Any],
+) -> None:
+    """Pairs the documents once, writes the pairs in random order, and adds to `result`."""
+    spans = pair_spans(
+        documents,
+        max_seq_length=options.max_seq_length,
+        short_seq_prob=options.short_seq_prob,
+        rng=rng,
+    )
+    examples = len(spans.is_random)
+    rows = np.stack(spans, axis=1)[rng.permutation(examples)]
+    result["examples"] += examples
+    result["random"] += int(spans.is_random.sum())
+    result["ids"] += int((rows[:, 1] - rows[:, 0] + rows[:, 3] - rows[:, 2]).sum())
+    data, width = documents.ids.tobytes(), documents.ids.itemsize
+    for number, part in enumerate(np.array_split(rows, -(-examples // shards.EXAMPLES_PER_FILE))):
+        name = f"{marker.stem}-{dupe:02d}-{number:03d}.array_record"
+        records = (
+            shards.encode_bytes(
+                data[a_start * width : a_stop * width],
+                data[b_start * width : b_stop * width],
+                is_random=bool(is_random),
+                wide=wide,
+            )
+            for a_start, a_stop, b_start, b_stop, is_random in part.tolist()
+        )
+        file = shards.write_records(marker.parent / name, records)
+        result["files"].append(dataclasses.asdict(file))
+
+
+@functools.cache
+def _tokenizer(vocabulary: str) -> Tokenizer:
+    return load_tokenizer(vocabulary)
+
+
+class Workers:
+    """Runs functions over tasks, in this process or in spawned ones. A context manager.
+
+    While it is open, SIGTERM and SIGINT raise `Stopped` in the main thread (not in a notebook, and
+    not where the program has handlers of its own); the tasks that are running are finished, and a
+    second signal ends the program at once.
+    """
+
+    def __init__(self, processes: int) -> None:
+        """A pool of `processes`; with 1, everything runs in this process."""
+        self._pool: concurrent.futures.ProcessPoolExecutor | None = None
+        if processes > 1:
+            self._pool = concurrent.futures.ProcessPoolExecutor(
+                processes,
+                mp_context=multiprocessing.get_context("spawn"),
+                initializer=_start_worker,
+            )
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> "Workers":
+        self._stack.enter_context(_stop_on_signals())
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+        self._stack.close()
+
+    def run(
+        self,
+        function: Callable[..., Any],
+        tasks: Sequence[tuple[Any, ...]],
+        *,
+        what: str = "",
+        log: Callable[[str], None] | None = None,
+    ) -> list[Any]:
+        """function(*task) for every task; the results in the order of the tasks.
+
+        Args:
+            function: importable by name, as its arguments and results are picklable.
+            tasks: arguments.
+            what: name of the work, for progress; none is shown without it.
+            log: for progress where there is no terminal.
+
+        Raises:
+            UserError: a worker died.
+            Exception: what the function raises, of the first task that failed.
+        """
+        results: list[Any] = [None] * len(tasks)
+        finished = self._results(function, tasks)
+        for number, result in _progress(finished, len(tasks), what, log):
+            results[number] = result
+        return results
+
+    def _results(
+        self, function: Callable[..., Any], tasks: Sequence[tuple[Any, ...]]
+    ) -> Iterator[tuple[int, Any]]:
+        if self._pool is None:
+            for number, task in enumerate(tasks):
+                yield number, function(*task)
+            return
+        try:
+            futures = {self._pool.submit(function, *task): i for i, task in enumerate(tasks)}
+            for future in concurrent.futures.as_completed(futures):
+                yield futures[future], future.result()
+        except concurrent.futures.process.BrokenProcessPool:
+            raise UserError(
+                "A worker process died (out of memory, or killed): run the same command again to "
+                "go on, with fewer --processes or a smaller --block-mib if memory is short. (A "
+                'script that calls prepare needs `if __name__ == "__main__":` around the call.)'
+            ) from None
+
+
+def _start_worker() -> None:
+    # The parent decides when to stop; a worker outlives it by no more than a moment.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    # Every core has a worker already.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+@contextlib.contextmanager
+def _stop_on_signals() -> Iterator[None]:
+    defaults = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+    ours = threading.current_thread() is threading.main_thread() and "ipykernel" not in sys.modules
+    previous = {}
+
+    def stop(number: int, frame: object) -> None:
+        restore()
+        raise Stopped(f"stopped by {signal.Signals(number).name}")
+
+    def restore() -> None:
+        while previous:
+            signal.signal(*previous.popitem())
+
+    if ours:
+        for number, default in defaults.items():
+            if signal.getsignal(number) == default:
+                previous[number] = signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        restore()
+
+
+def _progress(
+    finished: Iterator[tuple[int, Any]],
+    total: int,
+    what: str,
+    log: Callable[[str], None] | None,
+) -> Iterator[tuple[int, Any]]:
+    """Passes results on, with a progress bar on a terminal and a line now and then elsewhere."""
+    if not what or not total:
+        yield from finished
+    elif sys.stderr.isatty():
+        from tqdm.auto import tqdm
+
+        yield from tqdm(finished, total=total, desc=what, unit="task")
+    else:
+        said = time.monotonic()
+        for count, result in enumerate(finished, start=1):
+            if log is not None and time.monotonic() - said > _SECONDS_BETWEEN_LINES:
+                said = time.monotonic()
+                log(f"{what}: {count:,} of {total:,} done.")
+            yield result

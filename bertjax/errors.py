@@ -1,0 +1,9 @@
+"""Mistakes of the user's, said in one sentence."""
+
+
+class UserError(Exception):
+    """What is wrong, where (file:line if there is one), and what to do instead, in one sentence.
+
+    Raised where the fault is known. The command line prints it and exits with code 2; every other
+    exception keeps its traceback and exits with code 1.
+    """

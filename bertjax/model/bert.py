@@ -1,0 +1,150 @@
+"""BERT as pure functions of a nested dict of arrays: what other JAX code imports.
+
+`config` and `execution` are hashable and static; everything else may be traced, so that the
+functions work under jit, grad, vmap and shard_map.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+
+from bertjax.config import BertConfig, Execution
+from bertjax.model.linen import (
+    BertEncoder,
+    BertForPreTraining,
+    BertForSequenceClassification,
+    EncoderOutput,
+    Inputs,
+)
+
+Params = Mapping[str, object]
+
+_DEFAULT = Execution()
+
+
+def init_params(
+    config: BertConfig,
+    key: jax.Array,
+    *,
+    heads: Sequence[str] = ("mlm", "nsp"),
+    num_labels: int = 2,
+) -> dict:
+    """Random parameters: truncated normal matrices, zero biases, as Google's `modeling.py`.
+
+    Args:
+        config: the shape.
+        key: a JAX random key.
+        heads: which output layers to add to the encoder: "mlm", "nsp", "classifier".
+        num_labels: columns C of the classifier.
+
+    Returns:
+        Nested dict of float32 arrays; its paths (`encoder/layer_0/attention/query/kernel`) are
+        public.
+    """
+    ids = jnp.zeros((1, 1), jnp.int32)
+    inputs = {"input_ids": ids}
+    params = dict(BertForPreTraining(config).init(key, inputs, ids)["params"])
+    for head in ("mlm", "nsp"):
+        if head not in heads:
+            del params[head]
+    if "classifier" in heads:
+        model = BertForSequenceClassification(config, num_labels=num_labels)
+        params["classifier"] = model.init(key, inputs)["params"]["classifier"]
+    return params
+
+
+def encode(
+    params: Params,
+    inputs: Inputs,
+    config: BertConfig,
+    *,
+    execution: Execution = _DEFAULT,
+    dropout_key: jax.Array | None = None,
+    output_hidden_states: bool = False,
+    output_attentions: bool = False,
+) -> EncoderOutput:
+    """Runs the encoder.
+
+    Args:
+        params: as `init_params` gives them; heads are ignored.
+        inputs: input_ids [B, T] int32 and, optional, attention_mask, token_type_ids, position_ids
+            [B, T]; example_ids [B, T] and cls_positions [B, S] for rows that pack several examples.
+        config: the shape.
+        execution: how to compute.
+        dropout_key: None for no dropout; one key (row b draws from fold_in(key, b)) or keys [B].
+        output_hidden_states: also give the output of the embeddings and of every layer.
+        output_attentions: also give every layer's attention probabilities.
+
+    Returns:
+        last_hidden_state [B, T, D], pooled [B, D] and what was asked for.
+
+    Raises:
+        ValueError: T is longer than the model's positions.
+    """
+    return BertEncoder(config, execution).apply(
+        {"params": params},
+        inputs,
+        row_keys(dropout_key, inputs["input_ids"].shape[0]),
+        output_hidden_states,
+        output_attentions,
+    )
+
+
+def pretraining_logits(
+    params: Params,
+    inputs: Inputs,
+    masked_positions: jax.Array,
+    config: BertConfig,
+    *,
+    execution: Execution = _DEFAULT,
+    dropout_key: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """Masked-LM logits [B, P, V] at masked_positions [B, P], and next-sentence logits [B, 2].
+
+    The positions are gathered before the head, as Google's `run_pretraining.py` does. Float32.
+    """
+    return BertForPreTraining(config, execution).apply(
+        {"params": params},
+        inputs,
+        masked_positions,
+        row_keys(dropout_key, inputs["input_ids"].shape[0]),
+    )
+
+
+def mlm_logits(
+    params: Params, inputs: Inputs, config: BertConfig, *, execution: Execution = _DEFAULT
+) -> jax.Array:
+    """Masked-LM logits at every position: [B, T, V] float32."""
+    return BertForPreTraining(config, execution).apply(
+        {"params": params}, inputs, method="mlm_logits"
+    )
+
+
+def task_logits(
+    params: Params,
+    inputs: Inputs,
+    config: BertConfig,
+    task: str = "sequence_classification",
+    *,
+    execution: Execution = _DEFAULT,
+    dropout_key: jax.Array | None = None,
+) -> jax.Array:
+    """Logits of a fine-tuning head: [B, C] float32 for "sequence_classification".
+
+    Raises:
+        ValueError: the task has no head here.
+    """
+    if task != "sequence_classification":
+        raise ValueError(f"task {task!r} has no head: use 'sequence_classification'.")
+    num_labels = params["classifier"]["bias"].shape[0]  # type: ignore[index]
+    return BertForSequenceClassification(config, execution, num_labels=num_labels).apply(
+        {"params": params}, inputs, row_keys(dropout_key, inputs["input_ids"].shape[0])
+    )
+
+
+def row_keys(key: jax.Array | None, rows: int) -> jax.Array | None:
+    """One key a row: row b's is fold_in(key, b); an array of keys, or None, is given back."""
+    if key is None or key.ndim:
+        return key
+    return jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(rows, dtype=jnp.uint32))

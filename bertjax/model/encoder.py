@@ -1,0 +1,82 @@
+"""The stack of layers: a loop or a scan over the same pure function, with or without remat."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from bertjax.config import BertConfig, Execution
+from bertjax.model.layers import EncoderLayer, fold_keys
+
+_REMAT_POLICIES = {
+    "full": None,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+class Encoder(nn.Module):
+    """`num_hidden_layers` EncoderLayers, whose parameters are the subtrees layer_0, layer_1, ..."""
+
+    config: BertConfig
+    execution: Execution
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        mask: jax.Array | None = None,
+        keys: jax.Array | None = None,
+        output_attentions: bool = False,
+        output_hidden_states: bool = False,
+    ) -> tuple[jax.Array, tuple[jax.Array, ...] | None, tuple[jax.Array, ...] | None]:
+        """x [B, T, D] -> last x, every x [L + 1] or None, attention probabilities [L] or None."""
+        module = EncoderLayer(self.config, self.execution, parent=None)
+
+        def init_layer(key: jax.Array) -> dict:
+            return module.init(key, x[:1, :1])["params"]
+
+        layers = [
+            self.param(f"layer_{i}", init_layer) for i in range(self.config.num_hidden_layers)
+        ]
+
+        def layer(params: dict, x: jax.Array, number: jax.Array | int):
+            new_x, probs = module.apply({"params": params}, x, mask, fold_keys(keys, number))
+            return new_x, probs if output_attentions else None
+
+        if self.execution.remat != "none":
+            layer = jax.checkpoint(layer, policy=_REMAT_POLICIES[self.execution.remat])
+        run = _scan if self.execution.scan_layers else _loop
+        return run(layer, layers, x, jnp.dtype(self.execution.dtype), output_hidden_states)
+
+
+def _loop(layer: Callable, layers: list[dict], x: jax.Array, dtype: jnp.dtype, keep: bool):
+    del dtype
+    states, probs = [x], []
+    for number, params in enumerate(layers):
+        x, prob = layer(params, x, number)
+        states.append(x)
+        probs.append(prob)
+    return x, tuple(states) if keep else None, None if probs[0] is None else tuple(probs)
+
+
+def _scan(layer: Callable, layers: list[dict], x: jax.Array, dtype: jnp.dtype, keep: bool):
+    """One compiled layer; its parameters are stacked here, matrices already in the compute type."""
+
+    def stack(*leaves: jax.Array) -> jax.Array:
+        narrow = dtype if leaves[0].ndim > 1 else leaves[0].dtype  # LayerNorm stays float32
+        return jnp.stack([leaf.astype(narrow) for leaf in leaves])
+
+    def body(x: jax.Array, scanned: tuple[dict, jax.Array]):
+        params, number = scanned
+        new_x, prob = layer(params, x, number)
+        return new_x, (new_x if keep else None, prob)
+
+    numbers = jnp.arange(len(layers), dtype=jnp.uint32)
+    first = x
+    x, (states, probs) = jax.lax.scan(body, x, (jax.tree.map(stack, *layers), numbers))
+    return (
+        x,
+        (first, *states) if keep else None,
+        None if probs is None else tuple(probs),
+    )

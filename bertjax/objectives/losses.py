@@ -1,0 +1,153 @@
+"""Losses as sums and weights, so that any split of a batch adds up to the whole one.
+
+Every loss takes `weights`, the normalisers of the *global* batch: a microbatch, a device's shard or
+a ragged last batch then differentiates its part of the same number. Where it is None, the batch at
+hand is the whole one.
+"""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from bertjax.config import BertConfig, Execution
+from bertjax.model import bert
+
+Batch = Mapping[str, jax.Array]
+Metrics = dict[str, tuple[jax.Array, jax.Array]]
+Weights = dict[str, jax.Array]
+
+_DEFAULT = Execution()
+_EPSILON = 1e-5  # added to the sum of the masked weights, as in Google's run_pretraining.py
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Negative log-likelihood in nats: logits [..., C] float32, labels [...] int32 -> [...]."""
+    picked = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+    return jax.nn.logsumexp(logits, axis=-1) - picked
+
+
+def pretraining_weights(batch: Batch) -> Weights:
+    """The normalisers of `pretraining_loss`: predictions and examples of a masked batch."""
+    return {
+        "mlm": batch["masked_weights"].sum(),
+        "nsp": _example_weights(batch, "next_sentence_label").sum(),
+    }
+
+
+def pretraining_loss(
+    params: bert.Params,
+    batch: Batch,
+    config: BertConfig,
+    *,
+    weights: Weights | None = None,
+    execution: Execution = _DEFAULT,
+    dropout_key: jax.Array | None = None,
+) -> tuple[jax.Array, Metrics]:
+    """Masked-LM loss + next-sentence loss, as Google's `run_pretraining.py`.
+
+    Args:
+        params: with heads mlm and nsp.
+        batch: input_ids, attention_mask, token_type_ids [B, T]; masked_positions, masked_labels,
+            masked_weights [B, P]; next_sentence_label [B] (0 = B follows A, 1 = B is random);
+            optional example_weight [B]. Packed rows have example_ids, position_ids [B, T] and
+            cls_positions [B, S] too; next_sentence_label and example_weight are then [B, S].
+        config: the shape.
+        weights: global normalisers (`pretraining_weights`); those of this batch where None.
+        execution: how to compute.
+        dropout_key: as `bertjax.encode` takes it.
+
+    Returns:
+        sum_mlm / (W_mlm + 1e-5) + sum_nsp / W_nsp, float32, and the metrics mlm_loss, mlm_accuracy,
+        nsp_loss, nsp_accuracy, each as (sum, weight).
+    """
+    weights = pretraining_weights(batch) if weights is None else weights
+    mlm_logits, nsp_logits = bert.pretraining_logits(
+        params,
+        batch,
+        batch["masked_positions"],
+        config,
+        execution=execution,
+        dropout_key=dropout_key,
+    )
+    metrics = {
+        **_scores("mlm", mlm_logits, batch["masked_labels"], batch["masked_weights"]),
+        **_scores(
+            "nsp",
+            nsp_logits,
+            batch["next_sentence_label"],
+            _example_weights(batch, "next_sentence_label"),
+        ),
+    }
+    loss = metrics["mlm_loss"][0] / (weights["mlm"] + _EPSILON)
+    loss += metrics["nsp_loss"][0] / jnp.maximum(weights["nsp"], _EPSILON)
+    return loss, metrics
+
+
+def classification_weights(batch: Batch) -> Weights:
+    """The normaliser of `classification_loss` and `regression_loss`: the examples of the batch."""
+    return {"examples": _example_weights(batch, "label").sum()}
+
+
+def classification_loss(
+    params: bert.Params,
+    batch: Batch,
+    config: BertConfig,
+    *,
+    weights: Weights | None = None,
+    execution: Execution = _DEFAULT,
+    dropout_key: jax.Array | None = None,
+) -> tuple[jax.Array, Metrics]:
+    """Mean cross-entropy of the sequence classifier, as Google's `run_classifier.py`.
+
+    Args:
+        params: with the head classifier [D, C].
+        batch: input_ids, attention_mask, token_type_ids [B, T]; label [B] int32; optional
+            example_weight [B] (0 for the padding of a ragged last batch).
+        config: the shape.
+        weights: global normalisers (`classification_weights`); those of this batch where None.
+        execution: how to compute.
+        dropout_key: as `bertjax.encode` takes it.
+
+    Returns:
+        The loss, and the metrics loss and accuracy as (sum, weight).
+    """
+    weights = classification_weights(batch) if weights is None else weights
+    logits = bert.task_logits(params, batch, config, execution=execution, dropout_key=dropout_key)
+    scores = _scores("task", logits, batch["label"], _example_weights(batch, "label"))
+    metrics = {"loss": scores["task_loss"], "accuracy": scores["task_accuracy"]}
+    return metrics["loss"][0] / jnp.maximum(weights["examples"], _EPSILON), metrics
+
+
+def regression_loss(
+    params: bert.Params,
+    batch: Batch,
+    config: BertConfig,
+    *,
+    weights: Weights | None = None,
+    execution: Execution = _DEFAULT,
+    dropout_key: jax.Array | None = None,
+) -> tuple[jax.Array, Metrics]:
+    """Mean squared error of a classifier with one output; otherwise as `classification_loss`.
+
+    The batch's label is [B] float32. The metric is loss as (sum, weight).
+    """
+    weights = classification_weights(batch) if weights is None else weights
+    logits = bert.task_logits(params, batch, config, execution=execution, dropout_key=dropout_key)
+    examples = _example_weights(batch, "label")
+    total = (jnp.square(logits[:, 0] - batch["label"]) * examples).sum()
+    return total / jnp.maximum(weights["examples"], _EPSILON), {"loss": (total, examples.sum())}
+
+
+def _example_weights(batch: Batch, label: str) -> jax.Array:
+    weights = batch.get("example_weight")
+    return jnp.ones(batch[label].shape, jnp.float32) if weights is None else weights
+
+
+def _scores(name: str, logits: jax.Array, labels: jax.Array, weights: jax.Array) -> Metrics:
+    total = weights.sum()
+    correct = (logits.argmax(-1) == labels).astype(jnp.float32)
+    return {
+        f"{name}_loss": ((cross_entropy(logits, labels) * weights).sum(), total),
+        f"{name}_accuracy": ((correct * weights).sum(), total),
+    }

@@ -1,0 +1,165 @@
+"""Masked-LM corruption, drawn on the device inside the train step.
+
+Reproduces `create_masked_lm_predictions` of Google's `create_pretraining_data.py`: the budget, the
+80/10/10 rule drawn for every chosen piece on its own, and whole words taken in random order while
+they still fit the budget.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from bertjax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskingConfig:
+    """What the masked-LM objective hides; the defaults are Google's."""
+
+    rate: float = 0.15
+    """Share of tokens to predict, [CLS] and [SEP] counted."""
+    max_predictions: int | None = None
+    """Most predictions a row; left out: round(rate * sequence length), which cuts none."""
+    whole_word: bool = False
+    """Mask whole words."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.rate < 1.0:
+            raise UserError(f"masking rate is {self.rate}: give a share between 0 and 1.")
+
+    def predictions(self, max_seq_length: int) -> int:
+        """P for rows of this length.
+
+        Raises:
+            UserError: max_predictions cuts what the rate asks for.
+        """
+        needed = max(1, round(self.rate * max_seq_length))
+        if self.max_predictions is None:
+            return needed
+        if self.max_predictions < needed:
+            raise UserError(
+                f"max_predictions {self.max_predictions} is too small: a rate of {self.rate} of "
+                f"{max_seq_length} tokens is {needed}, so a full row would be trained on "
+                f"{self.max_predictions / max_seq_length:.0%} of its tokens; give at least "
+                f"{needed}, or leave it out."
+            )
+        return self.max_predictions
+
+
+def mask_tokens(
+    keys: jax.Array,
+    input_ids: jax.Array,
+    *,
+    mask_id: int,
+    vocab_size: int,
+    special: jax.Array,
+    word_starts: jax.Array | None = None,
+    rate: float = 0.15,
+    max_predictions: int,
+    whole_word: bool = False,
+    mask_prob: float = 0.8,
+    random_prob: float = 0.1,
+    attention_mask: jax.Array | None = None,
+    pad_id: int = 0,
+) -> dict[str, jax.Array]:
+    """Chooses positions to predict and corrupts them.
+
+    Args:
+        keys: [B] random keys, one an example; a row's result depends on its key and ids alone.
+        input_ids: [B, T] int32.
+        mask_id: the id of [MASK].
+        vocab_size: random replacements are uniform over all V ids, as in Google's code.
+        special: bool [V]; these ids ([PAD], [CLS], [SEP], [MASK]) are never chosen.
+        word_starts: bool [V], ids that begin a word (specials too); needed by whole_word.
+        rate: share of tokens to predict, [CLS] and [SEP] counted: max(1, round(rate * length)).
+        max_predictions: P, the most a row may predict.
+        whole_word: choose words, all of whose pieces are predicted.
+        mask_prob: chance that a chosen piece becomes [MASK].
+        random_prob: chance that it becomes a random id; the rest stays as it is.
+        attention_mask: [B, T], 0 at padding; ids other than pad_id where it is None.
+        pad_id: the id of padding.
+
+    Returns:
+        input_ids [B, T] corrupted; masked_positions, masked_labels [B, P] int32 in ascending
+        position, and masked_weights [B, P] float32, 0 for the unused rest.
+
+    Raises:
+        ValueError: whole_word without word_starts.
+    """
+    if whole_word and word_starts is None:
+        raise ValueError("whole_word needs word_starts, the ids that begin a word.")
+    real = input_ids != pad_id if attention_mask is None else attention_mask != 0
+    candidates = real & ~jnp.asarray(special)[input_ids]
+    lengths = real.sum(-1)
+    budget = jnp.clip(jnp.round(rate * lengths).astype(jnp.int32), 1, max_predictions)
+    words = None
+    if whole_word:
+        words = jnp.cumsum(jnp.asarray(word_starts)[input_ids], axis=-1)
+
+    def one_row(
+        key: jax.Array,
+        ids: jax.Array,
+        candidates: jax.Array,
+        budget: jax.Array,
+        words: jax.Array | None,
+    ) -> dict[str, jax.Array]:
+        order_key, action_key, random_key = jax.random.split(key, 3)
+        if words is None:
+            chosen = _choose_pieces(order_key, candidates, budget)
+        else:
+            chosen = _choose_words(order_key, candidates, budget, words)
+        draw = jax.random.uniform(action_key, ids.shape)
+        replacement = jax.random.randint(random_key, ids.shape, 0, vocab_size, ids.dtype)
+        corrupted = jnp.where(draw < mask_prob + random_prob, replacement, ids)
+        corrupted = jnp.where(draw < mask_prob, mask_id, corrupted)
+        # Chosen positions first, in order: a stable sort of the negated choice.
+        positions = jnp.argsort(~chosen, stable=True)[:max_predictions]
+        return {
+            "input_ids": jnp.where(chosen, corrupted, ids),
+            "masked_positions": jnp.where(chosen[positions], positions, 0).astype(jnp.int32),
+            "masked_labels": jnp.where(chosen[positions], ids[positions], 0),
+            "masked_weights": chosen[positions].astype(jnp.float32),
+        }
+
+    masked = jax.vmap(one_row)(keys, input_ids, candidates, budget, words)
+    return _padded(masked, max_predictions)
+
+
+def _choose_pieces(key: jax.Array, candidates: jax.Array, budget: jax.Array) -> jax.Array:
+    """bool [T]: `budget` of the candidates, every subset equally likely."""
+    return candidates & (_random_rank(key, candidates) < budget)
+
+
+def _choose_words(
+    key: jax.Array, candidates: jax.Array, budget: jax.Array, words: jax.Array
+) -> jax.Array:
+    """bool [T]: whole words in random order, each taken if it still fits; words [T]: numbers."""
+    count = words.shape[0] + 1  # word numbers run from 0 to T
+    sizes = jnp.zeros(count, jnp.int32).at[words].add(candidates.astype(jnp.int32))
+    order = jnp.argsort(_random_rank(key, sizes > 0))
+
+    def take(used: jax.Array, word: jax.Array):
+        fits = (sizes[word] > 0) & (used + sizes[word] <= budget)
+        return used + jnp.where(fits, sizes[word], 0), fits
+
+    _, fits = jax.lax.scan(take, jnp.zeros((), jnp.int32), order)
+    taken = jnp.zeros(count, bool).at[order].set(fits)
+    return candidates & taken[words]
+
+
+def _random_rank(key: jax.Array, eligible: jax.Array) -> jax.Array:
+    """int32 [T]: the place of every entry in a random order that puts the eligible ones first."""
+    draws = jax.random.bits(key, eligible.shape, jnp.uint32) >> 1
+    order = jnp.argsort(jnp.where(eligible, draws, draws | jnp.uint32(1 << 31)))
+    return jnp.zeros(eligible.shape, jnp.int32).at[order].set(jnp.arange(eligible.shape[0]))
+
+
+def _padded(masked: dict[str, jax.Array], width: int) -> dict[str, jax.Array]:
+    """Brings the masked_* arrays to [B, width] where the rows are shorter than that."""
+
+    def pad(name: str, array: jax.Array) -> jax.Array:
+        missing = width - array.shape[1] if name.startswith("masked_") else 0
+        return jnp.pad(array, ((0, 0), (0, max(missing, 0))))
+
+    return {name: pad(name, array) for name, array in masked.items()}

@@ -1,0 +1,317 @@
+"""Sequence classification and regression, on one text or a pair: features, labels, metrics."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bertjax.errors import UserError
+from bertjax.tasks.tables import Table
+
+if TYPE_CHECKING:
+    from bertjax.text.tokenizer import Tokenizer
+
+MAX_LABEL = 200
+"""Longest label in characters: more than that is a text in the label's column."""
+MAX_LABELS = 10_000
+"""Most labels a classifier may have: more than that is no column of labels."""
+
+_STEPS = (32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """Token ids of every row, with [CLS] and [SEP], unpadded, and the labels."""
+
+    input_ids: list[np.ndarray]
+    """int32 [length] for every row."""
+    token_type_ids: list[np.ndarray]
+    """int32 [length] for every row."""
+    labels: np.ndarray
+    """int32 [N] (index into the labels) or float32 [N] (regression)."""
+    pad_id: int
+    """What a batch is padded with."""
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """int64 [N]: tokens of each row, [CLS] and [SEP] included."""
+        return np.array([len(ids) for ids in self.input_ids], np.int64)
+
+    def batch(self, indices: np.ndarray, width: int) -> dict[str, np.ndarray]:
+        """Rows padded to `width` tokens, ready for the model.
+
+        Args:
+            indices: rows to take; -1 stands for a row that pads the batch: row 0 with weight 0.
+            width: T; at least the longest of these rows.
+
+        Returns:
+            input_ids, attention_mask, token_type_ids int32 [B, T]; label [B]; example_weight
+            float32 [B], 0 for the padding rows.
+        """
+        rows = np.maximum(indices, 0)
+        shape = (len(rows), width)
+        input_ids = np.full(shape, self.pad_id, np.int32)
+        mask, types = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
+        for at, row in enumerate(rows):
+            length = len(self.input_ids[row])
+            input_ids[at, :length] = self.input_ids[row]
+            types[at, :length] = self.token_type_ids[row]
+            mask[at, :length] = 1
+        return {
+            "input_ids": input_ids,
+            "attention_mask": mask,
+            "token_type_ids": types,
+            "label": self.labels[rows],
+            "example_weight": (np.asarray(indices) >= 0).astype(np.float32),
+        }
+
+
+def tokenize(
+    texts: Sequence[str],
+    pairs: Sequence[str] | None,
+    tokenizer: "Tokenizer",
+    max_length: int,
+    labels: np.ndarray | None = None,
+    *,
+    parse_mask: bool = False,
+) -> Examples:
+    """Turns texts, or pairs of texts, into `Examples`; longer ones are cut at their end.
+
+    Args:
+        texts: N texts.
+        pairs: None, or the second text of every pair.
+        tokenizer: gives the ids.
+        max_length: most tokens of a row, [CLS] and [SEP] included.
+        labels: [N]; zeros where there are none (prediction).
+        parse_mask: "[MASK]" in a text is the mask token.
+    """
+    input_ids: list[np.ndarray] = []
+    token_type_ids: list[np.ndarray] = []
+    for begin in range(0, len(texts), 256):
+        chunk = slice(begin, begin + 256)
+        second = None if pairs is None else list(pairs[chunk])
+        rows = tokenizer.batch(
+            list(texts[chunk]), second, max_length=max_length, parse_mask=parse_mask
+        )
+        for ids, types, length in zip(
+            rows["input_ids"], rows["token_type_ids"], rows["attention_mask"].sum(1), strict=True
+        ):
+            # Copies: a view would keep the whole padded chunk alive.
+            input_ids.append(ids[:length].copy())
+            token_type_ids.append(types[:length].copy())
+    if labels is None:
+        labels = np.zeros(len(texts), np.int32)
+    return Examples(input_ids, token_type_ids, labels, tokenizer.pad_id)
+
+
+def find_labels(table: Table, column: str) -> tuple[str, ...]:
+    """The labels of a training file, in order: as numbers if all of them are, else by name.
+
+    Raises:
+        UserError: an empty or overlong label, fewer than two labels, or too many to be labels.
+    """
+    names = set()
+    for row, value in enumerate(table.columns[column]):
+        name = value.strip()
+        if not name:
+            raise UserError(f"{table.where(row)}: the label is empty; write one or drop the row.")
+        if len(name) > MAX_LABEL:
+            raise UserError(
+                f"{table.where(row)}: the label has {len(name):,} characters (at most {MAX_LABEL});"
+                f" is {column!r} the label's column?"
+            )
+        names.add(name)
+    if len(names) < 2:
+        raise UserError(
+            f"{table.path}: every row has the label {names.pop()!r}; a classifier needs two "
+            "different labels."
+        )
+    if len(names) > MAX_LABELS:
+        raise UserError(
+            f"{table.path}: column {column!r} has {len(names):,} different labels (at most "
+            f"{MAX_LABELS:,}); for numbers to predict use --regression."
+        )
+    return tuple(sorted(names, key=_label_order(names)))
+
+
+def _label_order(names: set[str]) -> Any:
+    if all(name.isascii() and name.removeprefix("-").isdigit() for name in names):
+        return lambda name: (int(name), name)  # "01" beside "1", and neither is the other
+    return lambda name: name
+
+
+def read_labels(table: Table, column: str, labels: Sequence[str] | None) -> np.ndarray:
+    """`label_ids` [N] int32; `target_values` [N] float32 where there are no labels (regression)."""
+    return target_values(table, column) if labels is None else label_ids(table, column, labels)
+
+
+def label_ids(table: Table, column: str, labels: Sequence[str]) -> np.ndarray:
+    """int32 [N]: the place of every row's label among `labels`.
+
+    Raises:
+        UserError: a label that isn't there.
+    """
+    place = {name: index for index, name in enumerate(labels)}
+    ids = np.zeros(len(table), np.int32)
+    for row, value in enumerate(table.columns[column]):
+        name = value.strip()
+        if name not in place:
+            shown = name if len(name) <= 40 else name[:40] + "..."
+            known = ", ".join(labels[:12]) + (", ..." if len(labels) > 12 else "")
+            raise UserError(
+                f"{table.where(row)}: label {shown!r} was not seen in training (those are {known});"
+                " correct it, or add rows with it to the training file."
+            )
+        ids[row] = place[name]
+    return ids
+
+
+def target_values(table: Table, column: str) -> np.ndarray:
+    """float32 [N]: the numbers to predict.
+
+    Raises:
+        UserError: a value that is no finite number.
+    """
+    values = np.zeros(len(table), np.float32)
+    for row, text in enumerate(table.columns[column]):
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not abs(value) <= float(np.finfo(np.float32).max):
+            shown = text if len(text) <= 40 else text[:40] + "..."
+            raise UserError(
+                f"{table.where(row)}: {shown!r} in column {column!r} is no finite number, which "
+                "regression needs; correct it or drop the row."
+            )
+        values[row] = value
+    return values
+
+
+def length_buckets(max_length: int) -> tuple[int, ...]:
+    """The widths that batches are padded to, up to `max_length`: one compiled program each.
+
+    Never more than 1.5 times too wide above 64 tokens, and few, because every width compiles anew.
+    """
+    return (*(step for step in _STEPS if step < max_length), max_length)
+
+
+def bucket_of(length: int, buckets: Sequence[int]) -> int:
+    """The smallest bucket that holds `length` tokens."""
+    return next(width for width in buckets if width >= length)
+
+
+@functools.lru_cache(maxsize=4)
+def epoch_order(seed: int, epoch: int, rows: int) -> np.ndarray:
+    """int64 [rows]: the order in which an epoch sees the training rows; pure in its arguments.
+
+    Sorts raw draws of PCG64, whose stream NumPy keeps the same in all versions (`permutation`'s
+    it may change, which would change the order on resume).
+    """
+    draws = np.random.PCG64(np.random.SeedSequence([seed, epoch])).random_raw(rows)
+    order = np.argsort(draws, kind="stable")
+    order.flags.writeable = False  # the cache gives every caller the same array
+    return order
+
+
+def batch_indices(seed: int, step: int, rows: int, batch_size: int) -> np.ndarray:
+    """int64 [batch_size]: the rows of a training step; -1 fills the ragged last batch of an epoch.
+
+    Every row comes once an epoch. Pure in its arguments.
+    """
+    epoch, position = divmod(step, -(-rows // batch_size))
+    chosen = epoch_order(seed, epoch, rows)[position * batch_size :][:batch_size]
+    return np.pad(chosen, (0, batch_size - len(chosen)), constant_values=-1)
+
+
+def length_batches(
+    lengths: np.ndarray, batch_size: int, buckets: Sequence[int]
+) -> list[tuple[np.ndarray, int]]:
+    """All rows, those of like length together: (indices [batch_size], width) of every batch.
+
+    -1 fills the last batch. For evaluation and prediction, where the order is of no matter.
+    """
+    order = np.argsort(lengths, kind="stable")
+    batches = []
+    for begin in range(0, len(order), batch_size):
+        chosen = order[begin : begin + batch_size]
+        width = bucket_of(int(lengths[chosen].max()), buckets)
+        padding = batch_size - len(chosen)
+        batches.append((np.pad(chosen, (0, padding), constant_values=-1), width))
+    return batches
+
+
+def metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """The metrics of a task over all its examples, GLUE's among them.
+
+    Args:
+        logits: [N, C], or [N, 1] for regression.
+        labels: int [N], or float [N] for regression.
+
+    Returns:
+        accuracy, macro_f1, mcc (Matthews' correlation), loss (cross-entropy, nats) and, of two
+        labels, f1 of the second; or pearson, spearman, loss (mean squared error). A correlation
+        with a constant is 0.
+    """
+    if np.issubdtype(labels.dtype, np.floating):
+        predicted, labels = logits[:, 0].astype(np.float64), labels.astype(np.float64)
+        return {
+            "pearson": _correlation(predicted, labels),
+            "spearman": _correlation(_ranks(predicted), _ranks(labels)),
+            "loss": float(np.mean((predicted - labels) ** 2)),
+        }
+    classes = logits.shape[1]
+    # confusion [true label, predicted label]
+    confusion = np.zeros((classes, classes), np.float64)
+    np.add.at(confusion, (labels, logits.argmax(1)), 1)
+    hits, true, said = np.diag(confusion), confusion.sum(1), confusion.sum(0)
+    # F1 = 2 hits / (true + said); a label neither there nor predicted doesn't count.
+    present = (true + said) > 0
+    f1 = 2 * hits / np.maximum(true + said, 1)
+    result = {
+        "accuracy": float(hits.sum() / confusion.sum()),
+        "macro_f1": float(f1[present].mean()),
+        "mcc": _matthews(hits, true, said),
+        "loss": _cross_entropy(logits.astype(np.float64), labels),
+    }
+    if classes == 2:
+        result["f1"] = float(f1[1])
+    return result
+
+
+def main_metric(regression: bool) -> str:
+    """The metric that chooses between learning rates and between epochs; more is better."""
+    return "spearman" if regression else "accuracy"
+
+
+def _cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
+    shifted = logits - logits.max(1, keepdims=True)
+    picked = shifted[np.arange(len(labels)), labels]
+    return float(np.mean(np.log(np.exp(shifted).sum(1)) - picked))
+
+
+def _matthews(hits: np.ndarray, true: np.ndarray, said: np.ndarray) -> float:
+    """Matthews' correlation of any number of labels (Gorodkin 2004, R_K)."""
+    total = true.sum()
+    covariance = hits.sum() * total - true @ said
+    spread = math.sqrt((total**2 - said @ said) * (total**2 - true @ true))
+    return float(covariance / spread) if spread else 0.0
+
+
+def _correlation(x: np.ndarray, y: np.ndarray) -> float:
+    x, y = x - x.mean(), y - y.mean()
+    spread = math.sqrt((x @ x) * (y @ y))
+    return float(x @ y / spread) if spread else 0.0
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks from 0; equal values share the mean of theirs."""
+    unique, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    return (ends - (counts + 1) / 2)[inverse.reshape(-1)] if len(unique) else values

@@ -1,0 +1,293 @@
+"""What both kinds of vocabulary share: special tokens, pairs, truncation, padding, saving."""
+
+import abc
+import uuid
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+from etils import epath
+
+from bertjax.errors import UserError
+
+Kind = Literal["sentencepiece", "wordpiece"]
+
+SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+"""The special tokens in the order of a trained vocabulary: ids 0 to 4."""
+
+SETTINGS_FILE = "tokenizer_config.json"
+
+LIBRARY_REFUSALS = (RuntimeError, TypeError, UnicodeEncodeError)
+"""What the two libraries raise where a text can't be UTF-8."""
+
+
+class Encoding(NamedTuple):
+    """One encoded text or pair of texts, with its special tokens."""
+
+    ids: list[int]
+    """[CLS] text [SEP], and pair [SEP] if there is a pair."""
+    token_type_ids: list[int]
+    """0 for [CLS] text [SEP], 1 for pair [SEP]."""
+    offsets: list[tuple[int, int]]
+    """First and one past the last character of every token in the original text that it comes from
+    (a pair's tokens: in the pair); (0, 0) for the special tokens that were added."""
+
+
+def write_atomically(path: epath.Path, data: bytes) -> None:
+    """Writes `path` by way of a temporary neighbour: a half-written file never has its name."""
+    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def truncated_lengths(first: int, second: int, budget: int) -> tuple[int, int]:
+    """How many tokens of a pair to keep: the longer text loses its end until both fit `budget`.
+
+    The same as dropping one token at a time from the longer one, the second on a tie
+    (`_truncate_seq_pair` in google-research/bert's run_classifier.py).
+    """
+    if first + second <= budget:
+        return first, second
+    half = budget // 2
+    if first <= budget - half:
+        return first, budget - first
+    if second <= half:
+        return budget - second, second
+    return budget - half, half
+
+
+class PieceTokenizer(abc.ABC):
+    """What both kinds share: special tokens, pairs, truncation, padding. See `Tokenizer`."""
+
+    kind: Kind
+    lowercase: bool
+    sha256: str
+
+    def __init__(self, tokens: list[str], special_ids: dict[str, int]) -> None:
+        self._tokens = tokens
+        self.vocab_size = len(tokens)
+        self.pad_id = special_ids["[PAD]"]
+        self.unk_id = special_ids["[UNK]"]
+        self.cls_id = special_ids["[CLS]"]
+        self.sep_id = special_ids["[SEP]"]
+        self.mask_id = special_ids["[MASK]"]
+
+    def __repr__(self) -> str:
+        return f"<{self.kind} tokenizer, {self.vocab_size} tokens, sha256 {self.sha256[:12]}>"
+
+    # What a kind defines: ids of plain texts, their offsets, joining again, word starts, files.
+
+    @abc.abstractmethod
+    def _encode_many(self, texts: list[str]) -> list[list[int]]: ...
+
+    @abc.abstractmethod
+    def _encode_one(self, text: str) -> tuple[list[int], list[tuple[int, int]]]: ...
+
+    @abc.abstractmethod
+    def _join(self, ids: list[int]) -> str: ...
+
+    @abc.abstractmethod
+    def _continues_word(self) -> np.ndarray: ...
+
+    def _after_mask(  # noqa: B027 - WordPiece has nothing to do here
+        self, ids: list[int], offsets: list[tuple[int, int]], text: str
+    ) -> None:
+        """Changes the tokens of a text that follows [MASK], where the kind has to."""
+
+    @abc.abstractmethod
+    def _files(self) -> dict[str, bytes]: ...
+
+    # What everyone calls.
+
+    def encode(
+        self,
+        text: str,
+        pair: str | None = None,
+        max_length: int | None = None,
+        *,
+        parse_mask: bool = False,
+    ) -> Encoding:
+        """Encodes a text, or a pair of texts, with special tokens and offsets.
+
+        Args:
+            text: any text; an empty one gives [CLS] [SEP].
+            pair: the second text of a sentence pair.
+            max_length: most tokens of the whole; the longer text loses its end.
+            parse_mask: a literal "[MASK]" in a text becomes the mask token. Otherwise no text can
+                write a special token: "[SEP]" is three tokens of punctuation and letters.
+
+        Raises:
+            UserError: max_length can't hold the special tokens, or a text holds a lone surrogate.
+        """
+        first, first_offsets = self._plain(text, parse_mask)
+        second, second_offsets = ([], []) if pair is None else self._plain(pair, parse_mask)
+        if max_length is not None:
+            budget = self._budget(max_length, pair is not None)
+            keep, keep_pair = truncated_lengths(len(first), len(second), budget)
+            first, second = first[:keep], second[:keep_pair]
+            first_offsets, second_offsets = first_offsets[:keep], second_offsets[:keep_pair]
+        ids = [self.cls_id, *first, self.sep_id]
+        offsets = [(0, 0), *first_offsets, (0, 0)]
+        types = [0] * len(ids)
+        if pair is not None:
+            ids += [*second, self.sep_id]
+            offsets += [*second_offsets, (0, 0)]
+            types += [1] * (len(second) + 1)
+        return Encoding(ids, types, offsets)
+
+    def batch(
+        self,
+        texts: Sequence[str],
+        pairs: Sequence[str] | None = None,
+        max_length: int = 128,
+        *,
+        pad_to: int | None = None,
+        parse_mask: bool = False,
+    ) -> dict[str, np.ndarray]:
+        """Encodes texts, or pairs of texts, as the rows of one batch, ready for `bertjax.encode`.
+
+        Args:
+            texts: B texts.
+            pairs: their B second texts.
+            max_length: most tokens of a row; longer rows lose the end of their longer text.
+            pad_to: T of the batch; without it, the longest row's length.
+            parse_mask: as in `encode`.
+
+        Returns:
+            input_ids, attention_mask (0 for padding), token_type_ids: [B, T] int32.
+
+        Raises:
+            UserError: texts is one string, texts and pairs differ in number, a row is longer than
+                pad_to, or what `encode` refuses.
+        """
+        for name, value in (("texts", texts), ("pairs", pairs)):
+            if isinstance(value, str):
+                raise UserError(f"{name} is one string: give a list of strings.")
+        if pairs is not None and len(pairs) != len(texts):
+            raise UserError(f"{len(texts)} texts but {len(pairs)} pairs: give one pair for a text.")
+        firsts = self._plain_many(texts, parse_mask)
+        seconds = [[]] * len(firsts) if pairs is None else self._plain_many(pairs, parse_mask)
+        budget = self._budget(max_length, pairs is not None)
+        rows, boundaries = [], []
+        for first, second in zip(firsts, seconds, strict=True):
+            keep, keep_pair = truncated_lengths(len(first), len(second), budget)
+            row = [self.cls_id, *first[:keep], self.sep_id]
+            boundaries.append(len(row))
+            if pairs is not None:
+                row += [*second[:keep_pair], self.sep_id]
+            rows.append(row)
+        return self._pad(rows, boundaries, pad_to)
+
+    def encode_sentences(self, sentences: Sequence[str]) -> list[np.ndarray]:
+        """The ids of many sentences, without special tokens: one int32 array for each."""
+        return [np.asarray(ids, np.int32) for ids in self._encode_many(list(sentences))]
+
+    def decode(self, ids: Sequence[int] | np.ndarray, skip_special: bool = True) -> str:
+        """The text of token ids, as near as the vocabulary keeps it.
+
+        Args:
+            ids: token ids, one row.
+            skip_special: leave out [PAD], [CLS], [SEP] and [MASK]; [UNK] stays visible.
+        """
+        special = {self.pad_id, self.cls_id, self.sep_id, self.mask_id}
+        parts: list[str] = []
+        run: list[int] = []
+        for number in (int(value) for value in ids):
+            if number not in special:
+                self.token(number)  # refuses ids outside the vocabulary
+                run.append(number)
+            elif not skip_special:
+                parts += [self._join(run), self._tokens[number]]
+                run = []
+        parts.append(self._join(run))
+        return " ".join(part for part in parts if part)
+
+    def token(self, token_id: int) -> str:
+        """The vocabulary's entry of an id, as it is written there ("##ing", "▁the").
+
+        Raises:
+            IndexError: the id is not in the vocabulary.
+        """
+        if not 0 <= token_id < self.vocab_size:
+            raise IndexError(f"id {token_id} is outside the vocabulary of {self.vocab_size}")
+        return self._tokens[token_id]
+
+    def special(self) -> np.ndarray:
+        """bool[V]: True for [PAD], [CLS], [SEP], [MASK]. [UNK] is text, which Google masks too."""
+        table = np.zeros(self.vocab_size, bool)
+        table[[self.pad_id, self.cls_id, self.sep_id, self.mask_id]] = True
+        return table
+
+    def word_starts(self) -> np.ndarray:
+        """bool[V]: True for tokens that begin a word, and for the special ones."""
+        return ~self._continues_word() | self.special()
+
+    def save(self, directory: epath.PathLike) -> None:
+        """Writes the vocabulary and its settings into a directory; the vocabulary comes last."""
+        directory = epath.Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, data in self._files().items():
+            write_atomically(directory / name, data)
+
+    def _plain(self, text: str, parse_mask: bool) -> tuple[list[int], list[tuple[int, int]]]:
+        if not parse_mask or "[MASK]" not in text:
+            return self._encode_one(text)
+        ids: list[int] = []
+        offsets: list[tuple[int, int]] = []
+        start = 0
+        for number, part in enumerate(text.split("[MASK]")):
+            if number:
+                ids.append(self.mask_id)
+                offsets.append((start - len("[MASK]"), start))
+            part_ids, part_offsets = self._encode_one(part)
+            if number:
+                self._after_mask(part_ids, part_offsets, part)
+            ids += part_ids
+            offsets += [(begin + start, end + start) for begin, end in part_offsets]
+            start += len(part) + len("[MASK]")
+        return ids, offsets
+
+    def _plain_many(self, texts: Sequence[str], parse_mask: bool) -> list[list[int]]:
+        if parse_mask:
+            return [self._plain(text, True)[0] for text in texts]
+        return self._encode_many(list(texts))
+
+    def _budget(self, max_length: int, has_pair: bool) -> int:
+        specials = 3 if has_pair else 2
+        if max_length < specials:
+            raise UserError(
+                f"max_length {max_length} can't hold the {specials} special tokens: raise it."
+            )
+        return max_length - specials
+
+    def _pad(
+        self, rows: list[list[int]], boundaries: list[int], pad_to: int | None
+    ) -> dict[str, np.ndarray]:
+        longest = max(map(len, rows), default=0)
+        length = longest if pad_to is None else pad_to
+        if longest > length:
+            raise UserError(f"pad_to {length} is shorter than a row of {longest} tokens: raise it.")
+        ids = np.full((len(rows), length), self.pad_id, np.int32)
+        mask = np.zeros((len(rows), length), np.int32)
+        types = np.zeros((len(rows), length), np.int32)
+        for number, (row, boundary) in enumerate(zip(rows, boundaries, strict=True)):
+            ids[number, : len(row)] = row
+            mask[number, : len(row)] = 1
+            types[number, boundary : len(row)] = 1
+        return {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+
+
+def refuse_surrogates(texts: Sequence[str]) -> None:
+    """Raises a UserError if a text holds a lone surrogate, which no UTF-8 file can."""
+    for text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f"A text holds a lone surrogate ({text[error.start]!a}) at character "
+                f"{error.start}, which is half a character: decode the text properly "
+                "before it comes here."
+            ) from None

@@ -1,0 +1,299 @@
+"""One `Tokenizer` protocol over WordPiece and SentencePiece: load, train, save."""
+
+import dataclasses
+import hashlib
+import json
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from etils import epath
+
+from bertjax.errors import UserError
+from bertjax.text import corpus, pieces, sentencepiece, wordpiece
+from bertjax.text.pieces import SETTINGS_FILE, SPECIALS, Encoding, Kind
+
+__all__ = ["Encoding", "Tokenizer", "TokenizerConfig", "load_tokenizer", "train_tokenizer"]
+
+_TRAINING_FILE = "training.json"
+_SAMPLE_SEED = 12345
+
+
+class Tokenizer(Protocol):
+    """What every vocabulary can do; `bertjax.text.pieces` documents each method."""
+
+    kind: Kind
+    lowercase: bool
+    sha256: str
+    """Of the vocabulary, its special ids and its normalisation, however it was stored."""
+    vocab_size: int
+    pad_id: int
+    unk_id: int
+    cls_id: int
+    sep_id: int
+    mask_id: int
+
+    def encode(
+        self,
+        text: str,
+        pair: str | None = None,
+        max_length: int | None = None,
+        *,
+        parse_mask: bool = False,
+    ) -> Encoding:
+        """[CLS] text [SEP] (pair [SEP]), cut at the end of the longer one, with offsets."""
+        ...
+
+    def batch(
+        self,
+        texts: Sequence[str],
+        pairs: Sequence[str] | None = None,
+        max_length: int = 128,
+        *,
+        pad_to: int | None = None,
+        parse_mask: bool = False,
+    ) -> dict[str, np.ndarray]:
+        """input_ids, attention_mask, token_type_ids of a batch: [B, T] int32, padded."""
+        ...
+
+    def encode_sentences(self, sentences: Sequence[str]) -> list[np.ndarray]:
+        """The ids of many sentences without special tokens, int32, quickly."""
+        ...
+
+    def decode(self, ids: Sequence[int] | np.ndarray, skip_special: bool = True) -> str:
+        """The text of one row of ids."""
+        ...
+
+    def token(self, token_id: int) -> str:
+        """The vocabulary's entry of an id."""
+        ...
+
+    def special(self) -> np.ndarray:
+        """bool[V]: [PAD], [CLS], [SEP], [MASK]; not [UNK], which Google masks too."""
+        ...
+
+    def word_starts(self) -> np.ndarray:
+        """bool[V]: tokens that begin a word, and the special ones."""
+        ...
+
+    def save(self, directory: epath.PathLike) -> None:
+        """Writes the vocabulary and its settings into a directory."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerConfig:
+    """How to train a vocabulary."""
+
+    input: tuple[str, ...]
+    """Text files (.txt: a sentence a line; .jsonl: {"text": ...} a line), directories, patterns."""
+    output: str
+    """Directory for the tokenizer."""
+    kind: Kind = "sentencepiece"
+    """sentencepiece (unigram; for any language) or wordpiece (BERT's own kind)."""
+    vocab_size: int = 8192
+    """Tokens in the vocabulary, the five special ones included."""
+    lowercase: bool = True
+    """Uncased: lower-case all text (WordPiece then strips accents too, as BERT does)."""
+    character_coverage: float = 0.9995
+    """SentencePiece: share of the text's characters that get a token; rarer ones become [UNK]."""
+    max_sentences: int = 2_000_000
+    """Train on at most so many sentences, drawn evenly from the whole corpus."""
+    language: str = "en"
+    """Language whose rules split the texts of .jsonl files into sentences."""
+
+    def __post_init__(self) -> None:
+        if self.vocab_size <= len(SPECIALS):
+            raise UserError(f"vocab_size is {self.vocab_size}: give at least a few hundred.")
+        if not 0.9 <= self.character_coverage <= 1.0:
+            raise UserError(
+                f"character_coverage is {self.character_coverage}: give a share from 0.9 to 1.0."
+            )
+        if self.max_sentences < 1:
+            raise UserError(f"max_sentences is {self.max_sentences}: give at least 1.")
+
+
+def load_tokenizer(
+    path: epath.PathLike, *, kind: Kind | None = None, lowercase: bool | None = None
+) -> Tokenizer:
+    """Loads a vocabulary from its directory (vocab.txt or spm.model) or from the file itself.
+
+    A WordPiece vocabulary lower-cases as its tokenizer_config.json says (do_lower_case,
+    strip_accents); without one, exactly when no token has an upper-case letter. A SentencePiece
+    model carries its own normalisation.
+
+    Args:
+        path: directory or file.
+        kind: refuse a vocabulary of the other kind; None takes either.
+        lowercase: overrides do_lower_case of a WordPiece vocabulary.
+
+    Raises:
+        UserError: nothing there, the other kind, a damaged file, a token twice, or a special token
+            missing.
+    """
+    path = epath.Path(path)
+    file = _vocabulary_file(path, kind)
+    data = file.read_bytes()
+    is_text = _is_text(data)
+    model = None if is_text else sentencepiece.parse(data)
+    if model is not None:
+        if kind == "wordpiece" or file.name == wordpiece.FILE:
+            raise UserError(
+                f"{file} is a SentencePiece model, not a WordPiece vocabulary (one token a line): "
+                f"name it {sentencepiece.FILE} and load it as sentencepiece."
+            )
+        return sentencepiece.SentencePieceTokenizer(data, sentencepiece.special_ids(model, file))
+    if kind == "sentencepiece" or file.suffix == ".model":
+        found = "one token a line, as WordPiece" if is_text else "damaged, or something else"
+        raise UserError(f"{file} is not a SentencePiece model but {found}: give a .model file.")
+    if not is_text:
+        raise UserError(
+            f"{file}: neither a WordPiece vocabulary in UTF-8 nor a SentencePiece model."
+        )
+    tokens = wordpiece.parse(data, file)
+    settings = _read_settings(file.parent / SETTINGS_FILE)
+    cased = any(map(wordpiece.is_cased, tokens))
+    lower = settings.get("do_lower_case", not cased) if lowercase is None else lowercase
+    return wordpiece.WordPieceTokenizer(tokens, lower, settings.get("strip_accents"))
+
+
+def train_tokenizer(config: TokenizerConfig, log: Callable[[str], None]) -> Tokenizer:
+    """Trains a vocabulary and saves it into `config.output`; the vocabulary file comes last.
+
+    [PAD] [UNK] [CLS] [SEP] [MASK] are ids 0 to 4. The same sentences and settings give the same
+    vocabulary, byte for byte. Run again on a finished directory, it returns what is there.
+
+    Args:
+        config: what to train, from what, to where.
+        log: is given one line at a time about what happens.
+
+    Raises:
+        UserError: bad input, a vocabulary size that the text can't fill, or an output directory
+            that holds another tokenizer.
+    """
+    output = epath.Path(config.output)
+    files = corpus.expand_inputs(config.input)
+    sample = _sample(_sentences(files, config.language), config.max_sentences)
+    if not sample:
+        raise UserError(
+            f"{', '.join(map(str, files[:3]))}{' ...' if len(files) > 3 else ''}: no text in "
+            f"{'it' if len(files) == 1 else 'them'}; a vocabulary needs some."
+        )
+    facts = {
+        "kind": config.kind,
+        "vocab_size": config.vocab_size,
+        "lowercase": config.lowercase,
+        "character_coverage": config.character_coverage,
+        "sentences": len(sample),
+        "sentences_sha256": hashlib.sha256("\n".join(sample).encode()).hexdigest(),
+    }
+    if existing := _existing(output, facts):
+        log(f"{output} already holds this tokenizer; nothing to do.")
+        return existing
+    log(f"Training a {config.kind} vocabulary of {config.vocab_size} on {len(sample)} sentences.")
+    tokenizer = _train(sample, config)
+    output.mkdir(parents=True, exist_ok=True)
+    pieces.write_atomically(output / _TRAINING_FILE, json.dumps(facts, indent=2).encode() + b"\n")
+    tokenizer.save(output)
+    log(f"Saved {output}: {tokenizer.vocab_size} tokens.")
+    return tokenizer
+
+
+def _sentences(files: Iterable[epath.Path], language: str) -> Iterator[str]:
+    for file in files:
+        for document in corpus.read_documents(file, language):
+            yield from document.sentences
+
+
+def _sample(sentences: Iterable[str], most: int) -> list[str]:
+    """At most `most` of the sentences, each with the same chance, in their order (reservoir)."""
+    generator = random.Random(_SAMPLE_SEED)
+    kept: list[tuple[int, str]] = []
+    for number, sentence in enumerate(sentences):
+        if number < most:
+            kept.append((number, sentence))
+        elif (place := generator.randrange(number + 1)) < most:
+            kept[place] = (number, sentence)
+    return [sentence for _, sentence in sorted(kept)]
+
+
+def _existing(output: epath.Path, facts: dict[str, Any]) -> Tokenizer | None:
+    if not any((output / name).exists() for name in (wordpiece.FILE, *sentencepiece.FILES)):
+        return None
+    record = output / _TRAINING_FILE
+    try:
+        same = record.exists() and json.loads(record.read_text()) == facts
+    except ValueError:
+        same = False
+    if not same:
+        raise UserError(
+            f"{output} already holds a tokenizer of other text or settings: give another output "
+            "directory, or delete that one."
+        )
+    return load_tokenizer(output)
+
+
+def _vocabulary_file(path: epath.Path, kind: Kind | None) -> epath.Path:
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise UserError(f"{path}: no such file or directory; give a tokenizer's directory.")
+    names = {"wordpiece": (wordpiece.FILE,), "sentencepiece": sentencepiece.FILES}
+    found = {
+        each: path / name
+        for each, candidates in names.items()
+        for name in reversed(candidates)
+        if (path / name).is_file()
+    }
+    if not found:
+        raise UserError(f"{path}: holds neither {wordpiece.FILE} nor {sentencepiece.FILE}.")
+    if kind is not None and kind not in found:
+        (other,) = found
+        raise UserError(
+            f"{path}: {kind} was said, but it holds a {other} vocabulary ({found[other].name})."
+        )
+    if kind is None and len(found) > 1:
+        both = " and ".join(file.name for file in found.values())
+        raise UserError(f"{path}: holds both {both}; give the file that you mean.")
+    return found[kind or next(iter(found))]
+
+
+def _is_text(data: bytes) -> bool:
+    if b"\0" in data:
+        return False
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _read_settings(path: epath.Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        settings = json.loads(path.read_bytes().decode())
+    except (ValueError, RecursionError):  # ValueError: not UTF-8, not JSON, a number too long
+        raise UserError(f"{path}: not JSON in UTF-8; write it again or delete it.") from None
+    if not isinstance(settings, dict):
+        raise UserError(f"{path}: holds no JSON object.")
+    for name in ("do_lower_case", "strip_accents"):
+        value = settings.get(name)
+        if value is not None and not isinstance(value, bool):
+            raise UserError(f"{path}: {name} is {value!r}: write true or false.")
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+def _train(sample: list[str], config: TokenizerConfig) -> Tokenizer:
+    size, lowercase = config.vocab_size, config.lowercase
+    if config.kind == "wordpiece":
+        tokenizer = wordpiece.train(sample, size, lowercase)
+    else:
+        tokenizer = sentencepiece.train(sample, size, lowercase, config.character_coverage)
+    if tokenizer.vocab_size < size:
+        raise UserError(
+            f"The text is too small for a vocabulary of {size}: it gives at most "
+            f"{tokenizer.vocab_size} tokens; lower vocab_size to that, or give more text."
+        )
+    return tokenizer

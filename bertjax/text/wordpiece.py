@@ -1,0 +1,195 @@
+"""BERT's own kind of vocabulary: WordPiece, by the `tokenizers` library."""
+
+import collections
+import hashlib
+import json
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from bertjax.errors import UserError
+from bertjax.text import pieces
+from bertjax.text.pieces import SETTINGS_FILE, SPECIALS, Kind, PieceTokenizer
+
+FILE = "vocab.txt"
+
+MAX_WORD_CHARACTERS = 100
+"""Longer words become [UNK], as in Hugging Face (Google's code says 200)."""
+
+_MAX_ALPHABET = (
+    1000  # more is a script of many thousand characters, which would fill the vocabulary
+)
+_CACHED_CHUNKS = 500_000
+
+
+class WordPieceTokenizer(PieceTokenizer):
+    """BERT's WordPiece, by the `tokenizers` library.
+
+    Clean text, spaces around CJK characters, lower case and accents stripped when uncased, split at
+    punctuation, greedy longest match (`FullTokenizer` in google-research/bert's tokenization.py).
+
+    Args:
+        tokens: the vocabulary in order of ids, special tokens included.
+        lowercase: lower-case the text.
+        strip_accents: take accents off; None does so exactly when `lowercase` is True.
+    """
+
+    kind: Kind = "wordpiece"
+
+    def __init__(
+        self, tokens: list[str], lowercase: bool, strip_accents: bool | None = None
+    ) -> None:
+        import tokenizers
+
+        ids = {token: number for number, token in enumerate(tokens)}
+        super().__init__(tokens, {name: ids[name] for name in SPECIALS})
+        self.lowercase = lowercase
+        self.strip_accents = strip_accents
+        self._library = tokenizers.Tokenizer(
+            tokenizers.models.WordPiece(
+                ids, unk_token="[UNK]", max_input_chars_per_word=MAX_WORD_CHARACTERS
+            )
+        )
+        self._library.normalizer = _normalizer(lowercase, strip_accents)
+        self._library.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+        self._cache: dict[str, list[int]] = {}
+        self._decoder = tokenizers.decoders.WordPiece()
+        canonical = {"lowercase": lowercase, "strip_accents": self._strips(), "tokens": tokens}
+        self.sha256 = hashlib.sha256(json.dumps(canonical).encode()).hexdigest()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return WordPieceTokenizer, (self._tokens, self.lowercase, self.strip_accents)
+
+    def _strips(self) -> bool:
+        return self.lowercase if self.strip_accents is None else self.strip_accents
+
+    def _encode_many(self, texts: list[str]) -> list[list[int]]:
+        # No rule of BERT's looks past a space, so that chunks between spaces can be encoded once
+        # each: several times as fast as the library on whole texts.
+        chunks = [text.split(" ") for text in texts]
+        cache = self._cache
+        new = list({chunk for row in chunks for chunk in row if chunk not in cache})
+        if len(cache) + len(new) > _CACHED_CHUNKS:
+            cache = self._cache = {}
+            new = list({chunk for row in chunks for chunk in row})
+        try:
+            encoded = self._library.encode_batch_fast(new)
+        except pieces.LIBRARY_REFUSALS:
+            pieces.refuse_surrogates(texts)
+            raise
+        cache.update((chunk, item.ids) for chunk, item in zip(new, encoded, strict=True))
+        return [[number for chunk in row for number in cache[chunk]] for row in chunks]
+
+    def _encode_one(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        try:
+            item = self._library.encode(text)
+        except pieces.LIBRARY_REFUSALS:
+            pieces.refuse_surrogates([text])
+            raise
+        return item.ids, item.offsets
+
+    def _join(self, ids: list[int]) -> str:
+        return self._decoder.decode([self._tokens[number] for number in ids])
+
+    def _continues_word(self) -> np.ndarray:
+        return np.array([token.startswith("##") for token in self._tokens])
+
+    def _files(self) -> dict[str, bytes]:
+        settings = {
+            "tokenizer_class": "BertTokenizer",
+            "do_lower_case": self.lowercase,
+            "strip_accents": self.strip_accents,
+            "tokenize_chinese_chars": True,
+        }
+        return {
+            SETTINGS_FILE: json.dumps(settings, indent=2).encode() + b"\n",
+            FILE: "".join(token + "\n" for token in self._tokens).encode(),
+        }
+
+
+def _normalizer(lowercase: bool, strip_accents: bool | None = None) -> Any:
+    """BERT's text cleaning: control characters, CJK spacing, case, accents."""
+    import tokenizers
+
+    return tokenizers.normalizers.BertNormalizer(
+        clean_text=True,
+        handle_chinese_chars=True,
+        strip_accents=strip_accents,
+        lowercase=lowercase,
+    )
+
+
+def train(sentences: list[str], vocab_size: int, lowercase: bool) -> WordPieceTokenizer:
+    """Trains a vocabulary of at most `vocab_size` tokens, fewer if the text holds no more.
+
+    The same sentences give the same vocabulary.
+    """
+    import tokenizers
+
+    library = tokenizers.Tokenizer(tokenizers.models.WordPiece(unk_token="[UNK]"))
+    library.normalizer = _normalizer(lowercase)
+    library.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    limit = max(1, min(_MAX_ALPHABET, (vocab_size - len(SPECIALS)) // 2))
+    alphabet, continuing = _alphabet(library, sentences, limit)
+    # The library numbers "##x" in the order of a randomly seeded hash table and breaks ties between
+    # pairs by those numbers, so that each run would give another vocabulary. Named as special
+    # tokens they have their numbers before that.
+    trainer = tokenizers.trainers.WordPieceTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,
+        initial_alphabet=alphabet,
+        limit_alphabet=len(alphabet),
+        special_tokens=[*SPECIALS, *("##" + character for character in continuing)],
+        continuing_subword_prefix="##",
+        show_progress=False,
+    )
+    library.train_from_iterator(sentences, trainer)
+    vocabulary = library.get_vocab()
+    tokens = sorted(vocabulary, key=vocabulary.__getitem__)
+    return WordPieceTokenizer(tokens, lowercase)
+
+
+def _alphabet(library: Any, sentences: list[str], limit: int) -> tuple[list[str], list[str]]:
+    """The `limit` commonest characters of the words, and those of them that continue a word."""
+    chunks = collections.Counter(chunk for text in sentences for chunk in text.split(" "))
+    counts: collections.Counter[str] = collections.Counter()
+    continuing: set[str] = set()
+    for chunk, count in chunks.items():
+        clean = library.normalizer.normalize_str(chunk)
+        for word, _ in library.pre_tokenizer.pre_tokenize_str(clean):
+            continuing.update(word[1:])
+            for character in word:
+                counts[character] += count
+    kept = sorted(counts, key=lambda character: (-counts[character], character))[:limit]
+    return sorted(kept), sorted(continuing.intersection(kept))
+
+
+def parse(data: bytes, file: epath.Path) -> list[str]:
+    """The tokens of a vocab.txt, which is UTF-8 text, in the order of their ids.
+
+    Raises:
+        UserError: an empty line, a token twice, or a special token missing.
+    """
+    # Not splitlines: U+2028 and its like are tokens of real vocabularies.
+    tokens = [line.removesuffix("\r") for line in data.decode().split("\n")]
+    if tokens and not tokens[-1]:
+        tokens.pop()
+    first: dict[str, int] = {}
+    for number, token in enumerate(tokens, start=1):
+        if not token:
+            raise UserError(f"{file}:{number}: an empty line; a vocabulary has one token a line.")
+        if token in first:
+            raise UserError(
+                f"{file}:{number}: {token!r} is already on line {first[token]}; a token has one id."
+            )
+        first[token] = number
+    missing = [name for name in SPECIALS if name not in first]
+    if missing:
+        raise UserError(f"{file}: has no {', '.join(missing)}; is it a BERT's vocabulary?")
+    return tokens
+
+
+def is_cased(token: str) -> bool:
+    """Whether a token, other than a special one, has an upper-case letter."""
+    return not (token.startswith("[") and token.endswith("]")) and token != token.lower()

@@ -1,0 +1,74 @@
+"""What makes a run the same run when it resumes, and what may change."""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from bertjax.errors import UserError
+
+
+def refuse_another_run(saved: Mapping[str, Any], here: Mapping[str, Any], where: object) -> None:
+    """Refuses to go on with the checkpoint of a run that differs in what may not change.
+
+    Args:
+        saved: `identity` of the checkpoint: {name: JSON value}, inner dicts allowed.
+        here: the same of this run.
+        where: the run's directory, for the message.
+
+    Raises:
+        UserError: names every field that differs, with both values.
+    """
+    differing = [
+        f"{name} ({_show(old)} there, {_show(new)} here)"
+        for name, old, new in _differences(saved, as_json(here))
+    ]
+    if differing:
+        raise UserError(
+            f"{where} holds a run with another {' and another '.join(differing)}: use --fresh to "
+            "start beside the old run, or give a new --workdir."
+        )
+
+
+def changes(
+    saved: Mapping[str, Any], here: Mapping[str, Any], explain: Mapping[str, str]
+) -> list[str]:
+    """What differs among the facts that may change, e.g. `train_steps 1,000 -> 2,000 (...)`.
+
+    Args:
+        saved: `facts` of the checkpoint.
+        here: the same of this run.
+        explain: what a change of a fact does, by its name.
+    """
+    return [
+        f"{name} {_show(old)} -> {_show(new)}" + (f" ({explain[name]})" if name in explain else "")
+        for name, old, new in _differences(saved, as_json(here))
+    ]
+
+
+def as_json(value: Any) -> Any:
+    """As it reads back from JSON: tuples have become lists."""
+    return json.loads(json.dumps(value))
+
+
+_ABSENT = object()
+
+
+def _differences(
+    there: Mapping[str, Any], here: Mapping[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, Any, Any]]:
+    """(name, value there, value here) of what differs; inner fields by dotted names."""
+    for name in sorted(there.keys() | here.keys()):
+        old, new = there.get(name, _ABSENT), here.get(name, _ABSENT)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            yield from _differences(old, new, f"{prefix}{name}.")
+        elif old != new:
+            yield f"{prefix}{name}", old, new
+
+
+def _show(value: Any) -> str:
+    if value is _ABSENT:
+        return "absent"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,364 @@
+"""The one training loop, and the only place in training with side effects.
+
+Resume, log, evaluate, save, stop. Pre-training and every fine-tuning task call `fit` with their own
+step, batches and evaluation. Importing this module loads no jax.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import math
+import time
+from collections.abc import Callable, Generator, Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+from etils import epath
+
+from bertjax.errors import UserError
+from bertjax.train.identity import changes, refuse_another_run
+from bertjax.train.stopping import stop_requests
+from bertjax.train.telemetry import Telemetry
+
+if TYPE_CHECKING:
+    from bertjax.train.checkpoint import Checkpoints
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopConfig:
+    """How long to train, and how often to look and to save; all may change when a run resumes."""
+
+    train_steps: int = 1000
+    """Steps in all; more than before continues a finished run."""
+    log_every: int = 50
+    """Steps between two lines of metrics."""
+    eval_every: int = 500
+    """Steps between two evaluations; the last step is evaluated in any case. 0: only the last."""
+    save_every: int = 500
+    """Steps between two checkpoints: what a sudden end can cost. The last step is always saved."""
+    keep_last: int = 3
+    """Newest checkpoints to keep, at least 3."""
+    keep_best: int = 1
+    """Best checkpoints to keep besides, by the evaluation."""
+    max_bad_steps: int = 20
+    """Stop after so many steps in a row whose loss or gradient is not finite; each is skipped."""
+
+    def __post_init__(self) -> None:
+        at_least = {
+            "train_steps": 1,
+            "log_every": 1,
+            "eval_every": 0,
+            "save_every": 1,
+            "keep_last": 3,
+            "keep_best": 0,
+            "max_bad_steps": 1,
+        }
+        for name, least in at_least.items():
+            if getattr(self, name) < least:
+                raise UserError(f"{name} is {getattr(self, name)}: give at least {least}.")
+
+
+@dataclasses.dataclass
+class FitResult:
+    """What a run came to."""
+
+    state: Any
+    """The state after the last step done."""
+    history: list[dict[str, Any]]
+    """The records of metrics.jsonl."""
+    best: dict[str, Any] | None
+    """step, value and all metrics of the best evaluation; None if there was none."""
+    stopped: bool
+    """Ended early by a signal, saved, and to be resumed (exit code 75)."""
+    resumed_from: int | None
+    """The step it was taken up at; None for a new run."""
+    already_complete: bool = False
+    """There was nothing left to do."""
+
+
+def fit(
+    config: LoopConfig,
+    *,
+    workdir: epath.PathLike,
+    state: Any,
+    train_step: Callable[[Any, Any], tuple[Any, Mapping[str, Any]]],
+    batch_at: Callable[[int], Any],
+    evaluate: Callable[[Any, Callable[[], bool]], Mapping[str, float] | None] | None,
+    checkpoints: "Checkpoints",
+    meta: Mapping[str, Any],
+    telemetry: Telemetry,
+    best_metric: str | None = None,
+    tokens_per_step: int = 0,
+) -> FitResult:
+    """Trains to `config.train_steps`, from the newest whole checkpoint if there is one.
+
+    A run that is killed at any point and started again gives the bits of one that wasn't. On
+    SIGTERM or SIGINT it finishes the step, saves and returns; a later second one ends the process.
+
+    Args:
+        config: steps and intervals.
+        workdir: named in messages.
+        state: the initial state, a pytree with `step`, `bad_steps` and `params`; donated.
+        train_step: (state, batch) -> (state, metrics): jitted, metrics are device scalars with
+            `loss` and, where the step skips what is not finite by itself, `skipped`.
+        batch_at: the device batch of a step; called ahead, from threads.
+        evaluate: (params, should_stop) -> metrics; asks should_stop between its batches, and
+            returns None if it stopped early for that.
+        checkpoints: of this run.
+        meta: `identity`: {name: JSON value} that may not change on resume; `facts`: {name: JSON
+            value} that may, which is told; `explain`: {name of a fact: what its change does}.
+        telemetry: of this run.
+        best_metric: the metric of `evaluate` to keep the best checkpoint by.
+        tokens_per_step: for tokens/s.
+
+    Returns:
+        The state and what is known about the run.
+
+    Raises:
+        UserError: the run in workdir is another one, every checkpoint is damaged, there is no space
+            for one, or training met too many steps in a row that are not finite.
+    """
+    run = _Run(
+        config,
+        epath.Path(workdir),
+        train_step,
+        batch_at,
+        evaluate,
+        checkpoints,
+        {
+            "identity": meta.get("identity", {}),
+            "facts": {**meta.get("facts", {}), **dataclasses.asdict(config)},
+            "explain": meta.get("explain", {}),
+        },
+        telemetry,
+        best_metric,
+        tokens_per_step,
+    )
+    with stop_requests() as stop:
+        try:
+            return run.go(state, stop)
+        finally:
+            telemetry.end()
+
+
+class _Run:
+    """One call of `fit`: what it was given, and what it has to remember from step to step."""
+
+    def __init__(
+        self,
+        config: LoopConfig,
+        workdir: epath.Path,
+        train_step: Callable[[Any, Any], tuple[Any, Mapping[str, Any]]],
+        batch_at: Callable[[int], Any],
+        evaluate: Callable[[Any, Callable[[], bool]], Mapping[str, float] | None] | None,
+        checkpoints: "Checkpoints",
+        meta: Mapping[str, Any],
+        telemetry: Telemetry,
+        best_metric: str | None,
+        tokens_per_step: int,
+    ) -> None:
+        self.config, self.workdir, self.meta = config, workdir, meta
+        self.train_step, self.batch_at, self.evaluate = train_step, batch_at, evaluate
+        self.checkpoints, self.telemetry = checkpoints, telemetry
+        self.best_metric, self.tokens_per_step = best_metric, tokens_per_step
+        self.best: dict[str, Any] | None = None
+        self.evaluated = 0  # the last step that was
+        self.bad_steps = 0  # in a row
+        self.owed = False  # a save that fell due in a row of bad steps
+        self.pending: tuple[int, Mapping[str, Any]] | None = None  # metrics still on the device
+
+    def go(self, state: Any, stop: Callable[[], bool]) -> FitResult:
+        state, resumed_from = self._resume(state)
+        step, total = int(state.step), self.config.train_steps
+        result = functools.partial(self._result, resumed_from=resumed_from)
+        if resumed_from is not None and not self._catch_up(state, step, stop):
+            return result(state, stopped=True)
+        if step >= total:
+            self.telemetry.say(f"The run is complete: step {step:,} of {total:,}.")
+            return result(state, stopped=False, already_complete=True)
+        with contextlib.closing(self._batches(step, total)) as batches:
+            for batch in batches:
+                state, metrics = self.train_step(state, batch)
+                # The metrics of the step before: by now the device is busy with this one.
+                self._settle()
+                step += 1
+                self.pending = (step, metrics)
+                self.checkpoints.poll()
+                if self._after(step, state, stop):
+                    self.checkpoints.wait()
+                    self.telemetry.say(f"Stopped at step {step:,} of {total:,}, to be resumed.")
+                    return result(state, stopped=True)
+        self.checkpoints.wait()
+        return result(state, stopped=False)
+
+    # One step's end
+
+    def _after(self, step: int, state: Any, stop: Callable[[], bool]) -> bool:
+        """Evaluates and saves where due; whether to stop here."""
+        config = self.config
+        last = step == config.train_steps
+        evaluation = self._evaluation_due(step)
+        save = last or self.owed or step % config.save_every == 0
+        stopping = stop()
+        if not (evaluation or save or stopping):
+            return False
+        self._settle()
+        value, is_best = None, False
+        if evaluation and not stopping:
+            done, value, is_best = self._evaluate(step, state, stop)
+            stopping = not done
+        if save or is_best or stopping:
+            self._save(step, state, value, last=last)
+        # A signal in the last step may leave nothing to resume.
+        return stopping and not (last and (self.evaluate is None or self.evaluated == step))
+
+    def _evaluation_due(self, step: int) -> bool:
+        if self.evaluate is None:
+            return False
+        every = self.config.eval_every
+        return step == self.config.train_steps or (every > 0 and step % every == 0)
+
+    def _settle(self) -> None:
+        """Fetches the metrics that are pending: counts, tells, and gives up on a run gone bad."""
+        if self.pending is None:
+            return
+        import jax
+
+        (step, metrics), self.pending = self.pending, None
+        values = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
+        skipped = values.pop("skipped", None)
+        bad = skipped > 0.5 if skipped is not None else not math.isfinite(values["loss"])
+        self.telemetry.step(step, values, skipped=bad)
+        if not bad:
+            if self.bad_steps:
+                self.telemetry.say(f"step {step:,} is finite again after {self.bad_steps} skipped.")
+            self.bad_steps = 0
+            return
+        self.bad_steps += 1
+        if self.bad_steps == 1:
+            self.telemetry.say(f"step {step:,}: loss or gradient is not finite; skipped.")
+        if self.bad_steps >= self.config.max_bad_steps:
+            self._give_up(step)
+
+    def _give_up(self, step: int) -> None:
+        self.checkpoints.wait()
+        steps = self.checkpoints.steps()
+        safe = (
+            f"the checkpoint of step {steps[-1]:,} is whole" if steps else "nothing was saved yet"
+        )
+        raise UserError(
+            f"{self.bad_steps} steps in a row, up to step {step:,}, had a loss or gradient that is "
+            f"not finite; {safe}. Lower the learning rate or warm up longer, and run the same "
+            f"command again."
+        )
+
+    # Evaluating and saving
+
+    def _evaluate(
+        self, step: int, state: Any, stop: Callable[[], bool]
+    ) -> tuple[bool, float | None, bool]:
+        """(whether it was finished, the value of best_metric, whether that is the best so far)."""
+        assert self.evaluate is not None
+        started = time.monotonic()
+        metrics = self.evaluate(state.params, stop)
+        if metrics is None:
+            return False, None, False
+        metrics = {name: float(value) for name, value in metrics.items()}
+        self.evaluated = step
+        value = metrics.get(self.best_metric) if self.best_metric else None
+        is_best = value is not None and self._better(value)
+        if is_best:
+            self.best = {"step": step, "value": value, "metrics": metrics}
+        seconds = time.monotonic() - started
+        self.telemetry.evaluated(step, metrics, seconds=seconds, best="best" if is_best else "")
+        return True, value, is_best
+
+    def _better(self, value: float) -> bool:
+        if not math.isfinite(value):
+            return False
+        if self.best is None:
+            return True
+        best = self.best["value"]
+        return value < best if self.checkpoints.best_mode == "min" else value > best
+
+    def _save(self, step: int, state: Any, value: float | None, *, last: bool) -> None:
+        # In a row of bad steps nothing is saved, so that the checkpoints from before the trouble
+        # stay; only the end of the run can't wait for a better step.
+        self.owed = self.bad_steps > 0 and not last
+        if self.owed:
+            return
+        self.telemetry.flush()
+        kept = {name: self.meta[name] for name in ("identity", "facts")}
+        self.checkpoints.save(state, {**kept, "loop": self._memory()}, value)
+
+    def _memory(self) -> dict[str, Any]:
+        """What the next process needs to know besides the state."""
+        return {
+            "best": self.best,
+            "evaluated": self.evaluated,
+            "window": self.telemetry.window(),
+        }
+
+    # Resuming
+
+    def _resume(self, state: Any) -> tuple[Any, int | None]:
+        """The state to go on from, and its step if it came from a checkpoint."""
+        import jax
+
+        from bertjax.train.checkpoint import abstract
+
+        def accept(saved: Mapping[str, Any]) -> None:
+            refuse_another_run(saved["identity"], self.meta["identity"], self.workdir)
+
+        restored = self.checkpoints.restore(abstract(state), accept=accept)
+        memory: dict[str, Any] = {}
+        if restored is not None:
+            state, memory = restored.state, restored.meta["loop"]
+            self.best, self.evaluated = memory["best"], memory["evaluated"]
+            self.bad_steps = int(state.bad_steps)
+        step = int(state.step)
+        self.telemetry.begin(
+            step,
+            self.config.train_steps,
+            log_every=self.config.log_every,
+            tokens_per_step=self.tokens_per_step,
+            window=memory.get("window"),
+            quiet=jax.process_index() != 0,
+        )
+        if restored is None:
+            return state, None
+        changed = changes(restored.meta["facts"], self.meta["facts"], self.meta["explain"])
+        if step >= self.config.train_steps and not changed:
+            return state, step
+        line = f"Resumed at step {step:,} of {self.config.train_steps:,}"
+        self.telemetry.say(f"{line}; changed: {'; '.join(changed)}." if changed else f"{line}.")
+        return state, step
+
+    def _catch_up(self, state: Any, step: int, stop: Callable[[], bool]) -> bool:
+        """Does the evaluation that a signal cut short; False if it was cut short again."""
+        if self.evaluated >= step or step == 0 or not self._evaluation_due(step):
+            return True
+        done, value, _ = self._evaluate(step, state, stop)
+        if done:
+            self.telemetry.flush()
+            self.checkpoints.amend(step, metric=value, loop=self._memory())
+        return done
+
+    def _batches(self, start: int, total: int) -> Generator[Any, None, None]:
+        """The batches of the steps to come; the time without one is reported as waiting."""
+        from bertjax.data.stream import read_ahead
+
+        ahead = read_ahead(self.batch_at, range(start, total))
+        with contextlib.closing(cast(Generator[tuple[int, Any], None, None], ahead)):
+            while True:
+                started = time.monotonic()
+                item = next(ahead, None)
+                if item is None:
+                    return
+                self.telemetry.waited(time.monotonic() - started)
+                yield item[1]
+
+    def _result(
+        self, state: Any, *, stopped: bool, resumed_from: int | None, already_complete: bool = False
+    ) -> FitResult:
+        history = self.telemetry.history
+        return FitResult(state, history, self.best, stopped, resumed_from, already_complete)

@@ -1,0 +1,206 @@
+"""Everything that knows Orbax: the steps in a directory, each an array tree and a JSON object.
+
+Orbax commits both at once and writes in the background. It is not trusted further: what it reads
+is to be verified by the caller, and whatever it raises while reading is `Damaged`.
+"""
+
+import functools
+import logging
+import sys
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+from bertjax.train.fingerprint import Damaged
+
+# Trees as named arrays --------------------------------------------------------------------------
+
+
+def named(tree: Any) -> dict[str, Any]:
+    """The leaves of a pytree by their paths, e.g. `params/encoder/layer_0/output/bias`."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {"/".join(_part(key) for key in path): leaf for path, leaf in leaves}
+
+
+def _part(key: Any) -> str:
+    for attribute in ("key", "name", "idx"):
+        if hasattr(key, attribute):
+            return str(getattr(key, attribute))
+    raise TypeError(f"a pytree node of an unknown kind: {key!r}")
+
+
+def nested(arrays: dict[str, Any]) -> dict[str, Any]:
+    """{"a/b": x} -> {"a": {"b": x}}, which is how a step stores any pytree."""
+    tree: dict[str, Any] = {}
+    for name, leaf in arrays.items():
+        *parents, last = name.split("/")
+        functools.reduce(lambda node, part: node.setdefault(part, {}), parents, tree)[last] = leaf
+    return tree
+
+
+# Orbax ------------------------------------------------------------------------------------------
+
+
+class Storage:
+    """A directory of steps; every method is called by all processes, from their main threads."""
+
+    def __init__(self, directory: epath.Path, *, read_only: bool) -> None:
+        """Opens or makes the directory, and removes what interrupted saves left behind.
+
+        Args:
+            directory: local or remote.
+            read_only: writes and removes nothing.
+        """
+        import orbax.checkpoint as ocp
+
+        _mute()
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=None,  # what to delete is decided by who knows which steps are good
+            create=not read_only,
+            read_only=read_only,
+            cleanup_tmp_directories=not read_only,
+            lightweight_initialize=True,
+            save_root_metadata=False,
+        )
+        self._manager = ocp.CheckpointManager(
+            directory, options=options, item_names=("state", "meta")
+        )
+
+    def steps(self) -> list[int]:
+        """The committed steps, ascending."""
+        return sorted(self._manager.all_steps())
+
+    def write(self, step: int, arrays: dict[str, jax.Array], meta: dict[str, Any]) -> None:
+        """Starts to save; the arrays are copied before this returns, so they may be donated."""
+        import orbax.checkpoint as ocp
+
+        items = ocp.args.Composite(
+            state=ocp.args.PyTreeSave(nested(arrays)), meta=ocp.args.JsonSave(meta)
+        )
+        self._manager.save(step, args=items, force=True)
+
+    def writing(self) -> bool:
+        """Whether a save is under way."""
+        return self._manager.is_saving_in_progress()
+
+    def wait(self) -> None:
+        """Returns when the save under way is committed; raises what went wrong with it."""
+        self._manager.wait_until_finished()
+
+    def delete(self, step: int) -> None:
+        """Removes a committed step."""
+        self._manager.delete(step)
+
+    def close(self) -> None:
+        """Waits for the save under way and ends Orbax's threads."""
+        self._manager.close()
+
+    def read_meta(self, step: int) -> Any:
+        """The JSON value saved with a step.
+
+        Raises:
+            Damaged: it can't be read.
+        """
+        import orbax.checkpoint as ocp
+
+        return self._read(step, "meta", ocp.args.JsonRestore())
+
+    def read_arrays(
+        self, step: int, wanted: dict[str, jax.ShapeDtypeStruct], *, partial: bool
+    ) -> dict[str, jax.Array]:
+        """Arrays of a step by name, on the shardings asked for (default: the first device).
+
+        Args:
+            step: one of `steps()`.
+            wanted: what to read; Orbax casts to these dtypes silently, so compare them before.
+            partial: `wanted` is not all that was saved.
+
+        Raises:
+            Damaged: they can't be read.
+        """
+        import orbax.checkpoint as ocp
+
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        how = {
+            name: ocp.ArrayRestoreArgs(
+                sharding=x.sharding or device, global_shape=x.shape, dtype=x.dtype
+            )
+            for name, x in wanted.items()
+        }
+        args = ocp.args.PyTreeRestore(
+            nested(wanted), restore_args=nested(how), partial_restore=partial
+        )
+        return named(self._read(step, "state", args))
+
+    def _read(self, step: int, item: str, args: Any) -> Any:
+        import orbax.checkpoint as ocp
+
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(**{item: args}))[item]
+        except MemoryError:
+            raise
+        except Exception as error:
+            # Damaged bytes surface as whatever the decoder that met them raises: ValueError,
+            # KeyError, UnicodeDecodeError, ... Only a lack of memory is not the file's fault.
+            if "RESOURCE_EXHAUSTED" in str(error):
+                raise
+            first_line = (str(error).splitlines() or [""])[0][:200]
+            raise Damaged(f"{item}: {type(error).__name__}: {first_line}") from error
+
+
+def _not_of_a_checkpoint(record: logging.LogRecord) -> bool:
+    message = record.getMessage()
+    return "orbax" not in message and "tensorstore" not in message
+
+
+@functools.cache
+def _mute() -> None:
+    """Drops what Orbax prints about a failure besides raising it, so that our sentence is seen.
+
+    These are the tracebacks that it logs, those of the tasks that it leaves behind when the one
+    beside them failed, and the complaints of TensorStore's threads that their event loop is gone.
+    """
+    logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
+    logging.getLogger("asyncio").addFilter(_not_of_a_checkpoint)
+    hook = sys.unraisablehook
+
+    def selective(unraisable: Any) -> None:
+        code = getattr(unraisable.object, "cr_code", None)  # of a coroutine
+        late = unraisable.object is None and str(unraisable.exc_value) == "Event loop is closed"
+        if not late and (code is None or "orbax" not in code.co_filename):
+            hook(unraisable)
+
+    sys.unraisablehook = selective
+
+
+# Several processes ------------------------------------------------------------------------------
+
+
+def from_first_process(steps: list[int]) -> list[int]:
+    """Process 0's list on every process: storage may show a new step to some of them earlier."""
+    if jax.process_count() == 1:
+        return steps
+    from jax.experimental import multihost_utils
+
+    padded = np.full(1024, -1, np.int32)
+    padded[: len(steps)] = steps[:1024]
+    return [int(step) for step in multihost_utils.broadcast_one_to_all(padded) if step >= 0]
+
+
+def all_processes(agree: bool) -> bool:
+    """Whether every process says True."""
+    if jax.process_count() == 1:
+        return agree
+    from jax.experimental import multihost_utils
+
+    return bool(np.all(multihost_utils.process_allgather(np.asarray(agree))))
+
+
+def barrier(name: str) -> None:
+    """Returns when every process is here."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(name)

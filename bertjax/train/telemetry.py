@@ -1,0 +1,315 @@
+"""What a run tells about itself: metrics.jsonl, and a progress bar or plain lines.
+
+Knows no metric by name: a `Field` says how a metric is called, rounded and compared in a line.
+Every metric is written to metrics.jsonl, also those without a field.
+"""
+
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from etils import epath
+
+
+class Field(NamedTuple):
+    """How one metric appears in a line; the order of fields is the order in the line."""
+
+    name: str
+    """The metric's name in the dict that the step or the evaluation returns."""
+    label: str = ""
+    """What the line calls it; by default its name."""
+    format: str = ".3f"
+    """A format specification for the value and its reference."""
+    reference: tuple[str, float] | None = None
+    """A value to compare with, printed beside it, e.g. ("unigram", 6.71)."""
+    last: bool = False
+    """The line and the record show the newest value instead of the mean since the line before."""
+
+    def show(self, value: float) -> str:
+        """E.g. `mlm 6.23 (unigram 6.71)`."""
+        text = f"{self.label or self.name} {value:{self.format}}"
+        if self.reference is not None:
+            name, reference = self.reference
+            text += f" ({name} {reference:{self.format}})"
+        return text
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: 8s, 4m10s, 3h05m, 2d04h."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    if whole < 86400:
+        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+    return f"{whole // 86400}d{whole % 86400 // 3600:02d}h"
+
+
+class Telemetry:
+    """Written to by the training loop: `begin`, then `step` and `evaluated`, at last `end`."""
+
+    def __init__(
+        self,
+        path: epath.PathLike,
+        fields: Sequence[Field] = (),
+        *,
+        log: Callable[[str], None],
+        eval_fields: Sequence[Field] | None = None,
+        progress: bool | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Nothing is read or written before `begin`.
+
+        Args:
+            path: of metrics.jsonl; one JSON object a line, each with `step` and `kind`.
+            fields: the metrics of a training line.
+            log: writes one line for people.
+            eval_fields: the metrics of an evaluation's line; by default those of `fields`.
+            progress: a bar instead of the training lines; by default where there's a terminal or
+                a notebook to show it.
+            clock: seconds.
+        """
+        self.path = epath.Path(path)
+        self.history: list[dict[str, Any]] = []
+        self._fields = tuple(fields)
+        self._eval_fields = self._fields if eval_fields is None else tuple(eval_fields)
+        self._log, self._clock = log, clock
+        self._progress = _can_show_a_bar() if progress is None else progress
+        self._bar: Any = None
+        self._quiet = False
+        self._window = _Window()
+
+    def begin(
+        self,
+        step: int,
+        total: int,
+        *,
+        log_every: int,
+        tokens_per_step: int,
+        window: Mapping[str, Any] | None = None,
+        quiet: bool = False,
+    ) -> None:
+        """Starts at a step, and forgets what an earlier run wrote after it.
+
+        Args:
+            step: steps done.
+            total: steps to do in all.
+            log_every: steps between two lines and records.
+            tokens_per_step: for the tokens/s.
+            window: what `window` returned when this step was saved.
+            quiet: writes nothing: for all processes but the first.
+        """
+        self._total, self._log_every, self._tokens = total, log_every, tokens_per_step
+        self._quiet = quiet
+        self._window = _Window(**(window or {}))
+        self._started: float | None = None  # the first step compiles: time runs from its end
+        self._first = self._done = step
+        self._read(step)
+        if self._progress and not quiet and step < total:
+            self._bar = _open_bar(step, total)
+
+    # What the loop reports
+
+    def waited(self, seconds: float) -> None:
+        """Time for which the loop had nothing to do because no batch was there."""
+        if self._started is not None:
+            self._waited += seconds
+
+    def step(self, step: int, metrics: Mapping[str, float], *, skipped: bool = False) -> None:
+        """A step is done; writes a line and a record where one is due.
+
+        Args:
+            step: steps done, this one included.
+            metrics: its values.
+            skipped: it was not finite and changed nothing; its values count in no mean.
+        """
+        self._window.add(metrics, skipped)
+        self._done = step
+        if step % self._log_every == 0 or step == self._total:
+            self._report(step)
+        if self._started is None:
+            self._started = self._window_started = self._clock()
+            self._first = self._window_first = step
+            self._waited = self._paused = 0.0
+        if self._bar is not None:
+            self._bar.update(step - self._bar.n)
+
+    def evaluated(
+        self, step: int, metrics: Mapping[str, float], *, seconds: float, best: str = ""
+    ) -> None:
+        """An evaluation is done; its time does not count in tokens/s.
+
+        Args:
+            step: steps done.
+            metrics: its values.
+            seconds: how long it took.
+            best: a word on whether it is the best so far.
+        """
+        if self._started is not None:
+            self._paused += seconds
+        self._record("eval", step, metrics, seconds=round(seconds, 3))
+        parts = [f"eval at {step:,}", *self._shown(self._eval_fields, metrics)]
+        parts += [f"in {duration(seconds)}"] if seconds >= 1 else []
+        self.say("  ".join([*parts, best] if best else parts))
+
+    def say(self, text: str) -> None:
+        """One line for people, above the bar if there is one."""
+        if self._quiet:
+            return
+        if self._bar is None:
+            self._log(text)
+            return
+        with self._bar.external_write_mode():
+            self._log(text)
+
+    def window(self) -> dict[str, Any]:
+        """The means since the last line, as JSON values, for the checkpoint's meta."""
+        return dict(vars(self._window))
+
+    def flush(self) -> None:
+        """Brings metrics.jsonl up to date where it can't be appended to; call before a save."""
+        if not self._quiet and not self._appendable and self.history:
+            self._rewrite()
+
+    def end(self) -> None:
+        """Closes the bar; may be called twice."""
+        self.flush()
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    # Lines
+
+    def _report(self, step: int) -> None:
+        lasting = {field.name for field in self._fields if field.last}
+        metrics = self._window.values(lasting)
+        skipped = self._window.skipped
+        speed, waiting = self._speed(step)
+        extra = {"skipped": skipped} if skipped else {}
+        self._record("train", step, metrics, tokens_per_second=speed, data_wait=waiting, **extra)
+        parts = self._shown(self._fields, metrics)
+        if skipped:
+            parts.append(f"skipped {skipped}")
+        if speed is not None and waiting is not None:
+            parts += [f"{round(speed, -2 if speed >= 1000 else 0):,.0f} tok/s"]
+            parts += [f"data wait {waiting:.0%}"]
+        if self._bar is not None:
+            self._bar.set_postfix_str("  ".join(parts), refresh=False)
+        else:
+            width = len(f"{self._total:,}")
+            remaining = self._remaining(step)
+            eta = [f"ETA {duration(remaining)}"] if remaining is not None else []
+            self.say("  ".join([f"step {step:>{width},}/{self._total:,}", *parts, *eta]))
+        self._window = _Window()
+
+    def _shown(self, fields: Iterable[Field], metrics: Mapping[str, float]) -> list[str]:
+        return [field.show(metrics[field.name]) for field in fields if field.name in metrics]
+
+    def _speed(self, step: int) -> tuple[float | None, float | None]:
+        """(tokens a second, share of the time waited for data) since the line before."""
+        if self._started is None:
+            return None, None
+        now = self._clock()
+        elapsed = now - self._window_started - self._paused
+        steps = step - self._window_first
+        waited = self._waited
+        self._window_started, self._window_first = now, step
+        self._waited = self._paused = 0.0
+        if elapsed <= 0 or steps <= 0:
+            return None, None
+        return steps * self._tokens / elapsed, min(1.0, waited / elapsed)
+
+    def _remaining(self, step: int) -> float | None:
+        """Seconds to the last step at the pace so far, evaluations and saves included."""
+        if self._started is None or step == self._first or step >= self._total:
+            return None
+        return (self._clock() - self._started) / (step - self._first) * (self._total - step)
+
+    # metrics.jsonl
+
+    def _record(self, kind: str, step: int, metrics: Mapping[str, float], **more: Any) -> None:
+        values = {**metrics, **{key: value for key, value in more.items() if value is not None}}
+        record = {"step": step, "kind": kind}
+        record |= {key: _number(value) for key, value in values.items()}
+        self.history.append(record)
+        if self._quiet:
+            return
+        if self._appendable:
+            with self.path.open("a") as file:
+                file.write(json.dumps(record) + "\n")
+
+    @property
+    def _appendable(self) -> bool:
+        # An object of an object store is written whole, so only at saves and at the end.
+        return "://" not in str(self.path)
+
+    def _read(self, step: int) -> None:
+        """Takes up the records up to a step; a last line cut short by a kill is dropped."""
+        self.history = []
+        if not self._quiet:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        if not self.path.exists():
+            return
+        lines = self.path.read_text().splitlines()
+        for line in lines:
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(record, dict) and record.get("step", math.inf) <= step:
+                self.history.append(record)
+        if len(self.history) < len(lines) and not self._quiet:
+            self._rewrite()
+
+    def _rewrite(self) -> None:
+        text = "".join(json.dumps(record) + "\n" for record in self.history)
+        beside = self.path.with_name(self.path.name + ".new")
+        beside.write_text(text)
+        beside.replace(self.path)
+
+
+class _Window:
+    """Sums of the metrics since the last line; the steps that were skipped are only counted."""
+
+    def __init__(
+        self,
+        sums: Mapping[str, float] | None = None,
+        newest: Mapping[str, float] | None = None,
+        count: int = 0,
+        skipped: int = 0,
+    ) -> None:
+        self.sums, self.newest = dict(sums or {}), dict(newest or {})
+        self.count, self.skipped = count, skipped
+
+    def add(self, metrics: Mapping[str, float], skipped: bool) -> None:
+        if skipped:
+            self.skipped += 1
+            return
+        self.count += 1
+        self.newest = dict(metrics)
+        for name, value in metrics.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+
+    def values(self, lasting: Iterable[str]) -> dict[str, float]:
+        means = {name: total / self.count for name, total in self.sums.items()}
+        return means | {name: self.newest[name] for name in lasting if name in self.newest}
+
+
+def _number(value: Any) -> Any:
+    """JSON has no NaN and no infinity: None."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _can_show_a_bar() -> bool:
+    return "ipykernel" in sys.modules or (sys.stderr.isatty() and sys.stdout.isatty())
+
+
+def _open_bar(step: int, total: int) -> Any:
+    from tqdm import auto
+
+    form = "{percentage:3.0f}% |{bar:16}| {n_fmt}/{total_fmt}  ETA {remaining}  {postfix}"
+    return auto.tqdm(initial=step, total=total, bar_format=form, dynamic_ncols=True, unit="step")

@@ -1,0 +1,192 @@
+"""Data directories and corpora made by hand, and a remote scheme that is a local folder."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from etils import epath
+from etils.epath import backend, gpath
+
+from bertjax.data import shards
+from bertjax.data.pairs import Pair
+
+SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+@pytest.fixture
+def make_data(tmp_path):
+    """Writes a data directory of given examples, without `prepare`; returns its path."""
+
+    def make(train, held_out=(), *, per_file=7, name="data", **fields):
+        directory = epath.Path(tmp_path / name)
+        directory.mkdir(exist_ok=True)
+        files = {}
+        for split, pairs in (("train", train), ("held_out", held_out)):
+            files[split] = tuple(
+                shards.write_records(
+                    directory / f"{split}-{start:05d}.array_record",
+                    [shards.encode_pair(pair, wide=False) for pair in pairs[start:][:per_file]],
+                )
+                for start in range(0, len(pairs), per_file)
+            )
+        manifest = shards.Manifest(
+            **{
+                "format_version": shards.FORMAT_VERSION,
+                "vocab_size": 100,
+                "tokenizer_sha256": "0" * 64,
+                "pad_id": 0,
+                "unk_id": 1,
+                "cls_id": 2,
+                "sep_id": 3,
+                "mask_id": 4,
+                "max_seq_length": 16,
+                "seed": 1,
+                "dupe_factor": 1,
+                "short_seq_prob": 0.1,
+                "held_out": 0.1,
+                "language": "en",
+                "block_mib": 64,
+                "blocks": 1,
+                "files": files,
+                "corpus": (shards.CorpusFile("a.txt", 10, "0" * 64),),
+                "documents": 2,
+                "sentences": 2,
+                "words": 2,
+                "tokens": 2,
+                "padding": 0.0,
+                "nsp_random": 0.5,
+                "unigram_entropy": None,
+                "nsp_majority": 0.5,
+                **fields,
+            }
+        )
+        (directory / shards.MANIFEST).write_text(manifest.to_json())
+        return directory
+
+    return make
+
+
+@pytest.fixture
+def some_pairs():
+    """Examples with ids from 5 to 99, of which each names itself: the first id of A counts them."""
+
+    def make(count, seed=0):
+        rng = np.random.default_rng(seed)
+        return [
+            Pair(
+                np.concatenate([[5 + number % 90], rng.integers(5, 100, rng.integers(0, 6))]),
+                rng.integers(5, 100, rng.integers(1, 7)),
+                bool(number % 3 == 0),
+            )
+            for number in range(count)
+        ]
+
+    return make
+
+
+@pytest.fixture
+def vocabulary(tmp_path):
+    """A WordPiece tokenizer of the words w0 ... w999, in a directory."""
+    directory = tmp_path / "tokenizer"
+    directory.mkdir()
+    (directory / "vocab.txt").write_text("\n".join([*SPECIALS, *(f"w{i}" for i in range(1000))]))
+    return directory
+
+
+@pytest.fixture
+def make_corpus(tmp_path):
+    """Writes .txt files of random words; every sentence begins with words that name it alone."""
+
+    def make(documents, *, sentences=(3, 12), words=(4, 20), files=1, seed=0, name="corpus"):
+        rng = np.random.default_rng(seed)
+        directory = tmp_path / name
+        directory.mkdir()
+        texts = [[] for _ in range(files)]
+        number = 0
+        for document in range(documents):
+            lines = []
+            for _ in range(rng.integers(*sentences, endpoint=True)):
+                ids = [number // 1000 % 1000, number % 1000]
+                ids += rng.integers(0, 1000, rng.integers(*words, endpoint=True)).tolist()
+                lines.append(" ".join(f"w{i}" for i in ids))
+                number += 1
+            texts[document * files // documents].append("\n".join(lines))
+        for file, text in enumerate(texts):
+            (directory / f"{file:02d}.txt").write_text("\n\n".join(text) + "\n")
+        return directory
+
+    return make
+
+
+class _Elsewhere(type(backend.os_backend)):
+    """The os backend, with gs:// names mapped into a folder."""
+
+    def __init__(self, root: Path):
+        self._root = root
+
+    def __getattribute__(self, name):
+        method = super().__getattribute__(name)
+        if name.startswith("_") or not callable(method):
+            return method
+        root = super().__getattribute__("_root")
+
+        def local(path):
+            return str(path).replace("gs://", f"{root}/", 1)
+
+        def call(*arguments, **named):
+            plain = [local(a) if str(a).startswith("gs://") else a for a in arguments]
+            result = method(*plain, **named)
+            if name == "glob":
+                return [f.replace(f"{root}/", "gs://", 1) for f in result]
+            return result
+
+        return call
+
+
+@pytest.fixture
+def remote(tmp_path, monkeypatch):
+    """gs://bucket, which is a folder, and that folder: what reaches it went through epath."""
+    root = tmp_path / "remote"
+    (root / "bucket").mkdir(parents=True)
+    monkeypatch.setattr(gpath, "_is_tf_installed", lambda: False)
+    monkeypatch.setitem(gpath._PREFIX_TO_BACKEND, "gs", _Elsewhere(root))
+    return epath.Path("gs://bucket"), root / "bucket"
+
+
+@pytest.fixture
+def differing():
+    """The names of the files that only one of two directories has, or that have other bytes."""
+
+    def compare(first, second):
+        def files(root):
+            root = Path(root)
+            return {
+                str(path.relative_to(root)): path.read_bytes()
+                for path in root.rglob("*")
+                if path.is_file()
+            }
+
+        one, other = files(first), files(second)
+        return sorted(name for name in {*one, *other} if one.get(name) != other.get(name))
+
+    return compare
+
+
+@dataclasses.dataclass
+class Lines:
+    """A `log` that keeps what it is told."""
+
+    lines: list[str] = dataclasses.field(default_factory=list)
+
+    def __call__(self, line: str) -> None:
+        self.lines.append(line)
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.lines)
+
+
+@pytest.fixture
+def log():
+    return Lines()

@@ -1,0 +1,237 @@
+"""Pairs have Google's distribution, against a plain reimplementation of Google's algorithm."""
+
+import random
+
+import numpy as np
+import pytest
+
+from bertjax.data.pairs import FlatDocuments, make_pairs, pair_spans
+
+
+def google_pairs(documents, max_seq_length, short_seq_prob, rng):
+    """create_instances_from_document of google-research/bert, token by token, without masking.
+
+    `documents` are lists of sentences, which are lists of tokens. Returns the (A, B, is_random) of
+    every document.
+    """
+    limit = max_seq_length - 3
+    per_document = []
+    for number, document in enumerate(documents):
+        target = limit
+        if rng.random() < short_seq_prob:
+            target = rng.randint(2, limit)
+        pairs, chunk, length, i = [], [], 0, 0
+        while i < len(document):
+            chunk.append(document[i])
+            length += len(document[i])
+            if i == len(document) - 1 or length >= target:
+                a_end = rng.randint(1, len(chunk) - 1) if len(chunk) >= 2 else 1
+                a = [token for sentence in chunk[:a_end] for token in sentence]
+                b = []
+                is_random = len(chunk) == 1 or rng.random() < 0.5
+                if is_random:
+                    for _ in range(10):
+                        other = rng.randint(0, len(documents) - 1)
+                        if other != number:
+                            break
+                    start = rng.randint(0, len(documents[other]) - 1)
+                    for sentence in documents[other][start:]:
+                        b.extend(sentence)
+                        if len(b) >= target - len(a):
+                            break
+                    i -= len(chunk) - a_end
+                else:
+                    b = [token for sentence in chunk[a_end:] for token in sentence]
+                while len(a) + len(b) > limit:
+                    longer = a if len(a) > len(b) else b
+                    longer.pop(0 if rng.random() < 0.5 else -1)
+                pairs.append((a, b, is_random))
+                chunk, length = [], 0
+            i += 1
+        per_document.append(pairs)
+    return per_document
+
+
+def random_documents(count, sentences, words, seed):
+    """Documents in which every token is another number, so that a token tells where it is from."""
+    rng = random.Random(seed)
+    documents, token = [], 0
+    for _ in range(count):
+        document = []
+        for _ in range(rng.randint(*sentences)):
+            length = rng.randint(*words)
+            document.append(np.arange(token, token + length))
+            token += length
+        documents.append(document)
+    return documents
+
+
+def document_of(documents):
+    """token -> document."""
+    owner = {}
+    for number, document in enumerate(documents):
+        for sentence in document:
+            owner.update(dict.fromkeys(sentence.tolist(), number))
+    return owner
+
+
+def statistics(pairs, documents):
+    """What must agree: lengths, share of random ones, pairs a document, where truncation cuts."""
+    owner = document_of(documents)
+    starts = {int(sentence[0]) for document in documents for sentence in document}
+    per_document = np.zeros(len(documents))
+    rows = []
+    for a, b, is_random in pairs:
+        per_document[owner[int(a[0])]] += 1
+        rows.append((len(a), len(b), is_random, int(a[0]) in starts, int(b[0]) in starts))
+    return np.array(rows, float), per_document
+
+
+# What each setting is about: usual text; long sentences (truncation, chunks of one sentence); short
+# documents (chunks that end with the document); targets that are often short.
+SETTINGS = {
+    "usual": ({"count": 20, "sentences": (5, 40), "words": (3, 40)}, 128, 0.1),
+    "long sentences": ({"count": 20, "sentences": (2, 30), "words": (10, 90)}, 64, 0.1),
+    "short documents": ({"count": 60, "sentences": (1, 4), "words": (2, 12)}, 64, 0.1),
+    "short targets": ({"count": 20, "sentences": (10, 30), "words": (1, 20)}, 96, 0.9),
+}
+ROUNDS = 120
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_distribution_is_googles(name):
+    shape, max_seq_length, short_seq_prob = SETTINGS[name]
+    documents = random_documents(seed=1, **shape)
+    plain = [[sentence.tolist() for sentence in document] for document in documents]
+    ours, theirs, ours_each, theirs_each = [], [], [], []
+    rng, plain_rng = np.random.default_rng(2), random.Random(3)
+    for _ in range(ROUNDS):
+        pairs = make_pairs(
+            documents, max_seq_length=max_seq_length, short_seq_prob=short_seq_prob, rng=rng
+        )
+        rows, each = statistics(pairs, documents)
+        ours.append(rows)
+        ours_each.append(each)
+        pairs = google_pairs(plain, max_seq_length, short_seq_prob, plain_rng)
+        rows, each = statistics([pair for document in pairs for pair in document], documents)
+        theirs.append(rows)
+        theirs_each.append(each)
+    ours, theirs = np.concatenate(ours), np.concatenate(theirs)
+    ours_each, theirs_each = np.stack(ours_each), np.stack(theirs_each)
+
+    # Pairs of a document are not independent: the deviation of a mean comes from the rounds.
+    for column, label in enumerate(("A", "B", "random", "A whole", "B whole")):
+        for power in (1, 2):
+            difference = (ours[:, column] ** power).mean() - (theirs[:, column] ** power).mean()
+            error = np.hypot(
+                *((rows[:, column] ** power).std() / np.sqrt(len(rows)) for rows in (ours, theirs))
+            )
+            # Four of the error for independent pairs, 20% more for dependent ones.
+            assert abs(difference) < 4.8 * error + 1e-12, (label, power, difference, error)
+    # The whole shape of the lengths: Kolmogorov-Smirnov, level 0.0001.
+    for column in (0, 1):
+        grid = np.arange(max_seq_length)
+        ours_cdf = np.searchsorted(np.sort(ours[:, column]), grid, side="right") / len(ours)
+        theirs_cdf = np.searchsorted(np.sort(theirs[:, column]), grid, side="right") / len(theirs)
+        bound = 2.23 * np.sqrt(1 / len(ours) + 1 / len(theirs))
+        assert np.abs(ours_cdf - theirs_cdf).max() < bound
+    # Pairs a document, mean and spread: the spread would shrink if targets were drawn per chunk.
+    error = np.hypot(ours_each.std(0), theirs_each.std(0)) / np.sqrt(ROUNDS)
+    assert (np.abs(ours_each.mean(0) - theirs_each.mean(0)) < 4.5 * error + 1e-12).all()
+    spread = np.mean(ours_each.std(0)) / np.mean(theirs_each.std(0))
+    assert 0.9 < spread < 1.1
+    # Pairs a round: the spread would grow if one target were drawn for all documents. The deviation
+    # of a spread of 120 values is 6.5% of it, of a ratio of two 9%.
+    assert 0.6 < ours_each.sum(1).std() / theirs_each.sum(1).std() < 1.6
+
+
+def test_every_pair_is_what_its_label_says():
+    documents = random_documents(12, (1, 20), (1, 30), seed=4)
+    owner = document_of(documents)
+    last = {int(sentence[-1]) for document in documents for sentence in document}
+    seen_random = seen_next = 0
+    for seed in range(20):
+        for a, b, is_random in make_pairs(
+            documents, max_seq_length=48, short_seq_prob=0.2, rng=np.random.default_rng(seed)
+        ):
+            assert len(a) >= 1 and len(b) >= 1 and len(a) + len(b) <= 45
+            # Contiguous, inside one document.
+            assert (np.diff(a) == 1).all() and (np.diff(b) == 1).all()
+            assert owner[int(a[0])] == owner[int(a[-1])] and owner[int(b[0])] == owner[int(b[-1])]
+            if is_random:
+                seen_random += 1
+                assert owner[int(a[0])] != owner[int(b[0])]
+            else:
+                seen_next += 1
+                assert owner[int(a[0])] == owner[int(b[0])] and b[0] > a[-1]
+                if len(a) + len(b) < 45:  # nothing was dropped
+                    assert b[0] == a[-1] + 1 and int(a[-1]) in last
+    assert seen_random > 100 and seen_next > 100
+
+
+def test_every_sentence_begins_an_a_or_lies_in_a_pair():
+    # Unused sentences go back: no token of a document is lost while nothing is truncated.
+    documents = random_documents(6, (5, 30), (1, 5), seed=6)
+    pairs = make_pairs(
+        documents, max_seq_length=200, short_seq_prob=0.0, rng=np.random.default_rng(7)
+    )
+    used = set()
+    for a, b, is_random in pairs:
+        assert len(a) + len(b) < 197
+        used.update(a.tolist())
+        if not is_random:
+            used.update(b.tolist())
+    assert used == set(document_of(documents))
+
+
+def test_truncation_keeps_what_dropping_one_by_one_keeps():
+    # Two documents of one sentence each: every pair is (whole sentence, other sentence), cut.
+    for first in range(1, 30):
+        for second in range(1, 30):
+            documents = [[np.arange(first)], [np.arange(100, 100 + second)]]
+            pairs = make_pairs(
+                documents, max_seq_length=19, short_seq_prob=0.0, rng=np.random.default_rng(first)
+            )
+            for (a, b, _), (a_length, b_length) in zip(
+                pairs, ((first, second), (second, first)), strict=True
+            ):
+                while a_length + b_length > 16:
+                    if a_length > b_length:
+                        a_length -= 1
+                    else:
+                        b_length -= 1
+                assert (len(a), len(b)) == (a_length, b_length)
+
+
+def test_same_generator_same_pairs_another_another():
+    documents = random_documents(5, (5, 20), (1, 20), seed=8)
+
+    def tokens(seed):
+        pairs = make_pairs(
+            documents, max_seq_length=64, short_seq_prob=0.1, rng=np.random.default_rng(seed)
+        )
+        return [(a.tolist(), b.tolist(), is_random) for a, b, is_random in pairs]
+
+    assert tokens(1) == tokens(1)
+    assert tokens(1) != tokens(2)
+
+
+def test_empty_sentences_and_documents_are_dropped():
+    empty = np.zeros(0, np.int32)
+    flat = FlatDocuments.from_lists([[empty], [], [np.arange(3), empty], [np.arange(5)]])
+    assert len(flat) == 2
+    assert flat.sentence_offsets.tolist() == [0, 3, 8]
+    assert flat.document_offsets.tolist() == [0, 1, 2]
+
+
+def test_shortest_sequence_and_refusals():
+    documents = random_documents(4, (1, 5), (1, 9), seed=9)
+    rng = np.random.default_rng(0)
+    pairs = make_pairs(documents, max_seq_length=5, short_seq_prob=0.5, rng=rng)
+    assert all(len(a) == len(b) == 1 for a, b, _ in pairs)
+    with pytest.raises(ValueError, match="at least 5"):
+        make_pairs(documents, max_seq_length=4, short_seq_prob=0.5, rng=rng)
+    with pytest.raises(ValueError, match="two documents"):
+        pair_spans(
+            FlatDocuments.from_lists(documents[:1]), max_seq_length=9, short_seq_prob=0.5, rng=rng
+        )

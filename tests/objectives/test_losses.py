@@ -1,0 +1,119 @@
+"""Losses: the numbers by hand, and parts that add up to the whole."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import bertjax as bj
+from bertjax.objectives import losses
+
+CONFIG = bj.BertConfig(
+    vocab_size=40,
+    hidden_size=8,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    intermediate_size=16,
+    max_position_embeddings=8,
+)
+
+
+# Compiled: run operation by operation, these tests take minutes.
+pretraining_loss = jax.jit(bj.pretraining_loss, static_argnames="config")
+pretraining_grad = jax.jit(jax.grad(bj.pretraining_loss, has_aux=True), static_argnames="config")
+init_params = jax.jit(bj.init_params, static_argnames=("config", "heads", "num_labels"))
+
+
+@pytest.fixture(scope="module")
+def params():
+    tree = init_params(CONFIG, jax.random.key(0), heads=("mlm", "nsp", "classifier"), num_labels=3)
+    return jax.tree.map(lambda leaf: leaf * 10, tree)  # logits far enough apart to matter
+
+
+def pretraining_batch():
+    rng = np.random.default_rng(0)
+    return {
+        "input_ids": jnp.asarray(rng.integers(5, 40, (4, 8))),
+        "attention_mask": jnp.ones((4, 8), jnp.int32),
+        "token_type_ids": jnp.zeros((4, 8), jnp.int32),
+        "masked_positions": jnp.asarray([[1, 2], [3, 0], [4, 5], [6, 0]]),
+        "masked_labels": jnp.asarray([[7, 8], [9, 0], [10, 11], [12, 0]]),
+        "masked_weights": jnp.asarray([[1.0, 1.0], [1.0, 0.0], [1.0, 1.0], [1.0, 0.0]]),
+        "next_sentence_label": jnp.asarray([0, 1, 1, 0]),
+    }
+
+
+def test_cross_entropy_by_hand():
+    logits = jnp.log(jnp.asarray([[0.2, 0.3, 0.5]]))
+    np.testing.assert_allclose(
+        losses.cross_entropy(logits, jnp.asarray([1])), [-np.log(0.3)], rtol=1e-6
+    )
+
+
+def test_pretraining_loss_by_hand(params):
+    batch = pretraining_batch()
+    logits = jax.jit(bj.pretraining_logits, static_argnames="config")
+    mlm, nsp = logits(params, batch, batch["masked_positions"], CONFIG)
+    log_mlm = np.asarray(jax.nn.log_softmax(mlm))
+    log_nsp = np.asarray(jax.nn.log_softmax(nsp))
+    wanted_mlm = wanted_nsp = hits = 0.0
+    for row in range(4):
+        wanted_nsp -= log_nsp[row, int(batch["next_sentence_label"][row])]
+        for place in range(2):
+            if batch["masked_weights"][row, place]:
+                label = int(batch["masked_labels"][row, place])
+                wanted_mlm -= log_mlm[row, place, label]
+                hits += label == log_mlm[row, place].argmax()
+    loss, metrics = pretraining_loss(params, batch, CONFIG)
+    np.testing.assert_allclose(loss, wanted_mlm / (6 + 1e-5) + wanted_nsp / 4, rtol=1e-6)
+    np.testing.assert_allclose(metrics["mlm_loss"][0], wanted_mlm, rtol=1e-6)
+    assert metrics["mlm_loss"][1] == metrics["mlm_accuracy"][1] == 6
+    assert metrics["mlm_accuracy"][0] == hits
+    np.testing.assert_allclose(metrics["nsp_loss"][0], wanted_nsp, rtol=1e-6)
+    assert metrics["nsp_accuracy"][1] == 4
+
+
+def test_parts_add_up_to_the_whole(params):
+    batch = pretraining_batch()
+    weights = losses.pretraining_weights(batch)
+
+    def grad_of(batch):
+        value, _ = pretraining_loss(params, batch, CONFIG, weights=weights)
+        return value, pretraining_grad(params, batch, CONFIG, weights=weights)[0]
+
+    whole, whole_grad = grad_of(batch)
+    # Unequal parts with unequal numbers of predictions: means of means would be wrong.
+    parts = [jax.tree.map(lambda leaf, p=p: leaf[p], batch) for p in (slice(0, 1), slice(1, 4))]
+    added = [grad_of(part) for part in parts]
+    np.testing.assert_allclose(sum(value for value, _ in added), whole, rtol=1e-6)
+    for one, two, both in zip(
+        *(jax.tree.leaves(g) for _, g in added), jax.tree.leaves(whole_grad), strict=True
+    ):
+        np.testing.assert_allclose(one + two, both, atol=2e-6)  # float32 sums in another order
+
+
+@pytest.mark.parametrize("kind", ["classification", "regression"])
+def test_padding_of_a_ragged_batch_counts_nothing(params, kind):
+    head = {"classification": 3, "regression": 1}[kind]
+    model = {
+        **params,
+        "classifier": jax.tree.map(lambda leaf: leaf[..., :head], params["classifier"]),
+    }
+    loss_fn = {"classification": bj.classification_loss, "regression": bj.regression_loss}[kind]
+    loss_fn = jax.jit(loss_fn, static_argnames="config")
+    rng = np.random.default_rng(1)
+    label = jnp.asarray([0, 2, 1, 1]).astype(jnp.int32 if kind == "classification" else jnp.float32)
+    batch = {"input_ids": jnp.asarray(rng.integers(5, 40, (4, 8))), "label": label}
+    whole, metrics = loss_fn(model, batch, CONFIG)
+    task_logits = jax.jit(bj.task_logits, static_argnames="config")
+    logits = np.asarray(task_logits(model, batch, CONFIG))
+    if kind == "classification":
+        nll = -np.asarray(jax.nn.log_softmax(logits))[np.arange(4), np.asarray(label)]
+        assert metrics["accuracy"][0] == (logits.argmax(1) == np.asarray(label)).sum()
+    else:
+        nll = (logits[:, 0] - np.asarray(label)) ** 2
+    np.testing.assert_allclose(whole, nll.mean(), rtol=1e-6)
+    ragged = {**batch, "example_weight": jnp.asarray([1.0, 1.0, 0.0, 0.0])}
+    half, metrics = loss_fn(model, ragged, CONFIG)
+    np.testing.assert_allclose(half, nll[:2].mean(), rtol=1e-6)
+    assert metrics["loss"][1] == 2

@@ -1,0 +1,168 @@
+import numpy as np
+import pytest
+from etils import epath
+
+from bertjax.errors import UserError
+from bertjax.tasks import classification as c
+from bertjax.tasks.tables import Table
+
+
+def table(labels, column="label"):
+    return Table(epath.Path("a.tsv"), {column: list(labels)}, list(range(2, len(labels) + 2)))
+
+
+class Letters:
+    """A tokenizer whose tokens are letters: [CLS] 1, letters 3 and up, [SEP] 2."""
+
+    pad_id = 0
+
+    def batch(self, texts, pairs=None, max_length=128, *, parse_mask=False):
+        rows = []
+        for at, text in enumerate(texts):
+            row = [1, *(3 + ord(letter) for letter in text[: max_length - 2]), 2]
+            rows.append((row, [3] * len(pairs[at]) + [2] if pairs else []))
+        width = max(len(first) + len(second) for first, second in rows)
+        shape = (len(rows), width)
+        ids, mask, types = (np.zeros(shape, np.int32) for _ in range(3))
+        for at, (first, second) in enumerate(rows):
+            ids[at, : len(first) + len(second)] = first + second
+            mask[at, : len(first) + len(second)] = 1
+            types[at, len(first) : len(first) + len(second)] = 1
+        return {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+
+
+def test_labels_are_sorted_by_name_or_by_value():
+    assert c.find_labels(table(["b", "a", " b "]), "label") == ("a", "b")
+    assert c.find_labels(table(["10", "9", "-1"]), "label") == ("-1", "9", "10")
+    assert c.find_labels(table(["10", "9", "x"]), "label") == ("10", "9", "x")
+
+
+@pytest.mark.parametrize(
+    ("labels", "sentence"),
+    [
+        (["a", " "], "a.tsv:3: the label is empty"),
+        (["a", "b" * 5000], "a.tsv:3: the label has 5,000 characters"),
+        (["a", "a"], "every row has the label 'a'"),
+        (list(map(str, range(10_001))), "has 10,001 different labels .* use --regression"),
+    ],
+)
+def test_what_is_no_column_of_labels(labels, sentence):
+    with pytest.raises(UserError, match=sentence):
+        c.find_labels(table(labels), "label")
+
+
+def test_a_label_not_seen_in_training():
+    assert c.label_ids(table(["b", "a"]), "label", ["a", "b"]).tolist() == [1, 0]
+    with pytest.raises(UserError, match=r"a.tsv:3: label 'c' was not seen in training .*a, b"):
+        c.label_ids(table(["a", "c"]), "label", ["a", "b"])
+
+
+@pytest.mark.parametrize("value", ["x", "", "nan", "-inf", "1e99", "9" * 5000])
+def test_what_regression_can_not_predict(value):
+    assert c.target_values(table(["0.5", "-1e3"]), "label").tolist() == [0.5, -1000.0]
+    with pytest.raises(UserError, match=r"a.tsv:3: .* is no finite number"):
+        c.target_values(table(["0.5", value]), "label")
+
+
+def test_a_batch_is_padded_and_weighted():
+    examples = c.tokenize(["ab", "abcd"], None, Letters(), 5, np.array([1, 0], np.int32))
+    assert examples.lengths.tolist() == [4, 5]
+    batch = examples.batch(np.array([1, 0, -1]), 6)
+    assert batch["input_ids"].shape == (3, 6)
+    assert batch["attention_mask"].sum(1).tolist() == [5, 4, 4]
+    assert batch["label"].tolist() == [0, 1, 1]
+    assert batch["example_weight"].tolist() == [1.0, 1.0, 0.0]
+    assert {name: array.dtype.name for name, array in batch.items()} == {
+        "input_ids": "int32",
+        "attention_mask": "int32",
+        "token_type_ids": "int32",
+        "label": "int32",
+        "example_weight": "float32",
+    }
+
+
+def test_pairs_and_more_rows_than_a_chunk():
+    texts = ["a" * (row % 7) for row in range(600)]
+    examples = c.tokenize(texts, texts[::-1], Letters(), 64)
+    assert [len(ids) for ids in examples.input_ids] == [
+        len(a) + len(b) + 3 for a, b in zip(texts, texts[::-1], strict=True)
+    ]
+    assert examples.token_type_ids[6].sum() == len(texts[-7]) + 1
+
+
+def test_every_epoch_sees_every_row_once_in_its_own_order():
+    rows, size = 23, 4
+    steps = -(-rows // size)
+    epochs = [
+        np.concatenate([c.batch_indices(7, epoch * steps + s, rows, size) for s in range(steps)])
+        for epoch in range(3)
+    ]
+    for epoch in epochs:
+        assert sorted(epoch[epoch >= 0].tolist()) == list(range(rows))
+        assert (epoch < 0).sum() == steps * size - rows
+    assert epochs[0].tolist() != epochs[1].tolist()
+    # A function of its arguments, not of what was asked before.
+    assert c.batch_indices(7, 9, rows, size).tolist() == c.batch_indices(7, 9, rows, size).tolist()
+    assert c.batch_indices(7, 0, rows, size).tolist() != c.batch_indices(8, 0, rows, size).tolist()
+
+
+def test_the_order_stays_what_it_was():
+    # A resumed run depends on it: these numbers must never change.
+    assert c.epoch_order(3, 1, 10).tolist() == [0, 6, 2, 1, 3, 7, 4, 9, 8, 5]
+
+
+@pytest.mark.parametrize("longest", [8, 32, 100, 128, 512])
+def test_buckets_hold_every_length_and_are_few(longest):
+    buckets = c.length_buckets(longest)
+    assert buckets[-1] == longest and list(buckets) == sorted(set(buckets))
+    assert len(buckets) <= 8
+    for length in range(1, longest + 1):
+        width = c.bucket_of(length, buckets)
+        assert length <= width <= max(32, 2 * length)
+
+
+def test_length_batches_drop_nothing():
+    lengths = np.random.default_rng(0).integers(2, 128, 45)
+    batches = c.length_batches(lengths, 8, c.length_buckets(128))
+    rows = np.concatenate([indices for indices, _ in batches])
+    assert sorted(rows[rows >= 0].tolist()) == list(range(45))
+    for indices, width in batches:
+        assert len(indices) == 8 and lengths[indices[indices >= 0]].max() <= width
+
+
+def test_metrics_agree_with_scikit_learn():
+    sklearn = pytest.importorskip("sklearn.metrics")
+    rng = np.random.default_rng(1)
+    for classes in (2, 5):
+        labels = rng.integers(0, classes, 200).astype(np.int32)
+        logits = rng.normal(size=(200, classes)).astype(np.float32)
+        logits[np.arange(200), labels] += 1
+        ours, said = c.metrics(logits, labels), logits.argmax(1)
+        assert ours["accuracy"] == pytest.approx(sklearn.accuracy_score(labels, said))
+        assert ours["mcc"] == pytest.approx(sklearn.matthews_corrcoef(labels, said))
+        assert ours["macro_f1"] == pytest.approx(sklearn.f1_score(labels, said, average="macro"))
+        probabilities = np.exp(logits.astype(np.float64))
+        probabilities /= probabilities.sum(1, keepdims=True)
+        assert ours["loss"] == pytest.approx(sklearn.log_loss(labels, probabilities))
+        assert ("f1" in ours) == (classes == 2)
+        if classes == 2:
+            assert ours["f1"] == pytest.approx(sklearn.f1_score(labels, said))
+
+
+def test_regression_metrics_agree_with_scipy():
+    stats = pytest.importorskip("scipy.stats")
+    rng = np.random.default_rng(2)
+    labels = rng.integers(0, 6, 100).astype(np.float32)  # with ties
+    logits = (labels + rng.normal(size=100)).astype(np.float32)[:, None]
+    logits[:10] = 1.0
+    ours = c.metrics(logits, labels)
+    assert ours["pearson"] == pytest.approx(stats.pearsonr(logits[:, 0], labels)[0], abs=1e-6)
+    assert ours["spearman"] == pytest.approx(stats.spearmanr(logits[:, 0], labels)[0], abs=1e-6)
+    assert ours["loss"] == pytest.approx(np.mean((logits[:, 0] - labels) ** 2), rel=1e-6)
+
+
+def test_constant_predictions_have_no_correlation():
+    labels = np.array([0, 1, 1], np.int32)
+    assert c.metrics(np.array([[1.0, 0.0]] * 3), labels)["mcc"] == 0.0
+    scores = c.metrics(np.ones((3, 1)), labels.astype(np.float32))
+    assert scores["pearson"] == scores["spearman"] == 0.0

@@ -1,0 +1,253 @@
+"""What holds for the project as a whole: its files, its versions, what importing it costs."""
+
+import ast
+import importlib.metadata
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "bertjax"
+HEAVY = {"grain", "orbax", "tensorflow", "tensorflow_datasets", "torch"}
+VERBS = (
+    ["demo"],
+    ["tokenizer", "train"],
+    ["prepare"],
+    ["pretrain"],
+    ["finetune"],
+    ["evaluate"],
+    ["predict"],
+    ["embed"],
+    ["report"],
+)
+
+
+def project_table() -> dict:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def project_files() -> list[Path]:
+    """Every file that git tracks or would add."""
+    if not (ROOT / ".git").exists() or shutil.which("git") is None:
+        pytest.skip("not a git checkout, or git is not installed: which files are tracked is unknown")
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout
+    files = [ROOT / name for name in names.decode().split("\0") if name]
+    assert len(files) > 20
+    return [path for path in files if path.is_file()]
+
+
+def tool(name: str) -> str:
+    """A program beside this interpreter, else on the PATH."""
+    beside = Path(sysconfig.get_path("scripts")) / name
+    found = str(beside) if beside.exists() else shutil.which(name)
+    if found is None:
+        pytest.skip(f"{name} is not installed (the extra test brings it)")
+    return found
+
+
+def run(*command: str, **options) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL, **options
+    )
+
+
+# One character of each is in brackets, so that this file does not match itself.
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r"(?<![\w.])/([w]ork|root|home/\w+|Users/\w+)/\w",
+        r"/tm[p]/scratch",
+        r"[p]ypi\.org|pythonhoste[d]\.org|registry\.np[m]js|deb\.debia[n]\.org|[-]-index-url",
+    ],
+    ids=["home directories", "scratch directories", "registries"],
+)
+def test_no_file_names_a_machine(pattern: str) -> None:
+    found = []
+    for path in project_files():
+        for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
+            if re.search(pattern, line):
+                found.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()}")
+    assert not found, "\n".join(found)
+
+
+def test_no_module_outgrows_its_room() -> None:
+    lines = {
+        str(path.relative_to(ROOT)): path.read_text().count("\n") for path in PACKAGE.rglob("*.py")
+    }
+    assert not {name: count for name, count in lines.items() if count > 420}
+
+
+def test_the_architecture_names_every_module_and_no_other() -> None:
+    """docs/architecture.md is the map: a room that is missing there, or is not here, misleads."""
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    rooms = text.split("## Rooms", 1)[1].split("tests/", 1)[0]
+    named = set(re.findall(r"\b(\w+\.py)\b", rooms))
+    there = {path.name for path in PACKAGE.rglob("*.py") if path.stat().st_size}
+    assert named | {"__init__.py"} == there | {"__init__.py"}
+
+
+def test_versions_agree() -> None:
+    version = project_table()["version"]
+    changelog = (ROOT / "CHANGELOG.md").read_text()
+    released = re.findall(r"^## \[(\d+\.\d+\.\d+)\]", changelog, re.MULTILINE)
+    assert changelog.index("## [Unreleased]") > 0
+    assert version in released[:1] or f"What will be {version}." in changelog
+    import bertjax
+
+    assert bertjax.__version__ == version
+
+
+def test_every_import_is_a_declared_dependency() -> None:
+    project = project_table()
+    declared = [*project["dependencies"], *project["optional-dependencies"]["demo"]]
+    normal = {re.split(r"[\[<>=; ]", name)[0].lower().replace("_", "-") for name in declared}
+    distributions = importlib.metadata.packages_distributions()
+    wanting = set()
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names = [node.module]
+            for top in {name.split(".")[0] for name in names} - {"bertjax"}:
+                if top in sys.stdlib_module_names:
+                    continue
+                sources = {name.lower().replace("_", "-") for name in distributions.get(top, [])}
+                if not sources & normal:
+                    wanting.add(f"{path.relative_to(ROOT)}: {top}")
+    assert not wanting
+
+
+def loaded_by(code: str) -> tuple[set[str], float]:
+    """Runs `code` in a fresh interpreter: the top-level modules it loads, and its CPU seconds."""
+    report = (
+        "import json, os, sys\n"
+        "def report():\n"
+        "    tops = sorted({name.split('.')[0] for name in sys.modules})\n"
+        "    used = os.times()\n"
+        "    print('\\n' + json.dumps([tops, used.user + used.system]))\n"
+    )
+    done = run(sys.executable, "-c", report + code, cwd=ROOT, env={**os.environ, "COLUMNS": "100"})
+    assert done.returncode == 0, done.stderr
+    modules, seconds = json.loads(done.stdout.splitlines()[-1])
+    return set(modules), seconds
+
+
+def help_of(verb: list[str]) -> str:
+    return (
+        f"sys.argv = ['bertjax', *{verb!r}, '--help']\n"
+        "from bertjax.cli import main\n"
+        "try:\n"
+        "    code = main()\n"
+        "except SystemExit as stop:\n"
+        "    code = stop.code\n"
+        "assert not code, code\n"
+        "report()\n"
+    )
+
+
+def test_importing_loads_nothing_heavy() -> None:
+    modules, _ = loaded_by("import bertjax; bertjax.encode; report()")
+    assert "jax" in modules  # so that the next line says something
+    assert not modules & HEAVY
+
+
+@pytest.mark.parametrize("verb", [[], *VERBS], ids=lambda verb: " ".join(verb) or "bertjax")
+def test_help_loads_nothing_heavy(verb: list[str]) -> None:
+    modules, _ = loaded_by(help_of(verb))
+    assert "tyro" in modules
+    assert not modules & HEAVY
+
+
+@pytest.mark.parametrize(
+    "code", ["import bertjax; bertjax.encode; report()", help_of([])], ids=["import", "help"]
+)
+def test_starting_takes_under_a_second_and_a_half(code: str) -> None:
+    """CPU seconds of the best of three runs: other work on the machine does not count as ours."""
+    assert min(loaded_by(code)[1] for _ in range(3)) < 1.5
+
+
+def test_importing_bertjax_alone_loads_no_jax() -> None:
+    modules, _ = loaded_by("import bertjax; report()")
+    assert "bertjax" in modules
+    assert not modules & {*HEAVY, "jax", "flax"}
+
+
+def test_shell_scripts_pass_shellcheck() -> None:
+    scripts = [ROOT / "tpu_setup.sh", ROOT / ".ci" / "run"]
+    done = run(tool("shellcheck"), *map(str, scripts))
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A folder with the scripts and nothing else, so that what they make would show."""
+    for name in ("tpu_setup.sh", "Makefile", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    return tmp_path
+
+
+def test_tpu_setup_dry_run_prints_the_steps_and_does_nothing(checkout: Path) -> None:
+    environment = {
+        **os.environ,
+        "BERTJAX_PYTHON": sys.executable,
+        "BERTJAX_VENV": "an environment",
+        "BERTJAX_WORKDIR": "there",
+    }
+    before = sorted(checkout.rglob("*"))
+    done = run("bash", "tpu_setup.sh", "--dry-run", cwd=checkout, env=environment)
+    assert done.returncode == 0, done.stderr
+    position = 0
+    for step in (
+        "-m venv 'an environment'",
+        "--editable '.[tpu]'",
+        "jax.devices()",
+        "random.Random(0)",
+        "bertjax' tokenizer train",
+        "bertjax' prepare",
+        "bertjax' pretrain",
+        "--loop.train-steps 20",
+    ):
+        assert step in done.stdout[position:], f"{step} is missing, or not in its order"
+        position = done.stdout.index(step, position)
+    assert sorted(checkout.rglob("*")) == before
+
+
+def test_tpu_setup_refuses_what_it_does_not_know(checkout: Path) -> None:
+    done = run("bash", "tpu_setup.sh", "--dry", cwd=checkout)
+    assert done.returncode == 2
+    assert "--dry" in done.stderr
+    done = run(
+        "bash",
+        "tpu_setup.sh",
+        "--dry-run",
+        cwd=checkout,
+        env={**os.environ, "BERTJAX_PYTHON": "no-such-python"},
+    )
+    assert done.returncode == 2
+    assert "no-such-python" in done.stderr
+    assert "+ " not in done.stdout
+
+
+def test_make_says_what_to_install(checkout: Path) -> None:
+    done = run(tool("make"), "test", "PYTHON=no-such-python", "VENV=environment", cwd=checkout)
+    assert done.returncode == 2
+    assert "needs Python 3.11 or newer, which no-such-python is not" in done.stderr
+    assert not (checkout / "environment").exists()
+
+
+def test_make_help_names_every_target(checkout: Path) -> None:
+    done = run(tool("make"), "help", cwd=checkout)
+    assert done.returncode == 0, done.stderr
+    for target in ("demo", "test", "check", "bench", "clean"):
+        assert f"make {target}" in done.stdout

@@ -1,0 +1,288 @@
+import json
+import pickle
+
+import pytest
+from etils import epath
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from bertjax.errors import UserError
+from bertjax.text import corpus
+
+
+def write(path, data):
+    path.write_bytes(data if isinstance(data, bytes) else data.encode())
+    return epath.Path(path)
+
+
+def read(path):
+    return list(corpus.read_documents(path))
+
+
+def refused(path):
+    with pytest.raises(UserError) as caught:
+        read(path)
+    message = str(caught.value)
+    assert "\n" not in message and message.endswith(".")
+    return message
+
+
+# .txt
+
+
+def test_blank_lines_part_documents_and_sources_name_their_first_line(tmp_path):
+    path = write(tmp_path / "a.txt", "\n\nOne.\n Two. \n\n \t\n\nThree.\n")
+    assert read(path) == [
+        corpus.Document(("One.", "Two."), "", f"{path}:3"),
+        corpus.Document(("Three.",), "", f"{path}:8"),
+    ]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("last", ["", "\n", "\n\n\n"])
+def test_line_ends_and_byte_order_marks_change_nothing(tmp_path, end, bom, last):
+    text = ("Über\nzwei\n\ndrei" + last).replace("\n", end)
+    documents = read(write(tmp_path / "a.txt", bom + text.encode()))
+    assert [document.sentences for document in documents] == [("Über", "zwei"), ("drei",)]
+
+
+def test_characters_that_only_look_like_line_ends_stay_in_their_sentence(tmp_path):
+    path = write(tmp_path / "a.txt", "a\u2028b\x0bc\x85d\n\ne\n")
+    assert [d.sentences for d in read(path)] == [("a\u2028b\x0bc\x85d",), ("e",)]
+
+
+def test_an_empty_file_holds_no_document(tmp_path):
+    assert read(write(tmp_path / "a.txt", b"")) == []
+    assert read(write(tmp_path / "b.txt", b"\xef\xbb\xbf\n \n")) == []
+    assert read(write(tmp_path / "c.jsonl", b"")) == []
+
+
+def test_bytes_that_are_not_utf8_are_named_with_their_line(tmp_path):
+    path = write(tmp_path / "a.txt", b"fine\ncaf\xe9\n")
+    assert refused(path).startswith(f"{path}:2: not UTF-8 (byte 0xe9 at byte 4 of the line)")
+    path = write(tmp_path / "b.txt", "Hallo\n".encode("utf-16"))
+    assert f"{path}:1: not UTF-8" in refused(path)
+
+
+def test_surrogates_in_utf8_are_refused(tmp_path):
+    assert ":1: not UTF-8" in refused(write(tmp_path / "a.txt", b"\xed\xa0\x80\n"))
+
+
+def test_nul_is_named_with_its_line(tmp_path):
+    path = write(tmp_path / "a.txt", b"a\n\nb\0c\n")
+    assert f"{path}:3: holds a NUL character" in refused(path)
+
+
+def test_documents_before_a_fault_are_given_first(tmp_path):
+    documents = corpus.read_documents(write(tmp_path / "a.txt", b"one\n\ntwo\n\n\xff\n"))
+    assert next(documents).sentences == ("one",)
+    assert next(documents).sentences == ("two",)
+    with pytest.raises(UserError):
+        next(documents)
+
+
+def test_a_line_of_ten_megabytes_is_one_sentence(tmp_path):
+    path = write(tmp_path / "a.txt", b"x" * 10_000_000 + b"\nshort\n")
+    assert [len(sentence) for sentence in read(path)[0].sentences] == [10_000_000, 5]
+
+
+def test_a_missing_file_is_a_users_error(tmp_path):
+    assert "can't be read" in refused(tmp_path / "no.txt")
+
+
+def test_reading_streams(tmp_path):
+    # A generator: the second document is not needed for the first.
+    path = write(tmp_path / "a.txt", "one\n\n" + "two\n\n" * 100_000)
+    documents = corpus.read_documents(path)
+    assert next(documents).source == f"{path}:1"
+    documents.close()
+
+
+def test_documents_can_be_sent_to_workers():
+    document = corpus.Document(("a", "b"), "t", "f:1")
+    assert pickle.loads(pickle.dumps(document)) == document
+
+
+# .jsonl
+
+
+def test_json_lines_are_split_into_sentences(tmp_path):
+    rows = [
+        {"text": "Dr. Lee came. She left.\n\nThen it rained.", "title": "Rain"},
+        {"text": "Hm."},
+    ]
+    path = write(tmp_path / "a.jsonl", "\n".join(map(json.dumps, rows)) + "\n\n")
+    assert read(path) == [
+        corpus.Document(("Dr. Lee came.", "She left.", "Then it rained."), "Rain", f"{path}:1"),
+        corpus.Document(("Hm.",), "", f"{path}:2"),
+    ]
+
+
+def test_json_lines_may_begin_with_a_bom_end_with_crlf_and_have_other_keys(tmp_path):
+    data = (
+        b'\xef\xbb\xbf{"text": "A b.", "title": null, "id": 7}\r\n\r\n{"text": "C \\ud83d\\ude00."}'
+    )
+    documents = read(write(tmp_path / "a.json", data))
+    assert [document.sentences for document in documents] == [("A b.",), ("C 😀.",)]
+
+
+def test_a_text_without_a_word_gives_no_document(tmp_path):
+    assert read(write(tmp_path / "a.jsonl", '{"text": " \\n\\t"}\n')) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("{", "not JSON"),
+        ('{"text": "a"} x', "not JSON"),
+        ('{"text": "unclosed', "not JSON"),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"text": ' * 100_000, "nested too deeply"),
+        ('{"text": "a", "n": ' + "9" * 5000 + "}", "a number too long"),
+        ("[]", "no JSON object"),
+        ("NaN", "no JSON object"),
+        ('"text"', "no JSON object"),
+        ('{"txt": "a"}', 'has no "text"'),
+        ('{"text": NaN}', '"text" is float'),
+        ('{"text": null}', '"text" is NoneType'),
+        ('{"text": ["a"]}', '"text" is list'),
+        ('{"text": "a", "title": 3}', '"title" is int'),
+        ('{"text": "a\\u0000b"}', "NUL"),
+        ('{"text": "a", "title": "\\u0000"}', "NUL"),
+        ('{"text": "half \\ud83d of it"}', "half a character"),
+        ('{"text": "a", "title": "\\udc00"}', "half a character"),
+    ],
+)
+def test_a_bad_json_line_is_named_with_its_place(tmp_path, line, reason):
+    path = write(tmp_path / "a.jsonl", '{"text": "Fine."}\n\n' + line + "\n")
+    message = refused(path)
+    assert message.startswith(f"{path}:3: ") and reason in message
+
+
+def test_nan_beside_the_text_is_no_fault(tmp_path):
+    assert len(read(write(tmp_path / "a.jsonl", '{"text": "A b.", "score": NaN}'))) == 1
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    data=st.one_of(
+        st.binary(max_size=200),
+        st.text(max_size=200).map(lambda text: text.encode("utf-8", "surrogatepass")),
+        st.recursive(
+            st.one_of(st.none(), st.booleans(), st.floats(), st.text()),
+            lambda inner: st.dictionaries(st.sampled_from(["text", "title", "x"]), inner),
+        ).map(lambda value: json.dumps(value).encode()),
+    ),
+    name=st.sampled_from(["f.txt", "f.jsonl"]),
+)
+def test_no_bytes_crash_a_reader(tmp_path, data, name):
+    path = write(tmp_path / name, data)
+    try:
+        documents = read(path)
+    except UserError as error:
+        assert str(error).startswith(f"{path}:")
+        return
+    for document in documents:
+        assert document.sentences
+        for sentence in document.sentences:
+            assert sentence.strip() == sentence != ""
+            sentence.encode()
+
+
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    documents=st.lists(
+        st.lists(
+            st.text(
+                st.characters(codec="utf-8", exclude_characters="\0\r\n"), min_size=1, max_size=20
+            ).filter(lambda line: line.strip() == line),
+            min_size=1,
+            max_size=5,
+        ),
+        max_size=5,
+    )
+)
+def test_what_is_written_is_read_again(tmp_path, documents):
+    text = "\n\n".join("\n".join(document) for document in documents)
+    path = write(tmp_path / "a.txt", b"\xef\xbb\xbf" + text.encode())
+    assert [list(document.sentences) for document in read(path)] == documents
+
+
+# expand_inputs
+
+
+@pytest.fixture
+def tree(tmp_path):
+    for name in ("b.txt", "a.txt", "sub/c.jsonl", "sub/deep/d.TXT", ".hidden/e.txt", "sub/.f.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x\n")
+    (tmp_path / "sub/config.json").write_text("{}")
+    (tmp_path / "sub/notes.md").write_text("x")
+    return tmp_path
+
+
+def names(tree, *patterns):
+    found = corpus.expand_inputs([str(tree / pattern) for pattern in patterns])
+    assert all(isinstance(path, epath.Path) for path in found)
+    return [path.relative_to(tree).as_posix() for path in found]
+
+
+def test_a_directory_gives_its_text_files_sorted(tree):
+    assert names(tree, "") == ["a.txt", "b.txt", "sub/c.jsonl", "sub/deep/d.TXT"]
+
+
+def test_patterns_and_files_of_any_name(tree):
+    assert names(tree, "*.txt") == ["a.txt", "b.txt"]
+    assert names(tree, "*/c.json?") == ["sub/c.jsonl"]
+    assert names(tree, "sub/notes.md") == ["sub/notes.md"]
+    assert names(tree, "sub/d*") == ["sub/deep/d.TXT"]  # a directory that a pattern matches
+
+
+def test_each_file_comes_once(tree):
+    assert names(tree, "sub", "b.txt", "*.txt", "b.txt") == [
+        "a.txt", "b.txt", "sub/c.jsonl", "sub/deep/d.TXT",
+    ]  # fmt: skip
+
+
+def test_a_name_with_wildcard_characters_is_a_file_first(tree):
+    (tree / "[x].txt").write_text("x\n")
+    assert names(tree, "[x].txt") == ["[x].txt"]
+
+
+def test_relative_patterns(tree, monkeypatch):
+    monkeypatch.chdir(tree)
+    assert [str(path) for path in corpus.expand_inputs(["*.txt"])] == ["a.txt", "b.txt"]
+    assert [str(path) for path in corpus.expand_inputs(["sub/*.jsonl"])] == ["sub/c.jsonl"]
+
+
+@pytest.mark.parametrize("pattern", ["no.txt", "*.csv", "no/*.txt", "sub/.f"])
+def test_what_matches_nothing_is_named(tree, pattern):
+    with pytest.raises(UserError, match="nothing matches") as caught:
+        corpus.expand_inputs([str(tree / "a.txt"), str(tree / pattern)])
+    assert str(caught.value).startswith(str(tree / pattern))
+
+
+def test_recursive_patterns_are_refused_with_what_to_do_instead(tree):
+    with pytest.raises(UserError, match="name a directory"):
+        names(tree, "**/d.TXT")
+
+
+def test_no_input_and_an_empty_directory_are_refused(tmp_path):
+    with pytest.raises(UserError, match="No input"):
+        corpus.expand_inputs([])
+    with pytest.raises(UserError, match="nothing matches"):
+        corpus.expand_inputs([str(tmp_path)])
+
+
+@pytest.mark.data
+def test_the_declaration_of_human_rights_in_every_language(data_dir):
+    paths = corpus.expand_inputs([str(data_dir / "udhr")])
+    assert len(paths) > 300
+    for path in paths:
+        documents = list(corpus.read_documents(path))
+        assert bool(documents) == bool(path.read_text().strip()), path

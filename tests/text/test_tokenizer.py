@@ -1,0 +1,659 @@
+import dataclasses
+import json
+import pickle
+import random
+import subprocess
+import sys
+import unicodedata
+
+import numpy as np
+import pytest
+from etils import epath
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bertjax.errors import UserError
+from bertjax.text import pieces
+from bertjax.text.tokenizer import TokenizerConfig, load_tokenizer, train_tokenizer
+from bertjax.text.wordpiece import WordPieceTokenizer
+
+SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+TEXT = "the cat dog sat on a mat and walked over café naïve hills [brackets] (also) 12 365"
+WORDS = TEXT.split()
+TEXTS = [
+    "",
+    " ",
+    "The cat sat on the mat.",
+    "  Naïve CAFÉ \t and\n hills ",
+    "ﬁne […] ½ Ｆｕｌｌ ①",  # NFKC makes more, or fewer, characters of these
+    "日本語 の テキスト 中文",
+    "e\u0301te\u0301 İstanbul ß ẞ ǆ",
+    "😀 👩‍👩‍👧 walked",
+    "a\u200bb\u00adc\x01d",
+    "[CLS] [MASK] [SEP] ##ing ▁the",
+    "x" * 300,
+]
+
+
+def sentences(count=3000, seed=0):
+    generator = random.Random(seed)
+    return [
+        " ".join(generator.choices(WORDS, k=generator.randint(3, 12))).capitalize() + "."
+        for _ in range(count)
+    ]
+
+
+@pytest.fixture(scope="session")
+def corpus_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("corpus") / "a.txt"
+    path.write_text("\n".join(sentences()) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session", params=["sentencepiece", "wordpiece"])
+def trained(request, corpus_file, tmp_path_factory):
+    """A trained tokenizer of each kind, and its directory."""
+    output = tmp_path_factory.mktemp(request.param)
+    size = 48 if request.param == "sentencepiece" else 90
+    config = TokenizerConfig((str(corpus_file),), str(output), request.param, size)
+    return train_tokenizer(config, lambda line: None), output
+
+
+def wordpiece(*tokens, lowercase=True, strip_accents=None):
+    return WordPieceTokenizer([*SPECIALS, *tokens], lowercase, strip_accents)
+
+
+# Ids, offsets, special tokens
+
+
+def test_the_special_tokens_are_the_first_five(trained):
+    tokenizer, _ = trained
+    assert [tokenizer.token(number) for number in range(5)] == SPECIALS
+    ids = [tokenizer.pad_id, tokenizer.unk_id, tokenizer.cls_id, tokenizer.sep_id]
+    assert [*ids, tokenizer.mask_id] == [0, 1, 2, 3, 4]
+    assert tokenizer.special().nonzero()[0].tolist() == [0, 2, 3, 4]
+    assert tokenizer.lowercase
+
+
+def test_wordpiece_splits_by_the_longest_match():
+    tokenizer = wordpiece("un", "##aff", "##able", "##a", "cafe", ",", "日")
+    found = tokenizer.encode("Unaffable, CAFÉ日xyz")
+    assert [tokenizer.token(number) for number in found.ids] == [
+        "[CLS]", "un", "##aff", "##able", ",", "cafe", "日", "[UNK]", "[SEP]",
+    ]  # fmt: skip
+    assert found.token_type_ids == [0] * 9
+    assert found.offsets == [
+        (0, 0), (0, 2), (2, 5), (5, 9), (9, 10), (11, 15), (15, 16), (16, 19), (0, 0),
+    ]  # fmt: skip
+
+
+def test_wordpiece_words_beyond_100_characters_are_unknown():
+    tokenizer = wordpiece("a", "##a")
+    assert tokenizer.encode("a" * 100).ids.count(tokenizer.unk_id) == 0
+    assert tokenizer.encode("a" * 101).ids[1:-1] == [tokenizer.unk_id]
+
+
+def test_accents_can_be_kept_apart_from_case():
+    tokens = ("été", "ete", "Été", "Ete")
+    found = {
+        (lower, strip): wordpiece(*tokens, lowercase=lower, strip_accents=strip)
+        .encode("Été")
+        .ids[1]
+        for lower in (True, False)
+        for strip in (None, True, False)
+    }
+    names = {key: [*SPECIALS, *tokens][number] for key, number in found.items()}
+    assert names == {
+        (True, None): "ete",
+        (True, True): "ete",
+        (True, False): "été",
+        (False, None): "Été",
+        (False, True): "Ete",
+        (False, False): "Été",
+    }
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_offsets_point_at_the_text_that_a_token_comes_from(trained, text):
+    tokenizer, _ = trained
+    found = tokenizer.encode(text)
+    assert len(found.ids) == len(found.token_type_ids) == len(found.offsets)
+    assert found.offsets[0] == found.offsets[-1] == (0, 0)
+    inner = list(zip(found.ids, found.offsets, strict=True))[1:-1]
+    for number, (start, end) in inner:
+        assert 0 <= start <= end <= len(text)
+        piece = tokenizer.token(number).removeprefix("##").removeprefix("▁")
+        if not piece:
+            assert start == end  # a lone space of SentencePiece
+            continue
+        assert start < end and not text[start].isspace()
+        if number == tokenizer.unk_id:
+            continue
+        # What the slice normalises to holds the piece: equal, unless a character made several.
+        assert _plain(piece) in _plain(text[start:end])
+    starts = [start for _, (start, _) in inner]
+    assert starts == sorted(starts)
+
+
+def _plain(text):
+    folded = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", text).casefold())
+    return "".join(c for c in folded if unicodedata.category(c) not in ("Mn", "Cc", "Cf"))
+
+
+def test_offsets_of_known_words_are_their_places(trained):
+    tokenizer, _ = trained
+    text = "  the ﬁ cat,  walked\n(Also) 😀 the"
+    found = tokenizer.encode(text)
+    covered = set()
+    for start, end in found.offsets:
+        covered.update(range(start, end))
+    for word in ("the", "cat", "walked", "Also"):
+        begin = text.index(word)
+        assert set(range(begin, begin + len(word))) <= covered
+        assert any(start == begin for start, _ in found.offsets[1:-1])
+    assert not any(text[place].isspace() for place in covered)
+
+
+def test_a_text_cannot_write_special_tokens(trained):
+    tokenizer, _ = trained
+    inner = tokenizer.encode("[CLS] a [MASK] [SEP] [PAD]").ids[1:-1]
+    assert not tokenizer.special()[inner].any()
+    assert not tokenizer.special()[tokenizer.batch(["[SEP]"])["input_ids"][0, 1:-1]].any()
+
+
+def test_parse_mask_makes_the_mask_token_of_a_literal_one(trained):
+    tokenizer, _ = trained
+    text = "The [MASK] sat on [MASK]."
+    found = tokenizer.encode(text, parse_mask=True)
+    masks = [place for place, number in enumerate(found.ids) if number == tokenizer.mask_id]
+    assert [text[slice(*found.offsets[place])] for place in masks] == ["[MASK]", "[MASK]"]
+    rest = [number for number in found.ids if number != tokenizer.mask_id]
+    assert tokenizer.decode(rest).replace(" ", "") == "thesaton."
+    # The full stop is what it is after a word, not a word of its own.
+    assert found.ids[-2] == tokenizer.encode("the cat.").ids[-2]
+    batch = tokenizer.batch([text], parse_mask=True)
+    assert batch["input_ids"][0].tolist() == found.ids
+
+
+def test_pairs_have_types_and_offsets_of_their_own_text(trained):
+    tokenizer, _ = trained
+    single, other = tokenizer.encode("the cat"), tokenizer.encode("A dog sat")
+    pair = tokenizer.encode("the cat", "A dog sat")
+    assert pair.ids == single.ids + other.ids[1:]
+    assert pair.offsets == single.offsets + other.offsets[1:]
+    assert pair.token_type_ids == [0] * len(single.ids) + [1] * (len(other.ids) - 1)
+    assert tokenizer.encode("the cat", "").ids == [*single.ids, tokenizer.sep_id]
+
+
+@given(st.integers(0, 12), st.integers(0, 12), st.integers(0, 20))
+def test_truncation_drops_from_the_longer_text_one_token_at_a_time(first, second, budget):
+    a, b = first, second
+    while a + b > budget:  # _truncate_seq_pair of google-research/bert
+        if a > b:
+            a -= 1
+        else:
+            b -= 1
+    assert pieces.truncated_lengths(first, second, budget) == (a, b)
+
+
+def test_truncation_keeps_the_beginnings(trained):
+    tokenizer, _ = trained
+    long, short = "the cat sat on a mat and walked over hills", "a dog"
+    first, second = tokenizer.encode(long).ids[1:-1], tokenizer.encode(short).ids[1:-1]
+    found = tokenizer.encode(long, short, max_length=len(second) + 6)
+    assert found.ids == [2, *first[:3], 3, *second, 3]
+    assert tokenizer.encode(long, max_length=5).ids == [2, *first[:3], 3]
+    assert tokenizer.encode(long, max_length=2).ids == [2, 3]
+    with pytest.raises(UserError, match="max_length 1 "):
+        tokenizer.encode(long, max_length=1)
+    with pytest.raises(UserError, match=r"max_length 2 .* 3 special"):
+        tokenizer.batch([long], [short], max_length=2)
+
+
+# Batches
+
+
+def test_a_batch_is_its_texts_encoded_and_padded(trained):
+    tokenizer, _ = trained
+    texts, pairs = TEXTS, list(reversed(TEXTS))
+    for given_pairs in (None, pairs):
+        batch = tokenizer.batch(texts, given_pairs, max_length=24)
+        assert {name: array.dtype for name, array in batch.items()} == {
+            "input_ids": np.int32,
+            "attention_mask": np.int32,
+            "token_type_ids": np.int32,
+        }
+        longest = 0
+        for row, text in enumerate(texts):
+            found = tokenizer.encode(text, given_pairs and given_pairs[row], 24)
+            longest = max(longest, size := len(found.ids))
+            assert batch["input_ids"][row].tolist()[:size] == found.ids
+            assert batch["token_type_ids"][row].tolist()[:size] == found.token_type_ids
+            assert batch["attention_mask"][row].tolist()[:size] == [1] * size
+            assert (batch["input_ids"][row, size:] == tokenizer.pad_id).all()
+            assert not batch["attention_mask"][row, size:].any()
+            assert not batch["token_type_ids"][row, size:].any()
+        assert batch["input_ids"].shape == (len(texts), longest)
+
+
+def test_pad_to_fixes_the_width(trained):
+    tokenizer, _ = trained
+    assert tokenizer.batch(["the"], pad_to=40)["input_ids"].shape == (1, 40)
+    assert tokenizer.batch([], pad_to=40)["input_ids"].shape == (0, 40)
+    with pytest.raises(UserError, match="pad_to 3"):
+        tokenizer.batch(["the cat sat on"], pad_to=3)
+
+
+def test_mistakes_in_batches_are_named(trained):
+    tokenizer, _ = trained
+    with pytest.raises(UserError, match="list of strings"):
+        tokenizer.batch("the cat")
+    with pytest.raises(UserError, match="2 texts but 1 pairs"):
+        tokenizer.batch(["a", "b"], ["c"])
+
+
+def test_sentences_are_encoded_without_special_tokens(trained):
+    tokenizer, _ = trained
+    found = tokenizer.encode_sentences(tuple(TEXTS))
+    assert all(isinstance(ids, np.ndarray) and ids.dtype == np.int32 for ids in found)
+    assert [ids.tolist() for ids in found] == [tokenizer.encode(text).ids[1:-1] for text in TEXTS]
+    assert tokenizer.encode_sentences([]) == []
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.text(st.characters(codec="utf-8"), max_size=40), max_size=4))
+def test_wordpiece_chunks_are_encoded_as_the_whole_text(texts):
+    tokenizer = wordpiece("a", "b", "##a", "##b", "é", "ab", "0", "##0", "日", "!")
+    whole = [tokenizer.encode(text).ids[1:-1] for text in texts]
+    assert [ids.tolist() for ids in tokenizer.encode_sentences(texts)] == whole
+
+
+def test_the_cache_of_wordpiece_is_bounded(monkeypatch):
+    monkeypatch.setattr("bertjax.text.wordpiece._CACHED_CHUNKS", 4)
+    tokenizer = wordpiece("a", "b", "c", "d", "e", "f")
+    for text in ("a b c", "c d", "d e f a", "a b c d e f"):
+        expected = [5 + "abcdef".index(letter) for letter in text.split()]
+        assert [ids.tolist() for ids in tokenizer.encode_sentences([text])] == [expected]
+        assert len(tokenizer._cache) <= 6
+
+
+def test_lone_surrogates_are_refused_with_a_sentence(trained):
+    tokenizer, _ = trained
+    for call in (
+        lambda: tokenizer.encode("a\ud800"),
+        lambda: tokenizer.batch(["fine", "a\ud800"]),
+        lambda: tokenizer.encode_sentences(["fine", "a\ud800"]),
+    ):
+        with pytest.raises(UserError, match=r"lone surrogate .* at character 1"):
+            call()
+
+
+def test_decoding(trained):
+    tokenizer, _ = trained
+    found = tokenizer.encode("The cat sat.", "A dog")
+    assert tokenizer.decode(found.ids).replace(" .", ".") == "the cat sat. a dog"
+    shown = tokenizer.decode(np.array([*found.ids, 4, 0]), skip_special=False)
+    assert shown.replace(" .", ".") == "[CLS] the cat sat. [SEP] a dog [SEP] [MASK] [PAD]"
+    assert tokenizer.decode([]) == tokenizer.decode([0, 2, 3]) == ""
+    for wrong in (-1, tokenizer.vocab_size):
+        with pytest.raises(IndexError):
+            tokenizer.decode([wrong])
+        with pytest.raises(IndexError):
+            tokenizer.token(wrong)
+
+
+def test_word_starts(trained):
+    tokenizer, _ = trained
+    starts = tokenizer.word_starts()
+    assert starts.dtype == bool and starts.shape == (tokenizer.vocab_size,)
+    assert starts[tokenizer.special()].all()
+    for number in range(5, tokenizer.vocab_size):
+        token = tokenizer.token(number)
+        begins = token.startswith("▁") if tokenizer.kind == "sentencepiece" else token[:2] != "##"
+        assert starts[number] == begins
+    words = "the cat walked over hills"
+    ids = tokenizer.encode_sentences([words])[0]
+    assert starts[ids].sum() == len(words.split())
+
+
+# Files
+
+
+def test_a_saved_tokenizer_is_the_same_one(trained, tmp_path):
+    tokenizer, output = trained
+    tokenizer.save(tmp_path / "copy")
+    name = "spm.model" if tokenizer.kind == "sentencepiece" else "vocab.txt"
+    for other in (
+        load_tokenizer(output),
+        load_tokenizer(str(tmp_path / "copy")),
+        load_tokenizer(tmp_path / "copy" / name, kind=tokenizer.kind),
+        pickle.loads(pickle.dumps(tokenizer)),
+    ):
+        assert other.sha256 == tokenizer.sha256
+        assert other.kind == tokenizer.kind and other.lowercase == tokenizer.lowercase
+        assert other.encode("the ﬁne cat").ids == tokenizer.encode("the ﬁne cat").ids
+    assert sorted(path.name for path in (tmp_path / "copy").iterdir()) == sorted(
+        [name, "tokenizer_config.json"]
+    )
+
+
+def test_the_hash_is_of_vocabulary_and_normalisation():
+    hashes = {
+        wordpiece("a", "b").sha256,
+        wordpiece("b", "a").sha256,
+        wordpiece("a", "b", lowercase=False).sha256,
+        wordpiece("a", "b", strip_accents=False).sha256,
+    }
+    assert len(hashes) == 4
+    assert wordpiece("a", "b", strip_accents=True).sha256 == wordpiece("a", "b").sha256
+
+
+def test_settings_beside_a_vocabulary(tmp_path):
+    vocabulary = "\n".join([*SPECIALS, "été", "ete"])
+    (tmp_path / "vocab.txt").write_text(vocabulary + "\n", encoding="utf-8")
+    assert load_tokenizer(tmp_path).lowercase
+    (tmp_path / "tokenizer_config.json").write_text(
+        '{"do_lower_case": true, "strip_accents": false}'
+    )
+    assert load_tokenizer(tmp_path).encode("ÉTÉ").ids[1] == 5
+    (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": false}')
+    assert not load_tokenizer(tmp_path).lowercase
+    assert load_tokenizer(tmp_path, lowercase=True).lowercase
+
+
+def test_without_settings_the_vocabulary_tells_whether_it_is_cased(tmp_path):
+    path = tmp_path / "cased.txt"
+    path.write_text("\r\n".join([*SPECIALS, "the", "The", "[unused1]"]))
+    tokenizer = load_tokenizer(path)
+    assert not tokenizer.lowercase and tokenizer.vocab_size == 8
+    assert tokenizer.encode("The").ids[1] == 6
+    path.write_text("\n".join([*SPECIALS, "the", "[UNUSED]"]))
+    assert load_tokenizer(path).lowercase
+
+
+def test_tokens_that_look_like_line_ends_are_tokens(tmp_path):
+    path = tmp_path / "vocab.txt"
+    path.write_bytes("\n".join([*SPECIALS, "\u2028", "\x85", "a"]).encode() + b"\n")
+    assert load_tokenizer(path).token(7) == "a"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("\n".join([*SPECIALS, "a", "b", "a"]), r"vocab\.txt:8: 'a' is already on line 6"),
+        ("\n".join([*SPECIALS, "a", "", "b"]), r"vocab\.txt:7: an empty line"),
+        ("\n".join(SPECIALS[:3]), r"has no \[SEP\], \[MASK\]"),
+        ("", r"has no \[PAD\]"),
+        (b"\xff\xfe\x00", "neither a WordPiece vocabulary in UTF-8 nor a SentencePiece model"),
+    ],
+)
+def test_bad_vocabularies_are_refused(tmp_path, content, reason):
+    data = content if isinstance(content, bytes) else content.encode()
+    (tmp_path / "vocab.txt").write_bytes(data)
+    with pytest.raises(UserError, match=reason):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[" * 100_000, "[]", '{"do_lower_case": "yes"}', "9" * 5000, "\x00"]
+)
+def test_bad_settings_are_refused(tmp_path, content):
+    (tmp_path / "vocab.txt").write_text("\n".join(SPECIALS))
+    (tmp_path / "tokenizer_config.json").write_text(content)
+    with pytest.raises(UserError, match=r"tokenizer_config\.json: "):
+        load_tokenizer(tmp_path)
+
+
+def test_one_kind_is_refused_where_the_other_was_said(trained, tmp_path):
+    tokenizer, output = trained
+    other = "wordpiece" if tokenizer.kind == "sentencepiece" else "sentencepiece"
+    with pytest.raises(UserError, match=f"{other} was said"):
+        load_tokenizer(output, kind=other)
+    name, wrong = ("spm.model", "vocab.txt")
+    if tokenizer.kind == "wordpiece":
+        name, wrong = wrong, name
+    (tmp_path / wrong).write_bytes((output / name).read_bytes())
+    with pytest.raises(
+        UserError, match=r"is a SentencePiece model, not|is not a SentencePiece model"
+    ):
+        load_tokenizer(tmp_path)
+    with pytest.raises(
+        UserError, match=r"is a SentencePiece model, not|is not a SentencePiece model"
+    ):
+        load_tokenizer(output / name, kind=other)
+
+
+def test_directories_without_or_with_too_many_vocabularies(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        load_tokenizer(tmp_path / "no")
+    with pytest.raises(UserError, match=r"neither vocab\.txt nor spm\.model"):
+        load_tokenizer(tmp_path)
+    for name in ("vocab.txt", "spm.model"):
+        (tmp_path / name).write_text("\n".join(SPECIALS))
+    with pytest.raises(UserError, match="holds both"):
+        load_tokenizer(tmp_path)
+    assert load_tokenizer(tmp_path, kind="wordpiece").vocab_size == 5
+
+
+def test_damaged_models_never_crash(corpus_file, tmp_path):
+    config = TokenizerConfig((str(corpus_file),), str(tmp_path / "out"), vocab_size=48)
+    train_tokenizer(config, lambda line: None)
+    data = (tmp_path / "out/spm.model").read_bytes()
+    generator = random.Random(0)
+    path = tmp_path / "spm.model"
+    refused = 0
+    for _ in range(60):
+        damaged = bytearray(data[: generator.choice([len(data), generator.randrange(len(data))])])
+        if damaged:
+            damaged[generator.randrange(min(200, len(damaged)))] ^= 1 << generator.randrange(8)
+        path.write_bytes(damaged)
+        try:
+            load_tokenizer(path).encode("the cat")
+        except UserError as error:
+            assert str(error).startswith(str(path))
+            refused += 1
+    assert refused > 20
+
+
+# Training
+
+
+@pytest.mark.parametrize("kind", ["sentencepiece", "wordpiece"])
+def test_training_gives_the_same_bytes_in_every_process(kind, corpus_file, tmp_path):
+    name = "spm.model" if kind == "sentencepiece" else "vocab.txt"
+    program = (
+        "import sys; from bertjax.text.tokenizer import *; "
+        "config = TokenizerConfig((sys.argv[1],), sys.argv[2], sys.argv[3], int(sys.argv[4])); "
+        "train_tokenizer(config, print)"
+    )
+    found = set()
+    for run in range(3):
+        output = str(tmp_path / str(run))
+        size = "48" if kind == "sentencepiece" else "90"
+        command = [sys.executable, "-c", program, str(corpus_file), output, kind, size]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0 and done.stderr == "", done.stderr
+        assert len(done.stdout.splitlines()) == 2
+        found.add((epath.Path(output) / name).read_bytes())
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize("kind", ["sentencepiece", "wordpiece"])
+def test_cased_vocabularies_keep_case(kind, corpus_file, tmp_path):
+    config = TokenizerConfig((str(corpus_file),), str(tmp_path), kind, 60, lowercase=False)
+    tokenizer = train_tokenizer(config, lambda line: None)
+    assert not tokenizer.lowercase
+    assert tokenizer.encode("The").ids != tokenizer.encode("the").ids
+    assert load_tokenizer(tmp_path).sha256 == tokenizer.sha256
+
+
+@pytest.mark.parametrize("kind", ["sentencepiece", "wordpiece"])
+def test_a_vocabulary_that_the_text_cannot_fill_names_the_largest(kind, corpus_file, tmp_path):
+    output = tmp_path / "out"
+    config = TokenizerConfig((str(corpus_file),), str(output), kind, 5000)
+    with pytest.raises(UserError, match=r"at most [0-9]+ tokens") as caught:
+        train_tokenizer(config, lambda line: None)
+    assert not output.exists()
+    largest = int(str(caught.value).split("at most ")[1].split()[0])
+    tokenizer = train_tokenizer(dataclasses.replace(config, vocab_size=largest), lambda line: None)
+    assert tokenizer.vocab_size == largest
+
+
+def test_a_vocabulary_that_cannot_hold_the_characters_is_refused(corpus_file, tmp_path):
+    config = TokenizerConfig((str(corpus_file),), str(tmp_path), vocab_size=12)
+    with pytest.raises(UserError, match=r"characters alone need [0-9]+"):
+        train_tokenizer(config, lambda line: None)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", ["", "\n\n", "\ufeff\n"])
+@pytest.mark.parametrize("kind", ["sentencepiece", "wordpiece"])
+def test_no_text_is_refused(kind, content, tmp_path):
+    (tmp_path / "a.txt").write_text(content, encoding="utf-8")
+    config = TokenizerConfig((str(tmp_path / "a.txt"),), str(tmp_path / "out"), kind)
+    with pytest.raises(UserError, match=r"a\.txt: no text"):
+        train_tokenizer(config, lambda line: None)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "fields", [{"vocab_size": 5}, {"character_coverage": 0.5}, {"max_sentences": 0}]
+)
+def test_impossible_settings_are_refused_by_name(fields):
+    with pytest.raises(UserError, match=next(iter(fields))):
+        TokenizerConfig(("a.txt",), "out", **fields)
+
+
+def test_training_again_returns_what_is_there_and_never_overwrites(corpus_file, tmp_path):
+    config = TokenizerConfig((str(corpus_file),), str(tmp_path), vocab_size=48)
+    first = train_tokenizer(config, lambda line: None)
+    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    lines = []
+    assert train_tokenizer(config, lines.append).sha256 == first.sha256
+    assert len(lines) == 1 and "already holds" in lines[0]
+    for other in (
+        dataclasses.replace(config, vocab_size=47),
+        dataclasses.replace(config, kind="wordpiece"),
+        dataclasses.replace(config, max_sentences=100),
+    ):
+        with pytest.raises(UserError, match="already holds a tokenizer of other text"):
+            train_tokenizer(other, lines.append)
+    (tmp_path / "training.json").write_text("{")
+    with pytest.raises(UserError, match="already holds a tokenizer"):
+        train_tokenizer(config, lines.append)
+    (tmp_path / "training.json").unlink()
+    assert before == before | {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+
+
+def test_a_killed_training_leaves_no_vocabulary_and_can_be_run_again(
+    corpus_file, tmp_path, monkeypatch
+):
+    config = TokenizerConfig((str(corpus_file),), str(tmp_path), vocab_size=48)
+    real = pieces.write_atomically
+
+    def die_at_the_vocabulary(path, data):
+        if path.name == "spm.model":
+            raise KeyboardInterrupt
+        real(path, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pieces, "write_atomically", die_at_the_vocabulary)
+        with pytest.raises(KeyboardInterrupt):
+            train_tokenizer(config, lambda line: None)
+    with pytest.raises(UserError, match="neither"):
+        load_tokenizer(tmp_path)
+    assert train_tokenizer(config, lambda line: None).vocab_size == 48
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_temporary_one(tmp_path, monkeypatch):
+    path = epath.Path(tmp_path / "f")
+    path.write_bytes(b"old")
+
+    def fail(self, target):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(type(path), "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        pieces.write_atomically(path, b"new")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["f"]
+    assert path.read_bytes() == b"old"
+
+
+def test_the_sample_is_even_and_in_order():
+    from bertjax.text.tokenizer import _sample
+
+    numbers = [int(sentence) for sentence in _sample(map(str, range(10_000)), 500)]
+    assert len(numbers) == 500 and numbers == sorted(set(numbers))
+    halves = sum(number < 5000 for number in numbers)
+    assert 200 < halves < 300  # 250 expected, deviation 11
+    assert _sample(["a", "b"], 500) == ["a", "b"]
+
+
+def test_very_long_lines_are_trained_on(tmp_path):
+    # The library would drop a sentence of more than some thousand bytes without a word.
+    words = random.Random(0).choices(["walked", "over", "hills"], k=20_000)
+    (tmp_path / "a.txt").write_text(" ".join(words) + "\n" + "z" * 20_000 + "\n")
+    config = TokenizerConfig((str(tmp_path / "a.txt"),), str(tmp_path / "out"), vocab_size=22)
+    tokenizer = train_tokenizer(config, lambda line: None)
+    tokens = [tokenizer.token(number).strip("▁") for number in range(5, 22)]
+    assert "z" in tokens and any(
+        len(token) > 1 and token in "walked over hills" for token in tokens
+    )
+
+
+def test_jsonl_is_trained_on(tmp_path):
+    rows = [json.dumps({"text": " ".join(sentences(50, seed))}) for seed in range(20)]
+    (tmp_path / "a.jsonl").write_text("\n".join(rows))
+    config = TokenizerConfig((str(tmp_path / "*.jsonl"),), str(tmp_path / "out"), vocab_size=48)
+    assert train_tokenizer(config, lambda line: None).vocab_size == 48
+
+
+def test_importing_loads_no_heavy_library():
+    program = (
+        "import sys, bertjax.text.tokenizer, bertjax.text.corpus; "
+        "print([name for name in ('jax', 'tokenizers', 'sentencepiece', 'sentencex', 'tensorflow') "
+        "if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+# Real vocabularies
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("name", "lowercase"),
+    [
+        ("bert-base-uncased-vocab.txt", True),
+        ("bert-base-cased-vocab.txt", False),
+        ("bert-base-multilingual-cased-vocab.txt", False),
+    ],
+)
+def test_ids_are_those_of_hugging_faces_tokenizer(data_dir, name, lowercase):
+    from tokenizers.implementations import BertWordPieceTokenizer
+
+    path = data_dir / "vocab" / name
+    tokenizer = load_tokenizer(path)
+    assert tokenizer.lowercase == lowercase  # found from the vocabulary alone
+    reference = BertWordPieceTokenizer(str(path), lowercase=lowercase)
+    assert tokenizer.vocab_size == reference.get_vocab_size()
+    texts = [text for text in TEXTS if "[CLS]" not in text]
+    texts += (data_dir / "udhr").joinpath("eng.txt").read_text(encoding="utf-8").split("\n")
+    for file in sorted((data_dir / "udhr").glob("*.txt"))[::25]:
+        texts += file.read_text(encoding="utf-8").split("\n")[:20]
+    assert len(texts) > 300
+    plain = tokenizer.encode_sentences(texts)
+    for text, ids in zip(texts, plain, strict=True):
+        expected = reference.encode(text)
+        found = tokenizer.encode(text)
+        assert found.ids == expected.ids
+        assert found.offsets == expected.offsets
+        assert ids.tolist() == expected.ids[1:-1]
+
+
+@pytest.mark.data
+def test_other_sentencepiece_models_are_refused_for_what_they_lack(data_dir):
+    for path in sorted((data_dir / "sentencepiece").glob("*.model")):
+        with pytest.raises(UserError, match=r"has no .*\[CLS\].*\[MASK\]"):
+            load_tokenizer(path)

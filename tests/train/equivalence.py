@@ -1,0 +1,129 @@
+"""Twenty steps of pre-training in several ways; prints their losses as JSON.
+
+Run by test_step.py with 8 fake devices: python equivalence.py [WAY ...]
+"""
+
+import functools
+import json
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import PartitionSpec
+
+import bertjax as bj
+from bertjax.train import optimizer as optimizers
+from bertjax.train import sharding
+from bertjax.train.step import init_state, jit_train_step, make_train_step
+
+B, T, V, STEPS = 16, 32, 512, 20
+CONFIG = bj.BertConfig(
+    vocab_size=V,
+    hidden_size=64,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    intermediate_size=128,
+    max_position_embeddings=T,
+)
+PLAIN = bj.Execution()
+RECIPE = optimizers.OptimizerConfig(learning_rate=1e-3, warmup_steps=4)
+SPECIAL = np.zeros(V, bool)
+SPECIAL[[0, 2, 3, 4]] = True
+
+
+def batch(step):
+    """Rows of unequal length, so that microbatches and devices have unequal numbers of masks."""
+    rng = np.random.default_rng(step)
+    lengths = rng.integers(6, T + 1, B)
+    ids = rng.zipf(1.3, (B, T)) % (V - 5) + 5
+    ids = np.where(np.arange(T)[None] < lengths[:, None], ids, 0).astype(np.int32)
+    return {
+        "input_ids": ids,
+        "attention_mask": (ids != 0).astype(np.int32),
+        "token_type_ids": np.zeros((B, T), np.int32),
+        "next_sentence_label": rng.integers(0, 2, B).astype(np.int32),
+    }
+
+
+def prepare(batch, keys):
+    masked = bj.mask_tokens(
+        keys, batch["input_ids"], mask_id=4, vocab_size=V, special=SPECIAL, max_predictions=6
+    )
+    return {**batch, **masked}
+
+
+def step_and_state(accumulation, execution, axis_name=None):
+    optimizer = optimizers.make_optimizer(RECIPE, 100)
+    step = make_train_step(
+        functools.partial(bj.pretraining_loss, config=CONFIG, execution=execution),
+        optimizer,
+        weights_fn=bj.pretraining_weights,
+        seed=1,
+        prepare=prepare,
+        accumulation=accumulation,
+        axis_name=axis_name,
+    )
+    return step, init_state(bj.init_params(CONFIG, jax.random.key(0)), optimizer)
+
+
+def under_jit(mesh_config, devices, accumulation=2, execution=PLAIN):
+    mesh = sharding.make_mesh(mesh_config, jax.devices()[:devices])
+    step, state = step_and_state(accumulation, execution)
+    shardings = sharding.state_shardings(mesh, state)
+    state = jax.device_put(state, shardings)
+    compiled = jit_train_step(step, mesh, shardings)
+    for number in range(STEPS):
+        rows = batch(number)
+        put = sharding.make_global_batch(
+            mesh, B, lambda at, rows=rows: {name: array[at] for name, array in rows.items()}
+        )
+        state, metrics = compiled(state, put)
+        yield metrics["loss"]
+
+
+def under_shard_map():
+    mesh = sharding.make_mesh(sharding.MeshConfig(data=4, fsdp=2))
+    step, state = step_and_state(2, bj.Execution(), axis_name=("data", "fsdp"))
+    rows = PartitionSpec(("data", "fsdp"))
+    whole = PartitionSpec()
+    mapped = jax.shard_map(
+        step, mesh=mesh, in_specs=(whole, rows), out_specs=whole, check_vma=False
+    )
+    compiled = jax.jit(mapped)
+    for number in range(STEPS):
+        state, metrics = compiled(state, batch(number))
+        yield metrics["loss"]
+
+
+def under_pmap():
+    count = jax.device_count()
+    step, state = step_and_state(2, bj.Execution(), axis_name="data")
+    compiled = jax.pmap(step, axis_name="data")
+    state = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), state)
+    for number in range(STEPS):
+        rows = jax.tree.map(
+            lambda leaf: leaf.reshape(count, B // count, *leaf.shape[1:]), batch(number)
+        )
+        state, metrics = compiled(state, rows)
+        yield metrics["loss"][0]
+
+
+WAYS = {
+    "plain": lambda: under_jit(sharding.MeshConfig(), 1, accumulation=1),
+    "accumulated": lambda: under_jit(sharding.MeshConfig(), 1),
+    "scanned": lambda: under_jit(
+        sharding.MeshConfig(), 1, execution=bj.Execution(scan_layers=True)
+    ),
+    "remat": lambda: under_jit(sharding.MeshConfig(), 1, execution=bj.Execution(remat="full")),
+    "data 8": lambda: under_jit(sharding.MeshConfig(8), 8),
+    "data 4 x fsdp 2": lambda: under_jit(sharding.MeshConfig(4, 2), 8),
+    "data 2 x tensor 4": lambda: under_jit(sharding.MeshConfig(2, 1, 4), 8),
+    "shard_map": under_shard_map,
+    "pmap": under_pmap,
+}
+
+
+if __name__ == "__main__":
+    losses = {name: [float(loss) for loss in WAYS[name]()] for name in sys.argv[1:] or WAYS}
+    print(json.dumps(losses))

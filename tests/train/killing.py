@@ -1,0 +1,71 @@
+"""Kills a training command at random places and starts it again; for any command that prints
+`step 12/100` lines, as `bertjax.train.telemetry` does."""
+
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+_STEP = re.compile(r"^step +([\d,]+)/")
+# What is measured with a clock differs from run to run.
+_TIMES = ("tokens_per_second", "data_wait", "seconds")
+
+
+def start(command: Sequence[str]) -> subprocess.Popen[str]:
+    root = str(pathlib.Path(__file__).parents[2])
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": root}
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    )
+
+
+def run_killed(command: Sequence[str], *, kills: int, save_every: int, seed: int) -> list[str]:
+    """Runs a command, kills it `kills` times with SIGKILL, lets it finish; the output of each run.
+
+    Every second kill comes within a quarter of a second after the step of a save, while its files
+    are being written; the others come after a random step of the two intervals that follow.
+    """
+    rng = np.random.default_rng(seed)
+    outputs = []
+    for kill in range(kills):
+        process = start(command)
+        seen: list[str] = []
+        target = None
+        assert process.stdout is not None
+        for line in process.stdout:
+            seen.append(line)
+            if not (match := _STEP.match(line)):
+                continue
+            step = int(match[1].replace(",", ""))
+            if target is None:
+                target = step + int(rng.integers(0, 2 * save_every))
+                target += -target % save_every if kill % 2 else 0
+            if step >= target:
+                time.sleep(rng.uniform(0, 0.25) if kill % 2 else rng.uniform(0, 0.02))
+                process.kill()
+        process.stdout.close()
+        outputs.append("".join(seen))
+        assert process.wait() in (-signal.SIGKILL, 0), outputs[-1]
+    process = start(command)
+    outputs.append(process.communicate()[0])
+    assert process.returncode == 0, outputs[-1]
+    return outputs
+
+
+def records_in_hex(metrics: pathlib.Path) -> list[str]:
+    """The lines of a metrics.jsonl with floats in hex, without what a clock measured."""
+    records = [json.loads(line) for line in metrics.read_text().splitlines()]
+    return [
+        " ".join(
+            f"{key}={value.hex() if isinstance(value, float) else value}"
+            for key, value in record.items()
+            if key not in _TIMES
+        )
+        for record in records
+    ]

@@ -1,0 +1,401 @@
+import dataclasses
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from bertjax.errors import UserError
+from bertjax.train.checkpoint import Checkpoints
+from bertjax.train.loop import LoopConfig
+
+SCRIPT = str(pathlib.Path(__file__).with_name("toy_run.py"))
+
+
+@pytest.fixture(scope="module")
+def straight(toy, killing, tmp_path_factory):
+    """(result, records) of a run that nothing interrupted."""
+    workdir = tmp_path_factory.mktemp("straight")
+    result = toy.run(workdir)
+    return result, killing.records_in_hex(workdir / "metrics.jsonl")
+
+
+def same(toy, killing, workdir, result, straight):
+    expected, records = straight
+    assert toy.digest(result.state) == toy.digest(expected.state)
+    assert killing.records_in_hex(workdir / "metrics.jsonl") == records
+    assert result.best == expected.best
+    return True
+
+
+def acting_at(toy, action, *steps):
+    """The toy's step, which first does something at some steps (counted from 1)."""
+
+    def step(state, batch):
+        now = int(state.step) + 1
+        if now in steps:
+            action(now)
+        return toy.train_step(state, batch)
+
+    return step
+
+
+def terminate(*_):
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def crash(*_):
+    raise RuntimeError("the power went")
+
+
+def test_the_straight_run_is_what_it_should_be(toy, straight):
+    result, records = straight
+    assert not result.stopped
+    assert result.resumed_from is None
+    assert int(result.state.step) == 12
+    kinds = [tuple(record.split()[:2]) for record in records]
+    train = [(f"step={step}", "kind=train") for step in (3, 6, 9, 12)]
+    evals = [(f"step={step}", "kind=eval") for step in (5, 10, 12)]
+    assert sorted(kinds) == sorted(train + evals)
+    assert [r["step"] for r in result.history] == [3, 5, 6, 9, 10, 12, 12]
+
+
+# R1, R2, R3: interrupted is uninterrupted
+
+
+@pytest.mark.parametrize("stops", [(1,), (4,), (5, 7), (11, 12), (12,)], ids=str)
+def test_sigterm_saves_and_the_resumed_run_has_the_same_bits(
+    toy, killing, straight, tmp_path, stops
+):
+    lines = []
+    for stop in stops:
+        result = toy.run(tmp_path, step=acting_at(toy, terminate, stop), log=lines.append)
+        assert result.stopped
+        assert int(result.state.step) == stop
+        assert f"Stopped at step {stop} of 12" in lines[-1]
+    result = toy.run(tmp_path)
+    assert result.resumed_from == stops[-1]
+    assert same(toy, killing, tmp_path, result, straight)
+
+
+@pytest.mark.parametrize("crashes", [(1, 6), (9, 11)], ids=str)
+def test_a_crash_costs_at_most_an_interval_and_changes_nothing(
+    toy, killing, straight, tmp_path, crashes
+):
+    for at in crashes:
+        with pytest.raises(RuntimeError, match="power"):
+            toy.run(tmp_path, step=acting_at(toy, crash, at))
+    result = toy.run(tmp_path)
+    assert (result.resumed_from or 0) >= crashes[-1] - 1 - toy.CONFIG.save_every
+    assert same(toy, killing, tmp_path, result, straight)
+
+
+@pytest.mark.parametrize("evaluation", [1, 3])
+def test_sigterm_in_an_evaluation_is_caught_up(toy, killing, straight, tmp_path, evaluation):
+    asked = 0
+
+    def evaluator(params, should_stop):
+        nonlocal asked
+        asked += 1
+        if asked == evaluation:
+            assert not should_stop()
+            terminate()
+            assert should_stop()
+        return toy.evaluate(params, should_stop)
+
+    result = toy.run(tmp_path, evaluator=evaluator)
+    assert result.stopped
+    assert int(result.state.step) == {1: 5, 3: 12}[evaluation]
+    assert same(toy, killing, tmp_path, toy.run(tmp_path), straight)
+    again = toy.run(tmp_path, evaluator=lambda *_: pytest.fail("evaluated twice"))
+    assert again.already_complete
+
+
+def test_sigterm_during_a_save(toy, killing, straight, tmp_path, monkeypatch):
+    original = Checkpoints.save
+
+    def save(self, *arguments, **options):
+        saved = original(self, *arguments, **options)
+        terminate()  # its files are being written now
+        return saved
+
+    monkeypatch.setattr(Checkpoints, "save", save)
+    result = toy.run(tmp_path)
+    assert result.stopped
+    assert int(result.state.step) == 5, "the step after the save"
+    monkeypatch.undo()
+    assert same(toy, killing, tmp_path, toy.run(tmp_path), straight)
+
+
+def command(workdir, *options):
+    return [sys.executable, SCRIPT, str(workdir), *options]
+
+
+def test_sigkill_in_training_and_in_saves(killing, tmp_path):
+    """R1, R6 with the real signal; the slow test below does the same more often."""
+    options = ("--steps", "24", "--size", "20000")
+    survives(killing, tmp_path, options, kills=4, seed=1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_many_sigkills_in_training_and_in_saves(killing, tmp_path):
+    options = ("--steps", "90", "--size", "60000")
+    survives(killing, tmp_path, options, kills=24, seed=2)
+
+
+def survives(killing, tmp_path, options, *, kills, seed):
+    clean = killing.start(command(tmp_path / "clean", *options)).communicate()[0]
+    outputs = killing.run_killed(
+        command(tmp_path / "killed", *options), kills=kills, save_every=5, seed=seed
+    )
+    assert sum("final" not in output for output in outputs) >= kills - 1
+    assert outputs[-1].splitlines()[-1] == clean.splitlines()[-1]
+    assert clean.splitlines()[-1].startswith("final ")
+    records = [killing.records_in_hex(tmp_path / n / "metrics.jsonl") for n in ("clean", "killed")]
+    assert records[0] == records[1]
+
+
+def test_exit_code_and_repeated_signals(killing, tmp_path):
+    def signalled(*delays):
+        process = killing.start(command(tmp_path / str(len(delays)), "--sleep", "2"))
+        while not process.stdout.readline().startswith("step  1/"):
+            assert process.poll() is None
+        for delay in delays:
+            time.sleep(delay)
+            process.send_signal(signal.SIGTERM)
+        output = process.communicate()[0]
+        return process.returncode, output
+
+    code, output = signalled(0.0, 0.05)
+    assert code == 75, "one that is passed on twice is one"
+    assert "to be resumed" in output
+    code, output = signalled(0.0, 1.2, 0.0)
+    assert code == -signal.SIGTERM, "a second one ends the process at once"
+
+
+def test_handlers_are_put_back_and_other_threads_get_none(toy, tmp_path):
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    seen = []
+
+    def look(_):
+        seen.append(signal.getsignal(signal.SIGTERM))
+
+    def run(name):
+        toy.run(tmp_path / name, LoopConfig(1), step=acting_at(toy, look, 1))
+
+    run("main")
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+    thread = threading.Thread(target=run, args=("thread",))
+    thread.start()
+    thread.join()
+    assert seen[0] != before[0]
+    assert seen[1] == before[0]
+
+
+# R8, R9
+
+
+def test_a_damaged_checkpoint_costs_an_interval_and_changes_nothing(
+    toy, killing, straight, tmp_path
+):
+    toy.run(tmp_path, step=acting_at(toy, terminate, 11))
+    data = (tmp_path / "checkpoints" / "11" / "state").rglob("d/*")
+    largest = max(data, key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 4
+    largest.write_bytes(content)
+    lines = []
+    result = toy.run(tmp_path, log=lines.append)
+    assert "WARNING" in lines[0]
+    assert result.resumed_from == 10
+    assert same(toy, killing, tmp_path, result, straight)
+
+
+# R13: steps that are not finite
+
+
+def test_a_bad_step_is_skipped_counted_and_not_saved_at(toy, tmp_path):
+    lines = []
+    config = dataclasses.replace(toy.CONFIG, eval_every=0)
+    toy.run(tmp_path, config, poison=frozenset({2, 3, 4}), log=lines.append)
+    assert "step 3: loss or gradient is not finite; skipped." in lines
+    assert "step 6 is finite again after 3 skipped." in lines
+    assert any("skipped 2" in line for line in lines if line.startswith("step  6/12"))
+    # Step 4 was due but bad; its save came with the first good step.
+    steps = sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
+    assert steps == [6, 8, 12]
+
+
+def test_too_many_bad_steps_stop_the_run_and_evict_nothing(toy, killing, tmp_path):
+    config = LoopConfig(12, log_every=3, eval_every=0, save_every=1, max_bad_steps=4)
+    with pytest.raises(UserError, match=r"4 steps in a row, up to step 10.*step 6 is whole"):
+        toy.run(tmp_path, config, poison=frozenset(range(6, 12)))
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        assert checkpoints.steps() == [4, 5, 6]
+    result = toy.run(tmp_path, config)  # what made it bad is gone: the same command goes on
+    assert result.resumed_from == 6
+    expected = toy.run(tmp_path / "clean", config)
+    assert toy.digest(result.state) == toy.digest(expected.state)
+
+
+def test_bad_steps_in_a_row_are_counted_across_a_restart(toy, tmp_path):
+    config = LoopConfig(12, eval_every=0, save_every=4, max_bad_steps=5)
+    poison = frozenset(range(3, 12))
+
+    def forget_to_wait(now):
+        terminate()
+
+    result = toy.run(tmp_path, config, poison=poison, step=acting_at(toy, forget_to_wait, 6))
+    assert result.stopped
+    with pytest.raises(UserError, match="5 steps in a row"):
+        toy.run(tmp_path, config, poison=poison)
+
+
+def test_a_step_that_does_not_guard_itself_never_gets_saved(toy, tmp_path):
+    def unguarded(state, batch):
+        state, metrics = toy.train_step(state, batch)
+        params = jax.tree.map(lambda x: x * np.nan, state.params) if state.step == 6 else state.params
+        return state.replace(params=params), {"loss": metrics["loss"]}
+
+    config = dataclasses.replace(toy.CONFIG, eval_every=0, save_every=3)
+    with pytest.raises(UserError, match=r"not finite|NaN"):
+        toy.run(tmp_path, config, step=unguarded)
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        assert checkpoints.steps() == [3]
+
+
+# R16: another run
+
+
+@pytest.mark.parametrize(
+    ("identity", "message"),
+    [
+        ({"model": {"size": 65}, "data": "abc", "seed": 1}, r"model\.size \(64 there, 65 here\)"),
+        ({"model": {"size": 64}, "data": "abd", "seed": 2}, r"data \(abc .* seed \(1 there, 2"),
+        ({"model": {"size": 64}, "data": "abc"}, r"seed \(1 there, absent here\)"),
+    ],
+)
+def test_another_run_is_refused_by_name(toy, tmp_path, identity, message):
+    toy.run(tmp_path, LoopConfig(1))
+    with pytest.raises(UserError, match=message) as error:
+        toy.run(tmp_path, LoopConfig(2), identity=identity)
+    assert "--fresh" in str(error.value)
+
+
+def test_another_shape_is_refused_by_name(toy, tmp_path):
+    toy.run(tmp_path, LoopConfig(1))
+    with pytest.raises(UserError, match=r"params/w is float32\[64, 8\] there and float32\[32, 8\]"):
+        toy.run(tmp_path, LoopConfig(2), size=32)
+
+
+def test_what_may_change_is_told_in_one_line(toy, tmp_path):
+    toy.run(tmp_path, LoopConfig(2), facts={"mesh": [1, 1], "dtype": "float32"})
+    lines = []
+    toy.run(
+        tmp_path,
+        LoopConfig(4),
+        facts={"mesh": (8, 1), "dtype": "float32"},
+        explain={"train_steps": "the learning rate jumps"},
+        log=lines.append,
+    )
+    assert lines[0] == (
+        "Resumed at step 2 of 4; changed: mesh [1, 1] -> [8, 1]; "
+        "train_steps 2 -> 4 (the learning rate jumps)."
+    )
+
+
+# Ends, best, data
+
+
+def test_a_complete_run_does_nothing_and_says_so(toy, killing, straight, tmp_path):
+    toy.run(tmp_path)
+    before = sorted(path.stat().st_mtime_ns for path in tmp_path.rglob("*"))
+    lines = []
+    result = toy.run(tmp_path, log=lines.append)
+    assert lines == ["The run is complete: step 12 of 12."]
+    assert result.already_complete
+    assert not result.stopped
+    assert sorted(path.stat().st_mtime_ns for path in tmp_path.rglob("*")) == before
+    assert same(toy, killing, tmp_path, result, straight)
+
+
+def test_the_best_checkpoint_is_kept_and_exported(toy, tmp_path):
+    values = iter([5.0, 1.0, 4.0, 3.0, 2.0, 6.0])
+
+    def evaluator(params, _):
+        return {"loss": next(values)}
+
+    config = LoopConfig(6, eval_every=1, save_every=1)
+    result = toy.run(tmp_path, config, evaluator=evaluator)
+    assert (result.best["step"], result.best["value"]) == (2, 1.0)
+    with Checkpoints(tmp_path / "checkpoints", read_only=True) as checkpoints:
+        assert checkpoints.steps() == [2, 4, 5, 6]
+        assert checkpoints.restore_params(which="best").meta["step"] == 2
+
+
+def test_the_best_is_saved_even_between_two_saves(toy, tmp_path):
+    config = LoopConfig(6, eval_every=2, save_every=100)
+    toy.run(tmp_path, config, evaluator=lambda params, _: {"loss": 1.0}, best_mode="max")
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["2", "6"]
+
+
+def test_an_error_in_the_data_is_raised_and_the_run_resumes(toy, killing, straight, tmp_path):
+    original = toy.batch_at
+
+    def broken(step, *arguments, **options):
+        if step == 7:
+            raise UserError("shard 3: record 12 is damaged")
+        return original(step, *arguments, **options)
+
+    toy.batch_at = broken
+    try:
+        with pytest.raises(UserError, match="record 12"):
+            toy.run(tmp_path)
+    finally:
+        toy.batch_at = original
+    assert same(toy, killing, tmp_path, toy.run(tmp_path), straight)
+
+
+def test_metrics_are_fetched_one_step_late(toy, tmp_path):
+    events = []
+
+    class Watched:
+        def __init__(self, step):
+            self.step = step
+
+        def __array__(self, *_, **__):
+            events.append(f"fetch {self.step}")
+            return np.float32(1.0)
+
+    def step(state, batch):
+        number = len([event for event in events if event.startswith("step")]) + 1
+        events.append(f"step {number}")
+        state, _ = toy.train_step(state, batch)
+        return state, {"loss": Watched(number)}
+
+    toy.run(tmp_path, LoopConfig(4, eval_every=0), step=step)
+    assert events == [
+        "step 1", "step 2", "fetch 1", "step 3", "fetch 2", "step 4", "fetch 3", "fetch 4"
+    ]  # fmt: skip
+
+
+def test_importing_the_loop_loads_no_jax():
+    code = "import sys, bertjax.train.loop; print(sorted({'jax', 'orbax', 'grain', 'tqdm'} & set(sys.modules)))"
+    root = pathlib.Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True
+    )
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(LoopConfig)])
+def test_negative_intervals_are_refused(field):
+    with pytest.raises(UserError, match=f"{field} is -1"):
+        LoopConfig(**{field: -1})
