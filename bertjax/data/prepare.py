@@ -20,10 +20,12 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from bertjax.data import division, shards, spill
+from bertjax.data import division, shards, spill, work
 from bertjax.data.pairs import SHORTEST_SEQUENCE, SPECIALS_PER_PAIR
 from bertjax.data.shards import CorpusFile, Manifest, ShardFile
 from bertjax.errors import UserError
+from bertjax.text import corpus
+from bertjax.text.tokenizer import Tokenizer, load_tokenizer
 
 BUILDING = ".building"
 _MIB = 1 << 20
@@ -93,10 +95,6 @@ def prepare(config: PrepareConfig, log: Callable[[str], None]) -> Manifest:
             shards of other text or settings, a full disk.
         bertjax.data.work.Stopped: a signal came; the same call goes on.
     """
-    # Imported here because the command line shows PrepareConfig without doing anything of this.
-    from bertjax.data import work
-    from bertjax.text.tokenizer import load_tokenizer
-
     started = time.monotonic()
     tokenizer = load_tokenizer(config.tokenizer)
     output = epath.Path(config.output)
@@ -105,8 +103,8 @@ def prepare(config: PrepareConfig, log: Callable[[str], None]) -> Manifest:
     processes = config.processes or (work.cores() if sum(sizes) >= _WORTH_WORKERS else 1)
     try:
         with work.Workers(processes) as workers:
-            corpus = workers.run(work.corpus_file, [(str(path),) for path in paths])
-            plan = _plan(config, tokenizer.sha256, corpus)
+            texts = workers.run(work.corpus_file, [(str(path),) for path in paths])
+            plan = _plan(config, tokenizer.sha256, texts)
             if (output / shards.MANIFEST).exists():
                 return _finished(output, plan, log)
             building, resumed = _start(output, plan, log)
@@ -118,10 +116,10 @@ def prepare(config: PrepareConfig, log: Callable[[str], None]) -> Manifest:
             segments = _tokenise(config, workers, paths, sizes, building, log)
             units = division.divide(segments, config.held_out, where=_named(paths))
             results = _pair(config, workers, units, segments, building, log)
-            manifest = _manifest(config, tokenizer, corpus, segments, units, results, building)
+            manifest = _manifest(config, tokenizer, texts, segments, units, results, building)
         _publish(output, building, manifest)
     except OSError as error:
-        if not shards.disk_is_full(error):
+        if not shards.cannot_write(error):
             raise
         raise UserError(
             f"{output}: can't be written ({error.strerror}); make room or name another --output, "
@@ -132,13 +130,20 @@ def prepare(config: PrepareConfig, log: Callable[[str], None]) -> Manifest:
 
 
 def _corpus_paths(config: PrepareConfig, output: epath.Path) -> tuple[epath.Path, ...]:
-    from bertjax.text import corpus
-
     if output.exists() and not output.is_dir():
         raise UserError(f"{output}: is a file; give a directory for the shards.")
-    inside = str(output.resolve()) + "/"
+    # Of an output inside the input, what an earlier run wrote is no text.
+    ours = (
+        str((output / shards.TOKENIZER).resolve()) + "/",
+        str((output / shards.MANIFEST).resolve()),
+    )
     paths = corpus.expand_inputs(config.input)
-    return tuple(path for path in paths if not str(path.resolve()).startswith(inside))
+    texts = tuple(path for path in paths if not str(path.resolve()).startswith(ours))
+    if not texts:
+        raise UserError(
+            f"{output}: holds no text, only shards; name the text's directory as input."
+        )
+    return texts
 
 
 def _named(paths: Sequence[epath.Path]) -> str:
@@ -146,14 +151,14 @@ def _named(paths: Sequence[epath.Path]) -> str:
 
 
 def _plan(
-    config: PrepareConfig, tokenizer_sha256: str, corpus: Sequence[CorpusFile]
+    config: PrepareConfig, tokenizer_sha256: str, texts: Sequence[CorpusFile]
 ) -> dict[str, Any]:
     """All that the shards depend on, as JSON has it; the names are the manifest's too."""
     names = ("max_seq_length", "dupe_factor", "short_seq_prob", "held_out", "seed", "block_mib")
     plan: dict[str, Any] = {name: getattr(config, name) for name in (*names, "language")}
     plan["format_version"] = shards.FORMAT_VERSION
     plan["tokenizer_sha256"] = tokenizer_sha256
-    plan["corpus"] = [dataclasses.asdict(file) for file in corpus]
+    plan["corpus"] = [dataclasses.asdict(file) for file in texts]
     return plan
 
 
@@ -203,15 +208,13 @@ def _changed(plan: dict[str, Any], there: dict[str, Any]) -> str:
 
 def _tokenise(
     config: PrepareConfig,
-    workers: Any,
+    workers: work.Workers,
     paths: Sequence[epath.Path],
     sizes: Sequence[int],
     building: epath.Path,
     log: Callable[[str], None],
 ) -> list[epath.Path]:
     """Pass 1. The segments, in the order of the corpus."""
-    from bertjax.data import work
-
     tasks = spill.make_tasks(paths, sizes, config.block_mib * _MIB // _PARTS_PER_BLOCK)
     segments = [building / "pass1" / f"{number:06d}.segment" for number in range(len(tasks))]
     options = {"seed": config.seed, "blocks": _blocks(config, sizes), "language": config.language}
@@ -231,15 +234,13 @@ def _blocks(config: PrepareConfig, sizes: Sequence[int]) -> int:
 
 def _pair(
     config: PrepareConfig,
-    workers: Any,
+    workers: work.Workers,
     units: Sequence[division.Unit],
     segments: Sequence[epath.Path],
     building: epath.Path,
     log: Callable[[str], None],
 ) -> list[dict[str, Any]]:
     """Pass 2. What became of each unit."""
-    from bertjax.data import work
-
     options = work.PairOptions(
         max_seq_length=config.max_seq_length,
         short_seq_prob=config.short_seq_prob,
@@ -260,8 +261,8 @@ def _pair(
 
 def _manifest(
     config: PrepareConfig,
-    tokenizer: Any,
-    corpus: Sequence[CorpusFile],
+    tokenizer: Tokenizer,
+    texts: Sequence[CorpusFile],
     segments: Sequence[epath.Path],
     units: Sequence[division.Unit],
     results: Sequence[dict[str, Any]],
@@ -292,12 +293,12 @@ def _manifest(
         held_out=config.held_out,
         language=config.language,
         block_mib=config.block_mib,
-        blocks=_blocks(config, [file.bytes for file in corpus]),
+        blocks=_blocks(config, [file.bytes for file in texts]),
         files={
             split: tuple(ShardFile(**file) for result in rows for file in result["files"])
             for split, rows in by_split.items()
         },
-        corpus=tuple(corpus),
+        corpus=tuple(texts),
         documents=sum(each.documents for each in totals),
         sentences=sum(each.sentences for each in totals),
         words=sum(each.words for each in totals),
@@ -311,7 +312,9 @@ def _manifest(
     )
 
 
-def _unigram_entropy(building: epath.Path, units: Sequence[division.Unit], tokenizer: Any) -> float:
+def _unigram_entropy(
+    building: epath.Path, units: Sequence[division.Unit], tokenizer: Tokenizer
+) -> float:
     """Nats a token: held-out ids under the add-one-smoothed training frequencies, no specials."""
     counts = {split: np.zeros(tokenizer.vocab_size, np.int64) for split in shards.SPLITS}
     for unit in units:

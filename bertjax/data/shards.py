@@ -32,7 +32,7 @@ _WRITER_OPTIONS = "group_size:1,uncompressed"
 # read([index]) costs time linear in the file's records (65 to 120 us at 20,000).
 _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 _COPY_BYTES = 1 << 20
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
 
 # A record: one byte of flags, one zero byte, the length of A as uint16, the ids of A, the ids of B.
 _RANDOM, _WIDE = 1, 2
@@ -245,7 +245,7 @@ def write_records(path: epath.Path, records: Iterable[bytes]) -> ShardFile:
     temporary directory and copied, because ArrayRecord writes local files only.
 
     Raises:
-        UserError: the disk is full.
+        UserError: it can't be written; the disk is full, for one.
     """
     if not is_local(path):
         with tempfile.TemporaryDirectory(prefix="bertjax-") as directory:
@@ -323,6 +323,6 @@ def write_atomically(path: epath.Path, data: bytes) -> None:
     temporary.replace(path)
 
 
-def disk_is_full(error: OSError) -> bool:
-    """Whether writing failed for want of room (disk, quota, or the largest size of a file)."""
-    return error.errno in _NO_SPACE
+def cannot_write(error: OSError) -> bool:
+    """Whether writing failed for want of room (disk, quota, size of a file) or of permission."""
+    return error.errno in _NOT_WRITABLE

@@ -108,7 +108,7 @@ def write_segment(
         for name, lines in batch:
             kept = [row for row in encoded[position : position + len(lines)] if len(row)]
             position += len(lines)
-            words += sum(len(line.split()) for line in lines)
+            words += len(" ".join(lines).split())
             if kept:
                 lengths.append(np.fromiter(map(len, kept), _LENGTH, len(kept)))
                 ids.append(np.concatenate(kept).astype(dtype))

@@ -91,7 +91,7 @@ _FUNCTION_WORD_LINE = (
 _FUNCTION_WORDS = frozenset(_FUNCTION_WORD_LINE.split())
 
 _UNDERLINE = re.compile(r"([=\-~^\"'*#+.`])\1{2,}")
-_TABLE = re.compile(r"[+|].*[+|]|[=\-+|: ]{5,}|.*\S(?: {3,}\S.*){2,}|.* \| .* \| .*")
+_TABLE = re.compile(r"[+|].*[+|]|[^\w\s]{5,}|[=\-+|: ]{5,}|.*\S(?: {3,}\S.*){2,}|.* \| .* \| .*")
 _BORDER = re.compile(r"=+(?: +=+)+")
 _BULLET = re.compile(r"(?:[-*+•–]|\(?(?:\d{1,2}|[a-z])[.)])\s+(?=\S)")
 _NUMPY_FIELD = re.compile(r"[*\w`'\"][\w.*,` '\"-]{0,80} : .*")
@@ -261,12 +261,12 @@ def _paragraphs(docstring: str) -> Iterator[str]:
     for line in _without_code(inspect.cleandoc(docstring)):
         text = line.strip()
         indent = len(line) - len(line.lstrip())
-        if not text or _TABLE.fullmatch(text):
-            yield " ".join(current)
-            current = []
-            continue
         if _UNDERLINE.fullmatch(text):
             yield " ".join(current[:-1])  # the last line was a heading
+            current = []
+            continue
+        if not text or _TABLE.fullmatch(text):
+            yield " ".join(current)
             current = []
             continue
         if _SECTION.fullmatch(text) or _NUMPY_FIELD.fullmatch(text):

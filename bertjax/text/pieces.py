@@ -34,13 +34,22 @@ class Encoding(NamedTuple):
 
 
 def write_atomically(path: epath.Path, data: bytes) -> None:
-    """Writes `path` by way of a temporary neighbour: a half-written file never has its name."""
+    """Writes `path` by way of a temporary neighbour: a half-written file never has its name.
+
+    Raises:
+        UserError: it can't be written (a full disk, no permission, a file where the directory
+            would be).
+    """
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
     try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.write_bytes(data)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"{path}: can't be written ({error.strerror or error}).") from error
 
 
 def truncated_lengths(first: int, second: int, budget: int) -> tuple[int, int]:
@@ -228,7 +237,6 @@ class PieceTokenizer(abc.ABC):
     def save(self, directory: epath.PathLike) -> None:
         """Writes the vocabulary and its settings into a directory; the vocabulary comes last."""
         directory = epath.Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
         for name, data in self._files().items():
             write_atomically(directory / name, data)
 

@@ -170,7 +170,7 @@ def train_tokenizer(config: TokenizerConfig, log: Callable[[str], None]) -> Toke
 
     Raises:
         UserError: bad input, a vocabulary size that the text can't fill, or an output directory
-            that holds another tokenizer.
+            that holds another tokenizer or can't be written.
     """
     output = epath.Path(config.output)
     files = corpus.expand_inputs(config.input)
@@ -193,7 +193,6 @@ def train_tokenizer(config: TokenizerConfig, log: Callable[[str], None]) -> Toke
         return existing
     log(f"Training a {config.kind} vocabulary of {config.vocab_size} on {len(sample)} sentences.")
     tokenizer = _train(sample, config)
-    output.mkdir(parents=True, exist_ok=True)
     pieces.write_atomically(output / _TRAINING_FILE, json.dumps(facts, indent=2).encode() + b"\n")
     tokenizer.save(output)
     log(f"Saved {output}: {tokenizer.vocab_size} tokens.")

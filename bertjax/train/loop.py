@@ -101,7 +101,7 @@ def fit(
         train_step: (state, batch) -> (state, metrics): jitted, metrics are device scalars with
             `loss` and, where the step skips what is not finite by itself, `skipped`.
         batch_at: the device batch of a step; called ahead, from threads.
-        evaluate: (params, should_stop) -> metrics; asks should_stop between its batches, and
+        evaluate: (state, should_stop) -> metrics; asks should_stop between its batches, and
             returns None if it stopped early for that.
         checkpoints: of this run.
         meta: `identity`: {name: JSON value} that may not change on resume; `facts`: {name: JSON
@@ -185,7 +185,10 @@ class _Run:
                 self.checkpoints.poll()
                 if self._after(step, state, stop):
                     self.checkpoints.wait()
-                    self.telemetry.say(f"Stopped at step {step:,} of {total:,}, to be resumed.")
+                    saved = "" if step in self.checkpoints.steps() else "; this step is not saved"
+                    self.telemetry.say(
+                        f"Stopped at step {step:,} of {total:,}, to be resumed{saved}."
+                    )
                     return result(state, stopped=True)
         self.checkpoints.wait()
         return result(state, stopped=False)
@@ -259,7 +262,7 @@ class _Run:
         """(whether it was finished, the value of best_metric, whether that is the best so far)."""
         assert self.evaluate is not None
         started = time.monotonic()
-        metrics = self.evaluate(state.params, stop)
+        metrics = self.evaluate(state, stop)
         if metrics is None:
             return False, None, False
         metrics = {name: float(value) for name, value in metrics.items()}

@@ -56,6 +56,8 @@ class Storage:
         import orbax.checkpoint as ocp
 
         _mute()
+        if "://" not in str(directory):  # Orbax takes no relative path
+            directory = epath.Path(directory).resolve()
         options = ocp.CheckpointManagerOptions(
             max_to_keep=None,  # what to delete is decided by who knows which steps are good
             create=not read_only,
@@ -64,9 +66,19 @@ class Storage:
             lightweight_initialize=True,
             save_root_metadata=False,
         )
-        self._manager = ocp.CheckpointManager(
-            directory, options=options, item_names=("state", "meta")
-        )
+        handlers = {
+            # Compressing float32 weights saves 8% of the space for three times the CPU time.
+            "state": ocp.PyTreeCheckpointHandler(use_compression=False),
+            "meta": ocp.JsonCheckpointHandler(),
+        }
+
+        class Manager(ocp.CheckpointManager):
+            def reached_preemption(self, step: int) -> bool:
+                # Asked at every save, by the number of the step. JAX wants the questions numbered
+                # upwards, and stopping.py asks more often: the two together lose the notice.
+                return False
+
+        self._manager = Manager(directory, options=options, item_handlers=handlers)
 
     def steps(self) -> list[int]:
         """The committed steps, ascending."""

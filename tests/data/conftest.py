@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from etils import epath
-from etils.epath import backend, gpath
 
 from bertjax.data import shards
 from bertjax.data.pairs import Pair
@@ -117,41 +116,6 @@ def make_corpus(tmp_path):
         return directory
 
     return make
-
-
-class _Elsewhere(type(backend.os_backend)):
-    """The os backend, with gs:// names mapped into a folder."""
-
-    def __init__(self, root: Path):
-        self._root = root
-
-    def __getattribute__(self, name):
-        method = super().__getattribute__(name)
-        if name.startswith("_") or not callable(method):
-            return method
-        root = super().__getattribute__("_root")
-
-        def local(path):
-            return str(path).replace("gs://", f"{root}/", 1)
-
-        def call(*arguments, **named):
-            plain = [local(a) if str(a).startswith("gs://") else a for a in arguments]
-            result = method(*plain, **named)
-            if name == "glob":
-                return [f.replace(f"{root}/", "gs://", 1) for f in result]
-            return result
-
-        return call
-
-
-@pytest.fixture
-def remote(tmp_path, monkeypatch):
-    """gs://bucket, which is a folder, and that folder: what reaches it went through epath."""
-    root = tmp_path / "remote"
-    (root / "bucket").mkdir(parents=True)
-    monkeypatch.setattr(gpath, "_is_tf_installed", lambda: False)
-    monkeypatch.setitem(gpath._PREFIX_TO_BACKEND, "gs", _Elsewhere(root))
-    return epath.Path("gs://bucket"), root / "bucket"
 
 
 @pytest.fixture

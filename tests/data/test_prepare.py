@@ -1,6 +1,7 @@
 """Preparing: the same bytes whatever happens on the way, no leak, a sentence for every fault."""
 
 import dataclasses
+import errno
 import itertools
 import json
 import math
@@ -410,7 +411,7 @@ def test_a_full_disk_is_said_and_survived(config, make_corpus, log, differing, s
     _, error = process.communicate(timeout=60)
     assert process.returncode == 1
     assert error.count("\n") == 1 and "Traceback" not in error, error
-    assert "can't be written (File too large)" in error and "make room" in error
+    assert "can't be written (File too large)" in error
     assert not (Path(cfg.output) / "manifest.json").exists()
     prepare.prepare(cfg, log)
     straight = config(corpus, "straight")
@@ -533,3 +534,43 @@ def test_an_output_that_is_a_file(config, make_corpus, log, tmp_path):
     with pytest.raises(UserError, match="out: is a file"):
         prepare.prepare(config(make_corpus(5)), log)
     assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_an_output_that_holds_nothing_but_shards_is_no_input(config, make_corpus, log):
+    cfg = config(make_corpus(5))
+    prepare.prepare(cfg, log)
+    with pytest.raises(UserError, match="holds no text, only shards"):
+        prepare.prepare(dataclasses.replace(cfg, input=(cfg.output,)), log)
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES])
+def test_a_system_error_while_writing_is_a_sentence(config, make_corpus, log, monkeypatch, code):
+    def fail(*arguments):
+        raise OSError(code, os.strerror(code))
+
+    cfg = config(make_corpus(5))
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "write_atomically", fail)
+        with pytest.raises(UserError, match=rf"can't be written \({os.strerror(code)}\)"):
+            prepare.prepare(cfg, log)
+    with monkeypatch.context() as patch:
+        patch.setattr(work, "pair", lambda *arguments: Path("/absent").stat())
+        with pytest.raises(FileNotFoundError):  # no mistake of the user's
+            prepare.prepare(cfg, log)
+
+
+def test_progress_is_lines_in_a_file_and_a_bar_on_a_terminal(
+    config, make_corpus, log, monkeypatch, capsys
+):
+    corpus = make_corpus(500, sentences=(10, 40))
+    monkeypatch.setattr(work, "_SECONDS_BETWEEN_LINES", -1.0)
+    prepare.prepare(config(corpus, "lines", block_mib=1), log)
+    assert any(line.startswith("Tokenising: 1 of ") for line in log.lines)
+    assert any(line.startswith("Pairing: 2 of ") for line in log.lines)
+    assert capsys.readouterr() == ("", "")
+    log.lines.clear()
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    prepare.prepare(config(corpus, "bar", block_mib=1), log)
+    bar = capsys.readouterr().err
+    assert "Tokenising: 100%" in bar and "Pairing: 100%" in bar
+    assert len(log.lines) == 2

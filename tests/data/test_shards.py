@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 from etils import epath
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bertjax.data import shards
@@ -14,6 +14,8 @@ from bertjax.data.pairs import Pair
 from bertjax.errors import UserError
 
 
+# No deadline: a busy machine is no fault of the code's.
+@settings(deadline=None)
 @given(
     a=st.lists(st.integers(0, 65535), min_size=1, max_size=50),
     b=st.lists(st.integers(0, 65535), min_size=1, max_size=50),
@@ -35,6 +37,7 @@ def test_wide_ids():
     assert found.a.tolist() == [119_546] and found.b.tolist() == [70_000, 1] and found.is_random
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=40))
 def test_no_bytes_crash_the_decoder(data):
     try:

@@ -49,6 +49,8 @@ def test_headings_code_and_parameters_of_numpy_are_left_out():
     a      the table of the values is here
     ====== ======
 
+    The heading of the section that is to come
+    ------------------------------------------
     .. note:: x
 
        A note is prose that has to be read by the user of this.

@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 import json
 import pickle
 import random
@@ -570,13 +571,21 @@ def test_a_failed_write_leaves_the_old_file_and_no_temporary_one(tmp_path, monke
     path.write_bytes(b"old")
 
     def fail(self, target):
-        raise OSError("disk full")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(type(path), "replace", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(UserError, match=r"f: can't be written \(No space left on device\)"):
         pieces.write_atomically(path, b"new")
     assert [entry.name for entry in tmp_path.iterdir()] == ["f"]
     assert path.read_bytes() == b"old"
+
+
+def test_an_output_that_cannot_be_a_directory_is_refused(corpus_file, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    config = TokenizerConfig((str(corpus_file),), str(tmp_path / "file"), vocab_size=48)
+    with pytest.raises(UserError, match="can't be written"):
+        train_tokenizer(config, lambda line: None)
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_the_sample_is_even_and_in_order():

@@ -25,14 +25,19 @@ def start(command: Sequence[str]) -> subprocess.Popen[str]:
     )
 
 
-def run_killed(command: Sequence[str], *, kills: int, save_every: int, seed: int) -> list[str]:
-    """Runs a command, kills it `kills` times with SIGKILL, lets it finish; the output of each run.
+def run_killed(
+    command: Sequence[str], checkpoints: pathlib.Path, *, kills: int, save_every: int, seed: int
+) -> tuple[list[str], int]:
+    """Runs a command, kills it `kills` times with SIGKILL, lets it finish.
+
+    Returns the output of each run, and how many kills left a half-written checkpoint behind.
 
     Every second kill comes within a quarter of a second after the step of a save, while its files
     are being written; the others come after a random step of the two intervals that follow.
     """
     rng = np.random.default_rng(seed)
     outputs = []
+    in_saves = 0
     for kill in range(kills):
         process = start(command)
         seen: list[str] = []
@@ -52,10 +57,11 @@ def run_killed(command: Sequence[str], *, kills: int, save_every: int, seed: int
         process.stdout.close()
         outputs.append("".join(seen))
         assert process.wait() in (-signal.SIGKILL, 0), outputs[-1]
+        in_saves += any(checkpoints.glob("*-tmp*"))
     process = start(command)
     outputs.append(process.communicate()[0])
     assert process.returncode == 0, outputs[-1]
-    return outputs
+    return outputs, in_saves
 
 
 def records_in_hex(metrics: pathlib.Path) -> list[str]:

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from bertjax.errors import UserError
-from bertjax.train.checkpoint import Checkpoints, abstract
 from bertjax.train import fingerprint as fingerprints
+from bertjax.train.checkpoint import Checkpoints, abstract
 from bertjax.train.fingerprint import describe
 
 fingerprint = jax.jit(fingerprints.fingerprint)
@@ -166,7 +166,7 @@ def test_amended_metric_and_meta_are_read_back(tmp_path):
         assert checkpoints.restore(abstract(state_of(1)), step=1).meta["loop"] == META["loop"]
 
 
-# R13: what is not finite is not saved
+# R13 of the promises: what is not finite is not saved
 
 
 def test_a_state_that_is_not_finite_is_refused_and_evicts_nothing(tmp_path):
@@ -181,7 +181,7 @@ def test_a_state_that_is_not_finite_is_refused_and_evicts_nothing(tmp_path):
         assert checkpoints.steps() == [2, 3, 5]
 
 
-# R8, R9: damage
+# R8 and R9 of the promises: damage
 
 
 def test_any_damaged_file_gives_the_same_bits_or_the_step_before(tmp_path):
@@ -267,7 +267,10 @@ def test_all_damaged_is_refused_instead_of_starting_over(tmp_path):
 
 def flip_an_array(step_directory):
     """One bit of the largest data file; where it lies in array data, Orbax would not notice."""
-    file = max((f for f in files_of(step_directory) if f.parent.name == "d"), key=lambda f: f.stat().st_size)
+    file = max(
+        (f for f in files_of(step_directory) if f.parent.name == "d"),
+        key=lambda f: f.stat().st_size,
+    )
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
@@ -292,7 +295,7 @@ def test_a_flip_that_orbax_does_not_notice_is_noticed(tmp_path):
     assert "not the bits that were saved: noise" in (step / "bad").read_text()
 
 
-# R16: dtype and shape
+# R16 of the promises: another dtype or shape
 
 
 @pytest.mark.parametrize(
@@ -323,7 +326,7 @@ def test_another_format_is_refused(tmp_path, monkeypatch):
         Checkpoints(tmp_path)
 
 
-# R6, R7: interrupted saves and full disks
+# R6 and R7 of the promises: interrupted saves and full disks
 
 
 def test_leftovers_of_interrupted_saves_do_not_count_and_go(tmp_path):
@@ -377,7 +380,7 @@ def test_poll_reports_a_failed_save_without_another_save(tmp_path):
         checkpoints.close()
 
 
-# R10: topologies
+# R10 of the promises: other topologies
 
 _TOPOLOGIES = """
 import sys
@@ -409,7 +412,7 @@ with Checkpoints(sys.argv[1]) as checkpoints:
         checkpoints.save(state, {})
         target = abstract(place(start, devices))
         state = checkpoints.restore(target).state
-        assert jax.tree.map(lambda x: x.sharding, state) == jax.tree.map(lambda x: x.sharding, target)
+        assert all(state[name].sharding == target[name].sharding for name in target)
         assert bits({**state, "step": start["step"]}) == bits(start)
         state = {**state, "step": state["step"] + 1}
 print("equal")

@@ -1,4 +1,4 @@
-"""A linear regression trained by `bertjax.train.loop.fit`; also a script that tests start and kill."""
+"""A linear regression trained by `bertjax.train.loop.fit`; also a script for tests to kill."""
 
 import argparse
 import functools
@@ -72,12 +72,12 @@ def train_step(state: State, batch: dict) -> tuple[State, dict]:
     return state, {"loss": loss, "grad_norm": norm, "skipped": 1.0 - finite}
 
 
-def evaluate(params: dict, should_stop=lambda: False, size: int = 64) -> dict | None:
+def evaluate(state: State, should_stop=lambda: False, size: int = 64) -> dict | None:
     total = 0.0
     for index in range(3):
         if should_stop():
             return None
-        total += float(jax.jit(loss_of)(params, batch_at(10_000 + index, size)))
+        total += float(jax.jit(loss_of)(state.params, batch_at(10_000 + index, size)))
     return {"loss": total / 3}
 
 

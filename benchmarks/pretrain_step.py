@@ -1,0 +1,130 @@
+"""Seconds of a pre-training step on this machine, beside the same machine's bare matrix products.
+
+    make bench ARGS="--size tiny --batch-size 64 --length 128"
+
+Runs the step with attention="plain" and attention="auto" in turn, and the step's matrix products
+alone, in one process: trust the ratios, not the seconds. Prints one JSON object.
+"""
+
+import argparse
+import functools
+import json
+import statistics
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import bertjax as bj
+from bertjax.runs.pretrain import Vocabulary, build
+from bertjax.runs.recipes import ModelConfig, PretrainConfig
+from bertjax.train.sharding import MeshConfig, make_mesh
+
+
+def make_step(size, vocab_size, batch_size, length, execution):
+    """A compiled step with its state and a batch of random ids."""
+    special = np.zeros(vocab_size, bool)
+    special[:5] = True
+    vocabulary = Vocabulary(vocab_size, 0, 4, special, np.ones(vocab_size, bool))
+    config = PretrainConfig(
+        data="", workdir="", model=ModelConfig(size), batch_size=batch_size, execution=execution
+    )
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    program = build(config, mesh, vocabulary, length)
+    rng = np.random.default_rng(0)
+    batch = {
+        "input_ids": rng.integers(5, vocab_size, (batch_size, length)).astype(np.int32),
+        "attention_mask": np.ones((batch_size, length), np.int32),
+        "token_type_ids": np.zeros((batch_size, length), np.int32),
+        "next_sentence_label": rng.integers(0, 2, batch_size).astype(np.int32),
+    }
+    return program, program.init(), jax.device_put(batch)
+
+
+def products_of(model, batch_size, length, predictions):
+    """(m, k, n, count) of the matrix products of a forward pass."""
+    rows, wide, deep = batch_size * length, model.hidden_size, model.num_hidden_layers
+    heads = batch_size * model.num_attention_heads
+    return [
+        (rows, wide, wide, 4 * deep),
+        (rows, wide, model.intermediate_size, 2 * deep),
+        (length, model.head_size, length, 2 * deep * heads),
+        (batch_size * predictions, wide, wide, 1),
+        (batch_size * predictions, wide, model.vocab_size, 1),
+    ]
+
+
+def matmul_rate():
+    """A function that does 2 x 2048 x 1024 x 1024 operations in a few products."""
+    a = jnp.ones((2048, 1024), jnp.float32)
+    b = jnp.ones((1024, 1024), jnp.float32)
+    product = jax.jit(lambda a, b: a @ b)
+    return functools.partial(product, a, b), 2 * 2048 * 1024 * 1024
+
+
+def main():
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", default="tiny")
+    parser.add_argument("--vocab-size", type=int, default=8192)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--length", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=15)
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    asked = parser.parse_args()
+    predictions = round(0.15 * asked.length)
+
+    ways = {}
+    for attention in ("plain", "auto"):
+        execution = bj.Execution(dtype=asked.dtype, attention=attention)
+        program, state, batch = make_step(
+            asked.size, asked.vocab_size, asked.batch_size, asked.length, execution
+        )
+        ways[attention] = [program, state, batch]
+    model = ways["auto"][0].model
+    product, operations = matmul_rate()
+
+    seconds = {"plain": [], "auto": [], "product": []}
+    for number in range(asked.steps + 2):
+        for name, held in ways.items():
+            program, state, batch = held
+            started = time.perf_counter()
+            held[1], metrics = program.step(state, batch)
+            metrics["loss"].block_until_ready()
+            seconds[name].append(time.perf_counter() - started)
+        started = time.perf_counter()
+        for _ in range(4):
+            last = product()
+        last.block_until_ready()
+        seconds["product"].append((time.perf_counter() - started) / 4)
+        if number < 2:  # compiling, and the first touch of the memory
+            for times in seconds.values():
+                times.clear()
+
+    median = {name: statistics.median(times) for name, times in seconds.items()}
+    forward = sum(
+        2 * m * k * n * count
+        for m, k, n, count in products_of(model, asked.batch_size, asked.length, predictions)
+    )
+    ideal = 3 * forward / (operations / median["product"])
+    tokens = asked.batch_size * asked.length
+    print(
+        json.dumps(
+            {
+                **vars(asked),
+                "device": jax.devices()[0].device_kind,
+                "jax": jax.__version__,
+                "seconds_plain": round(median["plain"], 4),
+                "seconds_auto": round(median["auto"], 4),
+                "auto_over_plain": round(median["auto"] / median["plain"], 3),
+                "tokens_per_second": round(tokens / median["auto"]),
+                "matmul_gflops": round(operations / median["product"] / 1e9, 1),
+                "matmul_share": round(ideal / median["auto"], 3),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
