@@ -74,14 +74,12 @@ venv=${BERTJAX_VENV:-.venv-tpu}
 work=${BERTJAX_WORKDIR:-runs/tpu_setup_$(date +%Y%m%d-%H%M%S)}
 python=$(find_python)
 
-# 400 documents of 12 sentences over 60 words, the same every time.
+# 400 documents of 12 sentences over 1,500 made-up words, the same every time.
 make_text='
 import pathlib, random, sys
-words = """the a one this river mountain city teacher child machine garden story winter summer morning
-evening water stone bread music letter window road forest sea bird horse ship house market reads writes
-builds finds sees follows carries leaves opens closes remembers paints crosses near under over after
-before beside old young quiet bright heavy small wide cold warm slow early late""".split()
 choose = random.Random(0)
+syllables = [a + b for a in "bdfgklmnprst" for b in "aeiou"]
+words = ["".join(choose.choices(syllables, k=choose.randint(1, 4))) for _ in range(1500)]
 documents = (
     "\n".join(" ".join(choose.choices(words, k=choose.randint(6, 14))) + "." for _ in range(12))
     for _ in range(400)
@@ -107,9 +105,10 @@ fi
 run "$venv/bin/python" -m pip install --disable-pip-version-check --editable '.[tpu]'
 run "$venv/bin/python" -c "$print_devices" "$any_device"
 run "$venv/bin/python" -c "$make_text" "$work/text.txt"
-run "$venv/bin/bertjax" tokenizer train --input "$work/text.txt" --vocab-size 200 --output "$work/tokenizer"
+run "$venv/bin/bertjax" tokenizer train --input "$work/text.txt" --vocab-size 500 --output "$work/tokenizer"
 run "$venv/bin/bertjax" prepare --input "$work/text.txt" --tokenizer "$work/tokenizer" --output "$work/data"
-run "$venv/bin/bertjax" pretrain --data "$work/data" --workdir "$work/run" --loop.train-steps 20
+run "$venv/bin/bertjax" pretrain --data "$work/data" --workdir "$work/run" --loop.train-steps 20 --loop.log-every 5 \
+  --model.size tiny --batch-size 64 --execution.dtype bfloat16
 
 if $dry_run; then
   echo "A dry run: nothing was done."

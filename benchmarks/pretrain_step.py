@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import bertjax as bj
-from bertjax.runs.pretrain import Vocabulary, build
+from bertjax.runs.pretrain_program import Vocabulary, build
 from bertjax.runs.recipes import ModelConfig, PretrainConfig
 from bertjax.train.sharding import MeshConfig, make_mesh
 

@@ -1,8 +1,10 @@
 """What every test shares: a CPU, the real data where there is some, processes of their own."""
 
+import importlib.util
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,11 @@ from etils import epath
 from etils.epath import backend, gpath
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Tests and the processes they start compile the same small programs again and again: once is enough.
+_CACHE = tempfile.TemporaryDirectory(prefix="bertjax-tests-")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _CACHE.name)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 
 @pytest.fixture(scope="session")
@@ -73,3 +80,24 @@ def remote(tmp_path, monkeypatch):
     monkeypatch.setattr(gpath, "_is_tf_installed", lambda: False)
     monkeypatch.setitem(gpath._PREFIX_TO_BACKEND, "gs", _Elsewhere(root))
     return epath.Path("gs://bucket"), root / "bucket"
+
+
+@pytest.fixture(scope="session")
+def load_helper():
+    """Loads a script that lies beside the tests, off sys.path in importlib's import mode."""
+
+    def load(path):
+        path = Path(__file__).parent / path
+        if path.stem not in sys.modules:
+            spec = importlib.util.spec_from_file_location(path.stem, path)
+            sys.modules[path.stem] = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(sys.modules[path.stem])
+        return sys.modules[path.stem]
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def killing(load_helper):
+    """Kills a training command and starts it again."""
+    return load_helper("train/killing.py")

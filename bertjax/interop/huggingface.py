@@ -155,12 +155,14 @@ def _config_json(model: Pretrained) -> dict[str, Any]:
 
 
 def _put_in_place(temporary: epath.Path, path: epath.Path) -> None:
-    if not path.exists():
+    # In an object store renaming a directory is copying its files one by one, in any order.
+    if not path.exists() and "://" not in str(path):
         temporary.rename(path)
         return
-    names = sorted(file.name for file in temporary.iterdir())
+    path.mkdir(parents=True, exist_ok=True)
     for name in (CONFIG, "vocab.txt", "spm.model", "tokenizer.json"):
         (path / name).unlink(missing_ok=True)
+    names = sorted(file.name for file in temporary.iterdir())
     for name in sorted(names, key=lambda name: name == CONFIG):
         (temporary / name).replace(path / name)
 

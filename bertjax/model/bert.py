@@ -5,7 +5,9 @@ functions work under jit, grad, vmap and shard_map.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -18,7 +20,7 @@ from bertjax.model.linen import (
     Inputs,
 )
 
-Params = Mapping[str, object]
+Params = Mapping[str, Any]
 
 _DEFAULT = Execution()
 
@@ -82,8 +84,9 @@ def encode(
     Raises:
         ValueError: T is longer than the model's positions.
     """
-    return BertEncoder(config, execution).apply(
-        {"params": params},
+    return _apply(
+        BertEncoder(config, execution),
+        params,
         inputs,
         row_keys(dropout_key, inputs["input_ids"].shape[0]),
         output_hidden_states,
@@ -104,8 +107,9 @@ def pretraining_logits(
 
     The positions are gathered before the head, as Google's `run_pretraining.py` does. Float32.
     """
-    return BertForPreTraining(config, execution).apply(
-        {"params": params},
+    return _apply(
+        BertForPreTraining(config, execution),
+        params,
         inputs,
         masked_positions,
         row_keys(dropout_key, inputs["input_ids"].shape[0]),
@@ -116,9 +120,7 @@ def mlm_logits(
     params: Params, inputs: Inputs, config: BertConfig, *, execution: Execution = _DEFAULT
 ) -> jax.Array:
     """Masked-LM logits at every position: [B, T, V] float32."""
-    return BertForPreTraining(config, execution).apply(
-        {"params": params}, inputs, method="mlm_logits"
-    )
+    return _apply(BertForPreTraining(config, execution), params, inputs, method="mlm_logits")
 
 
 def task_logits(
@@ -137,9 +139,12 @@ def task_logits(
     """
     if task != "sequence_classification":
         raise ValueError(f"task {task!r} has no head: use 'sequence_classification'.")
-    num_labels = params["classifier"]["bias"].shape[0]  # type: ignore[index]
-    return BertForSequenceClassification(config, execution, num_labels=num_labels).apply(
-        {"params": params}, inputs, row_keys(dropout_key, inputs["input_ids"].shape[0])
+    num_labels = params["classifier"]["bias"].shape[0]
+    return _apply(
+        BertForSequenceClassification(config, execution, num_labels=num_labels),
+        params,
+        inputs,
+        row_keys(dropout_key, inputs["input_ids"].shape[0]),
     )
 
 
@@ -148,3 +153,7 @@ def row_keys(key: jax.Array | None, rows: int) -> jax.Array | None:
     if key is None or key.ndim:
         return key
     return jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(rows, dtype=jnp.uint32))
+
+
+def _apply(module: nn.Module, params: Params, *arguments: Any, **named: Any) -> Any:
+    return module.apply({"params": params}, *arguments, **named)

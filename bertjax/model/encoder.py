@@ -1,6 +1,7 @@
 """The stack of layers: a loop or a scan over the same pure function, with or without remat."""
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -33,7 +34,7 @@ class Encoder(nn.Module):
         """x [B, T, D] -> last x, every x [L + 1] or None, attention probabilities [L] or None."""
         module = EncoderLayer(self.config, self.execution, parent=None)
 
-        def init_layer(key: jax.Array) -> dict:
+        def init_layer(key: jax.Array) -> Any:
             return module.init(key, x[:1, :1])["params"]
 
         layers = [
@@ -77,6 +78,6 @@ def _scan(layer: Callable, layers: list[dict], x: jax.Array, dtype: jnp.dtype, k
     x, (states, probs) = jax.lax.scan(body, x, (jax.tree.map(stack, *layers), numbers))
     return (
         x,
-        (first, *states) if keep else None,
+        None if states is None else (first, *states),
         None if probs is None else tuple(probs),
     )

@@ -1,7 +1,7 @@
 """Schedules and optimizers by the names of the recipes they reproduce."""
 
 import dataclasses
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -67,7 +67,11 @@ def make_schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
         decay = optax.linear_schedule(peak, 0.0, total_steps)
     if not warmup:
         return decay
-    return lambda count: jnp.where(count < warmup, peak * count / warmup, decay(count))
+
+    def schedule(count: Any) -> jax.Array:
+        return jnp.where(count < warmup, peak * count / warmup, decay(count))
+
+    return schedule
 
 
 def decay_mask(params: dict) -> dict:
@@ -114,11 +118,11 @@ def scale_by_google_adam(beta1: float, beta2: float, eps: float) -> optax.Gradie
         )
 
     def update(
-        grads: optax.Updates, state: GoogleAdamState, params: optax.Params | None = None
+        updates: optax.Updates, state: Any, params: optax.Params | None = None
     ) -> tuple[optax.Updates, GoogleAdamState]:
         del params
-        mu = jax.tree.map(lambda m, g: beta1 * m + (1 - beta1) * g, state.mu, grads)
-        nu = jax.tree.map(lambda v, g: beta2 * v + (1 - beta2) * g * g, state.nu, grads)
+        mu = jax.tree.map(lambda m, g: beta1 * m + (1 - beta1) * g, state.mu, updates)
+        nu = jax.tree.map(lambda v, g: beta2 * v + (1 - beta2) * g * g, state.nu, updates)
         scaled = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + eps), mu, nu)
         return scaled, GoogleAdamState(mu, nu)
 

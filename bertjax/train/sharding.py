@@ -44,7 +44,7 @@ class MeshConfig:
     """Devices that share the heads and the feed-forward of every layer."""
 
 
-def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh with the axes data, fsdp, tensor over all devices given (default: all there are).
 
     Raises:
@@ -173,7 +173,7 @@ def make_global_batch(
     local = read_rows(rows)
 
     def build(array: np.ndarray) -> jax.Array:
-        def part(index: tuple[slice, ...]) -> np.ndarray:
+        def part(index: Any) -> np.ndarray:
             start = place[index[0].start or 0]
             stop = batch_size if index[0].stop is None else index[0].stop
             return array[start : start + stop - (index[0].start or 0)]

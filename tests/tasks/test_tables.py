@@ -208,3 +208,24 @@ def test_any_bytes_are_read_or_refused_in_one_sentence(tmp_path_factory, content
         assert str(error).startswith(str(path))
     else:
         assert len(table.columns["text"]) == len(table) > 0
+
+
+GLUE = {
+    "CoLA/train.tsv": (["text", "label"], ["source", "label", "note", "text"], 8551),
+    "MRPC/train.tsv": (["#1 String", "#2 String", "Quality"], None, 3668),
+    "MRPC/dev.tsv": (["#1 String", "#2 String", "Quality"], None, 408),
+    "RTE/train.tsv": (["sentence1", "sentence2", "label"], None, 2490),
+    "SST-2/train.tsv": (["sentence", "label"], None, 67349),
+    "SST-2/dev.tsv": (["sentence", "label"], None, 872),
+    "STS-B/train.tsv": (["sentence1", "sentence2", "score"], None, 5749),
+    "WNLI/train.tsv": (["sentence1", "sentence2", "label"], None, 635),
+}
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", GLUE)
+def test_glues_own_files(data_dir, name):
+    columns, names, rows = GLUE[name]
+    table = read_table(data_dir / "glue" / name, columns, column_names=names)
+    assert len(table) == rows and table.lines == list(range(1 + (names is None), rows + 2))[:rows]
+    assert len(set(table.columns[columns[-1]])) <= 2 or "STS" in name

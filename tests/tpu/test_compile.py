@@ -11,53 +11,113 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 GIB = 1 << 30
-V5E_HBM = 16 * GIB
+HBM_OF_V5E = 16 * GIB
 
-# In a process of its own: libtpu reads its environment once, and stays.
+# Runs in a process of its own: libtpu reads its environment once, when it is loaded.
+# The lowest effort compiles five times as fast, and its peak was within 1% of the default effort's
+# (7.76 against 7.70 GB, scanned layers), which is what is asked here.
 PROGRAM = """
 import json, sys, time
+
+import jax
 import numpy as np
 from jax.experimental import topologies
+
 from bertjax.config import Execution
-from bertjax.runs.pretrain import Vocabulary, build
+from bertjax.runs.pretrain_program import Vocabulary, build
 from bertjax.runs.recipes import ModelConfig, PretrainConfig
 from bertjax.train.sharding import MeshConfig, make_mesh
 
-batch_size, accumulation = map(int, sys.argv[1:])
 topology = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2")
 mesh = make_mesh(MeshConfig(), topology.devices)
-config = PretrainConfig(
-    data="not read", workdir="not written", model=ModelConfig(size="base"),
-    execution=Execution(dtype="bfloat16"), batch_size=batch_size, accumulation=accumulation,
-)
 special = np.zeros(30522, bool)
 special[[0, 101, 102, 103]] = True
 vocabulary = Vocabulary(30522, pad_id=0, mask_id=103, special=special, word_starts=~special)
-program = build(config, mesh, vocabulary, max_seq_length=128)
+
+
+def compiled(batch_size, **execution):
+    config = PretrainConfig(
+        data="not read", workdir="not written", model=ModelConfig(size="base"),
+        execution=Execution(dtype="bfloat16", **execution), batch_size=batch_size,
+    )
+    program = build(config, mesh, vocabulary, max_seq_length=128)
+    lowered = program.step.lower(program.abstract_state, program.abstract_batch)
+    options = {"exec_time_optimization_effort": -1.0}
+    return program.abstract_state, lowered.compile(compiler_options=options)
+
+
+def on_a_device(tree):
+    return sum(
+        int(np.prod(leaf.sharding.shard_shape(leaf.shape))) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
+
+
+def size(tree):
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
 
 start = time.perf_counter()
-lowered = program.step.lower(program.abstract_state, program.abstract_batch)
-lower_s = time.perf_counter() - start
-compiled = lowered.compile()
-memory = compiled.memory_analysis()
-moments = [
-    {"bytes": leaf.size * 4, "on_device": int(np.prod(leaf.sharding.shard_shape(leaf.shape))) * 4}
-    for leaf in __import__("jax").tree.leaves(program.abstract_state.opt_state) if leaf.ndim
-]
-print(json.dumps({
+state, program = compiled(256)
+memory, text = program.memory_analysis(), program.as_text()
+result = {
     "kind": topology.devices[0].device_kind,
     "devices": len(topology.devices),
-    "lower_s": lower_s,
-    "compile_s": time.perf_counter() - start - lower_s,
+    "seconds": time.perf_counter() - start,
     "peak": memory.peak_memory_in_bytes,
     "arguments": memory.argument_size_in_bytes,
     "aliased": memory.alias_size_in_bytes,
-    "moments": sum(one["bytes"] for one in moments),
-    "moments_on_device": sum(one["on_device"] for one in moments),
-    "parameters": sum(leaf.size for leaf in __import__("jax").tree.leaves(program.abstract_state.params)),
-    "collectives": sorted({
-        name for name in ("all-reduce", "reduce-scatter", "all-gather")
-        if name in compiled.as_text()
-    }),
-}))
+    "params": size(state.params),
+    "moments": size(state.opt_state),
+    "moments_on_a_device": on_a_device(state.opt_state),
+    "state_on_a_device": on_a_device(state),
+    "collectives": [name for name in ("all-gather", "all-reduce") if name in text],
+}
+try:
+    compiled(16384, scan_layers=True)
+    result["too_large"] = ""
+except jax.errors.JaxRuntimeError as error:
+    result["too_large"] = str(error)[:2000]
+print(json.dumps(result))
 """
+
+
+@pytest.mark.tpu
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None,
+    reason="libtpu is not installed: pip install '.[tpu]' (Linux on x86-64) brings it",
+)
+def test_bert_base_compiles_for_v5e_and_fits(capsys: pytest.CaptureFixture[str]) -> None:
+    """256 rows of 128 tokens on four chips: the design's batch, dropout on, bfloat16, ZeRO-1."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "JAX_PLATFORMS": "cpu",  # the process computes nothing; it only compiles
+            "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+            "TPU_WORKER_HOSTNAMES": "localhost",
+            "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # several of these may run side by side
+        },
+        capture_output=True,
+        text=True,
+        timeout=840,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    with capsys.disabled():
+        print(
+            f"\nBERT-base, batch 256 x 128, {found['devices']} x {found['kind']}: peak HBM "
+            f"{found['peak'] / GIB:.2f} GiB of 16 a device, compiled in {found['seconds']:.0f} s"
+        )
+    assert found["devices"] == 4
+    assert found["params"] == 4 * 110_106_428  # all of BERT-base with both heads, float32
+    assert found["state_on_a_device"] < found["peak"] < HBM_OF_V5E
+    # The state is donated: what comes in is where what goes out is written.
+    assert found["aliased"] >= found["state_on_a_device"]
+    # ZeRO-1: each chip keeps about a quarter of the moments.
+    assert found["moments_on_a_device"] < 0.26 * found["moments"]
+    assert found["collectives"] == ["all-gather", "all-reduce"]
+    # The compiler does count: a batch 64 times as large is refused for want of memory.
+    assert "RESOURCE_EXHAUSTED" in found["too_large"] or "Hbm" in found["too_large"]
