@@ -23,8 +23,9 @@ _EPSILON = 1e-5  # added to the sum of the masked weights, as in Google's run_pr
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Negative log-likelihood in nats: logits [..., C] float32, labels [...] int32 -> [...]."""
-    picked = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
-    return jax.nn.logsumexp(logits, axis=-1) - picked
+    # A comparison instead of a gather: its gradient is elementwise, where a gather's is a scatter.
+    chosen = jnp.arange(logits.shape[-1]) == labels[..., None]
+    return jax.nn.logsumexp(logits, axis=-1) - jnp.where(chosen, logits, 0.0).sum(-1)
 
 
 def pretraining_weights(batch: Batch) -> Weights:
