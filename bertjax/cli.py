@@ -259,15 +259,15 @@ def _embed(
     return EXIT_DONE
 
 
-def _report(directory: str) -> int:
-    """Write the report of a demo again, from what it measured.
+def _report(directories: tuple[str, ...]) -> int:
+    """Write the report of runs, or of a demo, again from what they measured.
 
     Args:
-        directory: The demo's directory.
+        directories: Run directories, or demo directories.
     """
-    from bertjax.runs.report import rewrite
+    from bertjax.runs.report import report
 
-    _say(f"Report: {rewrite(directory)}")
+    report(directories, _say)
     return EXIT_DONE
 
 
@@ -312,7 +312,7 @@ VERBS = {
     ),
     "predict": Verb("lines -> labels, or words for [MASK]", _with_positionals(_predict, "predict")),
     "embed": Verb("lines -> vectors", _with_positionals(_embed, "embed")),
-    "report": Verb("what a demo measured -> its report", _with_positionals(_report, "report")),
+    "report": Verb("run directories -> an HTML page each", _with_positionals(_report, "report")),
 }
 
 

@@ -10,11 +10,12 @@ What is finished is kept in `output/.building`, a file for each piece of work, s
 on where it was. The manifest is written last: without it the directory is no data.
 """
 
+import contextlib
 import dataclasses
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -113,8 +114,9 @@ def prepare(config: PrepareConfig, log: Callable[[str], None]) -> Manifest:
                 f"Reading {len(paths):,} files, {sum(sizes) / 1e6:,.1f} MB, with {processes} "
                 f"process{'es' if processes > 1 else ''}."
             )
-            segments = _tokenise(config, workers, paths, sizes, building, log)
-            units = division.divide(segments, config.held_out, where=_named(paths))
+            with _discarded_on_bad_text(output, building):
+                segments = _tokenise(config, workers, paths, sizes, building, log)
+                units = division.divide(segments, config.held_out, where=_named(paths))
             results = _pair(config, workers, units, segments, building, log)
             manifest = _manifest(config, tokenizer, texts, segments, units, results, building)
         _publish(output, building, manifest)
@@ -193,6 +195,18 @@ def _start(
         directory.mkdir(parents=True, exist_ok=True)
     shards.write_atomically(path, json.dumps(plan).encode())
     return building, False
+
+
+@contextlib.contextmanager
+def _discarded_on_bad_text(output: epath.Path, building: epath.Path) -> Iterator[None]:
+    """Leaves nothing behind where the text must change: with it changes all that was made of it."""
+    try:
+        yield
+    except UserError:
+        building.rmtree()
+        if not any(output.iterdir()):
+            output.rmdir()
+        raise
 
 
 def _changed(plan: dict[str, Any], there: dict[str, Any]) -> str:

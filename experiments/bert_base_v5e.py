@@ -1,0 +1,25 @@
+"""BERT-base as the paper pre-trains it, phase 1 (arXiv 1810.04805, A.2): batch 256, Adam 1e-4, 128 tokens.
+
+    bertjax tokenizer train --input corpus/*.txt --output tokenizer --kind wordpiece --vocab-size 30522
+    bertjax prepare --input corpus/*.txt --tokenizer tokenizer --output shards --dupe-factor 10
+    bertjax pretrain experiments/bert_base_v5e.py --data shards --workdir gs://bucket/bert-base
+
+Hardware: four chips of TPU v5e (topology 2x2), one host.
+Result: not run. Compiled ahead of time for v5e:2x2 in tests/tpu/test_compile.py, which prints the peak
+memory of a device.
+"""
+
+from bertjax.config import Execution
+from bertjax.runs.recipes import ModelConfig, PretrainConfig
+from bertjax.train.loop import LoopConfig
+from bertjax.train.optimizer import OptimizerConfig
+
+config = PretrainConfig(
+    data="shards",
+    workdir="runs/bert-base",
+    model=ModelConfig(size="base"),
+    optimizer=OptimizerConfig(name="adamw_google", learning_rate=1e-4, warmup_steps=10_000),
+    loop=LoopConfig(train_steps=900_000, log_every=100, eval_every=10_000, save_every=5_000),
+    execution=Execution(dtype="bfloat16"),
+    batch_size=256,
+)
