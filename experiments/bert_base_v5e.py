@@ -1,12 +1,13 @@
-"""BERT-base as the paper pre-trains it, phase 1 (arXiv 1810.04805, A.2): batch 256, Adam 1e-4, 128 tokens.
+"""BERT-base, phase 1 of the paper (arXiv 1810.04805, A.2): batch 256, Adam 1e-4, 128 tokens.
 
-    bertjax tokenizer train --input corpus/*.txt --output tokenizer --kind wordpiece --vocab-size 30522
+    bertjax tokenizer train --input corpus/*.txt --output tokenizer --kind wordpiece \\
+      --vocab-size 30522
     bertjax prepare --input corpus/*.txt --tokenizer tokenizer --output shards --dupe-factor 10
     bertjax pretrain experiments/bert_base_v5e.py --data shards --workdir gs://bucket/bert-base
 
 Hardware: four chips of TPU v5e (topology 2x2), one host.
-Result: not run. Compiled ahead of time for v5e:2x2 in tests/tpu/test_compile.py, which prints the peak
-memory of a device.
+Result: not run. The step is compiled ahead of time for v5e:2x2 in tests/tpu/test_compile.py, which
+prints the peak memory of a device.
 """
 
 from bertjax.config import Execution

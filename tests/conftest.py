@@ -12,7 +12,7 @@ from etils import epath
 from etils.epath import backend, gpath
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Tests and the processes they start compile the same small programs again and again: once is enough.
+# Tests and the processes they start compile the same small programs many times: once is enough.
 _CACHE = tempfile.TemporaryDirectory(prefix="bertjax-tests-")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _CACHE.name)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
