@@ -81,6 +81,12 @@ def test_no_file_names_a_machine(pattern: str) -> None:
     assert not found, "\n".join(found)
 
 
+def test_git_ignores_no_source() -> None:
+    """A pattern such as `runs/` without its slash in front would leave bertjax/runs out."""
+    there = {path for room in ("bertjax", "tests") for path in (ROOT / room).rglob("*.py")}
+    assert there <= set(project_files())
+
+
 def test_no_module_outgrows_its_room() -> None:
     lines = {
         str(path.relative_to(ROOT)): path.read_text().count("\n") for path in PACKAGE.rglob("*.py")

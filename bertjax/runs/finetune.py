@@ -1,0 +1,251 @@
+"""Fine-tuning: labelled files -> several seeds of one recipe -> metrics, and the best's export."""
+
+import dataclasses
+import json
+import statistics
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from etils import epath
+
+from bertjax.config import Execution
+from bertjax.errors import UserError
+from bertjax.train.optimizer import OptimizerConfig
+from bertjax.train.sharding import MeshConfig
+
+if TYPE_CHECKING:
+    from bertjax.interop.huggingface import Pretrained
+    from bertjax.runs.seeds import SeedTrainer
+
+Log = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class FinetuneConfig:
+    """Fine-tune a model on labelled rows of a .tsv, .csv or .jsonl file."""
+
+    model: str
+    """Run directory, export, or a model in Hugging Face's layout."""
+    train: str
+    """Rows to train on."""
+    dev: str
+    """Rows to evaluate on; never trained on."""
+    workdir: str
+    """Directory of this run; the same command again resumes it."""
+    test: str | None = None
+    """Rows that are evaluated once, at the end of every seed, and choose nothing."""
+    text_column: str = "text"
+    """Column of the text."""
+    pair_column: str | None = None
+    """Column of the second text, for pairs."""
+    label_column: str = "label"
+    """Column of the label, or of the number to predict."""
+    column_names: tuple[str, ...] = ()
+    """Names of all columns, for TSV and CSV files without a header."""
+    regression: bool = False
+    """Predict a number instead of a label."""
+    from_scratch: bool = False
+    """Start from random weights of the same shape: what pre-training is compared with."""
+    seeds: tuple[int, ...] = (0,)
+    """One run each; a seed fixes the new head, the dropout and the order of the rows."""
+    epochs: int = 3
+    """Times that every row is seen."""
+    batch_size: int = 32
+    """Rows a step, over all devices."""
+    max_seq_length: int = 128
+    """Most tokens of a row; longer ones lose their end."""
+    learning_rates: tuple[float, ...] = ()
+    """Try these with the first seed and keep the best on the dev rows for all seeds; empty:
+    optimizer.learning_rate."""
+    warmup_proportion: float = 0.1
+    """Share of the steps that warm up, unless optimizer.warmup_steps says how many."""
+    select: Literal["last", "best"] = "last"
+    """last: report the weights after the last step; best: those of the best evaluation on the dev
+    rows, which makes the dev metric optimistic."""
+    eval_every: int = 0
+    """Steps between two evaluations; 0: once an epoch."""
+    save_every: int = 1000
+    """Steps between two checkpoints; the last step is always saved."""
+    log_every: int = 50
+    """Steps between two lines of metrics."""
+    accumulation: int = 1
+    """Parts that a batch is computed in, to save memory."""
+    optimizer: OptimizerConfig = dataclasses.field(
+        default_factory=lambda: OptimizerConfig(learning_rate=5e-5)
+    )
+    """Optimizer and schedule."""
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    """How devices share the work."""
+    execution: Execution = dataclasses.field(default_factory=Execution)
+    """How to compute."""
+    fresh: bool = False
+    """Start beside the run that is in workdir, in workdir-2 (-3, ...); nothing is deleted."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "save_every", "log_every", "accumulation"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}: give at least 1.")
+        if self.max_seq_length < 4:
+            raise UserError(f"max_seq_length is {self.max_seq_length}: give at least 4.")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise UserError(f"seeds are {self.seeds}: give at least one, and each only once.")
+        if min(self.seeds) < 0 or max(self.seeds) >= 2**31:
+            raise UserError(f"seeds are {self.seeds}: give whole numbers from 0 to 2147483647.")
+        if any(not 0 < rate < float("inf") for rate in self.learning_rates):
+            raise UserError(f"learning_rates are {self.learning_rates}: give numbers above 0.")
+        if not 0 <= self.warmup_proportion < 1:
+            raise UserError(
+                f"warmup_proportion is {self.warmup_proportion}: give at least 0 and less than 1."
+            )
+        if self.batch_size % self.accumulation:
+            raise UserError(
+                f"accumulation {self.accumulation} does not divide batch_size {self.batch_size}."
+            )
+
+
+class SeedResult(NamedTuple):
+    """What one seed came to."""
+
+    seed: int
+    learning_rate: float
+    metrics: dict[str, float]
+    """On the dev rows."""
+    test_metrics: dict[str, float] | None
+    """On the test rows, if there are any."""
+    workdir: str
+
+
+@dataclasses.dataclass(frozen=True)
+class FinetuneResult:
+    """What a fine-tuning run came to."""
+
+    metric: str
+    """The main metric: accuracy, or spearman for regression."""
+    mean: float
+    """Of the main metric over the seeds, on the dev rows."""
+    deviation: float
+    """Its standard deviation over the seeds (n - 1); 0 for one seed."""
+    learning_rate: float
+    """The learning rate of all seeds."""
+    tried: dict[float, float]
+    """Learning rates that were compared with the first seed: the main metric on the dev rows."""
+    seeds: tuple[SeedResult, ...]
+    """In the order of the configuration; those that were finished, if the run stopped early."""
+    labels: tuple[str, ...]
+    """Names of the labels; empty for regression."""
+    majority: float | None
+    """Share of the commonest label among the dev rows; None for regression."""
+    workdir: str
+    """The run directory; with `fresh` it may be another than the one named."""
+    export: str | None
+    """Directory of the best seed's model; None if the run stopped early."""
+    stopped: bool
+    """Ended early by a signal; the same command resumes."""
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it as JSON values."""
+        seeds = [seed._asdict() for seed in self.seeds]
+        tried = {f"{rate:g}": score for rate, score in self.tried.items()}
+        return {**dataclasses.asdict(self), "seeds": seeds, "tried": tried}
+
+    def sentence(self) -> str:
+        """The result in one sentence."""
+        if self.stopped:
+            return f"Stopped after {len(self.seeds)} finished seeds; the same command resumes."
+        spread = ""
+        if len(self.seeds) > 1:
+            spread = f" ± {self.deviation:.4f} over {len(self.seeds)} seeds"
+        chance = (
+            "" if self.majority is None else f"; the commonest label alone: {self.majority:.4f}"
+        )
+        return (
+            f"{self.metric} {self.mean:.4f}{spread} on the dev rows (learning rate "
+            f"{self.learning_rate:g}{chance})."
+        )
+
+
+def finetune(
+    config: FinetuneConfig,
+    log: Log,
+    *,
+    model: "Pretrained | None" = None,
+    progress: bool | None = None,
+) -> FinetuneResult:
+    """Fine-tunes every seed, reports their metrics and exports the best one.
+
+    The classifier is always new. workdir/seed-N/ is the run directory of a seed (below
+    workdir/learning-rate-X/ where several are tried); workdir/export/ holds the model of the seed
+    with the best main metric on the dev rows. What is finished is not trained again.
+
+    Args:
+        config: what, on what, how.
+        log: is given one line at a time.
+        model: what `config.model` names, if it is loaded already.
+        progress: show a bar; by default where there is a terminal.
+
+    Raises:
+        UserError: something is wrong with the model, the files or the configuration.
+    """
+    # What follows is heavy; this module has to be quick to import, for `--help`.
+    from bertjax.interop.huggingface import from_pretrained
+    from bertjax.runs.pretrain import choose_workdir
+    from bertjax.runs.seeds import SeedTrainer, read_rows
+
+    model = from_pretrained(config.model) if model is None else model
+    positions = model.config.max_position_embeddings
+    if config.max_seq_length > positions:
+        raise UserError(
+            f"max_seq_length {config.max_seq_length} is longer than the model's {positions} "
+            f"positions: give at most {positions}."
+        )
+    rows = read_rows(config, model, log)
+    workdir = choose_workdir(config.workdir, fresh=config.fresh)
+    trainer = SeedTrainer(config, model, rows, workdir, log, progress)
+    trainer.write_config()
+    rates = config.learning_rates or (config.optimizer.learning_rate,)
+    tried: dict[float, SeedResult] = {}
+    for rate in rates:
+        done = trainer.train(config.seeds[0], rate)
+        if done is None:
+            return _result(trainer, rate, tried, ())
+        tried[rate] = done
+    rate = max(tried, key=lambda each: tried[each].metrics[trainer.metric])
+    if len(rates) > 1:
+        shown = ", ".join(f"{each:g}: {d.metrics[trainer.metric]:.4f}" for each, d in tried.items())
+        log(f"Learning rate {rate:g} is the best on the dev rows ({shown}).")
+    results = [tried[rate]]
+    for seed in config.seeds[1:]:
+        done = trainer.train(seed, rate)
+        if done is None:
+            return _result(trainer, rate, tried, results)
+        results.append(done)
+    return _result(trainer, rate, tried, results, export=trainer.export())
+
+
+def _result(
+    trainer: "SeedTrainer",
+    rate: float,
+    tried: dict[float, SeedResult],
+    seeds: Iterable[SeedResult],
+    export: epath.Path | None = None,
+) -> FinetuneResult:
+    """Puts the result together, says it, and writes it to workdir/result.json."""
+    seeds = tuple(seeds)
+    scores = [seed.metrics[trainer.metric] for seed in seeds]
+    result = FinetuneResult(
+        metric=trainer.metric,
+        mean=statistics.fmean(scores) if scores else float("nan"),
+        deviation=statistics.stdev(scores) if len(scores) > 1 else 0.0,
+        learning_rate=rate,
+        tried={rate: done.metrics[trainer.metric] for rate, done in tried.items()},
+        seeds=seeds,
+        labels=trainer.rows.labels,
+        majority=trainer.majority,
+        workdir=str(trainer.workdir),
+        export=None if export is None else str(export),
+        stopped=export is None,
+    )
+    if export is not None:
+        trainer.write_result(json.dumps(result.to_json(), indent=2) + "\n")
+    trainer.log(result.sentence())
+    return result

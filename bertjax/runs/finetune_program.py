@@ -1,0 +1,120 @@
+"""The programs of fine-tuning: compiled once a width, whatever the seed and the schedule."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from bertjax.config import BertConfig, Execution
+from bertjax.model import bert
+from bertjax.objectives import losses
+from bertjax.train import sharding
+from bertjax.train.optimizer import OptimizerConfig, make_optimizer
+from bertjax.train.step import TrainState, init_state, jit_train_step, make_train_step
+
+
+class Programs(NamedTuple):
+    """What is compiled once for all seeds, learning rates and arms of a comparison."""
+
+    make_state: Callable[[Any], TrainState]
+    """The first state, sharded, from parameters on the host."""
+    train_step: Callable[[TrainState, Any], tuple[TrainState, Any]]
+    """The jitted step; a batch also carries seed, int32 [], and schedule, float32 [3]."""
+
+
+class RateState(NamedTuple):
+    """The learning rate of the next update; set by every step, from its batch."""
+
+    learning_rate: jax.Array
+
+
+def scale_by_rate() -> optax.GradientTransformation:
+    """Multiplies the updates of an optimizer whose learning rate is 1 by the one in the state."""
+
+    def init(params: optax.Params) -> RateState:
+        del params
+        return RateState(jnp.ones((), jnp.float32))
+
+    def update(
+        updates: optax.Updates, state: RateState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, RateState]:
+        del params
+        return jax.tree.map(lambda u: u * state.learning_rate, updates), state
+
+    return optax.GradientTransformation(init, update)  # type: ignore[arg-type]
+
+
+def learning_rate(kind: str, schedule: jax.Array, updates: jax.Array) -> jax.Array:
+    """`train.optimizer.make_schedule` of values that may be traced.
+
+    Args:
+        kind: the schedule's name.
+        schedule: float32 [3]: peak, warm-up steps, total steps.
+        updates: int32 []: applied so far.
+    """
+    peak, warmup, total = schedule
+    count = updates.astype(jnp.float32)
+    if kind == "constant":
+        decayed = peak
+    else:
+        start = warmup if kind == "linear" else 0.0
+        decayed = peak * jnp.clip((total - count) / (total - start), 0.0, 1.0)
+    return jnp.where(count < warmup, peak * count / jnp.maximum(warmup, 1.0), decayed)
+
+
+@functools.lru_cache(maxsize=8)
+def programs(
+    config: BertConfig,
+    execution: Execution,
+    optimizer_config: OptimizerConfig,
+    kind: str,
+    accumulation: int,
+    outputs: int,
+    regression: bool,
+    mesh: Mesh,
+) -> Programs:
+    """The jitted functions of a recipe, but for its schedule, which comes with the batches.
+
+    Kept between calls: pre-trained and scratch, all seeds, learning rates and numbers of steps
+    share them. Compiling takes as long as hundreds of steps of a small model.
+    """
+    optimizer = optax.chain(make_optimizer(optimizer_config, 1), scale_by_rate())
+    loss = losses.regression_loss if regression else losses.classification_loss
+    one_step = make_train_step(
+        functools.partial(loss, config=config, execution=execution),
+        optimizer,
+        weights_fn=losses.classification_weights,
+        accumulation=accumulation,
+    )
+
+    def train_step(state: TrainState, batch: Any) -> tuple[TrainState, Any]:
+        batch = dict(batch)
+        rate = learning_rate(kind, batch.pop("schedule"), state.updates)
+        state = state.replace(opt_state=(*state.opt_state[:-1], RateState(rate)))
+        state, metrics = one_step(state, batch)
+        return state, {**metrics, "learning_rate": rate}
+
+    def make_state(params: Any) -> TrainState:
+        return init_state(params, optimizer)
+
+    params = jax.eval_shape(lambda: random_params(config, jax.random.key(0), outputs, True))
+    shardings = sharding.state_shardings(mesh, jax.eval_shape(make_state, params))
+    return Programs(
+        jax.jit(make_state, out_shardings=shardings),
+        jit_train_step(train_step, mesh, shardings),
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("config", "outputs", "whole"))
+def random_params(config: BertConfig, key: jax.Array, outputs: int, whole: bool) -> dict:
+    """Random weights of a classifier: all of them, or only its head and the pooler."""
+    if not whole:
+        # Their draws don't depend on the encoder; one layer is enough to ask for them.
+        config = dataclasses.replace(config, num_hidden_layers=1)
+    params = bert.init_params(config, key, heads=("classifier",), num_labels=outputs)
+    return params if whole else {name: params[name] for name in ("pooler", "classifier")}

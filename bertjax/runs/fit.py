@@ -1,0 +1,29 @@
+"""`bertjax.fit`: one function for every kind of run, for notebooks and other people's code."""
+
+from collections.abc import Callable
+from typing import Any
+
+
+def fit(config: Any, *, log: Callable[[str], None] = print) -> Any:
+    """Runs, or resumes, what the configuration describes.
+
+    Args:
+        config: a `runs.recipes.PretrainConfig` or a `runs.finetune.FinetuneConfig`.
+        log: told what happens, line by line; by default printed.
+
+    Returns:
+        PretrainResult or FinetuneResult.
+
+    Raises:
+        UserError: a mistake in the configuration, the data or the run directory.
+        TypeError: neither of the two.
+    """
+    from bertjax.runs.finetune import FinetuneConfig, finetune
+    from bertjax.runs.pretrain import pretrain
+    from bertjax.runs.recipes import PretrainConfig
+
+    if isinstance(config, PretrainConfig):
+        return pretrain(config, log)
+    if isinstance(config, FinetuneConfig):
+        return finetune(config, log)
+    raise TypeError(f"fit takes a PretrainConfig or a FinetuneConfig, not {type(config).__name__}.")

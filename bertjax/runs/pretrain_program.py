@@ -1,0 +1,184 @@
+"""The program of a pre-training run, made without touching a device: what a run compiles, and what
+an ahead-of-time compilation for a TPU pod compiles.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from bertjax.config import BertConfig
+from bertjax.errors import UserError
+from bertjax.model.bert import init_params
+from bertjax.objectives.losses import pretraining_loss, pretraining_weights
+from bertjax.objectives.masking import mask_tokens
+from bertjax.runs.recipes import PretrainConfig
+from bertjax.text.tokenizer import Tokenizer
+from bertjax.train import sharding
+from bertjax.train.optimizer import make_optimizer, make_schedule
+from bertjax.train.step import (
+    Batch,
+    TrainState,
+    init_state,
+    jit_train_step,
+    make_eval_step,
+    make_train_step,
+)
+
+
+class Vocabulary(NamedTuple):
+    """What masking has to know of a tokenizer."""
+
+    size: int
+    pad_id: int
+    mask_id: int
+    special: np.ndarray
+    """bool [V]: never masked."""
+    word_starts: np.ndarray
+    """bool [V]: ids that begin a word."""
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> "Vocabulary":
+        """The tables of a tokenizer."""
+        return cls(
+            tokenizer.vocab_size,
+            tokenizer.pad_id,
+            tokenizer.mask_id,
+            tokenizer.special(),
+            tokenizer.word_starts(),
+        )
+
+
+class Program(NamedTuple):
+    """A pre-training program for a mesh; making it touches no device."""
+
+    model: BertConfig
+    init: Callable[[], TrainState]
+    """The first state, already sharded (jitted)."""
+    step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
+    """The jitted training step; donates its state."""
+    eval_step: Callable[[Any, Batch, Any], dict[str, tuple[jax.Array, jax.Array]]]
+    """The jitted evaluation: (params, batch, batch index) -> sums and weights."""
+    abstract_state: TrainState
+    """ShapeDtypeStructs with their shardings."""
+    abstract_batch: dict[str, jax.ShapeDtypeStruct]
+
+
+def build(
+    config: PretrainConfig, mesh: Mesh, vocabulary: Vocabulary, max_seq_length: int
+) -> Program:
+    """The step, the evaluation and the state of a recipe on a mesh, without touching a device.
+
+    Args:
+        config: the recipe.
+        mesh: of devices that are there, or of a topology's (`jax.experimental.topologies`).
+        vocabulary: the tokenizer's tables.
+        max_seq_length: T of the shards.
+
+    Raises:
+        UserError: parts of the recipe that do not fit together.
+    """
+    model = config.model.resolve(vocabulary.size)
+    _check_shapes(config, model, mesh, max_seq_length)
+    optimizer = make_optimizer(config.optimizer, config.loop.train_steps)
+    prepare = functools.partial(_mask, config, vocabulary, max_seq_length)
+    loss = functools.partial(pretraining_loss, config=model, execution=config.execution)
+    step = make_train_step(
+        loss,
+        optimizer,
+        weights_fn=pretraining_weights,
+        seed=config.seed,
+        prepare=prepare,
+        accumulation=config.accumulation,
+        schedule=make_schedule(config.optimizer, config.loop.train_steps),
+    )
+    evaluation = make_eval_step(
+        loss, weights_fn=pretraining_weights, seed=config.seed, prepare=prepare
+    )
+    first = functools.partial(_first_state, model, optimizer, config.seed)
+    shapes = jax.eval_shape(first)
+    shardings = sharding.state_shardings(mesh, shapes)
+    rows = sharding.batch_sharding(mesh)
+
+    def struct(*shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, jnp.int32, sharding=rows)
+
+    batch, length = config.batch_size, max_seq_length
+    return Program(
+        model=model,
+        init=jax.jit(first, out_shardings=shardings),
+        step=jit_train_step(step, mesh, shardings),
+        eval_step=jax.jit(evaluation, out_shardings=sharding.replicated(mesh)),
+        abstract_state=jax.tree.map(
+            lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+            shapes,
+            shardings,
+        ),
+        abstract_batch={
+            "input_ids": struct(batch, length),
+            "attention_mask": struct(batch, length),
+            "token_type_ids": struct(batch, length),
+            "next_sentence_label": struct(batch),
+        },
+    )
+
+
+def _first_state(
+    model: BertConfig, optimizer: optax.GradientTransformation, seed: int
+) -> TrainState:
+    key = jax.random.key(seed, impl="threefry2x32")
+    return init_state(init_params(model, key), optimizer)
+
+
+def _mask(
+    config: PretrainConfig,
+    vocabulary: Vocabulary,
+    max_seq_length: int,
+    batch: Batch,
+    keys: jax.Array,
+) -> Batch:
+    masked = mask_tokens(
+        keys,
+        batch["input_ids"],
+        mask_id=vocabulary.mask_id,
+        vocab_size=vocabulary.size,
+        special=jnp.asarray(vocabulary.special),
+        word_starts=jnp.asarray(vocabulary.word_starts) if config.masking.whole_word else None,
+        rate=config.masking.rate,
+        max_predictions=config.masking.predictions(max_seq_length),
+        whole_word=config.masking.whole_word,
+        attention_mask=batch["attention_mask"],
+    )
+    weights = batch.get("example_weight")
+    if weights is not None:  # the padding of a ragged last batch predicts nothing
+        masked["masked_weights"] *= weights[:, None]
+    return {**batch, **masked}
+
+
+def _check_shapes(
+    config: PretrainConfig, model: BertConfig, mesh: Mesh, max_seq_length: int
+) -> None:
+    if max_seq_length > model.max_position_embeddings:
+        raise UserError(
+            f"The shards hold sequences of {max_seq_length} tokens and the model has "
+            f"{model.max_position_embeddings} positions: raise --model.max-position-embeddings, or "
+            "prepare with a smaller --max-seq-length."
+        )
+    config.masking.predictions(max_seq_length)  # refuses too few of them
+    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    if config.batch_size % (ways * config.accumulation):
+        raise UserError(
+            f"batch_size {config.batch_size} does not divide over {ways} devices (data x fsdp) and "
+            f"{config.accumulation} microbatches: make it a multiple of "
+            f"{ways * config.accumulation}."
+        )
+    if model.num_attention_heads % mesh.shape["tensor"]:
+        raise UserError(
+            f"The mesh splits {model.num_attention_heads} heads over tensor "
+            f"{mesh.shape['tensor']}: choose a divisor of the heads."
+        )

@@ -1,0 +1,368 @@
+"""`report`: what a run came to, as one HTML file that needs no network, with the curves as PNG."""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from etils import epath
+
+from bertjax.errors import UserError
+from bertjax.runs import page
+from bertjax.runs.page import Bar, Line
+
+Log = Callable[[str], None]
+
+REPORT, NUMBERS, STORY, PAGE = "report", "numbers.json", "story.json", "index.html"
+
+_LABELS = {"train": "training", "eval": "held out"}
+
+
+def report(directories: Sequence[epath.PathLike], log: Log) -> list[epath.Path]:
+    """Writes report/index.html, and a PNG of every curve, into run directories.
+
+    Args:
+        directories: of pre-training, of fine-tuning, or of the demo.
+        log: is given one line for each page.
+
+    Returns:
+        The pages, in the order of the directories.
+
+    Raises:
+        UserError: a directory that holds no run.
+    """
+    pages = []
+    for directory in map(epath.Path, directories):
+        if (directory / REPORT / STORY).exists():
+            numbers = json.loads((directory / REPORT / NUMBERS).read_text())
+            story = json.loads((directory / REPORT / STORY).read_text())
+            pages.append(write_demo_report(directory, numbers, story, log))
+        else:
+            pages.append(_write_run_report(directory, log))
+    return pages
+
+
+def verdict(numbers: dict[str, Any]) -> str:
+    """The demo's result in one sentence: its terminal's last and its report's first."""
+    few = numbers["labels_few"]
+    gain, error = numbers["gain"], numbers["gain_error"]
+    gain_few, error_few = numbers["gain_few"], numbers["gain_error_few"]
+    clear = gain > 2 * error and gain_few > 2 * error_few
+    lead = "lifts" if clear else "does not clearly lift"
+    wins = numbers["accuracy_tfidf"] > numbers["accuracy_pretrained"]
+    wins_few = numbers["accuracy_tfidf_few"] > numbers["accuracy_pretrained_few"]
+    tfidf = {
+        (True, True): "TF-IDF with logistic regression beats both",
+        (True, False): f"TF-IDF with logistic regression beats it with all labels, not with {few}",
+        (False, True): f"TF-IDF with logistic regression beats it with {few}, not with all",
+        (False, False): "TF-IDF with logistic regression is behind",
+    }[wins, wins_few]
+    return (
+        f"Pre-training on {numbers['words'] / 1e6:.1f} million words of this machine's own "
+        f"documentation {lead} a small BERT from {_percent(numbers['accuracy_scratch'])} to "
+        f"{_percent(numbers['accuracy_pretrained'])} ({_points_of(gain, error)}) at telling "
+        f"{len(numbers['labels'])} packages apart from {numbers['labels_all']} labelled passages "
+        f"of each, and from {_percent(numbers['accuracy_scratch_few'])} to "
+        f"{_percent(numbers['accuracy_pretrained_few'])} ({_points_of(gain_few, error_few)}) from "
+        f"{few}; {tfidf} ({_percent(numbers['accuracy_tfidf'])} and "
+        f"{_percent(numbers['accuracy_tfidf_few'])})."
+    )
+
+
+def why(numbers: dict[str, Any]) -> str:
+    """What to make of TF-IDF's result."""
+    if numbers["accuracy_tfidf"] > numbers["accuracy_pretrained"]:
+        return (
+            "Why counting words wins here: this BERT has read "
+            f"{numbers['words'] / 1e6:.1f} million words in minutes, the original one 3.3 billion "
+            "in days, and packages give themselves away by their vocabulary. bertjax demo "
+            "--minutes 60 shows whether the gap closes."
+        )
+    return (
+        "TF-IDF counts words and word pairs; it has read the labelled passages only, where BERT "
+        "has also read the text without labels."
+    )
+
+
+def write_demo_report(
+    workdir: epath.PathLike, numbers: dict[str, Any], story: dict[str, Any], log: Log
+) -> epath.Path:
+    """Writes the demo's report/: index.html, numbers.json, story.json and PNG curves.
+
+    Args:
+        workdir: of the demo.
+        numbers: as `runs.demo` gathers them; written as they are.
+        story: `curve` (records of metrics.jsonl), `fills` (moments with the sentences' likeliest
+            words), `predictions`, `commands`, all JSON.
+        log: told if the PNG need a package that isn't there.
+
+    Returns:
+        The page.
+    """
+    directory = epath.Path(workdir) / REPORT
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / STORY).write_text(json.dumps(story, indent=1, ensure_ascii=False) + "\n")
+    (directory / NUMBERS).write_text(json.dumps(numbers, indent=2, ensure_ascii=False) + "\n")
+    body = [*_first_screen(numbers, story), *_details(numbers, story)]
+    target = directory / PAGE
+    target.write_text(page.page("bertjax demo", body))
+    references = {"mlm_loss": ("unigram entropy", numbers["unigram_entropy"])}
+    references["nsp_accuracy"] = ("majority", numbers["nsp_majority"])
+    write_pngs(directory, story["curve"], references, log)
+    return target
+
+
+def _first_screen(numbers: dict[str, Any], story: dict[str, Any]) -> list[str]:
+    few = numbers["labels_few"]
+    seeds = len(numbers["seeds"])
+    both = {suffix: _bars(numbers, suffix) for suffix in ("", "_few")}
+    most = max(bar.value for bars in both.values() for bar in bars)  # one scale for both
+    return [
+        '<p class="kicker">bertjax demo</p>',
+        f"<h1>{page.text(verdict(numbers))}</h1>",
+        '<div class="pair">',
+        page.figure(
+            page.bars(both[""], "Accuracy with all labels", most),
+            f"{numbers['labels_all']} labelled passages of each package: accuracy on "
+            f"{numbers['test_rows']:,} passages of source files that were held out. Whiskers: "
+            f"standard deviation over {seeds} seeds.",
+        ),
+        page.figure(
+            page.bars(both["_few"], f"Accuracy with {few} labels", most),
+            f"{few} labelled passages of each package, the same test.",
+        ),
+        "</div>",
+        page.paragraph(why(numbers), "note"),
+        page.heading("Filling in the blank"),
+        _fills(story["fills"]),
+        page.heading("What it learned from the text alone"),
+        page.figure(
+            page.curves(
+                [
+                    Line("held out", _points(story["curve"], "eval", "mlm_loss")),
+                    Line("training", _points(story["curve"], "train", "mlm_loss"), "second"),
+                ],
+                "Masked-LM loss",
+                references=[("unigram entropy", numbers["unigram_entropy"])],
+            ),
+            f"Loss of guessing masked tokens, in nats: {numbers['mlm_loss']:.2f} on held-out text "
+            "at the end. Knowing only how often each token occurs gives "
+            f"{numbers['unigram_entropy']:.2f}. Does sentence B follow sentence A? "
+            f"{numbers['nsp_accuracy']:.1%} right, where always giving the commoner answer is "
+            f"{numbers['nsp_majority']:.1%}.",
+        ),
+        page.heading("Now with your text"),
+        page.paragraph(
+            "Raw text becomes a BERT, and that BERT a classifier, by these; every one tells the "
+            "next, explains itself with --help, and goes on where it was when given again."
+        ),
+        page.commands(story["commands"]),
+    ]
+
+
+def _bars(numbers: dict[str, Any], suffix: str) -> list[Bar]:
+    return [
+        Bar(
+            label,
+            numbers[f"accuracy_{name}{suffix}"],
+            numbers[f"accuracy_{name}_deviation{suffix}"],
+            color,
+        )
+        for label, name, color in (
+            ("pre-trained", "pretrained", "accent"),
+            ("from scratch", "scratch", "second"),
+            ("TF-IDF", "tfidf", "third"),
+        )
+    ]
+
+
+def _fills(fills: Sequence[dict[str, Any]]) -> str:
+    """The sentences by rows, the moments by columns."""
+    header = ["", *(moment["when"] for moment in fills)]
+    rows = []
+    for number, sentence in enumerate(fills[0]["sentences"] if fills else ()):
+        blank = page.text(sentence["text"]).replace("[MASK]", '<span class="blank"></span>')
+        cells = [
+            '<span class="words">'
+            + ", ".join(
+                f"<b>{page.text(token)}</b>" if place == 0 else page.text(token)
+                for place, (token, _) in enumerate(moment["sentences"][number]["tokens"])
+            )
+            + "</span>"
+            for moment in fills
+        ]
+        rows.append([blank, *cells])
+    return page.table(header, rows)
+
+
+def _details(numbers: dict[str, Any], story: dict[str, Any]) -> list[str]:
+    predictions = [
+        [
+            f"<small>{page.text(item['text'])}</small>",
+            page.text(item["label"]),
+            f'<span class="{"right" if item["said"] == item["label"] else "wrong"}">'
+            f"{page.text(item['said'])}</span> {item['score']:.0%}",
+        ]
+        for item in story["predictions"]
+    ]
+    seconds = numbers["seconds_by_phase"]
+    return [
+        page.heading("Passages it has never seen"),
+        page.table(["passage", "package", "the pre-trained BERT says"], predictions),
+        page.heading("How it was measured"),
+        *(page.paragraph(line) for line in story["method"]),
+        page.table(
+            ["", "pre-trained", "from scratch", "TF-IDF"],
+            _accuracy_rows(numbers),
+            numbers=(1, 2, 3),
+        ),
+        page.heading("Where the time went"),
+        page.table(
+            ["phase", "seconds"],
+            [[page.text(phase), f"{value:,.0f}"] for phase, value in seconds.items()]
+            + [["<b>in all</b>", f"<b>{numbers['seconds']:,.0f}</b>"]],
+            numbers=(1,),
+        ),
+        page.paragraph(
+            f"On {numbers['device']}; "
+            + ", ".join(f"{name} {version}" for name, version in numbers["versions"].items())
+            + f". Corpus {numbers['corpus_sha256'][:16]}, seeds {numbers['seeds']}. All of it: "
+            f"{NUMBERS} beside this page.",
+            "note",
+        ),
+    ]
+
+
+def _accuracy_rows(numbers: dict[str, Any]) -> list[list[str]]:
+    names = ("pretrained", "scratch", "tfidf")
+    rows = []
+    for suffix, count in (("", numbers["labels_all"]), ("_few", numbers["labels_few"])):
+        cells = []
+        for name in names:
+            deviation = numbers[f"accuracy_{name}_deviation{suffix}"]
+            said = _percent(numbers[f"accuracy_{name}{suffix}"])
+            cells.append(said if deviation is None else f"{said} ± {_percent(deviation)}")
+        rows.append([f"{count} labels a package", *cells])
+    return rows
+
+
+def _points_of(gain: float, error: float) -> str:
+    return f"{100 * gain:+.1f} ± {100 * error:.1f} points"
+
+
+def _percent(share: float) -> str:
+    return f"{share:.1%}"
+
+
+def _points(records: Iterable[dict[str, Any]], kind: str, name: str) -> list[tuple[float, float]]:
+    return [
+        (record["step"], record[name])
+        for record in records
+        if record.get("kind") == kind and isinstance(record.get(name), int | float)
+    ]
+
+
+def _write_run_report(directory: epath.Path, log: Log) -> epath.Path:
+    """The page of a run directory: a curve for each metric of metrics.jsonl, and its settings."""
+    if not directory.is_dir():
+        raise UserError(f"{directory}: no such directory; give a run directory.")
+    runs = _metric_files(directory)
+    if not runs:
+        raise UserError(
+            f"{directory}: holds no metrics.jsonl; give the directory of a run that has begun."
+        )
+    body = [f'<p class="kicker">bertjax</p><h1>{page.text(directory.name)}</h1>']
+    target = directory / REPORT
+    target.mkdir(parents=True, exist_ok=True)
+    for name, path in runs:
+        records = _read_records(path)
+        if len(runs) > 1:
+            body.append(page.heading(name))
+        body += ['<div class="pair">', *_run_figures(records), "</div>"]
+        write_pngs(target, records, {}, log, prefix="" if len(runs) == 1 else f"{name}-")
+    if (directory / "config.json").exists():
+        text = (directory / "config.json").read_text()
+        body += [page.heading("Settings"), page.commands(text.rstrip().split("\n"))]
+    (target / PAGE).write_text(page.page(f"bertjax: {directory.name}", body))
+    log(f"Wrote {target / PAGE}.")
+    return target / PAGE
+
+
+def _metric_files(directory: epath.Path) -> list[tuple[str, epath.Path]]:
+    own = directory / "metrics.jsonl"
+    if own.exists():
+        return [(directory.name, own)]
+    found = [*directory.glob("seed-*/metrics.jsonl"), *directory.glob("*/seed-*/metrics.jsonl")]
+    return [
+        (str(path.parent.relative_to(directory)).replace("/", "-"), path) for path in sorted(found)
+    ]
+
+
+def _read_records(path: epath.Path) -> list[dict[str, Any]]:
+    records = []
+    for line in path.read_text().splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue  # a last line that a sudden end cut short
+        if isinstance(record, dict) and isinstance(record.get("step"), int):
+            records.append(record)
+    return records
+
+
+def _run_figures(records: list[dict[str, Any]]) -> list[str]:
+    figures = []
+    for name in _metric_names(records):
+        lines = [
+            Line(_LABELS[kind], points, color)
+            for kind, color in (("train", "second"), ("eval", "accent"))
+            if (points := _points(records, kind, name))
+        ]
+        figures.append(page.figure(page.curves(lines, name), name))
+    return figures
+
+
+def _metric_names(records: Iterable[dict[str, Any]]) -> list[str]:
+    left_out = {"step", "seconds", "data_wait", "skipped", "learning_rate"}
+    names = dict.fromkeys(name for record in records for name in record if name not in left_out)
+    return [
+        name
+        for name in names
+        if len(_points(records, "train", name)) + len(_points(records, "eval", name)) > 1
+    ]
+
+
+def write_pngs(
+    directory: epath.Path,
+    records: Sequence[dict[str, Any]],
+    references: dict[str, tuple[str, float]],
+    log: Log,
+    prefix: str = "",
+) -> list[epath.Path]:
+    """A PNG for each metric that has a curve; none, and a word about it, without Matplotlib."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        log("Curves as PNG need Matplotlib: pip install 'bertjax[demo]', then bertjax report.")
+        return []
+    written = []
+    for name in _metric_names(records):
+        picture = Figure(figsize=(6.4, 3.6), layout="constrained")
+        FigureCanvasAgg(picture)
+        axes = picture.add_subplot()
+        for kind, color in (("train", "#b0aa9f"), ("eval", "#1f6f8b")):
+            if points := _points(records, kind, name):
+                steps, values = zip(*points, strict=True)
+                axes.plot(steps, values, color=color, label=_LABELS[kind])
+        if name in references and math.isfinite(references[name][1]):
+            label, value = references[name]
+            axes.axhline(value, color="#c98a3d", linestyle="--", label=label)
+        axes.set_xlabel("steps")
+        axes.set_ylabel(name)
+        axes.legend(frameon=False)
+        path = directory / f"{prefix}{name}.png"
+        with path.open("wb") as file:
+            picture.savefig(file, format="png", dpi=150)
+        written.append(path)
+    return written

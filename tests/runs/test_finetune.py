@@ -1,0 +1,401 @@
+import contextlib
+import dataclasses
+import json
+import pathlib
+import random
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from bertjax.errors import UserError
+from bertjax.interop.huggingface import from_pretrained, save_pretrained
+from bertjax.runs import finetune_program, predict, seeds
+from bertjax.runs.finetune import FinetuneConfig, finetune
+from bertjax.train import loop
+from bertjax.train.optimizer import OptimizerConfig, make_optimizer, make_schedule
+from bertjax.train.sharding import MeshConfig
+
+LONG, SHORT = 10, 1
+GOOD, BAD = ("good", "great", "fine"), ("bad", "awful", "poor")
+
+
+def write_rows(path, count, seed):
+    """Rows whose words give the label away, of many lengths."""
+    generator = random.Random(seed)
+    lines = ["text\tlabel\tstars"]
+    for _ in range(count):
+        label = generator.choice(["pos", "neg"])
+        words = generator.choices(GOOD if label == "pos" else BAD, k=generator.randint(1, 26))
+        stars = 4.5 if label == "pos" else 1
+        lines.append(f"the film was {' '.join(words)} .\t{label}\t{stars}")
+    path.write_text("\n".join(lines) + "\n")
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("files")
+    return {
+        "train": write_rows(directory / "train.tsv", 60, 0),
+        "dev": write_rows(directory / "dev.tsv", 21, 1),
+        "test": write_rows(directory / "test.tsv", 13, 2),
+    }
+
+
+@pytest.fixture
+def config(files, tmp_path, tiny_model):
+    """60 rows in batches of 16: the last batch of an epoch is ragged."""
+    save_pretrained(tmp_path / "model", tiny_model)
+    return FinetuneConfig(
+        model=str(tmp_path / "model"),
+        train=files["train"],
+        dev=files["dev"],
+        workdir=str(tmp_path / "run"),
+        epochs=LONG,
+        batch_size=16,
+        max_seq_length=32,  # one bucket: one program to compile
+        optimizer=OptimizerConfig(learning_rate=3e-3),
+    )
+
+
+def quiet(line):
+    del line
+
+
+def weights(directory):
+    return (directory / "model.safetensors").read_bytes()
+
+
+def stop_at_question(number):
+    """As `stop_requests`, but a signal comes before the so-and-so-many-th question."""
+
+    @contextlib.contextmanager
+    def requests():
+        asked = 0
+
+        def stop():
+            nonlocal asked
+            asked += 1
+            return asked >= number
+
+        yield stop
+
+    return requests
+
+
+def test_learns_reports_exports_and_is_not_trained_twice(config, files, tmp_path):
+    config = dataclasses.replace(config, seeds=(0, 2), test=files["test"])
+    lines = []
+    result = finetune(config, lines.append, progress=False)
+    assert not result.stopped and result.labels == ("neg", "pos")
+    scores = [seed.metrics["accuracy"] for seed in result.seeds]
+    assert max(scores) == 1.0
+    assert result.mean == pytest.approx(np.mean(scores))
+    assert result.deviation == pytest.approx(np.std(scores, ddof=1))
+    assert [seed.seed for seed in result.seeds] == [0, 2]
+    assert lines[-1] == result.sentence() and "over 2 seeds" in lines[-1]
+
+    # What was exported is the best seed, and says of the files what the run said.
+    best = max(result.seeds, key=lambda seed: seed.metrics["accuracy"])
+    model = from_pretrained(config.workdir)
+    for path, metrics in ((files["dev"], best.metrics), (files["test"], best.test_metrics)):
+        again = predict.evaluate(model, path)
+        assert again == pytest.approx({"examples": again["examples"], **metrics}, rel=1e-5)
+
+    # The same command again: nothing is trained, everything is the same.
+    before, lines[:] = weights(tmp_path / "run/export"), []
+    repeated = finetune(config, lines.append, progress=False)
+    assert repeated.seeds == result.seeds
+    assert weights(tmp_path / "run/export") == before
+    assert sum("is complete" in line for line in lines) == 2
+    assert not any(line.startswith("step ") for line in lines)
+    saved = json.loads((tmp_path / "run/result.json").read_text())
+    assert saved["mean"] == result.mean and saved["seeds"][1]["seed"] == 2
+
+
+@pytest.mark.parametrize("question", [1, 2, 5])
+def test_stopped_and_resumed_is_bitwise_the_run_that_was_not(
+    config, tmp_path, monkeypatch, question
+):
+    config = dataclasses.replace(config, epochs=SHORT)
+    straight = finetune(config, quiet, progress=False)
+    broken = dataclasses.replace(config, workdir=str(tmp_path / "other"))
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "stop_requests", stop_at_question(question))
+        stopped = finetune(broken, quiet, progress=False)
+    assert stopped.stopped and stopped.export is None and stopped.seeds == ()
+    assert not (tmp_path / "other/export").exists()
+    resumed = finetune(broken, quiet, progress=False)
+    assert resumed.seeds[0].metrics == straight.seeds[0].metrics
+    assert weights(tmp_path / "other/export") == weights(tmp_path / "run/export")
+
+
+def test_seeds_vary_head_order_and_dropout_but_not_the_weights_they_start_from(config, tiny_model):
+    trainer = make_trainer(config, tiny_model)
+    first, again, other = (trainer._initial(seed) for seed in (0, 0, 1))
+    jax.tree.map(np.testing.assert_array_equal, first, again)
+    assert (first["classifier"]["kernel"] != other["classifier"]["kernel"]).all()
+    for part in ("embeddings", "encoder", "pooler"):
+        jax.tree.map(np.testing.assert_array_equal, first[part], other[part])
+        jax.tree.map(np.testing.assert_array_equal, first[part], tiny_model.params[part])
+    batches = [trainer._batch(seed, 1e-2, 0) for seed in (0, 1)]
+    assert [int(batch["seed"]) for batch in batches] == [0, 1]
+    assert trainer.rows.train.labels.tolist() != []
+    orders = [np.asarray(batch["input_ids"]).tolist() for batch in batches]
+    assert orders[0] != orders[1]
+    # The same batch and the same weights, but another seed: only dropout differs.
+    losses = []
+    for seed in (0, 1):
+        state = trainer.programs.make_state(first)
+        batch = {**batches[0], "seed": batches[seed]["seed"]}
+        losses.append(float(trainer.programs.train_step(state, batch)[1]["loss"]))
+    assert losses[0] != losses[1]
+
+
+def test_from_scratch_starts_from_random_weights_of_the_same_shape(config, tiny_model):
+    scratch = make_trainer(dataclasses.replace(config, from_scratch=True), tiny_model)
+    tuned = make_trainer(config, tiny_model)
+    assert scratch.programs is tuned.programs  # compiled once for both arms
+    a, b, other = scratch._initial(0), tuned._initial(0), scratch._initial(1)
+    assert jax.tree.map(np.shape, a) == jax.tree.map(np.shape, b)
+    table = ("embeddings", "word_embeddings", "embedding")
+    assert (pick(a, table) != pick(b, table)).all()
+    assert (pick(a, table) != pick(other, table)).all()
+
+
+def test_programs_compile_once_a_width_whatever_the_seeds_rates_and_arms(config, tiny_model):
+    config = dataclasses.replace(
+        config,
+        seeds=(0, 1),
+        learning_rates=(1e-3, 1e-2),
+        epochs=SHORT,
+        batch_size=4,
+        pair_column="text",
+        max_seq_length=40,
+    )
+    trainer = make_trainer(config, tiny_model)
+    before = trainer.programs.train_step._cache_size()
+    widths = {
+        trainer._batch(seed, 1e-3, step)["input_ids"].shape[1]
+        for seed in config.seeds
+        for step in range(trainer.steps)
+    }
+    for arm in (False, True):
+        workdir = f"{config.workdir}-{arm}"
+        change = {"from_scratch": arm, "workdir": workdir, "epochs": 1 + arm}
+        finetune(dataclasses.replace(config, **change), quiet, progress=False)
+    assert len(widths) == 2
+    assert trainer.programs.train_step._cache_size() == before + 2
+
+
+def test_every_row_is_seen_once_an_epoch_and_padding_weighs_nothing(config, tiny_model):
+    trainer = make_trainer(config, tiny_model)
+    assert trainer.epoch_steps == 4
+    lengths, weight = [], 0.0
+    for step in range(4):
+        batch = jax.device_get(trainer._batch(0, 1e-2, step))
+        real = batch["example_weight"] > 0
+        lengths += batch["attention_mask"][real].sum(1).tolist()
+        weight += batch["example_weight"].sum()
+        assert batch["input_ids"].shape[1] in trainer.buckets
+    assert sorted(lengths) == sorted(trainer.lengths.tolist())
+    assert weight == 60
+
+
+def test_the_loss_of_a_ragged_batch_ignores_its_padding(config, tiny_model):
+    trainer = make_trainer(config, tiny_model)
+    ragged = dict(trainer._batch(0, 1e-2, 3))  # 12 rows and 4 of padding
+    params = trainer._initial(0)
+    results = []
+    for label in (0, 1):
+        labels = np.array(ragged["label"])
+        labels[np.asarray(ragged["example_weight"]) == 0] = label
+        labels = jax.device_put(labels, ragged["label"].sharding)
+        state = trainer.programs.make_state(params)
+        state, _ = trainer.programs.train_step(state, {**ragged, "label": labels})
+        results.append(jax.device_get(state.params))
+    jax.tree.map(np.testing.assert_array_equal, *results)
+
+
+def test_the_model_that_was_given_is_left_as_it_was(config, tiny_model):
+    before = jax.tree.map(np.array, tiny_model.params)
+    config = dataclasses.replace(config, epochs=SHORT)
+    finetune(config, quiet, model=tiny_model, progress=False)
+    jax.tree.map(np.testing.assert_array_equal, before, jax.device_get(tiny_model.params))
+
+
+@pytest.mark.parametrize("kind", ["linear_google", "linear", "constant"])
+@pytest.mark.parametrize("warmup", [0, 1, 5])
+def test_the_schedule_in_the_batch_is_the_optimizers(kind, warmup):
+    config = OptimizerConfig(learning_rate=3e-3, schedule=kind, warmup_steps=warmup)
+    theirs = make_schedule(config, 12)
+    schedule = np.array([3e-3, warmup, 12], np.float32)
+    for count in range(15):
+        ours = finetune_program.learning_rate(kind, schedule, np.int32(count))
+        # Roundings of float32.
+        assert float(ours) == pytest.approx(float(theirs(count)), rel=1e-6, abs=1e-9)
+
+
+def test_the_rate_in_the_state_is_the_learning_rate(tiny_model):
+    """An optimizer of rate 1, scaled, against one with that schedule: the same but for rounding."""
+    base = OptimizerConfig(learning_rate=3e-3, warmup_steps=2)
+    direct = make_optimizer(base, 10)
+    one = dataclasses.replace(base, learning_rate=1.0, schedule="constant", warmup_steps=0)
+    scaled = optax.chain(make_optimizer(one, 1), finetune_program.scale_by_rate())
+    params = tiny_model.params["pooler"]
+    states = [direct.init(params), scaled.init(params)]
+    both = [params, params]
+    for step in range(4):
+        grads = jax.tree.map(lambda p, step=step: np.cos(p + step), params)
+        rate = np.float32(make_schedule(base, 10)(step))
+        states[1] = (*states[1][:-1], finetune_program.RateState(rate))
+        for at, optimizer in enumerate((direct, scaled)):
+            updates, states[at] = optimizer.update(grads, states[at], both[at])
+            both[at] = optax.apply_updates(both[at], updates)
+    # Two roundings of float32 in other places.
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-8), *both)
+    assert not np.allclose(params["kernel"], both[0]["kernel"])
+
+
+def test_the_best_learning_rate_of_the_first_seed_is_kept_for_all(config):
+    config = dataclasses.replace(config, learning_rates=(1e-6, 3e-3), seeds=(0, 1))
+    result = finetune(config, quiet, progress=False)
+    assert set(result.tried) == {1e-6, 3e-3} and result.learning_rate == 3e-3
+    assert result.tried[3e-3] > result.tried[1e-6]
+    assert {seed.learning_rate for seed in result.seeds} == {3e-3}
+    records = read_records(result)
+    rates = [record["learning_rate"] for record in records if record["kind"] == "train"]
+    assert 0 < max(rates) <= 3e-3
+
+
+def test_select_best_takes_the_weights_of_the_best_evaluation(config):
+    config = dataclasses.replace(config, select="best")
+    result = finetune(config, quiet, progress=False)
+    records = read_records(result)
+    best = max(record["accuracy"] for record in records if record["kind"] == "eval")
+    assert result.mean == best
+    model = from_pretrained(config.workdir)
+    assert predict.evaluate(model, config.dev)["accuracy"] == pytest.approx(best)
+
+
+def test_regression(config, tmp_path):
+    config = dataclasses.replace(config, regression=True, label_column="stars")
+    result = finetune(config, quiet, progress=False)
+    assert result.metric == "spearman" and result.labels == () and result.majority is None
+    assert result.mean > 0.5
+    model = from_pretrained(tmp_path / "run")
+    assert model.kind == "regression"
+    bad, good = predict.predict(
+        model, ["the film was bad", "the film was" + " very" * 20 + " good"]
+    )
+    assert good["score"] > bad["score"] and set(bad) == {"text", "score"}
+
+
+PROGRAM = """
+import dataclasses, json, sys
+from bertjax.config import Execution
+from bertjax.runs.finetune import FinetuneConfig, finetune
+from bertjax.train.optimizer import OptimizerConfig
+from bertjax.train.sharding import MeshConfig
+
+fields = json.loads(sys.argv[1])
+fields["mesh"] = MeshConfig(**fields["mesh"])
+fields["optimizer"] = OptimizerConfig(**fields["optimizer"])
+fields["execution"] = Execution(**fields["execution"])
+fields["seeds"] = tuple(fields["seeds"])
+result = finetune(FinetuneConfig(**fields), lambda line: None, progress=False)
+print(json.dumps(result.seeds[0].metrics))
+"""
+
+
+def test_four_devices_give_what_one_gives(config, run_python):
+    config = dataclasses.replace(config, epochs=SHORT)
+    one = finetune(config, quiet, progress=False)
+    four = dataclasses.replace(
+        config, workdir=config.workdir + "-4", mesh=MeshConfig(data=2, fsdp=2)
+    )
+    said = run_python("-c", PROGRAM, json.dumps(dataclasses.asdict(four)), devices=4)
+    other = json.loads(said.splitlines()[-1])
+    # Sums of float32 in another order, which Adam divides by the size of small gradients: after
+    # 4 steps at 3e-3 the loss differed by 1.6e-6 of itself.
+    assert other["loss"] == pytest.approx(one.seeds[0].metrics["loss"], rel=1e-5)
+    assert other["accuracy"] == one.seeds[0].metrics["accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"optimizer": OptimizerConfig(learning_rate=5e-3)}, "optimizer.learning_rate"),
+        ({"batch_size": 8}, "batch_size"),
+        ({"from_scratch": True}, "model.weights"),
+        ({"max_seq_length": 31}, "max_seq_length"),
+        ({"regression": True, "label_column": "stars"}, "objective"),
+    ],
+)
+def test_another_run_in_the_same_directory_is_refused_by_name(config, change, name):
+    finetune(dataclasses.replace(config, epochs=SHORT), quiet, progress=False)
+    with pytest.raises(UserError, match=name) as caught:
+        finetune(dataclasses.replace(config, epochs=SHORT, **change), quiet, progress=False)
+    assert "fresh" in str(caught.value)
+
+
+def test_fresh_starts_beside_the_old_run(config, tmp_path):
+    first = finetune(dataclasses.replace(config, epochs=SHORT), quiet, progress=False)
+    other = dataclasses.replace(config, epochs=SHORT, fresh=True, from_scratch=True)
+    second = finetune(other, quiet, progress=False)
+    assert second.workdir == str(tmp_path / "run-2") != first.workdir
+    assert (tmp_path / "run/export").exists() and (tmp_path / "run-2/export").exists()
+
+
+def test_mistakes_are_told_before_any_training(config, tmp_path, files):
+    def refusal(**change):
+        with pytest.raises(UserError) as caught:
+            finetune(dataclasses.replace(config, **change), quiet, progress=False)
+        assert not (tmp_path / "run").exists()
+        return str(caught.value)
+
+    assert "max_seq_length 41 is longer than the model's 40 positions" in refusal(max_seq_length=41)
+    dev = tmp_path / "dev.tsv"
+    dev.write_text("text\tlabel\nfine\tpos\nbad\tmeh\n")
+    assert f"{dev}:3: label 'meh' was not seen in training" in refusal(dev=str(dev))
+    assert f"{dev}:3: label 'meh' was not seen" in refusal(test=str(dev))
+    assert "no column 'sentence'" in refusal(text_column="sentence")
+    assert "is no finite number" in refusal(regression=True)
+    assert "no such directory" in refusal(model=str(tmp_path / "nothing"))
+    assert "no such file" in refusal(train=str(tmp_path / "nothing.tsv"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"epochs": 0},
+        {"seeds": ()},
+        {"seeds": (1, 1)},
+        {"seeds": (-1,)},
+        {"learning_rates": (0.0,)},
+        {"warmup_proportion": 1.0},
+        {"batch_size": 10, "accumulation": 3},
+        {"max_seq_length": 3},
+    ],
+)
+def test_a_configuration_that_makes_no_sense(change):
+    with pytest.raises(UserError, match=next(iter(change))):
+        FinetuneConfig(model="m", train="t", dev="d", workdir="w", **change)
+
+
+def make_trainer(config, model):
+    rows = seeds.read_rows(config, model, quiet)
+    return seeds.SeedTrainer(config, model, rows, seeds.epath.Path(config.workdir), quiet, False)
+
+
+def read_records(result):
+    text = (pathlib.Path(result.seeds[0].workdir) / "metrics.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def pick(tree, path):
+    for name in path:
+        tree = tree[name]
+    return np.asarray(tree)

@@ -1,0 +1,234 @@
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bertjax.errors import UserError
+from bertjax.interop.huggingface import Pretrained, save_pretrained
+from bertjax.model import bert
+from bertjax.runs import predict
+
+TEXTS = ["the film was good", "bad", "", "very " * 20 + "poor", "a film is not one , two ."]
+
+
+@pytest.fixture(scope="module")
+def classifier(tiny_model):
+    rng = np.random.default_rng(0)
+    head = {"kernel": rng.normal(size=(16, 3)).astype(np.float32), "bias": np.zeros(3, np.float32)}
+    task = {"kind": "sequence_classification", "labels": ["a", "b", "c"], "pair_column": None}
+    task |= {"text_column": "text", "label_column": "label", "max_seq_length": 32}
+    params = {**tiny_model.params, "classifier": head}
+    return Pretrained(tiny_model.config, params, tiny_model.tokenizer, task)
+
+
+@pytest.fixture(scope="module")
+def pair_classifier(classifier):
+    return dataclasses.replace(classifier, task={**classifier.task, "pair_column": "second"})
+
+
+task_logits, mlm_logits, encode = (
+    jax.jit(function, static_argnums=2)
+    for function in (bert.task_logits, bert.mlm_logits, bert.encode)
+)
+
+
+def one_by_one(model, text, pair=None):
+    """The model's probabilities of one text alone, without padding."""
+    batch = model.tokenizer.batch([text], None if pair is None else [pair], max_length=32)
+    return jax.nn.softmax(task_logits(model.params, batch, model.config))[0]
+
+
+def test_predictions_come_in_order_and_as_if_every_text_were_alone(classifier):
+    results = predict.predict(classifier, TEXTS, batch_size=2)
+    assert [result["text"] for result in results] == TEXTS
+    for text, result in zip(TEXTS, results, strict=True):
+        expected = one_by_one(classifier, text)
+        # Padding changes the order of float32 sums.
+        np.testing.assert_allclose(list(result["scores"].values()), expected, rtol=1e-5)
+        assert list(result["scores"]) == ["a", "b", "c"]
+        assert result["label"] == "abc"[int(expected.argmax())]
+        assert result["score"] == max(result["scores"].values())
+
+
+def test_pairs(pair_classifier):
+    pairs = [("good film", "bad plot"), ("bad", "very " * 30)]
+    results = predict.predict(pair_classifier, pairs)
+    for (text, second), result in zip(pairs, results, strict=True):
+        assert (result["text"], result["pair"]) == (text, second)
+        expected = one_by_one(pair_classifier, text, second)
+        np.testing.assert_allclose(list(result["scores"].values()), expected, rtol=1e-5)
+    with pytest.raises(UserError, match="was trained on \\(text, pair\\)"):
+        predict.predict(pair_classifier, ["good"])
+
+
+def test_texts_of_the_wrong_form(classifier, tiny_model):
+    for texts, sentence in (
+        ("good", "texts is one string"),
+        ([("good", "bad")], "was trained on one text"),
+        (["a", "b\0"], "Text 2: holds a NUL"),
+        (["a\udc80"], "Text 1: holds half of a surrogate pair"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            predict.predict(classifier, texts)
+    with pytest.raises(UserError, match="does pretraining, not classification"):
+        predict.predict(tiny_model, ["good"])
+    with pytest.raises(UserError, match="give one form for all"):
+        predict.embed(tiny_model, ["a", ("b", "c")])
+    assert predict.predict(classifier, []) == []
+
+
+def test_fill_mask_gives_the_likeliest_tokens_of_every_blank(tiny_model):
+    texts = ["the film was [MASK] .", "[MASK] [MASK] [MASK] plot", "very " * 15 + "[MASK]"]
+    results = predict.fill_mask(tiny_model, texts, k=3, batch_size=2)
+    tokenizer = tiny_model.tokenizer
+    for text, result in zip(texts, results, strict=True):
+        batch = tokenizer.batch([text], max_length=40, parse_mask=True)
+        logits = mlm_logits(tiny_model.params, batch, tiny_model.config)[0]
+        places = np.flatnonzero(batch["input_ids"][0] == tokenizer.mask_id)
+        assert result["text"] == text and len(result["masks"]) == len(places)
+        for place, guesses in zip(places, result["masks"], strict=True):
+            probabilities = np.asarray(jax.nn.softmax(logits[place]))
+            best = np.argsort(-probabilities)[:3]
+            assert [guess["token"] for guess in guesses] == [
+                tokenizer.decode([token], skip_special=False) for token in best
+            ]
+            np.testing.assert_allclose(
+                [guess["score"] for guess in guesses], probabilities[best], rtol=1e-5
+            )
+
+
+def test_a_masked_lm_without_the_other_heads_fills_too(tiny_model):
+    parts = {n: v for n, v in tiny_model.params.items() if n not in ("nsp", "pooler")}
+    model = dataclasses.replace(tiny_model, params=parts, task=None)
+    assert model.kind == "masked_lm"
+    text = ["the film was [MASK] ."]
+    assert predict.fill_mask(model, text) == predict.fill_mask(tiny_model, text)
+
+
+def test_what_fill_mask_refuses(tiny_model, classifier):
+    for texts, sentence in (
+        (["the [MASK]", "no blank"], "Text 2 has no \\[MASK\\]"),
+        (["very " * 40 + "[MASK]"], "beyond the 40 tokens"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            predict.fill_mask(tiny_model, texts)
+    with pytest.raises(UserError, match="k is 0"):
+        predict.fill_mask(tiny_model, ["[MASK]"], k=0)
+    encoder = {n: v for n, v in classifier.params.items() if n != "mlm"}
+    with pytest.raises(UserError, match="has no masked-LM head"):
+        predict.fill_mask(dataclasses.replace(classifier, params=encoder), ["[MASK]"])
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls", "pooler"])
+def test_embeddings_are_those_of_every_text_alone(tiny_model, pooling):
+    vectors = predict.embed(tiny_model, TEXTS, pooling=pooling, batch_size=4)
+    assert vectors.shape == (5, 16) and vectors.dtype == np.float32
+    for text, vector in zip(TEXTS, vectors, strict=True):
+        batch = tiny_model.tokenizer.batch([text], max_length=40)
+        out = encode(tiny_model.params, batch, tiny_model.config)
+        expected = {
+            "mean": out.last_hidden_state[0].mean(0),
+            "cls": out.last_hidden_state[0, 0],
+            "pooler": out.pooled[0],
+        }[pooling]
+        np.testing.assert_allclose(vector, expected, atol=1e-5)
+
+
+def test_embeddings_of_several_layers_are_joined(tiny_model):
+    both = predict.embed(tiny_model, TEXTS, layer=(0, 1), pooling="cls")
+    assert both.shape == (5, 32)
+    np.testing.assert_array_equal(both[:, 16:], predict.embed(tiny_model, TEXTS, pooling="cls"))
+    np.testing.assert_array_equal(both[:, :16], predict.embed(tiny_model, TEXTS, -2, "cls"))
+    assert predict.embed(tiny_model, [("a", "b")]).shape == (1, 16)
+    assert predict.embed(tiny_model, []).shape == (0, 16)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"layer": 2}, "the model has 1 layers; give -2 to 1"),
+        ({"layer": ()}, "layer is empty"),
+        ({"pooling": "max"}, "use mean, cls or pooler"),
+        ({"pooling": "pooler", "layer": 0}, "pooling is pooler"),
+        ({"batch_size": 0}, "batch_size is 0"),
+    ],
+)
+def test_what_embed_refuses(tiny_model, arguments, sentence):
+    with pytest.raises(UserError, match=sentence):
+        predict.embed(tiny_model, ["a"], **arguments)
+
+
+def test_a_missing_pooler_is_not_made_up(tiny_model):
+    parts = {n: v for n, v in tiny_model.params.items() if n != "pooler"}
+    model = dataclasses.replace(tiny_model, params=parts)
+    np.testing.assert_array_equal(predict.embed(model, TEXTS), predict.embed(tiny_model, TEXTS))
+    with pytest.raises(UserError, match="has a pooler"):
+        predict.embed(model, TEXTS, pooling="pooler")
+
+
+def test_lines_in_json_lines_out(classifier, pair_classifier, tiny_model):
+    lines = ["the film was good\n", "bad\r\n", "naïve"]
+    answers = [json.loads(line) for line in predict.predict_lines(classifier, lines)]
+    assert [answer["text"] for answer in answers] == ["the film was good", "bad", "naïve"]
+    assert set(answers[0]) == {"text", "label", "score", "scores"}
+    assert "naïve" in list(predict.predict_lines(classifier, lines))[2]  # readable, not \\u00ef
+
+    (answer,) = map(json.loads, predict.predict_lines(pair_classifier, ["good\tbad\n"]))
+    assert (answer["text"], answer["pair"]) == ("good", "bad")
+    with pytest.raises(UserError, match=r"Line 2: .*a tab between"):
+        list(predict.predict_lines(pair_classifier, ["good\tbad", "good"]))
+
+    (answer,) = map(json.loads, predict.predict_lines(tiny_model, ["a [MASK]"], k=2))
+    assert len(answer["masks"][0]) == 2
+    with pytest.raises(UserError, match="Line 2 has no"):
+        list(predict.predict_lines(tiny_model, ["a [MASK]", "none"]))
+
+
+def test_lines_are_numbered_through_all_chunks(classifier, monkeypatch):
+    monkeypatch.setattr(predict, "_CHUNK", 3)
+    lines = [f"{'very ' * (n % 5)}good" for n in range(7)]
+    answers = [json.loads(line)["text"] for line in predict.predict_lines(classifier, lines)]
+    assert answers == lines
+    vectors = list(predict.embed_lines(classifier, lines))
+    np.testing.assert_allclose(vectors, predict.embed(classifier, lines), atol=1e-5)
+    with pytest.raises(UserError, match="Line 8: holds a NUL"):
+        list(predict.predict_lines(classifier, [*lines, "a\0"]))
+
+
+def test_evaluate_counts_every_row(classifier, tmp_path):
+    path = tmp_path / "dev.jsonl"
+    said = [result["label"] for result in predict.predict(classifier, TEXTS)]
+    gold = [*said[:4], "abc"[("abc".index(said[4]) + 1) % 3]]
+    rows = [{"text": t, "label": g} for t, g in zip(TEXTS, gold, strict=True)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    scores = predict.evaluate(classifier, path, batch_size=2)
+    assert scores["examples"] == 5 and scores["accuracy"] == pytest.approx(0.8)
+    path.write_text('{"body": "good", "gold": "a"}\n{"body": "bad", "gold": "d"}')
+    with pytest.raises(UserError, match=f"{path}:1: no column 'text'"):
+        predict.evaluate(classifier, path)
+    with pytest.raises(UserError, match=f"{path}:2: label 'd' was not seen in training"):
+        predict.evaluate(classifier, path, text_column="body", label_column="gold")
+
+
+def test_regression_gives_a_score(classifier, tmp_path):
+    head = {"kernel": jnp.ones((16, 1)), "bias": jnp.ones(1)}
+    task = {**classifier.task, "kind": "regression", "labels": []}
+    model = dataclasses.replace(
+        classifier, params={**classifier.params, "classifier": head}, task=task
+    )
+    results = predict.predict(model, TEXTS)
+    assert [set(result) for result in results] == [{"text", "score"}] * 5
+    batch = model.tokenizer.batch(TEXTS[:1])
+    expected = task_logits(model.params, batch, model.config)[0, 0]
+    assert results[0]["score"] == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_resolve_model_takes_a_run_directory_or_an_export(tiny_model, tmp_path):
+    save_pretrained(tmp_path / "run/export", tiny_model)
+    assert predict.resolve_model(tmp_path / "run") == tmp_path / "run/export"
+    assert predict.resolve_model(tmp_path / "run/export") == tmp_path / "run/export"
+    with pytest.raises(UserError, match="no such directory"):
+        predict.resolve_model(tmp_path / "none")

@@ -1,0 +1,268 @@
+"""Pre-training as a user runs it: by command, killed, stopped, resumed, and refused."""
+
+import json
+import shutil
+import signal
+import sys
+
+import numpy as np
+import pytest
+from etils import epath
+
+import bertjax as bj
+from bertjax.data.prepare import PrepareConfig, prepare
+from bertjax.objectives.masking import MaskingConfig
+from bertjax.runs import pretrain as runs
+from bertjax.runs.recipes import ModelConfig, PretrainConfig
+from bertjax.text.tokenizer import TokenizerConfig, train_tokenizer
+from bertjax.train.loop import LoopConfig
+from bertjax.train.optimizer import OptimizerConfig
+from bertjax.train.sharding import MeshConfig
+
+SHAPE = ModelConfig(
+    "tiny",
+    hidden_size=32,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    intermediate_size=32,
+    max_position_embeddings=32,
+)
+LOOP = LoopConfig(train_steps=12, log_every=1, eval_every=4, save_every=4)
+
+
+STEPS = 24
+
+
+def silent(line):
+    del line
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Shards of text whose words follow each other: there is something to learn."""
+    root = tmp_path_factory.mktemp("text")
+    rng = np.random.default_rng(0)
+    words = [f"{a}{b}{c}" for a in "bdfgklmn" for b in "aeiou" for c in "lmnrs"]
+    documents = []
+    for _ in range(120):
+        topic = rng.choice(len(words) - 20)
+        sentences = [
+            " ".join(words[i] for i in topic + np.sort(rng.choice(20, 6))) + "." for _ in range(8)
+        ]
+        documents.append("\n".join(sentences))
+    (root / "text.txt").write_text("\n\n".join(documents))
+    text = (str(root / "text.txt"),)
+    train_tokenizer(TokenizerConfig(text, str(root / "tokenizer"), vocab_size=200), silent)
+    config = PrepareConfig(
+        text, str(root / "tokenizer"), str(root / "shards"), max_seq_length=32, held_out=0.1
+    )
+    prepare(config, silent)
+    return root
+
+
+@pytest.fixture
+def recipe(data, tmp_path):
+    def make(**changes):
+        fields = {
+            "data": str(data / "shards"),
+            "workdir": str(tmp_path / "run"),
+            "model": SHAPE,
+            "batch_size": 8,
+            "eval_examples": 12,
+            "loop": LOOP,
+            "optimizer": OptimizerConfig(learning_rate=3e-3),
+        }
+        return PretrainConfig(**{**fields, **changes})
+
+    return make
+
+
+def command(data, workdir, steps=STEPS, save_every=4):
+    flags = {
+        "--data": data / "shards",
+        "--workdir": workdir,
+        "--batch-size": 8,
+        "--eval-examples": 12,
+        "--model.size": "tiny",
+        "--model.hidden-size": 32,
+        "--model.num-hidden-layers": 1,
+        "--model.num-attention-heads": 2,
+        "--model.intermediate-size": 32,
+        "--loop.train-steps": steps,
+        "--loop.log-every": 1,
+        "--loop.eval-every": save_every,
+        "--loop.save-every": save_every,
+    }
+    words = [str(word) for pair in flags.items() for word in pair]
+    return [sys.executable, "-m", "bertjax.cli", "pretrain", *words]
+
+
+def final_state(workdir, step):
+    """The fingerprints of every array of the last checkpoint, and the exported bytes."""
+    meta = json.loads((workdir / "checkpoints" / str(step) / "meta" / "metadata").read_text())
+    return meta["arrays"], (workdir / "export" / "model.safetensors").read_bytes()
+
+
+def test_it_learns_exports_and_says_so(recipe, tmp_path):
+    lines, seen = [], []
+    loop = LoopConfig(train_steps=60, log_every=20, eval_every=30, save_every=60)
+    result = runs.pretrain(
+        recipe(loop=loop), lines.append, on_evaluate=lambda step, params: seen.append(step)
+    )
+    first, last = (record for record in result.history if record["kind"] == "eval")
+    assert seen == [30, 60]
+    assert last["mlm_loss"] < first["mlm_loss"]
+    assert last["mlm_loss"] < np.log(200)  # better than knowing nothing
+    assert result.metrics["nsp_accuracy"] == last["nsp_accuracy"]
+    assert lines[-1].startswith("Trained 60 steps: held-out masked-LM loss ")
+    assert str(result.export) in lines[-1]
+    workdir = tmp_path / "run"
+    assert {"config.json", "tokenizer", "checkpoints", "metrics.jsonl", "export"} <= {
+        path.name for path in workdir.iterdir()
+    }
+    model = bj.from_pretrained(str(workdir))
+    assert model.config == result.model
+    assert len(bj.fill_mask(model, ["bal [MASK]"], k=3)) == 1
+
+
+@pytest.fixture(scope="module")
+def straight(data, tmp_path_factory, killing):
+    """A run without any interruption."""
+    workdir = tmp_path_factory.mktemp("straight") / "run"
+    killing.run_killed(command(data, workdir), workdir, kills=0, save_every=4, seed=0)
+    return workdir
+
+
+def test_killed_and_resumed_it_is_the_same_run(data, straight, tmp_path, killing):
+    workdir = tmp_path / "run"
+    outputs, _ = killing.run_killed(
+        command(data, workdir), workdir / "checkpoints", kills=3, save_every=10, seed=1
+    )
+    assert any("Resumed at step" in output for output in outputs)
+    assert final_state(workdir, STEPS) == final_state(straight, STEPS)
+    one, two = (killing.records_in_hex(run / "metrics.jsonl") for run in (workdir, straight))
+    assert one == two
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_twenty_kills_change_nothing(data, tmp_path, killing):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    long = {"steps": 240, "save_every": 10}
+    killing.run_killed(command(data, whole, **long), whole, kills=0, save_every=10, seed=0)
+    _, in_saves = killing.run_killed(
+        command(data, killed, **long), killed / "checkpoints", kills=20, save_every=10, seed=2
+    )
+    assert in_saves >= 1
+    assert final_state(killed, 240) == final_state(whole, 240)
+    one, two = (killing.records_in_hex(run / "metrics.jsonl") for run in (killed, whole))
+    assert one == two
+
+
+def test_sigterm_saves_and_exits_75(data, straight, tmp_path, killing):
+    workdir = tmp_path / "run"
+    with killing.start(command(data, workdir)) as process:
+        for line in process.stdout:
+            if line.startswith("step  2/"):
+                process.send_signal(signal.SIGTERM)
+    assert process.returncode == 75
+    assert not (workdir / "export").exists()
+    killing.run_killed(command(data, workdir), workdir, kills=0, save_every=4, seed=0)
+    assert final_state(workdir, STEPS) == final_state(straight, STEPS)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"model": ModelConfig("tiny", max_position_embeddings=32)}, "model.hidden_size"),
+        ({"seed": 7}, "seed"),
+        ({"batch_size": 16}, "batch_size"),
+        ({"optimizer": OptimizerConfig("adamw")}, "optimizer"),
+    ],
+)
+def test_another_run_is_refused_by_name(recipe, straight, changes, named):
+    fields = {"workdir": str(straight), **changes}
+    before = (straight / "config.json").read_bytes()
+    with pytest.raises(bj.UserError, match=named) as caught:
+        runs.pretrain(recipe(**fields), silent)
+    assert "--fresh" in str(caught.value)
+    assert (straight / "config.json").read_bytes() == before
+
+
+def test_another_objective_and_other_data_are_refused(recipe, data, tmp_path):
+    short = LoopConfig(train_steps=2, eval_every=0)
+    runs.pretrain(recipe(loop=short), silent)
+    other = MaskingConfig(rate=0.2)
+    with pytest.raises(bj.UserError, match="objective"):
+        runs.pretrain(recipe(loop=short, masking=other), silent)
+    again = PrepareConfig(
+        (str(data / "text.txt"),),
+        str(data / "tokenizer"),
+        str(tmp_path / "other"),
+        max_seq_length=32,
+        held_out=0.1,
+        seed=5,
+    )
+    prepare(again, silent)
+    with pytest.raises(bj.UserError, match="data"):
+        runs.pretrain(recipe(loop=short, data=str(tmp_path / "other")), silent)
+
+
+def test_what_may_change_is_said(recipe):
+    runs.pretrain(recipe(loop=LoopConfig(train_steps=2, eval_every=0)), silent)
+    lines = []
+    longer = LoopConfig(train_steps=3, eval_every=0, save_every=7)
+    runs.pretrain(recipe(loop=longer, accumulation=2), lines.append)
+    resumed = next(line for line in lines if line.startswith("Resumed at step 2 of 3"))
+    assert "accumulation 1 -> 2" in resumed
+    assert "train_steps 2 -> 3 (the learning rate follows the new schedule" in resumed
+
+
+def test_fresh_starts_beside(recipe, tmp_path):
+    short = LoopConfig(train_steps=1, eval_every=0)
+    for name in ("run", "run-2", "run-3"):
+        result = runs.pretrain(recipe(loop=short, fresh=True), silent)
+        assert result.workdir == epath.Path(tmp_path / name)
+    assert (tmp_path / "run" / "checkpoints" / "1").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (
+            {"model": ModelConfig("tiny", max_position_embeddings=16)},
+            "32 tokens and the model has 16",
+        ),
+        ({"mesh": MeshConfig(data=3)}, "does not cover the 1 devices"),
+        ({"data": "absent"}, "absent"),
+        ({"optimizer": OptimizerConfig(warmup_steps=12)}, "warmup_steps 12 is not less"),
+        ({"model": ModelConfig("giant")}, "'giant' is unknown"),
+    ],
+)
+def test_what_does_not_fit_is_said_before_anything_is_written(recipe, tmp_path, changes, sentence):
+    with pytest.raises(bj.UserError, match=sentence):
+        runs.pretrain(recipe(**changes), silent)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"batch_size": 8, "accumulation": 3}, "accumulation 3 does not divide"),
+        ({"seed": -1}, "seed is -1"),
+    ],
+)
+def test_bad_numbers(recipe, fields, sentence):
+    with pytest.raises(bj.UserError, match=sentence):
+        recipe(**fields)
+
+
+def test_another_tokenizer_than_the_shards_is_refused(recipe, data, tmp_path):
+    shards = tmp_path / "shards"
+    shutil.copytree(data / "shards", shards)
+    text = (str(data / "text.txt"),)
+    shutil.rmtree(shards / "tokenizer")
+    train_tokenizer(TokenizerConfig(text, str(shards / "tokenizer"), vocab_size=180), silent)
+    with pytest.raises(bj.UserError, match="not the tokenizer that made these shards"):
+        runs.pretrain(recipe(data=str(shards)), silent)

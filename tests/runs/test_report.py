@@ -1,0 +1,240 @@
+import html.parser
+import itertools
+import json
+import re
+import sys
+
+import pytest
+
+from bertjax.errors import UserError
+from bertjax.runs import page, report
+
+WORDS = ["shape", "size", "mean", "<b>", "dtype"]
+
+
+def numbers(**changes):
+    """What a demo might have measured."""
+    result = {
+        "seconds": 312.4,
+        "words": 1_244_021,
+        "vocab_size": 8192,
+        "parameters": 1_495_554,
+        "mlm_loss": 5.61,
+        "unigram_entropy": 6.43,
+        "nsp_accuracy": 0.655,
+        "nsp_majority": 0.542,
+        "labels": ["jax", "numpy", "scipy", "sklearn"],
+        "labels_all": 128,
+        "labels_few": 32,
+        "test_rows": 945,
+        "corpus_sha256": "ab" * 32,
+        "seeds": [0, 1, 2],
+        "device": "2 CPU cores (x86_64)",
+        "versions": {"python": "3.12.1", "jax": "0.10.2"},
+        "seconds_by_phase": {"corpus": 20.1, "pretrain": 150.0},
+    }
+    for suffix, scores in (("", (0.58, 0.45, 0.63)), ("_few", (0.44, 0.31, 0.5))):
+        for arm, score in zip(("pretrained", "scratch", "tfidf"), scores, strict=True):
+            result[f"accuracy_{arm}{suffix}"] = score
+            result[f"accuracy_{arm}_deviation{suffix}"] = None if arm == "tfidf" else 0.012
+        result[f"gain{suffix}"] = scores[0] - scores[1]
+        result[f"gain_error{suffix}"] = 0.0098
+    return result | changes
+
+
+def story():
+    curve = [
+        {"step": step, "kind": kind, "mlm_loss": 7.5 - step / 500 + (kind == "eval") * 0.05}
+        for step in range(100, 1001, 100)
+        for kind in ("train", "eval")
+    ]
+    sentences = [
+        {"text": f"Returns the [MASK] of <array> {number}.", "tokens": [[w, 0.1] for w in WORDS]}
+        for number in range(5)
+    ]
+    return {
+        "curve": curve,
+        "fills": [{"step": s, "when": f"step {s}", "sentences": sentences} for s in (0, 100, 1000)],
+        "predictions": [
+            {"text": "Eigenvalues & <vectors>.", "label": "numpy", "said": "jax", "score": 0.5},
+            {"text": "Fits a forest.", "label": "sklearn", "said": "sklearn", "score": 0.9},
+        ],
+        "method": ["The text: docstrings."],
+        "commands": ["bertjax predict runs/demo/pretrain", "", "# yours"],
+    }
+
+
+class Reader(html.parser.HTMLParser):
+    """Checks that tags close in order, and keeps text and the attributes that load something."""
+
+    VOID = frozenset(["meta", "rect", "path", "circle", "br"])
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.said, self.loads, self.tags = [], [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.loads += [value for name, value in attrs if name in ("src", "href", "xlink:href")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.said.append(data)
+
+
+def read(path):
+    reader = Reader()
+    source = path.read_text()
+    reader.feed(source)
+    assert not reader.open
+    return source, " ".join(" ".join(reader.said).split()), reader
+
+
+def test_demo_page_is_whole_and_asks_no_network(tmp_path):
+    target = report.write_demo_report(tmp_path, numbers(), story(), lambda line: None)
+    source, said, reader = read(target)
+    assert target == tmp_path / "report" / "index.html"
+    assert reader.loads == []
+    assert "http" not in source and "@import" not in source and "url(" not in source
+    assert "script" not in reader.tags
+    assert "prefers-color-scheme: dark" in source
+    assert "Returns the" in said and "of <array> 4." in said  # escaped, so it comes back as text
+    assert "Eigenvalues & <vectors>." in said
+    assert "bertjax predict runs/demo/pretrain" in said
+    assert json.loads((tmp_path / "report" / "numbers.json").read_text()) == numbers()
+
+
+def test_first_screen_comes_in_its_order(tmp_path):
+    _, said, _ = read(report.write_demo_report(tmp_path, numbers(), story(), lambda line: None))
+    parts = [
+        report.verdict(numbers()),
+        "58.0 ± 1.2%",
+        "Filling in the blank",
+        "unigram entropy",
+        "Now with your text",
+        "Passages it has never seen",
+    ]
+    places = [said.index(part) for part in parts]
+    assert places == sorted(places)
+
+
+def test_verdict_names_the_figures():
+    said = report.verdict(numbers())
+    for part in (
+        "1.2 million words",
+        "lifts",
+        "45.0% to 58.0%",
+        "+13.0 ± 1.0 points",
+        "31.0% to 44.0%",
+    ):
+        assert part in said
+    assert said.count(".") == said.replace(". ", "").count("."), "one sentence"
+    assert "TF-IDF with logistic regression beats both (63.0% and 50.0%)" in said
+
+
+@pytest.mark.parametrize("suffix", ["", "_few"])
+def test_verdict_claims_nothing_within_two_errors(suffix):
+    change = {f"gain{suffix}": 0.015, f"gain_error{suffix}": 0.01}
+    assert "does not clearly lift" in report.verdict(numbers(**change))
+    assert "lifts" in report.verdict(numbers(**{**change, f"gain{suffix}": 0.021}))
+
+
+@pytest.mark.parametrize(
+    ("all_labels", "few_labels", "said"),
+    [
+        (0.6, 0.6, "beats both"),
+        (0.6, 0.3, "beats it with all labels, not with 32"),
+        (0.5, 0.6, "beats it with 32, not with all"),
+        (0.5, 0.3, "is behind"),
+    ],
+)
+def test_verdict_says_who_wins(all_labels, few_labels, said):
+    change = {"accuracy_tfidf": all_labels, "accuracy_tfidf_few": few_labels}
+    assert said in report.verdict(numbers(**change))
+    reason = report.why(numbers(**change))
+    assert ("3.3 billion" in reason and "--minutes 60" in reason) == (all_labels > 0.58)
+
+
+def test_pngs_and_the_word_about_them(tmp_path, monkeypatch):
+    said = []
+    report.write_demo_report(tmp_path, numbers(), story(), said.append)
+    assert (tmp_path / "report" / "mlm_loss.png").read_bytes().startswith(b"\x89PNG")
+    assert said == []
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)  # as if it were not installed
+    report.write_demo_report(tmp_path / "other", numbers(), story(), said.append)
+    assert len(said) == 1 and "pip install 'bertjax[demo]'" in said[0]
+    assert not list((tmp_path / "other").rglob("*.png"))
+
+
+def test_report_again_gives_the_same_page(tmp_path):
+    target = report.write_demo_report(tmp_path, numbers(), story(), lambda line: None)
+    before = target.read_text()
+    target.unlink()
+    assert report.report([tmp_path], lambda line: None) == [target]
+    assert target.read_text() == before
+
+
+def test_report_of_a_run(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    records = [
+        {"step": s, "kind": "train", "loss": 5.0 - s / 10, "grad_norm": None} for s in (1, 2)
+    ]
+    lines = [json.dumps(record) for record in records]
+    (run / "metrics.jsonl").write_text("\n".join([*lines, '{"step": 3, "ki']))
+    (run / "config.json").write_text('{"batch_size": 8}')
+    said = []
+    (target,) = report.report([run], said.append)
+    _, text, reader = read(target)
+    assert "batch_size" in text and reader.tags.count("svg") == 1
+    assert said == [f"Wrote {target}."]
+
+
+def test_report_of_several_seeds(tmp_path):
+    for seed in (0, 1):
+        workdir = tmp_path / f"seed-{seed}"
+        workdir.mkdir()
+        lines = [json.dumps({"step": s, "kind": "eval", "accuracy": s / 10}) for s in (1, 2)]
+        (workdir / "metrics.jsonl").write_text("\n".join(lines))
+    (target,) = report.report([tmp_path], lambda line: None)
+    _, text, reader = read(target)
+    assert "seed-0" in text and "seed-1" in text and reader.tags.count("svg") == 2
+
+
+def test_report_refuses_what_is_no_run(tmp_path):
+    with pytest.raises(UserError, match="no such directory"):
+        report.report([tmp_path / "nothing"], lambda line: None)
+    with pytest.raises(UserError, match=r"holds no metrics\.jsonl"):
+        report.report([tmp_path], lambda line: None)
+
+
+def test_bars_have_lengths_in_proportion():
+    items = [page.Bar("a", 0.2, None, "accent"), page.Bar("b", 0.6, 0.05, "second")]
+    source = page.bars(items, "two")
+    widths = [float(width) for width in re.findall(r'<rect [^>]*?width="([\d.]+)"', source)]
+    assert widths[1] == pytest.approx(3 * widths[0], rel=0.01)
+    assert "60.0 ± 5.0%" in source and "20.0%" in source
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(5.6, 8.2), (0.0, 1000.0), (0.001, 0.0042), (-3.0, 3.0), (2.0, 2.0), (0, 7)]
+)
+def test_ticks_enclose_and_are_few(low, high):
+    ticks = page.nice_ticks(low, high)
+    assert ticks[0] <= low and ticks[-1] >= high
+    assert 3 <= len(ticks) <= 8
+    steps = {round(b - a, 9) for a, b in itertools.pairwise(ticks)}
+    assert len(steps) == 1
+
+
+def test_curves_leave_out_what_is_not_finite():
+    source = page.curves([page.Line("loss", [(0, float("nan")), (1, 2.0), (2, 1.0)])], "loss")
+    assert "nan" not in source and source.count("<circle") == 2
+    assert page.curves([page.Line("loss", [])], "loss") == ""
