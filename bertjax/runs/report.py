@@ -48,11 +48,12 @@ def verdict(numbers: dict[str, Any]) -> str:
     gain, error = numbers["gain"], numbers["gain_error"]
     gain_few, error_few = numbers["gain_few"], numbers["gain_error_few"]
     clear = gain > 2 * error and gain_few > 2 * error_few
-    lead = "lifts" if clear else "does not clearly lift"
+    worse = gain < -2 * error and gain_few < -2 * error_few
+    lead = "lifts" if clear else "lowers" if worse else "does not clearly lift"
     wins = numbers["accuracy_tfidf"] > numbers["accuracy_pretrained"]
     wins_few = numbers["accuracy_tfidf_few"] > numbers["accuracy_pretrained_few"]
     tfidf = {
-        (True, True): "TF-IDF with logistic regression beats both",
+        (True, True): "TF-IDF with logistic regression beats it with either",
         (True, False): f"TF-IDF with logistic regression beats it with all labels, not with {few}",
         (False, True): f"TF-IDF with logistic regression beats it with {few}, not with all",
         (False, False): "TF-IDF with logistic regression is behind",

@@ -136,7 +136,7 @@ def test_verdict_names_the_figures():
     ):
         assert part in said
     assert said.count(".") == said.replace(". ", "").count("."), "one sentence"
-    assert "TF-IDF with logistic regression beats both (63.0% and 50.0%)" in said
+    assert "TF-IDF with logistic regression beats it with either (63.0% and 50.0%)" in said
 
 
 @pytest.mark.parametrize("suffix", ["", "_few"])
@@ -146,10 +146,21 @@ def test_verdict_claims_nothing_within_two_errors(suffix):
     assert "lifts" in report.verdict(numbers(**{**change, f"gain{suffix}": 0.021}))
 
 
+def test_a_clear_loss_is_called_one():
+    lost = report.verdict(numbers(gain=-0.05, gain_error=0.02, gain_few=-0.07, gain_error_few=0.02))
+    assert "lowers a small BERT" in lost
+
+
+def test_verdict_says_when_pretraining_does_harm():
+    harm = {"gain": -0.047, "gain_error": 0.018, "gain_few": -0.066, "gain_error_few": 0.021}
+    assert " lowers a small BERT " in report.verdict(numbers(**harm))
+    assert "does not clearly lift" in report.verdict(numbers(**{**harm, "gain_error_few": 0.04}))
+
+
 @pytest.mark.parametrize(
     ("all_labels", "few_labels", "said"),
     [
-        (0.6, 0.6, "beats both"),
+        (0.6, 0.6, "beats it with either"),
         (0.6, 0.3, "beats it with all labels, not with 32"),
         (0.5, 0.6, "beats it with 32, not with all"),
         (0.5, 0.3, "is behind"),
