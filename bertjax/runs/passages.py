@@ -1,8 +1,8 @@
 """The demo's text and task: installed documentation to pre-train on, and "whose is this passage?".
 
-The names of the packages are masked everywhere. Dev and test passages come from source files of
-which nothing else is used: neither the vocabulary, nor pre-training, nor the labelled training rows
-have seen a word of them.
+In labelled passages the names of the packages are masked. Dev and test passages come from source
+files of which nothing else is used: neither the vocabulary, nor pre-training, nor the labelled
+training rows have seen a word of them.
 """
 
 import dataclasses
@@ -42,6 +42,9 @@ _WITHIN_A_WORD = 5
 
 _FEWEST_WORDS, _MOST_WORDS = 36, 56
 _MOST_PER_FILE = 12
+# A docstring of fewer sentences is no document of its own: it would give pre-training little but
+# random pairs. It and its neighbour in the same file are one.
+_FEWEST_SENTENCES = 3
 _WORD = re.compile(r"\w+")
 _SPLITS = ("train", "dev", "test")
 
@@ -67,7 +70,7 @@ class Corpus:
     """What `write_corpus` wrote."""
 
     text: epath.Path
-    """One sentence a line, a blank line between source files: Google's format."""
+    """One sentence a line, a blank line between docstrings: Google's format."""
     tasks: dict[str, epath.Path]
     """Labelled rows in JSON Lines: train, few, dev, test."""
     labels: tuple[str, ...]
@@ -75,7 +78,9 @@ class Corpus:
     words: int
     """Of the text."""
     documents: int
-    """Source files in the text."""
+    """Of the text."""
+    files: int
+    """Source files that the text is from."""
     held_out_files: int
     """Source files of dev and test, absent from the text."""
     rows: dict[str, int]
@@ -99,11 +104,11 @@ def write_corpus(
         UserError: too little documentation for a task of at least two packages.
     """
     directory = epath.Path(directory)
-    masked = _masked_files(passages)
+    files = _read_files(passages)
     splits = {
         package: split
-        for package in _by_words(masked)
-        if (split := _split_package(package, masked[package], sizes, seed)) is not None
+        for package in _by_words(files)
+        if (split := _split_package(package, files[package], sizes, seed)) is not None
     }
     labels = tuple(sorted(list(splits)[: sizes.classes]))
     if len(labels) < 2:
@@ -117,7 +122,13 @@ def write_corpus(
         split: _rows(labels, splits, split, getattr(sizes, split), seed)
         for split in ("train", "few", "dev", "test")
     }
-    text, words, documents = _text(masked, held_out)
+    kept = [
+        file
+        for package in files
+        for file in files[package]
+        if file.documents and file.name not in held_out
+    ]
+    text = "\n".join("\n".join(document) + "\n" for file in kept for document in file.documents)
     contents = {"text.txt": text}
     contents |= {f"{split}.jsonl": _json_lines(lines) for split, lines in rows.items()}
     directory.mkdir(parents=True, exist_ok=True)
@@ -129,8 +140,9 @@ def write_corpus(
         text=directory / "text.txt",
         tasks={split: directory / f"{split}.jsonl" for split in rows},
         labels=labels,
-        words=words,
-        documents=documents,
+        words=len(text.split()),
+        documents=sum(len(file.documents) for file in kept),
+        files=len(kept),
         held_out_files=len(held_out),
         rows={split: len(lines) for split, lines in rows.items()},
         sha256=digest.hexdigest(),
@@ -161,10 +173,10 @@ def mask_names(texts: Iterable[str], packages: Iterable[str]) -> Iterator[str]:
 @dataclasses.dataclass(frozen=True)
 class _File:
     name: str
-    sentences: tuple[str, ...]
-    """In the order of the file."""
+    documents: tuple[tuple[str, ...], ...]
+    """Sentences to pre-train on, as they were written."""
     passages: tuple[str, ...]
-    """The sentences joined to passages of some words."""
+    """Passages of some words to tell apart, the packages' names masked."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,27 +187,39 @@ class _Split:
     """The files of dev and test."""
 
 
-def _masked_files(passages: Sequence[Passage]) -> dict[str, list[_File]]:
+def _read_files(passages: Sequence[Passage]) -> dict[str, list[_File]]:
     """The files of each package, the names of the packages with enough text masked."""
     words: dict[str, int] = {}
     for passage in passages:
         words[passage.package] = words.get(passage.package, 0) + passage.text.count(" ") + 1
     # The name of a small package ("click", "rich") is an English word and no answer of the task.
     common = sorted(words, key=lambda package: -words[package])[:16]
-    texts_without_names = mask_names((passage.text for passage in passages), {*common, *_NAMES})
-    texts: dict[tuple[str, str], list[str]] = {}
-    for passage, text in zip(passages, texts_without_names, strict=True):
-        sentences = texts.setdefault((passage.package, passage.file), [])
-        sentences.extend(split_sentences(text))
+    masked = mask_names((passage.text for passage in passages), {*common, *_NAMES})
+    texts: dict[tuple[str, str], list[tuple[list[str], list[str]]]] = {}
+    for passage, without_names in zip(passages, masked, strict=True):
+        docstring = (split_sentences(passage.text), split_sentences(without_names))
+        texts.setdefault((passage.package, passage.file), []).append(docstring)
     files: dict[str, list[_File]] = {}
-    for (package, name), sentences in texts.items():
-        file = _File(name, tuple(sentences), tuple(_join(sentences)))
-        files.setdefault(package, []).append(file)
+    for (package, name), docstrings in texts.items():
+        documents = _documents(sentences for sentences, _ in docstrings)
+        joined = _join(sentence for _, sentences in docstrings for sentence in sentences)
+        files.setdefault(package, []).append(_File(name, documents, tuple(joined)))
     return files
 
 
+def _documents(docstrings: Iterable[list[str]]) -> tuple[tuple[str, ...], ...]:
+    """The docstrings of a file, short ones joined to the one before."""
+    documents: list[list[str]] = []
+    for sentences in docstrings:
+        if documents and min(len(sentences), len(documents[-1])) < _FEWEST_SENTENCES:
+            documents[-1].extend(sentences)
+        elif sentences:
+            documents.append(list(sentences))
+    return tuple(map(tuple, documents))
+
+
 def _join(sentences: Iterable[str]) -> list[str]:
-    """Sentences joined to passages of 24 words or more; what is over 48 words is cut off."""
+    """Sentences joined to passages of 36 words or more; what is over 56 words is cut off."""
     passages, current = [], []
     for sentence in sentences:
         current += sentence.split()
@@ -214,7 +238,7 @@ def _by_words(files: dict[str, list[_File]]) -> list[str]:
 
 def _split_package(package: str, files: list[_File], sizes: TaskSizes, seed: int) -> _Split | None:
     """Files to test, dev, then train, in a random order; None if the package has too few."""
-    generator = random.Random(f"{seed} {package}")
+    generator = random.Random(f"files {seed} {package}")
     ordered = sorted(files, key=lambda file: file.name)
     generator.shuffle(ordered)
     total = sum(min(len(file.passages), _MOST_PER_FILE) for file in ordered)
@@ -251,18 +275,6 @@ def _rows(
     ]
     random.Random(f"{seed} {split}").shuffle(rows)
     return rows
-
-
-def _text(files: dict[str, list[_File]], held_out: set[str]) -> tuple[str, int, int]:
-    """The text of all other files, its words and its documents."""
-    documents = [
-        "\n".join(file.sentences) + "\n"
-        for package in files
-        for file in files[package]
-        if file.sentences and file.name not in held_out
-    ]
-    text = "\n".join(documents)
-    return text, len(text.split()), len(documents)
 
 
 def _json_lines(rows: list[dict[str, str]]) -> str:

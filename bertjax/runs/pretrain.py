@@ -27,6 +27,8 @@ from bertjax.train.telemetry import Field, Telemetry
 
 METRICS = ("mlm_loss", "mlm_accuracy", "nsp_loss", "nsp_accuracy")
 BEST_METRIC = "mlm_loss"
+# Examples whose tokens are counted for start.mlm_bias, and those of them held in memory at once.
+_COUNTED_EXAMPLES, _COUNTED_AT_ONCE = 50_000, 2_000
 
 
 @dataclasses.dataclass
@@ -67,7 +69,9 @@ def pretrain(
     manifest = reader.manifest
     tokenizer = _tokenizer_of(epath.Path(config.data), manifest)
     mesh = sharding.make_mesh(config.mesh)
-    program = build(config, mesh, Vocabulary.of(tokenizer), manifest.max_seq_length)
+    vocabulary = Vocabulary.of(tokenizer)
+    counts = _count(reader, vocabulary) if config.start.mlm_bias == "unigram" else None
+    program = build(config, mesh, vocabulary, manifest.max_seq_length, counts)
     stream = TrainStream(reader, seed=config.seed, batch_size=config.batch_size)
     evaluate = _evaluator(config, mesh, program, on_evaluate)
     workdir = choose_workdir(config.workdir, fresh=config.fresh)
@@ -123,6 +127,18 @@ def choose_workdir(workdir: str, *, fresh: bool) -> epath.Path:
     while (beside := path.parent / f"{path.name}-{number}").exists():
         number += 1
     return beside
+
+
+def _count(reader: ShardReader, vocabulary: Vocabulary) -> np.ndarray:
+    """How often every token is seen in examples from all over the data: int64 [V]."""
+    most = min(len(reader), _COUNTED_EXAMPLES)
+    examples = np.linspace(0, len(reader) - 1, most).astype(np.int64)
+    counts = np.zeros(vocabulary.size, np.int64)
+    for start in range(0, most, _COUNTED_AT_ONCE):
+        ids = reader.rows(examples[start : start + _COUNTED_AT_ONCE])["input_ids"]
+        counts += np.bincount(ids.ravel(), minlength=vocabulary.size)
+    counts[vocabulary.special] = 0
+    return counts
 
 
 def _tokenizer_of(data: epath.Path, manifest: Manifest) -> Tokenizer:
@@ -200,6 +216,7 @@ def _meta(
             "data": manifest.hash,
             "order of the data": stream.order_fingerprint(),
             "seed": config.seed,
+            "start": dataclasses.asdict(config.start),
             "objective": dataclasses.asdict(config.masking),
             "batch_size": config.batch_size,
             "optimizer": name,

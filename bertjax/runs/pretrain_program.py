@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from bertjax.config import BertConfig
 from bertjax.errors import UserError
+from bertjax.model import starts
 from bertjax.model.bert import init_params
 from bertjax.objectives.losses import pretraining_loss, pretraining_weights
 from bertjax.objectives.masking import mask_tokens
@@ -70,7 +71,11 @@ class Program(NamedTuple):
 
 
 def build(
-    config: PretrainConfig, mesh: Mesh, vocabulary: Vocabulary, max_seq_length: int
+    config: PretrainConfig,
+    mesh: Mesh,
+    vocabulary: Vocabulary,
+    max_seq_length: int,
+    counts: np.ndarray | None = None,
 ) -> Program:
     """The step, the evaluation and the state of a recipe on a mesh, without touching a device.
 
@@ -79,8 +84,10 @@ def build(
         mesh: of devices that are there, or of a topology's (`jax.experimental.topologies`).
         vocabulary: the tokenizer's tables.
         max_seq_length: T of the shards.
+        counts: int [V], how often every token is seen; needed by start.mlm_bias="unigram" alone.
 
     Raises:
+        ValueError: counts are needed and are not there.
         UserError: parts of the recipe that do not fit together.
     """
     model = config.model.resolve(vocabulary.size)
@@ -100,7 +107,7 @@ def build(
     evaluation = make_eval_step(
         loss, weights_fn=pretraining_weights, seed=config.seed, prepare=prepare
     )
-    first = functools.partial(_first_state, model, optimizer, config.seed)
+    first = functools.partial(_first_state, config, model, optimizer, counts)
     shapes = jax.eval_shape(first)
     shardings = sharding.state_shardings(mesh, shapes)
     rows = sharding.batch_sharding(mesh)
@@ -129,10 +136,23 @@ def build(
 
 
 def _first_state(
-    model: BertConfig, optimizer: optax.GradientTransformation, seed: int
+    config: PretrainConfig,
+    model: BertConfig,
+    optimizer: optax.GradientTransformation,
+    counts: np.ndarray | None,
 ) -> TrainState:
-    key = jax.random.key(seed, impl="threefry2x32")
-    return init_state(init_params(model, key), optimizer)
+    params = init_params(model, jax.random.key(config.seed, impl="threefry2x32"))
+    if config.start.mlm_bias == "unigram":
+        if counts is None:
+            raise ValueError('start.mlm_bias="unigram" needs the counts of the tokens.')
+        params["mlm"] = {**params["mlm"], "bias": jnp.asarray(starts.unigram_bias(counts))}
+    if config.start.positions == "sinusoidal":
+        table = starts.sinusoidal_positions(
+            model.max_position_embeddings, model.hidden_size, model.initializer_range
+        )
+        positions = {"embedding": jnp.asarray(table)}
+        params["embeddings"] = {**params["embeddings"], "position_embeddings": positions}
+    return init_state(params, optimizer)
 
 
 def _mask(
@@ -168,6 +188,11 @@ def _check_shapes(
             f"The shards hold sequences of {max_seq_length} tokens and the model has "
             f"{model.max_position_embeddings} positions: raise --model.max-position-embeddings, or "
             "prepare with a smaller --max-seq-length."
+        )
+    if config.start.positions == "sinusoidal" and model.hidden_size % 2:
+        raise UserError(
+            f"hidden_size {model.hidden_size} is odd: sinusoidal positions are pairs of sine and "
+            "cosine; take an even one, or --start.positions random."
         )
     config.masking.predictions(max_seq_length)  # refuses too few of them
     ways = mesh.shape["data"] * mesh.shape["fsdp"]

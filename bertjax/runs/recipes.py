@@ -1,6 +1,7 @@
 """The composite configuration of pre-training; each part's dataclass lives beside its part."""
 
 import dataclasses
+from typing import Literal
 
 from bertjax.config import BertConfig, Execution
 from bertjax.errors import UserError
@@ -48,6 +49,17 @@ class ModelConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class StartConfig:
+    """The first values of the weights; the defaults are Google's. For short runs there are better
+    ones, which change nothing of what the model is."""
+
+    mlm_bias: Literal["zeros", "unigram"] = "zeros"
+    """unigram: the masked-LM output bias starts at the log frequency of every token in the data."""
+    positions: Literal["random", "sinusoidal"] = "random"
+    """sinusoidal: position embeddings start as sines and cosines, as those of Vaswani et al."""
+
+
+@dataclasses.dataclass(frozen=True)
 class PretrainConfig:
     """Pre-train a BERT on prepared shards: masked LM + next sentence prediction."""
 
@@ -57,6 +69,8 @@ class PretrainConfig:
     """Run directory; the same command again resumes there."""
     model: ModelConfig = ModelConfig()
     """What the model is."""
+    start: StartConfig = StartConfig()
+    """What its weights start from."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """How it learns."""
     masking: MaskingConfig = MaskingConfig()

@@ -126,7 +126,7 @@ def _first_screen(numbers: dict[str, Any], story: dict[str, Any]) -> list[str]:
             page.bars(both[""], "Accuracy with all labels", most),
             f"{numbers['labels_all']} labelled passages of each package: accuracy on "
             f"{numbers['test_rows']:,} passages of source files that were held out. Whiskers: "
-            f"standard deviation over {seeds} seeds.",
+            f"standard deviation over {seeds} seeds of fine-tuning one pre-trained model.",
         ),
         page.figure(
             page.bars(both["_few"], f"Accuracy with {few} labels", most),

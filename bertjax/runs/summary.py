@@ -161,17 +161,21 @@ def method(settings: dict[str, Any], phases: dict[str, Any]) -> list[str]:
     tokens = steps * recipe["batch_size"] * recipe["max_seq_length"]
     return [
         f"The text: docstrings and help topics of the Python packages installed here, "
-        f"{corpus['words']:,} words of {corpus['documents']:,} source files, every package's name "
-        f"replaced by “package”. Dev and test passages come from {corpus['held_out_files']} other "
-        "source files, of which neither the vocabulary nor pre-training has seen a word.",
+        f"{corpus['words']:,} words of {corpus['files']:,} source files. In the "
+        "labelled passages every package's name is replaced by “package”. Dev and test passages "
+        f"come from {corpus['held_out_files']} other source files, of which neither the vocabulary "
+        "nor pre-training has seen a word.",
         f"Pre-training: masked words and next sentences, {steps:,} steps of "
         f"{recipe['batch_size']} x {recipe['max_seq_length']} tokens ({tokens / 1e6:.1f} million), "
-        f"model size {recipe['size']} ({phases['pretrain']['parameters']:,} parameters).",
+        f"model size {recipe['size']} ({phases['pretrain']['parameters']:,} parameters). "
+        "The output bias starts at the log frequencies of the tokens, the position embeddings as "
+        "sinusoids.",
         f"Fine-tuning: the same recipe, steps and batches for both, which differ in the weights "
         f"they start from alone; {recipe['epochs']} epochs with all labels, {recipe['epochs_few']} "
         f"with few. Of the learning rates {rates} the better one on the dev passages is taken for "
         f"each by its own (all labels: {shown['train']}; few: {shown['few']}). The test passages "
-        "choose nothing.",
+        "choose nothing. The deviations are of fine-tuning alone: all seeds start from one "
+        "pre-training, and another one may differ by more.",
         "TF-IDF: words and word pairs, sublinear counts, logistic regression, C of "
         f"{', '.join(phases['tfidf']['train']['tried'])} chosen on the dev passages.",
     ]

@@ -70,7 +70,9 @@ def describe(arrays: dict[str, jax.Array]) -> tuple[dict[str, list], list[str]]:
         {name: [dtype, shape, fingerprint in hex]}, all JSON values; the names that hold an infinity
         or a NaN.
     """
-    found = jax.device_get([_examine(array) for array in arrays.values()])
+    # One after the other: on fake CPU devices, sums over devices that run side by side can take all
+    # threads of a small machine and wait for each other for ever.
+    found = [jax.device_get(_examine(array)) for array in arrays.values()]
     described = {
         name: [str(array.dtype), list(array.shape), f"{int(pair[0]):08x}"]
         for (name, array), pair in zip(arrays.items(), found, strict=True)

@@ -1,5 +1,6 @@
 import json
 import random
+import re
 
 import pytest
 
@@ -53,11 +54,10 @@ def test_names_and_their_variants_are_masked(text, masked):
     assert list(passages.mask_names([text], names)) == [masked]
 
 
-def test_no_name_is_left(written):
-    for path in (written.text, *written.tasks.values()):
+def test_no_name_is_left_in_labelled_passages(written):
+    for path in written.tasks.values():
         for line in path.read_text().splitlines():
-            text = json.loads(line)["text"] if path.suffix == ".jsonl" else line
-            words = text.lower().split()
+            words = json.loads(line)["text"].lower().split()
             assert not {"jax", "numpy", "scipy", "jax.", "numpy.", "scipy."} & set(words)
 
 
@@ -92,15 +92,21 @@ def test_sizes_balance_and_few_is_a_part_of_train(written):
     assert {row["text"] for row in rows(written, "few")} < train
 
 
-def test_text_is_one_document_a_file(written):
-    documents = written.text.read_text().split("\n\n")
+def test_a_document_is_of_one_file(written):
+    documents = [document.splitlines() for document in written.text.read_text().split("\n\n")]
     assert len(documents) == written.documents
-    assert written.documents + written.held_out_files == 24 * 3 + 2
-    marks = [
-        {word.split("q")[0] for word in d.split() if word.startswith("mark")} for d in documents
-    ]
-    assert all(len(mark) == 1 for mark in marks)
+    assert written.files + written.held_out_files == 24 * 3 + 2
+    for document in documents:
+        marks = re.findall(r"mark\w+q\d+", " ".join(document))
+        assert len({mark.split("q")[0] for mark in marks}) == 1
     assert written.words == len(written.text.read_text().split())
+    assert "numpy" in written.text.read_text()  # pre-training reads the text as it was written
+
+
+def test_a_document_is_a_docstring_and_short_ones_join_the_one_before():
+    docstrings = [["a"], ["b", "c", "d"], ["e", "f"], ["g", "h", "i"], [], ["j", "k", "l"], ["m"]]
+    documents = passages._documents(docstrings)
+    assert ["".join(document) for document in documents] == ["abcdef", "ghi", "jklm"]
 
 
 def test_same_documentation_gives_the_same_bytes_and_another_seed_others(written, tmp_path):

@@ -11,13 +11,16 @@ from etils import epath
 
 import bertjax as bj
 from bertjax.data.prepare import PrepareConfig, prepare
+from bertjax.data.shards import read_manifest
+from bertjax.model import starts
 from bertjax.objectives.masking import MaskingConfig
 from bertjax.runs import pretrain as runs
-from bertjax.runs.recipes import ModelConfig, PretrainConfig
+from bertjax.runs.pretrain_program import Vocabulary, build
+from bertjax.runs.recipes import ModelConfig, PretrainConfig, StartConfig
 from bertjax.text.tokenizer import TokenizerConfig, train_tokenizer
 from bertjax.train.loop import LoopConfig
 from bertjax.train.optimizer import OptimizerConfig
-from bertjax.train.sharding import MeshConfig
+from bertjax.train.sharding import MeshConfig, make_mesh
 
 SHAPE = ModelConfig(
     "tiny",
@@ -101,6 +104,30 @@ def final_state(workdir, step):
     """The fingerprints of every array of the last checkpoint, and the exported bytes."""
     meta = json.loads((workdir / "checkpoints" / str(step) / "meta" / "metadata").read_text())
     return meta["arrays"], (workdir / "export" / "model.safetensors").read_bytes()
+
+
+def test_a_unigram_start_begins_at_the_unigram_entropy(recipe, data):
+    result = {
+        kind: runs.pretrain(
+            recipe(
+                workdir=f"{data}/start-{kind}",
+                start=StartConfig(mlm_bias=kind, positions="sinusoidal"),
+                loop=LoopConfig(train_steps=1, eval_every=1, save_every=1),
+                optimizer=OptimizerConfig(learning_rate=1e-12),
+            ),
+            silent,
+        )
+        for kind in ("zeros", "unigram")
+    }
+    entropy = read_manifest(data / "shards").unigram_entropy
+    loss = {kind: done.metrics["mlm_loss"] for kind, done in result.items()}
+    assert loss["zeros"] == pytest.approx(np.log(200), abs=0.1)
+    assert loss["unigram"] == pytest.approx(entropy, abs=0.3)
+    assert loss["unigram"] < loss["zeros"] - 0.4
+    positions = bj.from_pretrained(result["unigram"].export).params["embeddings"][
+        "position_embeddings"
+    ]["embedding"]
+    np.testing.assert_allclose(positions, starts.sinusoidal_positions(32, 32, 0.02), atol=1e-6)
 
 
 def test_it_learns_exports_and_says_so(recipe, tmp_path):
@@ -218,6 +245,19 @@ def test_what_may_change_is_said(recipe):
     assert "train_steps 2 -> 3 (the learning rate follows the new schedule" in resumed
 
 
+def test_another_start_is_refused(recipe):
+    runs.pretrain(recipe(loop=LoopConfig(train_steps=1, eval_every=0)), silent)
+    with pytest.raises(bj.UserError, match=r"start.mlm_bias \(zeros there, unigram here\)"):
+        runs.pretrain(recipe(start=StartConfig(mlm_bias="unigram")), silent)
+
+
+def test_a_unigram_start_without_counts_is_no_start(recipe):
+    config = recipe(start=StartConfig(mlm_bias="unigram"))
+    vocabulary = Vocabulary(200, 0, 4, np.arange(200) < 5, np.ones(200, bool))
+    with pytest.raises(ValueError, match="counts"):
+        build(config, make_mesh(MeshConfig()), vocabulary, 32)
+
+
 def test_fresh_starts_beside(recipe, tmp_path):
     short = LoopConfig(train_steps=1, eval_every=0)
     for name in ("run", "run-2", "run-3"):
@@ -232,6 +272,13 @@ def test_fresh_starts_beside(recipe, tmp_path):
         (
             {"model": ModelConfig("tiny", max_position_embeddings=16)},
             "32 tokens and the model has 16",
+        ),
+        (
+            {
+                "model": ModelConfig("tiny", hidden_size=33, num_attention_heads=1),
+                "start": StartConfig(positions="sinusoidal"),
+            },
+            "hidden_size 33 is odd",
         ),
         ({"mesh": MeshConfig(data=3)}, "does not cover the 1 devices"),
         ({"data": "absent"}, "absent"),
