@@ -1,12 +1,84 @@
 """First values that let a short run learn sooner than Google's; the model they start is plain BERT.
 
 BERT's masked-LM loss first falls to about the entropy of single tokens, stays near it for millions
-of tokens, and then falls again, suddenly. Both functions shorten the wait.
+of tokens, and then falls again, suddenly; the next-sentence loss waits longer still. With these
+first values a small model needs no millions.
 """
 
+import dataclasses
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from bertjax.config import BertConfig
+from bertjax.errors import UserError
+
 _LONGEST_WAVE = 10_000.0
+# Of the deviation of the word embeddings: the sum of the two is mostly the word.
+_POSITION_SHARE = 0.4
+
+
+@dataclasses.dataclass(frozen=True)
+class StartConfig:
+    """The first values of the weights; the defaults are Google's. For short runs there are better
+    ones, which change nothing of what the model is."""
+
+    mlm_bias: Literal["zeros", "unigram"] = "zeros"
+    """unigram: the masked-LM output bias starts at the log frequency of every token in the data."""
+    positions: Literal["random", "sinusoidal"] = "random"
+    """sinusoidal: position embeddings start as sines and cosines, as those of Vaswani et al."""
+    attention: Literal["random", "averaging"] = "random"
+    """averaging: every attention starts by adding the average of what it attends to."""
+
+    def check(self, config: BertConfig) -> None:
+        """Refuses what a shape has no room for.
+
+        Raises:
+            UserError: sinusoidal positions of an odd width.
+        """
+        if self.positions == "sinusoidal" and config.hidden_size % 2:
+            raise UserError(
+                f"hidden_size {config.hidden_size} is odd: sinusoidal positions are pairs of sine "
+                "and cosine; take an even one, or --start.positions random."
+            )
+
+
+def begin(
+    params: dict[str, Any],
+    config: BertConfig,
+    start: StartConfig,
+    counts: np.ndarray | None = None,
+) -> dict[str, Any]:
+    """The parameters of `init_params` with the first values of a start.
+
+    Args:
+        params: with whatever heads; without a head mlm there is no bias to start.
+        config: their shape.
+        start: which first values.
+        counts: int [V], how often every token is seen; needed by mlm_bias="unigram" alone.
+
+    Raises:
+        ValueError: counts are needed and are not there.
+    """
+    if start.mlm_bias == "unigram" and "mlm" in params:
+        if counts is None:
+            raise ValueError('start.mlm_bias="unigram" needs the counts of the tokens.')
+        params = {**params, "mlm": {**params["mlm"], "bias": jnp.asarray(unigram_bias(counts))}}
+    if start.positions == "sinusoidal":
+        table = sinusoidal_positions(
+            config.max_position_embeddings,
+            config.hidden_size,
+            _POSITION_SHARE * config.initializer_range,
+        )
+        positions = {"embedding": jnp.asarray(table)}
+        embeddings = {**params["embeddings"], "position_embeddings": positions}
+        params = {**params, "embeddings": embeddings}
+    if start.attention == "averaging":
+        layers = {name: _averaging(layer) for name, layer in params["encoder"].items()}
+        params = {**params, "encoder": layers}
+    return params
 
 
 def unigram_bias(counts: np.ndarray) -> np.ndarray:
@@ -38,3 +110,26 @@ def sinusoidal_positions(positions: int, width: int, deviation: float) -> np.nda
     table = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
     table -= table.mean(0)
     return (deviation * table / table.std()).astype(np.float32)
+
+
+def averaging_output(value: jax.Array) -> jax.Array:
+    """An output projection [D, D] that undoes the value projection [D, D]: value @ output is the
+    identity, but for noise.
+
+    Attention of small random weights is uniform. So a masked token first reads the average of the
+    words around it, which the tied decoder compares with every word, as in a continuous bag of
+    words (Mikolov et al., 2013): words that occur together move together from the first step on.
+    Between two random projections this takes millions of tokens. Products of value and output
+    that are the identity are also what trained transformers show: Trockman and Kolter (2023),
+    "Mimetic Initialization of Self-Attention Layers".
+    """
+    return value.T / jnp.square(value).sum(1).mean()
+
+
+def _averaging(layer: dict[str, Any]) -> dict[str, Any]:
+    attention = layer["attention"]
+    output = {
+        **attention["output"],
+        "kernel": averaging_output(attention["value"]["kernel"]),
+    }
+    return {**layer, "attention": {**attention, "output": output}}

@@ -42,6 +42,8 @@ PHASES: tuple[str, ...] = (
     "report",
 )
 LEAST_MINUTES = 3.0
+START = StartConfig(mlm_bias="unigram", positions="sinusoidal", attention="averaging")
+"""Of pre-training, and of the network from scratch that it is compared with."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -266,7 +268,7 @@ class _Demo:
             data=str(self.workdir / "data"),
             workdir=str(self.workdir / "pretrain"),
             model=ModelConfig(size=str(shape)),
-            start=StartConfig(mlm_bias="unigram", positions="sinusoidal"),
+            start=START,
             masking=MaskingConfig(rate=recipe.masking_rate),
             optimizer=OptimizerConfig(
                 name="adamw",
@@ -329,6 +331,7 @@ class _Demo:
             test=str(corpus / "test.jsonl"),
             workdir=str(self.workdir / "finetune" / f"{arm}-{rows}"),
             from_scratch=arm == "scratch",
+            start=START,
             seeds=self.seeds,
             epochs=recipe.epochs if rows == "train" else recipe.epochs_few,
             batch_size=recipe.finetune_batch_size,

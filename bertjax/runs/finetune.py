@@ -10,6 +10,7 @@ from etils import epath
 
 from bertjax.config import Execution
 from bertjax.errors import UserError
+from bertjax.model.starts import StartConfig
 from bertjax.train.optimizer import OptimizerConfig
 from bertjax.train.sharding import MeshConfig
 
@@ -46,6 +47,8 @@ class FinetuneConfig:
     """Predict a number instead of a label."""
     from_scratch: bool = False
     """Start from random weights of the same shape: what pre-training is compared with."""
+    start: StartConfig = dataclasses.field(default_factory=StartConfig)
+    """First values of these random weights, as pre-training has them."""
     seeds: tuple[int, ...] = (0,)
     """One run each; a seed fixes the new head, the dropout and the order of the rows."""
     epochs: int = 3

@@ -142,16 +142,7 @@ def _first_state(
     counts: np.ndarray | None,
 ) -> TrainState:
     params = init_params(model, jax.random.key(config.seed, impl="threefry2x32"))
-    if config.start.mlm_bias == "unigram":
-        if counts is None:
-            raise ValueError('start.mlm_bias="unigram" needs the counts of the tokens.')
-        params["mlm"] = {**params["mlm"], "bias": jnp.asarray(starts.unigram_bias(counts))}
-    if config.start.positions == "sinusoidal":
-        table = starts.sinusoidal_positions(
-            model.max_position_embeddings, model.hidden_size, model.initializer_range
-        )
-        positions = {"embedding": jnp.asarray(table)}
-        params["embeddings"] = {**params["embeddings"], "position_embeddings": positions}
+    params = starts.begin(params, model, config.start, counts)
     return init_state(params, optimizer)
 
 
@@ -189,11 +180,7 @@ def _check_shapes(
             f"{model.max_position_embeddings} positions: raise --model.max-position-embeddings, or "
             "prepare with a smaller --max-seq-length."
         )
-    if config.start.positions == "sinusoidal" and model.hidden_size % 2:
-        raise UserError(
-            f"hidden_size {model.hidden_size} is odd: sinusoidal positions are pairs of sine and "
-            "cosine; take an even one, or --start.positions random."
-        )
+    config.start.check(model)
     config.masking.predictions(max_seq_length)  # refuses too few of them
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
     if config.batch_size % (ways * config.accumulation):

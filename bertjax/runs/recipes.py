@@ -1,10 +1,10 @@
 """The composite configuration of pre-training; each part's dataclass lives beside its part."""
 
 import dataclasses
-from typing import Literal
 
 from bertjax.config import BertConfig, Execution
 from bertjax.errors import UserError
+from bertjax.model.starts import StartConfig
 from bertjax.objectives.masking import MaskingConfig
 from bertjax.train.loop import LoopConfig
 from bertjax.train.optimizer import OptimizerConfig
@@ -46,17 +46,6 @@ class ModelConfig:
         if size.endswith(".json"):
             return dataclasses.replace(BertConfig.from_json(size), **overrides)
         return BertConfig.named(size, **overrides)
-
-
-@dataclasses.dataclass(frozen=True)
-class StartConfig:
-    """The first values of the weights; the defaults are Google's. For short runs there are better
-    ones, which change nothing of what the model is."""
-
-    mlm_bias: Literal["zeros", "unigram"] = "zeros"
-    """unigram: the masked-LM output bias starts at the log frequency of every token in the data."""
-    positions: Literal["random", "sinusoidal"] = "random"
-    """sinusoidal: position embeddings start as sines and cosines, as those of Vaswani et al."""
 
 
 @dataclasses.dataclass(frozen=True)

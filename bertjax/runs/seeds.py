@@ -14,6 +14,7 @@ from etils import epath
 from bertjax.errors import UserError
 from bertjax.interop.huggingface import Pretrained, save_pretrained
 from bertjax.interop.tensors import weights_hash
+from bertjax.model import starts
 from bertjax.runs import inference
 from bertjax.runs.finetune import FinetuneConfig, Log, SeedResult
 from bertjax.runs.finetune_program import programs, random_params
@@ -130,7 +131,10 @@ class SeedTrainer:
             config.regression,
             self.mesh,
         )
-        self.weights = "random" if config.from_scratch else weights_hash(model.params)
+        self.weights: Any = weights_hash(model.params)
+        if config.from_scratch:
+            config.start.check(model.config)
+            self.weights = {"random": dataclasses.asdict(config.start)}
         self.majority = None
         if rows.labels:
             counts = np.bincount(rows.dev.labels)
@@ -233,7 +237,9 @@ class SeedTrainer:
             self.rows.outputs,
             self.config.from_scratch,
         )
-        if not self.config.from_scratch:
+        if self.config.from_scratch:
+            fresh = starts.begin(fresh, self.model.config, self.config.start)
+        else:
             parts = ("embeddings", "encoder", "pooler")
             kept = {name: self.model.params[name] for name in parts if name in self.model.params}
             fresh = {**fresh, **kept}

@@ -169,7 +169,8 @@ def method(settings: dict[str, Any], phases: dict[str, Any]) -> list[str]:
         f"{recipe['batch_size']} x {recipe['max_seq_length']} tokens ({tokens / 1e6:.1f} million), "
         f"model size {recipe['size']} ({phases['pretrain']['parameters']:,} parameters). "
         "The output bias starts at the log frequencies of the tokens, the position embeddings as "
-        "sinusoids.",
+        "sinusoids, attention as an average of what it attends to; the network from scratch starts "
+        "from the same values.",
         f"Fine-tuning: the same recipe, steps and batches for both, which differ in the weights "
         f"they start from alone; {recipe['epochs']} epochs with all labels, {recipe['epochs_few']} "
         f"with few. Of the learning rates {rates} the better one on the dev passages is taken for "

@@ -1,6 +1,7 @@
 import jax
 import numpy as np
 
+import bertjax as bj
 from bertjax.model import starts
 
 
@@ -19,3 +20,25 @@ def test_sinusoidal_positions_turn_alike_everywhere():
     far = np.linalg.norm(table[4:] - table[:-4], axis=1)
     assert np.ptp(near) < 1e-5 and np.ptp(far) < 1e-5
     assert far.mean() > 2 * near.mean()
+
+
+def test_averaging_attention_adds_the_mean_of_what_it_attends_to():
+    config = bj.BertConfig.named("tiny", vocab_size=30, max_position_embeddings=16)
+    plain = bj.init_params(config, jax.random.key(0))
+    params = starts.begin(plain, config, starts.StartConfig(attention="averaging"))
+    attention = params["encoder"]["layer_0"]["attention"]
+    assert attention["query"] is plain["encoder"]["layer_0"]["attention"]["query"]
+    product = attention["value"]["kernel"] @ attention["output"]["kernel"]  # [D, D]
+    diagonal = np.diag(product)
+    np.testing.assert_allclose(diagonal.mean(), 1.0, rtol=1e-5)
+    # What lies beside the diagonal has mean 0 and a deviation of 1 / sqrt(D).
+    beside = np.asarray(product)[~np.eye(128, dtype=bool)]
+    assert abs(beside.mean()) < 0.01 and beside.std() < 1.1 / np.sqrt(128)
+    random = plain["encoder"]["layer_0"]["attention"]
+    assert abs(np.diag(random["value"]["kernel"] @ random["output"]["kernel"]).mean()) < 0.01
+
+
+def test_a_start_of_google_changes_nothing():
+    config = bj.BertConfig.named("tiny", vocab_size=30, max_position_embeddings=16)
+    params = bj.init_params(config, jax.random.key(0))
+    assert starts.begin(params, config, starts.StartConfig()) is params

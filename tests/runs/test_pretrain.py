@@ -127,7 +127,7 @@ def test_a_unigram_start_begins_at_the_unigram_entropy(recipe, data):
     positions = bj.from_pretrained(result["unigram"].export).params["embeddings"][
         "position_embeddings"
     ]["embedding"]
-    np.testing.assert_allclose(positions, starts.sinusoidal_positions(32, 32, 0.02), atol=1e-6)
+    np.testing.assert_allclose(positions, starts.sinusoidal_positions(32, 32, 0.008), atol=1e-6)
 
 
 def test_it_learns_exports_and_says_so(recipe, tmp_path):
