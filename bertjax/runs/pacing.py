@@ -36,8 +36,8 @@ class Recipe:
     batch_size: int = 32
     """Small: more updates by the same text."""
     masking_rate: float = 0.3
-    """More predictions of the same text than BERT's 0.15 asks for, and fewer neighbours to guess by,
-    so that more is learned of what a passage is about."""
+    """More predictions of the same text than BERT's 0.15 asks for, and fewer neighbours to guess
+    by, so that more is learned of what a passage is about."""
     learning_rate: float = 2e-3
     beta2: float = 0.98
     """0.999 averages over a thousand steps, as many as there are."""
