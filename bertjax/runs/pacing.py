@@ -50,7 +50,7 @@ class Recipe:
     """Above it the text is only learned by heart."""
     finetune_rates: tuple[float, ...] = (1e-3, 2e-3)
     finetune_batch_size: int = 16
-    epochs: int = 3
+    epochs: int = 4
     epochs_few: int = 10
     seeds: int = 3
     held_out: float = 0.03

@@ -55,7 +55,7 @@ class TaskSizes:
 
     classes: int = 8
     """Most classes: the packages with the most text."""
-    train: int = 200
+    train: int = 100
     """Most training passages a class."""
     few: int = 32
     """Training passages a class where labels are few: the first of the others."""
