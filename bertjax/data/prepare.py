@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from bertjax import places
 from bertjax.data import division, shards, spill, work
 from bertjax.data.pairs import SHORTEST_SEQUENCE, SPECIALS_PER_PAIR
 from bertjax.data.shards import CorpusFile, Manifest, ShardFile
@@ -102,7 +103,7 @@ def prepare(config: PrepareConfig, log: Callable[[str], None]) -> Manifest:
     paths = _corpus_paths(config, output)
     sizes = [path.stat().length for path in paths]
     processes = config.processes or (work.cores() if sum(sizes) >= _WORTH_WORKERS else 1)
-    try:
+    with places.writing(output), _discarded_on_bad_text(output):
         with work.Workers(processes) as workers:
             texts = workers.run(work.corpus_file, [(str(path),) for path in paths])
             plan = _plan(config, tokenizer.sha256, texts)
@@ -114,19 +115,12 @@ def prepare(config: PrepareConfig, log: Callable[[str], None]) -> Manifest:
                 f"Reading {len(paths):,} files, {sum(sizes) / 1e6:,.1f} MB, with {processes} "
                 f"process{'es' if processes > 1 else ''}."
             )
-            with _discarded_on_bad_text(output, building):
+            with _faults_of_the_text():
                 segments = _tokenise(config, workers, paths, sizes, building, log)
                 units = division.divide(segments, config.held_out, where=_named(paths))
             results = _pair(config, workers, units, segments, building, log)
             manifest = _manifest(config, tokenizer, texts, segments, units, results, building)
         _publish(output, building, manifest)
-    except OSError as error:
-        if not shards.cannot_write(error):
-            raise
-        raise UserError(
-            f"{output}: can't be written ({error.strerror}); make room or name another --output, "
-            "then run the same command again: what is finished is kept."
-        ) from None
     _summarise(manifest, None if resumed else time.monotonic() - started, log)
     return shards.read_manifest(output)
 
@@ -190,20 +184,39 @@ def _start(
                 "with those to finish it, give another --output, or delete that directory."
             )
         log(f"Going on with the run that was stopped ({building}).")
+        for directory in (building, *(each for each in building.iterdir() if each.is_dir())):
+            for leftover in list(directory.glob(".*.tmp")):  # what a killed run was writing
+                leftover.unlink()
         return building, True
     for directory in (building, building / "pass1", building / "pass2"):
         directory.mkdir(parents=True, exist_ok=True)
-    shards.write_atomically(path, json.dumps(plan).encode())
+    places.write_atomically(path, json.dumps(plan).encode())
     return building, False
 
 
+class _BadText(UserError):
+    """The text must change, and with it all that was made of it."""
+
+
 @contextlib.contextmanager
-def _discarded_on_bad_text(output: epath.Path, building: epath.Path) -> Iterator[None]:
-    """Leaves nothing behind where the text must change: with it changes all that was made of it."""
+def _faults_of_the_text() -> Iterator[None]:
+    """Tells mistakes in the text from a worker that died and from a full disk."""
     try:
         yield
-    except UserError:
-        building.rmtree()
+    except (work.WorkerDied, places.CannotWrite):
+        raise
+    except UserError as error:
+        raise _BadText(str(error)) from None
+
+
+@contextlib.contextmanager
+def _discarded_on_bad_text(output: epath.Path) -> Iterator[None]:
+    """Leaves nothing behind where the text must change; around the workers, who write until they
+    have ended."""
+    try:
+        yield
+    except _BadText:
+        (output / BUILDING).rmtree()
         if not any(output.iterdir()):
             output.rmdir()
         raise
@@ -347,8 +360,7 @@ def _publish(output: epath.Path, building: epath.Path, manifest: Manifest) -> No
             built.replace(output / file.name)
     (output / shards.TOKENIZER).mkdir(parents=True, exist_ok=True)
     for path in list((building / shards.TOKENIZER).iterdir()):
-        if not path.name.startswith("."):  # what a killed run was writing
-            path.replace(output / shards.TOKENIZER / path.name)
+        path.replace(output / shards.TOKENIZER / path.name)
     built = building / shards.MANIFEST
     built.write_text(manifest.to_json())
     built.replace(output / shards.MANIFEST)

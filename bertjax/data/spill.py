@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
+from bertjax import places
 from bertjax.data import shards
 from bertjax.data.pairs import FlatDocuments, offsets_of
 from bertjax.errors import UserError
@@ -123,7 +124,7 @@ def write_segment(
     index["id"] = offsets_of(table["ids"])[bounds]
     header = np.array((blocks, len(table), index["sentence"][-1], index["id"][-1], words), _HEADER)
     arrays = [header, index, table, *(lengths[i] for i in order), *(ids[i] for i in order)]
-    shards.write_atomically(path, b"".join(array.tobytes() for array in arrays))
+    places.write_atomically(path, b"".join(array.tobytes() for array in arrays))
 
 
 def segment_totals(path: epath.Path) -> Totals:

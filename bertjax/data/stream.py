@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 from etils import epath
 
+from bertjax import places
 from bertjax.data import shards
 from bertjax.data.pairs import SPECIALS_PER_PAIR, Pair
 from bertjax.data.shards import Manifest
@@ -61,7 +62,7 @@ class ShardReader:
         self._names = directory
         self._files = self.manifest.files[split]
         self._starts = np.cumsum([0, *(file.examples for file in self._files)])
-        self._local = directory if shards.is_local(directory) else self._copy(directory, cache)
+        self._local = directory if places.is_local(directory) else self._copy(directory, cache)
         self._open: collections.OrderedDict[int, tuple[threading.Lock, Any]]
         self._open = collections.OrderedDict()
         self._lock = threading.Lock()

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from bertjax import places
 from bertjax.data import shards, spill
 from bertjax.data.pairs import FlatDocuments, pair_spans
 from bertjax.data.shards import CorpusFile
@@ -33,6 +34,10 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 class Stopped(BaseException):
     """SIGTERM or SIGINT ended preparing early; the same command goes on. (Exit code 75.)"""
+
+
+class WorkerDied(UserError):
+    """A worker process was killed, most often for want of memory."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,8 +105,8 @@ def pair(
         key = (options.seed, shards.SPLITS.index(split), blocks[0], dupe)
         _write_dupe(path, dupe, documents, wide, options, np.random.default_rng(key), result)
     counts = np.bincount(documents.ids, minlength=tokenizer.vocab_size)
-    shards.write_atomically(path.with_suffix(".counts"), counts.astype("<i8").tobytes())
-    shards.write_atomically(path, json.dumps(result).encode())
+    places.write_atomically(path.with_suffix(".counts"), counts.astype("<i8").tobytes())
+    places.write_atomically(path, json.dumps(result).encode())
 
 
 def _write_dupe(
@@ -191,7 +196,7 @@ class Workers:
             log: for progress where there is no terminal.
 
         Raises:
-            UserError: a worker died.
+            WorkerDied: a worker died; what others finished stays.
             Exception: what the function raises, of the first task that failed.
         """
         results: list[Any] = [None] * len(tasks)
@@ -212,7 +217,7 @@ class Workers:
             for future in concurrent.futures.as_completed(futures):
                 yield futures[future], future.result()
         except concurrent.futures.process.BrokenProcessPool:
-            raise UserError(
+            raise WorkerDied(
                 "A worker process died (out of memory, or killed): run the same command again to "
                 "go on, with fewer --processes or a smaller --block-mib if memory is short. (A "
                 'script that calls prepare needs `if __name__ == "__main__":` around the call.)'

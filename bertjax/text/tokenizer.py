@@ -10,8 +10,9 @@ from typing import Any, Protocol
 import numpy as np
 from etils import epath
 
+from bertjax import places
 from bertjax.errors import UserError
-from bertjax.text import corpus, pieces, sentencepiece, wordpiece
+from bertjax.text import corpus, sentencepiece, wordpiece
 from bertjax.text.pieces import SETTINGS_FILE, SPECIALS, Encoding, Kind
 
 __all__ = ["Encoding", "Tokenizer", "TokenizerConfig", "load_tokenizer", "train_tokenizer"]
@@ -193,7 +194,7 @@ def train_tokenizer(config: TokenizerConfig, log: Callable[[str], None]) -> Toke
         return existing
     log(f"Training a {config.kind} vocabulary of {config.vocab_size} on {len(sample)} sentences.")
     tokenizer = _train(sample, config)
-    pieces.write_atomically(output / _TRAINING_FILE, json.dumps(facts, indent=2).encode() + b"\n")
+    places.write_atomically(output / _TRAINING_FILE, json.dumps(facts, indent=2).encode() + b"\n")
     tokenizer.save(output)
     log(f"Saved {output}: {tokenizer.vocab_size} tokens.")
     return tokenizer
