@@ -36,6 +36,40 @@ def is_local(path: epath.PathLike) -> bool:
     return "://" not in str(path)
 
 
+def location(path: epath.PathLike) -> epath.Path:
+    """The path, where this installation can reach it.
+
+    Raises:
+        UserError: it is in an object store whose package is not installed.
+    """
+    path = epath.Path(path)
+    if not is_local(path):
+        try:
+            path.exists()
+        except ImportError as error:
+            reason = "gs:// paths need gcsfs: pip install 'bertjax[gcs]'"
+            if not str(path).startswith("gs://"):
+                reason = f"such paths need another package ({error})"
+            raise UserError(f"{path}: {reason}.") from None
+    return path
+
+
+def output_directory(path: epath.PathLike) -> epath.Path:
+    """A path where results may go: a directory, or nothing yet and no file on the way to it.
+
+    Raises:
+        UserError: a file is in the way, or see `location`.
+    """
+    path = location(path)
+    for place in (path, *path.parents):
+        if place.exists():
+            if not place.is_dir():
+                under = "is" if place == path else f"lies under {place}, which is"
+                raise UserError(f"{path}: {under} a file; name a directory.")
+            break
+    return path
+
+
 @contextlib.contextmanager
 def writing(path: epath.PathLike) -> Iterator[None]:
     """Says in one sentence that `path` can't be written, should the block find that out.

@@ -95,7 +95,7 @@ def prepare(config: PrepareConfig, log: Callable[[str], None]) -> Manifest:
     Raises:
         UserError: bad input (named by file and line), too few documents, a directory that holds
             shards of other text or settings, a full disk.
-        bertjax.data.work.Stopped: a signal came; the same call goes on.
+        Stopped: a signal came; the same call goes on.
     """
     started = time.monotonic()
     tokenizer = load_tokenizer(config.tokenizer)

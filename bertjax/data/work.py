@@ -26,14 +26,10 @@ from bertjax import places
 from bertjax.data import shards, spill
 from bertjax.data.pairs import FlatDocuments, pair_spans
 from bertjax.data.shards import CorpusFile
-from bertjax.errors import UserError
+from bertjax.errors import Stopped, UserError
 from bertjax.text.tokenizer import Tokenizer, load_tokenizer
 
 _SECONDS_BETWEEN_LINES = 10.0
-
-
-class Stopped(BaseException):
-    """SIGTERM or SIGINT ended preparing early; the same command goes on. (Exit code 75.)"""
 
 
 class WorkerDied(UserError):
@@ -154,9 +150,7 @@ def _tokenizer(vocabulary: str) -> Tokenizer:
 class Workers:
     """Runs functions over tasks, in this process or in spawned ones. A context manager.
 
-    While it is open, SIGTERM and SIGINT raise `Stopped` in the main thread (not in a notebook, and
-    not where the program has handlers of its own); the tasks that are running are finished, and a
-    second signal ends the program at once.
+    While it is open, `stop_on_signals` holds; the tasks that are running are finished.
     """
 
     def __init__(self, processes: int) -> None:
@@ -171,7 +165,7 @@ class Workers:
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> "Workers":
-        self._stack.enter_context(_stop_on_signals())
+        self._stack.enter_context(stop_on_signals())
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -241,7 +235,11 @@ def _end_with_parent() -> None:
 
 
 @contextlib.contextmanager
-def _stop_on_signals() -> Iterator[None]:
+def stop_on_signals() -> Iterator[None]:
+    """SIGTERM and SIGINT raise `Stopped` in the main thread; a second signal ends the program.
+
+    Not in a notebook, and not where the program has handlers of its own.
+    """
     defaults = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
     ours = threading.current_thread() is threading.main_thread() and "ipykernel" not in sys.modules
     previous = {}

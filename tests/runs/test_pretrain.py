@@ -258,6 +258,16 @@ def test_a_unigram_start_without_counts_is_no_start(recipe):
         build(config, make_mesh(MeshConfig()), vocabulary, 32)
 
 
+def test_the_directory_of_a_fine_tuning_is_refused(recipe, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.json").write_text('{"kind": "fine-tuning", "model": "m"}')
+    sentence = "holds a fine-tuning run, and this is a pre-training run: give another --workdir"
+    with pytest.raises(bj.UserError, match=sentence):
+        runs.pretrain(recipe(), silent)
+    assert [path.name for path in run.iterdir()] == ["config.json"]
+
+
 def test_fresh_starts_beside(recipe, tmp_path):
     short = LoopConfig(train_steps=1, eval_every=0)
     for name in ("run", "run-2", "run-3"):
