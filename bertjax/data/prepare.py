@@ -26,7 +26,7 @@ from bertjax.data import division, shards, spill, work
 from bertjax.data.pairs import SHORTEST_SEQUENCE, SPECIALS_PER_PAIR
 from bertjax.data.shards import CorpusFile, Manifest, ShardFile
 from bertjax.errors import UserError
-from bertjax.text import corpus
+from bertjax.text import corpus, wordpiece
 from bertjax.text.tokenizer import Tokenizer, load_tokenizer
 
 BUILDING = ".building"
@@ -38,11 +38,12 @@ _WORTH_WORKERS = 4 * _MIB
 
 @dataclasses.dataclass(frozen=True)
 class PrepareConfig:
-    """What to make shards from, and how."""
+    """Cut text into pairs of sentences, which `bertjax pretrain` learns from: tokens in files that
+    are read quickly (shards)."""
 
     input: tuple[str, ...]
     """Text files (.txt: one sentence a line, a blank line between documents; .jsonl: {"text": ...}
-    a line), directories, patterns."""
+    a line, other keys are ignored), directories, patterns."""
     tokenizer: str
     """Directory of the tokenizer (`bertjax tokenizer train`), or its vocabulary file."""
     output: str
@@ -50,14 +51,15 @@ class PrepareConfig:
     max_seq_length: int = 128
     """Longest example in tokens, [CLS] and both [SEP] included."""
     dupe_factor: int = 2
-    """How often the training text is cut into pairs, each time otherwise. Masks are new every epoch
-    without it."""
+    """Passes over the training text, each of which cuts it into other pairs: more examples of a
+    small text, and so many times the disk. (Which words are masked changes every epoch anyway.)"""
     short_seq_prob: float = 0.1
     """Share of documents that are cut into shorter examples."""
     held_out: float = 0.02
     """Share of documents kept for evaluation, at least two of them; 0 keeps none."""
     seed: int = 12345
-    """What the choice of held-out documents and all pairs depend on."""
+    """Number that fixes the random choices: held-out documents and pairs. The same text and seed
+    give the same shards."""
     processes: int = 0
     """Worker processes; 0: one a core. The shards do not depend on it."""
     block_mib: int = 64
@@ -99,8 +101,13 @@ def prepare(config: PrepareConfig, log: Callable[[str], None]) -> Manifest:
     """
     started = time.monotonic()
     tokenizer = load_tokenizer(config.tokenizer)
-    output = epath.Path(config.output)
-    paths = _corpus_paths(config, output)
+    output = places.output_directory(config.output)
+    # Of a vocabulary or an output inside the input, nothing is text.
+    vocabulary = epath.Path(config.tokenizer)
+    vocabulary = vocabulary / wordpiece.FILE if vocabulary.is_dir() else vocabulary
+    paths = corpus.expand_inputs(
+        config.input, leave_out=[vocabulary, output / shards.TOKENIZER / wordpiece.FILE]
+    )
     sizes = [path.stat().length for path in paths]
     processes = config.processes or (work.cores() if sum(sizes) >= _WORTH_WORKERS else 1)
     with places.writing(output), _discarded_on_bad_text(output):
@@ -123,23 +130,6 @@ def prepare(config: PrepareConfig, log: Callable[[str], None]) -> Manifest:
         _publish(output, building, manifest)
     _summarise(manifest, None if resumed else time.monotonic() - started, log)
     return shards.read_manifest(output)
-
-
-def _corpus_paths(config: PrepareConfig, output: epath.Path) -> tuple[epath.Path, ...]:
-    if output.exists() and not output.is_dir():
-        raise UserError(f"{output}: is a file; give a directory for the shards.")
-    # Of an output inside the input, what an earlier run wrote is no text.
-    ours = (
-        str((output / shards.TOKENIZER).resolve()) + "/",
-        str((output / shards.MANIFEST).resolve()),
-    )
-    paths = corpus.expand_inputs(config.input)
-    texts = tuple(path for path in paths if not str(path.resolve()).startswith(ours))
-    if not texts:
-        raise UserError(
-            f"{output}: holds no text, only shards; name the text's directory as input."
-        )
-    return texts
 
 
 def _named(paths: Sequence[epath.Path]) -> str:

@@ -208,8 +208,8 @@ def _batches(
     batch, count = [], 0
     for part in task:
         for place, document in enumerate(_read_part(part, language)):
-            batch.append(((part.number, part.start, place), document.sentences))
-            count += len(document.sentences)
+            batch.append(((part.number, part.start, place), document))
+            count += len(document)
             if count >= _SENTENCES_PER_CALL:
                 yield batch
                 batch, count = [], 0
@@ -217,7 +217,7 @@ def _batches(
         yield batch
 
 
-def _read_part(part: Part, language: str) -> Iterator[corpus.Document]:
+def _read_part(part: Part, language: str) -> Iterator[tuple[str, ...]]:
     path = epath.Path(part.path)
     if part.start == 0 and part.stop is None:
         yield from corpus.read_documents(path, language)

@@ -85,10 +85,11 @@ class Tokenizer(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerConfig:
-    """How to train a vocabulary."""
+    """Train a vocabulary on text: the tokens that a BERT will read and write. The first step."""
 
     input: tuple[str, ...]
-    """Text files (.txt: a sentence a line; .jsonl: {"text": ...} a line), directories, patterns."""
+    """Text files (.txt: a sentence a line; .jsonl: {"text": ...} a line, other keys are ignored),
+    directories, patterns."""
     output: str
     """Directory for the tokenizer."""
     kind: Kind = "sentencepiece"
@@ -133,7 +134,7 @@ def load_tokenizer(
         UserError: nothing there, the other kind, a damaged file, a token twice, or a special token
             missing.
     """
-    path = epath.Path(path)
+    path = places.location(path)
     file = _vocabulary_file(path, kind)
     data = file.read_bytes()
     is_text = _is_text(data)
@@ -173,8 +174,9 @@ def train_tokenizer(config: TokenizerConfig, log: Callable[[str], None]) -> Toke
         UserError: bad input, a vocabulary size that the text can't fill, or an output directory
             that holds another tokenizer or can't be written.
     """
-    output = epath.Path(config.output)
-    files = corpus.expand_inputs(config.input)
+    output = places.output_directory(config.output)
+    # Of an output inside the input, what an earlier run wrote is no text.
+    files = corpus.expand_inputs(config.input, leave_out=[output / wordpiece.FILE])
     sample = _sample(_sentences(files, config.language), config.max_sentences)
     if not sample:
         raise UserError(
@@ -203,7 +205,7 @@ def train_tokenizer(config: TokenizerConfig, log: Callable[[str], None]) -> Toke
 def _sentences(files: Iterable[epath.Path], language: str) -> Iterator[str]:
     for file in files:
         for document in corpus.read_documents(file, language):
-            yield from document.sentences
+            yield from document
 
 
 def _sample(sentences: Iterable[str], most: int) -> list[str]:

@@ -219,12 +219,12 @@ def test_parts_of_a_file_are_the_whole_of_it(make_corpus, tmp_path):
         path.write_bytes(data.encode())
         size = path.stat().length
         (whole,) = spill.make_tasks([path], [size], size)
-        expected = [d.sentences for part in whole for d in spill._read_part(part, "en")]
+        expected = [d for part in whole for d in spill._read_part(part, "en")]
         for part_bytes in (size - 1, 700, 97):
             tasks = spill.make_tasks([path], [size], part_bytes)
             assert len(tasks) == -(-size // part_bytes)
             found = [
-                document.sentences
+                document
                 for task in tasks
                 for part in task
                 for document in spill._read_part(part, "en")
@@ -290,9 +290,16 @@ def test_again_on_a_finished_directory(config, make_corpus, log, differing):
         prepare.prepare(cfg, log)
 
 
-def test_an_output_inside_the_input_is_not_read_as_text(config, make_corpus, log):
+@pytest.mark.parametrize("name", ["vocabulary", "vocabulary/vocab.txt", "."])
+def test_a_vocabulary_and_an_output_inside_the_input_are_not_read_as_text(
+    config, make_corpus, log, vocabulary, name
+):
     corpus = make_corpus(20)
-    cfg = config(corpus, output="corpus/shards")
+    (corpus / name).parent.mkdir(exist_ok=True)
+    inside = corpus / (name if name.endswith("vocab.txt") else f"{name}/vocab.txt")
+    inside.parent.mkdir(exist_ok=True)
+    inside.write_bytes((vocabulary / "vocab.txt").read_bytes())
+    cfg = config(corpus, output="corpus/shards", tokenizer=str(corpus / name))
     manifest = prepare.prepare(cfg, log)
     assert [file.name for file in manifest.corpus] == ["00.txt"]
     assert prepare.prepare(cfg, log) == manifest
@@ -588,17 +595,18 @@ def test_settings_that_cannot_be(config, tmp_path, field, value):
         config(tmp_path, **{field: value})
 
 
-def test_an_output_that_is_a_file(config, make_corpus, log, tmp_path):
-    (tmp_path / "out").write_text("mine")
-    with pytest.raises(UserError, match="out: is a file"):
-        prepare.prepare(config(make_corpus(5)), log)
-    assert (tmp_path / "out").read_text() == "mine"
+@pytest.mark.parametrize("output", ["mine", "mine/shards", "mine/far/shards"])
+def test_an_output_with_a_file_in_its_way(config, make_corpus, log, tmp_path, output):
+    (tmp_path / "mine").write_text("mine")
+    with pytest.raises(UserError, match=r"(mine: is|shards: lies under .*mine, which is) a file; "):
+        prepare.prepare(config(make_corpus(5), output), log)
+    assert (tmp_path / "mine").read_text() == "mine"
 
 
 def test_an_output_that_holds_nothing_but_shards_is_no_input(config, make_corpus, log):
     cfg = config(make_corpus(5))
     prepare.prepare(cfg, log)
-    with pytest.raises(UserError, match="holds no text, only shards"):
+    with pytest.raises(UserError, match="out: nothing matches"):
         prepare.prepare(dataclasses.replace(cfg, input=(cfg.output,)), log)
 
 

@@ -568,10 +568,22 @@ def test_a_killed_training_leaves_no_vocabulary_and_can_be_run_again(
 
 def test_an_output_that_cannot_be_a_directory_is_refused(corpus_file, tmp_path):
     (tmp_path / "file").write_text("mine")
-    config = TokenizerConfig((str(corpus_file),), str(tmp_path / "file"), vocab_size=48)
-    with pytest.raises(UserError, match="can't be written"):
-        train_tokenizer(config, lambda line: None)
+    for output, says in ((tmp_path / "file", "is a file"), (tmp_path / "file/x", "lies under")):
+        config = TokenizerConfig((str(corpus_file),), str(output), vocab_size=48)
+        with pytest.raises(UserError, match=says):
+            train_tokenizer(config, lambda line: None)
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_vocabulary_beside_its_text_is_not_read_as_text(corpus_file, tmp_path):
+    directory = tmp_path / "corpus"
+    directory.mkdir()
+    (directory / "text.txt").write_bytes(corpus_file.read_bytes())
+    lines = []
+    for _ in range(2):
+        config = TokenizerConfig((str(directory),), str(directory), "wordpiece", vocab_size=60)
+        train_tokenizer(config, lines.append)
+    assert (directory / "vocab.txt").exists() and "nothing to do" in lines[-1]
 
 
 def test_the_sample_is_even_and_in_order():
