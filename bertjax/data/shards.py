@@ -164,7 +164,7 @@ def read_manifest(directory: epath.PathLike) -> Manifest:
         UserError: no directory, no manifest (preparing never finished), a manifest that can't be
             read or is of another version, or a shard that is missing or of another size.
     """
-    directory = epath.Path(directory)
+    directory = places.location(directory)
     path = directory / MANIFEST
     if not path.exists():
         raise UserError(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from etils import epath
 
+from bertjax import places
 from bertjax.config import Execution
 from bertjax.errors import Stopped, UserError
 from bertjax.train.optimizer import OptimizerConfig
@@ -196,7 +197,7 @@ def finetune(
     from bertjax.interop.huggingface import from_pretrained
     from bertjax.runs.seeds import SeedTrainer, read_rows
 
-    model = from_pretrained(config.model) if model is None else model
+    model = from_pretrained(places.location(config.model)) if model is None else model
     positions = model.config.max_position_embeddings
     if config.max_seq_length > positions:
         raise UserError(
