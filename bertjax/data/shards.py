@@ -37,18 +37,11 @@ _RANDOM, _WIDE = 1, 2
 _HEADER_BYTES = 4
 
 
-def encode_pair(pair: Pair, *, wide: bool) -> bytes:
-    """One example as a record: little-endian uint16 ids, or uint32 if `wide`, without specials.
-
-    The caller knows that the ids fit: `wide` is `needs_wide_ids(vocab_size)`.
-    """
-    dtype = id_dtype(wide)
-    a, b = pair.a.astype(dtype).tobytes(), pair.b.astype(dtype).tobytes()
-    return encode_bytes(a, b, is_random=pair.is_random, wide=wide)
-
-
 def encode_bytes(a: bytes, b: bytes, *, is_random: bool, wide: bool) -> bytes:
-    """`encode_pair` for ids that are bytes of `id_dtype(wide)` already."""
+    """One example as a record: ids as bytes of `id_dtype(wide)`, without special tokens.
+
+    The caller knows that they fit: `wide` is `needs_wide_ids(vocab_size)`.
+    """
     flags = (_RANDOM if is_random else 0) | (_WIDE if wide else 0)
     a_length = len(a) // (4 if wide else 2)
     return bytes((flags, 0)) + a_length.to_bytes(2, "little") + a + b
