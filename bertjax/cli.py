@@ -54,7 +54,10 @@ def run(arguments: Sequence[str]) -> int:
         if words[0] not in _RESUMABLE:
             print("bertjax: interrupted.", file=sys.stderr)
             return EXIT_INTERRUPTED
-        print("bertjax: stopped; the same command again goes on from there.", file=sys.stderr)
+        how = (
+            ", without --fresh and with the --workdir that it began," if "--fresh" in words else ""
+        )
+        print(f"bertjax: stopped; the same command{how} goes on from there.", file=sys.stderr)
         return EXIT_STOPPED
     except BrokenPipeError:  # `bertjax predict ... | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -61,7 +61,7 @@ def output_directory(path: epath.PathLike) -> epath.Path:
         UserError: a file is in the way, or see `location`.
     """
     path = location(path)
-    for place in (path, *path.parents):
+    for place in (path, *(path.parents if is_local(path) else ())):
         if place.exists():
             if not place.is_dir():
                 under = "is" if place == path else f"lies under {place}, which is"

@@ -340,10 +340,12 @@ def test_interrupted_exits_75_where_there_is_something_to_resume(monkeypatch, be
         raise kind
 
     monkeypatch.setitem(cli.VERBS, verb, cli.Verb("interrupted", interrupted))
+    code, _, err = bertjax(*verb.split(), "--fresh")
+    assert ("without --fresh" in err) == ("goes on" in err)
     code, _, err = bertjax(*verb.split())
     resumable = verb in ("demo", "prepare", "pretrain", "finetune")
     assert code == (75 if resumable else 1)
-    assert ("goes on from there" in err) == resumable
+    assert ("the same command goes on from there" in err) == resumable
     assert err.count("\n") == 1
 
 
