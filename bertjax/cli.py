@@ -1,20 +1,22 @@
 """The command line: verbs, no logic. Only this module exits.
 
 Exit codes: 0 done; 2 a mistake of the user's (one sentence); 75 stopped early by a signal and
-resumable with the same command; 1 anything else, with its traceback.
+resumable; 1 anything else, with its traceback.
 """
 
 import io
 import json
 import os
 import runpy
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from bertjax.errors import UserError
+from bertjax.errors import Stopped, UserError
 
-EXIT_DONE, EXIT_MISTAKE, EXIT_STOPPED = 0, 2, 75
+EXIT_DONE, EXIT_INTERRUPTED, EXIT_MISTAKE, EXIT_STOPPED = 0, 1, 2, 75
+_RESUMABLE = ("demo", "prepare", "pretrain", "finetune")
 
 Config = TypeVar("Config")
 
@@ -48,8 +50,14 @@ def run(arguments: Sequence[str]) -> int:
     except UserError as error:
         print(f"bertjax: {error}", file=sys.stderr)
         return EXIT_MISTAKE
-    except KeyboardInterrupt:
-        print("bertjax: stopped; the same command again goes on from there.", file=sys.stderr)
+    except (KeyboardInterrupt, Stopped):
+        if words[0] not in _RESUMABLE:
+            print("bertjax: interrupted.", file=sys.stderr)
+            return EXIT_INTERRUPTED
+        how = (
+            ", without --fresh and with the --workdir that it began," if "--fresh" in words else ""
+        )
+        print(f"bertjax: stopped; the same command{how} goes on from there.", file=sys.stderr)
         return EXIT_STOPPED
     except BrokenPipeError:  # `bertjax predict ... | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -89,6 +97,25 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
+def _command(*words: object) -> str:
+    """A command as it may be typed."""
+    return shlex.join(["bertjax", *map(str, words)])
+
+
+def _say_how_to_go_on(verb: str, arguments: list[str], fresh: bool, workdir: object) -> None:
+    """The command that resumes a run; one that began with --fresh is resumed without it."""
+    words, rest = [], iter(arguments)
+    for word in rest:
+        if fresh and word == "--workdir":
+            next(rest, None)
+        elif not (fresh and (word == "--fresh" or word.startswith("--workdir="))):
+            words.append(word)
+    if fresh:
+        words += ["--workdir", str(workdir)]
+        words += [] if "--fresh" in arguments else ["--no-fresh"]  # it is in the recipe
+    _say(f"To go on: {_command(verb, *words)}")
+
+
 def _parse(kind: Callable[..., Config], verb: str, arguments: list[str], **more: Any) -> Config:
     import tyro
 
@@ -115,9 +142,12 @@ def _parse_recipe(kind: type[Config], verb: str, arguments: list[str]) -> Config
 
 
 def _demo(arguments: list[str]) -> int:
+    from bertjax import places
     from bertjax.runs.demo import DemoConfig, demo
 
-    return EXIT_STOPPED if demo(_parse(DemoConfig, "demo", arguments), _say).stopped else EXIT_DONE
+    config = _parse(DemoConfig, "demo", arguments)
+    places.output_directory(config.workdir)
+    return EXIT_STOPPED if demo(config, _say).stopped else EXIT_DONE
 
 
 def _tokenizer_train(arguments: list[str]) -> int:
@@ -125,24 +155,18 @@ def _tokenizer_train(arguments: list[str]) -> int:
 
     config = _parse(TokenizerConfig, "tokenizer train", arguments)
     train_tokenizer(config, _say)
-    _say(
-        f"Next: bertjax prepare --input {' '.join(config.input)} --tokenizer {config.output} "
-        "--output data/shards"
-    )
+    inputs = config.input if len(config.input) <= 3 else (*config.input[:3], "...")
+    rest = ("--tokenizer", config.output, "--output", "data/shards")
+    _say(f"Next: {_command('prepare', '--input', *inputs, *rest)}")
     return EXIT_DONE
 
 
 def _prepare(arguments: list[str]) -> int:
     from bertjax.data.prepare import PrepareConfig, prepare
-    from bertjax.data.work import Stopped
 
     config = _parse(PrepareConfig, "prepare", arguments)
-    try:
-        prepare(config, _say)
-    except Stopped as stopped:
-        _say(str(stopped))
-        return EXIT_STOPPED
-    _say(f"Next: bertjax pretrain --data {config.output} --workdir runs/pretrain")
+    prepare(config, _say)
+    _say(f"Next: {_command('pretrain', '--data', config.output, '--workdir', 'runs/pretrain')}")
     return EXIT_DONE
 
 
@@ -155,11 +179,11 @@ def _pretrain(arguments: list[str]) -> int:
 
     result = pretrain(config, _say)
     if result.stopped:
+        _say_how_to_go_on("pretrain", arguments, config.fresh, result.workdir)
         return EXIT_STOPPED
-    _say(
-        f"Next: bertjax finetune --model {result.workdir} --train train.csv --dev dev.csv\n"
-        f'  or: echo "the cat [MASK] on the mat." | bertjax predict {result.workdir}'
-    )
+    files = ("--train", "train.csv", "--dev", "dev.csv")
+    _say(f"Next: {_command('finetune', '--model', result.workdir, *files)}")
+    _say(f'  or: echo "the cat [MASK] on the mat." | {_command("predict", result.workdir)}')
     return EXIT_DONE
 
 
@@ -169,11 +193,11 @@ def _finetune(arguments: list[str]) -> int:
     config = _parse_recipe(FinetuneConfig, "finetune", arguments)
     result = finetune(config, _say)
     if result.stopped:
+        _say_how_to_go_on("finetune", arguments, config.fresh, result.workdir)
         return EXIT_STOPPED
-    _say(
-        f"Next: bertjax evaluate {result.workdir} {config.dev}\n"
-        f"  or: bertjax predict {result.workdir} < lines.txt"
-    )
+    names = ("--column-names", *config.column_names) if config.column_names else ()
+    _say(f"Next: {_command('evaluate', result.workdir, config.dev, *names)}")
+    _say(f"  or: {_command('predict', result.workdir)} < lines.txt")
     return EXIT_DONE
 
 
@@ -198,11 +222,10 @@ def _evaluate(
         column_names: Names of all columns, of a file that has no header.
         batch_size: Most rows at a time.
     """
-    from bertjax.interop.huggingface import from_pretrained
     from bertjax.runs import predict
 
     scores = predict.evaluate(
-        from_pretrained(model),
+        _load(model),
         data,
         text_column=text_column,
         pair_column=pair_column,
@@ -225,10 +248,9 @@ def _predict(model: str, *, k: int = 5, batch_size: int = 32) -> int:
         k: Words to give for a [MASK].
         batch_size: Most lines at a time.
     """
-    from bertjax.interop.huggingface import from_pretrained
     from bertjax.runs.predict import predict_lines
 
-    for line in predict_lines(from_pretrained(model), _stdin(), k=k, batch_size=batch_size):
+    for line in predict_lines(_load(model), _stdin(), k=k, batch_size=batch_size):
         _say(line)
     return EXIT_DONE
 
@@ -248,11 +270,10 @@ def _embed(
         pooling: mean of the tokens; cls, the first token; pooler, the pooled output.
         batch_size: Most lines at a time.
     """
-    from bertjax.interop.huggingface import from_pretrained
     from bertjax.runs.predict import embed_lines
 
     vectors = embed_lines(
-        from_pretrained(model), _stdin(), layer=layer, pooling=pooling, batch_size=batch_size
+        _load(model), _stdin(), layer=layer, pooling=pooling, batch_size=batch_size
     )
     for vector in vectors:
         _say(json.dumps([round(float(value), 6) for value in vector]))
@@ -265,10 +286,21 @@ def _report(directories: tuple[str, ...]) -> int:
     Args:
         directories: Run directories, or demo directories.
     """
+    if not directories:
+        raise UserError("report: name at least one run directory.")
+
+    from bertjax import places
     from bertjax.runs.report import report
 
-    report(directories, _say)
+    report(tuple(map(places.location, directories)), _say)
     return EXIT_DONE
+
+
+def _load(model: str) -> Any:
+    from bertjax import places
+    from bertjax.interop.huggingface import from_pretrained
+
+    return from_pretrained(places.location(model))
 
 
 def _stdin() -> Iterator[str]:

@@ -1,13 +1,19 @@
 """The command line as a user meets it: help, exit codes, and one sentence for each mistake."""
 
+import functools
+import inspect
 import io
 import json
+import shlex
+import shutil
 import sys
 
 import numpy as np
 import pytest
 
 from bertjax import cli
+from bertjax.errors import Stopped
+from bertjax.runs import pretrain
 
 SHAPE = [
     *("--model.size", "tiny", "--model.hidden-size", "16", "--model.num-attention-heads", "2"),
@@ -100,18 +106,110 @@ def test_unknown_flags_exit_2(bertjax):
     assert bertjax("pretrain", "--data", "x", "--workdir", "y", "--speed", "9")[0] == 2
 
 
-def test_each_step_prints_the_next(made, bertjax):
-    code, out, _ = bertjax(
-        *("prepare", "--input", made / "text.txt", "--tokenizer", made / "tok"),
-        *("--output", made / "shards", "--max-seq-length", 32, "--held-out", 0.1),
+class Parsed(Exception):
+    """What a command line means; raised in place of doing it."""
+
+
+@pytest.fixture
+def parse(monkeypatch):
+    """The configuration that a command as it was printed gives, by the real parser."""
+    real = cli._parse
+
+    def only_parsed(kind, verb, arguments, **more):
+        if not isinstance(kind, type):  # a function, which the parser would call
+            signature = inspect.signature(kind)
+
+            @functools.wraps(kind)
+            def kind(*positional, **named):
+                raise Parsed(dict(signature.bind(*positional, **named).arguments))
+
+        raise Parsed(real(kind, verb, arguments, **more))
+
+    def run(line):
+        words = shlex.split(line.rpartition("| ")[2].partition(" < ")[0])
+        assert words[0] == "bertjax"
+        with monkeypatch.context() as patch, pytest.raises(Parsed) as caught:
+            patch.setattr(cli, "_parse", only_parsed)
+            cli.run(words[1:])
+        (meaning,) = caught.value.args
+        return meaning if isinstance(meaning, dict) else vars(meaning)
+
+    return run
+
+
+def printed(out):
+    """The commands of an output's last lines."""
+    lines = [line.partition(": ") for line in out.splitlines()]
+    return [line for word, _, line in lines if word.strip() in ("Next", "or", "To go on")]
+
+
+def test_each_step_prints_the_next_which_the_parser_takes(made, bertjax, parse, tmp_path):
+    place = tmp_path / "a place"
+    place.mkdir()
+    for number in range(5):
+        (place / f"{number}.txt").write_bytes((made / "text.txt").read_bytes())
+    inputs = [str(place / f"{number}.txt") for number in range(5)]
+    _, out, _ = bertjax(
+        *(*TOKENIZER, "--input", *inputs, "--output", place / "tok", "--vocab-size", 120)
     )
-    assert code == 0
-    assert out.splitlines()[-1].startswith(f"Next: bertjax pretrain --data {made / 'shards'}")
-    code, out, _ = bertjax(
-        "pretrain", "--data", made / "shards", "--workdir", made / "run", *SHAPE, *LOOP
+    (following,) = map(parse, printed(out))
+    assert following["input"] == (*inputs[:3], "...")
+    assert following["tokenizer"] == str(place / "tok")
+
+    _, out, _ = bertjax(
+        *("prepare", "--input", *inputs, "--tokenizer", place / "tok"),
+        *("--output", place / "shards", "--max-seq-length", 32, "--held-out", 0.1),
     )
-    assert code == 0
-    assert f"Next: bertjax finetune --model {made / 'run'}" in out
+    (following,) = map(parse, printed(out))
+    assert following["data"] == str(place / "shards")
+
+    _, out, _ = bertjax(
+        "pretrain", "--data", place / "shards", "--workdir", place / "run", *SHAPE, *LOOP
+    )
+    following, other = map(parse, printed(out))
+    assert (following["model"], following["workdir"]) == (str(place / "run"), "runs/finetune")
+    assert other["model"] == str(place / "run")
+
+    (place / "rows.tsv").write_text("".join(f"bal dem {n}\t{n % 2}\n" for n in range(8)))
+    _, out, _ = bertjax(
+        *("finetune", "--model", place / "run", "--train", place / "rows.tsv"),
+        *("--dev", place / "rows.tsv", "--column-names", "text", "label", "--epochs", 1),
+        *("--workdir", place / "task", "--max-seq-length", 16),
+    )
+    following, other = map(parse, printed(out))
+    assert following["column_names"] == ("text", "label")
+    assert (following["model"], following["data"]) == (
+        str(place / "task"),
+        str(place / "rows.tsv"),
+    )
+    assert other["model"] == str(place / "task")
+
+
+@pytest.mark.parametrize("given", [["--workdir", "run dir"], ["--workdir=run dir"]])
+@pytest.mark.parametrize("fresh", ["flag", "recipe", "no"])
+def test_a_stopped_run_prints_the_command_that_resumes_it(
+    bertjax, parse, monkeypatch, tmp_path, given, fresh
+):
+    """Stopped as soon as it began: only what is printed is looked at here."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipe.py").write_text(
+        "from bertjax.runs.recipes import PretrainConfig\n"
+        f"config = PretrainConfig(data='d', workdir='x', fresh={fresh == 'recipe'})\n"
+    )
+
+    def stopped(config, log):
+        workdir = f"{config.workdir}-2" if config.fresh else config.workdir
+        return pretrain.PretrainResult({}, [], workdir, None, True, None)
+
+    monkeypatch.setattr(pretrain, "pretrain", stopped)
+    flags = ["--fresh"] if fresh == "flag" else []
+    code, out, _ = bertjax("pretrain", "recipe.py", *flags, *given, "--seed", 3)
+    assert code == 75
+    (line,) = printed(out)
+    following = parse(line)
+    assert following["workdir"] == ("run dir" if fresh == "no" else "run dir-2")
+    assert (following["fresh"], following["seed"], following["data"]) == (False, 3, "d")
+    assert line.count("--workdir") == 1
 
 
 def test_predict_and_embed_read_lines(made, bertjax, monkeypatch):
@@ -235,11 +333,90 @@ def test_anything_else_keeps_its_traceback(monkeypatch):
         cli.run(["demo"])
 
 
-def test_interrupted_exits_75(monkeypatch, bertjax):
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, Stopped])
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_interrupted_exits_75_where_there_is_something_to_resume(monkeypatch, bertjax, verb, kind):
     def interrupted(arguments):
-        raise KeyboardInterrupt
+        raise kind
 
-    monkeypatch.setitem(cli.VERBS, "demo", cli.Verb("interrupted", interrupted))
-    code, _, err = bertjax("demo")
-    assert code == 75
-    assert "goes on" in err
+    monkeypatch.setitem(cli.VERBS, verb, cli.Verb("interrupted", interrupted))
+    code, _, err = bertjax(*verb.split(), "--fresh")
+    assert ("without --fresh" in err) == ("goes on" in err)
+    code, _, err = bertjax(*verb.split())
+    resumable = verb in ("demo", "prepare", "pretrain", "finetune")
+    assert code == (75 if resumable else 1)
+    assert ("the same command goes on from there" in err) == resumable
+    assert err.count("\n") == 1
+
+
+def every_verb(name, path, made):
+    """A command for each way that a path is used."""
+    flags = {
+        "tokenizer train": {"input": made / "text.txt", "output": "out"},
+        "prepare": {"input": made / "text.txt", "tokenizer": made / "tok", "output": "out"},
+        "pretrain": {"data": made / "shards", "workdir": "run", "model.size": "tiny"},
+        "finetune": {"model": made / "run", "train": made / "r.tsv", "dev": made / "r.tsv"},
+        "demo": {},
+    }
+    verb, _, flag = name.partition(" --")
+    if not flag:
+        return [*verb.split(), path, *(["x.tsv"] if verb == "evaluate" else [])]
+    pairs = {**flags[verb], flag: path}
+    return [*verb.split(), *(word for pair in pairs.items() for word in (f"--{pair[0]}", pair[1]))]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(f"tokenizer train --{flag}" for flag in ("input", "output")),
+        *(f"prepare --{flag}" for flag in ("input", "tokenizer", "output")),
+        *(f"pretrain --{flag}" for flag in ("data", "workdir", "model.size")),
+        *(f"finetune --{flag}" for flag in ("model", "train", "dev", "workdir")),
+        *("evaluate", "predict", "embed", "report", "demo --workdir"),
+    ],
+)
+def test_gs_without_gcsfs_names_the_extra(made, mistake, monkeypatch, tmp_path, name):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "gcsfs", None)  # as if it were not installed
+    (made / "r.tsv").write_text("text\tlabel\nbal\ta\ndem\tb\n")
+    path = "gs://bucket/file.json" if "size" in name else "gs://bucket/file.tsv"
+    sentence = mistake(*every_verb(name, path, made))
+    assert f"{path}: gs:// paths need gcsfs: pip install 'bertjax[gcs]'." in sentence
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("path", ["text.txt", "text.txt/x/y"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("tokenizer train --output", "prepare --output", "pretrain --workdir"),
+        *("finetune --workdir", "demo --workdir"),
+    ],
+)
+def test_a_file_in_the_way_of_results(made, mistake, monkeypatch, tmp_path, name, path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_text("mine")
+    (made / "r.tsv").write_text("text\tlabel\nbal\ta\ndem\tb\n")
+    sentence = mistake(*every_verb(name, path, made))
+    assert "is a file; name a directory." in sentence
+    assert (tmp_path / "text.txt").read_text() == "mine"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_run_is_not_overwritten_by_one_of_another_kind(made, bertjax, mistake, tmp_path):
+    run, task = tmp_path / "run", tmp_path / "task"
+    shutil.copytree(made / "run", run)
+    (tmp_path / "r.tsv").write_text("text\tlabel\nbal\ta\ndem\tb\n")
+    rows = ("--train", tmp_path / "r.tsv", "--dev", tmp_path / "r.tsv", "--epochs", 1)
+    finetune = ("finetune", "--model", run, *rows, "--max-seq-length", 16, "--workdir")
+    assert bertjax(*finetune, task)[0] == 0
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert "holds a pre-training run, and this is a fine-tuning run" in mistake(*finetune, run)
+    pretrain = ("pretrain", "--data", made / "shards", *SHAPE, *LOOP, "--workdir")
+    assert "holds a fine-tuning run, and this is a pre-training run" in mistake(*pretrain, task)
+    assert "a config.json that is of no run" in mistake(*pretrain, task / "export")
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_a_report_of_nothing(mistake):
+    assert "name at least one run directory" in mistake("report")

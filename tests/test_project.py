@@ -191,6 +191,17 @@ def test_importing_bertjax_alone_loads_no_jax() -> None:
     assert not modules & {*HEAVY, "jax", "flax"}
 
 
+def test_ci_runs_every_slow_test_of_resuming() -> None:
+    chosen = re.search(r"-m slow -k '([\w ]+)'", (ROOT / ".ci" / "run").read_text())
+    assert chosen is not None
+    words = chosen[1].split(" or ")
+    slow = re.compile(r"@pytest\.mark\.slow\n(?:@.*\n)*def (test_\w+)")
+    for name in ("train/test_loop.py", "runs/test_pretrain.py"):
+        found = slow.findall((ROOT / "tests" / name).read_text())
+        assert found
+        assert all(any(word in test for word in words) for test in found), (name, found)
+
+
 def test_shell_scripts_pass_shellcheck() -> None:
     scripts = [ROOT / "tpu_setup.sh", ROOT / ".ci" / "run"]
     done = run(tool("shellcheck"), *map(str, scripts))

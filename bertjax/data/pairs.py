@@ -40,18 +40,6 @@ class FlatDocuments:
     document_offsets: np.ndarray
     """Each document's first sentence, and the number of sentences: int64 [documents + 1]."""
 
-    @classmethod
-    def from_lists(cls, documents: Sequence[Sequence[np.ndarray]]) -> "FlatDocuments":
-        """Flattens lists of id arrays; empty sentences and documents are dropped."""
-        kept = [[sentence for sentence in document if len(sentence)] for document in documents]
-        kept = [document for document in kept if document]
-        sentences = [sentence for document in kept for sentence in document]
-        return cls(
-            ids=np.concatenate(sentences) if sentences else np.zeros(0, np.int32),
-            sentence_offsets=offsets_of([len(sentence) for sentence in sentences]),
-            document_offsets=offsets_of([len(document) for document in kept]),
-        )
-
     def __len__(self) -> int:
         """The number of documents."""
         return len(self.document_offsets) - 1
@@ -75,28 +63,6 @@ def offsets_of(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
     offsets = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])
     return offsets
-
-
-def make_pairs(
-    documents: Sequence[Sequence[np.ndarray]],
-    *,
-    max_seq_length: int,
-    short_seq_prob: float,
-    rng: np.random.Generator,
-) -> list[Pair]:
-    """Cuts tokenised documents (lists of sentences, arrays of ids) into next-sentence pairs.
-
-    The same as `pair_spans`, for collections small enough to be lists.
-
-    Raises:
-        ValueError: see `pair_spans`.
-    """
-    flat = FlatDocuments.from_lists(documents)
-    spans = pair_spans(flat, max_seq_length=max_seq_length, short_seq_prob=short_seq_prob, rng=rng)
-    return [
-        Pair(flat.ids[a_start:a_stop], flat.ids[b_start:b_stop], bool(is_random))
-        for a_start, a_stop, b_start, b_stop, is_random in zip(*spans, strict=True)
-    ]
 
 
 def pair_spans(

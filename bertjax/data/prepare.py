@@ -21,11 +21,12 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from bertjax import places
 from bertjax.data import division, shards, spill, work
 from bertjax.data.pairs import SHORTEST_SEQUENCE, SPECIALS_PER_PAIR
 from bertjax.data.shards import CorpusFile, Manifest, ShardFile
 from bertjax.errors import UserError
-from bertjax.text import corpus
+from bertjax.text import corpus, wordpiece
 from bertjax.text.tokenizer import Tokenizer, load_tokenizer
 
 BUILDING = ".building"
@@ -37,11 +38,12 @@ _WORTH_WORKERS = 4 * _MIB
 
 @dataclasses.dataclass(frozen=True)
 class PrepareConfig:
-    """What to make shards from, and how."""
+    """Cut text into pairs of sentences, which `bertjax pretrain` learns from: tokens in files that
+    are read quickly (shards)."""
 
     input: tuple[str, ...]
     """Text files (.txt: one sentence a line, a blank line between documents; .jsonl: {"text": ...}
-    a line), directories, patterns."""
+    a line, other keys are ignored), directories, patterns."""
     tokenizer: str
     """Directory of the tokenizer (`bertjax tokenizer train`), or its vocabulary file."""
     output: str
@@ -49,14 +51,15 @@ class PrepareConfig:
     max_seq_length: int = 128
     """Longest example in tokens, [CLS] and both [SEP] included."""
     dupe_factor: int = 2
-    """How often the training text is cut into pairs, each time otherwise. Masks are new every epoch
-    without it."""
+    """Passes over the training text, each of which cuts it into other pairs: more examples of a
+    small text, and so many times the disk. (Which words are masked changes every epoch anyway.)"""
     short_seq_prob: float = 0.1
     """Share of documents that are cut into shorter examples."""
     held_out: float = 0.02
     """Share of documents kept for evaluation, at least two of them; 0 keeps none."""
     seed: int = 12345
-    """What the choice of held-out documents and all pairs depend on."""
+    """Number that fixes the random choices: held-out documents and pairs. The same text and seed
+    give the same shards."""
     processes: int = 0
     """Worker processes; 0: one a core. The shards do not depend on it."""
     block_mib: int = 64
@@ -94,15 +97,20 @@ def prepare(config: PrepareConfig, log: Callable[[str], None]) -> Manifest:
     Raises:
         UserError: bad input (named by file and line), too few documents, a directory that holds
             shards of other text or settings, a full disk.
-        bertjax.data.work.Stopped: a signal came; the same call goes on.
+        Stopped: a signal came; the same call goes on.
     """
     started = time.monotonic()
     tokenizer = load_tokenizer(config.tokenizer)
-    output = epath.Path(config.output)
-    paths = _corpus_paths(config, output)
+    output = places.output_directory(config.output)
+    # Of a vocabulary or an output inside the input, nothing is text.
+    vocabulary = epath.Path(config.tokenizer)
+    vocabulary = vocabulary / wordpiece.FILE if vocabulary.is_dir() else vocabulary
+    paths = corpus.expand_inputs(
+        config.input, leave_out=[vocabulary, output / shards.TOKENIZER / wordpiece.FILE]
+    )
     sizes = [path.stat().length for path in paths]
     processes = config.processes or (work.cores() if sum(sizes) >= _WORTH_WORKERS else 1)
-    try:
+    with places.writing(output), _discarded_on_bad_text(output):
         with work.Workers(processes) as workers:
             texts = workers.run(work.corpus_file, [(str(path),) for path in paths])
             plan = _plan(config, tokenizer.sha256, texts)
@@ -114,38 +122,14 @@ def prepare(config: PrepareConfig, log: Callable[[str], None]) -> Manifest:
                 f"Reading {len(paths):,} files, {sum(sizes) / 1e6:,.1f} MB, with {processes} "
                 f"process{'es' if processes > 1 else ''}."
             )
-            with _discarded_on_bad_text(output, building):
+            with _faults_of_the_text():
                 segments = _tokenise(config, workers, paths, sizes, building, log)
                 units = division.divide(segments, config.held_out, where=_named(paths))
             results = _pair(config, workers, units, segments, building, log)
             manifest = _manifest(config, tokenizer, texts, segments, units, results, building)
         _publish(output, building, manifest)
-    except OSError as error:
-        if not shards.cannot_write(error):
-            raise
-        raise UserError(
-            f"{output}: can't be written ({error.strerror}); make room or name another --output, "
-            "then run the same command again: what is finished is kept."
-        ) from None
     _summarise(manifest, None if resumed else time.monotonic() - started, log)
     return shards.read_manifest(output)
-
-
-def _corpus_paths(config: PrepareConfig, output: epath.Path) -> tuple[epath.Path, ...]:
-    if output.exists() and not output.is_dir():
-        raise UserError(f"{output}: is a file; give a directory for the shards.")
-    # Of an output inside the input, what an earlier run wrote is no text.
-    ours = (
-        str((output / shards.TOKENIZER).resolve()) + "/",
-        str((output / shards.MANIFEST).resolve()),
-    )
-    paths = corpus.expand_inputs(config.input)
-    texts = tuple(path for path in paths if not str(path.resolve()).startswith(ours))
-    if not texts:
-        raise UserError(
-            f"{output}: holds no text, only shards; name the text's directory as input."
-        )
-    return texts
 
 
 def _named(paths: Sequence[epath.Path]) -> str:
@@ -190,20 +174,39 @@ def _start(
                 "with those to finish it, give another --output, or delete that directory."
             )
         log(f"Going on with the run that was stopped ({building}).")
+        for directory in (building, *(each for each in building.iterdir() if each.is_dir())):
+            for leftover in list(directory.glob(".*.tmp")):  # what a killed run was writing
+                leftover.unlink()
         return building, True
     for directory in (building, building / "pass1", building / "pass2"):
         directory.mkdir(parents=True, exist_ok=True)
-    shards.write_atomically(path, json.dumps(plan).encode())
+    places.write_atomically(path, json.dumps(plan).encode())
     return building, False
 
 
+class _BadText(UserError):
+    """The text must change, and with it all that was made of it."""
+
+
 @contextlib.contextmanager
-def _discarded_on_bad_text(output: epath.Path, building: epath.Path) -> Iterator[None]:
-    """Leaves nothing behind where the text must change: with it changes all that was made of it."""
+def _faults_of_the_text() -> Iterator[None]:
+    """Tells mistakes in the text from a worker that died and from a full disk."""
     try:
         yield
-    except UserError:
-        building.rmtree()
+    except (work.WorkerDied, places.CannotWrite):
+        raise
+    except UserError as error:
+        raise _BadText(str(error)) from None
+
+
+@contextlib.contextmanager
+def _discarded_on_bad_text(output: epath.Path) -> Iterator[None]:
+    """Leaves nothing behind where the text must change; around the workers, who write until they
+    have ended."""
+    try:
+        yield
+    except _BadText:
+        (output / BUILDING).rmtree()
         if not any(output.iterdir()):
             output.rmdir()
         raise
@@ -347,8 +350,7 @@ def _publish(output: epath.Path, building: epath.Path, manifest: Manifest) -> No
             built.replace(output / file.name)
     (output / shards.TOKENIZER).mkdir(parents=True, exist_ok=True)
     for path in list((building / shards.TOKENIZER).iterdir()):
-        if not path.name.startswith("."):  # what a killed run was writing
-            path.replace(output / shards.TOKENIZER / path.name)
+        path.replace(output / shards.TOKENIZER / path.name)
     built = building / shards.MANIFEST
     built.write_text(manifest.to_json())
     built.replace(output / shards.MANIFEST)

@@ -4,17 +4,16 @@ ArrayRecord opens local files only, by their names; everything else here goes th
 """
 
 import dataclasses
-import errno
 import hashlib
 import json
 import tempfile
-import uuid
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from etils import epath
 
+from bertjax import places
 from bertjax.data.pairs import SPECIALS_PER_PAIR, Pair
 from bertjax.errors import UserError
 
@@ -32,25 +31,17 @@ _WRITER_OPTIONS = "group_size:1,uncompressed"
 # read([index]) costs time linear in the file's records (65 to 120 us at 20,000).
 _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 _COPY_BYTES = 1 << 20
-_NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
 
 # A record: one byte of flags, one zero byte, the length of A as uint16, the ids of A, the ids of B.
 _RANDOM, _WIDE = 1, 2
 _HEADER_BYTES = 4
 
 
-def encode_pair(pair: Pair, *, wide: bool) -> bytes:
-    """One example as a record: little-endian uint16 ids, or uint32 if `wide`, without specials.
-
-    The caller knows that the ids fit: `wide` is `needs_wide_ids(vocab_size)`.
-    """
-    dtype = id_dtype(wide)
-    a, b = pair.a.astype(dtype).tobytes(), pair.b.astype(dtype).tobytes()
-    return encode_bytes(a, b, is_random=pair.is_random, wide=wide)
-
-
 def encode_bytes(a: bytes, b: bytes, *, is_random: bool, wide: bool) -> bytes:
-    """`encode_pair` for ids that are bytes of `id_dtype(wide)` already."""
+    """One example as a record: ids as bytes of `id_dtype(wide)`, without special tokens.
+
+    The caller knows that they fit: `wide` is `needs_wide_ids(vocab_size)`.
+    """
     flags = (_RANDOM if is_random else 0) | (_WIDE if wide else 0)
     a_length = len(a) // (4 if wide else 2)
     return bytes((flags, 0)) + a_length.to_bytes(2, "little") + a + b
@@ -166,7 +157,7 @@ def read_manifest(directory: epath.PathLike) -> Manifest:
         UserError: no directory, no manifest (preparing never finished), a manifest that can't be
             read or is of another version, or a shard that is missing or of another size.
     """
-    directory = epath.Path(directory)
+    directory = places.location(directory)
     path = directory / MANIFEST
     if not path.exists():
         raise UserError(
@@ -245,16 +236,15 @@ def write_records(path: epath.Path, records: Iterable[bytes]) -> ShardFile:
     temporary directory and copied, because ArrayRecord writes local files only.
 
     Raises:
-        UserError: it can't be written; the disk is full, for one.
+        CannotWrite: no room for it, or no permission.
     """
-    if not is_local(path):
+    if not places.is_local(path):
         with tempfile.TemporaryDirectory(prefix="bertjax-") as directory:
             local = epath.Path(directory) / path.name
             return copy_file(local, path, _write_local(local, records, path))
-    local = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
-    examples = _write_local(local, records, path)
-    size, digest = file_digest(local)
-    local.replace(path)
+    with places.replacing(path) as local:
+        examples = _write_local(local, records, path)
+        size, digest = file_digest(local)
     return ShardFile(path.name, examples, size, digest)
 
 
@@ -271,12 +261,8 @@ def _write_local(local: epath.Path, records: Iterable[bytes], path: epath.Path) 
             count += 1
         writer.close()
     except RuntimeError as error:  # all that ArrayRecord says of a failed write
-        local.unlink(missing_ok=True)
         reason = str(error).split(";")[0].removeprefix("write() failed: ")
-        raise UserError(
-            f"{path}: can't be written ({reason}); make room or name another --output, then run "
-            "the same command again: what is finished is kept."
-        ) from None
+        raise places.CannotWrite(path, reason) from None
     return count
 
 
@@ -309,20 +295,3 @@ def open_records(path: epath.Path) -> Any:
     from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
 
     return array_record_module.ArrayRecordReader(str(path), _READER_OPTIONS)
-
-
-def is_local(path: epath.Path) -> bool:
-    """Whether a path is on a disk of this machine (not gs:// or another scheme)."""
-    return "://" not in str(path)
-
-
-def write_atomically(path: epath.Path, data: bytes) -> None:
-    """Writes `path` by way of a temporary neighbour: a half-written file never has its name."""
-    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
-    temporary.write_bytes(data)
-    temporary.replace(path)
-
-
-def cannot_write(error: OSError) -> bool:
-    """Whether writing failed for want of room (disk, quota, size of a file) or of permission."""
-    return error.errno in _NOT_WRITABLE

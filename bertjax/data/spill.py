@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
+from bertjax import places
 from bertjax.data import shards
 from bertjax.data.pairs import FlatDocuments, offsets_of
 from bertjax.errors import UserError
@@ -123,7 +124,7 @@ def write_segment(
     index["id"] = offsets_of(table["ids"])[bounds]
     header = np.array((blocks, len(table), index["sentence"][-1], index["id"][-1], words), _HEADER)
     arrays = [header, index, table, *(lengths[i] for i in order), *(ids[i] for i in order)]
-    shards.write_atomically(path, b"".join(array.tobytes() for array in arrays))
+    places.write_atomically(path, b"".join(array.tobytes() for array in arrays))
 
 
 def segment_totals(path: epath.Path) -> Totals:
@@ -207,8 +208,8 @@ def _batches(
     batch, count = [], 0
     for part in task:
         for place, document in enumerate(_read_part(part, language)):
-            batch.append(((part.number, part.start, place), document.sentences))
-            count += len(document.sentences)
+            batch.append(((part.number, part.start, place), document))
+            count += len(document)
             if count >= _SENTENCES_PER_CALL:
                 yield batch
                 batch, count = [], 0
@@ -216,7 +217,7 @@ def _batches(
         yield batch
 
 
-def _read_part(part: Part, language: str) -> Iterator[corpus.Document]:
+def _read_part(part: Part, language: str) -> Iterator[tuple[str, ...]]:
     path = epath.Path(part.path)
     if part.start == 0 and part.stop is None:
         yield from corpus.read_documents(path, language)

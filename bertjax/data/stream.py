@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 from etils import epath
 
+from bertjax import places
 from bertjax.data import shards
 from bertjax.data.pairs import SPECIALS_PER_PAIR, Pair
 from bertjax.data.shards import Manifest
@@ -39,16 +40,12 @@ class ShardReader:
     ArrayRecord reads local files only; what is copied is checked against the manifest.
     """
 
-    def __init__(
-        self, directory: epath.PathLike, split: str, *, cache: epath.PathLike | None = None
-    ) -> None:
-        """Opens a split.
+    def __init__(self, directory: epath.PathLike, split: str) -> None:
+        """Opens a split; the copies of a remote directory's files end with this reader.
 
         Args:
             directory: what `bertjax prepare` wrote.
             split: "train" or "held_out".
-            cache: local directory that keeps the copies of a remote directory's files from run to
-                run; without it they go to a temporary one that ends with this reader.
 
         Raises:
             UserError: see `read_manifest`; or a copied file is not what the manifest says.
@@ -61,7 +58,7 @@ class ShardReader:
         self._names = directory
         self._files = self.manifest.files[split]
         self._starts = np.cumsum([0, *(file.examples for file in self._files)])
-        self._local = directory if shards.is_local(directory) else self._copy(directory, cache)
+        self._local = directory if places.is_local(directory) else self._copy(directory)
         self._open: collections.OrderedDict[int, tuple[threading.Lock, Any]]
         self._open = collections.OrderedDict()
         self._lock = threading.Lock()
@@ -196,25 +193,16 @@ class ShardReader:
             "again, or run prepare again into another directory."
         )
 
-    def _copy(self, directory: epath.Path, cache: epath.PathLike | None) -> epath.Path:
-        if cache is None:
-            local = epath.Path(tempfile.mkdtemp(prefix="bertjax-shards-"))
-            weakref.finalize(self, local.rmtree, missing_ok=True)
-        else:
-            local = epath.Path(cache) / self.manifest.hash
-            local.mkdir(parents=True, exist_ok=True)
+    def _copy(self, directory: epath.Path) -> epath.Path:
+        local = epath.Path(tempfile.mkdtemp(prefix="bertjax-shards-"))
+        weakref.finalize(self, local.rmtree, missing_ok=True)
         for file in self._files:
-            target = local / file.name
-            if target.exists() and shards.file_digest(target) == (file.bytes, file.sha256):
-                continue
-            partial = local / f".{file.name}.tmp"
-            copied = shards.copy_file(directory / file.name, partial, file.examples)
+            copied = shards.copy_file(directory / file.name, local / file.name, file.examples)
             if copied.sha256 != file.sha256:
                 raise UserError(
                     f"{directory / file.name}: is not the file that the manifest lists (another "
                     "SHA-256); copy it again, or run prepare again into another directory."
                 )
-            partial.replace(target)
         return local
 
 

@@ -22,17 +22,18 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from bertjax import places
 from bertjax.data import shards, spill
 from bertjax.data.pairs import FlatDocuments, pair_spans
 from bertjax.data.shards import CorpusFile
-from bertjax.errors import UserError
+from bertjax.errors import Stopped, UserError
 from bertjax.text.tokenizer import Tokenizer, load_tokenizer
 
 _SECONDS_BETWEEN_LINES = 10.0
 
 
-class Stopped(BaseException):
-    """SIGTERM or SIGINT ended preparing early; the same command goes on. (Exit code 75.)"""
+class WorkerDied(UserError):
+    """A worker process was killed, most often for want of memory."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,8 +101,8 @@ def pair(
         key = (options.seed, shards.SPLITS.index(split), blocks[0], dupe)
         _write_dupe(path, dupe, documents, wide, options, np.random.default_rng(key), result)
     counts = np.bincount(documents.ids, minlength=tokenizer.vocab_size)
-    shards.write_atomically(path.with_suffix(".counts"), counts.astype("<i8").tobytes())
-    shards.write_atomically(path, json.dumps(result).encode())
+    places.write_atomically(path.with_suffix(".counts"), counts.astype("<i8").tobytes())
+    places.write_atomically(path, json.dumps(result).encode())
 
 
 def _write_dupe(
@@ -149,9 +150,7 @@ def _tokenizer(vocabulary: str) -> Tokenizer:
 class Workers:
     """Runs functions over tasks, in this process or in spawned ones. A context manager.
 
-    While it is open, SIGTERM and SIGINT raise `Stopped` in the main thread (not in a notebook, and
-    not where the program has handlers of its own); the tasks that are running are finished, and a
-    second signal ends the program at once.
+    While it is open, `stop_on_signals` holds; the tasks that are running are finished.
     """
 
     def __init__(self, processes: int) -> None:
@@ -166,7 +165,7 @@ class Workers:
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> "Workers":
-        self._stack.enter_context(_stop_on_signals())
+        self._stack.enter_context(stop_on_signals())
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -191,7 +190,7 @@ class Workers:
             log: for progress where there is no terminal.
 
         Raises:
-            UserError: a worker died.
+            WorkerDied: a worker died; what others finished stays.
             Exception: what the function raises, of the first task that failed.
         """
         results: list[Any] = [None] * len(tasks)
@@ -212,7 +211,7 @@ class Workers:
             for future in concurrent.futures.as_completed(futures):
                 yield futures[future], future.result()
         except concurrent.futures.process.BrokenProcessPool:
-            raise UserError(
+            raise WorkerDied(
                 "A worker process died (out of memory, or killed): run the same command again to "
                 "go on, with fewer --processes or a smaller --block-mib if memory is short. (A "
                 'script that calls prepare needs `if __name__ == "__main__":` around the call.)'
@@ -236,7 +235,11 @@ def _end_with_parent() -> None:
 
 
 @contextlib.contextmanager
-def _stop_on_signals() -> Iterator[None]:
+def stop_on_signals() -> Iterator[None]:
+    """SIGTERM and SIGINT raise `Stopped` in the main thread; a second signal ends the program.
+
+    Not in a notebook, and not where the program has handlers of its own.
+    """
     defaults = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
     ours = threading.current_thread() is threading.main_thread() and "ipykernel" not in sys.modules
     previous = {}

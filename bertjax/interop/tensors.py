@@ -14,6 +14,7 @@ import safetensors
 import safetensors.numpy
 from etils import epath
 
+from bertjax import places
 from bertjax.config import BertConfig
 from bertjax.errors import UserError
 from bertjax.model.bert import init_params
@@ -88,7 +89,7 @@ def write_params(path: epath.Path, params: Mapping[str, Any]) -> None:
     """Writes a safetensors file, with a hash of the weights in its metadata.
 
     Raises:
-        UserError: a weight is not finite.
+        UserError: a weight is not finite, or the file can't be written.
     """
     tensors = to_tensors(params)
     for name, array in tensors.items():
@@ -102,7 +103,8 @@ def write_params(path: epath.Path, params: Mapping[str, Any]) -> None:
     head = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
     head += b" " * (-len(head) % 8)
     payload = memoryview(data)[8 + int.from_bytes(data[:8], "little") :]
-    path.write_bytes(b"".join([len(head).to_bytes(8, "little"), head, payload]))
+    with places.writing(path):
+        path.write_bytes(b"".join([len(head).to_bytes(8, "little"), head, payload]))
 
 
 def read_params(path: epath.Path, config: BertConfig) -> dict:

@@ -1,5 +1,6 @@
 """Fine-tuning: labelled files -> several seeds of one recipe -> metrics, and the best's export."""
 
+import contextlib
 import dataclasses
 import json
 import statistics
@@ -8,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from etils import epath
 
+from bertjax import places
 from bertjax.config import Execution
-from bertjax.errors import UserError
+from bertjax.errors import Stopped, UserError
 from bertjax.model.starts import StartConfig
 from bertjax.train.optimizer import OptimizerConfig
 from bertjax.train.sharding import MeshConfig
@@ -31,7 +33,7 @@ class FinetuneConfig:
     """Rows to train on."""
     dev: str
     """Rows to evaluate on; never trained on."""
-    workdir: str
+    workdir: str = "runs/finetune"
     """Directory of this run; the same command again resumes it."""
     test: str | None = None
     """Rows that are evaluated once, at the end of every seed, and choose nothing."""
@@ -88,6 +90,8 @@ class FinetuneConfig:
         for name in ("epochs", "batch_size", "save_every", "log_every", "accumulation"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}: give at least 1.")
+        if self.eval_every < 0:
+            raise UserError(f"eval_every is {self.eval_every}: give at least 0.")
         if self.max_seq_length < 4:
             raise UserError(f"max_seq_length is {self.max_seq_length}: give at least 4.")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
@@ -154,7 +158,7 @@ class FinetuneResult:
     def sentence(self) -> str:
         """The result in one sentence."""
         if self.stopped:
-            return f"Stopped after {len(self.seeds)} finished seeds; the same command resumes."
+            return f"Stopped after {len(self.seeds)} finished seeds, to be resumed."
         spread = ""
         if len(self.seeds) > 1:
             spread = f" ± {self.deviation:.4f} over {len(self.seeds)} seeds"
@@ -190,11 +194,13 @@ def finetune(
         UserError: something is wrong with the model, the files or the configuration.
     """
     # What follows is heavy; this module has to be quick to import, for `--help`.
+    import jax
+
+    from bertjax.data.work import stop_on_signals
     from bertjax.interop.huggingface import from_pretrained
-    from bertjax.runs.pretrain import choose_workdir
     from bertjax.runs.seeds import SeedTrainer, read_rows
 
-    model = from_pretrained(config.model) if model is None else model
+    model = from_pretrained(places.location(config.model)) if model is None else model
     positions = model.config.max_position_embeddings
     if config.max_seq_length > positions:
         raise UserError(
@@ -202,27 +208,28 @@ def finetune(
             f"positions: give at most {positions}."
         )
     rows = read_rows(config, model, log)
-    workdir = choose_workdir(config.workdir, fresh=config.fresh)
-    trainer = SeedTrainer(config, model, rows, workdir, log, progress)
-    trainer.write_config()
+    trainer = SeedTrainer(config, model, rows, log, progress)
+    trainer.write_config(again=False)
     rates = config.learning_rates or (config.optimizer.learning_rate,)
+    rate = rates[0]
     tried: dict[float, SeedResult] = {}
-    for rate in rates:
-        done = trainer.train(config.seeds[0], rate)
-        if done is None:
-            return _result(trainer, rate, tried, ())
-        tried[rate] = done
-    rate = max(tried, key=lambda each: tried[each].metrics[trainer.metric])
-    if len(rates) > 1:
-        shown = ", ".join(f"{each:g}: {d.metrics[trainer.metric]:.4f}" for each, d in tried.items())
-        log(f"Learning rate {rate:g} is the best on the dev rows ({shown}).")
-    results = [tried[rate]]
-    for seed in config.seeds[1:]:
-        done = trainer.train(seed, rate)
-        if done is None:
-            return _result(trainer, rate, tried, results)
-        results.append(done)
-    return _result(trainer, rate, tried, results, export=trainer.export())
+    results: list[SeedResult] = []
+    export = None
+    # Training has its own way to stop; this is for the time between two seeds and for scoring. In
+    # several processes a handler of ours would take the signal from JAX's.
+    signals = stop_on_signals() if jax.process_count() == 1 else contextlib.nullcontext()
+    with contextlib.suppress(Stopped), signals:
+        for rate in rates:
+            tried[rate] = trainer.train(config.seeds[0], rate)
+        rate = max(tried, key=lambda each: tried[each].metrics[trainer.metric])
+        if len(rates) > 1:
+            shown = ", ".join(f"{r:g}: {d.metrics[trainer.metric]:.4f}" for r, d in tried.items())
+            log(f"Learning rate {rate:g} is the best on the dev rows ({shown}).")
+        results.append(tried[rate])
+        for seed in config.seeds[1:]:
+            results.append(trainer.train(seed, rate))
+        export = trainer.export()
+    return _result(trainer, rate, tried, results, export)
 
 
 def _result(
@@ -230,7 +237,7 @@ def _result(
     rate: float,
     tried: dict[float, SeedResult],
     seeds: Iterable[SeedResult],
-    export: epath.Path | None = None,
+    export: epath.Path | None,
 ) -> FinetuneResult:
     """Puts the result together, says it, and writes it to workdir/result.json."""
     seeds = tuple(seeds)
@@ -249,6 +256,7 @@ def _result(
         stopped=export is None,
     )
     if export is not None:
+        trainer.write_config(again=True)  # a resumed run may have changed what may change
         trainer.write_result(json.dumps(result.to_json(), indent=2) + "\n")
     trainer.log(result.sentence())
     return result

@@ -10,7 +10,7 @@ from etils import epath
 
 from bertjax.config import Execution
 from bertjax.errors import UserError
-from bertjax.interop.huggingface import Pretrained, find_export
+from bertjax.interop.huggingface import Pretrained
 from bertjax.runs import inference
 from bertjax.runs.inference import Pooling
 from bertjax.tasks import classification, tables
@@ -20,15 +20,6 @@ Text = str | tuple[str, str]
 MASK = "[MASK]"
 _CHUNK = 1024  # lines read before the first answer: enough to group them by length
 _DEFAULT = Execution()
-
-
-def resolve_model(path: epath.PathLike) -> epath.Path:
-    """The directory of a model's weights: of a run directory its export/.
-
-    Raises:
-        UserError: nothing there that holds a model.
-    """
-    return find_export(path)
 
 
 def predict(

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +17,7 @@ from bertjax.errors import UserError
 from bertjax.interop.huggingface import Pretrained, save_pretrained
 from bertjax.runs.pretrain_program import Program, Vocabulary, build
 from bertjax.runs.recipes import PretrainConfig
+from bertjax.runs.workdir import choose_workdir, write_config
 from bertjax.text.tokenizer import Tokenizer, load_tokenizer
 from bertjax.train import sharding
 from bertjax.train.checkpoint import Checkpoints
@@ -25,6 +25,7 @@ from bertjax.train.loop import fit
 from bertjax.train.step import TrainState
 from bertjax.train.telemetry import Field, Telemetry
 
+KIND = "pre-training"
 METRICS = ("mlm_loss", "mlm_accuracy", "nsp_loss", "nsp_accuracy")
 BEST_METRIC = "mlm_loss"
 # Examples whose tokens are counted for start.mlm_bias, and those of them held in memory at once.
@@ -74,7 +75,7 @@ def pretrain(
     program = build(config, mesh, vocabulary, manifest.max_seq_length, counts)
     stream = TrainStream(reader, seed=config.seed, batch_size=config.batch_size)
     evaluate = _evaluator(config, mesh, program, on_evaluate)
-    workdir = choose_workdir(config.workdir, fresh=config.fresh)
+    workdir = choose_workdir(config.workdir, KIND, fresh=config.fresh)
     state = program.init()
     _announce(config, mesh, program, manifest, workdir, log)
     if not (workdir / "config.json").exists():
@@ -116,17 +117,6 @@ def pretrain(
         stopped=fitted.stopped,
         model=program.model,
     )
-
-
-def choose_workdir(workdir: str, *, fresh: bool) -> epath.Path:
-    """The directory named, or with `fresh` the first of name-2, name-3, ... that is not taken."""
-    path = epath.Path(workdir)
-    if not fresh or not path.exists():
-        return path
-    number = 2
-    while (beside := path.parent / f"{path.name}-{number}").exists():
-        number += 1
-    return beside
 
 
 def _count(reader: ShardReader, vocabulary: Vocabulary) -> np.ndarray:
@@ -279,9 +269,7 @@ def _verdict(step: int, scores: dict[str, Any], manifest: Manifest, export: epat
 
 
 def _write_run(config: PretrainConfig, tokenizer: Tokenizer, workdir: epath.Path) -> None:
-    workdir.mkdir(parents=True, exist_ok=True)
-    recipe = json.dumps(dataclasses.asdict(config), indent=2)
-    (workdir / "config.json").write_text(recipe + "\n")
+    write_config(workdir, KIND, config)
     tokenizer.save(workdir / "tokenizer")
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from bertjax import places
 from bertjax.config import BertConfig, Execution
 from bertjax.errors import UserError
 from bertjax.model.starts import StartConfig
@@ -44,7 +45,7 @@ class ModelConfig:
         size = fields.pop("size")
         overrides = {name: value for name, value in fields.items() if value is not None}
         if size.endswith(".json"):
-            return dataclasses.replace(BertConfig.from_json(size), **overrides)
+            return dataclasses.replace(BertConfig.from_json(places.location(size)), **overrides)
         return BertConfig.named(size, **overrides)
 
 
@@ -77,7 +78,7 @@ class PretrainConfig:
     eval_examples: int = 2048
     """Held-out examples of an evaluation during training, whose masks never change."""
     seed: int = 0
-    """Of weights, order of the data, masks and dropout."""
+    """Number that fixes the random choices: first weights, order of the data, masks, dropout."""
     fresh: bool = False
     """Start beside the run that is in workdir, in workdir-2 (-3, ...); nothing is deleted."""
 

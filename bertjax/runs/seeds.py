@@ -11,13 +11,15 @@ import jax
 import numpy as np
 from etils import epath
 
-from bertjax.errors import UserError
+from bertjax import places
+from bertjax.errors import Stopped, UserError
 from bertjax.interop.huggingface import Pretrained, save_pretrained
 from bertjax.interop.tensors import weights_hash
 from bertjax.model import starts
 from bertjax.runs import inference
 from bertjax.runs.finetune import FinetuneConfig, Log, SeedResult
 from bertjax.runs.finetune_program import programs, random_params
+from bertjax.runs.workdir import CONFIG, choose_workdir, write_config
 from bertjax.tasks import classification, tables
 from bertjax.train import sharding
 from bertjax.train.checkpoint import Checkpoints, abstract
@@ -25,6 +27,8 @@ from bertjax.train.loop import LoopConfig, fit
 from bertjax.train.optimizer import make_schedule
 from bertjax.train.step import TrainState
 from bertjax.train.telemetry import Field, Telemetry
+
+KIND = "fine-tuning"
 
 
 class Rows(NamedTuple):
@@ -37,6 +41,8 @@ class Rows(NamedTuple):
     test: classification.Examples | None
     data_hash: str
     """Of the training rows and their labels."""
+    dev_hash: str
+    """Of the dev rows."""
 
     @property
     def outputs(self) -> int:
@@ -72,11 +78,14 @@ def read_rows(config: FinetuneConfig, model: Pretrained, log: Log) -> Rows:
         )
 
     # All files are read before any is tokenized: a mistake in the last shows at once.
-    others = [read(config.dev)] + ([read(config.test)] if config.test else [])
+    others = [read(path) for path in (config.dev, config.test) if path]
     for other in others:
         classification.read_labels(other, config.label_column, labels or None)
     train, dev, *test = [examples(each) for each in (table, *others)]
-    digest = hashlib.sha256(json.dumps([labels, table.columns]).encode()).hexdigest()
+    digests = [
+        hashlib.sha256(json.dumps([labels, each.columns]).encode()).hexdigest()
+        for each in (table, others[0])
+    ]
     full = int((train.lengths == config.max_seq_length).sum())
     log(
         f"Training on {len(train):,} rows"
@@ -84,7 +93,7 @@ def read_rows(config: FinetuneConfig, model: Pretrained, log: Log) -> Rows:
         + f", evaluating on {len(dev):,}; {full:,} training rows fill all {config.max_seq_length} "
         "tokens."
     )
-    return Rows(labels, train, dev, test[0] if test else None, digest)
+    return Rows(labels, train, dev, test[0] if test else None, *digests)
 
 
 class SeedTrainer:
@@ -95,17 +104,17 @@ class SeedTrainer:
         config: FinetuneConfig,
         model: Pretrained,
         rows: Rows,
-        workdir: epath.Path,
         log: Log,
         progress: bool | None,
     ) -> None:
-        """Finds or compiles the programs; trains nothing yet.
+        """Finds or compiles the programs and chooses the directory; trains and writes nothing yet.
 
         Raises:
-            UserError: the batch does not divide over the devices, or the warm-up is too long.
+            UserError: the batch does not divide over the devices, the warm-up is too long, or the
+                directory holds another run.
         """
         self.config, self.model, self.rows = config, model, rows
-        self.workdir, self.log, self.progress = workdir, log, progress
+        self.log, self.progress = log, progress
         self.mesh = sharding.make_mesh(config.mesh)
         ways = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
         if config.batch_size % ways:
@@ -119,7 +128,9 @@ class SeedTrainer:
         self.epoch_steps = -(-len(rows.train) // config.batch_size)
         self.steps = config.epochs * self.epoch_steps
         recipe = config.optimizer
-        self.warmup = recipe.warmup_steps or int(config.warmup_proportion * self.steps)
+        self.warmup = recipe.warmup_steps
+        if self.warmup is None:
+            self.warmup = int(config.warmup_proportion * self.steps)
         make_schedule(dataclasses.replace(recipe, warmup_steps=self.warmup), self.steps)  # checks
         self.programs = programs(
             model.config,
@@ -140,21 +151,29 @@ class SeedTrainer:
             counts = np.bincount(rows.dev.labels)
             self.majority = float(counts.max() / counts.sum())
         self.best: tuple[float, Any] | None = None  # main metric and parameters of the best seed
+        several = len(config.learning_rates) > 1
+        rate = "several" if several else (*config.learning_rates, recipe.learning_rate)[0]
+        self.identity = self._identity(rate)
+        self.workdir = choose_workdir(
+            config.workdir, KIND, fresh=config.fresh, identity=self.identity
+        )
 
-    def write_config(self) -> None:
-        """Keeps the configuration in workdir/config.json."""
-        if jax.process_index() == 0:
-            self.workdir.mkdir(parents=True, exist_ok=True)
-            text = json.dumps(dataclasses.asdict(self.config), indent=2) + "\n"
-            (self.workdir / "config.json").write_text(text)
+    def write_config(self, *, again: bool) -> None:
+        """Keeps the configuration in workdir/config.json; unless `again`, what is there stays."""
+        if jax.process_index() == 0 and (again or not (self.workdir / CONFIG).exists()):
+            write_config(self.workdir, KIND, self.config, self.identity)
 
     def write_result(self, text: str) -> None:
         """Keeps the result in workdir/result.json."""
         if jax.process_index() == 0:
-            (self.workdir / "result.json").write_text(text)
+            places.write_atomically(self.workdir / "result.json", text.encode())
 
-    def train(self, seed: int, rate: float) -> SeedResult | None:
-        """Trains one seed, or finds it trained; None if a signal stopped it."""
+    def train(self, seed: int, rate: float) -> SeedResult:
+        """Trains one seed, or finds it trained.
+
+        Raises:
+            Stopped: a signal came; what was done is saved.
+        """
         config = self.config
         several = len(config.learning_rates) > 1
         workdir = self.workdir / f"learning-rate-{rate:g}" if several else self.workdir
@@ -198,7 +217,7 @@ class SeedTrainer:
                 tokens_per_step=round(config.batch_size * float(self.lengths.mean())),
             )
             if result.stopped:
-                return None
+                raise Stopped("stopped in training")
             params, scores = result.state.params, dict(latest)
             if select_best and result.best is not None:
                 target = abstract(params)
@@ -224,9 +243,9 @@ class SeedTrainer:
         }
         export = self.workdir / "export"
         if jax.process_index() == 0:
-            save_pretrained(
-                export, Pretrained(self.model.config, self.best[1], self.model.tokenizer, task)
-            )
+            model = Pretrained(self.model.config, self.best[1], self.model.tokenizer, task)
+            with places.writing(export):
+                save_pretrained(export, model)
         return export
 
     def _initial(self, seed: int) -> dict[str, Any]:
@@ -282,25 +301,31 @@ class SeedTrainer:
             logits[rows] = values
         return classification.metrics(logits, examples.labels)
 
+    def _identity(self, rate: float | str) -> dict[str, Any]:
+        """What may not change when a run resumes; the same for all seeds."""
+        config = self.config
+        return {
+            "model": {**self.model.config.to_dict(), "weights": self.weights},
+            "tokenizer": self.model.tokenizer.sha256,
+            "data": self.rows.data_hash,
+            **({"dev rows": self.rows.dev_hash} if config.select == "best" else {}),  # they chose
+            "objective": "regression" if config.regression else "classification",
+            "batch_size": config.batch_size,
+            "max_seq_length": config.max_seq_length,
+            "select": config.select,
+            "optimizer": {
+                **dataclasses.asdict(config.optimizer),
+                "learning_rate": rate,
+                "warmup_proportion": config.warmup_proportion,
+            },
+        }
+
     def _meta(self, seed: int, rate: float) -> dict[str, Any]:
         config = self.config
         return {
-            "identity": {
-                "model": {**self.model.config.to_dict(), "weights": self.weights},
-                "tokenizer": self.model.tokenizer.sha256,
-                "data": self.rows.data_hash,
-                "seed": seed,
-                "objective": "regression" if config.regression else "classification",
-                "batch_size": config.batch_size,
-                "max_seq_length": config.max_seq_length,
-                "select": config.select,
-                "optimizer": {
-                    **dataclasses.asdict(config.optimizer),
-                    "learning_rate": rate,
-                    "warmup_proportion": config.warmup_proportion,
-                },
-            },
+            "identity": {**self._identity(rate), "seed": seed},
             "facts": {
+                "dev rows": self.rows.dev_hash,
                 "mesh": dict(self.mesh.shape),
                 "execution": dataclasses.asdict(config.execution),
                 "accumulation": config.accumulation,

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from etils import epath
 
+from bertjax import places
 from bertjax.errors import UserError
 
 MAX_FIELD = 131_072
@@ -58,7 +59,7 @@ def read_table(
     Raises:
         UserError: anything wrong with the file; the sentence names the file and the line.
     """
-    path = epath.Path(path)
+    path = places.location(path)
     text = _read_text(path)
     rows = _rows(path, text, columns, column_names)
     values: dict[str, list[str]] = {name: [] for name in columns}
@@ -96,7 +97,7 @@ def check_text(text: str, where: str) -> str:
 
 
 def _read_text(path: epath.Path) -> str:
-    if path.suffix not in (".tsv", ".csv", ".jsonl", ".json"):
+    if path.suffix.lower() not in (".tsv", ".csv", ".jsonl", ".json"):
         raise UserError(f"{path}: can't tell the format by its name; name the file {_READERS}.")
     if path.is_dir():
         raise UserError(f"{path}: is a directory; name one {_READERS} file.")
@@ -127,11 +128,11 @@ def _rows(
     path: epath.Path, text: str, columns: Sequence[str], column_names: Sequence[str] | None
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line, field by name) of every row; the fields are still to be checked."""
-    if path.suffix in (".jsonl", ".json"):
+    if path.suffix.lower() in (".jsonl", ".json"):
         if column_names:
             raise UserError(f"{path}: its objects name their columns; leave out --column-names.")
         return _json_rows(path, text)
-    fields = _tsv_fields(text) if path.suffix == ".tsv" else _csv_fields(path, text)
+    fields = _tsv_fields(text) if path.suffix.lower() == ".tsv" else _csv_fields(path, text)
     return _named_rows(path, fields, columns, column_names)
 
 
@@ -189,7 +190,7 @@ def _named_rows(
             raise UserError(f"{source}: two columns are named {_short(name)}; rename one of them.")
     for line, fields in rows:
         if len(fields) != len(names):
-            separator = "tabs" if path.suffix == ".tsv" else "commas"
+            separator = "tabs" if path.suffix.lower() == ".tsv" else "commas"
             raise UserError(
                 f"{path}:{line}: fields in this row: {len(fields)}, in {source}: {len(names)}; "
                 f"repair the row (fields are separated by {separator})."

@@ -1,19 +1,19 @@
-"""Raw text in: documents, which are lists of sentences, from text files and JSON Lines.
+"""Raw text in: documents, which are tuples of sentences, from text files and JSON Lines.
 
 `installed_documentation`, the corpus that needs no download, has a file of its own.
 """
 
-import dataclasses
 import json
 from collections.abc import Iterator, Sequence
 
 from etils import epath
 
+from bertjax import places
 from bertjax.errors import UserError
 from bertjax.text import sentences as sentences_lib
 from bertjax.text.documentation import Passage, installed_documentation
 
-__all__ = ["Document", "Passage", "expand_inputs", "installed_documentation", "read_documents"]
+__all__ = ["Passage", "expand_inputs", "installed_documentation", "read_documents"]
 
 EXTENSIONS = (".txt", ".jsonl")
 """The files that are read where a directory is given (a .json there is rather a configuration)."""
@@ -21,25 +21,16 @@ EXTENSIONS = (".txt", ".jsonl")
 _BOM = b"\xef\xbb\xbf"
 
 
-@dataclasses.dataclass(frozen=True)
-class Document:
-    """One document: text whose sentences follow each other."""
-
-    sentences: tuple[str, ...]
-    """In order; none is empty or holds a line break."""
-    title: str
-    """Empty where the source names none."""
-    source: str
-    """"file:line" of its first line."""
-
-
-def expand_inputs(patterns: Sequence[str]) -> tuple[epath.Path, ...]:
+def expand_inputs(
+    patterns: Sequence[str], leave_out: Sequence[epath.Path] = ()
+) -> tuple[epath.Path, ...]:
     """The files that paths and patterns name, sorted, each once.
 
     Args:
         patterns: files of any name; directories, of which every .txt and .jsonl file at any depth
             is taken unless its name, or a directory's on the way, begins with a dot; and patterns
             with *, ** or ?. Local or remote (gs://).
+        leave_out: files that are no text although they lie there.
 
     Raises:
         UserError: no pattern, or one that matches no file.
@@ -47,8 +38,9 @@ def expand_inputs(patterns: Sequence[str]) -> tuple[epath.Path, ...]:
     if not patterns:
         raise UserError("No input: give text files (.txt, .jsonl), directories or patterns.")
     files: dict[str, epath.Path] = {}
+    others = {path.resolve() for path in leave_out}
     for pattern in patterns:
-        found = list(_expand(str(pattern)))
+        found = [path for path in _expand(str(pattern)) if path.resolve() not in others]
         if not found:
             raise UserError(
                 f"{pattern}: nothing matches; give a file, a pattern, or a directory that holds "
@@ -58,12 +50,12 @@ def expand_inputs(patterns: Sequence[str]) -> tuple[epath.Path, ...]:
     return tuple(files[name] for name in sorted(files))
 
 
-def read_documents(path: epath.PathLike, language: str = "en") -> Iterator[Document]:
-    """Reads the documents of one file, one at a time.
+def read_documents(path: epath.PathLike, language: str = "en") -> Iterator[tuple[str, ...]]:
+    """Reads the documents of one file, one at a time, as their sentences: none of them is empty.
 
-    .jsonl and .json: one JSON object a line, {"text": ..., "title": ...}, the title optional; the
-    text is split into sentences. Any other name: Google's format, one sentence a line and a blank
-    line between documents (`create_pretraining_data.py` in google-research/bert).
+    .jsonl and .json: one JSON object a line, {"text": ...}, whose other keys are ignored; the text
+    is split into sentences. Any other name: Google's format, one sentence a line and a blank line
+    between documents (`create_pretraining_data.py` in google-research/bert).
 
     Both are strict UTF-8, with or without a byte order mark, with LF or CRLF. Memory is bounded by
     the longest document.
@@ -79,7 +71,7 @@ def read_documents(path: epath.PathLike, language: str = "en") -> Iterator[Docum
 
 
 def _expand(pattern: str) -> Iterator[epath.Path]:
-    path = epath.Path(pattern)
+    path = places.location(pattern)
     if path.is_dir():
         yield from _walk(path)
     elif path.exists():
@@ -104,32 +96,29 @@ def _walk(directory: epath.Path) -> Iterator[epath.Path]:
             yield path
 
 
-def _read_text(path: epath.Path) -> Iterator[Document]:
+def _read_text(path: epath.Path) -> Iterator[tuple[str, ...]]:
     lines: list[str] = []
-    first = 0
-    for number, line in _lines(path):
+    for _, line in _lines(path):
         sentence = line.strip()
         if sentence:
-            first = first or number
             lines.append(sentence)
         elif lines:
-            yield Document(tuple(lines), "", f"{path}:{first}")
-            lines, first = [], 0
+            yield tuple(lines)
+            lines = []
     if lines:
-        yield Document(tuple(lines), "", f"{path}:{first}")
+        yield tuple(lines)
 
 
-def _read_json_lines(path: epath.Path, language: str) -> Iterator[Document]:
+def _read_json_lines(path: epath.Path, language: str) -> Iterator[tuple[str, ...]]:
     for number, line in _lines(path):
         if not line.strip():
             continue
-        where = f"{path}:{number}"
-        text, title = _text_and_title(line, where)
+        text = _text_of(line, f"{path}:{number}")
         if sentences := tuple(sentences_lib.split_sentences(text, language)):
-            yield Document(sentences, title, where)
+            yield sentences
 
 
-def _text_and_title(line: str, where: str) -> tuple[str, str]:
+def _text_of(line: str, where: str) -> str:
     example = 'write {"text": "..."} on one line'
     try:
         row = json.loads(line)
@@ -142,18 +131,17 @@ def _text_and_title(line: str, where: str) -> tuple[str, str]:
         raise UserError(f"{where}: holds no JSON object; {example}.")
     if "text" not in row:
         raise UserError(f'{where}: has no "text"; {example}.')
-    for name in ("text", "title"):
-        value = row.get(name)
-        if not isinstance(value, str) and not (name == "title" and value is None):
-            raise UserError(f'{where}: "{name}" is {type(value).__name__}, not a string.')
-        if value and "\0" in value:
-            raise UserError(f'{where}: "{name}" holds a NUL character; take it out.')
-        if value and not value.isascii() and _has_surrogate(value):
-            raise UserError(
-                f'{where}: "{name}" holds half a character (a lone \\ud800-\\udfff escape); '
-                "write it again from the original text."
-            )
-    return row["text"], row.get("title") or ""
+    text = row["text"]
+    if not isinstance(text, str):
+        raise UserError(f'{where}: "text" is {type(text).__name__}, not a string.')
+    if "\0" in text:
+        raise UserError(f'{where}: "text" holds a NUL character; take it out.')
+    if not text.isascii() and _has_surrogate(text):
+        raise UserError(
+            f'{where}: "text" holds half a character (a lone \\ud800-\\udfff escape); write it '
+            "again from the original text."
+        )
+    return text
 
 
 def _has_surrogate(text: str) -> bool:

@@ -1,13 +1,13 @@
 """What both kinds of vocabulary share: special tokens, pairs, truncation, padding, saving."""
 
 import abc
-import uuid
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
 from etils import epath
 
+from bertjax import places
 from bertjax.errors import UserError
 
 Kind = Literal["sentencepiece", "wordpiece"]
@@ -31,25 +31,6 @@ class Encoding(NamedTuple):
     offsets: list[tuple[int, int]]
     """First and one past the last character of every token in the original text that it comes from
     (a pair's tokens: in the pair); (0, 0) for the special tokens that were added."""
-
-
-def write_atomically(path: epath.Path, data: bytes) -> None:
-    """Writes `path` by way of a temporary neighbour: a half-written file never has its name.
-
-    Raises:
-        UserError: it can't be written (a full disk, no permission, a file where the directory
-            would be).
-    """
-    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_bytes(data)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"{path}: can't be written ({error.strerror or error}).") from error
 
 
 def truncated_lengths(first: int, second: int, budget: int) -> tuple[int, int]:
@@ -238,7 +219,7 @@ class PieceTokenizer(abc.ABC):
         """Writes the vocabulary and its settings into a directory; the vocabulary comes last."""
         directory = epath.Path(directory)
         for name, data in self._files().items():
-            write_atomically(directory / name, data)
+            places.write_atomically(directory / name, data)
 
     def _plain(self, text: str, parse_mask: bool) -> tuple[list[int], list[tuple[int, int]]]:
         if not parse_mask or "[MASK]" not in text:

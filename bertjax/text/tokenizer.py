@@ -10,8 +10,9 @@ from typing import Any, Protocol
 import numpy as np
 from etils import epath
 
+from bertjax import places
 from bertjax.errors import UserError
-from bertjax.text import corpus, pieces, sentencepiece, wordpiece
+from bertjax.text import corpus, sentencepiece, wordpiece
 from bertjax.text.pieces import SETTINGS_FILE, SPECIALS, Encoding, Kind
 
 __all__ = ["Encoding", "Tokenizer", "TokenizerConfig", "load_tokenizer", "train_tokenizer"]
@@ -84,10 +85,11 @@ class Tokenizer(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerConfig:
-    """How to train a vocabulary."""
+    """Train a vocabulary on text: the tokens that a BERT will read and write. The first step."""
 
     input: tuple[str, ...]
-    """Text files (.txt: a sentence a line; .jsonl: {"text": ...} a line), directories, patterns."""
+    """Text files (.txt: a sentence a line; .jsonl: {"text": ...} a line, other keys are ignored),
+    directories, patterns."""
     output: str
     """Directory for the tokenizer."""
     kind: Kind = "sentencepiece"
@@ -132,7 +134,7 @@ def load_tokenizer(
         UserError: nothing there, the other kind, a damaged file, a token twice, or a special token
             missing.
     """
-    path = epath.Path(path)
+    path = places.location(path)
     file = _vocabulary_file(path, kind)
     data = file.read_bytes()
     is_text = _is_text(data)
@@ -172,8 +174,9 @@ def train_tokenizer(config: TokenizerConfig, log: Callable[[str], None]) -> Toke
         UserError: bad input, a vocabulary size that the text can't fill, or an output directory
             that holds another tokenizer or can't be written.
     """
-    output = epath.Path(config.output)
-    files = corpus.expand_inputs(config.input)
+    output = places.output_directory(config.output)
+    # Of an output inside the input, what an earlier run wrote is no text.
+    files = corpus.expand_inputs(config.input, leave_out=[output / wordpiece.FILE])
     sample = _sample(_sentences(files, config.language), config.max_sentences)
     if not sample:
         raise UserError(
@@ -193,7 +196,7 @@ def train_tokenizer(config: TokenizerConfig, log: Callable[[str], None]) -> Toke
         return existing
     log(f"Training a {config.kind} vocabulary of {config.vocab_size} on {len(sample)} sentences.")
     tokenizer = _train(sample, config)
-    pieces.write_atomically(output / _TRAINING_FILE, json.dumps(facts, indent=2).encode() + b"\n")
+    places.write_atomically(output / _TRAINING_FILE, json.dumps(facts, indent=2).encode() + b"\n")
     tokenizer.save(output)
     log(f"Saved {output}: {tokenizer.vocab_size} tokens.")
     return tokenizer
@@ -202,7 +205,7 @@ def train_tokenizer(config: TokenizerConfig, log: Callable[[str], None]) -> Toke
 def _sentences(files: Iterable[epath.Path], language: str) -> Iterator[str]:
     for file in files:
         for document in corpus.read_documents(file, language):
-            yield from document.sentences
+            yield from document
 
 
 def _sample(sentences: Iterable[str], most: int) -> list[str]:

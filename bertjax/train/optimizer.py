@@ -23,7 +23,8 @@ class OptimizerConfig:
     """linear_google decays from step 0 with the warm-up spliced in; linear (Hugging Face's) decays
     from the end of the warm-up; constant keeps the peak. All reach it by a linear warm-up."""
     warmup_steps: int | None = None
-    """Applied updates until the peak is reached; left out: a tenth of all steps."""
+    """Applied updates until the peak is reached; 0: none. Left out: a tenth of all steps (in
+    fine-tuning what warmup_proportion says)."""
     weight_decay: float = 0.01
     """Decoupled decay of everything but LayerNorm and biases."""
     beta1: float = 0.9
@@ -36,11 +37,16 @@ class OptimizerConfig:
     """Largest global norm of the gradient; 0 switches clipping off."""
 
     def __post_init__(self) -> None:
-        if not self.learning_rate > 0:
-            raise UserError(f"learning_rate is {self.learning_rate}: give a number above 0.")
+        for name in ("learning_rate", "eps"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise UserError(f"{name} is {value}: give a number above 0.")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}: give at least 0 and below 1.")
         if self.warmup_steps is not None and self.warmup_steps < 0:
             raise UserError(f"warmup_steps is {self.warmup_steps}: give 0 or more.")
-        if self.clip_norm < 0 or self.weight_decay < 0:
+        if not (self.clip_norm >= 0 and 0 <= self.weight_decay < float("inf")):
             raise UserError("clip_norm and weight_decay are at least 0; 0 switches them off.")
 
 

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
+from bertjax import places
+
 
 class Field(NamedTuple):
     """How one metric appears in a line; the order of fields is the order in the line."""
@@ -239,19 +241,20 @@ class Telemetry:
         if self._quiet:
             return
         if self._appendable:
-            with self.path.open("a") as file:
+            with places.writing(self.path), self.path.open("a") as file:
                 file.write(json.dumps(record) + "\n")
 
     @property
     def _appendable(self) -> bool:
         # An object of an object store is written whole, so only at saves and at the end.
-        return "://" not in str(self.path)
+        return places.is_local(self.path)
 
     def _read(self, step: int) -> None:
         """Takes up the records up to a step; a last line cut short by a kill is dropped."""
         self.history = []
         if not self._quiet:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with places.writing(self.path):
+                self.path.parent.mkdir(parents=True, exist_ok=True)
         if not self.path.exists():
             return
         lines = self.path.read_text().splitlines()
@@ -267,9 +270,7 @@ class Telemetry:
 
     def _rewrite(self) -> None:
         text = "".join(json.dumps(record) + "\n" for record in self.history)
-        beside = self.path.with_name(self.path.name + ".new")
-        beside.write_text(text)
-        beside.replace(self.path)
+        places.write_atomically(self.path, text.encode())
 
 
 class _Window:

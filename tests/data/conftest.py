@@ -13,8 +13,19 @@ from bertjax.data.pairs import Pair
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
+@pytest.fixture(scope="session")
+def encode_pair():
+    """One example as a record, as `prepare` writes it."""
+
+    def encode(pair, *, wide):
+        a, b = (side.astype(shards.id_dtype(wide)).tobytes() for side in (pair.a, pair.b))
+        return shards.encode_bytes(a, b, is_random=pair.is_random, wide=wide)
+
+    return encode
+
+
 @pytest.fixture
-def make_data(tmp_path):
+def make_data(tmp_path, encode_pair):
     """Writes a data directory of given examples, without `prepare`; returns its path."""
 
     def make(train, held_out=(), *, per_file=7, name="data", **fields):
@@ -25,7 +36,7 @@ def make_data(tmp_path):
             files[split] = tuple(
                 shards.write_records(
                     directory / f"{split}-{start:05d}.array_record",
-                    [shards.encode_pair(pair, wide=False) for pair in pairs[start:][:per_file]],
+                    [encode_pair(pair, wide=False) for pair in pairs[start:][:per_file]],
                 )
                 for start in range(0, len(pairs), per_file)
             )

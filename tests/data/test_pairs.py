@@ -5,7 +5,28 @@ import random
 import numpy as np
 import pytest
 
-from bertjax.data.pairs import FlatDocuments, make_pairs, pair_spans
+from bertjax.data.pairs import FlatDocuments, offsets_of, pair_spans
+
+
+def flat(documents):
+    """Lists of sentences, which are arrays of ids, as `FlatDocuments`."""
+    sentences = [sentence for document in documents for sentence in document]
+    return FlatDocuments(
+        np.concatenate(sentences),
+        offsets_of([len(sentence) for sentence in sentences]),
+        offsets_of([len(document) for document in documents]),
+    )
+
+
+def make_pairs(documents, **options):
+    """The (A, B, is_random) of `pair_spans`, as arrays of ids."""
+    documents = flat(documents)
+    return [
+        (documents.ids[a_start:a_stop], documents.ids[b_start:b_stop], bool(is_random))
+        for a_start, a_stop, b_start, b_stop, is_random in zip(
+            *pair_spans(documents, **options), strict=True
+        )
+    ]
 
 
 def google_pairs(documents, max_seq_length, short_seq_prob, rng):
@@ -216,14 +237,6 @@ def test_same_generator_same_pairs_another_another():
     assert tokens(1) != tokens(2)
 
 
-def test_empty_sentences_and_documents_are_dropped():
-    empty = np.zeros(0, np.int32)
-    flat = FlatDocuments.from_lists([[empty], [], [np.arange(3), empty], [np.arange(5)]])
-    assert len(flat) == 2
-    assert flat.sentence_offsets.tolist() == [0, 3, 8]
-    assert flat.document_offsets.tolist() == [0, 1, 2]
-
-
 def test_shortest_sequence_and_refusals():
     documents = random_documents(4, (1, 5), (1, 9), seed=9)
     rng = np.random.default_rng(0)
@@ -232,6 +245,4 @@ def test_shortest_sequence_and_refusals():
     with pytest.raises(ValueError, match="at least 5"):
         make_pairs(documents, max_seq_length=4, short_seq_prob=0.5, rng=rng)
     with pytest.raises(ValueError, match="two documents"):
-        pair_spans(
-            FlatDocuments.from_lists(documents[:1]), max_seq_length=9, short_seq_prob=0.5, rng=rng
-        )
+        make_pairs(documents[:1], max_seq_length=9, short_seq_prob=0.5, rng=rng)

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bertjax import places
 from bertjax.data import division, prepare, shards, spill, work
 from bertjax.data.prepare import PrepareConfig
 from bertjax.data.stream import ShardReader
@@ -65,14 +66,14 @@ def config(vocabulary, tmp_path):
 @pytest.fixture
 def start(tmp_path):
     """Starts the program; returns the process."""
-    program = tmp_path / "program.py"
-    program.write_text(PROGRAM)
 
-    def run(config, *, largest_file=0):
+    def run(config, *, largest_file=0, program=PROGRAM):
+        path = tmp_path / "program.py"
+        path.write_text(program)
         return subprocess.Popen(
             [
                 sys.executable,
-                str(program),
+                str(path),
                 json.dumps(dataclasses.asdict(config)),
                 str(largest_file),
             ],
@@ -218,12 +219,12 @@ def test_parts_of_a_file_are_the_whole_of_it(make_corpus, tmp_path):
         path.write_bytes(data.encode())
         size = path.stat().length
         (whole,) = spill.make_tasks([path], [size], size)
-        expected = [d.sentences for part in whole for d in spill._read_part(part, "en")]
+        expected = [d for part in whole for d in spill._read_part(part, "en")]
         for part_bytes in (size - 1, 700, 97):
             tasks = spill.make_tasks([path], [size], part_bytes)
             assert len(tasks) == -(-size // part_bytes)
             found = [
-                document.sentences
+                document
                 for task in tasks
                 for part in task
                 for document in spill._read_part(part, "en")
@@ -289,9 +290,16 @@ def test_again_on_a_finished_directory(config, make_corpus, log, differing):
         prepare.prepare(cfg, log)
 
 
-def test_an_output_inside_the_input_is_not_read_as_text(config, make_corpus, log):
+@pytest.mark.parametrize("name", ["vocabulary", "vocabulary/vocab.txt", "."])
+def test_a_vocabulary_and_an_output_inside_the_input_are_not_read_as_text(
+    config, make_corpus, log, vocabulary, name
+):
     corpus = make_corpus(20)
-    cfg = config(corpus, output="corpus/shards")
+    (corpus / name).parent.mkdir(exist_ok=True)
+    inside = corpus / (name if name.endswith("vocab.txt") else f"{name}/vocab.txt")
+    inside.parent.mkdir(exist_ok=True)
+    inside.write_bytes((vocabulary / "vocab.txt").read_bytes())
+    cfg = config(corpus, output="corpus/shards", tokenizer=str(corpus / name))
     manifest = prepare.prepare(cfg, log)
     assert [file.name for file in manifest.corpus] == ["00.txt"]
     assert prepare.prepare(cfg, log) == manifest
@@ -419,12 +427,68 @@ def test_a_full_disk_is_said_and_survived(config, make_corpus, log, differing, s
     assert differing(straight.output, cfg.output) == []
 
 
-def test_a_dead_worker_is_said(tmp_path):
-    with (
-        work.Workers(2) as workers,
-        pytest.raises(UserError, match=r"worker process died .*run the same command again"),
-    ):
-        workers.run(os._exit, [(3,)] * 2)
+# Runs prepare with a worker that dies at its last piece of text, when the others are tokenised.
+DYING = PROGRAM.replace(
+    "\nif __name__",
+    """
+import os, time
+from pathlib import Path
+
+whole = work.tokenise
+
+def tokenise(segment, task, vocabulary, options):
+    if task[-1].stop is None:
+        while len(list(Path(segment).parent.glob("*.segment"))) < int(Path(segment).stem):
+            time.sleep(0.01)
+        os._exit(3)
+    whole(segment, task, vocabulary, options)
+
+work.tokenise = tokenise
+
+if __name__""",
+    1,
+)
+
+
+def test_a_dead_worker_is_said_and_costs_only_its_own_work(
+    config, make_corpus, log, differing, start, monkeypatch
+):
+    corpus = make_corpus(500, sentences=(10, 40))
+    cfg = config(corpus, block_mib=1, processes=2)
+    process = start(cfg, program=DYING)
+    _, error = process.communicate(timeout=60)
+    assert (process.returncode, error.count("\n")) == (1, 1), error
+    assert "A worker process died" in error and "run the same command again to go on" in error
+    segments = list((Path(cfg.output) / ".building" / "pass1").glob("*.segment"))
+    assert len(segments) >= 3
+    again, whole = [], work.tokenise
+
+    def tokenise(*task):
+        again.append(task)
+        whole(*task)
+
+    monkeypatch.setattr(work, "tokenise", tokenise)
+    prepare.prepare(dataclasses.replace(cfg, processes=1), log)
+    assert len(again) == 1
+    monkeypatch.undo()
+    straight = config(corpus, "straight", block_mib=1)
+    prepare.prepare(straight, log)
+    assert differing(straight.output, cfg.output) == []
+
+
+def test_what_a_killed_run_was_writing_goes(config, make_corpus, log, monkeypatch):
+    cfg = config(make_corpus(20))
+    building = Path(cfg.output) / ".building"
+    with monkeypatch.context() as patch:
+        patch.setattr(work, "pair", lambda *arguments: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            prepare.prepare(cfg, log)
+    for room in (".", "pass1", "pass2", "tokenizer"):
+        (building / room / ".shard.1234.tmp").write_bytes(b"half")
+    monkeypatch.setattr(work, "pair", lambda *arguments: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        prepare.prepare(cfg, log)
+    assert list(building.rglob("*.segment")) and not list(building.rglob(".*.tmp"))
 
 
 @pytest.mark.parametrize(
@@ -459,8 +523,10 @@ def test_bad_input_deep_in_a_file_is_named_by_its_line(config, make_corpus, log,
     lines = path.read_bytes().split(b"\n")
     lines[9_111] += b"\xff"
     path.write_bytes(b"\n".join(lines))
+    cfg = config(corpus, block_mib=1, processes=processes)
     with pytest.raises(UserError, match=r"/corpus/00\.txt:9112: not UTF-8"):
-        prepare.prepare(config(corpus, block_mib=1, processes=processes), log)
+        prepare.prepare(cfg, log)
+    assert not Path(cfg.output).exists()  # no worker wrote there after it was removed
 
 
 def test_few_documents_are_divided_by_the_order_of_their_hashes(config, make_corpus, log):
@@ -529,17 +595,18 @@ def test_settings_that_cannot_be(config, tmp_path, field, value):
         config(tmp_path, **{field: value})
 
 
-def test_an_output_that_is_a_file(config, make_corpus, log, tmp_path):
-    (tmp_path / "out").write_text("mine")
-    with pytest.raises(UserError, match="out: is a file"):
-        prepare.prepare(config(make_corpus(5)), log)
-    assert (tmp_path / "out").read_text() == "mine"
+@pytest.mark.parametrize("output", ["mine", "mine/shards", "mine/far/shards"])
+def test_an_output_with_a_file_in_its_way(config, make_corpus, log, tmp_path, output):
+    (tmp_path / "mine").write_text("mine")
+    with pytest.raises(UserError, match=r"(mine: is|shards: lies under .*mine, which is) a file; "):
+        prepare.prepare(config(make_corpus(5), output), log)
+    assert (tmp_path / "mine").read_text() == "mine"
 
 
 def test_an_output_that_holds_nothing_but_shards_is_no_input(config, make_corpus, log):
     cfg = config(make_corpus(5))
     prepare.prepare(cfg, log)
-    with pytest.raises(UserError, match="holds no text, only shards"):
+    with pytest.raises(UserError, match="out: nothing matches"):
         prepare.prepare(dataclasses.replace(cfg, input=(cfg.output,)), log)
 
 
@@ -550,7 +617,7 @@ def test_a_system_error_while_writing_is_a_sentence(config, make_corpus, log, mo
 
     cfg = config(make_corpus(5))
     with monkeypatch.context() as patch:
-        patch.setattr(shards, "write_atomically", fail)
+        patch.setattr(places, "write_atomically", fail)
         with pytest.raises(UserError, match=rf"can't be written \({os.strerror(code)}\)"):
             prepare.prepare(cfg, log)
     with monkeypatch.context() as patch:

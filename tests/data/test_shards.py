@@ -22,18 +22,18 @@ from bertjax.errors import UserError
     is_random=st.booleans(),
     wide=st.booleans(),
 )
-def test_a_record_decodes_to_what_was_encoded(a, b, is_random, wide):
+def test_a_record_decodes_to_what_was_encoded(encode_pair, a, b, is_random, wide):
     pair = Pair(np.array(a, np.int32), np.array(b, np.int32), is_random)
-    record = shards.encode_pair(pair, wide=wide)
+    record = encode_pair(pair, wide=wide)
     assert len(record) == 4 + (4 if wide else 2) * (len(a) + len(b))
     found = shards.decode_pair(record)
     assert (found.a.tolist(), found.b.tolist(), found.is_random) == (a, b, is_random)
 
 
-def test_wide_ids():
+def test_wide_ids(encode_pair):
     assert not shards.needs_wide_ids(65536) and shards.needs_wide_ids(65537)
     pair = Pair(np.array([119_546]), np.array([70_000, 1]), True)
-    found = shards.decode_pair(shards.encode_pair(pair, wide=True))
+    found = shards.decode_pair(encode_pair(pair, wide=True))
     assert found.a.tolist() == [119_546] and found.b.tolist() == [70_000, 1] and found.is_random
 
 
@@ -65,8 +65,8 @@ def test_a_wrong_record_is_refused(record):
         shards.decode_pair(record)
 
 
-def test_the_same_records_give_the_same_bytes(tmp_path, some_pairs):
-    records = [shards.encode_pair(pair, wide=False) for pair in some_pairs(500)]
+def test_the_same_records_give_the_same_bytes(tmp_path, some_pairs, encode_pair):
+    records = [encode_pair(pair, wide=False) for pair in some_pairs(500)]
     path = epath.Path(tmp_path)
     first = shards.write_records(path / "a.array_record", records)
     second = shards.write_records(path / "b.array_record", iter(records))
@@ -80,8 +80,8 @@ def test_the_same_records_give_the_same_bytes(tmp_path, some_pairs):
         assert reader.read() == records[number]
 
 
-def test_a_remote_shard_is_the_local_one(tmp_path, some_pairs, remote):
-    records = [shards.encode_pair(pair, wide=False) for pair in some_pairs(50)]
+def test_a_remote_shard_is_the_local_one(tmp_path, some_pairs, remote, encode_pair):
+    records = [encode_pair(pair, wide=False) for pair in some_pairs(50)]
     local = shards.write_records(epath.Path(tmp_path) / "a.array_record", records)
     assert shards.write_records(remote[0] / "a.array_record", records) == local
     assert (remote[1] / "a.array_record").read_bytes() == (tmp_path / "a.array_record").read_bytes()

@@ -1,8 +1,10 @@
 import contextlib
 import dataclasses
 import json
+import os
 import pathlib
 import random
+import signal
 
 import jax
 import numpy as np
@@ -341,6 +343,86 @@ def test_another_run_in_the_same_directory_is_refused_by_name(config, change, na
     assert "fresh" in str(caught.value)
 
 
+def test_a_refused_run_leaves_everything_as_it_was(config, tmp_path):
+    config = dataclasses.replace(config, epochs=SHORT)
+    finetune(config, quiet, progress=False)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for change, name in (
+        ({"batch_size": 8, "seeds": (1,)}, "batch_size"),  # no seed of these was trained before
+        ({"learning_rates": (1e-3, 3e-3)}, "optimizer.learning_rate"),
+    ):
+        with pytest.raises(UserError, match=name):
+            finetune(dataclasses.replace(config, **change), quiet, progress=False)
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    # What may change is kept with the result.
+    finetune(dataclasses.replace(config, log_every=7, seeds=(0, 1)), quiet, progress=False)
+    saved = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (saved["kind"], saved["log_every"], saved["seeds"]) == ("fine-tuning", 7, [0, 1])
+
+
+@pytest.mark.parametrize("what", ["a pre-training run", "a config.json that is of no run"])
+def test_a_directory_of_something_else_is_refused(config, tmp_path, what):
+    other = tmp_path / "run"
+    other.mkdir()
+    kind = {"kind": "pre-training"} if "pre-training" in what else {"model_type": "bert"}
+    (other / "config.json").write_text(json.dumps(kind))
+    with pytest.raises(UserError, match=f"run: holds {what}, and this is a fine-tuning run"):
+        finetune(config, quiet, progress=False)
+    assert [path.name for path in other.iterdir()] == ["config.json"]
+    assert json.loads((other / "config.json").read_text()) == kind
+
+
+def test_other_dev_rows_are_scored_again_or_refused(config, tmp_path):
+    config = dataclasses.replace(config, epochs=SHORT)
+    dev = write_rows(tmp_path / "other.tsv", 9, 7)
+    for select in ("last", "best"):
+        here = dataclasses.replace(config, select=select, workdir=str(tmp_path / select))
+        finetune(here, quiet, progress=False)
+        here, lines = dataclasses.replace(here, dev=dev), []
+        if select == "best":  # those rows chose the weights
+            with pytest.raises(UserError, match=r"another dev rows \("):
+                finetune(here, quiet, progress=False)
+            continue
+        result = finetune(here, lines.append, progress=False)
+        assert any("changed: dev rows " in line for line in lines)
+        scores = predict.evaluate(from_pretrained(here.workdir), dev)
+        assert scores["examples"] == 9
+        assert {"examples": 9.0, **result.seeds[0].metrics} == pytest.approx(scores, rel=1e-5)
+
+
+@pytest.mark.parametrize("seeds_done", [0, 1])
+def test_a_signal_while_test_rows_are_scored_stops_and_is_resumed(
+    config, files, tmp_path, monkeypatch, seeds_done
+):
+    config = dataclasses.replace(config, epochs=SHORT, seeds=(0, 1), test=files["test"])
+    scores, times = seeds.SeedTrainer._scores, []
+
+    def signalled(self, params, examples, *more):
+        if examples is self.rows.test:
+            times.append(1)
+            if len(times) == seeds_done + 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+        return scores(self, params, examples, *more)
+
+    monkeypatch.setattr(seeds.SeedTrainer, "_scores", signalled)
+    lines = []
+    stopped = finetune(config, lines.append, progress=False)
+    assert stopped.stopped and len(stopped.seeds) == seeds_done
+    assert lines[-1] == f"Stopped after {seeds_done} finished seeds, to be resumed."
+    assert not (tmp_path / "run/export").exists() and not (tmp_path / "run/result.json").exists()
+    resumed = finetune(config, quiet, progress=False)
+    assert not resumed.stopped and len(resumed.seeds) == 2
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_warm_up_of_no_steps_is_none(config, tiny_model):
+    def warmup(steps):
+        recipe = dataclasses.replace(config.optimizer, warmup_steps=steps)
+        return make_trainer(dataclasses.replace(config, optimizer=recipe), tiny_model).warmup
+
+    assert (warmup(0), warmup(3), warmup(None)) == (0, 3, 4)  # of 40 steps
+
+
 def test_fresh_starts_beside_the_old_run(config, tmp_path):
     first = finetune(dataclasses.replace(config, epochs=SHORT), quiet, progress=False)
     other = dataclasses.replace(config, epochs=SHORT, fresh=True, from_scratch=True)
@@ -378,6 +460,7 @@ def test_mistakes_are_told_before_any_training(config, tmp_path, files):
         {"warmup_proportion": 1.0},
         {"batch_size": 10, "accumulation": 3},
         {"max_seq_length": 3},
+        {"eval_every": -1},
     ],
 )
 def test_a_configuration_that_makes_no_sense(change):
@@ -387,7 +470,7 @@ def test_a_configuration_that_makes_no_sense(change):
 
 def make_trainer(config, model):
     rows = seeds.read_rows(config, model, quiet)
-    return seeds.SeedTrainer(config, model, rows, seeds.epath.Path(config.workdir), quiet, False)
+    return seeds.SeedTrainer(config, model, rows, quiet, False)
 
 
 def read_records(result):

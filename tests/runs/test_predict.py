@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bertjax.errors import UserError
-from bertjax.interop.huggingface import Pretrained, save_pretrained
+from bertjax.interop.huggingface import Pretrained
 from bertjax.model import bert
 from bertjax.runs import predict
 
@@ -224,11 +224,3 @@ def test_regression_gives_a_score(classifier, tmp_path):
     batch = model.tokenizer.batch(TEXTS[:1])
     expected = task_logits(model.params, batch, model.config)[0, 0]
     assert results[0]["score"] == pytest.approx(float(expected), rel=1e-5)
-
-
-def test_resolve_model_takes_a_run_directory_or_an_export(tiny_model, tmp_path):
-    save_pretrained(tmp_path / "run/export", tiny_model)
-    assert predict.resolve_model(tmp_path / "run") == tmp_path / "run/export"
-    assert predict.resolve_model(tmp_path / "run/export") == tmp_path / "run/export"
-    with pytest.raises(UserError, match="no such directory"):
-        predict.resolve_model(tmp_path / "none")

@@ -1,6 +1,9 @@
 """Pre-training as a user runs it: by command, killed, stopped, resumed, and refused."""
 
+import contextlib
+import dataclasses
 import json
+import resource
 import shutil
 import signal
 import sys
@@ -10,6 +13,7 @@ import pytest
 from etils import epath
 
 import bertjax as bj
+from bertjax import places
 from bertjax.data.prepare import PrepareConfig, prepare
 from bertjax.data.shards import read_manifest
 from bertjax.model import starts
@@ -245,6 +249,66 @@ def test_what_may_change_is_said(recipe):
     assert "train_steps 2 -> 3 (the learning rate follows the new schedule" in resumed
 
 
+MESHES = """
+import json, sys
+from bertjax.runs import pretrain
+from bertjax.runs.recipes import LoopConfig, MeshConfig, ModelConfig, PretrainConfig
+
+fields = json.loads(sys.argv[1])
+fields["model"] = ModelConfig(**fields["model"])
+for steps, mesh in ((1, MeshConfig(data=4)), (2, MeshConfig(data=2, fsdp=2))):
+    loop = LoopConfig(train_steps=steps, eval_every=0)
+    pretrain.pretrain(PretrainConfig(**fields, mesh=mesh, loop=loop), print)
+"""
+
+
+def test_another_mesh_is_said_in_one_line(recipe, run_python):
+    config = recipe()
+    fields = {"data": config.data, "workdir": config.workdir, "batch_size": 8}
+    fields["model"] = dataclasses.asdict(config.model)
+    out = run_python("-c", MESHES, json.dumps(fields), devices=4)
+    (line,) = (line for line in out.splitlines() if line.startswith("Resumed"))
+    assert line.startswith("Resumed at step 1 of 2; changed: mesh.data 4 -> 2; mesh.fsdp 1 -> 2; ")
+    assert "on 4 cpu devices (data 2 x fsdp 2)" in out
+    assert out.splitlines()[-1].startswith("Trained 2 steps")
+
+
+@contextlib.contextmanager
+def largest_file(size):
+    """No file can be longer than this, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_is_one_sentence_and_the_same_call_goes_on(recipe, tmp_path):
+    # Weights of a megabyte, which are longer than the vocabulary.
+    wide = dataclasses.replace(SHAPE, intermediate_size=4096)
+    config = recipe(model=wide, loop=LoopConfig(train_steps=2, log_every=1, eval_every=0))
+    export = runs.pretrain(config, silent).export
+    weights = (export / "model.safetensors").read_bytes()
+    export.rmtree()
+    full = r"model\.safetensors: can't be written \(File too large\); make room"
+    with largest_file(len(weights) - 1), pytest.raises(places.CannotWrite, match=full):
+        runs.pretrain(config, silent)
+    assert not list((tmp_path / "run").glob("*export*"))
+    assert runs.pretrain(config, silent).export == export
+    assert (export / "model.safetensors").read_bytes() == weights
+
+    config = dataclasses.replace(config, workdir=str(tmp_path / "other"))
+    metrics = tmp_path / "other" / "metrics.jsonl"
+    metrics.parent.mkdir()
+    # A record from before the first step: metrics.jsonl is the first file that grows too long.
+    metrics.write_text(json.dumps({"step": 0, "kind": "train", "pad": "x" * 600_000}) + "\n")
+    full = rf"{metrics}: can't be written \(File too large\); make room"
+    with largest_file(600_050), pytest.raises(places.CannotWrite, match=full):
+        runs.pretrain(config, silent)
+    assert runs.pretrain(config, silent).export is not None
+
+
 def test_another_start_is_refused(recipe):
     runs.pretrain(recipe(loop=LoopConfig(train_steps=1, eval_every=0)), silent)
     with pytest.raises(bj.UserError, match=r"start.mlm_bias \(zeros there, unigram here\)"):
@@ -256,6 +320,16 @@ def test_a_unigram_start_without_counts_is_no_start(recipe):
     vocabulary = Vocabulary(200, 0, 4, np.arange(200) < 5, np.ones(200, bool))
     with pytest.raises(ValueError, match="counts"):
         build(config, make_mesh(MeshConfig()), vocabulary, 32)
+
+
+def test_the_directory_of_a_fine_tuning_is_refused(recipe, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.json").write_text('{"kind": "fine-tuning", "model": "m"}')
+    sentence = "holds a fine-tuning run, and this is a pre-training run: give another --workdir"
+    with pytest.raises(bj.UserError, match=sentence):
+        runs.pretrain(recipe(), silent)
+    assert [path.name for path in run.iterdir()] == ["config.json"]
 
 
 def test_fresh_starts_beside(recipe, tmp_path):

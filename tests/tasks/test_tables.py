@@ -32,6 +32,19 @@ def test_tsv_is_read_with_quoting_off(tmp_path):
     assert table.where(1) == f"{path}:3"
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("A.TSV", 'text\tlabel\na, "b"\tc\n'),
+        ("A.CSV", 'text,label\n"a, ""b""",c\n'),
+        ("A.JSONL", '{"text": "a, \\"b\\"", "label": "c"}\n'),
+    ],
+)
+def test_suffixes_may_be_capitals(tmp_path, name, text):
+    table = read_table(write(tmp_path, name, text), ["text", "label"])
+    assert table.columns == {"text": ['a, "b"'], "label": ["c"]}
+
+
 @pytest.mark.parametrize("name", ["a.tsv", "a.csv"])
 def test_byte_order_mark_crlf_and_blank_lines(tmp_path, name):
     separator = "\t" if name.endswith("tsv") else ","

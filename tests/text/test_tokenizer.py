@@ -1,5 +1,4 @@
 import dataclasses
-import errno
 import json
 import pickle
 import random
@@ -13,6 +12,7 @@ from etils import epath
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bertjax import places
 from bertjax.errors import UserError
 from bertjax.text import pieces
 from bertjax.text.tokenizer import TokenizerConfig, load_tokenizer, train_tokenizer
@@ -550,7 +550,7 @@ def test_a_killed_training_leaves_no_vocabulary_and_can_be_run_again(
     corpus_file, tmp_path, monkeypatch
 ):
     config = TokenizerConfig((str(corpus_file),), str(tmp_path), vocab_size=48)
-    real = pieces.write_atomically
+    real = places.write_atomically
 
     def die_at_the_vocabulary(path, data):
         if path.name == "spm.model":
@@ -558,7 +558,7 @@ def test_a_killed_training_leaves_no_vocabulary_and_can_be_run_again(
         real(path, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pieces, "write_atomically", die_at_the_vocabulary)
+        patch.setattr(places, "write_atomically", die_at_the_vocabulary)
         with pytest.raises(KeyboardInterrupt):
             train_tokenizer(config, lambda line: None)
     with pytest.raises(UserError, match="neither"):
@@ -566,26 +566,24 @@ def test_a_killed_training_leaves_no_vocabulary_and_can_be_run_again(
     assert train_tokenizer(config, lambda line: None).vocab_size == 48
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_temporary_one(tmp_path, monkeypatch):
-    path = epath.Path(tmp_path / "f")
-    path.write_bytes(b"old")
-
-    def fail(self, target):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(type(path), "replace", fail)
-    with pytest.raises(UserError, match=r"f: can't be written \(No space left on device\)"):
-        pieces.write_atomically(path, b"new")
-    assert [entry.name for entry in tmp_path.iterdir()] == ["f"]
-    assert path.read_bytes() == b"old"
-
-
 def test_an_output_that_cannot_be_a_directory_is_refused(corpus_file, tmp_path):
     (tmp_path / "file").write_text("mine")
-    config = TokenizerConfig((str(corpus_file),), str(tmp_path / "file"), vocab_size=48)
-    with pytest.raises(UserError, match="can't be written"):
-        train_tokenizer(config, lambda line: None)
+    for output, says in ((tmp_path / "file", "is a file"), (tmp_path / "file/x", "lies under")):
+        config = TokenizerConfig((str(corpus_file),), str(output), vocab_size=48)
+        with pytest.raises(UserError, match=says):
+            train_tokenizer(config, lambda line: None)
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_vocabulary_beside_its_text_is_not_read_as_text(corpus_file, tmp_path):
+    directory = tmp_path / "corpus"
+    directory.mkdir()
+    (directory / "text.txt").write_bytes(corpus_file.read_bytes())
+    lines = []
+    for _ in range(2):
+        config = TokenizerConfig((str(directory),), str(directory), "wordpiece", vocab_size=60)
+        train_tokenizer(config, lines.append)
+    assert (directory / "vocab.txt").exists() and "nothing to do" in lines[-1]
 
 
 def test_the_sample_is_even_and_in_order():

@@ -133,6 +133,10 @@ def test_the_exact_set_that_does_not_decay():
         ({"learning_rate": float("nan")}, "learning_rate is nan"),
         ({"warmup_steps": -1}, "warmup_steps is -1"),
         ({"clip_norm": -1.0}, "clip_norm"),
+        ({"weight_decay": float("nan")}, "weight_decay"),
+        *(({"beta1": value}, f"beta1 is {value}") for value in (-0.1, 1.0, float("nan"))),
+        *(({"beta2": value}, f"beta2 is {value}") for value in (1.0, float("nan"))),
+        *(({"eps": value}, f"eps is {value}") for value in (0.0, -1e-8, float("nan"))),
     ],
 )
 def test_bad_numbers(fields, sentence):

@@ -1,0 +1,72 @@
+"""Run directories: which one a command gets, and whose it is."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+
+from bertjax import places
+from bertjax.errors import UserError
+from bertjax.train.identity import as_json, refuse_another_run
+
+CONFIG = "config.json"
+KINDS = ("pre-training", "fine-tuning")
+
+
+def choose_workdir(
+    workdir: str, kind: str, *, fresh: bool, identity: Mapping[str, Any] | None = None
+) -> epath.Path:
+    """The directory named, or with `fresh` the first of name-2, name-3, ... that is not taken.
+
+    Args:
+        workdir: what the user named.
+        kind: of the run, one of `KINDS`.
+        fresh: never go on with what is there.
+        identity: what every run there must share; None leaves that to its checkpoints.
+
+    Raises:
+        UserError: a file is in the way, or the directory belongs to another run.
+    """
+    path = places.output_directory(workdir)
+    if fresh and path.exists():
+        number = 2
+        while (beside := path.parent / f"{path.name}-{number}").exists():
+            number += 1
+        return beside
+    if (path / CONFIG).exists():
+        _refuse_another(path, kind, identity)
+    return path
+
+
+def _refuse_another(path: epath.Path, kind: str, identity: Mapping[str, Any] | None) -> None:
+    try:
+        saved = json.loads((path / CONFIG).read_text())
+    except (ValueError, RecursionError):
+        saved = None
+    saved = saved if isinstance(saved, dict) else {}
+    found = saved.get("kind")
+    if found != kind:
+        what = f"a {found} run" if found in KINDS else f"a {CONFIG} that is of no run"
+        raise UserError(
+            f"{path}: holds {what}, and this is a {kind} run: give another --workdir, or --fresh "
+            "to start beside it."
+        )
+    if identity is not None:
+        refuse_another_run(saved.get("identity", {}), identity, path)
+
+
+def write_config(
+    workdir: epath.Path, kind: str, config: Any, identity: Mapping[str, Any] | None = None
+) -> None:
+    """Keeps the configuration, and whose the directory is, in workdir/config.json.
+
+    Raises:
+        CannotWrite: no room for it, or no permission.
+    """
+    fields = {"kind": kind, **dataclasses.asdict(config)}
+    if identity is not None:
+        fields["identity"] = as_json(identity)
+    text = json.dumps(fields, indent=2) + "\n"
+    places.write_atomically(workdir / CONFIG, text.encode())
