@@ -21,14 +21,8 @@ from etils import epath
 
 from bertjax.errors import UserError
 from bertjax.train.fingerprint import Damaged, describe, differences, seal, unseal
-from bertjax.train.storage import (
-    Storage,
-    all_processes,
-    barrier,
-    from_first_process,
-    named,
-    nested,
-)
+from bertjax.train.paths import named, nested
+from bertjax.train.storage import Storage, all_processes, barrier, from_first_process
 
 FORMAT_VERSION = 1
 _LOGGER = logging.getLogger("bertjax")

@@ -90,9 +90,9 @@ def make_train_step(
         key = step_key(batch.pop("seed", seed), state.step)
         rows = _global_rows(batch, axis_name)
         if prepare is not None:
-            batch = dict(prepare(batch, row_keys(key, _MASKS, rows)))
+            batch = dict(prepare(batch, _keys_of(key, _MASKS, rows)))
         weights = _sum_over(weights_fn(batch), axis_name)
-        dropout_keys = row_keys(key, _DROPOUT, rows)
+        dropout_keys = _keys_of(key, _DROPOUT, rows)
 
         def part(batch: Batch, keys: jax.Array):
             (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(
@@ -144,7 +144,7 @@ def make_eval_step(
     def eval_step(params: Any, batch: Batch, batch_index: jax.Array):
         if prepare is not None:
             rows = _global_rows(batch, None)
-            batch = prepare(batch, row_keys(step_key(seed, batch_index), _HELD_OUT, rows))
+            batch = prepare(batch, _keys_of(step_key(seed, batch_index), _HELD_OUT, rows))
         weights = weights_fn(batch)
         return metrics_fn(params, batch, weights=weights, dropout_key=None)[1]
 
@@ -178,7 +178,7 @@ def step_key(seed: int | jax.Array, step: jax.Array) -> jax.Array:
     return jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), step)
 
 
-def row_keys(key: jax.Array, use: int, rows: jax.Array) -> jax.Array:
+def _keys_of(key: jax.Array, use: int, rows: jax.Array) -> jax.Array:
     """[B] keys of one use, from the numbers of the rows in the global batch."""
     base = jax.random.fold_in(key, use)
     return jax.vmap(lambda row: jax.random.fold_in(base, row))(rows)

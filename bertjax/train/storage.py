@@ -14,33 +14,7 @@ import numpy as np
 from etils import epath
 
 from bertjax.train.fingerprint import Damaged
-
-# Trees as named arrays --------------------------------------------------------------------------
-
-
-def named(tree: Any) -> dict[str, Any]:
-    """The leaves of a pytree by their paths, e.g. `params/encoder/layer_0/output/bias`."""
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {"/".join(_part(key) for key in path): leaf for path, leaf in leaves}
-
-
-def _part(key: Any) -> str:
-    for attribute in ("key", "name", "idx"):
-        if hasattr(key, attribute):
-            return str(getattr(key, attribute))
-    raise TypeError(f"a pytree node of an unknown kind: {key!r}")
-
-
-def nested(arrays: dict[str, Any]) -> dict[str, Any]:
-    """{"a/b": x} -> {"a": {"b": x}}, which is how a step stores any pytree."""
-    tree: dict[str, Any] = {}
-    for name, leaf in arrays.items():
-        *parents, last = name.split("/")
-        functools.reduce(lambda node, part: node.setdefault(part, {}), parents, tree)[last] = leaf
-    return tree
-
-
-# Orbax ------------------------------------------------------------------------------------------
+from bertjax.train.paths import named, nested
 
 
 class Storage:

@@ -12,6 +12,7 @@ from bertjax.interop import tensors
 from bertjax.interop.huggingface import Pretrained, from_pretrained, save_pretrained
 from bertjax.model.bert import init_params
 from bertjax.text.tokenizer import load_tokenizer
+from bertjax.train.paths import named
 
 CONFIG = BertConfig(
     vocab_size=12,
@@ -327,8 +328,7 @@ def test_nothing_is_left_of_an_export_that_failed(tmp_path, params, tokenizer):
 
 
 def test_every_parameter_has_a_name_of_its_own(params):
-    flat, _ = jax.tree_util.tree_flatten_with_path(params)
-    names = {tensors.tensor_name("/".join(k.key for k in path))[0] for path, _ in flat}
-    assert len(names) == len(flat)
+    paths = named(params)
+    assert len({tensors.tensor_name(path)[0] for path in paths}) == len(paths)
     with pytest.raises(ValueError, match="has no name"):
         tensors.tensor_name("decoder/kernel")
