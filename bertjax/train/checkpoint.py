@@ -294,9 +294,11 @@ class Checkpoints:
             if all_processes(found is not None):
                 return found
             self._mark(candidate, why or "another process found it so")
-        if not candidates:
+        # Steps that were all marked before are no empty directory: training would replace them.
+        damaged = candidates or from_first_process(self._storage.steps()[::-1])
+        if not damaged:
             return None
-        names = ", ".join(f"{candidate:,}" for candidate in candidates)
+        names = ", ".join(f"{each:,}" for each in damaged)
         raise UserError(
             f"No checkpoint in {self.directory} is whole (damaged: step {names}): start beside "
             "them with --fresh, or put a copy back."

@@ -258,11 +258,13 @@ def test_all_damaged_is_refused_instead_of_starting_over(tmp_path):
         save(checkpoints, 1, 2)
     flip_an_array(tmp_path / "1")
     flip_an_array(tmp_path / "2")
-    with (
-        Checkpoints(tmp_path, log=lambda line: None) as checkpoints,
-        pytest.raises(UserError, match=r"step 2, 1.*--fresh"),
-    ):
-        checkpoints.restore(abstract(state_of(1)))
+    for _ in range(2):  # the second time all are marked, and it is no new run either
+        with (
+            Checkpoints(tmp_path, log=lambda line: None) as checkpoints,
+            pytest.raises(UserError, match=r"step 2, 1.*--fresh"),
+        ):
+            checkpoints.restore(abstract(state_of(1)))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
 
 
 def flip_an_array(step_directory):
