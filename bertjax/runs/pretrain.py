@@ -83,7 +83,6 @@ def pretrain(
         workdir / "checkpoints",
         keep_last=config.loop.keep_last,
         keep_best=config.loop.keep_best,
-        best_metric=BEST_METRIC,
         log=log,
     ) as checkpoints:
         fitted = fit(

@@ -175,7 +175,6 @@ class SeedTrainer:
         with Checkpoints(
             workdir / "checkpoints",
             keep_best=loop.keep_best,
-            best_metric=self.metric if select_best else None,
             best_mode="max",
             log=self.log,
         ) as checkpoints:

@@ -55,7 +55,6 @@ class Checkpoints:
         *,
         keep_last: int = 3,
         keep_best: int = 1,
-        best_metric: str | None = None,
         best_mode: Literal["min", "max"] = "min",
         read_only: bool = False,
         log: Callable[[str], None] = _LOGGER.warning,
@@ -67,8 +66,7 @@ class Checkpoints:
             keep_last: how many of the newest whole steps stay; at least 3, so that a damaged
                 checkpoint, or a run that went wrong, leaves something to go back to.
             keep_best: how many of the steps with the best metric stay besides.
-            best_metric: the metric's name, for messages; `save` is given its value.
-            best_mode: whether less or more is better.
+            best_mode: whether a lower or a higher metric is better.
             read_only: never writes, cleans or marks: for reading a run that may be going on.
             log: told in one line about damage and what was done about it.
 
@@ -83,7 +81,6 @@ class Checkpoints:
         if keep_best < 0:
             raise UserError(f"keep_best is {keep_best}: give 0 or more.")
         self.directory = epath.Path(directory)
-        self.best_metric = best_metric
         self.best_mode = best_mode
         self._keep_last, self._keep_best = keep_last, keep_best
         self._read_only, self._log = read_only, log
@@ -117,7 +114,7 @@ class Checkpoints:
         return [step for _, step in sorted(scored)]
 
     def _scan(self) -> None:
-        """Reads the directory; never trusts Orbax's memory, which names a step that failed."""
+        """Reads the steps there are; once, before any save: Orbax still lists one that failed."""
         self._good, self._scores = [], {}
         for step in self._storage.steps():
             if self._marker(step).exists():
@@ -142,7 +139,7 @@ class Checkpoints:
         Args:
             state: a pytree of arrays with an integer leaf named `step`.
             meta: JSON values to keep with it; returned by `restore`.
-            metric: this state's value of `best_metric`, if it was evaluated.
+            metric: what `best_mode` compares, if this state was evaluated.
             wait: return only when the step is committed.
 
         Returns:
@@ -187,7 +184,7 @@ class Checkpoints:
 
         Args:
             step: one of `steps()`.
-            metric: the step's value of `best_metric`.
+            metric: the step's, as `save` takes it.
             fields: keys of the meta to replace.
         """
         self.wait()
@@ -246,10 +243,11 @@ class Checkpoints:
         return f"the checkpoint of step {self._good[-1]:,} is whole"
 
     def _collect_garbage(self) -> None:
-        keep = {*self._good[-self._keep_last :], *self._ranked()[: self._keep_best]}
+        last = self._good[-self._keep_last :]
+        keep = {*last, *self._ranked()[: self._keep_best]}
         for step in self._storage.steps():
             # A step that is not good is left for inspection until good ones have replaced it.
-            if step not in keep and (step in self._good or step < min(keep)):
+            if step not in keep and (step in self._good or step < last[0]):
                 self._delete(step)
 
     def _delete(self, step: int) -> None:

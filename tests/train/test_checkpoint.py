@@ -253,6 +253,17 @@ def test_bad_steps_do_not_count_as_kept_ones(tmp_path):
         assert sorted(path.name for path in tmp_path.iterdir()) == ["4", "5", "6"]
 
 
+def test_bad_steps_go_though_the_best_one_is_older(tmp_path):
+    with Checkpoints(tmp_path, log=lambda line: None) as checkpoints:
+        save(checkpoints, 1, 2, 3, metrics={1: 0.0})
+        flip_an_array(tmp_path / "3")
+        checkpoints.restore(abstract(state_of(1)))
+        save(checkpoints, 4, 5)
+        assert (tmp_path / "3" / "bad").exists()
+        save(checkpoints, 6)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "4", "5", "6"]
+
+
 def test_all_damaged_is_refused_instead_of_starting_over(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         save(checkpoints, 1, 2)
