@@ -19,9 +19,10 @@ from bertjax.runs.finetune import FinetuneConfig, Log, SeedResult
 from bertjax.runs.finetune_program import programs, random_params
 from bertjax.tasks import classification, tables
 from bertjax.train import sharding
-from bertjax.train.checkpoint import Checkpoints, abstract
+from bertjax.train.checkpoint import Checkpoints
 from bertjax.train.loop import LoopConfig, fit
 from bertjax.train.optimizer import make_schedule
+from bertjax.train.restore import abstract
 from bertjax.train.step import TrainState
 from bertjax.train.telemetry import Field, Telemetry
 

@@ -13,37 +13,21 @@ import json
 import logging
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from etils import epath
 
 from bertjax.errors import UserError
-from bertjax.train.fingerprint import Damaged, describe, differences, seal, unseal
+from bertjax.train.fingerprint import Damaged, describe, seal
 from bertjax.train.paths import named, nested
+from bertjax.train.restore import AMENDMENT, FORMAT_VERSION, Reader, Restored, some
 from bertjax.train.storage import Storage, all_processes, barrier, from_first_process
 
-FORMAT_VERSION = 1
 _LOGGER = logging.getLogger("bertjax")
 _MARKER = "bad"
-_AMENDMENT = "amendment.json"
 _FULL_DISK = ("No space left", "File too large", "Disk quota", "os_error_code='28'")
-
-
-class Restored(NamedTuple):
-    """What `Checkpoints.restore` found: the state, and the `meta` that was saved with it."""
-
-    state: Any
-    meta: dict[str, Any]
-
-
-def abstract(tree: Any) -> Any:
-    """The shapes, dtypes and shardings of a pytree of arrays, for `Checkpoints.restore`."""
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None)),
-        tree,
-    )
 
 
 class Checkpoints:
@@ -86,6 +70,7 @@ class Checkpoints:
         self._read_only, self._log = read_only, log
         self._pending: tuple[int, float | None] | None = None
         self._storage = Storage(self.directory, read_only=read_only)
+        self._reader = Reader(self._storage, self.directory)
         self._scores: dict[int, float | None] = {}
         self._good: list[int] = []
         self._scan()
@@ -120,7 +105,7 @@ class Checkpoints:
             if self._marker(step).exists():
                 continue
             with contextlib.suppress(Damaged):
-                self._scores[step] = self._read_meta(step).get("metric")
+                self._scores[step] = self._reader.meta(step).get("metric")
                 self._good.append(step)
 
     def _marker(self, step: int) -> epath.Path:
@@ -155,10 +140,10 @@ class Checkpoints:
         described, poisoned = describe(arrays)
         if poisoned:
             raise UserError(
-                f"The state of step {step:,} is not finite ({_some(poisoned)}) and was not saved; "
+                f"The state of step {step:,} is not finite ({some(poisoned)}) and was not saved; "
                 f"{self._safe()}. Lower the learning rate and run the same command again."
             )
-        if step in self._good and self._read_meta(step)["arrays"] == described:
+        if step in self._good and self._reader.meta(step)["arrays"] == described:
             return False
         if step in self._storage.steps():
             self._delete(step)
@@ -191,7 +176,7 @@ class Checkpoints:
         if metric is not None and math.isfinite(metric):
             self._scores[step] = fields["metric"] = metric
         if jax.process_index() == 0:
-            path = self.directory / str(step) / _AMENDMENT
+            path = self.directory / str(step) / AMENDMENT
             path.write_text(json.dumps(seal(fields)))
         barrier("bertjax_amended")
 
@@ -286,7 +271,7 @@ class Checkpoints:
         for candidate in candidates:
             found, why = None, ""
             try:
-                found = self._restore_step(candidate, target, accept)
+                found = self._reader.state(candidate, target, accept)
             except Damaged as damage:
                 why = str(damage)
             if all_processes(found is not None):
@@ -323,10 +308,10 @@ class Checkpoints:
             raise UserError(f"{self.directory} holds no whole checkpoint ({which} was asked for).")
         try:
             if target is None:
-                arrays = self._read_meta(step)["arrays"]
+                arrays = self._reader.meta(step)["arrays"]
                 saved = {n: jax.ShapeDtypeStruct(s, d) for n, (d, s, _) in arrays.items()}
                 target = nested(saved)["params"]
-            restored = self._restore_step(step, {"params": target}, None, partial=True)
+            restored = self._reader.state(step, {"params": target}, partial=True)
         except Damaged as damage:
             raise UserError(
                 f"The checkpoint of step {step:,} in {self.directory} is damaged ({damage}): "
@@ -338,63 +323,6 @@ class Checkpoints:
         """Committed steps without a marker, newest first; those whose meta is damaged as well."""
         steps = sorted(self._storage.steps(), reverse=True)
         return [step for step in steps if not self._marker(step).exists()]
-
-    def _restore_step(
-        self,
-        step: int,
-        target: Any,
-        accept: Callable[[dict[str, Any]], None] | None,
-        *,
-        partial: bool = False,
-    ) -> Restored:
-        meta = self._read_meta(step)
-        if accept is not None:
-            accept(meta)
-        wanted = named(target)
-        saved = meta["arrays"]
-        if partial:
-            saved = {name: saved[name] for name in wanted if name in saved}
-        self._compare(step, saved, wanted)
-        try:
-            arrays = self._read_arrays(step, wanted, saved, partial)
-        except Damaged:
-            # A second reading tells damage on disk from a hiccup of the network or of memory.
-            arrays = self._read_arrays(step, wanted, saved, partial)
-        state = jax.tree.unflatten(jax.tree.structure(target), [arrays[name] for name in wanted])
-        return Restored(state, meta)
-
-    def _compare(self, step: int, saved: dict[str, list], wanted: dict[str, Any]) -> None:
-        """Refuses other names, shapes or dtypes; Orbax would cast a dtype silently."""
-        if differing := differences(saved, wanted):
-            raise UserError(
-                f"The checkpoint of step {step:,} in {self.directory} holds another state: "
-                f"{_some(differing, '; ')}. Use --fresh to start beside the old run, or give a new "
-                "--workdir."
-            )
-
-    def _read_meta(self, step: int) -> dict[str, Any]:
-        meta = unseal(self._storage.read_meta(step), "meta")
-        if meta.get("format") != FORMAT_VERSION:
-            raise UserError(
-                f"The checkpoint of step {step:,} in {self.directory} has format "
-                f"{meta.get('format')}, and this bertjax reads {FORMAT_VERSION}: use the version "
-                "of bertjax that wrote it."
-            )
-        path = self.directory / str(step) / _AMENDMENT
-        if path.exists():
-            with contextlib.suppress(ValueError, OSError, Damaged):  # half-written: as if absent
-                meta.update(unseal(json.loads(path.read_text()), "amendment"))
-        return meta
-
-    def _read_arrays(
-        self, step: int, wanted: dict[str, Any], saved: dict[str, list], partial: bool
-    ) -> dict[str, jax.Array]:
-        arrays = self._storage.read_arrays(step, wanted, partial=partial)
-        described, poisoned = describe({name: arrays[name] for name in wanted})
-        wrong = sorted({*poisoned, *(n for n in wanted if described[n][2] != saved[n][2])})
-        if wrong:
-            raise Damaged(f"not the bits that were saved: {_some(wrong)}")
-        return arrays
 
     def _mark(self, step: int, why: str) -> None:
         self._log(
@@ -414,8 +342,3 @@ class Checkpoints:
 def _versions() -> dict[str, str]:
     names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
     return {name: importlib.metadata.version(name) for name in names}
-
-
-def _some(names: list[str], separator: str = ", ") -> str:
-    more = f"{separator}and {len(names) - 3} more" if len(names) > 3 else ""
-    return separator.join(names[:3]) + more

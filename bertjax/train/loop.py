@@ -307,7 +307,7 @@ class _Run:
         """The state to go on from, and its step if it came from a checkpoint."""
         import jax
 
-        from bertjax.train.checkpoint import abstract
+        from bertjax.train.restore import abstract
 
         def accept(saved: Mapping[str, Any]) -> None:
             refuse_another_run(saved["identity"], self.meta["identity"], self.workdir)

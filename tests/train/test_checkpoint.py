@@ -13,8 +13,9 @@ import pytest
 
 from bertjax.errors import UserError
 from bertjax.train import fingerprint as fingerprints
-from bertjax.train.checkpoint import Checkpoints, abstract
+from bertjax.train.checkpoint import Checkpoints
 from bertjax.train.fingerprint import describe
+from bertjax.train.restore import abstract
 
 fingerprint = jax.jit(fingerprints.fingerprint)
 
@@ -399,8 +400,9 @@ _TOPOLOGIES = """
 import sys
 import jax, numpy as np, jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
-from bertjax.train.checkpoint import Checkpoints, abstract
+from bertjax.train.checkpoint import Checkpoints
 from bertjax.train.fingerprint import describe
+from bertjax.train.restore import abstract
 
 def place(state, devices):
     mesh = Mesh(np.array(jax.devices()[:devices]).reshape(-1, 2 if devices > 1 else 1), ("a", "b"))
