@@ -2,9 +2,9 @@
 
 A step is the state (arrays named by their paths in the pytree) and a JSON `meta` with a fingerprint
 of every array; storage.py commits both at once, in the background. What Orbax does not do is done
-here: a restored array must have the fingerprint, shape and dtype that were saved, a damaged step is
-marked and the one before is taken, a state that is not finite is refused, and only steps whose meta
-is whole count towards `keep_last` and `keep_best`.
+here and in restore.py: a restored array must have the fingerprint, shape and dtype that were saved,
+a damaged step is marked and the one before is taken, a state that is not finite is refused, and
+only steps whose meta is whole count towards `keep_last` and `keep_best`.
 """
 
 import contextlib

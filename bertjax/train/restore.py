@@ -54,7 +54,7 @@ class Reader:
             )
         path = self._directory / str(step) / AMENDMENT
         if path.exists():
-            with contextlib.suppress(ValueError, OSError, Damaged):  # half-written: as if absent
+            with contextlib.suppress(ValueError, Damaged):  # half-written: as if absent
                 meta.update(unseal(json.loads(path.read_text()), "amendment"))
         return meta
 
@@ -89,7 +89,7 @@ class Reader:
         try:
             arrays = self._read_arrays(step, wanted, saved, partial)
         except Damaged:
-            # A second reading tells damage on disk from a hiccup of the network or of memory.
+            # A second reading tells damage on disk from a bit that flipped on its way here.
             arrays = self._read_arrays(step, wanted, saved, partial)
         state = jax.tree.unflatten(jax.tree.structure(target), [arrays[name] for name in wanted])
         return Restored(state, meta)

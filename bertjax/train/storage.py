@@ -1,11 +1,12 @@
 """Everything that knows Orbax: the steps in a directory, each an array tree and a JSON object.
 
 Orbax commits both at once and writes in the background. It is not trusted further: what it reads
-is to be verified by the caller, and whatever it raises while reading is `Damaged`.
+is to be verified by the caller, and what its decoders raise over wrong bytes becomes `Damaged`.
 """
 
 import functools
 import logging
+import re
 import sys
 from typing import Any
 
@@ -15,6 +16,14 @@ from etils import epath
 
 from bertjax.train.fingerprint import Damaged
 from bertjax.train.paths import named, nested
+
+# What the decoders of JSON, of Orbax's metadata and of TensorStore raise over bytes that are wrong
+# or absent; TensorStore's ValueErrors, however, are also about bytes that could not be had.
+_DECODING = (FileNotFoundError, ValueError, LookupError, AttributeError, TypeError)
+_NOT_TO_BE_HAD = re.compile(
+    r"^(UNAVAILABLE|DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED|PERMISSION_DENIED|UNAUTHENTICATED|ABORTED|"
+    r"CANCELLED|INTERNAL|UNKNOWN)|os_error_code='(?!2')"
+)
 
 
 class Storage:
@@ -125,15 +134,15 @@ class Storage:
 
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**{item: args}))[item]
-        except MemoryError:
-            raise
         except Exception as error:
-            # Damaged bytes surface as whatever the decoder that met them raises: ValueError,
-            # KeyError, UnicodeDecodeError, ... Only a lack of memory is not the file's fault.
-            if "RESOURCE_EXHAUSTED" in str(error):
+            cause = error
+            while isinstance(cause.__cause__, Exception):  # Orbax wraps what TensorStore raised
+                cause = cause.__cause__
+            # A disk, a network or a memory that fails is not the file's fault, and may pass.
+            if not isinstance(cause, _DECODING) or _NOT_TO_BE_HAD.search(str(cause)):
                 raise
-            first_line = (str(error).splitlines() or [""])[0][:200]
-            raise Damaged(f"{item}: {type(error).__name__}: {first_line}") from error
+            first_line = (str(cause).splitlines() or [""])[0][:200]
+            raise Damaged(f"{item}: {type(cause).__name__}: {first_line}") from error
 
 
 def _not_of_a_checkpoint(record: logging.LogRecord) -> bool:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from orbax.checkpoint import PyTreeCheckpointHandler
 
 from bertjax.errors import UserError
 from bertjax.train import fingerprint as fingerprints
@@ -307,6 +308,38 @@ def test_a_flip_that_orbax_does_not_notice_is_noticed(tmp_path):
         with pytest.raises(UserError, match="damaged"):
             checkpoints.restore(abstract(state))
     assert "not the bits that were saved: noise" in (step / "bad").read_text()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(5, "Input/output error"),
+        OSError(24, "Too many open files"),
+        PermissionError(13, "Permission denied"),
+        OSError("503 Service Unavailable"),
+        MemoryError(),
+        ValueError('UNAVAILABLE: Error reading "w/0": HTTP response code: 503'),
+        ValueError("PERMISSION_DENIED: Failed to open [os_error_code='13']"),
+        ValueError("Error reading \"w/0\": Input/output error [os_error_code='5']"),
+    ],
+    ids=str,
+)
+def test_what_could_not_be_read_is_no_damage(tmp_path, monkeypatch, error):
+    def failing(*_, **__):
+        try:
+            raise error
+        except ValueError as cause:  # as Orbax wraps what TensorStore raises
+            raise Exception("Encountered error while reading array index") from cause
+
+    with Checkpoints(tmp_path, log=pytest.fail) as checkpoints:
+        save(checkpoints, 1)
+        with monkeypatch.context() as patch:
+            patch.setattr(PyTreeCheckpointHandler, "restore", failing)
+            with pytest.raises(Exception) as caught:
+                checkpoints.restore(abstract(state_of(1)))
+        assert error in (caught.value, caught.value.__cause__)
+        assert checkpoints.steps() == [1]
+        assert equal(checkpoints.restore(abstract(state_of(1))).state, state_of(1))
 
 
 # R16 of the promises: another dtype or shape
