@@ -23,7 +23,7 @@ from bertjax.errors import UserError
 from bertjax.train.fingerprint import Damaged, describe, seal
 from bertjax.train.paths import named, nested
 from bertjax.train.restore import AMENDMENT, FORMAT_VERSION, Reader, Restored, some
-from bertjax.train.storage import Storage, all_processes, barrier, from_first_process
+from bertjax.train.storage import Storage, barrier, from_first_process
 
 _LOGGER = logging.getLogger("bertjax")
 _MARKER = "bad"
@@ -101,9 +101,7 @@ class Checkpoints:
     def _scan(self) -> None:
         """Reads the steps there are; once, before any save: Orbax still lists one that failed."""
         self._good, self._scores = [], {}
-        for step in self._storage.steps():
-            if self._marker(step).exists():
-                continue
+        for step in reversed(self._candidates()):
             with contextlib.suppress(Damaged):
                 self._scores[step] = self._reader.meta(step).get("metric")
                 self._good.append(step)
@@ -265,18 +263,14 @@ class Checkpoints:
             UserError: every checkpoint is damaged, or their arrays are not those of `target`.
         """
         self.wait()
-        candidates = from_first_process(self._candidates() if step is None else [step])
+        candidates = self._candidates() if step is None else [step]
         if step is not None and step not in self._storage.steps():
             raise UserError(f"{self.directory} holds no checkpoint of step {step:,}.")
         for candidate in candidates:
-            found, why = None, ""
             try:
-                found = self._reader.state(candidate, target, accept)
+                return self._reader.state(candidate, target, accept)
             except Damaged as damage:
-                why = str(damage)
-            if all_processes(found is not None):
-                return found
-            self._mark(candidate, why or "another process found it so")
+                self._mark(candidate, str(damage))
         # Steps that were all marked before are no empty directory: training would replace them.
         damaged = candidates or from_first_process(self._storage.steps()[::-1])
         if not damaged:
@@ -321,8 +315,8 @@ class Checkpoints:
 
     def _candidates(self) -> list[int]:
         """Committed steps without a marker, newest first; those whose meta is damaged as well."""
-        steps = sorted(self._storage.steps(), reverse=True)
-        return [step for step in steps if not self._marker(step).exists()]
+        steps = self._storage.steps()[::-1]
+        return from_first_process([step for step in steps if not self._marker(step).exists()])
 
     def _mark(self, step: int, why: str) -> None:
         self._log(

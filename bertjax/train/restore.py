@@ -3,7 +3,7 @@
 import contextlib
 import json
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 
 import jax
 from etils import epath
@@ -11,7 +11,7 @@ from etils import epath
 from bertjax.errors import UserError
 from bertjax.train.fingerprint import Damaged, describe, differences, unseal
 from bertjax.train.paths import named
-from bertjax.train.storage import Storage
+from bertjax.train.storage import Storage, all_processes
 
 FORMAT_VERSION = 1
 AMENDMENT = "amendment.json"
@@ -32,8 +32,15 @@ def abstract(tree: Any) -> Any:
     )
 
 
+_T = TypeVar("_T")
+
+
 class Reader:
-    """Reads the steps of a directory; what is not as it was saved is `Damaged`."""
+    """Reads the steps of a directory; what is not as it was saved is `Damaged`, on all processes.
+
+    One that found damage alone would go another way than the others, who would wait for it in the
+    next program over all devices: so they agree after every reading.
+    """
 
     def __init__(self, storage: Storage, directory: epath.Path) -> None:
         self._storage, self._directory = storage, directory
@@ -45,7 +52,7 @@ class Reader:
             Damaged: it is not what was saved, or can't be read.
             UserError: another version of bertjax wrote it.
         """
-        meta = unseal(self._storage.read_meta(step), "meta")
+        meta = _together(lambda: unseal(self._storage.read_meta(step), "meta"))
         if meta.get("format") != FORMAT_VERSION:
             raise UserError(
                 f"The checkpoint of step {step:,} in {self._directory} has format "
@@ -106,12 +113,24 @@ class Reader:
     def _read_arrays(
         self, step: int, wanted: dict[str, Any], saved: dict[str, list], partial: bool
     ) -> dict[str, jax.Array]:
-        arrays = self._storage.read_arrays(step, wanted, partial=partial)
+        arrays = _together(lambda: self._storage.read_arrays(step, wanted, partial=partial))
         described, poisoned = describe({name: arrays[name] for name in wanted})
         wrong = sorted({*poisoned, *(n for n in wanted if described[n][2] != saved[n][2])})
         if wrong:
             raise Damaged(f"not the bits that were saved: {some(wrong)}")
         return arrays
+
+
+def _together(read: Callable[[], _T]) -> _T:
+    """What `read` gives, if it gives something on every process; else all raise Damaged."""
+    found, why = None, "another process found it so"
+    try:
+        found = read()
+    except Damaged as damage:
+        why = str(damage)
+    if not all_processes(found is not None):
+        raise Damaged(why)
+    return cast(_T, found)
 
 
 def some(names: list[str], separator: str = ", ") -> str:

@@ -27,7 +27,10 @@ _NOT_TO_BE_HAD = re.compile(
 
 
 class Storage:
-    """A directory of steps; every method is called by all processes, from their main threads."""
+    """A directory of steps; every method is called by all processes, from their main threads.
+
+    Reading is each process's own affair: one may find damage where the others find none.
+    """
 
     def __init__(self, directory: epath.Path, *, read_only: bool) -> None:
         """Opens or makes the directory, and removes what interrupted saves left behind.
@@ -49,7 +52,8 @@ class Storage:
             lightweight_initialize=True,
             save_root_metadata=False,
         )
-        handlers = {
+        self._directory = directory
+        self._handlers = {
             # Compressing float32 weights saves 8% of the space for three times the CPU time.
             "state": ocp.PyTreeCheckpointHandler(use_compression=False),
             "meta": ocp.JsonCheckpointHandler(),
@@ -61,7 +65,7 @@ class Storage:
                 # upwards, and stopping.py asks more often: the two together lose the notice.
                 return False
 
-        self._manager = Manager(directory, options=options, item_handlers=handlers)
+        self._manager = Manager(directory, options=options, item_handlers=self._handlers)
 
     def steps(self) -> list[int]:
         """The committed steps, ascending."""
@@ -98,9 +102,7 @@ class Storage:
         Raises:
             Damaged: it can't be read.
         """
-        import orbax.checkpoint as ocp
-
-        return self._read(step, "meta", ocp.args.JsonRestore())
+        return self._read(step, "meta")
 
     def read_arrays(
         self, step: int, wanted: dict[str, jax.ShapeDtypeStruct], *, partial: bool
@@ -129,11 +131,10 @@ class Storage:
         )
         return named(self._read(step, "state", args))
 
-    def _read(self, step: int, item: str, args: Any) -> Any:
-        import orbax.checkpoint as ocp
-
+    def _read(self, step: int, item: str, args: Any = None) -> Any:
         try:
-            return self._manager.restore(step, args=ocp.args.Composite(**{item: args}))[item]
+            # Not by the manager, which waits for the other processes: one that fails never comes.
+            return self._handlers[item].restore(self._directory / str(step) / item, args=args)
         except Exception as error:
             cause = error
             while isinstance(cause.__cause__, Exception):  # Orbax wraps what TensorStore raised
