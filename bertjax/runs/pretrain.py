@@ -75,7 +75,6 @@ def pretrain(
     stream = TrainStream(reader, seed=config.seed, batch_size=config.batch_size)
     evaluate = _evaluator(config, mesh, program, on_evaluate)
     workdir = choose_workdir(config.workdir, fresh=config.fresh)
-    state = program.init()
     _announce(config, mesh, program, manifest, workdir, log)
     if not (workdir / "config.json").exists():
         _write_run(config, tokenizer, workdir)
@@ -88,7 +87,8 @@ def pretrain(
         fitted = fit(
             config.loop,
             workdir=workdir,
-            state=state,
+            init=program.init,
+            abstract_state=program.abstract_state,
             train_step=program.step,
             batch_at=lambda step: sharding.make_global_batch(
                 mesh, config.batch_size, functools.partial(stream.rows, step)

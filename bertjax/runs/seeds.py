@@ -182,7 +182,8 @@ class SeedTrainer:
             result = fit(
                 loop,
                 workdir=workdir,
-                state=self.programs.make_state(self._initial(seed)),
+                init=lambda: self.programs.make_state(self._initial(seed)),
+                abstract_state=self.programs.abstract_state,
                 train_step=self.programs.train_step,
                 batch_at=functools.partial(self._batch, seed, rate),
                 evaluate=evaluate,

@@ -96,6 +96,15 @@ def state_shardings(mesh: Mesh, abstract: Any) -> Any:
     return jax.tree_util.tree_map_with_path(sharding, abstract)
 
 
+def placed(abstract: Any, shardings: Any) -> Any:
+    """The `jax.ShapeDtypeStruct`s of a tree, with these shardings."""
+    return jax.tree.map(
+        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+        abstract,
+        shardings,
+    )
+
+
 def replicated_moments(mesh: Mesh, abstract: Any) -> list[str]:
     """Paths of the moments that no dimension lets split over `data`."""
     return [
