@@ -94,13 +94,17 @@ def make_train_step(
         weights = _sum_over(weights_fn(batch), axis_name)
         dropout_keys = _keys_of(key, _DROPOUT, rows)
 
+        # Of parameters that shard_map knows to be the same everywhere it gives gradients that are
+        # summed already (check_vma): so that the sum below is the only one, these are its own.
+        own_params = _varying(state.params, axis_name)
+
         def part(batch: Batch, keys: jax.Array):
             (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-                state.params, batch, weights=weights, dropout_key=keys
+                own_params, batch, weights=weights, dropout_key=keys
             )
             return grads, loss, metrics
 
-        sums = _accumulated(part, batch, dropout_keys, accumulation)
+        sums = _accumulated(part, batch, dropout_keys, accumulation, axis_name)
         grads, loss, metrics = _sum_over(sums, axis_name)
         norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
@@ -185,7 +189,7 @@ def _keys_of(key: jax.Array, use: int, rows: jax.Array) -> jax.Array:
 
 
 def _global_rows(batch: Batch, axis_name: str | tuple[str, ...] | None) -> jax.Array:
-    rows = jnp.arange(batch["input_ids"].shape[0], dtype=jnp.uint32)
+    rows = jnp.arange(jax.tree.leaves(batch)[0].shape[0], dtype=jnp.uint32)
     if axis_name is None:
         return rows
     return rows + jax.lax.axis_index(axis_name).astype(jnp.uint32) * rows.shape[0]
@@ -195,8 +199,21 @@ def _sum_over(tree: Any, axis_name: str | tuple[str, ...] | None) -> Any:
     return tree if axis_name is None else jax.lax.psum(tree, axis_name)
 
 
+def _varying(tree: Any, axis_name: str | tuple[str, ...] | None) -> Any:
+    """The same arrays, each device's taken as its own; without effect where nobody asks."""
+    if axis_name is None:
+        return tree
+    if hasattr(jax.lax, "pcast"):
+        return jax.tree.map(lambda leaf: jax.lax.pcast(leaf, axis_name, to="varying"), tree)
+    return jax.lax.pvary(tree, axis_name)  # type: ignore[attr-defined]  # jax 0.7
+
+
 def _accumulated(
-    part: Callable, batch: Batch, keys: jax.Array, accumulation: int
+    part: Callable,
+    batch: Batch,
+    keys: jax.Array,
+    accumulation: int,
+    axis_name: str | tuple[str, ...] | None,
 ) -> tuple[Any, jax.Array, Any]:
     """The sum of `part` over microbatches.
 
@@ -222,4 +239,4 @@ def _accumulated(
     def body(total: Any, one: tuple[Batch, jax.Array]) -> tuple[Any, None]:
         return jax.tree.map(jnp.add, total, part(*one)), None
 
-    return jax.lax.scan(body, zeros, micro)[0]
+    return jax.lax.scan(body, _varying(zeros, axis_name), micro)[0]

@@ -87,9 +87,7 @@ def under_shard_map():
     step, state = step_and_state(2, bj.Execution(), axis_name=("data", "fsdp"))
     rows = PartitionSpec(("data", "fsdp"))
     whole = PartitionSpec()
-    mapped = jax.shard_map(
-        step, mesh=mesh, in_specs=(whole, rows), out_specs=whole, check_vma=False
-    )
+    mapped = jax.shard_map(step, mesh=mesh, in_specs=(whole, rows), out_specs=whole)
     compiled = jax.jit(mapped)
     for number in range(STEPS):
         state, metrics = compiled(state, batch(number))
