@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+import bertjax as bj
 from bertjax.config import BertConfig
 from bertjax.errors import UserError
 from bertjax.interop import tensors
@@ -208,6 +209,31 @@ def test_heads_that_are_absent_are_left_out(exported):
     model = from_pretrained(exported)
     assert set(model.params) == {"embeddings", "encoder", "pooler"}
     assert model.task == {"kind": "encoder"}
+
+
+def test_a_masked_lm_without_a_pooler_encodes_and_fills(exported, params):
+    """As every BertForMaskedLM of Hugging Face's is saved."""
+    rewrite(
+        exported,
+        lambda arrays: {
+            name: array
+            for name, array in arrays.items()
+            if not name.startswith(("bert.pooler.", "cls.seq_relationship."))
+        },
+    )
+    model = from_pretrained(exported)
+    assert model.kind == "masked_lm" and "pooler" not in model.params
+    inputs = {"input_ids": jnp.asarray([[2, 5, 4, 7, 3]])}
+    encode = jax.jit(bj.encode, static_argnums=2)
+    mlm_logits = jax.jit(bj.mlm_logits, static_argnums=2)
+    out, whole = (encode(each, inputs, CONFIG) for each in (model.params, params))
+    assert out.pooled is None and whole.pooled is not None
+    np.testing.assert_array_equal(out.last_hidden_state, whole.last_hidden_state)
+    logits = mlm_logits(model.params, inputs, CONFIG)
+    np.testing.assert_array_equal(logits, mlm_logits(params, inputs, CONFIG))
+    some = mlm_logits(model.params, inputs, CONFIG, positions=jnp.asarray([[2, 0]]))
+    # Other shapes of the same products: float32 sums in another order.
+    np.testing.assert_allclose(some[0], logits[0, jnp.asarray([2, 0])], rtol=1e-5, atol=1e-5)
 
 
 QUERY = "bert.encoder.layer.3.attention.self.query.weight"
