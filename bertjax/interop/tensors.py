@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -18,6 +18,7 @@ from bertjax import places
 from bertjax.config import BertConfig
 from bertjax.errors import UserError
 from bertjax.model.bert import init_params
+from bertjax.train.paths import named
 
 # Our modules and theirs, tried in this order; `transformers/models/bert/modeling_bert.py`.
 _MODULES = (
@@ -73,7 +74,7 @@ def tensor_name(path: str) -> tuple[str, bool]:
 def to_tensors(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The parameters by Hugging Face's names, float32; the tied decoder is not repeated."""
     tensors = {}
-    for path, value in _leaves(params):
+    for path, value in named(params).items():
         name, transposed = tensor_name(path)
         array = np.asarray(value, np.float32)
         tensors[name] = np.ascontiguousarray(array.T if transposed else array)
@@ -120,11 +121,12 @@ def read_params(path: epath.Path, config: BertConfig) -> dict:
     _check_names(path, tensors, shapes)
     params: dict[str, Any] = {}
     for part, subtree in shapes.items():
-        wanted = {name: tensor_name(f"{part}/{name}") for name, _ in _leaves(subtree)}
+        leaves = named(subtree)
+        wanted = {name: tensor_name(f"{part}/{name}") for name in leaves}
         if part in _OPTIONAL and not any(name in tensors for name, _ in wanted.values()):
             continue
         arrays = [
-            _tensor(path, tensors, *wanted[name], leaf.shape) for name, leaf in _leaves(subtree)
+            _tensor(path, tensors, *wanted[name], leaf.shape) for name, leaf in leaves.items()
         ]
         params[part] = jax.tree.unflatten(jax.tree.structure(subtree), arrays)
     _check_decoder(path, tensors)
@@ -173,7 +175,7 @@ def _tensor(
 
 def _check_names(path: epath.Path, tensors: Mapping[str, np.ndarray], shapes: dict) -> None:
     """Refuses tensors of the encoder that its configuration doesn't know: it is another model."""
-    known = {tensor_name(name)[0] for name, _ in _leaves(shapes)}
+    known = {tensor_name(name)[0] for name in named(shapes)}
     for name in tensors:
         if name.startswith(_ENCODER) and name not in known and name not in _IGNORED:
             raise UserError(
@@ -252,12 +254,6 @@ def _cut_off(data: bytes) -> str | None:
         if end > len(data):
             return f"cut off at byte {len(data):,}: the tensor {name} {shape} ends at {end:,}"
     return None
-
-
-def _leaves(params: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    flat, _ = jax.tree_util.tree_flatten_with_path(params)
-    for keys, value in flat:
-        yield "/".join(key.key for key in keys), value
 
 
 def _payload_hash(tensors: Mapping[str, np.ndarray]) -> str:

@@ -79,13 +79,14 @@ def encode(
         output_attentions: also give every layer's attention probabilities.
 
     Returns:
-        last_hidden_state [B, T, D], pooled [B, D] and what was asked for.
+        last_hidden_state [B, T, D], pooled [B, D] (None if params have no pooler, as many masked
+        LMs) and what was asked for.
 
     Raises:
         ValueError: T is longer than the model's positions.
     """
     return _apply(
-        BertEncoder(config, execution),
+        BertEncoder(config, execution, add_pooler="pooler" in params),
         params,
         inputs,
         row_keys(dropout_key, inputs["input_ids"].shape[0]),
@@ -117,10 +118,19 @@ def pretraining_logits(
 
 
 def mlm_logits(
-    params: Params, inputs: Inputs, config: BertConfig, *, execution: Execution = _DEFAULT
+    params: Params,
+    inputs: Inputs,
+    config: BertConfig,
+    *,
+    positions: jax.Array | None = None,
+    execution: Execution = _DEFAULT,
 ) -> jax.Array:
-    """Masked-LM logits at every position: [B, T, V] float32."""
-    return _apply(BertForPreTraining(config, execution), params, inputs, method="mlm_logits")
+    """Masked-LM logits at positions [B, P], or at every one: float32 [B, P, V] or [B, T, V].
+
+    Needs neither a pooler nor a next-sentence head.
+    """
+    module = BertForPreTraining(config, execution, add_pooler=False)
+    return _apply(module, params, inputs, positions, method="mlm_logits")
 
 
 def task_logits(

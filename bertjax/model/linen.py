@@ -31,8 +31,8 @@ class EncoderOutput(NamedTuple):
 
     last_hidden_state: jax.Array
     """[B, T, D] in the compute type."""
-    pooled: jax.Array
-    """[B, D]; [B, S, D] where the inputs have cls_positions [B, S]."""
+    pooled: jax.Array | None
+    """[B, D]; [B, S, D] where the inputs have cls_positions [B, S]; None without a pooler."""
     hidden_states: tuple[jax.Array, ...] | None = None
     """L + 1 arrays [B, T, D]: the embeddings, then every layer."""
     attentions: tuple[jax.Array, ...] | None = None
@@ -44,6 +44,7 @@ class BertEncoder(nn.Module):
 
     config: BertConfig
     execution: Execution = Execution()
+    add_pooler: bool = True
 
     def setup(self) -> None:
         self.embeddings = Embeddings(self.config, self.execution)
@@ -77,7 +78,8 @@ class BertEncoder(nn.Module):
         )
         cls_positions = inputs.get("cls_positions")
         first = x[:, 0] if cls_positions is None else gather_positions(x, cls_positions)
-        return EncoderOutput(x, jnp.tanh(self.pooler(first)), states, probs)
+        pooled = jnp.tanh(self.pooler(first)) if self.add_pooler else None
+        return EncoderOutput(x, pooled, states, probs)
 
 
 class BertForPreTraining(BertEncoder):
@@ -100,10 +102,12 @@ class BertForPreTraining(BertEncoder):
         nsp = self.nsp(out.pooled).astype(jnp.float32)
         return self.mlm(gathered, self.embeddings.attend), nsp
 
-    def mlm_logits(self, inputs: Inputs) -> jax.Array:
-        """Float32 logits [B, T, V] at every position."""
-        out = BertEncoder.__call__(self, inputs)
-        return self.mlm(out.last_hidden_state, self.embeddings.attend)
+    def mlm_logits(self, inputs: Inputs, positions: jax.Array | None = None) -> jax.Array:
+        """Float32 logits [B, P, V] at positions [B, P], or [B, T, V] at every position."""
+        x = BertEncoder.__call__(self, inputs).last_hidden_state
+        if positions is not None:
+            x = gather_positions(x, positions)
+        return self.mlm(x, self.embeddings.attend)
 
 
 class BertForSequenceClassification(BertEncoder):
@@ -118,6 +122,7 @@ class BertForSequenceClassification(BertEncoder):
     def __call__(self, inputs: Inputs, dropout_keys: jax.Array | None = None) -> jax.Array:
         """Float32 logits [B, C]."""
         pooled = BertEncoder.__call__(self, inputs, dropout_keys).pooled
+        assert pooled is not None
         keys = fold_keys(dropout_keys, LAYER_POOLED)
         pooled = dropout(pooled, keys, SITE_POOLED, self.config.hidden_dropout_prob)
         return self.classifier(pooled).astype(jnp.float32)

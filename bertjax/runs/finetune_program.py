@@ -25,6 +25,8 @@ class Programs(NamedTuple):
     """The first state, sharded, from parameters on the host."""
     train_step: Callable[[TrainState, Any], tuple[TrainState, Any]]
     """The jitted step; a batch also carries seed, int32 [], and schedule, float32 [3]."""
+    abstract_state: TrainState
+    """ShapeDtypeStructs with their shardings."""
 
 
 class RateState(NamedTuple):
@@ -103,10 +105,12 @@ def programs(
         return init_state(params, optimizer)
 
     params = jax.eval_shape(lambda: random_params(config, jax.random.key(0), outputs, True))
-    shardings = sharding.state_shardings(mesh, jax.eval_shape(make_state, params))
+    shapes = jax.eval_shape(make_state, params)
+    shardings = sharding.state_shardings(mesh, shapes)
     return Programs(
         jax.jit(make_state, out_shardings=shardings),
         jit_train_step(train_step, mesh, shardings),
+        sharding.placed(shapes, shardings),
     )
 
 

@@ -112,7 +112,7 @@ def likeliest_tokens(
     """Probabilities and ids [B, P, k] of the likeliest of the first `pieces` tokens at positions
     [B, P]; rows of the table beyond the vocabulary have no token to show.
     """
-    logits, _ = bert.pretraining_logits(params, inputs, positions, config, execution=execution)
+    logits = bert.mlm_logits(params, inputs, config, positions=positions, execution=execution)
     scores, ids = jax.lax.top_k(jax.nn.softmax(logits)[..., :pieces], k)
     return scores, ids
 
@@ -129,6 +129,7 @@ def pooled_vectors(
     """[B, D * layers] float32."""
     out = bert.encode(params, inputs, config, execution=execution, output_hidden_states=True)
     if pooling == "pooler":
+        assert out.pooled is not None
         return out.pooled.astype(jnp.float32)
     assert out.hidden_states is not None
     states = jnp.concatenate([out.hidden_states[layer] for layer in layers], axis=-1)
@@ -159,16 +160,3 @@ def _row_bucket(rows: int, batch_size: int) -> int:
 def model_inputs(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """What the model reads of a batch."""
     return {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
-
-
-def complete(params: bert.Params, config: BertConfig) -> dict[str, Any]:
-    """The parameters, with zeros for a pooler or next-sentence head that a model came without.
-
-    The programs compute both, but nobody then looks at them.
-    """
-    width = config.hidden_size
-    zeros = {
-        "pooler": {"kernel": jnp.zeros((width, width)), "bias": jnp.zeros(width)},
-        "nsp": {"kernel": jnp.zeros((width, 2)), "bias": jnp.zeros(2)},
-    }
-    return zeros | dict(params)

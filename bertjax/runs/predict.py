@@ -118,7 +118,6 @@ def _fill_mask(
                 "shorten the text before it."
             )
     answers: list[list[list[dict[str, Any]]]] = [[] for _ in texts]
-    params = inference.complete(model.params, model.config)
     for rows, batch in inference.batches(examples, batch_size, length):
         # P a power of two: few programs.
         most = 1 << (max(len(places[row]) for row in rows) - 1).bit_length()
@@ -126,7 +125,7 @@ def _fill_mask(
         for at, row in enumerate(rows):
             positions[at, : len(places[row])] = places[row]
         best = inference.likeliest_tokens(
-            params,
+            model.params,
             inference.model_inputs(batch),
             positions,
             pieces=model.tokenizer.vocab_size,
@@ -187,10 +186,9 @@ def embed(
     length = _max_length(model)
     examples = classification.tokenize(firsts, seconds, model.tokenizer, length)
     result = np.zeros((len(firsts), model.config.hidden_size * len(layers)), np.float32)
-    params = inference.complete(model.params, model.config)
     for rows, batch in inference.batches(examples, batch_size, length):
         vectors = inference.pooled_vectors(
-            params,
+            model.params,
             inference.model_inputs(batch),
             layers=layers,
             pooling=pooling,

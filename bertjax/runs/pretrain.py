@@ -76,7 +76,6 @@ def pretrain(
     stream = TrainStream(reader, seed=config.seed, batch_size=config.batch_size)
     evaluate = _evaluator(config, mesh, program, on_evaluate)
     workdir = choose_workdir(config.workdir, KIND, fresh=config.fresh)
-    state = program.init()
     _announce(config, mesh, program, manifest, workdir, log)
     if not (workdir / "config.json").exists():
         _write_run(config, tokenizer, workdir)
@@ -84,13 +83,13 @@ def pretrain(
         workdir / "checkpoints",
         keep_last=config.loop.keep_last,
         keep_best=config.loop.keep_best,
-        best_metric=BEST_METRIC,
         log=log,
     ) as checkpoints:
         fitted = fit(
             config.loop,
             workdir=workdir,
-            state=state,
+            init=program.init,
+            abstract_state=program.abstract_state,
             train_step=program.step,
             batch_at=lambda step: sharding.make_global_batch(
                 mesh, config.batch_size, functools.partial(stream.rows, step)

@@ -121,11 +121,7 @@ def build(
         init=jax.jit(first, out_shardings=shardings),
         step=jit_train_step(step, mesh, shardings),
         eval_step=jax.jit(evaluation, out_shardings=sharding.replicated(mesh)),
-        abstract_state=jax.tree.map(
-            lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
-            shapes,
-            shardings,
-        ),
+        abstract_state=sharding.placed(shapes, shardings),
         abstract_batch={
             "input_ids": struct(batch, length),
             "attention_mask": struct(batch, length),

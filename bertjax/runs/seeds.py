@@ -22,9 +22,10 @@ from bertjax.runs.finetune_program import programs, random_params
 from bertjax.runs.workdir import CONFIG, choose_workdir, write_config
 from bertjax.tasks import classification, tables
 from bertjax.train import sharding
-from bertjax.train.checkpoint import Checkpoints, abstract
+from bertjax.train.checkpoint import Checkpoints
 from bertjax.train.loop import LoopConfig, fit
 from bertjax.train.optimizer import make_schedule
+from bertjax.train.restore import abstract
 from bertjax.train.step import TrainState
 from bertjax.train.telemetry import Field, Telemetry
 
@@ -198,14 +199,14 @@ class SeedTrainer:
         with Checkpoints(
             workdir / "checkpoints",
             keep_best=loop.keep_best,
-            best_metric=self.metric if select_best else None,
             best_mode="max",
             log=self.log,
         ) as checkpoints:
             result = fit(
                 loop,
                 workdir=workdir,
-                state=self.programs.make_state(self._initial(seed)),
+                init=lambda: self.programs.make_state(self._initial(seed)),
+                abstract_state=self.programs.abstract_state,
                 train_step=self.programs.train_step,
                 batch_at=functools.partial(self._batch, seed, rate),
                 evaluate=evaluate,

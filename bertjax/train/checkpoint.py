@@ -2,9 +2,9 @@
 
 A step is the state (arrays named by their paths in the pytree) and a JSON `meta` with a fingerprint
 of every array; storage.py commits both at once, in the background. What Orbax does not do is done
-here: a restored array must have the fingerprint, shape and dtype that were saved, a damaged step is
-marked and the one before is taken, a state that is not finite is refused, and only steps whose meta
-is whole count towards `keep_last` and `keep_best`.
+here and in restore.py: a restored array must have the fingerprint, shape and dtype that were saved,
+a damaged step is marked and the one before is taken, a state that is not finite is refused, and
+only steps whose meta is whole count towards `keep_last` and `keep_best`.
 """
 
 import contextlib
@@ -13,43 +13,21 @@ import json
 import logging
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from etils import epath
 
 from bertjax.errors import UserError
-from bertjax.train.fingerprint import Damaged, describe, differences, seal, unseal
-from bertjax.train.storage import (
-    Storage,
-    all_processes,
-    barrier,
-    from_first_process,
-    named,
-    nested,
-)
+from bertjax.train.fingerprint import Damaged, describe, seal
+from bertjax.train.paths import named, nested
+from bertjax.train.restore import AMENDMENT, FORMAT_VERSION, Reader, Restored, some
+from bertjax.train.storage import Storage, barrier, from_first_process
 
-FORMAT_VERSION = 1
 _LOGGER = logging.getLogger("bertjax")
 _MARKER = "bad"
-_AMENDMENT = "amendment.json"
 _FULL_DISK = ("No space left", "File too large", "Disk quota", "os_error_code='28'")
-
-
-class Restored(NamedTuple):
-    """What `Checkpoints.restore` found: the state, and the `meta` that was saved with it."""
-
-    state: Any
-    meta: dict[str, Any]
-
-
-def abstract(tree: Any) -> Any:
-    """The shapes, dtypes and shardings of a pytree of arrays, for `Checkpoints.restore`."""
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None)),
-        tree,
-    )
 
 
 class Checkpoints:
@@ -61,7 +39,6 @@ class Checkpoints:
         *,
         keep_last: int = 3,
         keep_best: int = 1,
-        best_metric: str | None = None,
         best_mode: Literal["min", "max"] = "min",
         read_only: bool = False,
         log: Callable[[str], None] = _LOGGER.warning,
@@ -73,8 +50,7 @@ class Checkpoints:
             keep_last: how many of the newest whole steps stay; at least 3, so that a damaged
                 checkpoint, or a run that went wrong, leaves something to go back to.
             keep_best: how many of the steps with the best metric stay besides.
-            best_metric: the metric's name, for messages; `save` is given its value.
-            best_mode: whether less or more is better.
+            best_mode: whether a lower or a higher metric is better.
             read_only: never writes, cleans or marks: for reading a run that may be going on.
             log: told in one line about damage and what was done about it.
 
@@ -89,12 +65,12 @@ class Checkpoints:
         if keep_best < 0:
             raise UserError(f"keep_best is {keep_best}: give 0 or more.")
         self.directory = epath.Path(directory)
-        self.best_metric = best_metric
         self.best_mode = best_mode
         self._keep_last, self._keep_best = keep_last, keep_best
         self._read_only, self._log = read_only, log
         self._pending: tuple[int, float | None] | None = None
         self._storage = Storage(self.directory, read_only=read_only)
+        self._reader = Reader(self._storage, self.directory)
         self._scores: dict[int, float | None] = {}
         self._good: list[int] = []
         self._scan()
@@ -123,13 +99,11 @@ class Checkpoints:
         return [step for _, step in sorted(scored)]
 
     def _scan(self) -> None:
-        """Reads the directory; never trusts Orbax's memory, which names a step that failed."""
+        """Reads the steps there are; once, before any save: Orbax still lists one that failed."""
         self._good, self._scores = [], {}
-        for step in self._storage.steps():
-            if self._marker(step).exists():
-                continue
+        for step in reversed(self._candidates()):
             with contextlib.suppress(Damaged):
-                self._scores[step] = self._read_meta(step).get("metric")
+                self._scores[step] = self._reader.meta(step).get("metric")
                 self._good.append(step)
 
     def _marker(self, step: int) -> epath.Path:
@@ -148,7 +122,7 @@ class Checkpoints:
         Args:
             state: a pytree of arrays with an integer leaf named `step`.
             meta: JSON values to keep with it; returned by `restore`.
-            metric: this state's value of `best_metric`, if it was evaluated.
+            metric: what `best_mode` compares, if this state was evaluated.
             wait: return only when the step is committed.
 
         Returns:
@@ -164,10 +138,10 @@ class Checkpoints:
         described, poisoned = describe(arrays)
         if poisoned:
             raise UserError(
-                f"The state of step {step:,} is not finite ({_some(poisoned)}) and was not saved; "
+                f"The state of step {step:,} is not finite ({some(poisoned)}) and was not saved; "
                 f"{self._safe()}. Lower the learning rate and run the same command again."
             )
-        if step in self._good and self._read_meta(step)["arrays"] == described:
+        if step in self._good and self._reader.meta(step)["arrays"] == described:
             return False
         if step in self._storage.steps():
             self._delete(step)
@@ -193,14 +167,14 @@ class Checkpoints:
 
         Args:
             step: one of `steps()`.
-            metric: the step's value of `best_metric`.
+            metric: the step's, as `save` takes it.
             fields: keys of the meta to replace.
         """
         self.wait()
         if metric is not None and math.isfinite(metric):
             self._scores[step] = fields["metric"] = metric
         if jax.process_index() == 0:
-            path = self.directory / str(step) / _AMENDMENT
+            path = self.directory / str(step) / AMENDMENT
             path.write_text(json.dumps(seal(fields)))
         barrier("bertjax_amended")
 
@@ -252,10 +226,11 @@ class Checkpoints:
         return f"the checkpoint of step {self._good[-1]:,} is whole"
 
     def _collect_garbage(self) -> None:
-        keep = {*self._good[-self._keep_last :], *self._ranked()[: self._keep_best]}
+        last = self._good[-self._keep_last :]
+        keep = {*last, *self._ranked()[: self._keep_best]}
         for step in self._storage.steps():
             # A step that is not good is left for inspection until good ones have replaced it.
-            if step not in keep and (step in self._good or step < min(keep)):
+            if step not in keep and (step in self._good or step < last[0]):
                 self._delete(step)
 
     def _delete(self, step: int) -> None:
@@ -288,21 +263,19 @@ class Checkpoints:
             UserError: every checkpoint is damaged, or their arrays are not those of `target`.
         """
         self.wait()
-        candidates = from_first_process(self._candidates() if step is None else [step])
+        candidates = self._candidates() if step is None else [step]
         if step is not None and step not in self._storage.steps():
             raise UserError(f"{self.directory} holds no checkpoint of step {step:,}.")
         for candidate in candidates:
-            found, why = None, ""
             try:
-                found = self._restore_step(candidate, target, accept)
+                return self._reader.state(candidate, target, accept)
             except Damaged as damage:
-                why = str(damage)
-            if all_processes(found is not None):
-                return found
-            self._mark(candidate, why or "another process found it so")
-        if not candidates:
+                self._mark(candidate, str(damage))
+        # Steps that were all marked before are no empty directory: training would replace them.
+        damaged = candidates or from_first_process(self._storage.steps()[::-1])
+        if not damaged:
             return None
-        names = ", ".join(f"{candidate:,}" for candidate in candidates)
+        names = ", ".join(f"{each:,}" for each in damaged)
         raise UserError(
             f"No checkpoint in {self.directory} is whole (damaged: step {names}): start beside "
             "them with --fresh, or put a copy back."
@@ -329,10 +302,10 @@ class Checkpoints:
             raise UserError(f"{self.directory} holds no whole checkpoint ({which} was asked for).")
         try:
             if target is None:
-                arrays = self._read_meta(step)["arrays"]
+                arrays = self._reader.meta(step)["arrays"]
                 saved = {n: jax.ShapeDtypeStruct(s, d) for n, (d, s, _) in arrays.items()}
                 target = nested(saved)["params"]
-            restored = self._restore_step(step, {"params": target}, None, partial=True)
+            restored = self._reader.state(step, {"params": target}, partial=True)
         except Damaged as damage:
             raise UserError(
                 f"The checkpoint of step {step:,} in {self.directory} is damaged ({damage}): "
@@ -342,65 +315,8 @@ class Checkpoints:
 
     def _candidates(self) -> list[int]:
         """Committed steps without a marker, newest first; those whose meta is damaged as well."""
-        steps = sorted(self._storage.steps(), reverse=True)
-        return [step for step in steps if not self._marker(step).exists()]
-
-    def _restore_step(
-        self,
-        step: int,
-        target: Any,
-        accept: Callable[[dict[str, Any]], None] | None,
-        *,
-        partial: bool = False,
-    ) -> Restored:
-        meta = self._read_meta(step)
-        if accept is not None:
-            accept(meta)
-        wanted = named(target)
-        saved = meta["arrays"]
-        if partial:
-            saved = {name: saved[name] for name in wanted if name in saved}
-        self._compare(step, saved, wanted)
-        try:
-            arrays = self._read_arrays(step, wanted, saved, partial)
-        except Damaged:
-            # A second reading tells damage on disk from a hiccup of the network or of memory.
-            arrays = self._read_arrays(step, wanted, saved, partial)
-        state = jax.tree.unflatten(jax.tree.structure(target), [arrays[name] for name in wanted])
-        return Restored(state, meta)
-
-    def _compare(self, step: int, saved: dict[str, list], wanted: dict[str, Any]) -> None:
-        """Refuses other names, shapes or dtypes; Orbax would cast a dtype silently."""
-        if differing := differences(saved, wanted):
-            raise UserError(
-                f"The checkpoint of step {step:,} in {self.directory} holds another state: "
-                f"{_some(differing, '; ')}. Use --fresh to start beside the old run, or give a new "
-                "--workdir."
-            )
-
-    def _read_meta(self, step: int) -> dict[str, Any]:
-        meta = unseal(self._storage.read_meta(step), "meta")
-        if meta.get("format") != FORMAT_VERSION:
-            raise UserError(
-                f"The checkpoint of step {step:,} in {self.directory} has format "
-                f"{meta.get('format')}, and this bertjax reads {FORMAT_VERSION}: use the version "
-                "of bertjax that wrote it."
-            )
-        path = self.directory / str(step) / _AMENDMENT
-        if path.exists():
-            with contextlib.suppress(ValueError, OSError, Damaged):  # half-written: as if absent
-                meta.update(unseal(json.loads(path.read_text()), "amendment"))
-        return meta
-
-    def _read_arrays(
-        self, step: int, wanted: dict[str, Any], saved: dict[str, list], partial: bool
-    ) -> dict[str, jax.Array]:
-        arrays = self._storage.read_arrays(step, wanted, partial=partial)
-        described, poisoned = describe({name: arrays[name] for name in wanted})
-        wrong = sorted({*poisoned, *(n for n in wanted if described[n][2] != saved[n][2])})
-        if wrong:
-            raise Damaged(f"not the bits that were saved: {_some(wrong)}")
-        return arrays
+        steps = self._storage.steps()[::-1]
+        return from_first_process([step for step in steps if not self._marker(step).exists()])
 
     def _mark(self, step: int, why: str) -> None:
         self._log(
@@ -420,8 +336,3 @@ class Checkpoints:
 def _versions() -> dict[str, str]:
     names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
     return {name: importlib.metadata.version(name) for name in names}
-
-
-def _some(names: list[str], separator: str = ", ") -> str:
-    more = f"{separator}and {len(names) - 3} more" if len(names) > 3 else ""
-    return separator.join(names[:3]) + more

@@ -79,7 +79,8 @@ def fit(
     config: LoopConfig,
     *,
     workdir: epath.PathLike,
-    state: Any,
+    init: Callable[[], Any],
+    abstract_state: Any,
     train_step: Callable[[Any, Any], tuple[Any, Mapping[str, Any]]],
     batch_at: Callable[[int], Any],
     evaluate: Callable[[Any, Callable[[], bool]], Mapping[str, float] | None] | None,
@@ -97,7 +98,9 @@ def fit(
     Args:
         config: steps and intervals.
         workdir: named in messages.
-        state: the initial state, a pytree with `step`, `bad_steps` and `params`; donated.
+        init: makes the first state, a pytree with `step`, `bad_steps` and `params`, to be donated;
+            not called where there is a checkpoint: two states may be more than the devices hold.
+        abstract_state: the `jax.ShapeDtypeStruct`s of a state, with their shardings.
         train_step: (state, batch) -> (state, metrics): jitted, metrics are device scalars with
             `loss` and, where the step skips what is not finite by itself, `skipped`.
         batch_at: the device batch of a step; called ahead, from threads.
@@ -135,7 +138,7 @@ def fit(
     )
     with stop_requests() as stop:
         try:
-            return run.go(state, stop)
+            return run.go(init, abstract_state, stop)
         finally:
             telemetry.end()
 
@@ -166,8 +169,10 @@ class _Run:
         self.owed = False  # a save that fell due in a row of bad steps
         self.pending: tuple[int, Mapping[str, Any]] | None = None  # metrics still on the device
 
-    def go(self, state: Any, stop: Callable[[], bool]) -> FitResult:
-        state, resumed_from = self._resume(state)
+    def go(
+        self, init: Callable[[], Any], abstract_state: Any, stop: Callable[[], bool]
+    ) -> FitResult:
+        state, resumed_from = self._resume(init, abstract_state)
         step, total = int(state.step), self.config.train_steps
         result = functools.partial(self._result, resumed_from=resumed_from)
         if resumed_from is not None and not self._catch_up(state, step, stop):
@@ -303,18 +308,18 @@ class _Run:
 
     # Resuming
 
-    def _resume(self, state: Any) -> tuple[Any, int | None]:
+    def _resume(self, init: Callable[[], Any], abstract_state: Any) -> tuple[Any, int | None]:
         """The state to go on from, and its step if it came from a checkpoint."""
         import jax
-
-        from bertjax.train.checkpoint import abstract
 
         def accept(saved: Mapping[str, Any]) -> None:
             refuse_another_run(saved["identity"], self.meta["identity"], self.workdir)
 
-        restored = self.checkpoints.restore(abstract(state), accept=accept)
+        restored = self.checkpoints.restore(abstract_state, accept=accept)
         memory: dict[str, Any] = {}
-        if restored is not None:
+        if restored is None:
+            state = init()
+        else:
             state, memory = restored.state, restored.meta["loop"]
             self.best, self.evaluated = memory["best"], memory["evaluated"]
             self.bad_steps = int(state.bad_steps)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from bertjax.errors import UserError
+from bertjax.train.paths import path_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +85,7 @@ def decay_mask(params: dict) -> dict:
     """True where weight decay applies: everything but LayerNorm and biases, embeddings included."""
 
     def decayed(path: tuple, _: object) -> bool:
-        names = [entry.key for entry in path]
+        names = path_name(path).split("/")
         return names[-1] != "bias" and "layer_norm" not in names
 
     return jax.tree_util.tree_map_with_path(decayed, params)

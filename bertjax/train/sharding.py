@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from bertjax.errors import UserError
+from bertjax.train.paths import named, path_name
 
 AXES = ("data", "fsdp", "tensor")
 
@@ -77,14 +78,6 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def path_name(path: tuple) -> str:
-    """`encoder/layer_0/...` from the key path of a tree."""
-    return "/".join(
-        str(getattr(entry, "key", getattr(entry, "name", getattr(entry, "idx", entry))))
-        for entry in path
-    )
-
-
 def state_shardings(mesh: Mesh, abstract: Any) -> Any:
     """The sharding of every leaf of a train state or parameter tree.
 
@@ -103,14 +96,22 @@ def state_shardings(mesh: Mesh, abstract: Any) -> Any:
     return jax.tree_util.tree_map_with_path(sharding, abstract)
 
 
+def placed(abstract: Any, shardings: Any) -> Any:
+    """The `jax.ShapeDtypeStruct`s of a tree, with these shardings."""
+    return jax.tree.map(
+        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+        abstract,
+        shardings,
+    )
+
+
 def replicated_moments(mesh: Mesh, abstract: Any) -> list[str]:
     """Paths of the moments that no dimension lets split over `data`."""
-    found: list[str] = []
-    for path, leaf in jax.tree_util.tree_leaves_with_path(abstract):
-        name = path_name(path)
-        if _MOMENTS.search(name) and "data" not in _axes(_leaf_spec(mesh, name, leaf.shape)):
-            found.append(name)
-    return found
+    return [
+        name
+        for name, leaf in named(abstract).items()
+        if _MOMENTS.search(name) and "data" not in _axes(_leaf_spec(mesh, name, leaf.shape))
+    ]
 
 
 def _leaf_spec(mesh: Mesh, name: str, shape: tuple[int, ...]) -> PartitionSpec:

@@ -90,17 +90,21 @@ def make_train_step(
         key = step_key(batch.pop("seed", seed), state.step)
         rows = _global_rows(batch, axis_name)
         if prepare is not None:
-            batch = dict(prepare(batch, row_keys(key, _MASKS, rows)))
+            batch = dict(prepare(batch, _keys_of(key, _MASKS, rows)))
         weights = _sum_over(weights_fn(batch), axis_name)
-        dropout_keys = row_keys(key, _DROPOUT, rows)
+        dropout_keys = _keys_of(key, _DROPOUT, rows)
+
+        # Of parameters that shard_map knows to be the same everywhere it gives gradients that are
+        # summed already (check_vma): so that the sum below is the only one, these are its own.
+        own_params = _varying(state.params, axis_name)
 
         def part(batch: Batch, keys: jax.Array):
             (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-                state.params, batch, weights=weights, dropout_key=keys
+                own_params, batch, weights=weights, dropout_key=keys
             )
             return grads, loss, metrics
 
-        sums = _accumulated(part, batch, dropout_keys, accumulation)
+        sums = _accumulated(part, batch, dropout_keys, accumulation, axis_name)
         grads, loss, metrics = _sum_over(sums, axis_name)
         norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
@@ -144,7 +148,7 @@ def make_eval_step(
     def eval_step(params: Any, batch: Batch, batch_index: jax.Array):
         if prepare is not None:
             rows = _global_rows(batch, None)
-            batch = prepare(batch, row_keys(step_key(seed, batch_index), _HELD_OUT, rows))
+            batch = prepare(batch, _keys_of(step_key(seed, batch_index), _HELD_OUT, rows))
         weights = weights_fn(batch)
         return metrics_fn(params, batch, weights=weights, dropout_key=None)[1]
 
@@ -178,14 +182,14 @@ def step_key(seed: int | jax.Array, step: jax.Array) -> jax.Array:
     return jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), step)
 
 
-def row_keys(key: jax.Array, use: int, rows: jax.Array) -> jax.Array:
+def _keys_of(key: jax.Array, use: int, rows: jax.Array) -> jax.Array:
     """[B] keys of one use, from the numbers of the rows in the global batch."""
     base = jax.random.fold_in(key, use)
     return jax.vmap(lambda row: jax.random.fold_in(base, row))(rows)
 
 
 def _global_rows(batch: Batch, axis_name: str | tuple[str, ...] | None) -> jax.Array:
-    rows = jnp.arange(batch["input_ids"].shape[0], dtype=jnp.uint32)
+    rows = jnp.arange(jax.tree.leaves(batch)[0].shape[0], dtype=jnp.uint32)
     if axis_name is None:
         return rows
     return rows + jax.lax.axis_index(axis_name).astype(jnp.uint32) * rows.shape[0]
@@ -195,8 +199,21 @@ def _sum_over(tree: Any, axis_name: str | tuple[str, ...] | None) -> Any:
     return tree if axis_name is None else jax.lax.psum(tree, axis_name)
 
 
+def _varying(tree: Any, axis_name: str | tuple[str, ...] | None) -> Any:
+    """The same arrays, each device's taken as its own; without effect where nobody asks."""
+    if axis_name is None:
+        return tree
+    if hasattr(jax.lax, "pcast"):
+        return jax.tree.map(lambda leaf: jax.lax.pcast(leaf, axis_name, to="varying"), tree)
+    return jax.lax.pvary(tree, axis_name)  # type: ignore[attr-defined]  # jax 0.7
+
+
 def _accumulated(
-    part: Callable, batch: Batch, keys: jax.Array, accumulation: int
+    part: Callable,
+    batch: Batch,
+    keys: jax.Array,
+    accumulation: int,
+    axis_name: str | tuple[str, ...] | None,
 ) -> tuple[Any, jax.Array, Any]:
     """The sum of `part` over microbatches.
 
@@ -222,4 +239,4 @@ def _accumulated(
     def body(total: Any, one: tuple[Batch, jax.Array]) -> tuple[Any, None]:
         return jax.tree.map(jnp.add, total, part(*one)), None
 
-    return jax.lax.scan(body, zeros, micro)[0]
+    return jax.lax.scan(body, _varying(zeros, axis_name), micro)[0]

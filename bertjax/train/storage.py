@@ -1,11 +1,12 @@
 """Everything that knows Orbax: the steps in a directory, each an array tree and a JSON object.
 
 Orbax commits both at once and writes in the background. It is not trusted further: what it reads
-is to be verified by the caller, and whatever it raises while reading is `Damaged`.
+is to be verified by the caller, and what its decoders raise over wrong bytes becomes `Damaged`.
 """
 
 import functools
 import logging
+import re
 import sys
 from typing import Any
 
@@ -14,37 +15,22 @@ import numpy as np
 from etils import epath
 
 from bertjax.train.fingerprint import Damaged
+from bertjax.train.paths import named, nested
 
-# Trees as named arrays --------------------------------------------------------------------------
-
-
-def named(tree: Any) -> dict[str, Any]:
-    """The leaves of a pytree by their paths, e.g. `params/encoder/layer_0/output/bias`."""
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {"/".join(_part(key) for key in path): leaf for path, leaf in leaves}
-
-
-def _part(key: Any) -> str:
-    for attribute in ("key", "name", "idx"):
-        if hasattr(key, attribute):
-            return str(getattr(key, attribute))
-    raise TypeError(f"a pytree node of an unknown kind: {key!r}")
-
-
-def nested(arrays: dict[str, Any]) -> dict[str, Any]:
-    """{"a/b": x} -> {"a": {"b": x}}, which is how a step stores any pytree."""
-    tree: dict[str, Any] = {}
-    for name, leaf in arrays.items():
-        *parents, last = name.split("/")
-        functools.reduce(lambda node, part: node.setdefault(part, {}), parents, tree)[last] = leaf
-    return tree
-
-
-# Orbax ------------------------------------------------------------------------------------------
+# What the decoders of JSON, of Orbax's metadata and of TensorStore raise over bytes that are wrong
+# or absent; TensorStore's ValueErrors, however, are also about bytes that could not be had.
+_DECODING = (FileNotFoundError, ValueError, LookupError, AttributeError, TypeError)
+_NOT_TO_BE_HAD = re.compile(
+    r"^(UNAVAILABLE|DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED|PERMISSION_DENIED|UNAUTHENTICATED|ABORTED|"
+    r"CANCELLED|INTERNAL|UNKNOWN)|os_error_code='(?!2')"
+)
 
 
 class Storage:
-    """A directory of steps; every method is called by all processes, from their main threads."""
+    """A directory of steps; every method is called by all processes, from their main threads.
+
+    Reading is each process's own affair: one may find damage where the others find none.
+    """
 
     def __init__(self, directory: epath.Path, *, read_only: bool) -> None:
         """Opens or makes the directory, and removes what interrupted saves left behind.
@@ -66,7 +52,8 @@ class Storage:
             lightweight_initialize=True,
             save_root_metadata=False,
         )
-        handlers = {
+        self._directory = directory
+        self._handlers = {
             # Compressing float32 weights saves 8% of the space for three times the CPU time.
             "state": ocp.PyTreeCheckpointHandler(use_compression=False),
             "meta": ocp.JsonCheckpointHandler(),
@@ -78,7 +65,7 @@ class Storage:
                 # upwards, and stopping.py asks more often: the two together lose the notice.
                 return False
 
-        self._manager = Manager(directory, options=options, item_handlers=handlers)
+        self._manager = Manager(directory, options=options, item_handlers=self._handlers)
 
     def steps(self) -> list[int]:
         """The committed steps, ascending."""
@@ -115,9 +102,7 @@ class Storage:
         Raises:
             Damaged: it can't be read.
         """
-        import orbax.checkpoint as ocp
-
-        return self._read(step, "meta", ocp.args.JsonRestore())
+        return self._read(step, "meta")
 
     def read_arrays(
         self, step: int, wanted: dict[str, jax.ShapeDtypeStruct], *, partial: bool
@@ -146,20 +131,19 @@ class Storage:
         )
         return named(self._read(step, "state", args))
 
-    def _read(self, step: int, item: str, args: Any) -> Any:
-        import orbax.checkpoint as ocp
-
+    def _read(self, step: int, item: str, args: Any = None) -> Any:
         try:
-            return self._manager.restore(step, args=ocp.args.Composite(**{item: args}))[item]
-        except MemoryError:
-            raise
+            # Not by the manager, which waits for the other processes: one that fails never comes.
+            return self._handlers[item].restore(self._directory / str(step) / item, args=args)
         except Exception as error:
-            # Damaged bytes surface as whatever the decoder that met them raises: ValueError,
-            # KeyError, UnicodeDecodeError, ... Only a lack of memory is not the file's fault.
-            if "RESOURCE_EXHAUSTED" in str(error):
+            cause = error
+            while isinstance(cause.__cause__, Exception):  # Orbax wraps what TensorStore raised
+                cause = cause.__cause__
+            # A disk, a network or a memory that fails is not the file's fault, and may pass.
+            if not isinstance(cause, _DECODING) or _NOT_TO_BE_HAD.search(str(cause)):
                 raise
-            first_line = (str(error).splitlines() or [""])[0][:200]
-            raise Damaged(f"{item}: {type(error).__name__}: {first_line}") from error
+            first_line = (str(cause).splitlines() or [""])[0][:200]
+            raise Damaged(f"{item}: {type(cause).__name__}: {first_line}") from error
 
 
 def _not_of_a_checkpoint(record: logging.LogRecord) -> bool:

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+import bertjax as bj
 from bertjax.config import BertConfig
 from bertjax.errors import UserError
 from bertjax.interop import tensors
 from bertjax.interop.huggingface import Pretrained, from_pretrained, save_pretrained
 from bertjax.model.bert import init_params
 from bertjax.text.tokenizer import load_tokenizer
+from bertjax.train.paths import named
 
 CONFIG = BertConfig(
     vocab_size=12,
@@ -209,6 +211,31 @@ def test_heads_that_are_absent_are_left_out(exported):
     assert model.task == {"kind": "encoder"}
 
 
+def test_a_masked_lm_without_a_pooler_encodes_and_fills(exported, params):
+    """As every BertForMaskedLM of Hugging Face's is saved."""
+    rewrite(
+        exported,
+        lambda arrays: {
+            name: array
+            for name, array in arrays.items()
+            if not name.startswith(("bert.pooler.", "cls.seq_relationship."))
+        },
+    )
+    model = from_pretrained(exported)
+    assert model.kind == "masked_lm" and "pooler" not in model.params
+    inputs = {"input_ids": jnp.asarray([[2, 5, 4, 7, 3]])}
+    encode = jax.jit(bj.encode, static_argnums=2)
+    mlm_logits = jax.jit(bj.mlm_logits, static_argnums=2)
+    out, whole = (encode(each, inputs, CONFIG) for each in (model.params, params))
+    assert out.pooled is None and whole.pooled is not None
+    np.testing.assert_array_equal(out.last_hidden_state, whole.last_hidden_state)
+    logits = mlm_logits(model.params, inputs, CONFIG)
+    np.testing.assert_array_equal(logits, mlm_logits(params, inputs, CONFIG))
+    some = mlm_logits(model.params, inputs, CONFIG, positions=jnp.asarray([[2, 0]]))
+    # Other shapes of the same products: float32 sums in another order.
+    np.testing.assert_allclose(some[0], logits[0, jnp.asarray([2, 0])], rtol=1e-5, atol=1e-5)
+
+
 QUERY = "bert.encoder.layer.3.attention.self.query.weight"
 
 
@@ -327,8 +354,7 @@ def test_nothing_is_left_of_an_export_that_failed(tmp_path, params, tokenizer):
 
 
 def test_every_parameter_has_a_name_of_its_own(params):
-    flat, _ = jax.tree_util.tree_flatten_with_path(params)
-    names = {tensors.tensor_name("/".join(k.key for k in path))[0] for path, _ in flat}
-    assert len(names) == len(flat)
+    paths = named(params)
+    assert len({tensors.tensor_name(path)[0] for path in paths}) == len(paths)
     with pytest.raises(ValueError, match="has no name"):
         tensors.tensor_name("decoder/kernel")

@@ -11,6 +11,7 @@ import pytest
 import bertjax as bj
 from bertjax.model import layers
 from bertjax.model.layers import Attention, dropout
+from bertjax.train.paths import named
 
 CONFIG = bj.BertConfig(
     vocab_size=50,
@@ -300,13 +301,11 @@ def test_unknown_task_is_refused(params, inputs):
 
 
 def test_parameter_paths_and_shapes_are_public():
-    from bertjax.train.sharding import path_name
-
     tree = jax.eval_shape(
         lambda key: bj.init_params(CONFIG, key, heads=("mlm", "nsp", "classifier"), num_labels=3),
         jax.random.key(0),
     )
-    shapes = {path_name(p): leaf.shape for p, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    shapes = {name: leaf.shape for name, leaf in named(tree).items()}
     layer = {
         **{f"attention/{n}/kernel": (16, 16) for n in ("query", "key", "value", "output")},
         **{f"attention/{n}/bias": (16,) for n in ("query", "key", "value", "output")},

@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec
 import bertjax as bj
 from bertjax.train import optimizer as optimizers
 from bertjax.train import sharding
+from bertjax.train.paths import named
 from bertjax.train.step import init_state, jit_train_step, make_train_step
 
 B, T, V, STEPS = 16, 32, 512, 20
@@ -67,7 +68,8 @@ def step_and_state(accumulation, execution, axis_name=None):
     return step, init_state(bj.init_params(CONFIG, jax.random.key(0)), optimizer)
 
 
-def under_jit(mesh_config, devices, accumulation=2, execution=PLAIN):
+def under_jit(mesh_config, devices, accumulation=2, execution=PLAIN, parts=None):
+    """`parts`: the shapes of a device's part of a [64, 64] kernel and of its moments."""
     mesh = sharding.make_mesh(mesh_config, jax.devices()[:devices])
     step, state = step_and_state(accumulation, execution)
     shardings = sharding.state_shardings(mesh, state)
@@ -80,6 +82,9 @@ def under_jit(mesh_config, devices, accumulation=2, execution=PLAIN):
         )
         state, metrics = compiled(state, put)
         yield metrics["loss"]
+    for tree, part in zip(("params", "opt_state/1/mu"), parts or (None, None), strict=True):
+        array = named(state)[f"{tree}/encoder/layer_0/attention/query/kernel"]
+        assert part is None or {x.data.shape for x in array.addressable_shards} == {part}, tree
 
 
 def under_shard_map():
@@ -87,9 +92,7 @@ def under_shard_map():
     step, state = step_and_state(2, bj.Execution(), axis_name=("data", "fsdp"))
     rows = PartitionSpec(("data", "fsdp"))
     whole = PartitionSpec()
-    mapped = jax.shard_map(
-        step, mesh=mesh, in_specs=(whole, rows), out_specs=whole, check_vma=False
-    )
+    mapped = jax.shard_map(step, mesh=mesh, in_specs=(whole, rows), out_specs=whole)
     compiled = jax.jit(mapped)
     for number in range(STEPS):
         state, metrics = compiled(state, batch(number))
@@ -116,9 +119,11 @@ WAYS = {
         sharding.MeshConfig(), 1, execution=bj.Execution(scan_layers=True)
     ),
     "remat": lambda: under_jit(sharding.MeshConfig(), 1, execution=bj.Execution(remat="full")),
-    "data 8": lambda: under_jit(sharding.MeshConfig(8), 8),
-    "data 4 x fsdp 2": lambda: under_jit(sharding.MeshConfig(4, 2), 8),
-    "data 2 x tensor 4": lambda: under_jit(sharding.MeshConfig(2, 1, 4), 8),
+    "data 8": lambda: under_jit(sharding.MeshConfig(8), 8, parts=((64, 64), (8, 64))),
+    "data 4 x fsdp 2": lambda: under_jit(sharding.MeshConfig(4, 2), 8, parts=((32, 64), (8, 64))),
+    "data 2 x tensor 4": lambda: under_jit(
+        sharding.MeshConfig(2, 1, 4), 8, parts=((64, 16), (32, 16))
+    ),
     "shard_map": under_shard_map,
     "pmap": under_pmap,
 }

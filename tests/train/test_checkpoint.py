@@ -10,11 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from orbax.checkpoint import PyTreeCheckpointHandler
 
 from bertjax.errors import UserError
 from bertjax.train import fingerprint as fingerprints
-from bertjax.train.checkpoint import Checkpoints, abstract
+from bertjax.train.checkpoint import Checkpoints
 from bertjax.train.fingerprint import describe
+from bertjax.train.restore import abstract
 
 fingerprint = jax.jit(fingerprints.fingerprint)
 
@@ -253,16 +255,29 @@ def test_bad_steps_do_not_count_as_kept_ones(tmp_path):
         assert sorted(path.name for path in tmp_path.iterdir()) == ["4", "5", "6"]
 
 
+def test_bad_steps_go_though_the_best_one_is_older(tmp_path):
+    with Checkpoints(tmp_path, log=lambda line: None) as checkpoints:
+        save(checkpoints, 1, 2, 3, metrics={1: 0.0})
+        flip_an_array(tmp_path / "3")
+        checkpoints.restore(abstract(state_of(1)))
+        save(checkpoints, 4, 5)
+        assert (tmp_path / "3" / "bad").exists()
+        save(checkpoints, 6)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "4", "5", "6"]
+
+
 def test_all_damaged_is_refused_instead_of_starting_over(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         save(checkpoints, 1, 2)
     flip_an_array(tmp_path / "1")
     flip_an_array(tmp_path / "2")
-    with (
-        Checkpoints(tmp_path, log=lambda line: None) as checkpoints,
-        pytest.raises(UserError, match=r"step 2, 1.*--fresh"),
-    ):
-        checkpoints.restore(abstract(state_of(1)))
+    for _ in range(2):  # the second time all are marked, and it is no new run either
+        with (
+            Checkpoints(tmp_path, log=lambda line: None) as checkpoints,
+            pytest.raises(UserError, match=r"step 2, 1.*--fresh"),
+        ):
+            checkpoints.restore(abstract(state_of(1)))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
 
 
 def flip_an_array(step_directory):
@@ -293,6 +308,38 @@ def test_a_flip_that_orbax_does_not_notice_is_noticed(tmp_path):
         with pytest.raises(UserError, match="damaged"):
             checkpoints.restore(abstract(state))
     assert "not the bits that were saved: noise" in (step / "bad").read_text()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(5, "Input/output error"),
+        OSError(24, "Too many open files"),
+        PermissionError(13, "Permission denied"),
+        OSError("503 Service Unavailable"),
+        MemoryError(),
+        ValueError('UNAVAILABLE: Error reading "w/0": HTTP response code: 503'),
+        ValueError("PERMISSION_DENIED: Failed to open [os_error_code='13']"),
+        ValueError("Error reading \"w/0\": Input/output error [os_error_code='5']"),
+    ],
+    ids=str,
+)
+def test_what_could_not_be_read_is_no_damage(tmp_path, monkeypatch, error):
+    def failing(*_, **__):
+        try:
+            raise error
+        except ValueError as cause:  # as Orbax wraps what TensorStore raises
+            raise Exception("Encountered error while reading array index") from cause
+
+    with Checkpoints(tmp_path, log=pytest.fail) as checkpoints:
+        save(checkpoints, 1)
+        with monkeypatch.context() as patch:
+            patch.setattr(PyTreeCheckpointHandler, "restore", failing)
+            with pytest.raises(Exception) as caught:
+                checkpoints.restore(abstract(state_of(1)))
+        assert error in (caught.value, caught.value.__cause__)
+        assert checkpoints.steps() == [1]
+        assert equal(checkpoints.restore(abstract(state_of(1))).state, state_of(1))
 
 
 # R16 of the promises: another dtype or shape
@@ -386,8 +433,9 @@ _TOPOLOGIES = """
 import sys
 import jax, numpy as np, jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
-from bertjax.train.checkpoint import Checkpoints, abstract
+from bertjax.train.checkpoint import Checkpoints
 from bertjax.train.fingerprint import describe
+from bertjax.train.restore import abstract
 
 def place(state, devices):
     mesh = Mesh(np.array(jax.devices()[:devices]).reshape(-1, 2 if devices > 1 else 1), ("a", "b"))

@@ -236,6 +236,22 @@ def test_handlers_are_put_back_and_other_threads_get_none(toy, tmp_path):
     assert seen[1] == before[0]
 
 
+def test_a_resumed_run_never_makes_a_first_state(toy, tmp_path):
+    """Beside the restored one it would be a dead copy of everything on the device."""
+    toy.run(tmp_path, LoopConfig(2))
+    copies = []
+
+    def count(_):
+        copies.append(sum(array.shape == (64, 8) for array in jax.live_arrays()))
+
+    def init(size):
+        pytest.fail("a checkpoint was there")
+
+    before = sum(array.shape == (64, 8) for array in jax.live_arrays())
+    toy.run(tmp_path, LoopConfig(3), init=init, step=acting_at(toy, count, 3))
+    assert copies == [before + 3]  # the weights and their two moments
+
+
 # R8 and R9 of the promises: damage
 
 

@@ -8,7 +8,7 @@ import pytest
 
 import bertjax as bj
 from bertjax.train.optimizer import OptimizerConfig, decay_mask, make_optimizer, make_schedule
-from bertjax.train.sharding import path_name
+from bertjax.train.paths import named
 
 
 def google_rate(step, peak, total, warmup):
@@ -97,8 +97,7 @@ def test_the_exact_set_that_does_not_decay():
         lambda key: bj.init_params(config, key, heads=("mlm", "nsp", "classifier")),
         jax.random.key(0),
     )
-    marked = jax.tree_util.tree_leaves_with_path(decay_mask(params))
-    undecayed = {path_name(path) for path, decayed in marked if not decayed}
+    undecayed = {name for name, decayed in named(decay_mask(params)).items() if not decayed}
     dense = ["query", "key", "value", "output"]
     assert undecayed == {
         *(

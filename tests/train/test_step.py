@@ -40,9 +40,59 @@ def test_twenty_steps_are_the_same_in_every_way(losses, way):
     np.testing.assert_allclose(losses[way], plain, rtol=BOUND)
 
 
+_MAPPED = """
+import itertools
+import jax, jax.numpy as jnp, numpy as np, optax
+from jax.sharding import AxisType, Mesh, PartitionSpec as P
+from bertjax.train.step import init_state, make_train_step
+
+def loss_fn(params, batch, *, weights, dropout_key):
+    noise = jax.vmap(jax.random.normal)(dropout_key)
+    error = (batch["x"] @ params["w"] + noise - batch["y"]) ** 2
+    return error.sum() / weights["n"], {"error": (error.sum(), jnp.float32(len(error)))}
+
+def weights_fn(batch):
+    return {"n": jnp.float32(len(batch["y"]))}
+
+def step_of(axis_name, accumulation):
+    return make_train_step(
+        loss_fn, optimizer, weights_fn=weights_fn, axis_name=axis_name, accumulation=accumulation
+    )
+
+rng = np.random.default_rng(0)
+x, y = rng.normal(size=(16, 3)).astype(np.float32), rng.normal(size=16).astype(np.float32)
+batch = {"x": x, "y": y}
+optimizer = optax.sgd(0.1)  # what is N times too large shows
+state = init_state({"w": jnp.ones(3)}, optimizer)
+expected = jax.jit(step_of(None, 1))(state, batch)
+
+def compare(result):
+    for a, b in zip(jax.tree.leaves(result), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)  # sums in another order
+
+mesh = Mesh(np.array(jax.devices()).reshape(2, 2), ("a", "b"), axis_types=(AxisType.Auto,) * 2)
+for accumulation, check in itertools.product((1, 2), (True, False)):
+    mapped = jax.shard_map(
+        step_of(("a", "b"), accumulation), mesh=mesh, in_specs=(P(), P(("a", "b"))),
+        out_specs=P(), check_vma=check,
+    )
+    compare(jax.jit(mapped)(state, batch))
+for accumulation in (1, 2):
+    mapped = jax.pmap(step_of("rows", accumulation), axis_name="rows", in_axes=(None, 0))
+    result = mapped(state, {"x": x.reshape(4, 4, 3), "y": y.reshape(4, 4)})
+    for device in range(4):
+        compare(jax.tree.map(lambda leaf: leaf[device], result))
+print("the same")
+"""
+
+
+def test_a_mapped_step_sums_its_gradients_once(run_python):
+    assert run_python("-c", _MAPPED, devices=4) == "the same\n"
+
+
 def toy_loss(params, batch, *, weights, dropout_key):
     del dropout_key
-    error = (params["w"] * batch["input_ids"][:, 0] - batch["target"]) ** 2
+    error = (params["w"] * batch["x"] - batch["target"]) ** 2
     return error.sum() / weights["n"], {"error": (error.sum(), jnp.float32(error.shape[0]))}
 
 
@@ -51,8 +101,8 @@ def toy_weights(batch):
 
 
 def toy_batch(poison=False):
-    x = jnp.arange(1, 5, dtype=jnp.float32)[:, None]
-    return {"input_ids": x, "target": jnp.full(4, jnp.nan if poison else 3.0)}
+    x = jnp.arange(1, 5, dtype=jnp.float32)
+    return {"x": x, "target": jnp.full(4, jnp.nan if poison else 3.0)}
 
 
 def test_a_step_that_is_not_finite_changes_nothing_but_counts():

@@ -98,6 +98,7 @@ def run(
     identity: dict = IDENTITY,
     log=lambda line: None,
     best_mode="min",
+    init=make_state,
     **extra,
 ) -> FitResult:
     """One call of `fit` in a directory, as a command would make it."""
@@ -113,7 +114,8 @@ def run(
         return fit(
             config,
             workdir=workdir,
-            state=make_state(size),
+            init=functools.partial(init, size),
+            abstract_state=jax.eval_shape(functools.partial(make_state, size)),
             train_step=step,
             batch_at=functools.partial(batch_at, size=size, poison=poison),
             evaluate=evaluator or functools.partial(evaluate, size=size),

@@ -16,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from bertjax.train.checkpoint import Checkpoints
 from bertjax.train.loop import LoopConfig, fit
+from bertjax.train.restore import abstract
 from bertjax.train.telemetry import Telemetry
 
 
@@ -48,11 +49,15 @@ def main(rank: int, port: str, workdir: epath.Path, stop_at: int) -> None:
             losses.append(float(loss_of(state.params, batch_at(10_000 + index))))
         return {"loss": sum(losses) / 3}
 
+    def init():
+        return jax.tree.map(lambda x: place(x, ()), toy.make_state())
+
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         result = fit(
             LoopConfig(24, log_every=4, eval_every=5, save_every=4),
             workdir=workdir,
-            state=jax.tree.map(lambda x: place(x, ()), toy.make_state()),
+            init=init,
+            abstract_state=abstract(init()),
             train_step=train_step,
             batch_at=batch_at,
             evaluate=evaluate,

@@ -1,0 +1,190 @@
+"""The table on BERT-base: what every array is split over, written out."""
+
+import re
+
+import jax
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AbstractMesh, AxisType
+from jax.sharding import PartitionSpec as P
+
+import bertjax as bj
+from bertjax.train import sharding
+from bertjax.train.optimizer import OptimizerConfig, make_optimizer
+from bertjax.train.paths import named
+from bertjax.train.step import init_state
+
+BASE = bj.BertConfig.named("base")  # 12 layers of 768, 3,072 in between, a vocabulary of 30,522
+LAYERS = [f"encoder/layer_{number}" for number in range(12)]
+
+
+def mesh_of(data, fsdp, tensor):
+    return AbstractMesh((data, fsdp, tensor), sharding.AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+@pytest.fixture(scope="module")
+def abstract():
+    """The first state of BERT-base with every head; no array is made."""
+    optimizer = make_optimizer(OptimizerConfig(), 100)
+
+    def first():
+        heads = ("mlm", "nsp", "classifier")
+        return init_state(bj.init_params(BASE, jax.random.key(0), heads=heads), optimizer)
+
+    return jax.eval_shape(first)
+
+
+def specs(mesh, tree):
+    return {name: where.spec for name, where in named(sharding.state_shardings(mesh, tree)).items()}
+
+
+EVERYWHERE = P(None)  # the same on all devices
+
+# Of a layer: what the parameter is split over, and what its moments are.
+LAYER = {
+    **{
+        f"attention/{name}/kernel": (P("fsdp", "tensor"), P(("fsdp", "data"), "tensor"))
+        for name in ("query", "key", "value")
+    },
+    **{
+        f"attention/{name}/bias": (P("tensor"), P(("tensor", "data")))
+        for name in ("query", "key", "value")
+    },
+    "attention/output/kernel": (P("tensor", "fsdp"), P(("tensor", "data"), "fsdp")),
+    "attention/output/bias": (EVERYWHERE, P("data")),
+    "attention/layer_norm/scale": (EVERYWHERE, P("data")),
+    "attention/layer_norm/bias": (EVERYWHERE, P("data")),
+    "intermediate/kernel": (P("fsdp", "tensor"), P("fsdp", ("tensor", "data"))),
+    "intermediate/bias": (P("tensor"), P(("tensor", "data"))),
+    "output/kernel": (P("tensor", "fsdp"), P(("tensor", "data"), "fsdp")),
+    "output/bias": (EVERYWHERE, P("data")),
+    "layer_norm/scale": (EVERYWHERE, P("data")),
+    "layer_norm/bias": (EVERYWHERE, P("data")),
+}
+REST = {
+    # Over D, never over V; its moments also over V, the larger one, which 2 happens to divide.
+    "embeddings/word_embeddings/embedding": (
+        P(None, ("fsdp", "tensor")),
+        P("data", ("fsdp", "tensor")),
+    ),
+    "embeddings/position_embeddings/embedding": (
+        P(None, ("fsdp", "tensor")),
+        P(None, ("fsdp", "tensor", "data")),
+    ),
+    "embeddings/token_type_embeddings/embedding": (
+        P(None, ("fsdp", "tensor")),
+        P(None, ("fsdp", "tensor", "data")),
+    ),
+    "embeddings/layer_norm/scale": (EVERYWHERE, P("data")),
+    "embeddings/layer_norm/bias": (EVERYWHERE, P("data")),
+    "pooler/kernel": (P("fsdp", None), P(("fsdp", "data"), None)),
+    "pooler/bias": (EVERYWHERE, P("data")),
+    "mlm/transform/kernel": (P("fsdp", None), P(("fsdp", "data"), None)),
+    "mlm/transform/bias": (EVERYWHERE, P("data")),
+    "mlm/layer_norm/scale": (EVERYWHERE, P("data")),
+    "mlm/layer_norm/bias": (EVERYWHERE, P("data")),
+    "mlm/bias": (EVERYWHERE, P("data")),
+    "nsp/kernel": (P(None, None), P("data", None)),
+    "nsp/bias": (EVERYWHERE, P("data")),
+    "classifier/kernel": (P(None, None), P("data", None)),
+    "classifier/bias": (EVERYWHERE, P("data")),
+}
+TABLE = {**REST, **{f"{layer}/{name}": pair for layer in LAYERS for name, pair in LAYER.items()}}
+
+
+def test_every_parameter_and_moment_of_base_on_data_2_fsdp_2_tensor_2(abstract):
+    found = specs(mesh_of(2, 2, 2), abstract)
+    scalars = ("step", "updates", "bad_steps", "opt_state/3/count")
+    expected = dict.fromkeys(scalars, P())
+    expected |= {f"params/{name}": own for name, (own, _) in TABLE.items()}
+    for moment in ("mu", "nu"):
+        expected |= {f"opt_state/1/{moment}/{name}": split for name, (_, split) in TABLE.items()}
+    assert found == expected
+
+
+def test_every_pattern_of_the_table_is_the_first_for_some_parameter(abstract):
+    patterns = [pattern for pattern, _ in sharding.TABLE]
+    firsts = {next(p for p in patterns if re.search(p, name)) for name in named(abstract.params)}
+    assert firsts == set(patterns)
+
+
+def test_moments_follow_the_table_under_the_names_of_optax(abstract):
+    """`mu` and `nu` of optax.scale_by_adam and of our own lie at other places of the state."""
+    state = jax.eval_shape(lambda params: init_state(params, optax.adamw(1e-4)), abstract.params)
+    found = specs(mesh_of(8, 1, 1), state)
+    assert found["opt_state/0/mu/pooler/kernel"] == P(("fsdp", "data"), None)
+    assert found["params/pooler/kernel"] == P("fsdp", None)
+
+
+def test_what_does_not_divide_is_left_out_and_named(abstract):
+    found = specs(mesh_of(4, 1, 5), abstract)
+    assert found["params/encoder/layer_0/attention/query/kernel"] == P("fsdp", None)
+    # 2 outputs do not split in 4, and neither do 30,522 words: those split over D.
+    alone = sharding.replicated_moments(mesh_of(4, 1, 5), abstract)
+    names = ("classifier/bias", "mlm/bias", "nsp/bias")
+    assert sorted(alone) == sorted(f"opt_state/1/{m}/{n}" for m in ("mu", "nu") for n in names)
+    assert found["opt_state/1/mu/embeddings/word_embeddings/embedding"] == P(None, ("fsdp", "data"))
+    assert sharding.replicated_moments(mesh_of(2, 1, 1), abstract) == []
+
+
+_SPANS = """
+import jax, numpy as np
+from bertjax.train.sharding import MeshConfig, make_global_batch, make_mesh
+
+mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+asked = []
+
+def read_rows(rows):
+    asked.append(rows.tolist())
+    return {"ids": rows[:, None] * 10 + np.arange(3), "label": rows}
+
+batch = make_global_batch(mesh, 12, read_rows)
+assert asked == [list(range(12))], asked  # once, and no row twice though tensor repeats it
+for name, wanted in (("ids", np.arange(12)[:, None] * 10 + np.arange(3)), ("label", np.arange(12))):
+    np.testing.assert_array_equal(batch[name], wanted)
+    for shard in batch[name].addressable_shards:
+        assert shard.data.shape[0] == 3
+        np.testing.assert_array_equal(shard.data, wanted[shard.index])
+print("right")
+"""
+
+
+def test_a_global_batch_is_read_in_spans_and_put_where_it_belongs(run_python):
+    assert run_python("-c", _SPANS, devices=8) == "right\n"
+
+
+class _Elsewhere:
+    """A batch sharding of which this process holds the second and the fourth quarter."""
+
+    def addressable_devices_indices_map(self, shape):
+        quarter = shape[0] // 4
+        return {
+            device: (slice(place * quarter, (place + 1) * quarter),)
+            for device, place in enumerate((3, 1))
+        }
+
+
+def test_a_process_reads_the_rows_of_its_own_devices_alone(monkeypatch):
+    parts = {}
+
+    def make_array(shape, where, part):
+        parts.update({i: part((slice(3 * i, 3 * i + 3),)).tolist() for i in (1, 3)})
+        return np.zeros(shape)
+
+    asked = []
+
+    def read_rows(rows):
+        asked.append(rows.tolist())
+        return {"label": rows * 10}
+
+    monkeypatch.setattr(sharding, "batch_sharding", lambda mesh: _Elsewhere())
+    monkeypatch.setattr(jax, "make_array_from_callback", make_array)
+    sharding.make_global_batch(None, 12, read_rows)
+    assert asked == [[3, 4, 5, 9, 10, 11]]
+    assert parts == {1: [30, 40, 50], 3: [90, 100, 110]}
+
+
+def test_a_mesh_that_does_not_cover_the_devices_is_refused():
+    with pytest.raises(bj.UserError, match=r"data 3 x fsdp 1 x tensor 1 does not cover the 1 "):
+        sharding.make_mesh(sharding.MeshConfig(data=3), jax.devices()[:1])
