@@ -15,8 +15,9 @@ from typing import Any
 from etils import epath
 
 from bertjax.config import BertConfig
-from bertjax.errors import UserError
+from bertjax.errors import Stopped, UserError
 from bertjax.objectives.masking import MaskingConfig
+from bertjax.places import output_directory, write_atomically, writing
 from bertjax.runs import pacing
 from bertjax.runs.pacing import Recipe
 from bertjax.runs.recipes import ModelConfig, PretrainConfig, StartConfig
@@ -83,10 +84,6 @@ class DemoResult:
     """Ended early by a signal; the same command goes on."""
 
 
-class _Stop(Exception):
-    """A phase was ended by a signal."""
-
-
 def demo(config: DemoConfig, log: Log) -> DemoResult:
     """Runs, or resumes, all of the demo.
 
@@ -103,7 +100,7 @@ def demo(config: DemoConfig, log: Log) -> DemoResult:
     check_installed()
     try:
         return _Demo(config, log).go()
-    except _Stop:
+    except Stopped:
         log("Stopped; the same command goes on from there.")
         return DemoResult({}, "", None, stopped=True)
 
@@ -114,7 +111,7 @@ class _Demo:
     def __init__(self, config: DemoConfig, log: Log) -> None:
         self.config, self.log = config, log
         self.recipe = Recipe.of(config.minutes)
-        self.workdir = epath.Path(config.workdir)
+        self.workdir = output_directory(config.workdir)
         self.seeds = tuple(range(config.seed, config.seed + self.recipe.seeds))
         self.record = self._open_record()
 
@@ -133,7 +130,7 @@ class _Demo:
         if changed:
             raise UserError(
                 f"{path}: holds a demo with another {' and '.join(changed)}: give another "
-                "--workdir, or the same settings to go on with it."
+                "--workdir, or remove this one to start again."
             )
         return record
 
@@ -180,10 +177,8 @@ class _Demo:
         return done[name]
 
     def _save_record(self) -> None:
-        self.workdir.mkdir(parents=True, exist_ok=True)
-        beside = self.workdir / (RECORD + ".new")
-        beside.write_text(json.dumps(self.record, indent=1, ensure_ascii=False) + "\n")
-        beside.replace(self.workdir / RECORD)
+        text = json.dumps(self.record, indent=1, ensure_ascii=False) + "\n"
+        write_atomically(self.workdir / RECORD, text.encode())
 
     def _corpus(self) -> dict[str, Any]:
         from bertjax.runs.passages import TaskSizes, write_corpus
@@ -263,7 +258,8 @@ class _Demo:
     def _pretrain_config(self, steps: int) -> PretrainConfig:
         recipe = self.recipe
         shape = self.workdir / "model.json"
-        shape.write_text(json.dumps(self._model().to_dict(), indent=2) + "\n")
+        with writing(shape):
+            shape.write_text(json.dumps(self._model().to_dict(), indent=2) + "\n")
         return PretrainConfig(
             data=str(self.workdir / "data"),
             workdir=str(self.workdir / "pretrain"),
@@ -302,16 +298,14 @@ class _Demo:
         config = self._pretrain_config(steps)
         model = self._model()
         fill = functools.partial(keep_blanks, self.workdir / "fills", tokenizer, model)
-        first = jax.jit(functools.partial(init_params, model))
-        fill(0, first(jax.random.key(config.seed, impl="threefry2x32")))
 
         def on_evaluate(step: int, params: Any) -> None:
-            if step in (steps // 10, steps):
+            if step in (0, steps // 10, steps):
                 fill(step, params)
 
         result = pretrain(config, self.log, on_evaluate=on_evaluate)
         if result.stopped:
-            raise _Stop
+            raise Stopped("stopped in training")
         shapes = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
         parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
         return {"metrics": result.metrics, "parameters": parameters, "steps": steps}
@@ -344,7 +338,7 @@ class _Demo:
         )
         result = finetune(config, self._quieter)
         if result.stopped:
-            raise _Stop
+            raise Stopped("stopped in training")
         return {
             "dev": [seed.metrics["accuracy"] for seed in result.seeds],
             "test": [(seed.test_metrics or {})["accuracy"] for seed in result.seeds],

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from etils import epath
 
 from bertjax.errors import UserError
+from bertjax.places import write_atomically
 from bertjax.text.documentation import Passage
 from bertjax.text.sentences import split_sentences
 
@@ -131,11 +132,10 @@ def write_corpus(
     text = "\n".join("\n".join(document) + "\n" for file in kept for document in file.documents)
     contents = {"text.txt": text}
     contents |= {f"{split}.jsonl": _json_lines(lines) for split, lines in rows.items()}
-    directory.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
     for name, content in contents.items():
         digest.update(content.encode())
-        (directory / name).write_text(content)
+        write_atomically(directory / name, content.encode())
     return Corpus(
         text=directory / "text.txt",
         tasks={split: directory / f"{split}.jsonl" for split in rows},

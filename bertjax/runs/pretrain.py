@@ -61,7 +61,7 @@ def pretrain(
     Args:
         config: the recipe.
         log: told what happens, line by line.
-        on_evaluate: called with (step, params) after every evaluation.
+        on_evaluate: called with (step, params) at step 0 and after every evaluation.
 
     Raises:
         UserError: the recipe, the data and the run directory do not fit together.
@@ -79,6 +79,13 @@ def pretrain(
     _announce(config, mesh, program, manifest, workdir, log)
     if not (workdir / "config.json").exists():
         _write_run(config, tokenizer, workdir)
+
+    def init() -> TrainState:
+        state = program.init()
+        if on_evaluate is not None:
+            on_evaluate(0, state.params)
+        return state
+
     with Checkpoints(
         workdir / "checkpoints",
         keep_last=config.loop.keep_last,
@@ -88,7 +95,7 @@ def pretrain(
         fitted = fit(
             config.loop,
             workdir=workdir,
-            init=program.init,
+            init=init,
             abstract_state=program.abstract_state,
             train_step=program.step,
             batch_at=lambda step: sharding.make_global_batch(

@@ -8,6 +8,7 @@ from typing import Any
 from etils import epath
 
 from bertjax.errors import UserError
+from bertjax.places import writing
 from bertjax.runs import page
 from bertjax.runs.page import Bar, Line
 
@@ -39,6 +40,7 @@ def report(directories: Sequence[epath.PathLike], log: Log) -> list[epath.Path]:
             pages.append(write_demo_report(directory, numbers, story, log))
         else:
             pages.append(_write_run_report(directory, log))
+        log(f"Wrote {pages[-1]}.")
     return pages
 
 
@@ -101,12 +103,13 @@ def write_demo_report(
         The page.
     """
     directory = epath.Path(workdir) / REPORT
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / STORY).write_text(json.dumps(story, indent=1, ensure_ascii=False) + "\n")
-    (directory / NUMBERS).write_text(json.dumps(numbers, indent=2, ensure_ascii=False) + "\n")
     body = [*_first_screen(numbers, story), *_details(numbers, story)]
     target = directory / PAGE
-    target.write_text(page.page("bertjax demo", body))
+    with writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / STORY).write_text(json.dumps(story, indent=1, ensure_ascii=False) + "\n")
+        (directory / NUMBERS).write_text(json.dumps(numbers, indent=2, ensure_ascii=False) + "\n")
+        target.write_text(page.page("bertjax demo", body))
     references = {"mlm_loss": ("unigram entropy", numbers["unigram_entropy"])}
     references["nsp_accuracy"] = ("majority", numbers["nsp_majority"])
     write_pngs(directory, story["curve"], references, log)
@@ -274,7 +277,8 @@ def _write_run_report(directory: epath.Path, log: Log) -> epath.Path:
         )
     body = [f'<p class="kicker">bertjax</p><h1>{page.text(directory.name)}</h1>']
     target = directory / REPORT
-    target.mkdir(parents=True, exist_ok=True)
+    with writing(target):
+        target.mkdir(parents=True, exist_ok=True)
     for name, path in runs:
         records = _read_records(path)
         if len(runs) > 1:
@@ -284,8 +288,8 @@ def _write_run_report(directory: epath.Path, log: Log) -> epath.Path:
     if (directory / "config.json").exists():
         text = (directory / "config.json").read_text()
         body += [page.heading("Settings"), page.commands(text.rstrip().split("\n"))]
-    (target / PAGE).write_text(page.page(f"bertjax: {directory.name}", body))
-    log(f"Wrote {target / PAGE}.")
+    with writing(target):
+        (target / PAGE).write_text(page.page(f"bertjax: {directory.name}", body))
     return target / PAGE
 
 
@@ -363,7 +367,7 @@ def write_pngs(
         axes.set_ylabel(name)
         axes.legend(frameon=False)
         path = directory / f"{prefix}{name}.png"
-        with path.open("wb") as file:
+        with writing(path), path.open("wb") as file:
             picture.savefig(file, format="png", dpi=150)
         written.append(path)
     return written

@@ -14,6 +14,7 @@ from etils import epath
 
 from bertjax.config import BertConfig
 from bertjax.interop.huggingface import Pretrained
+from bertjax.places import write_atomically
 from bertjax.runs.predict import fill_mask
 
 _PACKAGES = (
@@ -122,9 +123,8 @@ def keep_blanks(
         }
         for answer in answers
     ]
-    directory.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"step": step, "sentences": sentences}, indent=1, ensure_ascii=False)
-    (directory / f"step-{step:08d}.json").write_text(text + "\n")
+    text = json.dumps({"step": step, "sentences": sentences}, indent=1, ensure_ascii=False) + "\n"
+    write_atomically(directory / f"step-{step:08d}.json", text.encode())
 
 
 def story(

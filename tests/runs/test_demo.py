@@ -3,7 +3,7 @@ import random
 
 import pytest
 
-from bertjax.errors import UserError
+from bertjax.errors import Stopped, UserError
 from bertjax.runs import demo as demo_lib
 from bertjax.runs import pacing, passages, summary
 from bertjax.runs.demo import DemoConfig, demo
@@ -142,7 +142,7 @@ def test_a_failed_phase_is_done_again_and_only_that(small, tmp_path, monkeypatch
 
 def test_a_signal_stops_it_for_later(small, tmp_path, monkeypatch):
     def stop(self):
-        raise demo_lib._Stop
+        raise Stopped("by a signal")
 
     monkeypatch.setattr(demo_lib._Demo, "_corpus", stop)
     result = demo(DemoConfig(workdir=str(tmp_path / "demo")), lambda line: None)
@@ -151,7 +151,7 @@ def test_a_signal_stops_it_for_later(small, tmp_path, monkeypatch):
 
 def test_other_settings_in_the_same_directory_are_refused_by_name(small, tmp_path, monkeypatch):
     def stop(self):
-        raise demo_lib._Stop
+        raise Stopped("by a signal")
 
     monkeypatch.setattr(demo_lib._Demo, "_corpus", stop)
     demo(DemoConfig(workdir=str(tmp_path)), lambda line: None)

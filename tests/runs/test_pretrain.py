@@ -141,7 +141,7 @@ def test_it_learns_exports_and_says_so(recipe, tmp_path):
         recipe(loop=loop), lines.append, on_evaluate=lambda step, params: seen.append(step)
     )
     first, last = (record for record in result.history if record["kind"] == "eval")
-    assert seen == [30, 60]
+    assert seen == [0, 30, 60]
     assert last["mlm_loss"] < first["mlm_loss"]
     assert last["mlm_loss"] < np.log(200)  # better than knowing nothing
     assert result.metrics["nsp_accuracy"] == last["nsp_accuracy"]
