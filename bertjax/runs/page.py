@@ -54,7 +54,7 @@ th.number, td.number { text-align: right; }
 td.number { font-variant-numeric: tabular-nums; white-space: nowrap; }
 .words { font-family: var(--sans); font-size: .86rem; line-height: 1.5; }
 .words b { font-weight: 600; } .words i { font-style: normal; color: var(--soft); }
-.blank { border-bottom: 2px solid var(--accent); padding: 0 1.6em; }
+.blank { border-bottom: 2px solid var(--accent); padding: 0 1.6em; margin-right: 0.25em; }
 pre {
   background: var(--box); border: 1px solid var(--line); border-radius: 6px; padding: .9rem 1.1rem;
   overflow-x: auto; font: .82rem/1.6 var(--mono);
