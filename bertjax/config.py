@@ -168,7 +168,8 @@ class Execution:
     precision: Literal["default", "high", "highest"] = "default"
     """Matmul precision; TPUs round float32 to bfloat16 unless this is "highest"."""
     remat: Literal["none", "full", "dots"] = "none"
-    """What the backward pass recomputes: nothing, whole layers, or all but the matmuls."""
+    """What the backward pass recomputes: nothing, whole layers ("full"), or all of a layer but its
+    products with weights ("dots"; attention's own products are computed again)."""
     scan_layers: bool = False
     """Compile one layer and scan over the stack: quicker to compile, slower to run on CPU."""
     attention: Literal["auto", "plain"] = "auto"

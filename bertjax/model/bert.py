@@ -51,9 +51,18 @@ def init_params(
         if head not in heads:
             del params[head]
     if "classifier" in heads:
-        model = BertForSequenceClassification(config, num_labels=num_labels)
-        params["classifier"] = model.init(key, inputs)["params"]["classifier"]
+        params["classifier"] = init_classifier(config, key, num_labels)["classifier"]
     return params
+
+
+def init_classifier(config: BertConfig, key: jax.Array, num_labels: int = 2) -> dict:
+    """The pooler and classifier that `init_params` would draw, without the rest of the model."""
+
+    def top(model: BertForSequenceClassification, first: jax.Array) -> jax.Array:
+        return model.classifier(model.pooler(first))
+
+    model = BertForSequenceClassification(config, num_labels=num_labels)
+    return dict(model.init(key, jnp.zeros((1, config.hidden_size)), method=top)["params"])
 
 
 def encode(
@@ -74,7 +83,8 @@ def encode(
             [B, T]; example_ids [B, T] and cls_positions [B, S] for rows that pack several examples.
         config: the shape.
         execution: how to compute.
-        dropout_key: None for no dropout; one key (row b draws from fold_in(key, b)) or keys [B].
+        dropout_key: None for no dropout; one key (row b draws from fold_in(key, b)) or keys [B],
+            of jax.random.key or as uint32 arrays of jax.random.PRNGKey.
         output_hidden_states: also give the output of the embeddings and of every layer.
         output_attentions: also give every layer's attention probabilities.
 
@@ -137,18 +147,29 @@ def task_logits(
     params: Params,
     inputs: Inputs,
     config: BertConfig,
-    task: str = "sequence_classification",
+    task: str | Mapping[str, Any] = "sequence_classification",
     *,
     execution: Execution = _DEFAULT,
     dropout_key: jax.Array | None = None,
 ) -> jax.Array:
-    """Logits of a fine-tuning head: [B, C] float32 for "sequence_classification".
+    """Logits of a fine-tuning head: [B, C] float32; C is 1 for regression.
+
+    Args:
+        params: with the head classifier.
+        inputs: as `encode` takes them.
+        config: the shape.
+        task: "sequence_classification", "regression" or a `Pretrained.task`, a dict with a "kind".
+        execution: how to compute.
+        dropout_key: as `encode` takes it.
 
     Raises:
         ValueError: the task has no head here.
     """
-    if task != "sequence_classification":
-        raise ValueError(f"task {task!r} has no head: use 'sequence_classification'.")
+    kind = task.get("kind") if isinstance(task, Mapping) else task
+    if kind not in ("sequence_classification", "regression"):
+        raise ValueError(
+            f"task {kind!r} has no head: use 'sequence_classification' or 'regression'."
+        )
     num_labels = params["classifier"]["bias"].shape[0]
     return _apply(
         BertForSequenceClassification(config, execution, num_labels=num_labels),
@@ -160,6 +181,8 @@ def task_logits(
 
 def row_keys(key: jax.Array | None, rows: int) -> jax.Array | None:
     """One key a row: row b's is fold_in(key, b); an array of keys, or None, is given back."""
+    if key is not None and not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        key = jax.random.wrap_key_data(key)  # its last axis is no row, but the words of a key
     if key is None or key.ndim:
         return key
     return jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(rows, dtype=jnp.uint32))

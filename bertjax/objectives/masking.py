@@ -128,7 +128,9 @@ def mask_tokens(
 
 def _choose_pieces(key: jax.Array, candidates: jax.Array, budget: jax.Array) -> jax.Array:
     """bool [T]: `budget` of the candidates, every subset equally likely."""
-    return candidates & (_random_rank(key, candidates) < budget)
+    order = _random_order(key, candidates)
+    rank = jnp.zeros(order.shape, jnp.int32).at[order].set(jnp.arange(order.shape[0]))
+    return candidates & (rank < budget)
 
 
 def _choose_words(
@@ -137,22 +139,22 @@ def _choose_words(
     """bool [T]: whole words in random order, each taken if it still fits; words [T]: numbers."""
     count = words.shape[0] + 1  # word numbers run from 0 to T
     sizes = jnp.zeros(count, jnp.int32).at[words].add(candidates.astype(jnp.int32))
-    order = jnp.argsort(_random_rank(key, sizes > 0))
+    order = _random_order(key, sizes > 0)
 
-    def take(used: jax.Array, word: jax.Array):
-        fits = (sizes[word] > 0) & (used + sizes[word] <= budget)
-        return used + jnp.where(fits, sizes[word], 0), fits
+    def take(left: jax.Array, word: jax.Array):
+        fits = (sizes[word] > 0) & (sizes[word] <= left)
+        return left - jnp.where(fits, sizes[word], 0), fits
 
-    _, fits = jax.lax.scan(take, jnp.zeros((), jnp.int32), order)
+    # From the budget down, not from 0 up: under shard_map a constant can't become a device's own.
+    _, fits = jax.lax.scan(take, budget, order)
     taken = jnp.zeros(count, bool).at[order].set(fits)
     return candidates & taken[words]
 
 
-def _random_rank(key: jax.Array, eligible: jax.Array) -> jax.Array:
-    """int32 [T]: the place of every entry in a random order that puts the eligible ones first."""
+def _random_order(key: jax.Array, eligible: jax.Array) -> jax.Array:
+    """int32 [T]: the numbers of all entries in a random order, the eligible ones first."""
     draws = jax.random.bits(key, eligible.shape, jnp.uint32) >> 1
-    order = jnp.argsort(jnp.where(eligible, draws, draws | jnp.uint32(1 << 31)))
-    return jnp.zeros(eligible.shape, jnp.int32).at[order].set(jnp.arange(eligible.shape[0]))
+    return jnp.argsort(jnp.where(eligible, draws, draws | jnp.uint32(1 << 31)))
 
 
 def _padded(masked: dict[str, jax.Array], width: int) -> dict[str, jax.Array]:

@@ -1,6 +1,5 @@
 """The programs of fine-tuning: compiled once a width, whatever the seed and the schedule."""
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -117,8 +116,6 @@ def programs(
 @functools.partial(jax.jit, static_argnames=("config", "outputs", "whole"))
 def random_params(config: BertConfig, key: jax.Array, outputs: int, whole: bool) -> dict:
     """Random weights of a classifier: all of them, or only its head and the pooler."""
-    if not whole:
-        # Their draws don't depend on the encoder; one layer is enough to ask for them.
-        config = dataclasses.replace(config, num_hidden_layers=1)
-    params = bert.init_params(config, key, heads=("classifier",), num_labels=outputs)
-    return params if whole else {name: params[name] for name in ("pooler", "classifier")}
+    if whole:
+        return bert.init_params(config, key, heads=("classifier",), num_labels=outputs)
+    return bert.init_classifier(config, key, outputs)

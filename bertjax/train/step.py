@@ -28,7 +28,7 @@ class TrainState(flax.struct.PyTreeNode):
     step: jax.Array
     """int32: batches consumed; always advances."""
     updates: jax.Array
-    """int32: updates applied; drives the schedule and the moments."""
+    """int32: updates applied, which opt_state counts too; what the reported learning rate is of."""
     bad_steps: jax.Array
     """int32: non-finite steps in a row, up to now."""
     params: Any

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import bertjax as bj
-from bertjax.model import layers
+from bertjax.model import bert, layers
 from bertjax.model.layers import Attention, dropout
 from bertjax.train.paths import named
 
@@ -222,6 +222,16 @@ def test_one_dropout_key_is_folded_with_the_row(params, inputs):
     assert np.array_equal(one, two)
 
 
+def test_raw_keys_are_keys(params, inputs):
+    for raw, key in (
+        (jax.random.PRNGKey(7), jax.random.key(7)),
+        (jax.random.split(jax.random.PRNGKey(2), 3), jax.random.split(jax.random.key(2), 3)),
+    ):
+        assert raw.dtype == jnp.uint32
+        one, two = (encode(params, inputs, CONFIG, dropout_key=each).pooled for each in (raw, key))
+        assert np.array_equal(one, two)
+
+
 def test_dropout_keeps_its_rate_and_its_mean():
     keys = jax.random.split(jax.random.key(0), 64)
     dropped = dropout(jnp.ones((64, 1601)), keys, site=1, rate=0.1)
@@ -295,9 +305,31 @@ def test_too_long_is_refused(params):
         encode(params, {"input_ids": jnp.zeros((1, 13), jnp.int32)}, CONFIG)
 
 
-def test_unknown_task_is_refused(params, inputs):
-    with pytest.raises(ValueError, match="'parsing' has no head"):
-        bj.task_logits(params, inputs, CONFIG, "parsing")
+@pytest.mark.parametrize("task", ["parsing", {"kind": "encoder"}, {}])
+def test_unknown_task_is_refused(params, inputs, task):
+    with pytest.raises(ValueError, match=r"task ('parsing'|'encoder'|None) has no head"):
+        bj.task_logits(params, inputs, CONFIG, task)
+
+
+def test_a_task_is_a_name_or_what_a_loaded_model_says(inputs):
+    params = init_params(CONFIG, jax.random.key(0), heads=("classifier",), num_labels=1)
+    plain, *others = (
+        jax.jit(functools.partial(bj.task_logits, config=CONFIG, task=task))(params, inputs)
+        for task in ("sequence_classification", "regression", {"kind": "regression", "labels": []})
+    )
+    assert plain.shape == (3, 1)
+    assert all(np.array_equal(plain, other) for other in others)
+
+
+def test_a_new_classifier_is_drawn_without_the_model_under_it(monkeypatch):
+    key = jax.random.key(0)
+    whole = init_params(CONFIG, key, heads=("classifier",), num_labels=3)
+    alone = jax.jit(functools.partial(bert.init_classifier, CONFIG, num_labels=3))(key)
+    assert set(alone) == {"pooler", "classifier"}
+    for name, tree in alone.items():
+        jax.tree.map(np.testing.assert_array_equal, tree, whole[name])
+    monkeypatch.setattr(bj.linen.BertForSequenceClassification, "__call__", pytest.fail)
+    jax.eval_shape(lambda key: bj.init_params(CONFIG, key, heads=("classifier",)), key)
 
 
 def test_parameter_paths_and_shapes_are_public():

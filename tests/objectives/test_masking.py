@@ -5,6 +5,7 @@ import itertools
 import jax
 import numpy as np
 import pytest
+from jax.sharding import AxisType, Mesh, PartitionSpec
 
 import bertjax as bj
 from bertjax.objectives.masking import MaskingConfig
@@ -144,6 +145,30 @@ def test_a_row_depends_on_its_key_and_ids_alone():
     whole, part = masked(keys, ids), masked(keys[2:4], ids[2:4])
     for name, array in part.items():
         assert np.array_equal(array, whole[name][2:4])
+
+
+@pytest.mark.parametrize("whole_word", [False, True])
+def test_it_works_on_a_shard_that_knows_what_differs_between_devices(whole_word):
+    ids, _ = rows(6)
+    keys = jax.random.split(jax.random.key(1), 6)
+
+    def masked(keys, ids):
+        return bj.mask_tokens(
+            keys,
+            ids,
+            mask_id=MASK,
+            vocab_size=V,
+            special=SPECIAL,
+            word_starts=WORD_STARTS,
+            whole_word=whole_word,
+            max_predictions=10,
+        )
+
+    mesh = Mesh(np.array(jax.devices()[:1]), ("data",), axis_types=(AxisType.Auto,))
+    split = PartitionSpec("data")
+    mapped = jax.shard_map(masked, mesh=mesh, in_specs=split, out_specs=split, check_vma=True)
+    got, plain = jax.jit(mapped)(keys, ids), jax.jit(masked)(keys, ids)
+    jax.tree.map(np.testing.assert_array_equal, got, plain)
 
 
 def test_short_rows_and_a_wide_budget(mask):
