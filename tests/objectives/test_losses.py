@@ -94,6 +94,19 @@ def test_parts_add_up_to_the_whole(params):
         np.testing.assert_allclose(one + two, both, rtol=2e-6, atol=2e-6 * jnp.abs(both).max())
 
 
+def test_padding_of_a_ragged_pretraining_batch_counts_nothing(params):
+    batch = pretraining_batch()
+    ragged = {**batch, "example_weight": jnp.asarray([1.0, 1.0, 1.0, 0.0])}
+    short = {name: array[:3] for name, array in batch.items()}
+    for one, two in zip(
+        jax.tree.leaves(pretraining_loss(params, ragged, CONFIG)),
+        jax.tree.leaves(pretraining_loss(params, short, CONFIG)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(one, two, rtol=1e-6)  # float32 sums of another shape
+    assert losses.pretraining_weights(ragged) == {"mlm": 5, "nsp": 3}
+
+
 @pytest.mark.parametrize("kind", ["classification", "regression"])
 def test_padding_of_a_ragged_batch_counts_nothing(params, kind):
     head = {"classification": 3, "regression": 1}[kind]
