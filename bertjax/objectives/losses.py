@@ -31,7 +31,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 def pretraining_weights(batch: Batch) -> Weights:
     """The normalisers of `pretraining_loss`: predictions and examples of a masked batch."""
     return {
-        "mlm": batch["masked_weights"].sum(),
+        "mlm": _masked_weights(batch).sum(),
         "nsp": _example_weights(batch, "next_sentence_label").sum(),
     }
 
@@ -51,8 +51,9 @@ def pretraining_loss(
         params: with heads mlm and nsp.
         batch: input_ids, attention_mask, token_type_ids [B, T]; masked_positions, masked_labels,
             masked_weights [B, P]; next_sentence_label [B] (0 = B follows A, 1 = B is random);
-            optional example_weight [B]. Packed rows have example_ids, position_ids [B, T] and
-            cls_positions [B, S] too; next_sentence_label and example_weight are then [B, S].
+            optional example_weight [B], which weighs predictions and label of an example. Packed
+            rows have example_ids, position_ids [B, T] and cls_positions [B, S] too;
+            next_sentence_label and example_weight are then [B, S].
         config: the shape.
         weights: global normalisers (`pretraining_weights`); those of this batch where None.
         execution: how to compute.
@@ -72,7 +73,7 @@ def pretraining_loss(
         dropout_key=dropout_key,
     )
     metrics = {
-        **_scores("mlm", mlm_logits, batch["masked_labels"], batch["masked_weights"]),
+        **_scores("mlm", mlm_logits, batch["masked_labels"], _masked_weights(batch)),
         **_scores(
             "nsp",
             nsp_logits,
@@ -143,6 +144,13 @@ def regression_loss(
 def _example_weights(batch: Batch, label: str) -> jax.Array:
     weights = batch.get("example_weight")
     return jnp.ones(batch[label].shape, jnp.float32) if weights is None else weights
+
+
+def _masked_weights(batch: Batch) -> jax.Array:
+    """[B, P]: the padding of a ragged last batch predicts nothing."""
+    weights, examples = batch["masked_weights"], batch.get("example_weight")
+    # Of a packed row ([B, S]), what is padding has no tokens, and so no predictions.
+    return weights if examples is None or examples.ndim > 1 else weights * examples[:, None]
 
 
 def _scores(name: str, logits: jax.Array, labels: jax.Array, weights: jax.Array) -> Metrics:

@@ -34,7 +34,7 @@ class MaskingConfig:
         Raises:
             UserError: max_predictions cuts what the rate asks for.
         """
-        needed = max(1, round(self.rate * max_seq_length))
+        needed = _budget(self.rate, max_seq_length)
         if self.max_predictions is None:
             return needed
         if self.max_predictions < needed:
@@ -45,6 +45,11 @@ class MaskingConfig:
                 f"{needed}, or leave it out."
             )
         return self.max_predictions
+
+
+def _budget(rate: float, length: int) -> int:
+    """Predictions of a row, as Google's code counts them."""
+    return max(1, round(rate * length))
 
 
 def mask_tokens(
@@ -91,8 +96,9 @@ def mask_tokens(
         raise ValueError("whole_word needs word_starts, the ids that begin a word.")
     real = input_ids != pad_id if attention_mask is None else attention_mask != 0
     candidates = real & ~jnp.asarray(special)[input_ids]
-    lengths = real.sum(-1)
-    budget = jnp.clip(jnp.round(rate * lengths).astype(jnp.int32), 1, max_predictions)
+    # A table, because float32 rounds 0.15 * 190 to another whole number than Python does.
+    budgets = [min(_budget(rate, n), max_predictions) for n in range(input_ids.shape[1] + 1)]
+    budget = jnp.asarray(budgets, jnp.int32)[real.sum(-1)]
     words = None
     if whole_word:
         words = jnp.cumsum(jnp.asarray(word_starts)[input_ids], axis=-1)

@@ -161,9 +161,6 @@ def _mask(
         whole_word=config.masking.whole_word,
         attention_mask=batch["attention_mask"],
     )
-    weights = batch.get("example_weight")
-    if weights is not None:  # the padding of a ragged last batch predicts nothing
-        masked["masked_weights"] *= weights[:, None]
     return {**batch, **masked}
 
 

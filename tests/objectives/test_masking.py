@@ -171,6 +171,23 @@ def test_it_works_on_a_shard_that_knows_what_differs_between_devices(whole_word)
     jax.tree.map(np.testing.assert_array_equal, got, plain)
 
 
+@pytest.mark.parametrize("rate", [0.15, 0.2])
+def test_the_budget_of_every_length_is_the_one_python_counts(rate):
+    lengths = np.arange(1, 513)
+    ids = np.where(np.arange(512) < lengths[:, None], 7, 0).astype(np.int32)
+    keys = jax.random.split(jax.random.key(0), len(ids))
+
+    @jax.jit
+    def predicted(keys, ids):
+        masked = bj.mask_tokens(
+            keys, ids, mask_id=MASK, vocab_size=V, special=SPECIAL, rate=rate, max_predictions=103
+        )
+        return masked["masked_weights"].sum(-1)
+
+    wanted = [max(1, round(rate * length)) for length in lengths.tolist()]
+    assert predicted(keys, ids).tolist() == wanted
+
+
 def test_short_rows_and_a_wide_budget(mask):
     ids = np.zeros((2, 8), np.int32)
     ids[:, :3] = [2, 7, 3]
