@@ -8,7 +8,7 @@ from typing import Any
 
 from etils import epath
 
-from bertjax.config import BertConfig
+from bertjax.config import BertConfig, read_json_object
 from bertjax.errors import UserError
 from bertjax.interop.tensors import read_params, write_params
 from bertjax.text.tokenizer import Tokenizer, load_tokenizer
@@ -24,6 +24,7 @@ _ARCHITECTURES = {
     "encoder": "BertModel",
 }
 _TASK = "bertjax_task"
+_THEIR_ACTS = {"gelu_tanh": "gelu_new"}
 
 
 @dataclasses.dataclass
@@ -138,6 +139,7 @@ def _config_json(model: Pretrained) -> dict[str, Any]:
         "architectures": [_ARCHITECTURES[kind]],
         "model_type": "bert",
         **model.config.to_dict(),
+        "hidden_act": _THEIR_ACTS.get(model.config.hidden_act, model.config.hidden_act),
         "position_embedding_type": "absolute",
         "pad_token_id": model.tokenizer.pad_id,
         "tie_word_embeddings": True,
@@ -168,12 +170,7 @@ def _put_in_place(temporary: epath.Path, path: epath.Path) -> None:
 
 
 def _read_config(path: epath.Path) -> dict[str, Any]:
-    try:
-        fields = json.loads(path.read_text())
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not JSON ({error}); export the model again.") from None
-    if not isinstance(fields, dict):
-        raise UserError(f"{path}: holds no JSON object; export the model again.")
+    fields = read_json_object(path)
     for name, wanted in (("model_type", "bert"), ("position_embedding_type", "absolute")):
         if fields.get(name, wanted) not in (wanted, None):
             raise UserError(
