@@ -3,13 +3,15 @@
 import dataclasses
 import json
 import re
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from etils import epath
 
 from bertjax.errors import UserError
 
 HIDDEN_ACTS = ("gelu", "gelu_new", "gelu_tanh", "relu")
+# Names of Hugging Face's for the same functions.
+_SAME_ACTS = {"gelu_python": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
 
 # Google's release of 2018 (base, large) and of 2020 (the miniatures): layers, hidden size.
 _SIZES = {
@@ -21,6 +23,21 @@ _SIZES = {
     "large": (24, 1024),
 }
 _MINIATURE = re.compile(r"L-(\d+)_H-(\d+)")
+
+
+def read_json_object(path: epath.Path) -> dict[str, Any]:
+    """The JSON object of a file.
+
+    Raises:
+        UserError: there is none in it.
+    """
+    try:
+        fields = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not JSON ({error}); write or export it again.") from None
+    if not isinstance(fields, dict):
+        raise UserError(f"{path}: holds no JSON object; write or export it again.")
+    return fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,11 +95,15 @@ class BertConfig:
             raise UserError(
                 f"hidden_act {self.hidden_act!r} is unknown: use one of {', '.join(HIDDEN_ACTS)}."
             )
-        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise UserError(
-                    f"{name} is {getattr(self, name)}: give a probability from 0 to below 1."
-                )
+        for name in (
+            "hidden_dropout_prob",
+            "attention_probs_dropout_prob",
+            "initializer_range",
+            "layer_norm_eps",
+        ):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not 0 <= value < 1:
+                raise UserError(f"{name} is {value!r}: give a number from 0 to below 1.")
 
     @property
     def head_size(self) -> int:
@@ -131,9 +152,12 @@ class BertConfig:
             raise UserError(
                 f"{where} has no {', '.join(missing)}: is it the configuration of a BERT?"
             )
+        given = {key: value for key, value in fields.items() if key in known}
+        if (act := str(given.get("hidden_act"))) in _SAME_ACTS:
+            given["hidden_act"] = _SAME_ACTS[act]
         try:
-            return cls(**{key: value for key, value in fields.items() if key in known})
-        except (UserError, TypeError) as error:
+            return cls(**given)
+        except UserError as error:
             raise UserError(f"{where}: {error}") from None
 
     @classmethod
@@ -146,13 +170,7 @@ class BertConfig:
         path = epath.Path(path)
         if not path.is_file():
             raise UserError(f"{path}: no such file; give the path of a config.json.")
-        try:
-            fields = json.loads(path.read_text())
-        except ValueError as error:
-            raise UserError(f"{path}: not JSON ({error}).") from None
-        if not isinstance(fields, dict):
-            raise UserError(f"{path}: holds no JSON object.")
-        return cls.from_dict(fields, where=str(path))
+        return cls.from_dict(read_json_object(path), where=str(path))
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as Google's and Hugging Face's JSON name them."""
@@ -174,3 +192,11 @@ class Execution:
     """Compile one layer and scan over the stack: quicker to compile, slower to run on CPU."""
     attention: Literal["auto", "plain"] = "auto"
     """auto picks the layout that is fastest on the platform the program is lowered for."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            choices = get_args(field.type) or (True, False)
+            if not isinstance(value, type(choices[0])) or value not in choices:
+                shown = ", ".join(map(repr, choices))
+                raise UserError(f"{field.name} is {value!r}: use one of {shown}.")

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from bertjax import BertConfig, UserError
+from bertjax import BertConfig, Execution, UserError
 
 
 @pytest.mark.parametrize(
@@ -47,12 +47,17 @@ def test_json_both_ways(tmp_path):
     ("text", "sentence"),
     [
         ("{", "not JSON"),
+        ("[" * 100_000, "not JSON"),
         ("[]", "no JSON object"),
         ('{"hidden_size": 4}', "has no num_hidden_layers, vocab_size"),
         ('{"hidden_size": 5, "num_hidden_layers": 1, "vocab_size": 9}', "not a multiple"),
         (
             '{"hidden_size": 12, "num_hidden_layers": 1, "vocab_size": 9, "hidden_act": "swish"}',
             "'swish' is unknown",
+        ),
+        (
+            '{"hidden_size": 12, "num_hidden_layers": 1, "vocab_size": 9, "hidden_act": []}',
+            "unknown",
         ),
         ('{"hidden_size": 12, "num_hidden_layers": 0, "vocab_size": 9}', "at least 1"),
         ('{"hidden_size": "12", "num_hidden_layers": 1, "vocab_size": 9}', "whole number"),
@@ -71,7 +76,37 @@ def test_no_such_file(tmp_path):
         BertConfig.from_json(tmp_path / "absent.json")
 
 
-@pytest.mark.parametrize("name", ["hidden_dropout_prob", "attention_probs_dropout_prob"])
-def test_probabilities(name):
-    with pytest.raises(UserError, match=name):
-        BertConfig(**{name: 1.0})
+@pytest.mark.parametrize(
+    "name",
+    [
+        "hidden_dropout_prob",
+        "attention_probs_dropout_prob",
+        "initializer_range",
+        "layer_norm_eps",
+    ],
+)
+@pytest.mark.parametrize("value", [1.0, -0.1, float("nan"), "1e-12", None])
+def test_what_is_no_share_or_small_number(name, value):
+    with pytest.raises(UserError, match=f"{name} is {value!r}: give a number from 0 to below 1"):
+        BertConfig(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"dtype": "float16"}, "dtype is 'float16': use one of 'float32', 'bfloat16'."),
+        ({"precision": "highst"}, "precision is 'highst': use one of 'default', 'high'"),
+        ({"remat": True}, "remat is True: use one of 'none', 'full', 'dots'"),
+        ({"scan_layers": "yes"}, "scan_layers is 'yes': use one of True, False"),
+        ({"attention": None}, "attention is None: use one of 'auto', 'plain'"),
+    ],
+)
+def test_an_execution_that_is_none(fields, sentence):
+    with pytest.raises(UserError, match=sentence):
+        Execution(**fields)
+
+
+def test_other_names_of_the_same_activations():
+    fields = BertConfig().to_dict()
+    for theirs, ours in {"gelu_pytorch_tanh": "gelu_tanh", "gelu_python": "gelu"}.items():
+        assert BertConfig.from_dict({**fields, "hidden_act": theirs}).hidden_act == ours

@@ -8,7 +8,7 @@ from typing import Any
 
 from etils import epath
 
-from bertjax.config import BertConfig
+from bertjax.config import BertConfig, read_json_object
 from bertjax.errors import UserError
 from bertjax.interop.tensors import read_params, write_params
 from bertjax.text.tokenizer import Tokenizer, load_tokenizer
@@ -24,6 +24,7 @@ _ARCHITECTURES = {
     "encoder": "BertModel",
 }
 _TASK = "bertjax_task"
+_THEIR_ACTS = {"gelu_tanh": "gelu_new"}
 
 
 @dataclasses.dataclass
@@ -138,6 +139,7 @@ def _config_json(model: Pretrained) -> dict[str, Any]:
         "architectures": [_ARCHITECTURES[kind]],
         "model_type": "bert",
         **model.config.to_dict(),
+        "hidden_act": _THEIR_ACTS.get(model.config.hidden_act, model.config.hidden_act),
         "position_embedding_type": "absolute",
         "pad_token_id": model.tokenizer.pad_id,
         "tie_word_embeddings": True,
@@ -168,12 +170,7 @@ def _put_in_place(temporary: epath.Path, path: epath.Path) -> None:
 
 
 def _read_config(path: epath.Path) -> dict[str, Any]:
-    try:
-        fields = json.loads(path.read_text())
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not JSON ({error}); export the model again.") from None
-    if not isinstance(fields, dict):
-        raise UserError(f"{path}: holds no JSON object; export the model again.")
+    fields = read_json_object(path)
     for name, wanted in (("model_type", "bert"), ("position_embedding_type", "absolute")):
         if fields.get(name, wanted) not in (wanted, None):
             raise UserError(
@@ -192,23 +189,28 @@ def _kind_of_heads(heads: set[str]) -> str:
 
 def _read_task(fields: dict[str, Any], params: dict, where: str) -> dict[str, Any]:
     """The task by bertjax's own entry, or by what Hugging Face's say."""
-    task = fields.get(_TASK)
     heads = set(params)
-    kind = task.get("kind") if isinstance(task, dict) else _kind_of_heads(heads)
+    ours = fields.get(_TASK)
+    task = dict(ours) if isinstance(ours, dict) else {"kind": _kind_of_heads(heads)}
+    kind = task.get("kind")
     if not isinstance(kind, str) or kind not in _ARCHITECTURES:
         raise UserError(f"{where}: the task {kind!r} is unknown; export the model again.")
-    task = dict(task) if isinstance(task, dict) else {"kind": kind}
     needs = {"pretraining": "mlm", "masked_lm": "mlm", "encoder": "embeddings"}
     if needs.get(kind, "classifier") not in heads:
         raise UserError(f"{where}: the task {kind!r} needs a head that {WEIGHTS} doesn't hold.")
     if kind not in ("sequence_classification", "regression"):
         return task
     outputs = len(params["classifier"]["bias"])
-    if _TASK not in fields and (fields.get("problem_type") == "regression" or outputs == 1):
-        return {"kind": "regression", "labels": []}
+    if not isinstance(ours, dict):
+        _check_classifier(fields, where)
+        if fields.get("problem_type") == "regression" or outputs == 1:
+            kind, task = "regression", {"kind": "regression", "labels": []}
     if kind == "regression":
         if outputs != 1:
-            raise UserError(f"{where}: regression has one output, the classifier {outputs}.")
+            raise UserError(
+                f"{where}: regression has one output and the classifier {outputs}; only one number "
+                "can be predicted."
+            )
         return task
     names = task.get("labels", fields.get("id2label"))
     if isinstance(names, dict):
@@ -218,3 +220,19 @@ def _read_task(fields: dict[str, Any], params: dict, where: str) -> dict[str, An
     if not isinstance(names, list) or len(names) != outputs or None in names:
         raise UserError(f"{where}: its labels don't match the classifier's {outputs} outputs.")
     return {**task, "labels": names}
+
+
+def _check_classifier(fields: dict[str, Any], where: str) -> None:
+    """Refuses a layer named `classifier` that is no classifier of sequences into one label."""
+    wanted = _ARCHITECTURES["sequence_classification"]
+    architectures = fields.get("architectures") or [wanted]
+    if not isinstance(architectures, list) or wanted not in architectures:
+        raise UserError(
+            f"{where}: architectures says {architectures}, whose classifier does something else; "
+            f"only a {wanted} can be read with its head."
+        )
+    if fields.get("problem_type") == "multi_label_classification":
+        raise UserError(
+            f"{where}: problem_type is 'multi_label_classification'; only one label a text can be "
+            "predicted."
+        )

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import jax
@@ -176,6 +177,53 @@ def test_a_classifier_keeps_its_labels(tmp_path, params, tokenizer):
     fields["id2label"] = {"0": "x"}
     (path / "config.json").write_text(json.dumps(fields))
     assert "labels don't match the classifier's 3 outputs" in refusal(path)
+
+
+@pytest.fixture
+def classifier(tmp_path, params, tokenizer):
+    """Writes a classifier of three outputs as another program might, without our entry."""
+    parts = {name: params[name] for name in ("embeddings", "encoder", "pooler")}
+    head = {"kernel": jnp.ones((8, 3)), "bias": jnp.arange(3.0)}
+    model = Pretrained(CONFIG, {**parts, "classifier": head}, tokenizer, None)
+    path = save_pretrained(tmp_path / "out", model)
+
+    def write(**changes):
+        fields = json.loads((path / "config.json").read_text()) | changes
+        fields = {name: value for name, value in fields.items() if value is not None}
+        (path / "config.json").write_text(json.dumps(fields))
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("architectures", [None, [], ["BertForSequenceClassification"]])
+def test_a_classifier_of_sequences_is_read(classifier, architectures):
+    path = classifier(architectures=architectures, problem_type=None)
+    assert from_pretrained(path).kind == "sequence_classification"
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"architectures": ["BertForTokenClassification"]}, "'BertForTokenClassification'"),
+        ({"architectures": ["BertForMultipleChoice"]}, "'BertForMultipleChoice'"),
+        ({"architectures": 5}, "architectures says 5"),
+        ({"problem_type": "multi_label_classification"}, "'multi_label_classification'"),
+        ({"problem_type": "regression"}, "regression has one output and the classifier 3"),
+    ],
+)
+def test_a_classifier_of_something_else_is_refused(classifier, changes, sentence):
+    assert sentence in refusal(classifier(**changes))
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [("gelu_tanh", "gelu_new"), ("relu", "relu")])
+def test_activations_are_exported_by_names_that_hugging_face_knows(
+    tmp_path, params, tokenizer, ours, theirs
+):
+    config = dataclasses.replace(CONFIG, hidden_act=ours)
+    path = save_pretrained(tmp_path / "out", Pretrained(config, params, tokenizer, None))
+    assert json.loads((path / "config.json").read_text())["hidden_act"] == theirs
+    assert from_pretrained(path).config.hidden_act == theirs
 
 
 def test_names_without_prefix_gamma_beta_position_ids_and_a_stored_decoder(exported, params):
