@@ -4,6 +4,8 @@ import numpy as np
 import bertjax as bj
 from bertjax.model import starts
 
+init_params = jax.jit(bj.init_params, static_argnums=0)
+
 
 def test_unigram_bias_gives_the_frequencies_back():
     counts = np.array([0, 9, 99, 899])
@@ -24,7 +26,7 @@ def test_sinusoidal_positions_turn_alike_everywhere():
 
 def test_averaging_attention_adds_the_mean_of_what_it_attends_to():
     config = bj.BertConfig.named("tiny", vocab_size=30, max_position_embeddings=16)
-    plain = bj.init_params(config, jax.random.key(0))
+    plain = init_params(config, jax.random.key(0))
     params = starts.begin(plain, config, starts.StartConfig(attention="averaging"))
     attention = params["encoder"]["layer_0"]["attention"]
     assert attention["query"] is plain["encoder"]["layer_0"]["attention"]["query"]
@@ -40,5 +42,5 @@ def test_averaging_attention_adds_the_mean_of_what_it_attends_to():
 
 def test_a_start_of_google_changes_nothing():
     config = bj.BertConfig.named("tiny", vocab_size=30, max_position_embeddings=16)
-    params = bj.init_params(config, jax.random.key(0))
+    params = init_params(config, jax.random.key(0))
     assert starts.begin(params, config, starts.StartConfig()) is params
