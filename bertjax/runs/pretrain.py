@@ -23,6 +23,7 @@ from bertjax.train import sharding
 from bertjax.train.checkpoint import Checkpoints
 from bertjax.train.loop import fit
 from bertjax.train.step import TrainState
+from bertjax.train.storage import from_first_process
 from bertjax.train.telemetry import Field, Telemetry
 
 METRICS = ("mlm_loss", "mlm_accuracy", "nsp_loss", "nsp_accuracy")
@@ -65,6 +66,8 @@ def pretrain(
     Raises:
         UserError: the recipe, the data and the run directory do not fit together.
     """
+    if jax.process_index():  # one of several tells and writes
+        log = _silent
     reader = ShardReader(config.data, "train")
     manifest = reader.manifest
     tokenizer = _tokenizer_of(epath.Path(config.data), manifest)
@@ -105,7 +108,9 @@ def pretrain(
     last = evaluations[-1] if evaluations else {}
     export = None
     if not fitted.stopped:
-        export = _export(workdir / "export", program.model, fitted.state, tokenizer, manifest)
+        export = workdir / "export"
+        params = sharding.on_host(mesh, fitted.state.params)
+        _export(export, program.model, params, tokenizer, manifest)
         log(_verdict(int(fitted.state.step), last, manifest, export))
     return PretrainResult(
         metrics={name: last[name] for name in METRICS if name in last},
@@ -117,15 +122,21 @@ def pretrain(
     )
 
 
+def _silent(line: str) -> None:
+    del line
+
+
 def choose_workdir(workdir: str, *, fresh: bool) -> epath.Path:
     """The directory named, or with `fresh` the first of name-2, name-3, ... that is not taken."""
     path = epath.Path(workdir)
-    if not fresh or not path.exists():
-        return path
-    number = 2
-    while (beside := path.parent / f"{path.name}-{number}").exists():
-        number += 1
-    return beside
+    number = 1
+    if fresh and path.exists():
+        number = 2
+        while (path.parent / f"{path.name}-{number}").exists():
+            number += 1
+    # One process may come late, and find that another has taken the directory already.
+    (number,) = from_first_process([number])
+    return path if number == 1 else path.parent / f"{path.name}-{number}"
 
 
 def _count(reader: ShardReader, vocabulary: Vocabulary) -> np.ndarray:
@@ -278,6 +289,8 @@ def _verdict(step: int, scores: dict[str, Any], manifest: Manifest, export: epat
 
 
 def _write_run(config: PretrainConfig, tokenizer: Tokenizer, workdir: epath.Path) -> None:
+    if jax.process_index():
+        return
     workdir.mkdir(parents=True, exist_ok=True)
     recipe = json.dumps(dataclasses.asdict(config), indent=2)
     (workdir / "config.json").write_text(recipe + "\n")
@@ -285,12 +298,9 @@ def _write_run(config: PretrainConfig, tokenizer: Tokenizer, workdir: epath.Path
 
 
 def _export(
-    path: epath.Path,
-    model: BertConfig,
-    state: TrainState,
-    tokenizer: Tokenizer,
-    manifest: Manifest,
-) -> epath.Path:
+    path: epath.Path, model: BertConfig, params: Any, tokenizer: Tokenizer, manifest: Manifest
+) -> None:
+    if jax.process_index():
+        return
     task = {"kind": "pretraining", "max_seq_length": manifest.max_seq_length}
-    params = jax.device_get(state.params)
-    return save_pretrained(path, Pretrained(model, params, tokenizer, task))
+    save_pretrained(path, Pretrained(model, params, tokenizer, task))
