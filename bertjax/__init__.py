@@ -27,8 +27,10 @@ if TYPE_CHECKING:
         regression_loss,
     )
     from bertjax.objectives.masking import mask_tokens
+    from bertjax.runs.finetune import FinetuneConfig
     from bertjax.runs.fit import fit
     from bertjax.runs.predict import embed, fill_mask, predict
+    from bertjax.runs.recipes import PretrainConfig
     from bertjax.text.tokenizer import load_tokenizer
     from bertjax.train.step import init_state, make_train_step
 
@@ -37,6 +39,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "BertConfig": "bertjax.config",
     "Execution": "bertjax.config",
+    "FinetuneConfig": "bertjax.runs.finetune",
+    "PretrainConfig": "bertjax.runs.recipes",
     "Pretrained": "bertjax.interop.huggingface",
     "UserError": "bertjax.errors",
     "classification_loss": "bertjax.objectives.losses",
@@ -65,6 +69,8 @@ _HOMES = {
 __all__ = [
     "BertConfig",
     "Execution",
+    "FinetuneConfig",
+    "PretrainConfig",
     "Pretrained",
     "UserError",
     "classification_loss",

@@ -202,6 +202,15 @@ def test_ci_runs_every_slow_test_of_resuming() -> None:
         assert all(any(word in test for word in words) for test in found), (name, found)
 
 
+def test_every_public_name_is_there() -> None:
+    import bertjax
+
+    assert sorted(bertjax.__all__) == sorted(bertjax._HOMES)
+    assert all(getattr(bertjax, name) is not None for name in bertjax.__all__)
+    # What bertjax.fit takes.
+    assert {"PretrainConfig", "FinetuneConfig"} <= set(bertjax.__all__)
+
+
 def test_shell_scripts_pass_shellcheck() -> None:
     scripts = [ROOT / "tpu_setup.sh", ROOT / ".ci" / "run"]
     done = run(tool("shellcheck"), *map(str, scripts))

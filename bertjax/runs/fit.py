@@ -8,7 +8,7 @@ def fit(config: Any, *, log: Callable[[str], None] = print) -> Any:
     """Runs, or resumes, what the configuration describes.
 
     Args:
-        config: a `runs.recipes.PretrainConfig` or a `runs.finetune.FinetuneConfig`.
+        config: a `bertjax.PretrainConfig` or a `bertjax.FinetuneConfig`.
         log: told what happens, line by line; by default printed.
 
     Returns:

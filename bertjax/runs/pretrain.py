@@ -66,6 +66,8 @@ def pretrain(
     Raises:
         UserError: the recipe, the data and the run directory do not fit together.
     """
+    if jax.process_index():  # one of several tells and writes
+        log = _silent
     reader = ShardReader(config.data, "train")
     manifest = reader.manifest
     tokenizer = _tokenizer_of(epath.Path(config.data), manifest)
@@ -113,7 +115,9 @@ def pretrain(
     last = evaluations[-1] if evaluations else {}
     export = None
     if not fitted.stopped:
-        export = _export(workdir / "export", program.model, fitted.state, tokenizer, manifest)
+        export = workdir / "export"
+        params = sharding.on_host(mesh, fitted.state.params)
+        _export(export, program.model, params, tokenizer, manifest)
         log(_verdict(int(fitted.state.step), last, manifest, export))
     return PretrainResult(
         metrics={name: last[name] for name in METRICS if name in last},
@@ -123,6 +127,10 @@ def pretrain(
         stopped=fitted.stopped,
         model=program.model,
     )
+
+
+def _silent(line: str) -> None:
+    del line
 
 
 def _count(reader: ShardReader, vocabulary: Vocabulary) -> np.ndarray:
@@ -275,17 +283,16 @@ def _verdict(step: int, scores: dict[str, Any], manifest: Manifest, export: epat
 
 
 def _write_run(config: PretrainConfig, tokenizer: Tokenizer, workdir: epath.Path) -> None:
+    if jax.process_index():
+        return
     write_config(workdir, KIND, config)
     tokenizer.save(workdir / "tokenizer")
 
 
 def _export(
-    path: epath.Path,
-    model: BertConfig,
-    state: TrainState,
-    tokenizer: Tokenizer,
-    manifest: Manifest,
-) -> epath.Path:
+    path: epath.Path, model: BertConfig, params: Any, tokenizer: Tokenizer, manifest: Manifest
+) -> None:
+    if jax.process_index():
+        return
     task = {"kind": "pretraining", "max_seq_length": manifest.max_seq_length}
-    params = jax.device_get(state.params)
-    return save_pretrained(path, Pretrained(model, params, tokenizer, task))
+    save_pretrained(path, Pretrained(model, params, tokenizer, task))

@@ -350,5 +350,4 @@ class SeedTrainer:
     def _keep(self, score: float, params: Any) -> None:
         """Remembers the parameters of the best seed, on the host."""
         if self.best is None or score > self.best[0]:
-            whole = jax.jit(lambda tree: tree, out_shardings=sharding.replicated(self.mesh))(params)
-            self.best = (score, jax.tree.map(np.asarray, whole))
+            self.best = (score, sharding.on_host(self.mesh, params))

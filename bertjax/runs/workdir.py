@@ -10,6 +10,7 @@ from etils import epath
 from bertjax import places
 from bertjax.errors import UserError
 from bertjax.train.identity import as_json, refuse_another_run
+from bertjax.train.storage import from_first_process
 
 CONFIG = "config.json"
 KINDS = ("pre-training", "fine-tuning")
@@ -30,11 +31,15 @@ def choose_workdir(
         UserError: a file is in the way, or the directory belongs to another run.
     """
     path = places.output_directory(workdir)
+    number = 1
     if fresh and path.exists():
         number = 2
-        while (beside := path.parent / f"{path.name}-{number}").exists():
+        while (path.parent / f"{path.name}-{number}").exists():
             number += 1
-        return beside
+    # One process may come late, and find that another has taken the directory already.
+    (number,) = from_first_process([number])
+    if number > 1:
+        return path.parent / f"{path.name}-{number}"
     if (path / CONFIG).exists():
         _refuse_another(path, kind, identity)
     return path

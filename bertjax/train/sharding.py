@@ -150,6 +150,12 @@ def _axes(spec: PartitionSpec) -> set[str]:
     }
 
 
+def on_host(mesh: Mesh, tree: Any) -> Any:
+    """The whole of every array as NumPy, on every process; all of them call this together."""
+    whole = jax.jit(lambda tree: tree, out_shardings=replicated(mesh))(tree)
+    return jax.tree.map(np.asarray, whole)
+
+
 def make_global_batch(
     mesh: Mesh, batch_size: int, read_rows: Callable[[np.ndarray], dict[str, np.ndarray]]
 ) -> dict[str, jax.Array]:

@@ -6,6 +6,7 @@ import json
 import resource
 import shutil
 import signal
+import socket
 import sys
 
 import numpy as np
@@ -338,6 +339,67 @@ def test_fresh_starts_beside(recipe, tmp_path):
         result = runs.pretrain(recipe(loop=short, fresh=True), silent)
         assert result.workdir == epath.Path(tmp_path / name)
     assert (tmp_path / "run" / "checkpoints" / "1").is_dir()
+
+
+_ONE_OF_TWO = """
+import json, sys
+import jax
+import bertjax.runs.pretrain as runs
+from bertjax.runs.recipes import ModelConfig, PretrainConfig
+from bertjax.train.loop import LoopConfig
+from bertjax.train.optimizer import OptimizerConfig
+from bertjax.train.sharding import MeshConfig
+
+rank, port = int(sys.argv[1]), sys.argv[2]
+address = f"127.0.0.1:{port}"
+jax.distributed.initialize(address, 2, rank, coordinator_bind_address=address)
+
+def refuse(*_):
+    raise AssertionError("only the first process writes")
+
+if rank == 1:
+    load = runs.load_tokenizer
+    def load_tokenizer(path):
+        tokenizer = load(path)
+        type(tokenizer).save = refuse
+        return tokenizer
+    runs.load_tokenizer, runs.save_pretrained = load_tokenizer, refuse
+
+parts = {"model": ModelConfig, "loop": LoopConfig, "optimizer": OptimizerConfig}
+fields = json.loads(sys.argv[3])
+fields |= {name: kind(**fields[name]) for name, kind in parts.items()}
+config = PretrainConfig(**fields, mesh=MeshConfig(data=1, fsdp=2), fresh=True)
+result = runs.pretrain(config, lambda line: print("told:", line, flush=True))
+print(json.dumps([str(result.export), result.metrics]))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_tell_and_write_once_what_one_would(recipe, tmp_path, killing):
+    config = recipe(loop=LoopConfig(train_steps=2, log_every=1))
+    one = runs.pretrain(config, silent)
+    names = ("data", "workdir", "model", "batch_size", "eval_examples", "loop", "optimizer")
+    fields = json.dumps({name: dataclasses.asdict(config)[name] for name in names})
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    processes = [
+        killing.start([sys.executable, "-c", _ONE_OF_TWO, str(rank), port, fields])
+        for rank in range(2)
+    ]
+    outputs = [process.communicate()[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert "told: Trained 2 steps" in outputs[0] and "told:" not in outputs[1]
+    export, metrics = json.loads(outputs[0].splitlines()[-1])
+    assert json.loads(outputs[1].splitlines()[-1]) == [export, metrics]
+    assert export == str(tmp_path / "run-2" / "export")
+    # Float32 sums in another order.
+    assert metrics == pytest.approx(one.metrics, rel=1e-5)
+    kernels = [
+        bj.from_pretrained(path).params["encoder"]["layer_0"]["intermediate"]["kernel"]
+        for path in (export, one.export)
+    ]
+    np.testing.assert_allclose(*kernels, atol=1e-5)
 
 
 @pytest.mark.parametrize(
