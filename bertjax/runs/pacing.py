@@ -49,7 +49,7 @@ class Recipe:
     most_epochs: float = 40.0
     """Above it the text is only learned by heart."""
     finetune_rates: tuple[float, ...] = (1e-3, 2e-3)
-    finetune_batch_size: int = 16
+    finetune_batch_size: int = 32
     epochs: int = 4
     epochs_few: int = 10
     seeds: int = 3
