@@ -180,9 +180,11 @@ def test_help_loads_nothing_heavy(verb: list[str]) -> None:
 @pytest.mark.parametrize(
     "code", ["import bertjax; bertjax.encode; report()", help_of([])], ids=["import", "help"]
 )
-def test_starting_takes_under_a_second_and_a_half(code: str) -> None:
-    """CPU seconds of the best of three runs: other work on the machine does not count as ours."""
-    assert min(loaded_by(code)[1] for _ in range(3)) < 1.5
+def test_starting_costs_little_more_than_jax_and_flax(code: str) -> None:
+    """CPU seconds, the best of three runs in turns: seconds are the machine's, a ratio is ours."""
+    both = (code, "import flax.linen; report()")
+    ours, theirs = zip(*([loaded_by(each)[1] for each in both] for _ in range(3)), strict=True)
+    assert min(ours) < 1.3 * min(theirs)
 
 
 def test_importing_bertjax_alone_loads_no_jax() -> None:
