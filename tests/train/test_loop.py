@@ -168,7 +168,7 @@ def survives(killing, tmp_path, options, *, kills, seed):
 
 def test_exit_code_and_repeated_signals(killing, tmp_path):
     def signalled(*delays):
-        process = killing.start(command(tmp_path / str(len(delays)), "--sleep", "2"))
+        process = killing.start(command(tmp_path / str(len(delays)), "--sleep", "5"))
         while not process.stdout.readline().startswith("step  1/"):
             assert process.poll() is None
         for delay in delays:
