@@ -13,10 +13,16 @@ from etils.epath import backend, gpath
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Tests and the processes they start compile the same small programs many times: once is enough.
+# Each worker of pytest-xdist has a cache of its own, as JAX writes into it without a lock.
 _CACHE = tempfile.TemporaryDirectory(prefix="bertjax-tests-")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _CACHE.name)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+# The programs are small and run a few times, so that most of a test's time is compiling. With
+# JAX_DISABLE_MOST_OPTIMIZATIONS=0 they are compiled as users compile them; .ci/run does both.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 
 @pytest.fixture(scope="session")

@@ -65,7 +65,13 @@ def step_and_state(accumulation, execution, axis_name=None):
         accumulation=accumulation,
         axis_name=axis_name,
     )
-    return step, init_state(bj.init_params(CONFIG, jax.random.key(0)), optimizer)
+    return step, init_state(jax.device_put(first_params()), optimizer)
+
+
+@functools.cache
+def first_params():
+    drawn = jax.jit(functools.partial(bj.init_params, CONFIG))(jax.random.key(0))
+    return jax.device_get(drawn)  # a step donates what is on the device
 
 
 def under_jit(mesh_config, devices, accumulation=2, execution=PLAIN, parts=None):
@@ -94,6 +100,7 @@ def under_shard_map():
     whole = PartitionSpec()
     mapped = jax.shard_map(step, mesh=mesh, in_specs=(whole, rows), out_specs=whole)
     compiled = jax.jit(mapped)
+    state = jax.device_put(state, sharding.replicated(mesh))  # as it comes back: compiled once
     for number in range(STEPS):
         state, metrics = compiled(state, batch(number))
         yield metrics["loss"]
@@ -104,6 +111,7 @@ def under_pmap():
     step, state = step_and_state(2, bj.Execution(), axis_name="data")
     compiled = jax.pmap(step, axis_name="data")
     state = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), state)
+    state = jax.pmap(lambda leaves: leaves, axis_name="data")(state)  # as it comes back
     for number in range(STEPS):
         rows = jax.tree.map(
             lambda leaf: leaf.reshape(count, B // count, *leaf.shape[1:]), batch(number)

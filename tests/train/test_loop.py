@@ -167,8 +167,8 @@ def survives(killing, tmp_path, options, *, kills, seed):
 
 
 def test_exit_code_and_repeated_signals(killing, tmp_path):
-    def signalled(*delays):
-        process = killing.start(command(tmp_path / str(len(delays)), "--sleep", "5"))
+    def signalled(sleep, *delays):
+        process = killing.start(command(tmp_path / str(len(delays)), "--sleep", sleep))
         while not process.stdout.readline().startswith("step  1/"):
             assert process.poll() is None
         for delay in delays:
@@ -177,10 +177,10 @@ def test_exit_code_and_repeated_signals(killing, tmp_path):
         output = process.communicate()[0]
         return process.returncode, output
 
-    code, output = signalled(0.0, 0.05)
+    code, output = signalled("3", 0.0, 0.05)
     assert code == 75, "one that is passed on twice is one"
     assert "to be resumed" in output
-    code, output = signalled(0.0, 1.2, 0.0)
+    code, output = signalled("60", 0.0, 1.2, 0.0)
     assert code == -signal.SIGTERM, "a second one ends the process at once"
 
 
