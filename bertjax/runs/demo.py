@@ -53,7 +53,7 @@ class DemoConfig:
 
     workdir: str = "runs/demo"
     """Everything is written below it; the same command again goes on where it was."""
-    minutes: float = 5.9
+    minutes: float = 5.6
     """Time to spend in all, on this machine: pre-training gets what the other phases leave. From 20
     on the model is larger."""
     seed: int = 0

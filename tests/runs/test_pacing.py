@@ -44,5 +44,5 @@ def test_a_fast_machine_stops_at_the_most_epochs():
 
 
 def test_more_minutes_train_a_larger_model():
-    assert Recipe.of(5.9) == Recipe()
+    assert Recipe.of(5.6) == Recipe()
     assert Recipe.of(60).size != Recipe().size
