@@ -18,9 +18,11 @@ BOUND = 1e-6
 @pytest.fixture(scope="module")
 def losses(run_python):
     script = Path(__file__).with_name("equivalence.py")
-    return json.loads(run_python(str(script), devices=8).splitlines()[-1])
+    return json.loads(run_python(str(script), devices=8, timeout=1200).splitlines()[-1])
 
 
+# Nine programs are compiled, in two minutes where nothing else runs.
+@pytest.mark.timeout(1300)
 @pytest.mark.parametrize(
     "way",
     [
