@@ -63,8 +63,10 @@ def main(source: str, request: str, output: str) -> int:
 
 def _load(library: Any, source: str) -> tuple[Any, str, set[str]]:
     """The model, its architecture, and the parts that its file lacks."""
-    config = library.AutoConfig.from_pretrained(source, local_files_only=True)
-    architecture = (config.architectures or ["AutoModel"])[0]
+    fields = json.loads(pathlib.Path(source, "config.json").read_text())
+    any_config = library.AutoConfig if "model_type" in fields else library.BertConfig  # of 2019
+    config = any_config.from_pretrained(source, local_files_only=True)
+    architecture = (config.architectures or ["BertModel"])[0]
     kind = getattr(library, architecture, None)
     if kind is None:
         raise ValueError(f"its architecture {architecture!r} is unknown to transformers")

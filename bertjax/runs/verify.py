@@ -55,6 +55,8 @@ class Certificate:
     """Whether these were golden statistics, not a live implementation."""
     differences: dict[str, float]
     """Of every output: its largest difference over its largest value; inf for another shape."""
+    not_compared: tuple[str, ...]
+    """Outputs that the source has and this model has not."""
     texts_that_differ: tuple[str, ...]
     """Texts to which the tokenizers give other ids."""
     causes: tuple[str, ...]
@@ -72,7 +74,8 @@ class Certificate:
         if self.agrees:
             return (
                 f"Agrees with {with_what}: {', '.join(self.differences)} differ by at most "
-                f"{largest:.1e} of their largest value ({name}; allowed: {self.tolerance:g})."
+                f"{largest:.1e} of their largest value ({name}; allowed: {self.tolerance:g})"
+                f"{self._left_out()}."
             )
         wrong = [
             f"{name} by {difference:.1e} of its largest value" if np.isfinite(difference)
@@ -85,7 +88,12 @@ class Certificate:
         cause = "none of the known mistakes explains it"
         if self.causes:
             cause = f"the likely cause: {'; '.join(self.causes)}"
-        return f"Differs from {with_what}: {', '.join(wrong)}; {cause}."
+        return f"Differs from {with_what}: {', '.join(wrong)}{self._left_out()}; {cause}."
+
+    def _left_out(self) -> str:
+        if not self.not_compared:
+            return ""
+        return f"; not compared, as this model has none: {', '.join(self.not_compared)}"
 
     def to_json(self) -> str:
         """All of it as one JSON object; a difference that is no number is null."""
@@ -118,11 +126,11 @@ def verify(
         interpreter: the Python that may have transformers and torch.
 
     Raises:
-        UserError: there is nothing to compare with, transformers can't read the source, or the
-            golden statistics are damaged, of another vocabulary, or bertjax's own.
+        UserError: there is nothing to compare with, or the golden statistics are damaged, of
+            another vocabulary, or bertjax's own.
     """
     source = places.location(source)
-    reference, stored = _find_reference(model, source, golden, interpreter)
+    reference, stored = _find_reference(model, source, log, golden, interpreter)
     log(f"Comparing with {reference}{' (stored statistics)' if stored else ''}.")
     ids = reference.probe["input_ids"]
     if ids.min() < 0 or ids.max() >= model.config.vocab_size:
@@ -145,6 +153,7 @@ def verify(
         compared_with=str(reference),
         stored=stored,
         differences=found,
+        not_compared=tuple(name for name in reference.outputs if name not in ours),
         texts_that_differ=texts,
         causes=tuple(causes),
     )
@@ -198,16 +207,27 @@ def _program(config: BertConfig, kind: str) -> Callable:
 
 
 def _find_reference(
-    model: Pretrained, source: epath.Path, golden: epath.PathLike | None, interpreter: str
+    model: Pretrained,
+    source: epath.Path,
+    log: Callable[[str], None],
+    golden: epath.PathLike | None,
+    interpreter: str,
 ) -> tuple[Reference, bool]:
     """The live implementation's outputs where there is one, else the stored ones; and which."""
     directory = source if source.is_dir() else source.parent
     reason = "transformers reads local directories in Hugging Face's layout alone"
-    if places.is_local(source) and (source / CONFIG).is_file():
-        live = references.from_transformers(source, probe_of(model), interpreter)
-        if live is not None:
-            return live, False
-        reason = "transformers and torch are not installed (pip install transformers torch)"
+    for place in (directory / "export", directory):
+        if places.is_local(place) and _is_hugging_face(place):
+            try:
+                live = references.from_transformers(place, probe_of(model), interpreter)
+            except UserError as error:
+                reason = str(error).rstrip(".")
+                log(f"{reason}: looking for golden statistics.")
+                break
+            if live is not None:
+                return live, False
+            reason = "transformers and torch are not installed (pip install transformers torch)"
+            break
     candidates = [epath.Path(golden)] if golden is not None else []
     for path in (*candidates, directory / GOLDEN):
         if path.is_file():
@@ -216,6 +236,11 @@ def _find_reference(
         f"{source}: there is nothing to compare the model with: {reason}, and no golden statistics "
         f"({GOLDEN}) lie beside it."
     )
+
+
+def _is_hugging_face(directory: epath.Path) -> bool:
+    weights = [*directory.glob("*.safetensors"), *directory.glob("pytorch_model*.bin")]
+    return (directory / CONFIG).is_file() and bool(weights)
 
 
 def _differences(ours: Outputs, reference: Reference) -> dict[str, float]:

@@ -147,6 +147,14 @@ def test_a_change_of_any_tensor_is_noticed(model, tmp_path, path):
     assert noticed != path.endswith("attention/key/bias")
 
 
+def test_an_output_that_the_model_here_lacks_is_not_passed_over_in_silence(model, tmp_path):
+    params = {part: tree for part, tree in model.params.items() if part not in ("mlm", "nsp")}
+    encoder = dataclasses.replace(model, params=params, task={"kind": "encoder"})
+    found = certificate(encoder, reference_of(model), tmp_path)
+    assert found.agrees and set(found.not_compared) == {"mlm_logits", "nsp_logits"}
+    assert "not compared, as this model has none: " in found.verdict()
+
+
 # Causes
 
 
@@ -398,3 +406,7 @@ def test_what_transformers_cannot_read_is_said(model, tmp_path, interpreter):
         verify.verify(
             model, tmp_path / "source", print, interpreter=interpreter(4, "warning\nno such tensor")
         )
+    reference.write_golden(epath.Path(tmp_path) / "source/parity.json", reference_of(model))
+    lines = []
+    found = verify.verify(model, tmp_path / "source", lines.append, interpreter=interpreter(4, "x"))
+    assert found.stored and lines[0].endswith("(x): looking for golden statistics.")
