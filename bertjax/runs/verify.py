@@ -267,7 +267,7 @@ def _causes(
     model: Pretrained, reference: Reference, ours: Outputs, found: Mapping[str, float]
 ) -> Iterator[str]:
     """The one known cause that explains every output; else what the pattern of them suggests."""
-    wrong = {name for name, difference in found.items() if difference > TOLERANCE}
+    wrong = [name for name, difference in found.items() if difference > TOLERANCE]
     orders = {name: _order_cause(ours[name], reference.outputs[name], name) for name in wrong}
     if all(orders.values()):
         yield from (cause for cause in orders.values() if cause is not None)
@@ -282,7 +282,7 @@ def _causes(
     largest, cause = min(tried)
     if largest <= TOLERANCE:
         yield cause
-    elif wrong == {"mlm_logits"}:
+    elif wrong == ["mlm_logits"]:
         yield "the masked-LM decoder is not tied to the word embeddings there"
     elif variants.has_plain_norms(model):
         yield "LayerNorm's gamma and beta are 1 and 0 throughout here, as if they were not read"
