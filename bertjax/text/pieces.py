@@ -33,6 +33,17 @@ class Encoding(NamedTuple):
     (a pair's tokens: in the pair); (0, 0) for the special tokens that were added."""
 
 
+class Surface(NamedTuple):
+    """The text that a token stands for, and where in a word it does."""
+
+    text: str
+    """Without the mark of its kind ("##", "▁")."""
+    begins: bool
+    """Whether it stands at the beginning of a word."""
+    continues: bool
+    """Whether it follows other characters with no space between; punctuation does both."""
+
+
 def truncated_lengths(first: int, second: int, budget: int) -> tuple[int, int]:
     """How many tokens of a pair to keep: the longer text loses its end until both fit `budget`.
 
@@ -81,6 +92,9 @@ class PieceTokenizer(abc.ABC):
 
     @abc.abstractmethod
     def _continues_word(self) -> np.ndarray: ...
+
+    @abc.abstractmethod
+    def _surface(self, token_id: int) -> Surface | None: ...
 
     def _after_mask(  # noqa: B027 - WordPiece has nothing to do here
         self, ids: list[int], offsets: list[tuple[int, int]], text: str
@@ -204,6 +218,18 @@ class PieceTokenizer(abc.ABC):
         if not 0 <= token_id < self.vocab_size:
             raise IndexError(f"id {token_id} is outside the vocabulary of {self.vocab_size}")
         return self._tokens[token_id]
+
+    def surface(self, token_id: int) -> Surface | None:
+        """What a token stands for; None for one that no text gives (a special token, an unused
+        slot, "##," where commas are words of their own).
+
+        Raises:
+            IndexError: the id is not in the vocabulary.
+        """
+        self.token(token_id)  # refuses ids outside the vocabulary
+        if token_id in (self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id):
+            return None
+        return self._surface(token_id)
 
     def special(self) -> np.ndarray:
         """bool[V]: True for [PAD], [CLS], [SEP], [MASK]. [UNK] is text, which Google masks too."""

@@ -12,7 +12,7 @@ from etils import epath
 
 from bertjax.errors import UserError
 from bertjax.text import pieces
-from bertjax.text.pieces import SETTINGS_FILE, SPECIALS, Kind, PieceTokenizer
+from bertjax.text.pieces import SETTINGS_FILE, SPECIALS, Kind, PieceTokenizer, Surface
 
 FILE = "spm.model"
 FILES = (FILE, "spiece.model", "tokenizer.model")
@@ -109,6 +109,13 @@ class SentencePieceTokenizer(PieceTokenizer):
 
     def _continues_word(self) -> np.ndarray:
         return np.array([not token.startswith(_SPACE) for token in self._tokens])
+
+    def _surface(self, token_id: int) -> Surface | None:
+        library, token = self._library, self._tokens[token_id]
+        if any(no(token_id) for no in (library.is_control, library.is_unused, library.is_byte)):
+            return None
+        begins = token.startswith(_SPACE)
+        return Surface(token.replace(_SPACE, " ").strip(), begins, not begins)
 
     def _files(self) -> dict[str, bytes]:
         settings = {"tokenizer_type": "sentencepiece", "do_lower_case": self.lowercase}

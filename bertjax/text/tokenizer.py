@@ -13,7 +13,7 @@ from etils import epath
 from bertjax import places
 from bertjax.errors import UserError
 from bertjax.text import corpus, sentencepiece, wordpiece
-from bertjax.text.pieces import SETTINGS_FILE, SPECIALS, Encoding, Kind
+from bertjax.text.pieces import SETTINGS_FILE, SPECIALS, Encoding, Kind, Surface
 
 __all__ = ["Encoding", "Tokenizer", "TokenizerConfig", "load_tokenizer", "train_tokenizer"]
 
@@ -68,6 +68,10 @@ class Tokenizer(Protocol):
 
     def token(self, token_id: int) -> str:
         """The vocabulary's entry of an id."""
+        ...
+
+    def surface(self, token_id: int) -> Surface | None:
+        """The text that a token stands for; None for one that no text gives."""
         ...
 
     def special(self) -> np.ndarray:

@@ -10,7 +10,7 @@ from etils import epath
 
 from bertjax.errors import UserError
 from bertjax.text import pieces
-from bertjax.text.pieces import SETTINGS_FILE, SPECIALS, Kind, PieceTokenizer
+from bertjax.text.pieces import SETTINGS_FILE, SPECIALS, Kind, PieceTokenizer, Surface
 
 FILE = "vocab.txt"
 
@@ -61,6 +61,24 @@ class WordPieceTokenizer(PieceTokenizer):
     def __reduce__(self) -> tuple[Any, ...]:
         return WordPieceTokenizer, (self._tokens, self.lowercase, self.strip_accents)
 
+    def with_tokens(self, tokens: list[str]) -> "WordPieceTokenizer":
+        """The same rules over another vocabulary."""
+        return WordPieceTokenizer(tokens, self.lowercase, self.strip_accents)
+
+    def words(self, text: str) -> list[str]:
+        """What the rules make of a text before the vocabulary is asked: its cleaned words, each
+        mark of punctuation and each CJK character one of its own.
+
+        Raises:
+            UserError: the text holds a lone surrogate.
+        """
+        try:
+            clean = self._library.normalizer.normalize_str(text)
+        except pieces.LIBRARY_REFUSALS:
+            pieces.refuse_surrogates([text])
+            raise
+        return [word for word, _ in self._library.pre_tokenizer.pre_tokenize_str(clean)]
+
     def _strips(self) -> bool:
         return self.lowercase if self.strip_accents is None else self.strip_accents
 
@@ -94,6 +112,15 @@ class WordPieceTokenizer(PieceTokenizer):
 
     def _continues_word(self) -> np.ndarray:
         return np.array([token.startswith("##") for token in self._tokens])
+
+    def _surface(self, token_id: int) -> Surface | None:
+        token = self._tokens[token_id]
+        if self.words(token) == [token]:  # never of "##...": "#" is punctuation
+            return Surface(token, True, self.words("a" + token) == ["a", token])
+        text = token.removeprefix("##")
+        if text not in ("", token) and self.words("a" + text) == ["a" + text]:
+            return Surface(text, False, True)
+        return None
 
     def _files(self) -> dict[str, bytes]:
         settings = {

@@ -76,6 +76,28 @@ def test_the_special_tokens_are_the_first_five(trained):
     assert tokenizer.lowercase
 
 
+def test_every_piece_of_a_text_has_a_surface_and_they_make_up_the_text(trained):
+    tokenizer, _ = trained
+    for text in ("the cat dog sat on a mat", "and walked over hills."):
+        put_together = ""
+        for number in tokenizer.encode(text).ids[1:-1]:
+            surface = tokenizer.surface(number)
+            apart = surface.begins and not surface.continues
+            put_together += " " * apart + surface.text
+        assert put_together == f" {text}"
+    assert [tokenizer.surface(number) for number in range(5)] == [None] * 5
+
+
+def test_what_no_text_gives_has_no_surface():
+    tokenizer = wordpiece("the", "##ing", ",", "##,", "[unused1]", "The", "日", "##日", "##")
+    found = [tokenizer.surface(number) for number in range(5, tokenizer.vocab_size)]
+    assert found == [
+        ("the", True, False), ("ing", False, True), (",", True, True), None, None, None,
+        ("日", True, True), None, None,
+    ]  # fmt: skip
+    assert wordpiece("The", lowercase=False).surface(5) == ("The", True, False)
+
+
 def test_wordpiece_splits_by_the_longest_match():
     tokenizer = wordpiece("un", "##aff", "##able", "##a", "cafe", ",", "日")
     found = tokenizer.encode("Unaffable, CAFÉ日xyz")
