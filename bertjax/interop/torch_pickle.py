@@ -30,7 +30,7 @@ _STORAGES: dict[str, Any] = {
 }
 # An opcode is a byte or more and makes at most an empty dict of 64 bytes. The largest BERT's state
 # dict is a program of 0.1 MiB.
-_LARGEST_PROGRAM = 4 << 20
+_LARGEST_PROGRAM = 1 << 20
 _MOST_AXES = 32
 _LARGEST_EMPTY = 1 << 40  # product of the other axes of a tensor of no elements
 
