@@ -130,7 +130,7 @@ def find_export(path: epath.PathLike) -> epath.Path:
     if not path.exists():
         raise UserError(
             f"{path}: no such directory; give a run directory, an export, a model in Hugging "
-            "Face's layout, or a name on the hub (owner/name)."
+            "Face's layout, or a name on the hub (owner/name, where no directory is called owner)."
         )
     for directory in (path / "export", path):
         if (directory / CONFIG).exists() and find_weights(directory):
