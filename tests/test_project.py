@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "bertjax"
-HEAVY = {"grain", "orbax", "tensorflow", "tensorflow_datasets", "torch"}
+HEAVY = {"grain", "huggingface_hub", "orbax", "tensorflow", "tensorflow_datasets", "torch"}
 VERBS = (
     ["demo"],
     ["tokenizer", "train"],
@@ -116,7 +116,9 @@ def test_versions_agree() -> None:
 
 def test_every_import_is_a_declared_dependency() -> None:
     project = project_table()
-    declared = [*project["dependencies"], *project["optional-dependencies"]["demo"]]
+    declared = list(project["dependencies"])
+    for extra in ("demo", "hub"):
+        declared += project["optional-dependencies"][extra]
     normal = {re.split(r"[\[<>=; ]", name)[0].lower().replace("_", "-") for name in declared}
     distributions = importlib.metadata.packages_distributions()
     wanting = set()

@@ -2,20 +2,21 @@
 
 import dataclasses
 import json
-import re
 import uuid
 from collections.abc import Mapping
 from typing import Any
 
 from etils import epath
 
+from bertjax import places
 from bertjax.config import BertConfig, read_json_object
 from bertjax.errors import UserError
+from bertjax.interop import distilbert, hub
 from bertjax.interop.tensors import read_params, write_params
+from bertjax.interop.weights import WEIGHTS, find_weights, read_weights
 from bertjax.model.heads import TASK_PARTS
 from bertjax.text.tokenizer import Tokenizer, load_tokenizer
 
-WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 
 _ARCHITECTURES = {
@@ -53,6 +54,8 @@ class Pretrained:
     """None, or a dict with a "kind", one of `bertjax.model.heads.TASK_PARTS`; the kinds
     sequence_classification and token_classification have "labels" too. Fine-tuning adds
     "text_column", "pair_column", "label_column" and "max_seq_length"."""
+    source: str | None = None
+    """For a model of the hub, what was downloaded: "owner/name@" and the hash of the commit."""
 
     @property
     def kind(self) -> str:
@@ -96,26 +99,43 @@ def save_pretrained(path: epath.PathLike, model: Pretrained) -> epath.Path:
 
 
 def from_pretrained(path: epath.PathLike) -> Pretrained:
-    """Reads what `save_pretrained` wrote, or a BERT in Hugging Face's layout.
+    """Reads what `save_pretrained` wrote, or a BERT or DistilBERT in Hugging Face's layout.
 
-    A run directory is read by its export/. Local only: nothing is ever fetched.
+    Weights are model.safetensors, flax_model.msgpack or pytorch_model.bin (which is not unpickled),
+    or several files with an index. A DistilBERT becomes a BERT that computes the same.
+
+    Args:
+        path: a directory (of a run directory, its export/), or a model's name on the hub as
+            "owner/name" or "owner/name@revision": see `bertjax.interop.hub`.
 
     Raises:
         UserError: nothing there, another kind of model, or damaged files; the sentence names the
             tensor.
     """
-    path = find_export(path)
+    source = None
+    if (name := hub.parse_name(path)) is not None:
+        path, source = hub.download(name)
+    path = find_export(places.location(path))
+    where = str(path / CONFIG)
     fields = _read_config(path / CONFIG)
-    config = BertConfig.from_dict(fields, where=str(path / CONFIG))
-    params = read_params(path / WEIGHTS, config)
+    distilled = fields.get("model_type") == "distilbert"
+    if distilled:
+        fields = distilbert.bert_fields(fields, where)
+    config = BertConfig.from_dict(fields, where=where)
+    # The tensors get no name here, so that each is let go when its parameter is made.
+    file = find_weights(path) or path / WEIGHTS
+    if distilled:
+        params = read_params(distilbert.bert_weights(read_weights(file), config), config)
+    else:
+        params = read_params(read_weights(file), config)
     tokenizer = load_tokenizer(path)
     if tokenizer.vocab_size > config.vocab_size:
         raise UserError(
             f"{path}: the tokenizer has {tokenizer.vocab_size} pieces and the model only "
             f"{config.vocab_size}; put the tokenizer that the model was trained with beside it."
         )
-    task = _read_task(fields, params, where=str(path / CONFIG))
-    return Pretrained(config, params, tokenizer, task)
+    task = _read_task(fields, params, where=where)
+    return Pretrained(config, params, tokenizer, task, source)
 
 
 def find_export(path: epath.PathLike) -> epath.Path:
@@ -126,24 +146,16 @@ def find_export(path: epath.PathLike) -> epath.Path:
     """
     path = epath.Path(path)
     if not path.exists():
-        hint = ""
-        if re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
-            hint = " (names of models on a hub are not looked up: download the files first)"
         raise UserError(
-            f"{path}: no such directory; give a run directory, an export or a model in Hugging "
-            f"Face's layout{hint}."
+            f"{path}: no such directory; give a run directory, an export, a model in Hugging "
+            "Face's layout, or a name on the hub (owner/name, where no directory is called owner)."
         )
     for directory in (path / "export", path):
-        if (directory / WEIGHTS).exists() and (directory / CONFIG).exists():
+        if (directory / CONFIG).exists() and find_weights(directory):
             return directory
     if (path / "checkpoints").exists():
         raise UserError(
             f"{path}: this run has no export/ yet; give the command that began it again, to finish."
-        )
-    if list(path.glob("pytorch_model*.bin")):
-        raise UserError(
-            f"{path}: its weights are a pickle (.bin), which may run code when read; convert them "
-            f"to {WEIGHTS} with the tools of whoever made them."
         )
     raise UserError(
         f"{path}: holds no {CONFIG} with {WEIGHTS}; give a run directory, an export or a model in "
@@ -207,10 +219,12 @@ def _put_in_place(temporary: epath.Path, path: epath.Path) -> None:
 
 def _read_config(path: epath.Path) -> dict[str, Any]:
     fields = read_json_object(path)
-    for name, wanted in (("model_type", "bert"), ("position_embedding_type", "absolute")):
-        if fields.get(name, wanted) not in (wanted, None):
+    known = (("model_type", ("bert", "distilbert")), ("position_embedding_type", ("absolute",)))
+    for name, wanted in known:
+        if fields.get(name) not in (*wanted, None):
             raise UserError(
-                f"{path}: {name} is {fields[name]!r}; only BERT's own ({wanted!r}) can be read."
+                f"{path}: {name} is {fields[name]!r}; only {' and '.join(map(repr, wanted))} can "
+                "be read."
             )
     return fields
 

@@ -1,7 +1,6 @@
-"""A BERT's parameters by Hugging Face's tensor names, and safetensors files of them."""
+"""A BERT's parameters by Hugging Face's tensor names, both ways."""
 
 import dataclasses
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -10,13 +9,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
 import safetensors.numpy
 from etils import epath
 
 from bertjax import places
 from bertjax.config import BertConfig
 from bertjax.errors import UserError
+from bertjax.interop.weights import PAYLOAD_HASH, Weights, payload_hash, safetensors_header
 from bertjax.model.bert import init_params
 from bertjax.train.paths import named
 
@@ -50,14 +49,6 @@ _PREFIX = "bert."
 _ENCODER = ("bert.embeddings.", "bert.encoder.", "bert.pooler.")
 _IGNORED = ("bert.embeddings.position_ids", "bert.embeddings.token_type_ids")
 _DECODER = "cls.predictions.decoder.weight"
-_PAYLOAD_HASH = "bertjax_sha256"
-
-_DTYPES: dict[str, Any] = {
-    "F64": np.float64,
-    "F32": np.float32,
-    "F16": np.float16,
-    "BF16": jnp.dtype(jnp.bfloat16),
-}
 
 
 def tensor_name(path: str) -> tuple[str, bool]:
@@ -85,7 +76,7 @@ def to_tensors(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 def weights_hash(params: Mapping[str, Any]) -> str:
     """SHA-256 of the parameters, whatever file or checkpoint they came from."""
-    return _payload_hash(to_tensors(params))
+    return payload_hash(to_tensors(params))
 
 
 def write_params(path: epath.Path, params: Mapping[str, Any], *, prefix: bool = True) -> None:
@@ -105,10 +96,10 @@ def write_params(path: epath.Path, params: Mapping[str, Any], *, prefix: bool = 
             raise UserError(f"{path}: not written, because the weights {name} are not finite.")
     names = {name: name if prefix else name.removeprefix(_PREFIX) for name in tensors}
     data = safetensors.numpy.save({names[name]: array for name, array in tensors.items()})
-    header = _header(data)
+    header = safetensors_header(data)
     # The library writes metadata in another order from run to run; the same weights should give
     # the same bytes. Offsets count from the header's end, so it may be replaced.
-    header["__metadata__"] = {"format": "pt", _PAYLOAD_HASH: _payload_hash(tensors)}
+    header["__metadata__"] = {"format": "pt", PAYLOAD_HASH: payload_hash(tensors)}
     head = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
     head += b" " * (-len(head) % 8)
     payload = memoryview(data)[8 + int.from_bytes(data[:8], "little") :]
@@ -116,28 +107,32 @@ def write_params(path: epath.Path, params: Mapping[str, Any], *, prefix: bool = 
         path.write_bytes(b"".join([len(head).to_bytes(8, "little"), head, payload]))
 
 
-def read_params(path: epath.Path, config: BertConfig) -> dict:
-    """The parameters of a safetensors file; heads that it doesn't hold are left out.
+def read_params(weights: Weights, config: BertConfig) -> dict:
+    """The parameters among a file's tensors; heads that it doesn't hold are left out.
+
+    Args:
+        weights: what `read_weights` gave. With no other reference to it, each of its arrays is
+            let go when its parameter is made.
+        config: the shape.
 
     Raises:
         UserError: a tensor is missing, damaged, of another shape than the configuration says, or
             unknown to it; the sentence names it.
     """
-    tensors = _read_tensors(path)
+    weights = _canonical_weights(weights)
+    tensors = weights.tensors
     labels = tensors.get("classifier.bias", np.zeros(2)).shape
     shapes = _expected(config, labels[0] if labels else 1)
-    _check_names(path, tensors, shapes)
+    _check_names(weights, shapes)
+    _check_decoder(weights)
     params: dict[str, Any] = {}
     for part, subtree in shapes.items():
         leaves = named(subtree)
         wanted = {name: tensor_name(f"{part}/{name}") for name in leaves}
         if part in _OPTIONAL and not any(name in tensors for name, _ in wanted.values()):
             continue
-        arrays = [
-            _tensor(path, tensors, *wanted[name], leaf.shape) for name, leaf in leaves.items()
-        ]
+        arrays = [_tensor(weights, *wanted[name], leaf.shape) for name, leaf in leaves.items()]
         params[part] = jax.tree.unflatten(jax.tree.structure(subtree), arrays)
-    _check_decoder(path, tensors)
     return params
 
 
@@ -154,19 +149,15 @@ def _expected(config: BertConfig, num_labels: int) -> dict[str, Any]:
     return shapes
 
 
-def _tensor(
-    path: epath.Path,
-    tensors: Mapping[str, np.ndarray],
-    name: str,
-    transposed: bool,
-    shape: tuple[int, ...],
-) -> jax.Array:
+def _tensor(weights: Weights, name: str, transposed: bool, shape: tuple[int, ...]) -> jax.Array:
+    """Takes a tensor out of `weights`, as a parameter of that shape."""
     expected = list(shape[::-1] if transposed else shape)
-    if name not in tensors:
+    path = weights.where(name)
+    if name not in weights.tensors:
         raise UserError(
             f"{path}: the tensor {name} {expected} is missing; export or download the model again."
         )
-    array = tensors[name]
+    array = weights.tensors.pop(name)
     if list(array.shape) != expected:
         raise UserError(
             f"{path}: the tensor {name} has the shape {list(array.shape)}, but by config.json it "
@@ -181,54 +172,42 @@ def _tensor(
     return jnp.asarray(array.T if transposed else array)
 
 
-def _check_names(path: epath.Path, tensors: Mapping[str, np.ndarray], shapes: dict) -> None:
+def _check_names(weights: Weights, shapes: dict) -> None:
     """Refuses tensors of the encoder that its configuration doesn't know: it is another model."""
     known = {tensor_name(name)[0] for name in named(shapes)}
-    for name in tensors:
-        if name.startswith(_ENCODER) and name not in known and name not in _IGNORED:
+    for name in weights.tensors:
+        if name.startswith(_ENCODER) and name not in known:
             raise UserError(
-                f"{path}: the tensor {name} is no part of the BERT that config.json describes; put "
-                f"the config.json that belongs to these weights beside them."
+                f"{weights.where(name)}: the tensor {name} is no part of the BERT that config.json "
+                "describes; put the config.json that belongs to these weights beside them."
             )
 
 
-def _check_decoder(path: epath.Path, tensors: Mapping[str, np.ndarray]) -> None:
-    words = tensors["bert.embeddings.word_embeddings.weight"]
-    if _DECODER in tensors and not np.array_equal(tensors[_DECODER], words):
+def _check_decoder(weights: Weights) -> None:
+    words = weights.tensors.get("bert.embeddings.word_embeddings.weight")
+    decoder = weights.tensors.get(_DECODER)
+    if words is not None and decoder is not None and not np.array_equal(decoder, words):
         raise UserError(
-            f"{path}: the tensor {_DECODER} differs from the word embeddings; only a BERT whose "
-            "decoder is tied to them can be read."
+            f"{weights.where(_DECODER)}: the tensor {_DECODER} differs from the word embeddings; "
+            "only a BERT whose decoder is tied to them can be read."
         )
 
 
-def _read_tensors(path: epath.Path) -> dict[str, np.ndarray]:
+def _canonical_weights(weights: Weights) -> Weights:
     """Tensors by canonical name: with the `bert.` prefix, LayerNorm.weight and .bias."""
-    data = path.read_bytes()
-    try:
-        entries = safetensors.deserialize(data)
-    except safetensors.SafetensorError as error:
-        raise UserError(
-            f"{path}: damaged ({_cut_off(data) or error}); export or download the model again."
-        ) from None
-    tensors = {}
-    for name, entry in entries:
-        if entry["dtype"] in _DTYPES:
-            array = np.frombuffer(entry["data"], _DTYPES[entry["dtype"]])
-            tensors[_canonical(name)] = array.reshape(entry["shape"])
-        elif _canonical(name) not in _IGNORED:
+    names = {_canonical(name): name for name in weights.tensors}
+    names = {ours: theirs for ours, theirs in names.items() if ours not in _IGNORED}
+    if (bias := "cls.predictions.decoder.bias") in names:
+        names.setdefault("cls.predictions.bias", names[bias])
+    for name in names.values():
+        dtype = weights.tensors[name].dtype
+        if not jnp.issubdtype(dtype, jnp.floating):
+            kind = f"{dtype.kind}{8 * dtype.itemsize}".upper()  # as safetensors calls it
             raise UserError(
-                f"{path}: the tensor {name} is of type {entry['dtype']}; only floating-point "
+                f"{weights.where(name)}: the tensor {name} is of type {kind}; only floating-point "
                 "weights can be read."
             )
-    if "cls.predictions.decoder.bias" in tensors:
-        tensors.setdefault("cls.predictions.bias", tensors["cls.predictions.decoder.bias"])
-    written = _header(data).get("__metadata__", {}).get(_PAYLOAD_HASH)
-    if written is not None and written != _payload_hash(tensors):
-        raise UserError(
-            f"{path}: damaged (the weights are not those that were written); export or copy the "
-            "model again."
-        )
-    return tensors
+    return weights.renamed(names)
 
 
 def _canonical(name: str) -> str:
@@ -239,34 +218,3 @@ def _canonical(name: str) -> str:
         lambda match: "LayerNorm." + {"gamma": "weight", "beta": "bias"}[match[1]],
         name,
     )
-
-
-def _header(data: bytes) -> dict[str, Any]:
-    """The JSON at the head of a safetensors file: 8 bytes of length, then an object."""
-    return json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-
-
-def _cut_off(data: bytes) -> str | None:
-    """Names the first tensor that a truncated file lacks; None if that isn't what is wrong."""
-    try:
-        header = _header(data)
-        begin = 8 + int.from_bytes(data[:8], "little")
-        spans = sorted(
-            (begin + entry["data_offsets"][1], name, entry["shape"])
-            for name, entry in header.items()
-            if name != "__metadata__"
-        )
-    except (ValueError, RecursionError, TypeError, KeyError, IndexError, AttributeError):
-        return None  # the header itself is damaged: the library's own words will do
-    for end, name, shape in spans:
-        if end > len(data):
-            return f"cut off at byte {len(data):,}: the tensor {name} {shape} ends at {end:,}"
-    return None
-
-
-def _payload_hash(tensors: Mapping[str, np.ndarray]) -> str:
-    """SHA-256 of all the weights by name; safetensors itself notices no flipped bit."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(np.ascontiguousarray(tensors[name]).reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from etils import epath
 
-from bertjax import places
 from bertjax.config import Execution
 from bertjax.errors import Stopped, UserError
 from bertjax.model.starts import StartConfig
@@ -28,7 +27,7 @@ class FinetuneConfig:
     """Fine-tune a model on labelled rows of a .tsv, .csv or .jsonl file."""
 
     model: str
-    """Run directory, export, or a model in Hugging Face's layout."""
+    """Run directory, export, a model in Hugging Face's layout, or its name on the hub."""
     train: str
     """Rows to train on."""
     dev: str
@@ -200,7 +199,7 @@ def finetune(
     from bertjax.interop.huggingface import from_pretrained
     from bertjax.runs.seeds import SeedTrainer, read_rows
 
-    model = from_pretrained(places.location(config.model)) if model is None else model
+    model = from_pretrained(config.model) if model is None else model
     positions = model.config.max_position_embeddings
     if config.max_seq_length > positions:
         raise UserError(

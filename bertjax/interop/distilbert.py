@@ -1,0 +1,95 @@
+"""DistilBERT as the BERT that computes the same: other names, no token types, no pooler.
+
+Its masked-LM, token and question-answering heads are BERT's. Its heads over whole texts
+(`pre_classifier`, ReLU) are none that a BERT has, and are refused. Source:
+`transformers/models/distilbert/modeling_distilbert.py`.
+"""
+
+import re
+from typing import Any
+
+import numpy as np
+
+from bertjax.config import BertConfig
+from bertjax.errors import UserError
+from bertjax.interop.weights import Weights
+
+_FIELDS = {
+    "vocab_size": "vocab_size",
+    "max_position_embeddings": "max_position_embeddings",
+    "initializer_range": "initializer_range",
+    "dim": "hidden_size",
+    "n_layers": "num_hidden_layers",
+    "n_heads": "num_attention_heads",
+    "hidden_dim": "intermediate_size",
+    "activation": "hidden_act",
+    "dropout": "hidden_dropout_prob",
+    "attention_dropout": "attention_probs_dropout_prob",
+}
+_KEPT = ("architectures", "id2label", "problem_type")
+# Two types of zeros and not one: pairs of texts can then be told apart after fine-tuning.
+_TYPES = 2
+
+_LAYER = r"transformer\.layer\.(\d+)"
+_MODULES = (
+    (r"embeddings\.(\w+)", r"bert.embeddings.\1"),
+    (rf"{_LAYER}\.attention\.q_lin", r"bert.encoder.layer.\1.attention.self.query"),
+    (rf"{_LAYER}\.attention\.k_lin", r"bert.encoder.layer.\1.attention.self.key"),
+    (rf"{_LAYER}\.attention\.v_lin", r"bert.encoder.layer.\1.attention.self.value"),
+    (rf"{_LAYER}\.attention\.out_lin", r"bert.encoder.layer.\1.attention.output.dense"),
+    (rf"{_LAYER}\.sa_layer_norm", r"bert.encoder.layer.\1.attention.output.LayerNorm"),
+    (rf"{_LAYER}\.ffn\.lin1", r"bert.encoder.layer.\1.intermediate.dense"),
+    (rf"{_LAYER}\.ffn\.lin2", r"bert.encoder.layer.\1.output.dense"),
+    (rf"{_LAYER}\.output_layer_norm", r"bert.encoder.layer.\1.output.LayerNorm"),
+    (r"vocab_transform", r"cls.predictions.transform.dense"),
+    (r"vocab_layer_norm", r"cls.predictions.transform.LayerNorm"),
+    (r"vocab_projector", r"cls.predictions.decoder"),
+    (r"(classifier|qa_outputs)", r"\1"),
+)
+
+
+def bert_fields(fields: dict[str, Any], where: str) -> dict[str, Any]:
+    """The configuration of the BERT that a DistilBERT's config.json describes.
+
+    Raises:
+        UserError: a field is missing; the sentence names `where`.
+    """
+    if missing := sorted({"vocab_size", "dim", "n_layers"} - fields.keys()):
+        raise UserError(
+            f"{where} has no {', '.join(missing)}: is it the configuration of a DistilBERT?"
+        )
+    converted = {ours: fields[theirs] for theirs, ours in _FIELDS.items() if theirs in fields}
+    kept = {name: fields[name] for name in _KEPT if name in fields}
+    if isinstance(names := kept.get("architectures"), list):
+        kept["architectures"] = [re.sub("^DistilBert", "Bert", str(name)) for name in names]
+    return {**converted, **kept, "type_vocab_size": _TYPES, "layer_norm_eps": 1e-12}
+
+
+def bert_weights(weights: Weights, config: BertConfig) -> Weights:
+    """A DistilBERT's tensors by BERT's names, with token type embeddings of zeros.
+
+    Raises:
+        UserError: a tensor is none of DistilBERT's, or of a head that BERT doesn't have.
+    """
+    renamed = weights.renamed({_bert_name(weights, name): name for name in weights.tensors})
+    types = np.zeros((_TYPES, config.hidden_size), np.float32)
+    renamed.tensors["bert.embeddings.token_type_embeddings.weight"] = types
+    return renamed
+
+
+def _bert_name(weights: Weights, name: str) -> str:
+    module, _, leaf = name.removeprefix("distilbert.").rpartition(".")
+    for theirs, ours in _MODULES:
+        if re.fullmatch(theirs, module):
+            return f"{re.sub(theirs, ours, module)}.{leaf}"
+    if name == "embeddings.position_ids" or name == "distilbert.embeddings.position_ids":
+        return "bert.embeddings.position_ids"
+    if module == "pre_classifier":
+        raise UserError(
+            f"{weights.where(name)}: the tensor {name} is of a head over whole texts, which BERT "
+            "has otherwise; save its DistilBertModel alone, and fine-tune that."
+        )
+    raise UserError(
+        f"{weights.where(name)}: the tensor {name} is no part of a DistilBERT; put the config.json "
+        "that belongs to these weights beside them."
+    )

@@ -1,0 +1,127 @@
+"""Flax's files of weights (flax_model.msgpack) of Hugging Face's old Flax BERT.
+
+MessagePack is data, no program; arrays are entries of an extension type whose bytes are another
+MessagePack. Layout: `flax/serialization.py` (`_ndarray_to_bytes`, `_chunk`). Read here, not by
+`flax.serialization`, whose reader builds whatever type a file names and any number of maps.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+import jax.numpy as jnp
+import msgpack
+import numpy as np
+from etils import epath
+
+from bertjax.errors import UserError
+
+_ARRAY = 1  # the extension type
+_CHUNKED = "__msgpack_chunked_array__"
+_DTYPES: dict[bytes, Any] = {
+    b"float64": np.float64,
+    b"float32": np.float32,
+    b"float16": np.float16,
+    b"bfloat16": jnp.bfloat16,
+    b"int64": np.int64,
+    b"int32": np.int32,
+}
+_LEAVES = {"kernel": "weight", "embedding": "weight", "scale": "weight"}
+# A BERT of 24 layers has 600 entries. An empty map takes a byte of the file and 64 of memory.
+_MOST_ENTRIES = 100_000
+_MOST_AXES = 32
+
+
+def read_flax(data: bytes, path: epath.Path) -> dict[str, np.ndarray]:
+    """The tensors of a Flax model by PyTorch's names, matrices transposed as there.
+
+    Args:
+        data: the whole file.
+        path: where it came from, for messages.
+
+    Raises:
+        UserError: the file is damaged, or holds anything but a tree of arrays.
+    """
+    count = 0
+
+    def checked(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+        nonlocal count
+        count += len(pairs) + 1
+        if count > _MOST_ENTRIES:
+            _damaged(path, f"it has more than {_MOST_ENTRIES:,} entries")
+        return dict(pairs)
+
+    try:
+        tree = msgpack.unpackb(
+            data,
+            ext_hook=lambda code, content: _array(code, content, path),
+            object_pairs_hook=checked,
+            max_array_len=0,  # Flax writes lists as maps
+            max_map_len=_MOST_ENTRIES,
+        )
+    except (ValueError, msgpack.UnpackException, RecursionError, TypeError) as error:
+        _damaged(path, str(error) or type(error).__name__)
+    tensors = {}
+    for names, array in _leaves(tree, (), path):
+        *module, leaf = names
+        tensors[".".join((*module, _LEAVES.get(leaf, leaf)))] = (
+            array.T if leaf == "kernel" else array
+        )
+    return tensors
+
+
+def _damaged(path: epath.Path, reason: str) -> NoReturn:
+    raise UserError(f"{path}: damaged ({reason}); export or download the model again.") from None
+
+
+def _array(code: int, content: bytes, path: epath.Path) -> np.ndarray:
+    if code != _ARRAY:
+        _damaged(path, f"it holds an entry of MessagePack's type {code}")
+    # Shape, type and numbers, as `raw` bytes; errors are those of the whole.
+    parts = msgpack.unpackb(content, raw=True, max_array_len=_MOST_AXES, max_map_len=0)
+    if not isinstance(parts, list) or len(parts) != 3:
+        _damaged(path, "an array is not shape, type and numbers")
+    shape, dtype, numbers = parts
+    if not isinstance(dtype, bytes) or dtype not in _DTYPES or not isinstance(numbers, bytes):
+        _damaged(path, f"an array is of type {dtype!r:.40}, not of numbers that weights have")
+    if not isinstance(shape, list) or not all(type(size) is int for size in shape):
+        _damaged(path, "an array has no shape")
+    array = np.frombuffer(numbers, _DTYPES[dtype])
+    return _reshaped(array, shape, path)
+
+
+def _reshaped(array: np.ndarray, shape: list[int], path: epath.Path) -> np.ndarray:
+    if min(shape, default=0) < 0 or math.prod(shape) != array.size:
+        _damaged(path, f"an array of {array.size:,} numbers can't have the shape {shape}")
+    return array.reshape(shape)
+
+
+def _leaves(
+    tree: Any, names: tuple[str, ...], path: epath.Path
+) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
+    """The arrays of the tree and the way to each; MessagePack's own depth bounds the recursion."""
+    if isinstance(tree, np.ndarray) and names:
+        yield names, tree
+    elif not isinstance(tree, dict):
+        _damaged(path, f"{'/'.join(names) or 'the file'} is no array and no tree of arrays")
+    elif _CHUNKED in tree:
+        yield names, _joined(tree, path)
+    else:
+        for name, branch in tree.items():
+            if not isinstance(name, str):
+                _damaged(path, "a name in it is no text")
+            yield from _leaves(branch, (*names, name), path)
+
+
+def _joined(tree: dict[str, Any], path: epath.Path) -> np.ndarray:
+    """An array of more than 1 GiB, which Flax writes in flat pieces."""
+    shape, chunks = (tree.get(name) for name in ("shape", "chunks"))
+    if not isinstance(shape, dict) or not isinstance(chunks, dict) or not chunks:
+        _damaged(path, "an array in pieces has no shape or no pieces")
+    pieces: list[Any] = [chunks.get(str(index)) for index in range(len(chunks))]
+    sizes: list[Any] = [shape.get(str(axis)) for axis in range(len(shape))]
+    if not all(isinstance(piece, np.ndarray) and piece.ndim == 1 for piece in pieces):
+        _damaged(path, "a piece of an array is missing")
+    if not all(type(size) is int for size in sizes) or len({p.dtype for p in pieces}) > 1:
+        _damaged(path, "an array in pieces has no shape or several types")
+    return _reshaped(np.concatenate(pieces), sizes, path)

@@ -1,0 +1,133 @@
+"""PyTorch's files of weights (pytorch_model.bin), read without unpickling them.
+
+`torch.save` pickles a state dict and puts the numbers beside it; `torch_pickle` says what becomes
+of the pickle. Layouts: `torch/serialization.py` (`_save`, `_legacy_save`).
+"""
+
+import io
+import math
+import struct
+import zipfile
+import zlib
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from bertjax.interop.torch_pickle import Machine, Storage, Tensor, damaged, refuse
+
+_ZIP_MAGIC = b"PK\x03\x04"
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+
+
+def read_torch(data: bytes, path: epath.Path) -> dict[str, np.ndarray]:
+    """The tensors of a state dict that `torch.save` wrote, in its zip format or the older one.
+
+    Args:
+        data: the whole file; the arrays are read-only views of it.
+        path: where it came from, for messages.
+
+    Raises:
+        UserError: the file is damaged, or its pickle wants anything but tensors.
+    """
+    layout = _read_zip if data.startswith(_ZIP_MAGIC) else _read_legacy
+    state_dict, storages = layout(data, path)
+    if not isinstance(state_dict, dict):
+        damaged(path, "holds no state dict")
+    tensors = {}
+    for name, tensor in state_dict.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            refuse(path, f"an entry {name!r:.100} that is no plain tensor")
+        tensors[name] = _array(tensor, storages, name, path)
+    return tensors
+
+
+def _read_zip(data: bytes, path: epath.Path) -> tuple[Any, dict[str, memoryview]]:
+    """Since torch 1.6: an archive of data.pkl and one entry a storage, none of them compressed."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            entries = {info.filename: info for info in archive.infolist()}
+    except (zipfile.BadZipFile, struct.error, NotImplementedError, ValueError, OSError) as error:
+        damaged(path, str(error))
+    if sum(info.file_size for info in entries.values()) > len(data):
+        damaged(path, "its entries overlap or are compressed, which torch never does")
+    programs = [name for name in entries if name.split("/")[-1] == "data.pkl"]
+    if len(programs) != 1:
+        damaged(path, f"{len(programs)} entries are named data.pkl")
+    root, view = programs[0].removesuffix("data.pkl"), memoryview(data)
+    if f"{root}byteorder" in entries:
+        order = bytes(_entry(view, entries[f"{root}byteorder"], path))
+        if order != b"little":
+            refuse(path, "big-endian numbers")
+    machine = Machine(_entry(view, entries[programs[0]], path), path)
+    state_dict = machine.run()
+    storages = {}
+    for key in machine.storages:
+        if f"{root}data/{key}" in entries:
+            storages[key] = _entry(view, entries[f"{root}data/{key}"], path)
+    return state_dict, storages
+
+
+def _entry(view: memoryview, info: zipfile.ZipInfo, path: epath.Path) -> memoryview:
+    """The bytes of an uncompressed entry, where they lie; its CRC-32 is checked."""
+    if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
+        damaged(path, f"{info.filename} is compressed or encrypted")
+    head = view[info.header_offset : info.header_offset + 30]
+    if len(head) < 30 or head[:4] != _ZIP_MAGIC:
+        damaged(path, f"{info.filename} has no header")
+    name_size, extra_size = struct.unpack("<HH", head[26:])
+    begin = info.header_offset + 30 + name_size + extra_size
+    content = view[begin : begin + info.file_size]
+    if len(content) < info.file_size:
+        damaged(path, f"cut off: {info.filename} ends after byte {len(view):,}")
+    if zlib.crc32(content) != info.CRC:
+        damaged(path, f"{info.filename} fails its CRC-32")
+    return content
+
+
+def _read_legacy(data: bytes, path: epath.Path) -> tuple[Any, dict[str, memoryview]]:
+    """Before torch 1.6: five pickles (magic, version, system, state dict, keys), then storages."""
+    view, results, at = memoryview(data), [], 0
+    storages: dict[str, Storage] = {}
+    for _ in range(5):
+        machine = Machine(view[at:], path)
+        results.append(machine.run())
+        if results[0] != _LEGACY_MAGIC:
+            damaged(path, "it doesn't begin as a file of PyTorch's does")
+        storages |= machine.storages
+        at += machine.position
+    system, state_dict, keys = results[2:]
+    if not isinstance(system, dict) or system.get("little_endian") is not True:
+        refuse(path, "big-endian numbers")
+    contents: dict[str, memoryview] = {}
+    for key in keys if isinstance(keys, list) else ():
+        storage = storages.get(key) if isinstance(key, str) else None
+        if storage is None:
+            damaged(path, "it lists a storage that no tensor has")
+        end = at + 8 + storage.size * storage.dtype.itemsize
+        if end > len(view):
+            damaged(path, f"cut off at byte {len(view):,}: the storage {key:.50} ends at {end:,}")
+        if int.from_bytes(view[at : at + 8], "little") != storage.size:
+            damaged(path, f"the storage {key:.50} is not of the size that its tensors say")
+        contents[key] = view[at + 8 : end]
+        at = end
+    return state_dict, contents
+
+
+def _array(
+    tensor: Tensor, storages: dict[str, memoryview], name: str, path: epath.Path
+) -> np.ndarray:
+    storage = tensor.storage
+    content = storages.get(storage.key)
+    if content is None:
+        damaged(path, f"the storage {storage.key:.50} of the tensor {name:.200} is missing")
+    if len(content) != storage.size * storage.dtype.itemsize:
+        damaged(path, f"the storage of the tensor {name:.200} holds {len(content):,} bytes")
+    if not math.prod(tensor.shape):
+        return np.zeros(tensor.shape, storage.dtype)
+    flat = np.frombuffer(content, storage.dtype)
+    # In bounds: `_rebuilt` saw to it.
+    strides = [stride * storage.dtype.itemsize for stride in tensor.strides]
+    return np.lib.stride_tricks.as_strided(
+        flat[tensor.offset :], tensor.shape, strides, writeable=False
+    )

@@ -1,0 +1,204 @@
+"""Files of weights as they lie in a directory: which one is read, and its tensors by their names.
+
+Whatever the file, the names are those of PyTorch's `transformers`, and so are the layouts of the
+matrices. `bertjax.interop.tensors` makes parameters of them.
+"""
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+from etils import epath
+
+from bertjax.config import read_json_object
+from bertjax.errors import UserError
+from bertjax.interop.flax_files import read_flax
+from bertjax.interop.torch_files import read_torch
+
+PAYLOAD_HASH = "bertjax_sha256"
+"""Where a safetensors file's metadata keeps the hash of its weights."""
+
+WEIGHTS = "model.safetensors"
+# In the order of preference: safetensors are checked best, pickles worst.
+FILES = (
+    WEIGHTS,
+    f"{WEIGHTS}.index.json",
+    "flax_model.msgpack",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+"""Names of the files that weights are read from; where several lie, the first of these is read."""
+
+# Files are read whole. BERT-large has 1.3 GB, four times as many weights still fit.
+_LARGEST = 8 << 30
+_DTYPES: dict[str, Any] = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": jnp.bfloat16,
+    "I64": np.int64,
+    "I32": np.int32,
+    "I16": np.int16,
+    "I8": np.int8,
+    "U8": np.uint8,
+    "BOOL": np.bool_,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """Tensors by their names in a file, and which file each is in."""
+
+    path: epath.Path
+    """The file, or the index of several."""
+    tensors: dict[str, np.ndarray]
+    """Arrays of any numeric type, by PyTorch's names as the file has them."""
+    shards: dict[str, epath.Path] = dataclasses.field(default_factory=dict)
+    """The file of each tensor, where there are several."""
+
+    def where(self, name: str) -> epath.Path:
+        """The file of a tensor; the index for one that it doesn't list."""
+        return self.shards.get(name, self.path)
+
+    def renamed(self, names: Mapping[str, str]) -> "Weights":
+        """Some of the tensors by other names: `names` maps each new name to the old one."""
+        return Weights(
+            self.path,
+            {new: self.tensors[old] for new, old in names.items()},
+            {new: self.shards[old] for new, old in names.items() if old in self.shards},
+        )
+
+
+def find_weights(directory: epath.Path) -> epath.Path | None:
+    """The file of weights that is read in a directory, by `FILES`; None if there is none."""
+    paths = (directory / name for name in FILES)
+    return next((path for path in paths if path.exists()), None)
+
+
+def read_weights(path: epath.Path) -> Weights:
+    """Reads a file of weights, or those that an index names.
+
+    Args:
+        path: .safetensors, flax_model.msgpack, a .bin of PyTorch's (read without unpickling), or
+            the .index.json of several files.
+
+    Raises:
+        UserError: damaged, too large, or not only tensors; a shard is missing, lies elsewhere or
+            lacks a tensor.
+    """
+    if path.name.endswith(".index.json"):
+        return _read_shards(path)
+    return Weights(path, _read_file(path))
+
+
+def _read_file(path: epath.Path) -> dict[str, np.ndarray]:
+    size = path.stat().length
+    if size > _LARGEST:
+        raise UserError(
+            f"{path}: has {size:,} bytes, more than the {_LARGEST:,} that are read; split it into "
+            "several with an index, or keep only the weights of the BERT."
+        )
+    data = path.read_bytes()
+    if path.name.endswith(".safetensors"):
+        return _read_safetensors(data, path)
+    if path.name.endswith(".msgpack"):
+        return read_flax(data, path)
+    return read_torch(data, path)
+
+
+def _read_shards(index: epath.Path) -> Weights:
+    """All tensors that an index lists, each from the shard that it names."""
+    shard_names = read_json_object(index).get("weight_map")
+    if not isinstance(shard_names, dict) or not shard_names:
+        raise UserError(f"{index}: has no weight_map; export or download the model again.")
+    suffix = ".safetensors" if index.name.startswith(WEIGHTS) else ".bin"
+    by_shard: dict[str, list[str]] = {}
+    for name, shard in shard_names.items():
+        # A name and no path: nothing outside of the directory is read.
+        if not isinstance(shard, str) or not re.fullmatch(rf"\w[\w.-]*\{suffix}", shard):
+            raise UserError(
+                f"{index}: names the shard {shard!r:.100} of {name}; only *{suffix} files beside "
+                "it are read: export or download the model again."
+            )
+        by_shard.setdefault(shard, []).append(name)
+    for shard, names in by_shard.items():
+        if not (index.parent / shard).exists():
+            raise UserError(
+                f"{index.parent / shard}: no such file, but {index.name} says that the tensor "
+                f"{names[0]} is in it; download it too."
+            )
+    tensors: dict[str, np.ndarray] = {}
+    shards: dict[str, epath.Path] = {}
+    for shard, names in by_shard.items():
+        path = index.parent / shard
+        found = _read_file(path)
+        for name in names:
+            if name not in found:
+                raise UserError(
+                    f"{path}: lacks the tensor {name}, which {index.name} says is in it; export or "
+                    "download the model again."
+                )
+            tensors[name], shards[name] = found[name], path
+    return Weights(index, tensors, shards)
+
+
+def _read_safetensors(data: bytes, path: epath.Path) -> dict[str, np.ndarray]:
+    try:
+        entries = safetensors.deserialize(data)
+    except safetensors.SafetensorError as error:
+        raise UserError(
+            f"{path}: damaged ({_cut_off(data) or error}); export or download the model again."
+        ) from None
+    tensors = {}
+    for name, entry in entries:
+        if entry["dtype"] not in _DTYPES:
+            raise UserError(
+                f"{path}: the tensor {name} is of type {entry['dtype']}; only floating-point "
+                "weights can be read."
+            )
+        array = np.frombuffer(entry["data"], _DTYPES[entry["dtype"]])
+        tensors[name] = array.reshape(entry["shape"])
+    written = safetensors_header(data).get("__metadata__", {}).get(PAYLOAD_HASH)
+    if written is not None and written != payload_hash(tensors):
+        raise UserError(
+            f"{path}: damaged (the weights are not those that were written); export or copy the "
+            "model again."
+        )
+    return tensors
+
+
+def safetensors_header(data: bytes) -> dict[str, Any]:
+    """The JSON at the head of a safetensors file: 8 bytes of length, then an object."""
+    return json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+
+
+def _cut_off(data: bytes) -> str | None:
+    """Names the first tensor that a truncated file lacks; None if that isn't what is wrong."""
+    try:
+        header = safetensors_header(data)
+        begin = 8 + int.from_bytes(data[:8], "little")
+        spans = sorted(
+            (begin + entry["data_offsets"][1], name, entry["shape"])
+            for name, entry in header.items()
+            if name != "__metadata__"
+        )
+    except (ValueError, RecursionError, TypeError, KeyError, IndexError, AttributeError):
+        return None  # the header itself is damaged: the library's own words will do
+    for end, name, shape in spans:
+        if end > len(data):
+            return f"cut off at byte {len(data):,}: the tensor {name} {shape} ends at {end:,}"
+    return None
+
+
+def payload_hash(tensors: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 of all the weights by name; safetensors itself notices no flipped bit."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(np.ascontiguousarray(tensors[name]).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
