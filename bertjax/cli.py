@@ -187,6 +187,29 @@ def _pretrain(arguments: list[str]) -> int:
     return EXIT_DONE
 
 
+def _convert(arguments: list[str]) -> int:
+    import tyro
+
+    from bertjax.runs import convert
+
+    markers = (tyro.conf.PositionalRequiredArgs, tyro.conf.PositionalMetavarFromFieldName)
+    config = _parse(convert.ConvertConfig, "convert", arguments, config=markers)
+    result = convert.convert(config, _say)
+    if config.to == "huggingface":
+        files = ("--train", "train.csv", "--dev", "dev.csv")
+        _say(f"Next: {_command('finetune', '--model', result.dest, *files)}")
+        _say(f"  or: {_command('predict', result.dest)} < lines.txt")
+        return EXIT_DONE
+    length = min(128, result.model.max_position_embeddings)
+    shards = ("--tokenizer", result.dest / "tokenizer", "--output", "data/shards")
+    flags = ("--model.size", result.dest / convert.MODEL, "--optimizer.name", config.optimizer)
+    steps = ("--loop.train-steps", result.step + 10_000)
+    _say(f"Next: {_command('prepare', '--input', 'text', *shards, '--max-seq-length', length)}")
+    run = ("--data", "data/shards", "--workdir", result.dest)
+    _say(f"then: {_command('pretrain', *run, *flags, *steps)}")
+    return EXIT_DONE
+
+
 def _finetune(arguments: list[str]) -> int:
     from bertjax.runs.finetune import FinetuneConfig, finetune
 
@@ -338,6 +361,7 @@ VERBS = {
     "tokenizer train": Verb("text -> a vocabulary", _tokenizer_train),
     "prepare": Verb("text + vocabulary -> shards", _prepare),
     "pretrain": Verb("shards -> a pre-trained BERT (masked LM + next sentence)", _pretrain),
+    "convert": Verb("a TF1 checkpoint, a model or a run -> another layout", _convert),
     "finetune": Verb("a BERT + labelled rows -> a classifier", _finetune),
     "evaluate": Verb(
         "a classifier + labelled rows -> scores", _with_positionals(_evaluate, "evaluate")

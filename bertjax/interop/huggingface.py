@@ -10,6 +10,7 @@ from etils import epath
 
 from bertjax.config import BertConfig, read_json_object
 from bertjax.errors import UserError
+from bertjax.interop import google
 from bertjax.interop.tensors import read_params, write_params
 from bertjax.text.tokenizer import Tokenizer, load_tokenizer
 
@@ -78,7 +79,7 @@ def save_pretrained(path: epath.PathLike, model: Pretrained) -> epath.Path:
 
 
 def from_pretrained(path: epath.PathLike) -> Pretrained:
-    """Reads what `save_pretrained` wrote, or a BERT in Hugging Face's layout.
+    """Reads what `save_pretrained` wrote, a BERT in Hugging Face's layout, or a TF1 checkpoint.
 
     A run directory is read by its export/. Local only: nothing is ever fetched.
 
@@ -86,6 +87,9 @@ def from_pretrained(path: epath.PathLike) -> Pretrained:
         UserError: nothing there, another kind of model, or damaged files; the sentence names the
             tensor.
     """
+    if google.is_checkpoint(path):
+        found = google.read_checkpoint(path, moments=False)
+        return Pretrained(found.config, found.params, google.read_tokenizer(found), found.task)
     path = find_export(path)
     fields = _read_config(path / CONFIG)
     config = BertConfig.from_dict(fields, where=str(path / CONFIG))
