@@ -131,8 +131,8 @@ def read_checkpoint(path: epath.PathLike, *, moments: bool = True) -> GoogleChec
             sentence names it.
     """
     prefix, notes = _find(epath.Path(path))
-    config = _read_config(prefix)
     reader = _Reader(TensorBundle(prefix))
+    config = _read_config(prefix)
     shapes = _expected(reader, config)
     params = reader.tree(shapes, reader.weight)
     mu = nu = None

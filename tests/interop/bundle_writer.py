@@ -178,11 +178,24 @@ def google_variables(tree, slot=None):
 
 
 def write_google(
-    directory, params, config, tokens=None, *, mu=None, nu=None, step=None, name="bert_model.ckpt",
+    directory,
+    params,
+    config,
+    tokens=None,
+    *,
+    mu=None,
+    nu=None,
+    step=None,
+    change=None,
+    name="bert_model.ckpt",
     **options,
-):  # fmt: skip
-    """A directory as Google's archives unpack to, with moments and a step if they are given."""
+):
+    """A directory as Google's archives unpack to, with moments and a step if they are given.
+
+    `change` is given the weights by Google's names and returns those to write.
+    """
     tensors = google_variables(params)
+    tensors = change(tensors) if change is not None else tensors
     for tree, slot in ((mu, "adam_m"), (nu, "adam_v")):
         tensors |= google_variables(tree, slot) if tree is not None else {}
     if step is not None:
