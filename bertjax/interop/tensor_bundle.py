@@ -80,7 +80,9 @@ class TensorBundle:
         try:
             header, self._entries = _read_index(_read_small(self._index))
         except _Malformed as error:
-            raise UserError(f"{self._index}: damaged ({error}); copy the checkpoint again.") from None
+            raise UserError(
+                f"{self._index}: damaged ({error}); copy the checkpoint again."
+            ) from None
         self._shards = _number(header, 1)
         if _number(header, 2):
             raise UserError(

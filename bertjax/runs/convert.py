@@ -206,9 +206,7 @@ def _write_run(
     state = _state(source, config.optimizer)
     step, moments = int(state.step), source.mu is not None
     if step and not moments:
-        log(
-            f"Without its moments Adam starts anew, and so do the steps: from 0, not {step:,}."
-        )
+        log(f"Without its moments Adam starts anew, and so do the steps: from 0, not {step:,}.")
         step, state = 0, _state(source._replace(step=0, updates=0), config.optimizer)
     with _made(dest) as directory:
         tokenizer.save(directory / "tokenizer")
@@ -219,9 +217,7 @@ def _write_run(
     return ConvertResult(dest, shape, step, moments)
 
 
-def _with_parts_of_pretraining(
-    source: _Source, seed: int, log: Callable[[str], None]
-) -> _Source:
+def _with_parts_of_pretraining(source: _Source, seed: int, log: Callable[[str], None]) -> _Source:
     """The source with exactly the parts that pre-training trains."""
     params = source.model.params
     shape = source.model.config
@@ -269,9 +265,7 @@ def _optimizer(name: Any) -> optax.GradientTransformation:
     return make_optimizer(OptimizerConfig(name), total_steps=1)
 
 
-def _meta(
-    shape: BertConfig, tokenizer: Tokenizer, optimizer: str, step: int
-) -> dict[str, Any]:
+def _meta(shape: BertConfig, tokenizer: Tokenizer, optimizer: str, step: int) -> dict[str, Any]:
     """What `train.loop` keeps with a step; the rest of the identity is for who goes on."""
     return {
         "identity": {

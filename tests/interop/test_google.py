@@ -175,9 +175,7 @@ def test_a_part_without_a_gradient_has_zero_moments(released):
         "Without Adam moments, and so without a gradient until now: pooler/bias, pooler/kernel.",
     )
     nu["pooler"] = random_tree(2)["pooler"]
-    assert "bert/pooler/dense/bias/adam_m [6] is missing" in refusal(
-        released(mu=mu, nu=nu, step=1)
-    )
+    assert "bert/pooler/dense/bias/adam_m [6] is missing" in refusal(released(mu=mu, nu=nu, step=1))
 
 
 # Which checkpoint is meant

@@ -19,12 +19,12 @@ from bertjax.objectives.masking import MaskingConfig
 from bertjax.runs import pretrain as runs
 from bertjax.runs.convert import MODEL, ConvertConfig, convert
 from bertjax.runs.pretrain_program import Vocabulary, build
-from bertjax.runs.recipes import ModelConfig, PretrainConfig
+from bertjax.runs.recipes import ModelConfig, PretrainConfig, StartConfig
 from bertjax.text.tokenizer import load_tokenizer
 from bertjax.train.checkpoint import Checkpoints
 from bertjax.train.loop import LoopConfig
 from bertjax.train.optimizer import OptimizerConfig
-from bertjax.train.paths import named
+from bertjax.train.paths import named, nested
 from bertjax.train.sharding import MeshConfig, make_mesh
 
 STEP = 20
@@ -99,7 +99,7 @@ def recipe(shards, tmp_path):
         fields = {
             "data": str(shards / "shards-0"),
             "workdir": str(run),
-            "model": ModelConfig(str(run / MODEL), hidden_dropout_prob=None),
+            "model": ModelConfig(str(run / MODEL)),
             "batch_size": 4,
             "optimizer": OptimizerConfig(learning_rate=1e-2, warmup_steps=2),
             "loop": LoopConfig(train_steps=steps, log_every=1, eval_every=0, save_every=2),
@@ -124,8 +124,6 @@ def saved_state(run, step=None):
             name: jax.ShapeDtypeStruct(shape, dtype)
             for name, (dtype, shape, _) in meta["arrays"].items()
         }
-        from bertjax.train.paths import nested
-
         return named(checkpoints.restore(nested(target), step=step).state), meta
 
 
@@ -156,7 +154,7 @@ def test_tf1_to_hugging_face(checkpoint, tmp_path, trees, tiny_config, tiny_toke
     assert model.kind == "pretraining"
     assert (result.step, result.moments) == (0, False)
     text = "\n".join(lines)
-    assert "1 layers of 16 and 2 heads, vocabulary 25" in text
+    assert "1 layers of 16 and 2 heads, vocabulary 27" in text
     assert "step 20, Adam moments" in lines[0]
     assert "for them, --hidden-act gelu_new" in text
     assert "moments have no place in Hugging Face's layout: left out" in text
@@ -236,7 +234,7 @@ def test_a_converted_run_goes_on_as_stepping_by_hand(run, recipe, trees, tiny_to
     stream = TrainStream(ShardReader(config.data, "train"), seed=0, batch_size=4)
     rates = []
     for step in range(STEP, STEP + 3):
-        batch = {name: jnp.asarray(x) for name, x in stream.rows(step, slice(0, 4)).items()}
+        batch = {name: jnp.asarray(x) for name, x in stream.rows(step, np.arange(4)).items()}
         state, metrics = program.step(state, batch)
         rates.append(float(metrics["learning_rate"]))
     # Google's schedule: linear from the peak at 0 to nothing at 23.
@@ -251,33 +249,26 @@ def test_a_converted_run_goes_on_as_stepping_by_hand(run, recipe, trees, tiny_to
     )  # it moved
 
 
-@pytest.mark.parametrize(
-    ("changes", "named"),
-    [
-        ({"data": "shards-5"}, "data"),
-        ({"seed": 7}, "seed"),
-        ({"batch_size": 8}, "batch_size"),
-        ({"masking": MaskingConfig(rate=0.2)}, "objective.rate"),
-    ],
-)
-def test_what_the_first_command_brought_holds_from_then_on(
-    continued, shards, recipe, changes, named
-):
-    if "data" in changes:
-        changes = {"data": str(shards / changes["data"])}
-    lines = []
-    with pytest.raises(UserError, match=rf"another {named} \("):
-        runs.pretrain(recipe(STEP + 4, workdir=str(continued), **changes), silent)
-    # And the same command still resumes.
-    done = runs.pretrain(recipe(STEP + 2, workdir=str(continued)), lines.append)
-    assert done.export is not None
-    assert any(line == "The run is complete: step 22 of 22." for line in lines)
-
-
 @pytest.fixture
 def continued(run, recipe):
     runs.pretrain(recipe(STEP + 2), silent)
     return run
+
+
+def test_what_the_first_command_brought_holds_from_then_on(continued, shards, recipe):
+    for changes, name in (
+        ({"data": str(shards / "shards-5")}, "data"),
+        ({"seed": 7}, "seed"),
+        ({"batch_size": 8}, "batch_size"),
+        ({"masking": MaskingConfig(rate=0.2)}, "objective.rate"),
+        ({"start": StartConfig(positions="sinusoidal")}, "start.positions"),
+    ):
+        with pytest.raises(UserError, match=rf"another {name} \("):
+            runs.pretrain(recipe(STEP + 4, **changes), silent)
+    lines = []
+    done = runs.pretrain(recipe(STEP + 3), lines.append)
+    assert done.export is not None
+    assert any(line.startswith("Resumed at step 22 of 23; changed: train_st") for line in lines)
 
 
 def test_another_model_or_tokenizer_or_optimizer_is_refused_at_once(run, recipe):
@@ -301,10 +292,15 @@ def test_a_model_without_moments_or_heads_begins_anew(tiny_model, tmp_path, reci
     assert "Not in the source, and drawn with seed 0: mlm, nsp." in lines
     state, _ = saved_state(tmp_path / "run", step=0)
     fresh = init_params(tiny_model.config, jax.random.key(0, impl="threefry2x32"))
-    wanted = {**{part: params[part] for part in ("embeddings", "encoder", "pooler")}}
-    wanted |= {part: fresh[part] for part in ("mlm", "nsp")}
+    wanted = {**params, "mlm": fresh["mlm"], "nsp": fresh["nsp"]}
+    del wanted["classifier"]
+    assert {name for name in state if name.startswith("params/")} == {
+        f"params/{name}" for name in named(wanted)
+    }
     for name, array in named(wanted).items():
-        assert np.asarray(state[f"params/{name}"]).tobytes() == np.asarray(array).tobytes()
+        # Drawn in one program, or in many: some last bits differ.
+        rtol = 1e-6 if name.startswith(("mlm", "nsp")) else 0
+        np.testing.assert_allclose(state[f"params/{name}"], array, rtol=rtol)
     assert not any(np.any(x) for name, x in state.items() if name.startswith("opt_state"))
     done = runs.pretrain(recipe(1, optimizer=OptimizerConfig("adamw")), silent)
     assert done.export is not None
@@ -366,7 +362,7 @@ def test_a_place_that_holds_something_is_never_overwritten(checkpoint, tmp_path,
 def test_a_failure_leaves_nothing(checkpoint, tmp_path, to):
     data = checkpoint / "bert_model.ckpt.data-00000-of-00001"
     damaged = bytearray(data.read_bytes())
-    damaged[100] ^= 4
+    damaged[10] ^= 4
     data.write_bytes(damaged)
     said = refusal(ConvertConfig(str(checkpoint), str(tmp_path / "dest"), to=to))
     assert "does not have the CRC32C it was saved with" in said
@@ -386,7 +382,7 @@ def test_a_failure_while_writing_leaves_nothing(checkpoint, tmp_path, monkeypatc
 def test_a_run_needs_a_vocabulary_of_the_models_size(checkpoint, tmp_path, tokens):
     (checkpoint / "vocab.txt").write_text("\n".join(tokens[:-1]) + "\n")
     config = ConvertConfig(str(checkpoint), str(tmp_path / "dest"), to="run")
-    assert "the tokenizer has 24 pieces and the model 25" in refusal(config)
+    assert "the tokenizer has 26 pieces and the model 27" in refusal(config)
     convert(dataclasses.replace(config, to="huggingface"), silent)
 
 
@@ -397,7 +393,9 @@ def test_a_source_that_is_none(tmp_path):
 
 
 @pytest.mark.parametrize("to", ["huggingface", "run"])
-def test_remote_places(remote, checkpoint, trees, to):
+def test_remote_places(remote, checkpoint, trees, load_helper, monkeypatch, to):
+    storage = load_helper("runs/test_remote.py").NumpyStorage
+    monkeypatch.setattr("bertjax.train.checkpoint.Storage", storage)
     there, folder = remote
     for path in checkpoint.iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
@@ -405,3 +403,5 @@ def test_remote_places(remote, checkpoint, trees, to):
     assert [path.name for path in (folder / "made").iterdir()] == ["dest"]
     if to == "huggingface":
         same(bj.from_pretrained(folder / "made" / "dest").params, trees[0])
+    else:
+        assert (folder / "made" / "dest" / "checkpoints" / "20" / "arrays.npz").is_file()
