@@ -237,7 +237,7 @@ def _evaluate(
     """Score a fine-tuned model on every row of a labelled file; prints one JSON object.
 
     Args:
-        model: Run directory, export or Hugging Face directory.
+        model: Run directory, export, Hugging Face directory or TF1 checkpoint.
         data: Labelled .tsv, .csv or .jsonl file.
         text_column: Column of the text; left out: as in training.
         pair_column: Column of the second text; left out: as in training.
@@ -267,7 +267,7 @@ def _predict(model: str, *, k: int = 5, batch_size: int = 32) -> int:
     texts with a tab between them.
 
     Args:
-        model: Run directory, export or Hugging Face directory.
+        model: Run directory, export, Hugging Face directory or TF1 checkpoint.
         k: Words to give for a [MASK].
         batch_size: Most lines at a time.
     """
@@ -288,7 +288,7 @@ def _embed(
     """Read lines from standard input, write a vector for each, as a JSON list a line.
 
     Args:
-        model: Run directory, export or Hugging Face directory.
+        model: Run directory, export, Hugging Face directory or TF1 checkpoint.
         layer: Layer to take (0: the embeddings, -1: the last); several are concatenated.
         pooling: mean of the tokens; cls, the first token; pooler, the pooled output.
         batch_size: Most lines at a time.

@@ -198,11 +198,11 @@ def test_convert_prints_what_comes_next(made, bertjax, mistake, parse, tmp_path)
     assert then["workdir"] == str(tmp_path / "run")
     assert then["loop"].train_steps == 2 + 10_000
     # It is the command that goes on, where the data are.
-    command = [line for line in printed(out) if " pretrain " in line][0].replace("10002", "3")
+    command = next(line for line in printed(out) if " pretrain " in line).replace("10002", "3")
     words = shlex.split(command)[1:]
     words[words.index("data/shards")] = str(made / "shards")
     code, out, _ = bertjax(*words, "--batch-size", 4, "--loop.eval-every", 0)
-    assert code == 0 and "Resumed at step 2 of 3; from here on this command's" in out
+    assert code == 0 and "Resumed at step 2 of 3; taken from this command and held" in out
     assert "holds something already" in mistake("convert", made / "run", tmp_path / "run")
 
 

@@ -79,12 +79,12 @@ class TensorBundle:
             )
         try:
             header, self._entries = _read_index(_read_small(self._index))
+            self._shards, big_endian = _number(header, 1), _number(header, 2)
         except _Malformed as error:
             raise UserError(
                 f"{self._index}: damaged ({error}); copy the checkpoint again."
             ) from None
-        self._shards = _number(header, 1)
-        if _number(header, 2):
+        if big_endian:
             raise UserError(
                 f"{self._index}: written by a big-endian machine; save the checkpoint again on a "
                 "little-endian one."
@@ -265,6 +265,8 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
         byte = data[at]
         at += 1
         value |= (byte & 0x7F) << shift
+        if not byte and shift:
+            break  # a last digit of 0, which nobody writes
         if byte < 0x80:
             return value, at
     raise _Malformed("a number is too long")

@@ -28,7 +28,7 @@ class FinetuneConfig:
     """Fine-tune a model on labelled rows of a .tsv, .csv or .jsonl file."""
 
     model: str
-    """Run directory, export, or a model in Hugging Face's layout."""
+    """Run directory, export, a model in Hugging Face's layout, or a TF1 checkpoint."""
     train: str
     """Rows to train on."""
     dev: str

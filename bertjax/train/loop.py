@@ -342,7 +342,7 @@ class _Run:
         line = f"Resumed at step {step:,} of {self.config.train_steps:,}"
         if undecided := restored.meta.get(UNDECIDED):  # the first step of a converted run
             names = ", ".join(undecided)
-            self.telemetry.say(f"{line}; from here on this command's, for good: {names}.")
+            self.telemetry.say(f"{line}; taken from this command and held from now on: {names}.")
             return state, step
         changed = changes(restored.meta["facts"], self.meta["facts"], self.meta["explain"])
         if step >= self.config.train_steps and not changed:

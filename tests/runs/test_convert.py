@@ -217,8 +217,8 @@ def test_a_converted_run_goes_on_as_stepping_by_hand(run, recipe, trees, tiny_to
     result = runs.pretrain(config, lines.append)
     (resumed,) = (line for line in lines if line.startswith("Resumed"))
     assert resumed == (
-        "Resumed at step 20 of 23; from here on this command's, for good: data, order of the data, "
-        "seed, start, objective, batch_size."
+        "Resumed at step 20 of 23; taken from this command and held from now on: data, order of "
+        "the data, seed, start, objective, batch_size."
     )
     program = build(config, make_mesh(MeshConfig()), Vocabulary.of(tiny_tokenizer), 16)
     state = program.init()
