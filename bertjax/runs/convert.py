@@ -115,12 +115,13 @@ def convert(config: ConvertConfig, log: Callable[[str], None]) -> ConvertResult:
         log(f"Wrote {dest}: config.json, model.safetensors and the tokenizer.")
         return ConvertResult(dest, source.model.config, 0, False)
     result = _write_run(config, source, dest, log)
-    with_moments = "with" if result.moments else "without"
-    log(
-        f"Wrote {dest}: a run at step {result.step:,}, {with_moments} Adam's moments of the "
-        "source. The learning rate goes on by --optimizer.schedule over --loop.train-steps, of "
-        f"which {result.step:,} are done."
-    )
+    moments = "the source's" if result.moments else "fresh"
+    log(f"Wrote {dest}: a run at step {result.step:,}, with {moments} Adam moments.")
+    if result.step:
+        log(
+            "The learning rate goes on by --optimizer.schedule over --loop.train-steps, of which "
+            f"{result.step:,} are done."
+        )
     return result
 
 

@@ -29,7 +29,11 @@ def refuse_another_run(
     Raises:
         UserError: names every field that differs, with both values.
     """
-    decided = {name: value for name, value in as_json(here).items() if name not in undecided}
+    decided = {
+        name: value
+        for name, value in as_json(here).items()
+        if name in saved or name not in undecided
+    }
     differing = [
         f"{name} ({_show(old)} there, {_show(new)} here)"
         for name, old, new in _differences(saved, decided)
