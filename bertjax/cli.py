@@ -187,6 +187,29 @@ def _pretrain(arguments: list[str]) -> int:
     return EXIT_DONE
 
 
+def _convert(arguments: list[str]) -> int:
+    import tyro
+
+    from bertjax.runs import convert
+
+    markers = (tyro.conf.PositionalRequiredArgs, tyro.conf.PositionalMetavarFromFieldName)
+    config = _parse(convert.ConvertConfig, "convert", arguments, config=markers)
+    result = convert.convert(config, _say)
+    if config.to == "huggingface":
+        files = ("--train", "train.csv", "--dev", "dev.csv")
+        _say(f"Next: {_command('finetune', '--model', result.dest, *files)}")
+        _say(f"  or: {_command('predict', result.dest)} < lines.txt")
+        return EXIT_DONE
+    length = min(128, result.model.max_position_embeddings)
+    shards = ("--tokenizer", result.dest / "tokenizer", "--output", "data/shards")
+    flags = ("--model.size", result.dest / convert.MODEL, "--optimizer.name", config.optimizer)
+    steps = ("--loop.train-steps", result.step + 10_000)
+    _say(f"Next: {_command('prepare', '--input', 'text', *shards, '--max-seq-length', length)}")
+    run = ("--data", "data/shards", "--workdir", result.dest)
+    _say(f"then: {_command('pretrain', *run, *flags, *steps)}")
+    return EXIT_DONE
+
+
 def _finetune(arguments: list[str]) -> int:
     from bertjax.runs.finetune import FinetuneConfig, finetune
 
@@ -214,7 +237,7 @@ def _evaluate(
     """Score a fine-tuned model on every row of a labelled file; prints one JSON object.
 
     Args:
-        model: Run directory, export, Hugging Face directory, or owner/name on the hub.
+        model: Run directory, export, Hugging Face directory, TF1 checkpoint, or name on the hub.
         data: Labelled .tsv, .csv or .jsonl file.
         text_column: Column of the text; left out: as in training.
         pair_column: Column of the second text; left out: as in training.
@@ -244,7 +267,7 @@ def _predict(model: str, *, k: int = 5, batch_size: int = 32) -> int:
     texts with a tab between them.
 
     Args:
-        model: Run directory, export, Hugging Face directory, or owner/name on the hub.
+        model: Run directory, export, Hugging Face directory, TF1 checkpoint, or name on the hub.
         k: Words to give for a [MASK].
         batch_size: Most lines at a time.
     """
@@ -265,7 +288,7 @@ def _embed(
     """Read lines from standard input, write a vector for each, as a JSON list a line.
 
     Args:
-        model: Run directory, export, Hugging Face directory, or owner/name on the hub.
+        model: Run directory, export, Hugging Face directory, TF1 checkpoint, or name on the hub.
         layer: Layer to take (0: the embeddings, -1: the last); several are concatenated.
         pooling: mean of the tokens; cls, the first token; pooler, the pooled output.
         batch_size: Most lines at a time.
@@ -337,6 +360,7 @@ VERBS = {
     "tokenizer train": Verb("text -> a vocabulary", _tokenizer_train),
     "prepare": Verb("text + vocabulary -> shards", _prepare),
     "pretrain": Verb("shards -> a pre-trained BERT (masked LM + next sentence)", _pretrain),
+    "convert": Verb("a TF1 checkpoint, a model or a run -> another layout", _convert),
     "finetune": Verb("a BERT + labelled rows -> a classifier", _finetune),
     "evaluate": Verb(
         "a classifier + labelled rows -> scores", _with_positionals(_evaluate, "evaluate")

@@ -140,7 +140,7 @@ def parse(monkeypatch):
 def printed(out):
     """The commands of an output's last lines."""
     lines = [line.partition(": ") for line in out.splitlines()]
-    return [line for word, _, line in lines if word.strip() in ("Next", "or", "To go on")]
+    return [line for word, _, line in lines if word.strip() in ("Next", "then", "or", "To go on")]
 
 
 def test_each_step_prints_the_next_which_the_parser_takes(made, bertjax, parse, tmp_path):
@@ -183,6 +183,27 @@ def test_each_step_prints_the_next_which_the_parser_takes(made, bertjax, parse, 
         str(place / "rows.tsv"),
     )
     assert other["model"] == str(place / "task")
+
+
+def test_convert_prints_what_comes_next(made, bertjax, mistake, parse, tmp_path):
+    code, out, _ = bertjax("convert", made / "run", tmp_path / "hf")
+    assert code == 0
+    following, other = map(parse, printed(out))
+    assert following["model"] == other["model"] == str(tmp_path / "hf")
+
+    code, out, _ = bertjax("convert", made / "run", tmp_path / "run", "--to", "run")
+    assert code == 0
+    following, then = map(parse, printed(out))
+    assert following["tokenizer"] == str(tmp_path / "run" / "tokenizer")
+    assert then["workdir"] == str(tmp_path / "run")
+    assert then["loop"].train_steps == 2 + 10_000
+    # It is the command that goes on, where the data are.
+    command = next(line for line in printed(out) if " pretrain " in line).replace("10002", "3")
+    words = shlex.split(command)[1:]
+    words[words.index("data/shards")] = str(made / "shards")
+    code, out, _ = bertjax(*words, "--batch-size", 4, "--loop.eval-every", 0)
+    assert code == 0 and "Resumed at step 2 of 3; taken from this command and held" in out
+    assert "holds something already" in mistake("convert", made / "run", tmp_path / "run")
 
 
 @pytest.mark.parametrize("given", [["--workdir", "run dir"], ["--workdir=run dir"]])

@@ -22,6 +22,7 @@ VERBS = (
     ["tokenizer", "train"],
     ["prepare"],
     ["pretrain"],
+    ["convert"],
     ["finetune"],
     ["evaluate"],
     ["predict"],

@@ -11,7 +11,7 @@ from etils import epath
 from bertjax import places
 from bertjax.config import BertConfig, read_json_object
 from bertjax.errors import UserError
-from bertjax.interop import distilbert, hub
+from bertjax.interop import distilbert, google, hub
 from bertjax.interop.tensors import read_params, write_params
 from bertjax.interop.weights import WEIGHTS, find_weights, read_weights
 from bertjax.model.heads import TASK_PARTS
@@ -99,7 +99,7 @@ def save_pretrained(path: epath.PathLike, model: Pretrained) -> epath.Path:
 
 
 def from_pretrained(path: epath.PathLike) -> Pretrained:
-    """Reads what `save_pretrained` wrote, or a BERT or DistilBERT in Hugging Face's layout.
+    """Reads what `save_pretrained` wrote, a model in Hugging Face's layout, or a TF1 checkpoint.
 
     Weights are model.safetensors, flax_model.msgpack or pytorch_model.bin (which is not unpickled),
     or several files with an index. A DistilBERT becomes a BERT that computes the same.
@@ -115,7 +115,11 @@ def from_pretrained(path: epath.PathLike) -> Pretrained:
     source = None
     if (name := hub.parse_name(path)) is not None:
         path, source = hub.download(name)
-    path = find_export(places.location(path))
+    path = places.location(path)
+    if google.is_checkpoint(path):
+        found = google.read_checkpoint(path, moments=False)
+        return Pretrained(found.config, found.params, google.read_tokenizer(found), found.task)
+    path = find_export(path)
     where = str(path / CONFIG)
     fields = _read_config(path / CONFIG)
     distilled = fields.get("model_type") == "distilbert"

@@ -27,7 +27,7 @@ class FinetuneConfig:
     """Fine-tune a model on labelled rows of a .tsv, .csv or .jsonl file."""
 
     model: str
-    """Run directory, export, a model in Hugging Face's layout, or its name on the hub."""
+    """Run directory, export, model in Hugging Face's layout, TF1 checkpoint, or name on the hub."""
     train: str
     """Rows to train on."""
     dev: str

@@ -28,6 +28,8 @@ from bertjax.train.telemetry import Field, Telemetry
 KIND = "pre-training"
 METRICS = ("mlm_loss", "mlm_accuracy", "nsp_loss", "nsp_accuracy")
 BEST_METRIC = "mlm_loss"
+UNDECIDED_NAMES = ("data", "order of the data", "seed", "start", "objective", "batch_size")
+"""Of a run's identity: what weights that come from elsewhere do not know. They know the rest."""
 # Examples whose tokens are counted for start.mlm_bias, and those of them held in memory at once.
 _COUNTED_EXAMPLES, _COUNTED_AT_ONCE = 50_000, 2_000
 

@@ -1,26 +1,42 @@
 """What makes a run the same run when it resumes, and what may change."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from bertjax.errors import UserError
 
+UNDECIDED = "undecided"
+"""In a checkpoint's meta: the names of its run's identity that the run has no value for yet."""
 
-def refuse_another_run(saved: Mapping[str, Any], here: Mapping[str, Any], where: object) -> None:
+
+def refuse_another_run(
+    saved: Mapping[str, Any],
+    here: Mapping[str, Any],
+    where: object,
+    *,
+    undecided: Collection[str] = (),
+) -> None:
     """Refuses to go on with the checkpoint of a run that differs in what may not change.
 
     Args:
         saved: `identity` of the checkpoint: {name: JSON value}, inner dicts allowed.
         here: the same of this run.
         where: the run's directory, for the message.
+        undecided: names that the checkpoint, which was made from another program's, does not know:
+            this run may bring any value, and its own checkpoints will have it.
 
     Raises:
         UserError: names every field that differs, with both values.
     """
+    decided = {
+        name: value
+        for name, value in as_json(here).items()
+        if name in saved or name not in undecided
+    }
     differing = [
         f"{name} ({_show(old)} there, {_show(new)} here)"
-        for name, old, new in _differences(saved, as_json(here))
+        for name, old, new in _differences(saved, decided)
     ]
     if differing:
         raise UserError(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 from etils import epath
 
 from bertjax.errors import UserError
-from bertjax.train.identity import changes, refuse_another_run
+from bertjax.train.identity import UNDECIDED, changes, refuse_another_run
 from bertjax.train.stopping import stop_requests
 from bertjax.train.telemetry import Telemetry
 
@@ -313,7 +313,12 @@ class _Run:
         import jax
 
         def accept(saved: Mapping[str, Any]) -> None:
-            refuse_another_run(saved["identity"], self.meta["identity"], self.workdir)
+            refuse_another_run(
+                saved["identity"],
+                self.meta["identity"],
+                self.workdir,
+                undecided=saved.get(UNDECIDED, ()),
+            )
 
         restored = self.checkpoints.restore(abstract_state, accept=accept)
         memory: dict[str, Any] = {}
@@ -334,10 +339,14 @@ class _Run:
         )
         if restored is None:
             return state, None
+        line = f"Resumed at step {step:,} of {self.config.train_steps:,}"
+        if undecided := restored.meta.get(UNDECIDED):  # the first step of a converted run
+            names = ", ".join(undecided)
+            self.telemetry.say(f"{line}; taken from this command and held from now on: {names}.")
+            return state, step
         changed = changes(restored.meta["facts"], self.meta["facts"], self.meta["explain"])
         if step >= self.config.train_steps and not changed:
             return state, step
-        line = f"Resumed at step {step:,} of {self.config.train_steps:,}"
         self.telemetry.say(f"{line}; changed: {'; '.join(changed)}." if changed else f"{line}.")
         return state, step
 

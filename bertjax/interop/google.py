@@ -1,0 +1,362 @@
+"""TF1 checkpoints with the names of google-research/bert: weights, Adam moments, global_step."""
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from bertjax.config import BertConfig
+from bertjax.errors import UserError
+from bertjax.interop.tensor_bundle import INDEX, TensorBundle
+from bertjax.model.bert import init_params
+from bertjax.text.tokenizer import Tokenizer, load_tokenizer
+from bertjax.train.paths import named, nested
+
+CONFIGS = ("bert_config.json", "config.json")
+
+_STEP = "global_step"
+_FIRST_MOMENT, _SECOND_MOMENT = "adam_m", "adam_v"
+
+# Our modules and theirs, tried in this order; modeling.py, run_pretraining.py, run_classifier.py
+# and run_squad.py of google-research/bert.
+_MODULES = (
+    (r"embeddings/(word|position|token_type)_embeddings", r"bert/embeddings/\1_embeddings"),
+    (r"embeddings/layer_norm", r"bert/embeddings/LayerNorm"),
+    (
+        r"encoder/layer_(\d+)/attention/(query|key|value)",
+        r"bert/encoder/layer_\1/attention/self/\2",
+    ),
+    (r"encoder/layer_(\d+)/attention/output", r"bert/encoder/layer_\1/attention/output/dense"),
+    (
+        r"encoder/layer_(\d+)/attention/layer_norm",
+        r"bert/encoder/layer_\1/attention/output/LayerNorm",
+    ),
+    (r"encoder/layer_(\d+)/(intermediate|output)", r"bert/encoder/layer_\1/\2/dense"),
+    (r"encoder/layer_(\d+)/layer_norm", r"bert/encoder/layer_\1/output/LayerNorm"),
+    (r"pooler", r"bert/pooler/dense"),
+    (r"mlm/transform", r"cls/predictions/transform/dense"),
+    (r"mlm/layer_norm", r"cls/predictions/transform/LayerNorm"),
+)
+# Of a LayerNorm Google says gamma and beta; a table of embeddings is itself the variable.
+_NORM = {"scale": "gamma", "bias": "beta"}
+# Output layers that Google multiplies by transposed: [classes, D].
+_OUTPUTS = {
+    "nsp": "cls/seq_relationship/output_",
+    "classifier": "output_",
+    "qa_outputs": "cls/squad/output_",
+}
+_OPTIONAL = ("pooler", "mlm", "nsp", "classifier", "qa_outputs")  # parts a checkpoint may lack
+
+
+@dataclasses.dataclass(frozen=True)
+class GoogleCheckpoint:
+    """What a TF1 checkpoint holds, under our names; trees are nested dicts of float32 arrays."""
+
+    prefix: epath.Path
+    """The path of its files without .index and .data."""
+    config: BertConfig
+    """From the JSON file beside it."""
+    params: dict[str, Any]
+    """As `init_params` gives them, with the heads that are there."""
+    mu: dict[str, Any] | None
+    """Adam's first moments, a tree like `params`; None if there are none or none were asked for."""
+    nu: dict[str, Any] | None
+    """The second moments."""
+    has_moments: bool
+    """Whether Adam's moments are there, read or not."""
+    step: int | None
+    """global_step: updates done; None if it is not there."""
+    notes: tuple[str, ...] = ()
+    """What was chosen or left out, a sentence each."""
+
+    @property
+    def task(self) -> dict[str, Any]:
+        """What the heads can do, as `Pretrained.task`."""
+        if "classifier" in self.params:
+            classes = len(self.params["classifier"]["bias"])
+            if classes == 1:
+                return {"kind": "regression", "labels": []}
+            labels = [f"LABEL_{number}" for number in range(classes)]
+            return {"kind": "sequence_classification", "labels": labels}
+        if "qa_outputs" in self.params:
+            return {"kind": "question_answering"}
+        if "mlm" in self.params:
+            return {"kind": "pretraining" if "nsp" in self.params else "masked_lm"}
+        return {"kind": "encoder"}
+
+
+def variable_name(path: str) -> tuple[str, bool]:
+    """Google's name of a parameter, and whether its matrix is transposed there.
+
+    Args:
+        path: as in `encoder/layer_0/attention/query/kernel`.
+    """
+    module, leaf = path.rsplit("/", 1)
+    if module in _OUTPUTS:
+        return _OUTPUTS[module] + {"kernel": "weights", "bias": "bias"}[leaf], leaf == "kernel"
+    if path == "mlm/bias":
+        return "cls/predictions/output_bias", False
+    for ours, theirs in _MODULES:
+        if re.fullmatch(ours, module):
+            name = re.sub(ours, theirs, module)
+            if leaf == "embedding":
+                return name, False
+            return f"{name}/{_NORM[leaf] if name.endswith('LayerNorm') else leaf}", False
+    raise ValueError(f"parameter {path} has no name in Google's BERT")
+
+
+def is_checkpoint(path: epath.PathLike) -> bool:
+    """Whether `read_checkpoint` is the one to read a path: nothing is opened."""
+    path = epath.Path(path)
+    if path.is_dir():
+        return not (path / "model.safetensors").exists() and bool(_prefixes(path))
+    return _stem(path).is_file()
+
+
+def read_checkpoint(path: epath.PathLike, *, moments: bool = True) -> GoogleCheckpoint:
+    """Reads the weights of a TF1 checkpoint, without TensorFlow, one tensor after the other.
+
+    Args:
+        path: its directory, or the path of its files, with or without .index.
+        moments: also read Adam's.
+
+    Raises:
+        UserError: no checkpoint, no configuration, damaged files, a tensor that is missing or of
+            another shape than the configuration says, or one of bert/ that it doesn't know; the
+            sentence names it.
+    """
+    prefix, notes = _find(epath.Path(path))
+    reader = _Reader(TensorBundle(prefix))
+    config = _read_config(prefix)
+    shapes = _expected(reader, config)
+    params = reader.tree(shapes, reader.weight)
+    mu = nu = None
+    unmoved = [name for name in named(shapes) if not reader.slots(name)]
+    has_moments = len(unmoved) < len(named(shapes))
+    if moments and has_moments:
+        if unmoved:
+            notes.append(
+                f"Without Adam moments, and so without a gradient until now: {_some(unmoved)}."
+            )
+        mu = reader.tree(shapes, lambda name, shape: reader.moment(name, shape, _FIRST_MOMENT))
+        nu = reader.tree(shapes, lambda name, shape: reader.moment(name, shape, _SECOND_MOMENT))
+    left_out = reader.left_out(named(shapes))
+    if left_out:
+        notes.append(f"Left out, as no part of a BERT: {_some(left_out)}.")
+    step = reader.step()
+    return GoogleCheckpoint(prefix, config, params, mu, nu, has_moments, step, tuple(notes))
+
+
+def read_tokenizer(checkpoint: GoogleCheckpoint) -> Tokenizer:
+    """The tokenizer whose vocab.txt lies beside a checkpoint.
+
+    Raises:
+        UserError: there is none, or it has more pieces than the model.
+    """
+    directory = checkpoint.prefix.parent
+    tokenizer = load_tokenizer(directory)
+    if tokenizer.vocab_size > checkpoint.config.vocab_size:
+        raise UserError(
+            f"{directory}: the tokenizer has {tokenizer.vocab_size} pieces and the model only "
+            f"{checkpoint.config.vocab_size}; put the vocab.txt that the model was trained with "
+            "beside it."
+        )
+    return tokenizer
+
+
+# Which checkpoint ------------------------------------------------------------------------------
+
+
+def _stem(path: epath.Path) -> epath.Path:
+    """The index that a prefix, an index or a data file names."""
+    name = re.sub(r"\.(index|data-\d{5}-of-\d{5})$", "", path.name)
+    return path.parent / f"{name}{INDEX}"
+
+
+def _prefixes(directory: epath.Path) -> list[epath.Path]:
+    return [path.parent / path.name.removesuffix(INDEX) for path in directory.glob(f"*{INDEX}")]
+
+
+def _find(path: epath.Path) -> tuple[epath.Path, list[str]]:
+    """The prefix of the checkpoint that is meant, and what there is to say about it."""
+    if not path.is_dir():
+        index = _stem(path)
+        return index.parent / index.name.removesuffix(INDEX), []
+    found = {prefix.name: prefix for prefix in _prefixes(path)}
+    if not found:
+        raise UserError(
+            f"{path}: holds no TensorFlow checkpoint (a file that ends in {INDEX}); give the "
+            "directory that holds one."
+        )
+    if len(found) == 1:
+        return found.popitem()[1], []
+    newest = _newest(path, found)
+    if newest is None:
+        raise UserError(
+            f"{path}: holds several checkpoints ({_some(sorted(found))}) and no file named "
+            "checkpoint that says which is the newest; give the path of one."
+        )
+    return found[newest], [f"Of {len(found)} checkpoints in {path}, {newest} is taken."]
+
+
+def _newest(directory: epath.Path, names: Mapping[str, object]) -> str | None:
+    """By the file `checkpoint` that tf.train.Saver writes, else the one of the largest step."""
+    state = directory / "checkpoint"
+    if state.is_file():
+        text = state.read_bytes().decode(errors="replace")
+        said = re.search(r'^model_checkpoint_path: "([^"]*)"', text, re.MULTILINE)
+        # It may be the path on the machine that wrote it.
+        name = re.split(r"[/\\]", said[1])[-1] if said else ""
+        if name in names:
+            return name
+    steps = {int(match[1]): name for name in names if (match := re.search(r"-(\d+)$", name))}
+    return steps[max(steps)] if steps else None
+
+
+def _read_config(prefix: epath.Path) -> BertConfig:
+    for name in CONFIGS:
+        if (prefix.parent / name).is_file():
+            return BertConfig.from_json(prefix.parent / name)
+    raise UserError(
+        f"{prefix.parent}: holds no {CONFIGS[0]}, which says how many heads the model has; put the "
+        "one of this model beside its weights."
+    )
+
+
+# Tensors ---------------------------------------------------------------------------------------
+
+Place = Callable[[str, tuple[int, ...]], jax.Array]
+
+
+class _Reader:
+    """The tensors of a bundle by our paths."""
+
+    def __init__(self, bundle: TensorBundle) -> None:
+        self._bundle = bundle
+        self.where = bundle.prefix
+
+    def tree(self, shapes: Mapping[str, Any], read: Place) -> dict[str, Any]:
+        """A nested dict of what `read` gives for every path and shape."""
+        return nested({path: read(path, leaf.shape) for path, leaf in named(shapes).items()})
+
+    def holds(self, path: str) -> bool:
+        """Whether there is a variable for a parameter."""
+        return variable_name(path)[0] in self._bundle
+
+    def classes(self, head: str) -> int:
+        """Outputs of a head, by its bias; 1 if that can't be right, which is found out later."""
+        name = variable_name(f"{head}/bias")[0]
+        shape = self._bundle.shape(name) if name in self._bundle else ()
+        return shape[0] if len(shape) == 1 else 1
+
+    def weight(self, path: str, shape: tuple[int, ...]) -> jax.Array:
+        """A parameter, float32, finite and of our shape."""
+        name, transposed = variable_name(path)
+        return self._array(name, shape, transposed)
+
+    def slots(self, path: str) -> list[str]:
+        """The optimizer's variables of a parameter that are there."""
+        name = variable_name(path)[0]
+        slots = (f"{name}/{slot}" for slot in (_FIRST_MOMENT, _SECOND_MOMENT))
+        return [slot for slot in slots if slot in self._bundle]
+
+    def moment(self, path: str, shape: tuple[int, ...], slot: str) -> jax.Array:
+        """A moment; zeros for a parameter without moments, which never had a gradient."""
+        if not self.slots(path):
+            return jnp.zeros(shape, jnp.float32)
+        name, transposed = variable_name(path)
+        return self._array(f"{name}/{slot}", shape, transposed)
+
+    def step(self) -> int | None:
+        """global_step."""
+        if _STEP not in self._bundle:
+            return None
+        value = self._bundle.read(_STEP)
+        if value.shape or value.dtype.kind != "i" or not 0 <= value < 1 << 31:
+            raise UserError(
+                f"{self.where}: {_STEP} is not a number of steps from 0 to {(1 << 31) - 1:,}; give "
+                "a checkpoint as google-research/bert saves it."
+            )
+        return int(value)
+
+    def left_out(self, paths: Mapping[str, Any]) -> list[str]:
+        """The variables that are none of the parameters, of their moments and of the step.
+
+        Raises:
+            UserError: one of them is in the scope of the model.
+        """
+        known = {variable_name(path)[0] for path in paths}
+        rest = []
+        for name in self._bundle.names:
+            scope, _, slot = name.rpartition("/")
+            if name in known or name == _STEP:
+                continue
+            if scope in known:  # of some optimizer
+                if slot not in (_FIRST_MOMENT, _SECOND_MOMENT):
+                    rest.append(name)
+                continue
+            if name.startswith("bert/"):
+                raise UserError(
+                    f"{self.where}: the variable {name} {list(self._bundle.shape(name))} is no "
+                    "part of the BERT that its configuration describes; put the configuration "
+                    "that belongs to these weights beside them."
+                )
+            rest.append(name)
+        return rest
+
+    def _array(self, name: str, shape: tuple[int, ...], transposed: bool) -> jax.Array:
+        expected = shape[::-1] if transposed else shape
+        if name not in self._bundle:
+            raise UserError(
+                f"{self.where}: the tensor {name} {list(expected)} is missing; give the checkpoint "
+                "of a whole BERT with the names of google-research/bert."
+            )
+        if self._bundle.shape(name) != expected:
+            raise UserError(
+                f"{self.where}: the tensor {name} has the shape {list(self._bundle.shape(name))}, "
+                f"but by the configuration it should be {list(expected)}; put the configuration "
+                "that belongs to these weights beside them."
+            )
+        array = self._bundle.read(name)
+        if not jnp.issubdtype(array.dtype, np.floating):
+            raise UserError(
+                f"{self.where}: the tensor {name} {list(expected)} is of type {array.dtype}; only "
+                "floating-point weights can be read."
+            )
+        array = array.astype(np.float32, copy=False)
+        if not np.isfinite(array).all():
+            raise UserError(
+                f"{self.where}: the tensor {name} {list(expected)} holds values that are not "
+                "finite; take an earlier checkpoint."
+            )
+        return jnp.asarray(array.T if transposed else array)
+
+
+def _expected(reader: _Reader, config: BertConfig) -> dict[str, Any]:
+    """Shapes of the parameters that a checkpoint should hold; nothing is computed or allocated."""
+    # One layer is traced, which takes a tenth of the time of twelve; all have the same shapes.
+    one = dataclasses.replace(config, num_hidden_layers=1)
+    shapes = dict(jax.eval_shape(lambda: init_params(one, jax.random.key(0))))
+    layer = shapes["encoder"]["layer_0"]
+    shapes["encoder"] = {f"layer_{i}": layer for i in range(config.num_hidden_layers)}
+    for head in ("classifier", "qa_outputs"):
+        classes = reader.classes(head)
+        shapes[head] = {
+            "kernel": jax.ShapeDtypeStruct((config.hidden_size, classes), jnp.float32),
+            "bias": jax.ShapeDtypeStruct((classes,), jnp.float32),
+        }
+    return {
+        part: subtree
+        for part, subtree in shapes.items()
+        if part not in _OPTIONAL or any(reader.holds(f"{part}/{leaf}") for leaf in named(subtree))
+    }
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more

@@ -1,0 +1,334 @@
+"""TensorFlow's tensor bundles, the files of `tf.train.Saver`, read in NumPy without TensorFlow.
+
+PREFIX.index is a table of sorted keys (LevelDB's format, doc/table_format.md there) from names to
+protocol buffers that say where in PREFIX.data-00000-of-00001 the tensor's bytes lie; the format is
+that of tensorflow/core/protobuf/tensor_bundle.proto. Every block and every tensor carries a CRC32C,
+which is checked. The tensors are read one by one, when they are asked for.
+"""
+
+import math
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from bertjax.errors import UserError
+
+INDEX = ".index"
+
+_MAGIC = bytes.fromhex("57fb808b247547db")  # 0xdb4775248b80fb57, little-endian
+_FOOTER = 48
+_TRAILER = 5  # of a block: a byte of compression, four of CRC
+_LARGEST_INDEX = 1 << 26  # that of BERT-large with its moments takes 100 kB
+_UNCOMPRESSED, _SNAPPY = 0, 1
+
+# tensorflow/core/framework/types.proto
+_DTYPES: dict[int, np.dtype] = {
+    1: np.dtype(np.float32),
+    2: np.dtype(np.float64),
+    3: np.dtype(np.int32),
+    9: np.dtype(np.int64),
+    10: np.dtype(np.bool_),
+    14: jnp.dtype(jnp.bfloat16),
+    19: np.dtype(np.float16),
+}
+_OTHER_DTYPES = {4: "uint8", 6: "int8", 7: "string", 8: "complex64", 17: "uint16", 20: "resource"}
+
+Fields = dict[int, list[int | bytes]]
+
+
+class Entry(NamedTuple):
+    """Where a tensor is, and what it is."""
+
+    dtype: int
+    """By TensorFlow's number."""
+    shape: tuple[int, ...]
+    shard: int
+    """Which data file."""
+    offset: int
+    """Of its first byte there."""
+    size: int
+    """Bytes."""
+    crc32c: int
+    """Masked, of those bytes."""
+    sliced: bool
+    """Kept in several pieces, as partitioned variables are."""
+
+
+class TensorBundle:
+    """A checkpoint whose index has been read and whose tensors are read when asked for."""
+
+    def __init__(self, prefix: epath.PathLike) -> None:
+        """Reads the index and looks whether all data files are there, in their whole length.
+
+        Args:
+            prefix: the path without .index, local or remote.
+
+        Raises:
+            UserError: no index, no or truncated data, a damaged index, or a big-endian machine's.
+        """
+        self.prefix = epath.Path(prefix)
+        self._index = self._beside(INDEX)
+        if not self._index.is_file():
+            raise UserError(
+                f"{self._index}: no such file; give the directory of a TensorFlow checkpoint, or "
+                "its path up to .index."
+            )
+        try:
+            header, self._entries = _read_index(_read_small(self._index))
+            self._shards, big_endian = _number(header, 1), _number(header, 2)
+        except _Malformed as error:
+            raise UserError(
+                f"{self._index}: damaged ({error}); copy the checkpoint again."
+            ) from None
+        if big_endian:
+            raise UserError(
+                f"{self._index}: written by a big-endian machine; save the checkpoint again on a "
+                "little-endian one."
+            )
+        self._check_shards()
+
+    @property
+    def names(self) -> list[str]:
+        """Of all tensors, sorted."""
+        return sorted(self._entries)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._entries
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """A tensor's shape, by the index."""
+        return self._entries[name].shape
+
+    def read(self, name: str) -> np.ndarray:
+        """One tensor, read-only, its CRC32C checked.
+
+        Raises:
+            UserError: its bytes are not those that were saved, or it is of a kind that can't be
+                read: strings, or a partitioned variable.
+        """
+        entry = self._entries[name]
+        dtype = _DTYPES.get(entry.dtype)
+        if dtype is None:
+            kind = _OTHER_DTYPES.get(entry.dtype, f"number {entry.dtype}")
+            known = ", ".join(str(each) for each in _DTYPES.values())
+            raise UserError(
+                f"{self._index}: the tensor {name} is of TensorFlow's type {kind}; only {known} "
+                "can be read."
+            )
+        if entry.sliced:
+            raise UserError(
+                f"{self._index}: the tensor {name} is a partitioned variable, kept in slices, "
+                "which can't be read; save it whole, without a partitioner."
+            )
+        if entry.size != math.prod(entry.shape) * dtype.itemsize:
+            raise UserError(
+                f"{self._index}: damaged (the tensor {name} {list(entry.shape)} of {dtype} can't "
+                f"have {entry.size:,} bytes); copy the checkpoint again."
+            )
+        path = self._shard(entry.shard)
+        with path.open("rb") as file:
+            file.seek(entry.offset)
+            data = file.read(entry.size)
+        if len(data) != entry.size or masked_crc32c(data) != entry.crc32c:
+            raise UserError(
+                f"{path}: damaged (the tensor {name} {list(entry.shape)} does not have the CRC32C "
+                "it was saved with); copy the checkpoint again."
+            )
+        return np.frombuffer(data, dtype).reshape(entry.shape)
+
+    def _beside(self, suffix: str) -> epath.Path:
+        return self.prefix.parent / f"{self.prefix.name}{suffix}"
+
+    def _shard(self, number: int) -> epath.Path:
+        return self._beside(f".data-{number:05}-of-{self._shards:05}")
+
+    def _check_shards(self) -> None:
+        ends: dict[int, tuple[int, str]] = {}
+        for name, entry in self._entries.items():
+            if not entry.sliced:
+                end = (entry.offset + entry.size, name)
+                ends[entry.shard] = max(ends.get(entry.shard, end), end)
+        for number in range(self._shards):
+            path = self._shard(number)
+            if not path.is_file():
+                raise UserError(
+                    f"{path}: no such file; {self._index.name} says that there are {self._shards} "
+                    "data files: put this one beside it."
+                )
+            end, name = ends.get(number, (0, ""))
+            length = path.stat().length
+            if length < end:
+                raise UserError(
+                    f"{path}: cut off at byte {length:,}: the tensor {name} ends at {end:,}; copy "
+                    "the checkpoint again."
+                )
+
+
+def masked_crc32c(data: bytes) -> int:
+    """The CRC32C as LevelDB keeps it: rotated and shifted, so that a sum of sums is no sum.
+
+    Raises:
+        UserError: google-crc32c is not installed.
+    """
+    try:
+        import google_crc32c
+    except ImportError:
+        raise UserError(
+            "TensorFlow's checkpoints are checked by google-crc32c, which is not installed: pip "
+            "install google-crc32c."
+        ) from None
+    value = google_crc32c.value(data)
+    return ((value >> 15 | value << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+class _Malformed(Exception):
+    """The bytes of an index are no index; the message says what is wrong with them."""
+
+
+def _read_small(path: epath.Path) -> bytes:
+    if path.stat().length > _LARGEST_INDEX:
+        raise _Malformed(f"longer than the {_LARGEST_INDEX >> 20} MiB an index may have")
+    return path.read_bytes()
+
+
+def _read_index(data: bytes) -> tuple[Fields, dict[str, Entry]]:
+    """The header, a BundleHeaderProto, and the entry of every tensor."""
+    if data[-len(_MAGIC) :] != _MAGIC or len(data) < _FOOTER:
+        raise _Malformed("its end is not that of an index")
+    footer = data[-_FOOTER:]
+    metadata, at = _handle(footer, 0)
+    blocks, at = _handle(footer, at)
+    if list(_block(data, *metadata)) or any(footer[at : -len(_MAGIC)]):
+        raise _Malformed("its end is not that of an index")
+    header: Fields | None = None
+    entries: dict[str, Entry] = {}
+    for _, value in _block(data, *blocks):
+        handle, _ = _handle(value, 0)
+        for key, message in _block(data, *handle):
+            if not key:
+                header = _fields(message)
+            elif key[0]:  # a key that begins with a zero byte is a slice's
+                entries[_text(key)] = _entry(_fields(message))
+    if header is None:
+        raise _Malformed("it has no header")
+    shards = _number(header, 1)
+    if not 0 < shards < 100_000 or any(not 0 <= e.shard < shards for e in entries.values()):
+        raise _Malformed("a number of a data file is out of range")
+    return header, entries
+
+
+def _block(data: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]:
+    """The keys and values of one block; each key repeats the beginning of the one before."""
+    end = offset + size
+    if end + _TRAILER > len(data):
+        raise _Malformed("cut off")
+    (crc,) = struct.unpack_from("<I", data, end + 1)
+    if masked_crc32c(data[offset : end + 1]) != crc:
+        raise _Malformed(f"the block at byte {offset:,} does not have its CRC32C")
+    compression, block = data[end], data[offset:end]
+    if compression != _UNCOMPRESSED:
+        how = "snappy" if compression == _SNAPPY else f"number {compression}"
+        raise _Malformed(f"the block at byte {offset:,} is compressed by {how}, as no index is")
+    if size < 4:
+        raise _Malformed(f"the block at byte {offset:,} is too short")
+    (restarts,) = struct.unpack_from("<I", block, size - 4)
+    last = size - 4 - 4 * restarts
+    at, key = 0, b""
+    while at < last:
+        shared, at = _varint(block, at)
+        added, at = _varint(block, at)
+        length, at = _varint(block, at)
+        if shared > len(key) or at + added + length > last:
+            raise _Malformed(f"the block at byte {offset:,} has a key that is out of range")
+        key = key[:shared] + block[at : at + added]
+        at += added + length
+        yield key, block[at - length : at]
+
+
+def _handle(data: bytes, at: int) -> tuple[tuple[int, int], int]:
+    """(offset, size) of a block, and where the reading ended."""
+    offset, at = _varint(data, at)
+    size, at = _varint(data, at)
+    return (offset, size), at
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """A number in base 128, the lowest digit first, and where the reading ended."""
+    value = 0
+    for shift in range(0, 70, 7):
+        if at >= len(data):
+            raise _Malformed("a number is cut off")
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if not byte and shift:
+            break  # a last digit of 0, which nobody writes
+        if byte < 0x80:
+            return value, at
+    raise _Malformed("a number is too long")
+
+
+def _fields(message: bytes) -> Fields:
+    """The fields of a protocol buffer by their numbers, in order; none of them decoded further."""
+    fields: Fields = {}
+    at = 0
+    while at < len(message):
+        tag, at = _varint(message, at)
+        number, wire = tag >> 3, tag & 7
+        if wire == 0:
+            value, at = _varint(message, at)
+        elif wire in (1, 5):
+            size = 8 if wire == 1 else 4
+            value, at = int.from_bytes(message[at : at + size], "little"), at + size
+        elif wire == 2:
+            size, at = _varint(message, at)
+            value, at = message[at : at + size], at + size
+        else:
+            raise _Malformed(f"an entry has a field of wire type {wire}")
+        if at > len(message):
+            raise _Malformed("an entry is cut off")
+        fields.setdefault(number, []).append(value)
+    return fields
+
+
+def _entry(fields: Fields) -> Entry:
+    """A BundleEntryProto."""
+    dims = [_fields(dim) for dim in _messages(fields, 2, of=2)]
+    shape = tuple(_number(dim, 1) for dim in dims)
+    if any(size >= 1 << 63 for size in shape):
+        raise _Malformed("a shape is negative")
+    return Entry(
+        dtype=_number(fields, 1),
+        shape=shape,
+        shard=_number(fields, 3),
+        offset=_number(fields, 4),
+        size=_number(fields, 5),
+        crc32c=_number(fields, 6),
+        sliced=7 in fields,
+    )
+
+
+def _messages(fields: Fields, number: int, *, of: int) -> list[bytes]:
+    """The messages that field `of` repeats inside the messages of field `number`."""
+    outer = [value for value in fields.get(number, []) if isinstance(value, bytes)]
+    inner = [value for message in outer for value in _fields(message).get(of, [])]
+    return [value for value in inner if isinstance(value, bytes)]
+
+
+def _number(fields: Fields, number: int) -> int:
+    """A field that is a number; what is absent is 0."""
+    value = fields.get(number, [0])[-1]
+    if not isinstance(value, int):
+        raise _Malformed("an entry has text where a number should be")
+    return value
+
+
+def _text(key: bytes) -> str:
+    try:
+        return key.decode()
+    except UnicodeDecodeError:
+        raise _Malformed("a name is not UTF-8") from None

@@ -1,0 +1,296 @@
+"""`convert`: a BERT from one layout into another, weights bit for bit."""
+
+import contextlib
+import dataclasses
+import json
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from etils import epath
+
+from bertjax import places
+from bertjax.config import BertConfig, read_json_object
+from bertjax.errors import UserError
+from bertjax.interop import google
+from bertjax.interop.huggingface import Pretrained, from_pretrained, save_pretrained
+from bertjax.model.bert import init_params
+from bertjax.runs.pretrain import KIND, UNDECIDED_NAMES
+from bertjax.runs.workdir import CONFIG, write_config
+from bertjax.text.tokenizer import Tokenizer, load_tokenizer
+from bertjax.train.checkpoint import Checkpoints
+from bertjax.train.identity import UNDECIDED
+from bertjax.train.optimizer import OptimizerConfig, make_optimizer
+from bertjax.train.step import TrainState, init_state
+
+MODEL = "model.json"
+"""The shape of a converted run's model, for --model.size of the command that continues it."""
+
+_PARTS = ("embeddings", "encoder", "pooler", "mlm", "nsp")  # of a model in pre-training
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvertConfig:
+    """Convert a BERT into Hugging Face's layout, or into a run that `bertjax pretrain` continues.
+
+    SOURCE is a TF1 checkpoint with the names of google-research/bert (its directory, with
+    bert_config.json and vocab.txt, or the path of its files), a model in Hugging Face's layout, or
+    a run directory. A run has Adam's moments and the number of steps done, if SOURCE has them;
+    data, order, seed, batch size, masking and start are those of the first command that continues
+    it. Neither TensorFlow nor torch is needed.
+    """
+
+    source: str
+    """Directory to read, or the path of a TF1 checkpoint's files (with or without .index)."""
+    dest: str
+    """Directory to make; one that holds something is never overwritten."""
+    to: Literal["huggingface", "run"] = "huggingface"
+    """huggingface: config.json, model.safetensors and the tokenizer; run: a run directory."""
+    hidden_act: Literal["gelu", "gelu_new", "gelu_tanh", "relu"] | None = None
+    """Activation in place of the source's: "gelu" in Google's JSON is erf in the code of 2018 and
+    tanh (gelu_new) in that from February 2019 on."""
+    optimizer: Literal["adamw_google", "adamw"] = "adamw_google"
+    """Of a run: the --optimizer.name that it will be continued with."""
+    seed: int = 0
+    """Of a run: draws the heads that the source has not got."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvertResult:
+    """What was written."""
+
+    dest: epath.Path
+    model: BertConfig
+    """The shape."""
+    step: int
+    """Steps done, of a run; 0 otherwise."""
+    moments: bool
+    """Whether a run has the source's moments."""
+
+
+class _Source(NamedTuple):
+    model: Pretrained
+    step: int | None = None
+    """Batches consumed."""
+    updates: int | None = None
+    has_moments: bool = False
+    """They are there, whether they were read or not."""
+    mu: Any = None
+    nu: Any = None
+    notes: tuple[str, ...] = ()
+
+
+def convert(config: ConvertConfig, log: Callable[[str], None]) -> ConvertResult:
+    """Reads a model and writes it in another layout; nothing is left behind by a failure.
+
+    Args:
+        config: from where, to where, into what.
+        log: told what was read and what was written, line by line.
+
+    Raises:
+        UserError: the source can't be read, or the destination holds something.
+    """
+    dest = places.output_directory(config.dest)
+    if dest.exists() and any(dest.iterdir()):
+        raise UserError(
+            f"{dest}: holds something already, which convert never overwrites; name another "
+            "directory, or remove that one."
+        )
+    source = _read(config)
+    if config.hidden_act is not None:
+        shape = dataclasses.replace(source.model.config, hidden_act=config.hidden_act)
+        source = source._replace(model=dataclasses.replace(source.model, config=shape))
+    log(f"Read {config.source}: {_described(source)}.")
+    for note in source.notes:
+        log(note)
+    if config.to == "huggingface":
+        with places.writing(dest):
+            save_pretrained(dest, source.model)
+        if source.has_moments:
+            log("Adam's moments have no place in Hugging Face's layout: left out.")
+        log(f"Wrote {dest}: config.json, model.safetensors and the tokenizer.")
+        return ConvertResult(dest, source.model.config, 0, False)
+    result = _write_run(config, source, dest, log)
+    moments = "the source's" if result.moments else "fresh"
+    log(f"Wrote {dest}: a run at step {result.step:,}, with {moments} Adam moments.")
+    if result.step:
+        log(
+            "The learning rate goes on by --optimizer.schedule over --loop.train-steps, of which "
+            f"{result.step:,} are done."
+        )
+    return result
+
+
+# Reading ---------------------------------------------------------------------------------------
+
+
+def _read(config: ConvertConfig) -> _Source:
+    path = places.location(config.source)
+    if google.is_checkpoint(path):
+        return _read_google(path, config)
+    export = path / "export"
+    if _is_pretraining_run(path) and (config.to == "run" or not (export / CONFIG).exists()):
+        return _read_run(path, with_moments=config.to == "run")
+    return _Source(from_pretrained(path))
+
+
+def _read_google(path: epath.Path, config: ConvertConfig) -> _Source:
+    found = google.read_checkpoint(path, moments=config.to == "run")
+    model = Pretrained(found.config, found.params, google.read_tokenizer(found), found.task)
+    notes = found.notes
+    if config.hidden_act is None and found.config.hidden_act == "gelu":
+        notes += (
+            "hidden_act is gelu (erf), as its JSON says; weights of Google's code from February "
+            "2019 on were trained with tanh: for them, --hidden-act gelu_new.",
+        )
+    return _Source(
+        model, found.step, found.step, found.has_moments, found.mu, found.nu, tuple(notes)
+    )
+
+
+def _is_pretraining_run(path: epath.Path) -> bool:
+    if not ((path / "checkpoints").is_dir() and (path / CONFIG).is_file()):
+        return False
+    return read_json_object(path / CONFIG).get("kind") == KIND
+
+
+def _read_run(path: epath.Path, *, with_moments: bool) -> _Source:
+    """The newest checkpoint of a pre-training run."""
+    notes: list[str] = []
+    with Checkpoints(path / "checkpoints", read_only=True, log=notes.append) as checkpoints:
+        params, meta = checkpoints.restore_params()
+        shape = BertConfig.from_dict(meta["identity"]["model"], where=str(path))
+        tokenizer = load_tokenizer(path / "tokenizer")
+        model = Pretrained(shape, params, tokenizer, {"kind": "pretraining"})
+        if not with_moments:
+            return _Source(model, meta["step"], has_moments=True, notes=tuple(notes))
+        optimizer = _optimizer(meta["identity"]["optimizer"])
+        target = jax.eval_shape(lambda: init_state(params, optimizer))
+        restored = checkpoints.restore(target, step=meta["step"])
+    assert restored is not None
+    state = restored.state
+    mu, nu = (optax.tree.get(state.opt_state, name) for name in ("mu", "nu"))
+    model = dataclasses.replace(model, params=state.params)
+    return _Source(model, int(state.step), int(state.updates), True, mu, nu, tuple(notes))
+
+
+def _described(source: _Source) -> str:
+    shape, heads = source.model.config, set(source.model.params) - {"embeddings", "encoder"}
+    count = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(source.model.params))
+    step = "no step" if source.step is None else f"step {source.step:,}"
+    moments = "Adam moments" if source.has_moments else "no Adam moments"
+    return (
+        f"BERT with {shape.num_hidden_layers} layers of {shape.hidden_size} and "
+        f"{shape.num_attention_heads} heads, vocabulary {shape.vocab_size:,}, {count:,} "
+        f"parameters ({', '.join(['encoder', *sorted(heads)])}); {step}, {moments}"
+    )
+
+
+# Writing a run ---------------------------------------------------------------------------------
+
+
+def _write_run(
+    config: ConvertConfig, source: _Source, dest: epath.Path, log: Callable[[str], None]
+) -> ConvertResult:
+    shape, tokenizer = source.model.config, source.model.tokenizer
+    if tokenizer.vocab_size != shape.vocab_size:
+        raise UserError(
+            f"{config.source}: the tokenizer has {tokenizer.vocab_size} pieces and the model "
+            f"{shape.vocab_size}; a run needs as many of both: add lines such as [unused99] to "
+            "its vocabulary."
+        )
+    source = _with_parts_of_pretraining(source, config.seed, log)
+    state = _state(source, config.optimizer)
+    step, moments = int(state.step), source.mu is not None
+    if step and not moments:
+        log(f"Without its moments Adam starts anew, and so do the steps: from 0, not {step:,}.")
+        step, state = 0, _state(source._replace(step=0, updates=0), config.optimizer)
+    with _made(dest) as directory:
+        tokenizer.save(directory / "tokenizer")
+        (directory / MODEL).write_text(json.dumps(shape.to_dict(), indent=2) + "\n")
+        with Checkpoints(directory / "checkpoints", log=log) as checkpoints:
+            checkpoints.save(state, _meta(shape, tokenizer, config.optimizer, step), wait=True)
+        write_config(directory, KIND, config)
+    return ConvertResult(dest, shape, step, moments)
+
+
+def _with_parts_of_pretraining(source: _Source, seed: int, log: Callable[[str], None]) -> _Source:
+    """The source with exactly the parts that pre-training trains."""
+    params = source.model.params
+    shape = source.model.config
+    surplus = sorted(params.keys() - set(_PARTS))
+    missing = [part for part in _PARTS if part not in params]
+    if surplus:
+        log(f"No part of pre-training, and left out: {', '.join(surplus)}.")
+    drawn: dict[str, Any] = {}
+    if missing:
+        log(f"Not in the source, and drawn with seed {seed}: {', '.join(missing)}.")
+
+        def draw(key: jax.Array) -> dict[str, Any]:
+            whole = init_params(shape, key)
+            return {part: whole[part] for part in missing}
+
+        drawn = jax.jit(draw)(jax.random.key(seed, impl="threefry2x32"))
+
+    def whole(tree: Any, rest: Any) -> Any:
+        return None if tree is None else {part: {**tree, **rest}[part] for part in _PARTS}
+
+    zeros = jax.tree.map(jnp.zeros_like, drawn)
+    model = dataclasses.replace(source.model, params=whole(params, drawn))
+    return source._replace(model=model, mu=whole(source.mu, zeros), nu=whole(source.nu, zeros))
+
+
+def _state(source: _Source, optimizer_name: str) -> TrainState:
+    """The state of training after the source's steps, with its moments if it has some."""
+    optimizer = _optimizer(optimizer_name)
+    params = jax.tree.map(jnp.asarray, source.model.params)
+    if source.mu is None:
+        state = init_state(params, optimizer)
+    else:
+        shapes = jax.eval_shape(lambda: init_state(params, optimizer))
+        updates = jnp.asarray(source.updates or 0, jnp.int32)
+        moments = optax.tree.set(shapes.opt_state, mu=source.mu, nu=source.nu, count=updates)
+        state = shapes.replace(params=params, opt_state=moments, bad_steps=jnp.zeros((), jnp.int32))
+    return state.replace(
+        step=jnp.asarray(source.step or 0, jnp.int32),
+        updates=jnp.asarray(source.updates or 0, jnp.int32),
+    )
+
+
+def _optimizer(name: Any) -> optax.GradientTransformation:
+    # Its numbers have no place in the state, and the steps to come are not known yet.
+    return make_optimizer(OptimizerConfig(name), total_steps=1)
+
+
+def _meta(shape: BertConfig, tokenizer: Tokenizer, optimizer: str, step: int) -> dict[str, Any]:
+    """What `train.loop` keeps with a step; the rest of the identity is for who goes on."""
+    return {
+        "identity": {
+            "model": shape.to_dict(),
+            "tokenizer": tokenizer.sha256,
+            "optimizer": optimizer,
+        },
+        UNDECIDED: list(UNDECIDED_NAMES),
+        "facts": {},
+        "loop": {"best": None, "evaluated": step, "window": None},
+    }
+
+
+@contextlib.contextmanager
+def _made(dest: epath.Path) -> Iterator[epath.Path]:
+    """Gives a neighbour of `dest` to fill, which takes its name if the block ends well."""
+    temporary = dest.parent / f".{dest.name}.{uuid.uuid4().hex[:8]}.tmp"
+    with places.writing(dest):
+        try:
+            temporary.mkdir(parents=True)
+            yield temporary
+            if dest.exists():
+                dest.rmdir()  # empty
+            temporary.rename(dest)
+        finally:
+            if temporary.exists():
+                temporary.rmtree()
