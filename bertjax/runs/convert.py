@@ -16,9 +16,10 @@ from etils import epath
 from bertjax import places
 from bertjax.config import BertConfig, read_json_object
 from bertjax.errors import UserError
-from bertjax.interop import google
+from bertjax.interop import google, hub, vocabulary
 from bertjax.interop.huggingface import Pretrained, from_pretrained, save_pretrained
 from bertjax.model.bert import init_params
+from bertjax.runs import reference, verify
 from bertjax.runs.pretrain import KIND, UNDECIDED_NAMES
 from bertjax.runs.workdir import CONFIG, write_config
 from bertjax.text.tokenizer import Tokenizer, load_tokenizer
@@ -29,6 +30,9 @@ from bertjax.train.step import TrainState, init_state
 
 MODEL = "model.json"
 """The shape of a converted run's model, for --model.size of the command that continues it."""
+
+CERTIFICATE = "certificate.json"
+"""What --verify found."""
 
 _PARTS = ("embeddings", "encoder", "pooler", "mlm", "nsp")  # of a model in pre-training
 
@@ -41,11 +45,13 @@ class ConvertConfig:
     bert_config.json and vocab.txt, or the path of its files), a model in Hugging Face's layout, or
     a run directory. A run has Adam's moments and the number of steps done, if SOURCE has them;
     data, order, seed, batch size, masking and start are those of the first command that continues
-    it. Neither TensorFlow nor torch is needed.
+    it. Neither TensorFlow nor torch is needed; with --verify, transformers is asked where it is
+    installed.
     """
 
     source: str
-    """Directory to read, or the path of a TF1 checkpoint's files (with or without .index)."""
+    """Directory to read, the path of a TF1 checkpoint's files (with or without .index), or a name
+    on the hub."""
     dest: str
     """Directory to make; one that holds something is never overwritten."""
     to: Literal["huggingface", "run"] = "huggingface"
@@ -53,10 +59,27 @@ class ConvertConfig:
     hidden_act: Literal["gelu", "gelu_new", "gelu_tanh", "relu"] | None = None
     """Activation in place of the source's: "gelu" in Google's JSON is erf in the code of 2018 and
     tanh (gelu_new) in that from February 2019 on."""
+    verify: bool = False
+    """First compare the outputs with those of transformers, where it is installed, else with
+    the statistics in SOURCE/parity.json; where they differ, say why and write nothing. DEST gets
+    certificate.json and, without other words, a parity.json to compare with later."""
+    add_words: str | None = None
+    """File of words, one a line, that get a token of their own (WordPiece): unused slots first,
+    each beginning as the mean of its old pieces."""
+    vocabulary: str | None = None
+    """Tokenizer whose vocabulary replaces the model's: tokens of both keep their rows, the others
+    begin as the mean of their old pieces."""
     optimizer: Literal["adamw_google", "adamw"] = "adamw_google"
     """Of a run: the --optimizer.name that it will be continued with."""
     seed: int = 0
     """Of a run: draws the heads that the source has not got."""
+
+    def __post_init__(self) -> None:
+        if self.add_words and self.vocabulary:
+            raise UserError(
+                "--add-words changes the model's vocabulary and --vocabulary replaces it: give one "
+                "of the two."
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,14 +130,20 @@ def convert(config: ConvertConfig, log: Callable[[str], None]) -> ConvertResult:
     log(f"Read {config.source}: {_described(source)}.")
     for note in source.notes:
         log(note)
+    certificate = _verified(config, source.model, log) if config.verify else None
+    source = _with_other_words(config, source, log)
     if config.to == "huggingface":
         with places.writing(dest):
             save_pretrained(dest, source.model)
+        if certificate is not None:
+            _certify(config, dest, certificate)
         if source.has_moments:
             log("Adam's moments have no place in Hugging Face's layout: left out.")
         log(f"Wrote {dest}: config.json, model.safetensors and the tokenizer.")
         return ConvertResult(dest, source.model.config, 0, False)
     result = _write_run(config, source, dest, log)
+    if certificate is not None:
+        _certify(config, dest, certificate)
     moments = "the source's" if result.moments else "fresh"
     log(f"Wrote {dest}: a run at step {result.step:,}, with {moments} Adam moments.")
     if result.step:
@@ -129,6 +158,9 @@ def convert(config: ConvertConfig, log: Callable[[str], None]) -> ConvertResult:
 
 
 def _read(config: ConvertConfig) -> _Source:
+    if hub.parse_name(config.source) is not None:
+        model = from_pretrained(config.source)
+        return _Source(model, notes=(f"Downloaded {model.source}.",))
     path = places.location(config.source)
     if google.is_checkpoint(path):
         return _read_google(path, config)
@@ -188,6 +220,60 @@ def _described(source: _Source) -> str:
         f"{shape.num_attention_heads} heads, vocabulary {shape.vocab_size:,}, {count:,} "
         f"parameters ({', '.join(['encoder', *sorted(heads)])}); {step}, {moments}"
     )
+
+
+# Between reading and writing ------------------------------------------------------------------
+
+
+def _verified(
+    config: ConvertConfig, model: Pretrained, log: Callable[[str], None]
+) -> verify.Certificate:
+    if hub.parse_name(config.source) is not None:
+        raise UserError(
+            f"{config.source}: --verify compares with a directory on this machine: convert the "
+            "model's directory in the hub's cache, or download it."
+        )
+    certificate = verify.verify(model, config.source, log)
+    if not certificate.agrees:
+        raise UserError(f"{config.source}: not converted. {certificate.verdict()}")
+    log(certificate.verdict())
+    return certificate
+
+
+def _certify(config: ConvertConfig, dest: epath.Path, certificate: verify.Certificate) -> None:
+    """Keeps what was found beside what was written."""
+    places.write_atomically(dest / CERTIFICATE, certificate.to_json().encode() + b"\n")
+    if not (config.add_words or config.vocabulary):
+        reference.write_golden(dest / reference.GOLDEN, certificate.reference)
+
+
+def _with_other_words(
+    config: ConvertConfig, source: _Source, log: Callable[[str], None]
+) -> _Source:
+    if not (config.add_words or config.vocabulary):
+        return source
+    moments = [] if source.mu is None else [source.mu, source.nu]
+    if config.add_words:
+        changed = vocabulary.add_words(source.model, _read_words(config.add_words), moments)
+    else:
+        tokenizer = load_tokenizer(str(config.vocabulary))
+        changed = vocabulary.swap_vocabulary(source.model, tokenizer, moments)
+    log(changed.report)
+    mu, nu = changed.moments or (None, None)
+    return source._replace(model=changed.model, mu=mu, nu=nu)
+
+
+def _read_words(path: str) -> list[str]:
+    file = places.location(path)
+    if not file.is_file():
+        raise UserError(f"{file}: no such file; give a text file with one word a line.")
+    try:
+        lines = file.read_bytes().decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{file}: not UTF-8 ({error.reason}); convert it, for example with iconv."
+        ) from None
+    return [word for line in lines if (word := line.strip())]
 
 
 # Writing a run ---------------------------------------------------------------------------------

@@ -61,6 +61,8 @@ class Certificate:
     """Texts to which the tokenizers give other ids."""
     causes: tuple[str, ...]
     """The likely causes, as clauses; empty where none is known."""
+    reference: Reference = dataclasses.field(repr=False, compare=False)
+    """What they were compared with."""
     tolerance: float = TOLERANCE
     versions: dict[str, str] = dataclasses.field(
         default_factory=lambda: {"bertjax": bertjax.__version__, "jax": jax.__version__}
@@ -98,6 +100,7 @@ class Certificate:
     def to_json(self) -> str:
         """All of it as one JSON object; a difference that is no number is null."""
         fields = dataclasses.asdict(self)
+        del fields["reference"]
         fields["differences"] = {
             name: difference if np.isfinite(difference) else None
             for name, difference in self.differences.items()
@@ -156,6 +159,7 @@ def verify(
         not_compared=tuple(name for name in reference.outputs if name not in ours),
         texts_that_differ=texts,
         causes=tuple(causes),
+        reference=reference,
     )
 
 

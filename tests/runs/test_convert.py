@@ -17,15 +17,17 @@ from bertjax.errors import UserError
 from bertjax.model.bert import init_params
 from bertjax.objectives.masking import MaskingConfig
 from bertjax.runs import pretrain as runs
-from bertjax.runs.convert import MODEL, ConvertConfig, convert
+from bertjax.runs import reference, verify
+from bertjax.runs.convert import CERTIFICATE, MODEL, ConvertConfig, convert
 from bertjax.runs.pretrain_program import Vocabulary, build
 from bertjax.runs.recipes import ModelConfig, PretrainConfig, StartConfig
 from bertjax.text.tokenizer import load_tokenizer
 from bertjax.train.checkpoint import Checkpoints
 from bertjax.train.loop import LoopConfig
-from bertjax.train.optimizer import OptimizerConfig
+from bertjax.train.optimizer import OptimizerConfig, make_optimizer
 from bertjax.train.paths import named, nested
 from bertjax.train.sharding import MeshConfig, make_mesh
+from bertjax.train.step import init_state
 
 STEP = 20
 
@@ -405,3 +407,116 @@ def test_remote_places(remote, checkpoint, trees, load_helper, monkeypatch, to):
         same(bj.from_pretrained(folder / "made" / "dest").params, trees[0])
     else:
         assert (folder / "made" / "dest" / "checkpoints" / "20" / "arrays.npz").is_file()
+
+
+# With other words, and with a certificate ---------------------------------------------------------
+
+
+def read_state(directory):
+    with Checkpoints(directory / "checkpoints", read_only=True, log=silent) as checkpoints:
+        params, _ = checkpoints.restore_params()
+    return params
+
+
+def test_words_added_to_a_run_take_their_moments_along(checkpoint, tmp_path, trees):
+    (tmp_path / "words.txt").write_text("zebra\n\n  quagga \n")
+    lines = []
+    fields = {"to": "run", "add_words": str(tmp_path / "words.txt")}
+    result = convert(ConvertConfig(str(checkpoint), str(tmp_path / "run"), **fields), lines.append)
+    assert "2 words added" in "\n".join(lines) and result.moments
+    tokenizer = load_tokenizer(tmp_path / "run" / "tokenizer")
+    params, mu, _ = trees
+    size = tokenizer.vocab_size
+    assert [tokenizer.encode(word).ids[1] for word in ("zebra", "quagga")] == [size - 2, size - 1]
+    assert result.model.vocab_size == size
+    words = read_state(tmp_path / "run")["embeddings"]["word_embeddings"]["embedding"]
+    old = params["embeddings"]["word_embeddings"]["embedding"]
+    np.testing.assert_array_equal(words[: len(old)], old)
+    assert words.shape[0] == size and np.isfinite(words).all()
+    optimizer = make_optimizer(OptimizerConfig("adamw_google"), 1)
+    with Checkpoints(tmp_path / "run/checkpoints", read_only=True, log=silent) as checkpoints:
+        target = jax.eval_shape(
+            lambda: init_state(init_params(result.model, jax.random.key(0)), optimizer)
+        )
+        moments = optax.tree.get(checkpoints.restore(target).state.opt_state, "mu")
+    rows = moments["embeddings"]["word_embeddings"]["embedding"]
+    old = mu["embeddings"]["word_embeddings"]["embedding"]
+    np.testing.assert_array_equal(rows, np.concatenate([old, np.zeros_like(old[:2])]))
+
+
+def test_another_vocabulary_replaces_the_models(checkpoint, tmp_path, tokens):
+    (tmp_path / "vocab.txt").write_text("\n".join([*reversed(tokens), "zebra"]) + "\n")
+    lines = []
+    fields = {"vocabulary": str(tmp_path / "vocab.txt")}
+    convert(ConvertConfig(str(checkpoint), str(tmp_path / "out"), **fields), lines.append)
+    old, new = bj.from_pretrained(checkpoint), bj.from_pretrained(tmp_path / "out")
+    texts = [tokens[-1], tokens[-2]]
+    for text in texts:
+        (before, after) = (model.tokenizer.encode(text).ids[1] for model in (old, new))
+        assert before != after
+        np.testing.assert_array_equal(
+            old.params["embeddings"]["word_embeddings"]["embedding"][before],
+            new.params["embeddings"]["word_embeddings"]["embedding"][after],
+        )
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"add_words": "absent.txt"}, "absent.txt: no such file"),
+        ({"add_words": "latin.txt"}, "latin.txt: not UTF-8"),
+        ({"add_words": "empty.txt"}, "no words to add"),
+        ({"add_words": "two.txt"}, "two words"),
+    ],
+)
+def test_words_that_can_not_be_added(checkpoint, tmp_path, monkeypatch, fields, sentence):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9\n")
+    (tmp_path / "empty.txt").write_text("\n")
+    (tmp_path / "two.txt").write_text("two words\n")
+    with pytest.raises(UserError, match=sentence):
+        convert(ConvertConfig(str(checkpoint), str(tmp_path / "out"), **fields), silent)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_vocabulary_is_changed_or_replaced():
+    with pytest.raises(UserError, match="give one of the two"):
+        ConvertConfig("a", "b", add_words="words.txt", vocabulary="vocab.txt")
+
+
+def write_statistics(directory, model):
+    """Stands for the outputs of another implementation of this model."""
+    probe = verify.probe_of(model)
+    outputs = verify.model_outputs(model, probe)
+    theirs = reference.Reference(
+        generator="another implementation",
+        versions={"other": "1.0"},
+        architecture="BertForPreTraining",
+        probe=probe,
+        outputs={name: reference.Statistics.of(output) for name, output in outputs.items()},
+    )
+    reference.write_golden(epath.Path(directory) / reference.GOLDEN, theirs)
+
+
+def test_a_verified_conversion_keeps_its_certificate(checkpoint, tmp_path):
+    config = ConvertConfig(str(checkpoint), str(tmp_path / "out"), verify=True)
+    with pytest.raises(UserError, match="there is nothing to compare the model with"):
+        convert(config, silent)
+    write_statistics(checkpoint, bj.from_pretrained(checkpoint))
+    lines = []
+    convert(config, lines.append)
+    assert any(line.startswith("Agrees with BertForPreTraining of other 1.0") for line in lines)
+    found = json.loads((tmp_path / "out" / CERTIFICATE).read_text())
+    assert found["agrees"] and set(found["differences"]) >= {"last_hidden_state", "mlm_logits"}
+    # What was kept serves to verify again, from the layout that was written.
+    again = ConvertConfig(str(tmp_path / "out"), str(tmp_path / "again"), verify=True)
+    convert(again, silent)
+    assert json.loads((tmp_path / "again" / CERTIFICATE).read_text())["agrees"]
+
+
+def test_nothing_is_written_of_a_model_that_differs(checkpoint, tmp_path):
+    write_statistics(checkpoint, bj.from_pretrained(checkpoint))
+    fields = {"verify": True, "hidden_act": "relu"}
+    with pytest.raises(UserError, match=r"not converted\. Differs from BertForPreTraining"):
+        convert(ConvertConfig(str(checkpoint), str(tmp_path / "out"), **fields), silent)
+    assert not (tmp_path / "out").exists()
