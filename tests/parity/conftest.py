@@ -1,5 +1,7 @@
+import itertools
 import json
 import os
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -37,3 +39,20 @@ def hold():
         assert measured <= bound, f"{what}: {measured} > {bound} {note}"
 
     return hold
+
+
+@pytest.fixture(scope="session")
+def texts(data_dir):
+    """A part of the novels, the Universal Declaration in every language, tweets."""
+    found = []
+    with tarfile.open(data_dir / "pretrain/novels.tar.xz", "r|xz") as archive:
+        books = (archive.extractfile(member) for member in archive if member.isfile())
+        for book in itertools.islice(books, 6):
+            lines = book.read().decode().splitlines()
+            found += [line for line in lines[:2000] if line]
+    for path in sorted((data_dir / "udhr").glob("*.txt")):
+        found += path.read_text(encoding="utf-8").split("\n")
+    for path in sorted((data_dir / "ner/btc").glob("*.conll")):
+        for tweet in path.read_text(encoding="utf-8").split("\n\n"):
+            found.append(" ".join(line.split("\t")[0] for line in tweet.split("\n")))
+    return [text for text in found if text.strip()]
