@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import uuid
+from collections.abc import Mapping
 from typing import Any
 
 from etils import epath
@@ -11,6 +12,7 @@ from etils import epath
 from bertjax.config import BertConfig, read_json_object
 from bertjax.errors import UserError
 from bertjax.interop.tensors import read_params, write_params
+from bertjax.model.heads import TASK_PARTS
 from bertjax.text.tokenizer import Tokenizer, load_tokenizer
 
 WEIGHTS = "model.safetensors"
@@ -19,10 +21,20 @@ CONFIG = "config.json"
 _ARCHITECTURES = {
     "pretraining": "BertForPreTraining",
     "masked_lm": "BertForMaskedLM",
+    "next_sentence": "BertForNextSentencePrediction",
     "sequence_classification": "BertForSequenceClassification",
     "regression": "BertForSequenceClassification",
+    "token_classification": "BertForTokenClassification",
+    "question_answering": "BertForQuestionAnswering",
+    "multiple_choice": "BertForMultipleChoice",
     "encoder": "BertModel",
 }
+# Those whose layer is named `classifier`, whatever it classifies.
+_CLASSIFIERS = {
+    _ARCHITECTURES[kind]: kind
+    for kind in ("sequence_classification", "token_classification", "multiple_choice")
+}
+_ENCODER = ("embeddings", "encoder")
 _TASK = "bertjax_task"
 _THEIR_ACTS = {"gelu_tanh": "gelu_new"}
 
@@ -38,18 +50,22 @@ class Pretrained:
     tokenizer: Tokenizer
     """Makes the ids this model was trained on."""
     task: dict[str, Any] | None = None
-    """None, or {"kind": "pretraining" | "masked_lm" | "encoder"} or {"kind":
-    "sequence_classification" | "regression", "labels", "text_column", "pair_column",
-    "label_column", "max_seq_length"}."""
+    """None, or a dict with a "kind", one of `bertjax.model.heads.TASK_PARTS`; the kinds
+    sequence_classification and token_classification have "labels" too. Fine-tuning adds
+    "text_column", "pair_column", "label_column" and "max_seq_length"."""
 
     @property
     def kind(self) -> str:
         """The task's kind; without a task, what the heads can do."""
-        return self.task["kind"] if self.task else _kind_of_heads(set(self.params))
+        return self.task["kind"] if self.task else _kind_of_heads(self.params)
 
 
 def save_pretrained(path: epath.PathLike, model: Pretrained) -> epath.Path:
     """Writes config.json, model.safetensors and the tokenizer's files; never leaves half of them.
+
+    The weights are those of Hugging Face's class for the model's kind, as config.json names it:
+    heads that the kind doesn't have are not written, nor is a pooler that it doesn't read, but for
+    an encoder's.
 
     A new directory is moved into place when it is whole. Into a directory that is there already
     the files are put one by one, config.json, without which nothing reads it, last.
@@ -58,9 +74,11 @@ def save_pretrained(path: epath.PathLike, model: Pretrained) -> epath.Path:
         The directory.
 
     Raises:
-        UserError: a weight is not finite, or the path is a file.
+        UserError: the kind is unknown, or the model lacks a head of it; a weight is not finite; the
+            path is a file.
     """
     path = epath.Path(path)
+    params = _params_of_kind(path, model)
     if path.exists() and not path.is_dir():
         raise UserError(f"{path}: is a file; name a directory to export to.")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,7 +86,7 @@ def save_pretrained(path: epath.PathLike, model: Pretrained) -> epath.Path:
     temporary.mkdir()
     try:
         model.tokenizer.save(temporary)
-        write_params(temporary / WEIGHTS, model.params)
+        write_params(temporary / WEIGHTS, params, prefix=model.kind != "encoder")
         (temporary / CONFIG).write_text(json.dumps(_config_json(model), indent=2) + "\n")
         _put_in_place(temporary, path)
     finally:
@@ -133,6 +151,22 @@ def find_export(path: epath.PathLike) -> epath.Path:
     )
 
 
+def _params_of_kind(path: epath.Path, model: Pretrained) -> dict[str, Any]:
+    """The parts of a model that its class at Hugging Face has: transformers knows no others."""
+    kind = model.kind
+    if kind not in TASK_PARTS:
+        raise UserError(f"{path}: not written, because {_unknown_task(kind)}.")
+    parts = (*_ENCODER, *TASK_PARTS[kind])
+    if kind == "encoder" and "pooler" in model.params:
+        parts = (*parts, "pooler")
+    if missing := [part for part in parts if part not in model.params]:
+        raise UserError(
+            f"{path}: not written, because the task {kind!r} needs the part {missing[0]}, which "
+            "the model doesn't have; give it, or name another task."
+        )
+    return {part: model.params[part] for part in parts}
+
+
 def _config_json(model: Pretrained) -> dict[str, Any]:
     kind = model.kind
     fields = {
@@ -144,13 +178,15 @@ def _config_json(model: Pretrained) -> dict[str, Any]:
         "pad_token_id": model.tokenizer.pad_id,
         "tie_word_embeddings": True,
     }
-    if kind in ("sequence_classification", "regression"):
-        labels = list(model.task["labels"]) if model.task else []
-        labels = labels or [f"LABEL_{i}" for i in range(len(model.params["classifier"]["bias"]))]
-        regression = kind == "regression"
+    if kind in ("sequence_classification", "regression", "token_classification"):
+        labels = list((model.task or {}).get("labels") or [])
+        labels = labels or [f"LABEL_{i}" for i in range(_outputs(model.params))]
         fields["id2label"] = {str(index): label for index, label in enumerate(labels)}
         fields["label2id"] = {label: index for index, label in enumerate(labels)}
-        fields["problem_type"] = "regression" if regression else "single_label_classification"
+    if kind == "regression":
+        fields["problem_type"] = "regression"
+    elif kind == "sequence_classification":
+        fields["problem_type"] = "single_label_classification"
     if model.task:
         fields[_TASK] = model.task
     return fields
@@ -179,39 +215,74 @@ def _read_config(path: epath.Path) -> dict[str, Any]:
     return fields
 
 
-def _kind_of_heads(heads: set[str]) -> str:
-    if "classifier" in heads:
-        return "sequence_classification"
-    if "mlm" in heads:
-        return "pretraining" if "nsp" in heads else "masked_lm"
-    return "encoder"
+def _outputs(params: Mapping[str, Any]) -> int:
+    return len(params["classifier"]["bias"])
 
 
-def _read_task(fields: dict[str, Any], params: dict, where: str) -> dict[str, Any]:
+def _kind_of_heads(params: Mapping[str, Any]) -> str:
+    """What the parts can do; a classifier's name alone doesn't say what it classifies."""
+    if "classifier" in params:
+        if "pooler" not in params:
+            return "token_classification"
+        return "regression" if _outputs(params) == 1 else "sequence_classification"
+    if "qa_outputs" in params:
+        return "question_answering"
+    if "mlm" in params:
+        return "pretraining" if {"pooler", "nsp"} <= params.keys() else "masked_lm"
+    return "next_sentence" if {"pooler", "nsp"} <= params.keys() else "encoder"
+
+
+def _read_task(fields: dict[str, Any], params: Mapping[str, Any], where: str) -> dict[str, Any]:
     """The task by bertjax's own entry, or by what Hugging Face's say."""
-    heads = set(params)
     ours = fields.get(_TASK)
-    task = dict(ours) if isinstance(ours, dict) else {"kind": _kind_of_heads(heads)}
+    task = dict(ours) if isinstance(ours, dict) else {"kind": _read_kind(fields, params, where)}
     kind = task.get("kind")
     if not isinstance(kind, str) or kind not in _ARCHITECTURES:
-        raise UserError(f"{where}: the task {kind!r} is unknown; export the model again.")
-    needs = {"pretraining": "mlm", "masked_lm": "mlm", "encoder": "embeddings"}
-    if needs.get(kind, "classifier") not in heads:
-        raise UserError(f"{where}: the task {kind!r} needs a head that {WEIGHTS} doesn't hold.")
-    if kind not in ("sequence_classification", "regression"):
-        return task
-    outputs = len(params["classifier"]["bias"])
-    if not isinstance(ours, dict):
-        _check_classifier(fields, where)
-        if fields.get("problem_type") == "regression" or outputs == 1:
-            kind, task = "regression", {"kind": "regression", "labels": []}
-    if kind == "regression":
-        if outputs != 1:
+        raise UserError(f"{where}: {_unknown_task(kind)}; export the model again.")
+    if missing := [part for part in TASK_PARTS[kind] if part not in params]:
+        raise UserError(
+            f"{where}: the task {kind!r} needs the part {missing[0]}, which the weights don't "
+            "hold; export or download the model again."
+        )
+    if kind in ("regression", "multiple_choice") and _outputs(params) != 1:
+        raise UserError(
+            f"{where}: {kind.replace('_', ' ')} has one output and the classifier "
+            f"{_outputs(params)}; put the config.json that belongs to these weights beside them."
+        )
+    if kind in ("sequence_classification", "token_classification"):
+        return {**task, "labels": _read_labels(task, fields, _outputs(params), where)}
+    return {"labels": [], **task} if kind == "regression" else task
+
+
+def _read_kind(fields: dict[str, Any], params: Mapping[str, Any], where: str) -> str:
+    """What a model of Hugging Face's does: by its heads, and by architectures where three of
+    their classes call it `classifier`."""
+    named = fields.get("architectures") or []
+    if "classifier" not in params or not named:
+        kind = _kind_of_heads(params)
+    else:
+        names = named if isinstance(named, list) else []
+        known = [name for name in _CLASSIFIERS if name in names]
+        if not known:
             raise UserError(
-                f"{where}: regression has one output and the classifier {outputs}; only one number "
-                "can be predicted."
+                f"{where}: architectures says {named}, whose classifier does something else; only "
+                f"that of a {', '.join(_CLASSIFIERS)} can be read."
             )
-        return task
+        kind = _CLASSIFIERS[known[0]]
+    if kind not in ("sequence_classification", "regression"):
+        return kind
+    problem = fields.get("problem_type")
+    if problem == "multi_label_classification":
+        raise UserError(
+            f"{where}: problem_type is 'multi_label_classification'; only one label a text can be "
+            "predicted."
+        )
+    return "regression" if problem == "regression" or _outputs(params) == 1 else kind
+
+
+def _read_labels(
+    task: dict[str, Any], fields: dict[str, Any], outputs: int, where: str
+) -> list[Any]:
     names = task.get("labels", fields.get("id2label"))
     if isinstance(names, dict):
         names = [names.get(str(index)) for index in range(outputs)]
@@ -219,20 +290,8 @@ def _read_task(fields: dict[str, Any], params: dict, where: str) -> dict[str, An
         names = [f"LABEL_{index}" for index in range(outputs)]
     if not isinstance(names, list) or len(names) != outputs or None in names:
         raise UserError(f"{where}: its labels don't match the classifier's {outputs} outputs.")
-    return {**task, "labels": names}
+    return names
 
 
-def _check_classifier(fields: dict[str, Any], where: str) -> None:
-    """Refuses a layer named `classifier` that is no classifier of sequences into one label."""
-    wanted = _ARCHITECTURES["sequence_classification"]
-    architectures = fields.get("architectures") or [wanted]
-    if not isinstance(architectures, list) or wanted not in architectures:
-        raise UserError(
-            f"{where}: architectures says {architectures}, whose classifier does something else; "
-            f"only a {wanted} can be read with its head."
-        )
-    if fields.get("problem_type") == "multi_label_classification":
-        raise UserError(
-            f"{where}: problem_type is 'multi_label_classification'; only one label a text can be "
-            "predicted."
-        )
+def _unknown_task(kind: object) -> str:
+    return f"the task {kind!r} is unknown (known are {', '.join(TASK_PARTS)})"

@@ -41,10 +41,12 @@ _MODULES = (
     (r"mlm", r"cls.predictions"),
     (r"nsp", r"cls.seq_relationship"),
     (r"classifier", r"classifier"),
+    (r"qa_outputs", r"qa_outputs"),
 )
 _LEAVES = {"kernel": "weight", "embedding": "weight", "scale": "weight", "bias": "bias"}
-_OPTIONAL = ("pooler", "mlm", "nsp", "classifier")  # parts that a file may lack
+_OPTIONAL = ("pooler", "mlm", "nsp", "classifier", "qa_outputs")  # parts that a file may lack
 
+_PREFIX = "bert."
 _ENCODER = ("bert.embeddings.", "bert.encoder.", "bert.pooler.")
 _IGNORED = ("bert.embeddings.position_ids", "bert.embeddings.token_type_ids")
 _DECODER = "cls.predictions.decoder.weight"
@@ -86,8 +88,13 @@ def weights_hash(params: Mapping[str, Any]) -> str:
     return _payload_hash(to_tensors(params))
 
 
-def write_params(path: epath.Path, params: Mapping[str, Any]) -> None:
+def write_params(path: epath.Path, params: Mapping[str, Any], *, prefix: bool = True) -> None:
     """Writes a safetensors file, with a hash of the weights in its metadata.
+
+    Args:
+        path: of the file.
+        params: what to write.
+        prefix: False for names of the encoder without their `bert.`, as a BertModel has them.
 
     Raises:
         UserError: a weight is not finite, or the file can't be written.
@@ -96,7 +103,8 @@ def write_params(path: epath.Path, params: Mapping[str, Any]) -> None:
     for name, array in tensors.items():
         if not np.isfinite(array).all():
             raise UserError(f"{path}: not written, because the weights {name} are not finite.")
-    data = safetensors.numpy.save(tensors)
+    names = {name: name if prefix else name.removeprefix(_PREFIX) for name in tensors}
+    data = safetensors.numpy.save({names[name]: array for name, array in tensors.items()})
     header = _header(data)
     # The library writes metadata in another order from run to run; the same weights should give
     # the same bytes. Offsets count from the header's end, so it may be replaced.
@@ -137,7 +145,7 @@ def _expected(config: BertConfig, num_labels: int) -> dict[str, Any]:
     """Shapes of all parameters that a file may hold; nothing is computed or allocated."""
     # One layer is traced, which takes a tenth of the time of twelve; all have the same shapes.
     one = dataclasses.replace(config, num_hidden_layers=1)
-    heads = ("mlm", "nsp", "classifier")
+    heads = ("mlm", "nsp", "classifier", "qa_outputs")
     shapes = jax.eval_shape(
         lambda: init_params(one, jax.random.key(0), heads=heads, num_labels=num_labels)
     )

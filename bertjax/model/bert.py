@@ -12,10 +12,16 @@ import jax
 import jax.numpy as jnp
 
 from bertjax.config import BertConfig, Execution
+from bertjax.model.heads import TASK_PARTS
 from bertjax.model.linen import (
     BertEncoder,
+    BertForMaskedLM,
+    BertForMultipleChoice,
+    BertForNextSentencePrediction,
     BertForPreTraining,
+    BertForQuestionAnswering,
     BertForSequenceClassification,
+    BertForTokenClassification,
     EncoderOutput,
     Inputs,
 )
@@ -24,6 +30,17 @@ Params = Mapping[str, Any]
 
 _DEFAULT = Execution()
 
+_HEADS = ("mlm", "nsp", "classifier", "qa_outputs")
+_TASKS = {
+    "masked_lm": BertForMaskedLM,
+    "next_sentence": BertForNextSentencePrediction,
+    "sequence_classification": BertForSequenceClassification,
+    "regression": BertForSequenceClassification,
+    "token_classification": BertForTokenClassification,
+    "question_answering": BertForQuestionAnswering,
+    "multiple_choice": BertForMultipleChoice,
+}
+
 
 def init_params(
     config: BertConfig,
@@ -31,19 +48,31 @@ def init_params(
     *,
     heads: Sequence[str] = ("mlm", "nsp"),
     num_labels: int = 2,
+    add_pooler: bool = True,
 ) -> dict:
     """Random parameters: truncated normal matrices, zero biases, as Google's `modeling.py`.
 
     Args:
         config: the shape.
         key: a JAX random key.
-        heads: which output layers to add to the encoder: "mlm", "nsp", "classifier".
-        num_labels: columns C of the classifier.
+        heads: which output layers to add to the encoder: "mlm", "nsp", "classifier", "qa_outputs".
+        num_labels: columns C of the classifier: its classes, or 1 for regression and for multiple
+            choice.
+        add_pooler: False leaves out the pooler, which only nsp and a classifier of whole sequences
+            read; Hugging Face's models for masked words, tokens and questions have none. A part is
+            drawn from the key by its name: the others are the same without it.
 
     Returns:
         Nested dict of float32 arrays; its paths (`encoder/layer_0/attention/query/kernel`) are
         public.
+
+    Raises:
+        ValueError: a head is unknown, or nsp has no pooler to read.
     """
+    if unknown := [head for head in heads if head not in _HEADS]:
+        raise ValueError(f"heads has {unknown[0]!r}: use some of {', '.join(_HEADS)}.")
+    if "nsp" in heads and not add_pooler:
+        raise ValueError("The head nsp reads the pooler: leave add_pooler at True, or nsp out.")
     ids = jnp.zeros((1, 1), jnp.int32)
     inputs = {"input_ids": ids}
     params = dict(BertForPreTraining(config).init(key, inputs, ids)["params"])
@@ -52,6 +81,10 @@ def init_params(
             del params[head]
     if "classifier" in heads:
         params["classifier"] = init_classifier(config, key, num_labels)["classifier"]
+    if "qa_outputs" in heads:
+        params["qa_outputs"] = _init_qa_outputs(config, key)
+    if not add_pooler:
+        del params["pooler"]
     return params
 
 
@@ -63,6 +96,15 @@ def init_classifier(config: BertConfig, key: jax.Array, num_labels: int = 2) -> 
 
     model = BertForSequenceClassification(config, num_labels=num_labels)
     return dict(model.init(key, jnp.zeros((1, config.hidden_size)), method=top)["params"])
+
+
+def _init_qa_outputs(config: BertConfig, key: jax.Array) -> dict:
+    def top(model: BertForQuestionAnswering, x: jax.Array) -> jax.Array:
+        return model.qa_outputs(x)
+
+    model = BertForQuestionAnswering(config)
+    x = jnp.zeros((1, config.hidden_size))
+    return dict(model.init(key, x, method=top)["params"]["qa_outputs"])
 
 
 def encode(
@@ -139,8 +181,7 @@ def mlm_logits(
 
     Needs neither a pooler nor a next-sentence head.
     """
-    module = BertForPreTraining(config, execution, add_pooler=False)
-    return _apply(module, params, inputs, positions, method="mlm_logits")
+    return _apply(BertForMaskedLM(config, execution), params, inputs, positions=positions)
 
 
 def task_logits(
@@ -152,27 +193,47 @@ def task_logits(
     execution: Execution = _DEFAULT,
     dropout_key: jax.Array | None = None,
 ) -> jax.Array:
-    """Logits of a fine-tuning head: [B, C] float32; C is 1 for regression.
+    """Float32 logits of a task.
+
+    | kind | parts that params need | logits |
+    |---|---|---|
+    | masked_lm | mlm | [B, T, V]; at some positions only: `mlm_logits` |
+    | next_sentence | pooler, nsp | [B, 2]: B follows A, B is random |
+    | sequence_classification, regression | pooler, classifier | [B, C]; C is 1 for regression |
+    | token_classification | classifier | [B, T, C] |
+    | question_answering | qa_outputs | [B, T, 2]: the answer's start, its end |
+    | multiple_choice | pooler, classifier with one column | [B, C] of inputs [B, C, T] |
 
     Args:
-        params: with the head classifier.
-        inputs: as `encode` takes them.
+        params: with these parts; others are ignored.
+        inputs: as `encode` takes them; for multiple choice each is [B, C, T].
         config: the shape.
-        task: "sequence_classification", "regression" or a `Pretrained.task`, a dict with a "kind".
+        task: a kind, or a `Pretrained.task`, a dict with a "kind".
         execution: how to compute.
-        dropout_key: as `encode` takes it.
+        dropout_key: as `encode` takes it, also for multiple choice: one key, or keys [B].
 
     Raises:
-        ValueError: the task has no head here.
+        ValueError: the task has no head, or two; params lack what it needs; the inputs have
+            another shape.
     """
     kind = task.get("kind") if isinstance(task, Mapping) else task
-    if kind not in ("sequence_classification", "regression"):
+    if kind == "pretraining":
         raise ValueError(
-            f"task {kind!r} has no head: use 'sequence_classification' or 'regression'."
+            "The task 'pretraining' has two heads: use pretraining_logits, or name one of them, "
+            "'masked_lm' or 'next_sentence'."
         )
-    num_labels = params["classifier"]["bias"].shape[0]
+    if kind not in _TASKS:
+        raise ValueError(f"The task {kind!r} has no head: use one of {', '.join(_TASKS)}.")
+    if missing := [part for part in TASK_PARTS[kind] if part not in params]:
+        raise ValueError(
+            f"The task {kind!r} needs the part {missing[0]}, which is not among the parameters "
+            f"({', '.join(params)})."
+        )
+    sizes = {}
+    if kind in ("sequence_classification", "regression", "token_classification"):
+        sizes["num_labels"] = params["classifier"]["bias"].shape[0]
     return _apply(
-        BertForSequenceClassification(config, execution, num_labels=num_labels),
+        _TASKS[kind](config, execution, **sizes),
         params,
         inputs,
         row_keys(dropout_key, inputs["input_ids"].shape[0]),

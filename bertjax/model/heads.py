@@ -1,4 +1,4 @@
-"""Output layers that are more than one matrix; pooler, nsp and classifier are plain dense."""
+"""What every task adds to the encoder, and the one output layer that is more than a matrix."""
 
 from collections.abc import Callable
 
@@ -8,6 +8,20 @@ import jax.numpy as jnp
 
 from bertjax.config import BertConfig, Execution
 from bertjax.model.layers import LayerNorm, activation, dense
+
+TASK_PARTS: dict[str, tuple[str, ...]] = {
+    "pretraining": ("pooler", "mlm", "nsp"),
+    "masked_lm": ("mlm",),
+    "next_sentence": ("pooler", "nsp"),
+    "sequence_classification": ("pooler", "classifier"),
+    "regression": ("pooler", "classifier"),
+    "token_classification": ("classifier",),
+    "question_answering": ("qa_outputs",),
+    "multiple_choice": ("pooler", "classifier"),
+    "encoder": (),
+}
+"""Kinds of task -> the subtrees of the parameters that they have beside embeddings and encoder.
+All but mlm are one dense layer; an encoder may have a pooler."""
 
 
 class MlmHead(nn.Module):

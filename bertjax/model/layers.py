@@ -2,7 +2,7 @@
 
 Shape letters, here and everywhere: B batch rows, T tokens, S tokens attended to (or examples in a
 packed row), P predictions, D model width, N heads, H head size, F feed-forward width, V vocabulary,
-C classes, L layers.
+C classes or choices, L layers.
 
 Dropout never uses Linen's own random streams: every call gets `keys`, one key a row of the global
 batch, and folds in the number of its site, so that a microbatch, a shard or a scanned layer draws
@@ -19,10 +19,9 @@ import jax.numpy as jnp
 from bertjax.config import BertConfig, Execution
 
 # Sites of dropout within a layer, and the layer numbers of what lies outside the stack.
-SITE_ATTENTION_PROBS, SITE_ATTENTION_OUTPUT, SITE_LAYER_OUTPUT, SITE_EMBEDDINGS, SITE_POOLED = (
-    range(5)
-)
-LAYER_EMBEDDINGS, LAYER_POOLED = 1 << 20, 1 << 21
+SITE_ATTENTION_PROBS, SITE_ATTENTION_OUTPUT, SITE_LAYER_OUTPUT, SITE_EMBEDDINGS = range(4)
+SITE_POOLED, SITE_SEQUENCE = 4, 5
+LAYER_EMBEDDINGS, LAYER_HEAD = 1 << 20, 1 << 21
 
 
 @jax.custom_jvp

@@ -15,8 +15,9 @@ from bertjax.config import BertConfig, Execution
 from bertjax.model.encoder import Encoder
 from bertjax.model.heads import MlmHead
 from bertjax.model.layers import (
-    LAYER_POOLED,
+    LAYER_HEAD,
     SITE_POOLED,
+    SITE_SEQUENCE,
     Embeddings,
     dense,
     dropout,
@@ -102,12 +103,40 @@ class BertForPreTraining(BertEncoder):
         nsp = self.nsp(out.pooled).astype(jnp.float32)
         return self.mlm(gathered, self.embeddings.attend), nsp
 
-    def mlm_logits(self, inputs: Inputs, positions: jax.Array | None = None) -> jax.Array:
+
+class BertForMaskedLM(BertEncoder):
+    """A BertEncoder with the masked-LM head: subtree mlm; no pooler."""
+
+    add_pooler: bool = False
+
+    def setup(self) -> None:
+        super().setup()
+        self.mlm = MlmHead(self.config, self.execution)
+
+    def __call__(
+        self,
+        inputs: Inputs,
+        dropout_keys: jax.Array | None = None,
+        positions: jax.Array | None = None,
+    ) -> jax.Array:
         """Float32 logits [B, P, V] at positions [B, P], or [B, T, V] at every position."""
-        x = BertEncoder.__call__(self, inputs).last_hidden_state
+        x = BertEncoder.__call__(self, inputs, dropout_keys).last_hidden_state
         if positions is not None:
             x = gather_positions(x, positions)
         return self.mlm(x, self.embeddings.attend)
+
+
+class BertForNextSentencePrediction(BertEncoder):
+    """A BertEncoder with one dense layer on the pooled output, without dropout: subtree nsp."""
+
+    def setup(self) -> None:
+        super().setup()
+        self.nsp = dense(2, self.config, self.execution)
+
+    def __call__(self, inputs: Inputs, dropout_keys: jax.Array | None = None) -> jax.Array:
+        """Float32 logits [B, 2]: B follows A, B is random."""
+        out = BertEncoder.__call__(self, inputs, dropout_keys)
+        return self.nsp(out.pooled).astype(jnp.float32)
 
 
 class BertForSequenceClassification(BertEncoder):
@@ -123,9 +152,74 @@ class BertForSequenceClassification(BertEncoder):
         """Float32 logits [B, C]."""
         pooled = BertEncoder.__call__(self, inputs, dropout_keys).pooled
         assert pooled is not None
-        keys = fold_keys(dropout_keys, LAYER_POOLED)
+        keys = fold_keys(dropout_keys, LAYER_HEAD)
         pooled = dropout(pooled, keys, SITE_POOLED, self.config.hidden_dropout_prob)
         return self.classifier(pooled).astype(jnp.float32)
+
+
+class BertForMultipleChoice(BertForSequenceClassification):
+    """A BertForSequenceClassification of one output that scores every choice of a row by itself."""
+
+    num_labels: int = 1
+
+    def __call__(self, inputs: Inputs, dropout_keys: jax.Array | None = None) -> jax.Array:
+        """Inputs [B, C, T] -> float32 logits [B, C]; dropout_keys [B].
+
+        Choice c of a row draws from fold_in(the row's key, c).
+        """
+        input_ids = inputs["input_ids"]
+        if input_ids.ndim != 3:
+            raise ValueError(
+                f"input_ids have the shape {input_ids.shape}: multiple choice takes [B, C, T], a "
+                "sequence for each of the C choices of a row."
+            )
+        rows, choices, length = input_ids.shape
+        flat = {
+            name: inputs[name].reshape(rows * choices, length)
+            for name in ("input_ids", "attention_mask", "token_type_ids", "position_ids")
+            if inputs.get(name) is not None
+        }
+        keys = None
+        if dropout_keys is not None:
+            fold = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))
+            keys = fold(dropout_keys, jnp.arange(choices)).reshape(-1)  # [B * C]
+        logits = BertForSequenceClassification.__call__(self, flat, keys)
+        return logits.reshape(rows, choices)
+
+
+class BertForTokenClassification(BertEncoder):
+    """A BertEncoder with dropout and one dense layer on every token: subtree classifier; no
+    pooler."""
+
+    add_pooler: bool = False
+    num_labels: int = 2
+
+    def setup(self) -> None:
+        super().setup()
+        self.classifier = dense(self.num_labels, self.config, self.execution)
+
+    def __call__(self, inputs: Inputs, dropout_keys: jax.Array | None = None) -> jax.Array:
+        """Float32 logits [B, T, C]."""
+        x = BertEncoder.__call__(self, inputs, dropout_keys).last_hidden_state
+        keys = fold_keys(dropout_keys, LAYER_HEAD)
+        x = dropout(x, keys, SITE_SEQUENCE, self.config.hidden_dropout_prob)
+        return self.classifier(x).astype(jnp.float32)
+
+
+class BertForQuestionAnswering(BertEncoder):
+    """A BertEncoder with one dense layer on every token, without dropout: subtree qa_outputs; no
+    pooler."""
+
+    add_pooler: bool = False
+
+    def setup(self) -> None:
+        super().setup()
+        self.qa_outputs = dense(2, self.config, self.execution)
+
+    def __call__(self, inputs: Inputs, dropout_keys: jax.Array | None = None) -> jax.Array:
+        """Float32 logits [B, T, 2]: of a token as the start and as the end of the answer."""
+        x = BertEncoder.__call__(self, inputs, dropout_keys).last_hidden_state
+        return self.qa_outputs(x).astype(jnp.float32)
 
 
 def attention_mask(inputs: Inputs) -> jax.Array | None:

@@ -20,6 +20,7 @@ Text = str | tuple[str, str]
 MASK = "[MASK]"
 _CHUNK = 1024  # lines read before the first answer: enough to group them by length
 _DEFAULT = Execution()
+_KINDS = ("sequence_classification", "regression")  # what predict and evaluate can do
 
 
 def predict(
@@ -44,10 +45,10 @@ def predict(
     Raises:
         UserError: the model has no such head, or a text can't be read.
     """
-    if model.kind not in ("sequence_classification", "regression"):
+    if model.kind not in _KINDS:
         raise UserError(
-            f"The model does {model.kind}, not classification: fine-tune it first (bertjax "
-            "finetune), or use embed or fill-mask."
+            f"The model does {model.kind}, not classification of whole texts: fine-tune it first "
+            "(bertjax finetune), or use embed or fill-mask."
         )
     firsts, seconds = _split_pairs(model, texts)
     examples = classification.tokenize(firsts, seconds, model.tokenizer, _max_length(model))
@@ -228,8 +229,11 @@ def evaluate(
     Raises:
         UserError: the model is not fine-tuned, or something is wrong with the file.
     """
-    if model.kind not in ("sequence_classification", "regression"):
-        raise UserError(f"The model does {model.kind}: fine-tune it first (bertjax finetune).")
+    if model.kind not in _KINDS:
+        raise UserError(
+            f"The model does {model.kind}, not classification of whole texts: fine-tune it first "
+            "(bertjax finetune)."
+        )
     task = model.task or {}
     text: str = text_column or task.get("text_column") or "text"
     pair: str | None = pair_column or task.get("pair_column")

@@ -305,12 +305,6 @@ def test_too_long_is_refused(params):
         encode(params, {"input_ids": jnp.zeros((1, 13), jnp.int32)}, CONFIG)
 
 
-@pytest.mark.parametrize("task", ["parsing", {"kind": "encoder"}, {}])
-def test_unknown_task_is_refused(params, inputs, task):
-    with pytest.raises(ValueError, match=r"task ('parsing'|'encoder'|None) has no head"):
-        bj.task_logits(params, inputs, CONFIG, task)
-
-
 def test_a_task_is_a_name_or_what_a_loaded_model_says(inputs):
     params = init_params(CONFIG, jax.random.key(0), heads=("classifier",), num_labels=1)
     plain, *others = (

@@ -80,6 +80,23 @@ def test_texts_of_the_wrong_form(classifier, tiny_model):
     assert predict.predict(classifier, []) == []
 
 
+@pytest.mark.parametrize(
+    "kind", ["next_sentence", "token_classification", "question_answering", "multiple_choice"]
+)
+def test_what_predict_and_evaluate_cannot_do_yet(classifier, tmp_path, kind):
+    parts = {name: tree for name, tree in classifier.params.items() if name != "mlm"}
+    model = dataclasses.replace(classifier, params=parts, task={"kind": kind})
+    sentence = f"The model does {kind}, not classification of whole texts: fine-tune it first"
+    with pytest.raises(UserError, match=sentence):
+        predict.predict(model, ["good"])
+    with pytest.raises(UserError, match=sentence):
+        list(predict.predict_lines(model, ["good"]))
+    with pytest.raises(UserError, match=sentence):
+        predict.evaluate(model, tmp_path / "dev.tsv")
+    with pytest.raises(UserError, match=f"does {kind} and has no masked-LM head"):
+        predict.fill_mask(model, ["[MASK]"])
+
+
 def test_fill_mask_gives_the_likeliest_tokens_of_every_blank(tiny_model):
     texts = ["the film was [MASK] .", "[MASK] [MASK] [MASK] plot", "very " * 15 + "[MASK]"]
     results = predict.fill_mask(tiny_model, texts, k=3, batch_size=2)
