@@ -82,6 +82,9 @@ SENTENCES = [
 LABELS = {"sequence_classification": 3, "regression": 1, "token_classification": 5}
 PREDICTIONS = 3
 STEPS, WARMUP, PEAK = 50, 5, 1e-3
+DECAY = 0.1
+"""Ten times the usual, so that it shows within so few steps."""
+
 RECIPES = ("huggingface", "google")
 
 

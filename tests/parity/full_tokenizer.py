@@ -4,6 +4,7 @@ Devlin et al. release it as `FullTokenizer` in google-research/bert's tokenizati
 its rules in words of its own, on Python's own Unicode tables, as a reference for the tests.
 """
 
+import functools
 import unicodedata
 
 # Blocks of Chinese characters; Hangul, Hiragana and Katakana are written with spaces or as words.
@@ -19,10 +20,12 @@ _IDEOGRAPHS = (
 )
 
 
+@functools.cache
 def is_space(character: str) -> bool:
     return character in " \t\n\r" or unicodedata.category(character) == "Zs"
 
 
+@functools.cache
 def is_control(character: str) -> bool:
     """Dropped: NUL, the replacement character, and what neither prints nor spaces."""
     if character in "\t\n\r":
@@ -30,10 +33,12 @@ def is_control(character: str) -> bool:
     return character in "\0\ufffd" or unicodedata.category(character) in ("Cc", "Cf")
 
 
+@functools.cache
 def is_ideograph(character: str) -> bool:
     return any(low <= ord(character) <= high for low, high in _IDEOGRAPHS)
 
 
+@functools.cache
 def is_punctuation(character: str) -> bool:
     """All of ASCII that is neither a letter, a digit nor a space, and Unicode's punctuation."""
     if character.isascii():

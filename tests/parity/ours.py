@@ -12,6 +12,7 @@ from bertjax.interop.tensors import tensor_name
 from bertjax.train.paths import named, nested
 
 EXECUTION = bj.Execution(precision="highest")
+SCAN = bj.Execution(precision="highest", scan_layers=True)
 
 
 def config(case: str) -> bj.BertConfig:
@@ -48,11 +49,15 @@ def heads(case: str) -> dict[str, dict]:
 
 @partial(jax.jit, static_argnames=("config", "kinds"))
 def outputs(params, heads, inputs, questions, config, kinds) -> dict[str, jax.Array]:
-    """What the golden files hold under `forward/`, by bertjax's public functions."""
-    out = bj.encode(params, inputs, config, execution=EXECUTION)
+    """What the golden files hold under `forward/`, by bertjax's public functions.
+
+    Of twelve layers one is compiled, for all of them; the gradients are those of the loop.
+    """
+    execution = SCAN if config.num_hidden_layers > 3 else EXECUTION
+    out = bj.encode(params, inputs, config, execution=execution)
     rows, width = inputs["input_ids"].shape
     everywhere = jnp.broadcast_to(jnp.arange(width), (rows, width))
-    mlm, nsp = bj.pretraining_logits(params, inputs, everywhere, config, execution=EXECUTION)
+    mlm, nsp = bj.pretraining_logits(params, inputs, everywhere, config, execution=execution)
     found = {
         "last_hidden_state": out.last_hidden_state,
         "pooled": out.pooled,
@@ -63,7 +68,7 @@ def outputs(params, heads, inputs, questions, config, kinds) -> dict[str, jax.Ar
         given = questions if kind == "multiple_choice" else inputs
         task = {"kind": kind}
         whole = {**params, **heads[kind]}
-        found[kind] = bj.task_logits(whole, given, config, task, execution=EXECUTION)
+        found[kind] = bj.task_logits(whole, given, config, task, execution=execution)
     return found
 
 

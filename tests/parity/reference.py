@@ -1,11 +1,12 @@
 """Makes the golden files from PyTorch and transformers; knows nothing of bertjax.
 
-    python tests/parity/reference.py [--output DIR]
+    python tests/parity/reference.py [--output DIR] [NAME ...]
 
 Needs the extra parity. The reference is float32, eval mode, attn_implementation="eager".
 """
 
 import argparse
+import functools
 import importlib.util
 import pathlib
 import sys
@@ -119,7 +120,7 @@ class AdamWeightDecay:
             self.v[name].mul_(0.999).add_(grad * grad, alpha=0.001)
             update = self.m[name] / (self.v[name].sqrt() + 1e-6)
             if not any(part in name for part in DECAYED_EXCEPT):
-                update += 0.01 * p
+                update += cases.DECAY * p
             p -= rate * update
         self.count += 1
 
@@ -130,7 +131,7 @@ def torch_adamw(model: torch.nn.Module) -> Callable[[], None]:
     decayed = [p for n, p in named if not any(part in n for part in DECAYED_EXCEPT)]
     others = [p for n, p in named if any(part in n for part in DECAYED_EXCEPT)]
     groups = [
-        {"params": decayed, "weight_decay": 0.01},
+        {"params": decayed, "weight_decay": cases.DECAY},
         {"params": others, "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, lr=cases.PEAK, betas=(0.9, 0.999), eps=1e-8)
@@ -192,26 +193,32 @@ def kept(case: str, arrays: dict[str, np.ndarray], prefix: str) -> Iterator[tupl
             yield f"projections/{name}", cases.projections(name, array)
 
 
+def of_case(case: str) -> dict[str, np.ndarray]:
+    """Outputs, loss and gradients of a case."""
+    loss, grads = gradients(case)
+    return {
+        **dict(kept(case, forward(case), "forward")),
+        **dict(kept(case, grads, "gradients")),
+        "loss": np.float32(loss),
+    }
+
+
 def main() -> None:
+    """Writes the golden files, or those that are named."""
+    makers = {case: functools.partial(of_case, case) for case in cases.CONFIGS}
+    makers["training"] = lambda: {recipe: training(recipe) for recipe in cases.RECIPES}
+    makers["minilm"] = minilm
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=pathlib.Path, default=golden.FOLDER)
-    output = parser.parse_args().output
-    output.mkdir(parents=True, exist_ok=True)
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(makers)}; all where none is given")
+    options = parser.parse_args()
+    options.output.mkdir(parents=True, exist_ok=True)
     transformers.logging.set_verbosity_error()
     versions = {m.__name__: m.__version__ for m in (torch, transformers, np)}
-    for case in cases.CONFIGS:
-        loss, grads = gradients(case)
-        arrays = {
-            **dict(kept(case, forward(case), "forward")),
-            **dict(kept(case, grads, "gradients")),
-            "loss": np.float32(loss),
-        }
-        golden.save(output / f"{case}.npz", arrays, "transformers", versions)
-        print(f"{case}: {len(arrays)} arrays, loss {loss:.4f}")
-    curves = {recipe: training(recipe) for recipe in cases.RECIPES}
-    golden.save(output / "training.npz", curves, "transformers", versions)
-    print(f"training: {[(name, curve[[0, -1]].tolist()) for name, curve in curves.items()]}")
-    golden.save(output / "minilm.npz", minilm(), "transformers", versions)
+    for name in options.names or makers:
+        arrays = makers[name]()
+        golden.save(options.output / f"{name}.npz", arrays, "transformers", versions)
+        print(f"{name}: {len(arrays)} arrays")
     assert not {"bertjax", "jax"} & set(sys.modules), "the reference must not know bertjax"
 
 

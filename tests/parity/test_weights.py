@@ -62,14 +62,15 @@ def test_what_is_read_is_what_the_forward_tests_run_on(directory, ours):
         np.testing.assert_array_equal(read[path], array)
 
 
-def test_a_change_of_any_tensor_is_noticed(directory, theirs, tmp_path):
-    """Of one bit, key biases too."""
-    for changed in theirs:
-        bits = {name: array.copy() for name, array in theirs.items()}
-        bits[changed].reshape(-1).view(np.uint32)[-1] ^= 1
-        file = directory / "model.safetensors"
-        file.write_bytes(safetensors.numpy.save(bits, {"format": "pt"}))
-        bj.save_pretrained(tmp_path / "ours", bj.from_pretrained(directory))
-        back = safetensors.numpy.load((tmp_path / "ours/model.safetensors").read_bytes())
-        different = [n for n, array in theirs.items() if back[n].tobytes() != array.tobytes()]
-        assert different == [changed]
+def test_a_flipped_bit_is_noticed(directory, theirs, tmp_path):
+    """In key biases too, whose place nothing else can prove."""
+    bits = {name: array.copy() for name, array in theirs.items()}
+    flipped = [name for name in bits if name.endswith("key.bias")]
+    assert len(flipped) == 2
+    for name in flipped:
+        bits[name].view(np.uint32)[-1] ^= 1
+    file = directory / "model.safetensors"
+    file.write_bytes(safetensors.numpy.save(bits, {"format": "pt"}))
+    bj.save_pretrained(tmp_path / "ours", bj.from_pretrained(directory))
+    back = safetensors.numpy.load((tmp_path / "ours/model.safetensors").read_bytes())
+    assert [n for n, array in theirs.items() if back[n].tobytes() != array.tobytes()] == flipped
