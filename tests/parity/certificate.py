@@ -35,7 +35,8 @@ Made by `make parity` on {date}; don't edit. Python {python}, {machine}, CPU, fl
 
 Configurations, weights, inputs and data are in `tests/parity/cases.py`; the reference is
 transformers with attention "eager", run by `tests/parity/reference.py`. Its numbers are kept in
-`tests/parity/golden` (made on {made} by {made_by}), so that `make test` proves the same without PyTorch.
+`tests/parity/golden` (made on {made} by {made_by}), so that `make test`
+proves the same without PyTorch.
 
 | what | bound | measured | |
 |---|---|---|---|

@@ -1,4 +1,4 @@
-"""bertjax's side of a parity test: the same weights by the same names, and what it makes of them."""
+"""bertjax's side of a parity test: weights by the same names, and what it makes of them."""
 
 from functools import partial
 

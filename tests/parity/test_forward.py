@@ -102,7 +102,9 @@ def test_a_change_of_any_tensor_is_noticed(tiny, hold):
     for kind, head in tiny.heads.items():
         for path, array in named(head).items():
             changed = nested({**named(head), path: array + np.float32(1e-3 * np.abs(array).max())})
-            margins[f"{kind}: {path}"] = tiny.difference(heads={**tiny.heads, kind: changed}) / BOUND
+            margins[f"{kind}: {path}"] = (
+                tiny.difference(heads={**tiny.heads, kind: changed}) / BOUND
+            )
     seen = {path: margin for path, margin in margins.items() if path not in INVISIBLE}
     least = min(seen, key=seen.__getitem__)
     hold(
@@ -186,7 +188,7 @@ def test_golden_files_of_bertjax_are_refused(golden, tmp_path):
         (None, {}),
     ):
         golden.save(tmp_path / "bad.npz", arrays, library, versions)
-        with pytest.raises(ValueError, match="golden file has to be made by|doesn't say its date"):
+        with pytest.raises(ValueError, match=r"golden file has to be made by|doesn't say its date"):
             golden.load(tmp_path / "bad.npz")
     np.savez(tmp_path / "nobody.npz", **arrays)
     with pytest.raises(ValueError, match="made by None"):
