@@ -17,7 +17,7 @@ SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 PRIVATE = "characters of private use: Google keeps them, the library drops them"
 IDEOGRAPHS = "U+2B820 to U+2B91F: Google spaces these ideographs, the library leaves them in words"
-CHANGED = "six characters of another category, or undivided, in the library's tables"
+CHANGED = "U+166D, 1734, 1885, 1886, 111C9, 11938: another category or parts in its tables"
 NEWER = "marks, punctuation, format characters newer than the library's tables: letters to it"
 UNKNOWN = "upper-case letters that Python's tables don't have yet: the library lower-cases them"
 SIGMA = "a Greek word's last capital sigma: Google, by Python, makes it a final sigma"
