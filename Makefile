@@ -17,7 +17,7 @@ BIN := $(VENV)/bin
 MADE := $(VENV)/.made-$(VERSION)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench clean
+.PHONY: help demo test check parity parity-run bench clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' Makefile
@@ -34,6 +34,17 @@ check: $(VENV)/.has-test ## lint, format, types, and which part may import which
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
+
+# An environment of its own, as PyTorch and TensorFlow are large and nothing else needs them.
+parity: ## the proof against PyTorch and transformers, live; writes docs/parity.md
+	@$(MAKE) --no-print-directory VENV='$(if $(filter .venv,$(VENV)),.venv-parity,$(VENV))' parity-run
+
+parity-run: $(VENV)/.has-test,parity
+	rm -rf build/parity
+	$(BIN)/python tests/parity/reference.py --output build/parity
+	BERTJAX_PARITY_LOG='$(CURDIR)/build/parity/log.jsonl' $(BIN)/python -m pytest tests/parity \
+		-m 'slow or not slow' $(ARGS)
+	$(BIN)/python tests/parity/certificate.py build/parity docs/parity.md
 
 bench: $(VENV)/.has-demo ## seconds and tokens a second of a pre-training step on this machine
 	$(BIN)/python benchmarks/pretrain_step.py $(ARGS)

@@ -282,5 +282,5 @@ def test_make_says_what_to_install(checkout: Path) -> None:
 def test_make_help_names_every_target(checkout: Path) -> None:
     done = run(tool("make"), "help", cwd=checkout)
     assert done.returncode == 0, done.stderr
-    for target in ("demo", "test", "check", "bench", "clean"):
+    for target in ("demo", "test", "check", "parity", "bench", "clean"):
         assert f"make {target}" in done.stdout

@@ -1,0 +1,120 @@
+"""Against transformers itself, in one process: what `make parity` runs beside the golden files."""
+
+import numpy as np
+import pytest
+
+import bertjax as bj
+
+pytestmark = [
+    pytest.mark.parity,
+    pytest.mark.filterwarnings("default"),  # those of torch and transformers are not ours
+]
+
+SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+KINDS = {
+    "BertModel": "encoder",
+    "BertForPreTraining": "pretraining",
+    "BertForMaskedLM": "masked_lm",
+    "BertForNextSentencePrediction": "next_sentence",
+    "BertForSequenceClassification": "sequence_classification",
+    "BertForTokenClassification": "token_classification",
+    "BertForQuestionAnswering": "question_answering",
+    "BertForMultipleChoice": "multiple_choice",
+}
+CASE = "tiny_erf"
+
+
+@pytest.fixture(scope="module")
+def reference(load_helper, cases, golden):
+    pytest.importorskip("torch", reason="torch and transformers come with the extra parity")
+    pytest.importorskip("transformers", reason="transformers comes with the extra parity")
+    return load_helper("parity/reference.py")
+
+
+def tensors_of(model):
+    return {name: value.numpy() for name, value in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_what_transformers_saves_loads_here_and_goes_back(
+    name, reference, cases, ours, tmp_path, hold
+):
+    import torch
+    import transformers
+
+    labels = {"num_labels": 5} if "Classification" in name else {}
+    model = reference.build(name, CASE, **labels)
+    model.save_pretrained(tmp_path / "theirs")
+    words = "\n".join([*SPECIALS, *map(chr, range(ord("a"), ord("z") + 1))])
+    (tmp_path / "theirs/vocab.txt").write_text(words + "\n")
+
+    read = bj.from_pretrained(tmp_path / "theirs")
+    assert read.kind == KINDS[name]
+    arrays = cases.inputs(CASE)
+    arrays = cases.choices(arrays) if name == "BertForMultipleChoice" else arrays
+    with torch.no_grad():
+        out = model(**reference.torched(arrays))
+    for what, (found, expected) in _outputs(name, read, arrays, out, cases, ours).items():
+        difference = np.abs(np.asarray(found) - expected.numpy()).max()
+        hold(f"live, {name}, {what}", difference, 1e-5, "max abs difference")
+
+    bj.save_pretrained(tmp_path / "ours", read)
+    again, info = getattr(transformers, name).from_pretrained(
+        tmp_path / "ours", output_loading_info=True
+    )
+    wrong = {key: list(found) for key, found in info.items() if found}
+    hold(f"live, {name} back: missing and unexpected keys", len(wrong), 0, str(wrong or ""))
+    theirs, back = tensors_of(model), tensors_of(again)
+    assert set(back) == set(theirs)
+    different = [n for n, array in theirs.items() if back[n].tobytes() != array.tobytes()]
+    hold(f"live, {name} back: tensors of other bytes", len(different), 0, f"of {len(theirs)}")
+    assert again.config.architectures == [name]
+
+
+def _outputs(name, read, arrays, out, cases, ours):
+    """{what: (ours, theirs)}."""
+    options = {"execution": ours.EXECUTION}
+    if name == "BertModel":
+        encoded = bj.encode(read.params, arrays, read.config, **options)
+        return {
+            "last_hidden_state": (encoded.last_hidden_state, out.last_hidden_state),
+            "pooled": (encoded.pooled, out.pooler_output),
+        }
+    if name == "BertForPreTraining":
+        rows, width = arrays["input_ids"].shape
+        everywhere = np.broadcast_to(np.arange(width), (rows, width))
+        found = bj.pretraining_logits(read.params, arrays, everywhere, read.config, **options)
+        return {
+            "mlm": (found[0], out.prediction_logits),
+            "nsp": (found[1], out.seq_relationship_logits),
+        }
+    found = bj.task_logits(read.params, arrays, read.config, read.task, **options)
+    if name == "BertForQuestionAnswering":
+        return {"start": (found[..., 0], out.start_logits), "end": (found[..., 1], out.end_logits)}
+    return {"logits": (found, out.logits)}
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", ["uncased", "cased", "multilingual-cased"])
+def test_tokens_are_those_of_transformers_tokenizer(name, reference, data_dir, texts, hold):
+    import transformers
+
+    path = data_dir / "vocab" / f"bert-base-{name}-vocab.txt"
+    words = [token for token in path.read_text(encoding="utf-8").split("\n") if token]
+    theirs = transformers.BertTokenizer(
+        vocab={token: number for number, token in enumerate(words)},
+        do_lower_case=name == "uncased",
+    )
+    tokenizer = bj.load_tokenizer(path)
+    # A text can't write special tokens in bertjax, as in Google's code; in transformers it can.
+    plain = [text for text in texts if not any(special in text for special in SPECIALS)]
+    expected = theirs(plain, add_special_tokens=False)["input_ids"]
+    found = tokenizer.encode_sentences(plain)
+    different = sum(a.tolist() != b for a, b in zip(found, expected, strict=True))
+    tokens = sum(map(len, expected))
+    hold(
+        f"live, tokens against transformers, {name}: texts that differ",
+        different,
+        0,
+        f"{len(plain):,} texts, {tokens:,} tokens",
+    )

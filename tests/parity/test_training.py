@@ -1,0 +1,106 @@
+"""Gradients and training curves are PyTorch's."""
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+import bertjax as bj
+from bertjax.train import optimizer
+from bertjax.train.optimizer import OptimizerConfig
+
+CONFIGS = {"huggingface": ("adamw", "linear"), "google": ("adamw_google", "linear_google")}
+CURVE = 1e-5
+
+
+def relative(found, expected):
+    return np.linalg.norm(found - expected) / np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("case", ["tiny_erf", "tiny_new", "odd", "long", "heads", "base"])
+def test_the_gradient_of_every_tensor(case, cases, golden, ours, hold):
+    arrays = golden.load(golden.FOLDER / f"{case}.npz")
+    loss, grads = ours.loss_and_gradients(
+        ours.params(case), cases.pretraining_batch(case), config=ours.config(case)
+    )
+    hold(f"loss, {case}", abs(float(loss) - arrays["loss"]) / arrays["loss"], 1e-5, "relative")
+    found = ours.by_their_names(grads)
+    expected = {n.removeprefix("gradients/"): a for n, a in arrays.items() if "gradients/" in n}
+    assert set(found) == set(expected)
+    worst, noise = (0.0, ""), 0.0
+    for name, array in expected.items():
+        if name.endswith("key.bias"):  # truly zero: what is there is rounding
+            query = np.linalg.norm(found[name.replace("key", "query")])
+            noise = max(noise, np.linalg.norm(found[name]) / query)
+            continue
+        gradient = cases.sample(name, found[name]) if case in cases.SAMPLED else found[name]
+        assert np.linalg.norm(array) > 0, name
+        worst = max(worst, (relative(gradient, array), name))
+    hold(f"gradients, {case}, every tensor", worst[0], 1e-5, f"worst: {worst[1]}")
+    hold(f"gradients, {case}, key biases / query biases", noise, 1e-6, "truly 0")
+
+
+def curve(recipe, cases, ours, **changes):
+    """The losses of STEPS steps by bertjax's own step and optimizer."""
+    name, schedule = CONFIGS[recipe]
+    config = ours.config("tiny_erf")
+    fields = {
+        "name": name,
+        "schedule": schedule,
+        "learning_rate": cases.PEAK,
+        "warmup_steps": cases.WARMUP,
+        "weight_decay": cases.DECAY,
+        **changes,
+    }
+    optimizer = make_optimizer(fields, cases.STEPS)
+
+    def loss_fn(params, batch, **options):
+        return bj.pretraining_loss(params, batch, config, execution=ours.EXECUTION, **options)
+
+    def without_dropout(params, batch, *, weights, dropout_key):
+        return loss_fn(params, batch, weights=weights)
+
+    step = jax.jit(
+        bj.make_train_step(without_dropout, optimizer, weights_fn=bj.pretraining_weights)
+    )
+    state = bj.init_state(ours.params("tiny_erf"), optimizer)
+    losses = []
+    for batch in cases.training_batches():
+        state, metrics = step(state, batch)
+        losses.append(float(metrics["loss"]))
+    return np.array(losses)
+
+
+def make_optimizer(fields, steps) -> optax.GradientTransformation:
+    return optimizer.make_optimizer(OptimizerConfig(**fields), steps)
+
+
+@pytest.mark.parametrize("recipe", ["huggingface", "google"])
+def test_fifty_steps_of_training(recipe, cases, golden, ours, hold):
+    expected = golden.load(golden.FOLDER / "training.npz")[recipe]
+    found = curve(recipe, cases, ours)
+    assert len(found) == len(expected) == cases.STEPS
+    assert expected[-5:].mean() < 0.9 * expected[:5].mean()  # it learns
+    difference = np.abs(found / expected - 1).max()
+    hold(f"{cases.STEPS} training steps, {recipe}", difference, CURVE, "loss curve, relative")
+
+
+def test_the_recipes_differ(cases, golden):
+    expected = golden.load(golden.FOLDER / "training.npz")
+    assert np.abs(expected["google"] / expected["huggingface"] - 1).max() > 100 * CURVE
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"clip_norm": 0},
+        pytest.param({"weight_decay": 0.0}, marks=pytest.mark.slow),
+        pytest.param({"eps": 1e-8}, marks=pytest.mark.slow),
+        pytest.param({"schedule": "linear"}, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_another_recipe_gives_another_curve(change, cases, golden, ours):
+    """Or the curves would prove nothing about clipping, decay, epsilon and schedule."""
+    expected = golden.load(golden.FOLDER / "training.npz")["google"]
+    assert np.abs(curve("google", cases, ours, **change) / expected - 1).max() > 10 * CURVE
