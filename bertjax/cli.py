@@ -198,11 +198,13 @@ def _convert(arguments: list[str]) -> int:
     if config.to == "huggingface":
         files = ("--train", "train.csv", "--dev", "dev.csv")
         _say(f"Next: {_command('finetune', '--model', result.dest, *files)}")
-        _say(f"  or: {_command('predict', result.dest)} < lines.txt")
+        predicts = ("pretraining", "masked_lm", "sequence_classification", "regression")
+        verb = "predict" if result.kind in predicts else "embed"
+        _say(f"  or: {_command(verb, result.dest)} < lines.txt")
         return EXIT_DONE
     length = min(128, result.model.max_position_embeddings)
     shards = ("--tokenizer", result.dest / "tokenizer", "--output", "data/shards")
-    flags = ("--model.size", result.dest / convert.MODEL, "--optimizer.name", config.optimizer)
+    flags = ("--model.size", result.dest / convert.MODEL, "--optimizer.name", result.optimizer)
     steps = ("--loop.train-steps", result.step + 10_000)
     _say(f"Next: {_command('prepare', '--input', 'text', *shards, '--max-seq-length', length)}")
     run = ("--data", "data/shards", "--workdir", result.dest)

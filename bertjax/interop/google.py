@@ -13,8 +13,8 @@ from etils import epath
 from bertjax.config import BertConfig
 from bertjax.errors import UserError
 from bertjax.interop.tensor_bundle import INDEX, TensorBundle
-from bertjax.model.bert import init_params
-from bertjax.text.tokenizer import Tokenizer, load_tokenizer
+from bertjax.interop.tensors import expected_shapes
+from bertjax.model.heads import OPTIONAL_PARTS
 from bertjax.train.paths import named, nested
 
 CONFIGS = ("bert_config.json", "config.json")
@@ -50,7 +50,6 @@ _OUTPUTS = {
     "classifier": "output_",
     "qa_outputs": "cls/squad/output_",
 }
-_OPTIONAL = ("pooler", "mlm", "nsp", "classifier", "qa_outputs")  # parts a checkpoint may lack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,21 +72,6 @@ class GoogleCheckpoint:
     """global_step: updates done; None if it is not there."""
     notes: tuple[str, ...] = ()
     """What was chosen or left out, a sentence each."""
-
-    @property
-    def task(self) -> dict[str, Any]:
-        """What the heads can do, as `Pretrained.task`."""
-        if "classifier" in self.params:
-            classes = len(self.params["classifier"]["bias"])
-            if classes == 1:
-                return {"kind": "regression", "labels": []}
-            labels = [f"LABEL_{number}" for number in range(classes)]
-            return {"kind": "sequence_classification", "labels": labels}
-        if "qa_outputs" in self.params:
-            return {"kind": "question_answering"}
-        if "mlm" in self.params:
-            return {"kind": "pretraining" if "nsp" in self.params else "masked_lm"}
-        return {"kind": "encoder"}
 
 
 def variable_name(path: str) -> tuple[str, bool]:
@@ -150,23 +134,6 @@ def read_checkpoint(path: epath.PathLike, *, moments: bool = True) -> GoogleChec
         notes.append(f"Left out, as no part of a BERT: {_some(left_out)}.")
     step = reader.step()
     return GoogleCheckpoint(prefix, config, params, mu, nu, has_moments, step, tuple(notes))
-
-
-def read_tokenizer(checkpoint: GoogleCheckpoint) -> Tokenizer:
-    """The tokenizer whose vocab.txt lies beside a checkpoint.
-
-    Raises:
-        UserError: there is none, or it has more pieces than the model.
-    """
-    directory = checkpoint.prefix.parent
-    tokenizer = load_tokenizer(directory)
-    if tokenizer.vocab_size > checkpoint.config.vocab_size:
-        raise UserError(
-            f"{directory}: the tokenizer has {tokenizer.vocab_size} pieces and the model only "
-            f"{checkpoint.config.vocab_size}; put the vocab.txt that the model was trained with "
-            "beside it."
-        )
-    return tokenizer
 
 
 # Which checkpoint ------------------------------------------------------------------------------
@@ -248,9 +215,10 @@ class _Reader:
         """Whether there is a variable for a parameter."""
         return variable_name(path)[0] in self._bundle
 
-    def classes(self, head: str) -> int:
-        """Outputs of a head, by its bias; 1 if that can't be right, which is found out later."""
-        name = variable_name(f"{head}/bias")[0]
+    def classes(self) -> int:
+        """Outputs of the classifier, by its bias; 1 if that can't be right, which is found out
+        later."""
+        name = variable_name("classifier/bias")[0]
         shape = self._bundle.shape(name) if name in self._bundle else ()
         return shape[0] if len(shape) == 1 else 1
 
@@ -339,21 +307,12 @@ class _Reader:
 
 def _expected(reader: _Reader, config: BertConfig) -> dict[str, Any]:
     """Shapes of the parameters that a checkpoint should hold; nothing is computed or allocated."""
-    # One layer is traced, which takes a tenth of the time of twelve; all have the same shapes.
-    one = dataclasses.replace(config, num_hidden_layers=1)
-    shapes = dict(jax.eval_shape(lambda: init_params(one, jax.random.key(0))))
-    layer = shapes["encoder"]["layer_0"]
-    shapes["encoder"] = {f"layer_{i}": layer for i in range(config.num_hidden_layers)}
-    for head in ("classifier", "qa_outputs"):
-        classes = reader.classes(head)
-        shapes[head] = {
-            "kernel": jax.ShapeDtypeStruct((config.hidden_size, classes), jnp.float32),
-            "bias": jax.ShapeDtypeStruct((classes,), jnp.float32),
-        }
+    shapes = expected_shapes(config, reader.classes())
     return {
         part: subtree
         for part, subtree in shapes.items()
-        if part not in _OPTIONAL or any(reader.holds(f"{part}/{leaf}") for leaf in named(subtree))
+        if part not in OPTIONAL_PARTS
+        or any(reader.holds(f"{part}/{leaf}") for leaf in named(subtree))
     }
 
 

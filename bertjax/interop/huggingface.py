@@ -14,7 +14,7 @@ from bertjax.errors import UserError
 from bertjax.interop import distilbert, google, hub
 from bertjax.interop.tensors import read_params, write_params
 from bertjax.interop.weights import WEIGHTS, find_weights, read_weights
-from bertjax.model.heads import TASK_PARTS
+from bertjax.model.heads import TASK_PARTS, kind_of_parts
 from bertjax.text.tokenizer import Tokenizer, load_tokenizer
 
 CONFIG = "config.json"
@@ -60,7 +60,7 @@ class Pretrained:
     @property
     def kind(self) -> str:
         """The task's kind; without a task, what the heads can do."""
-        return self.task["kind"] if self.task else _kind_of_heads(self.params)
+        return self.task["kind"] if self.task else kind_of_parts(self.params)
 
 
 def save_pretrained(path: epath.PathLike, model: Pretrained) -> epath.Path:
@@ -117,8 +117,7 @@ def from_pretrained(path: epath.PathLike) -> Pretrained:
         path, source = hub.download(name)
     path = places.location(path)
     if google.is_checkpoint(path):
-        found = google.read_checkpoint(path, moments=False)
-        return Pretrained(found.config, found.params, google.read_tokenizer(found), found.task)
+        return from_google(google.read_checkpoint(path, moments=False))
     path = find_export(path)
     where = str(path / CONFIG)
     fields = _read_config(path / CONFIG)
@@ -132,14 +131,20 @@ def from_pretrained(path: epath.PathLike) -> Pretrained:
         params = read_params(distilbert.bert_weights(read_weights(file), config), config)
     else:
         params = read_params(read_weights(file), config)
-    tokenizer = load_tokenizer(path)
-    if tokenizer.vocab_size > config.vocab_size:
-        raise UserError(
-            f"{path}: the tokenizer has {tokenizer.vocab_size} pieces and the model only "
-            f"{config.vocab_size}; put the tokenizer that the model was trained with beside it."
-        )
+    tokenizer = _tokenizer_of(config, path)
     task = _read_task(fields, params, where=where)
     return Pretrained(config, params, tokenizer, task, source)
+
+
+def from_google(checkpoint: google.GoogleCheckpoint) -> Pretrained:
+    """The model of a TF1 checkpoint, with the vocabulary beside it.
+
+    Raises:
+        UserError: there is no vocabulary, or it has more pieces than the model.
+    """
+    tokenizer = _tokenizer_of(checkpoint.config, checkpoint.prefix.parent)
+    task = _read_task({}, checkpoint.params, where=str(checkpoint.prefix))
+    return Pretrained(checkpoint.config, checkpoint.params, tokenizer, task)
 
 
 def find_export(path: epath.PathLike) -> epath.Path:
@@ -159,12 +164,22 @@ def find_export(path: epath.PathLike) -> epath.Path:
             return directory
     if (path / "checkpoints").exists():
         raise UserError(
-            f"{path}: this run has no export/ yet; give the command that began it again, to finish."
+            f"{path}: this run has no export/ yet; let `bertjax pretrain` or `finetune` finish it."
         )
     raise UserError(
         f"{path}: holds no {CONFIG} with {WEIGHTS}; give a run directory, an export or a model in "
         "Hugging Face's layout."
     )
+
+
+def _tokenizer_of(config: BertConfig, directory: epath.Path) -> Tokenizer:
+    tokenizer = load_tokenizer(directory)
+    if tokenizer.vocab_size > config.vocab_size:
+        raise UserError(
+            f"{directory}: the tokenizer has {tokenizer.vocab_size} pieces and the model only "
+            f"{config.vocab_size}; put the tokenizer that the model was trained with beside it."
+        )
+    return tokenizer
 
 
 def _params_of_kind(path: epath.Path, model: Pretrained) -> dict[str, Any]:
@@ -237,19 +252,6 @@ def _outputs(params: Mapping[str, Any]) -> int:
     return len(params["classifier"]["bias"])
 
 
-def _kind_of_heads(params: Mapping[str, Any]) -> str:
-    """What the parts can do; a classifier's name alone doesn't say what it classifies."""
-    if "classifier" in params:
-        if "pooler" not in params:
-            return "token_classification"
-        return "regression" if _outputs(params) == 1 else "sequence_classification"
-    if "qa_outputs" in params:
-        return "question_answering"
-    if "mlm" in params:
-        return "pretraining" if {"pooler", "nsp"} <= params.keys() else "masked_lm"
-    return "next_sentence" if {"pooler", "nsp"} <= params.keys() else "encoder"
-
-
 def _read_task(fields: dict[str, Any], params: Mapping[str, Any], where: str) -> dict[str, Any]:
     """The task by bertjax's own entry, or by what Hugging Face's say."""
     ours = fields.get(_TASK)
@@ -277,7 +279,7 @@ def _read_kind(fields: dict[str, Any], params: Mapping[str, Any], where: str) ->
     their classes call it `classifier`."""
     named = fields.get("architectures") or []
     if "classifier" not in params or not named:
-        kind = _kind_of_heads(params)
+        kind = kind_of_parts(params)
     else:
         names = named if isinstance(named, list) else []
         known = [name for name in _CLASSIFIERS if name in names]

@@ -17,6 +17,7 @@ from bertjax.config import BertConfig
 from bertjax.errors import UserError
 from bertjax.interop.weights import PAYLOAD_HASH, Weights, payload_hash, safetensors_header
 from bertjax.model.bert import init_params
+from bertjax.model.heads import OPTIONAL_PARTS
 from bertjax.train.paths import named
 
 # Our modules and theirs, tried in this order; `transformers/models/bert/modeling_bert.py`.
@@ -43,7 +44,6 @@ _MODULES = (
     (r"qa_outputs", r"qa_outputs"),
 )
 _LEAVES = {"kernel": "weight", "embedding": "weight", "scale": "weight", "bias": "bias"}
-_OPTIONAL = ("pooler", "mlm", "nsp", "classifier", "qa_outputs")  # parts that a file may lack
 
 _PREFIX = "bert."
 _ENCODER = ("bert.embeddings.", "bert.encoder.", "bert.pooler.")
@@ -122,21 +122,21 @@ def read_params(weights: Weights, config: BertConfig) -> dict:
     weights = _canonical_weights(weights)
     tensors = weights.tensors
     labels = tensors.get("classifier.bias", np.zeros(2)).shape
-    shapes = _expected(config, labels[0] if labels else 1)
+    shapes = expected_shapes(config, labels[0] if labels else 1)
     _check_names(weights, shapes)
     _check_decoder(weights)
     params: dict[str, Any] = {}
     for part, subtree in shapes.items():
         leaves = named(subtree)
         wanted = {name: tensor_name(f"{part}/{name}") for name in leaves}
-        if part in _OPTIONAL and not any(name in tensors for name, _ in wanted.values()):
+        if part in OPTIONAL_PARTS and not any(name in tensors for name, _ in wanted.values()):
             continue
         arrays = [_tensor(weights, *wanted[name], leaf.shape) for name, leaf in leaves.items()]
         params[part] = jax.tree.unflatten(jax.tree.structure(subtree), arrays)
     return params
 
 
-def _expected(config: BertConfig, num_labels: int) -> dict[str, Any]:
+def expected_shapes(config: BertConfig, num_labels: int) -> dict[str, Any]:
     """Shapes of all parameters that a file may hold; nothing is computed or allocated."""
     # One layer is traced, which takes a tenth of the time of twelve; all have the same shapes.
     one = dataclasses.replace(config, num_hidden_layers=1)

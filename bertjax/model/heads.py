@@ -1,6 +1,7 @@
 """What every task adds to the encoder, and the one output layer that is more than a matrix."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -22,6 +23,23 @@ TASK_PARTS: dict[str, tuple[str, ...]] = {
 }
 """Kinds of task -> the subtrees of the parameters that they have beside embeddings and encoder.
 All but mlm are one dense layer; an encoder may have a pooler."""
+
+OPTIONAL_PARTS = tuple(dict.fromkeys(part for parts in TASK_PARTS.values() for part in parts))
+"""All of them."""
+
+
+def kind_of_parts(params: Mapping[str, Any]) -> str:
+    """What the parts can do, one of `TASK_PARTS`; a classifier's name alone doesn't say what it
+    classifies."""
+    if "classifier" in params:
+        if "pooler" not in params:
+            return "token_classification"
+        return "regression" if len(params["classifier"]["bias"]) == 1 else "sequence_classification"
+    if "qa_outputs" in params:
+        return "question_answering"
+    if "mlm" in params:
+        return "pretraining" if {"pooler", "nsp"} <= params.keys() else "masked_lm"
+    return "next_sentence" if {"pooler", "nsp"} <= params.keys() else "encoder"
 
 
 class MlmHead(nn.Module):

@@ -17,7 +17,7 @@ from bertjax import places
 from bertjax.config import BertConfig, read_json_object
 from bertjax.errors import UserError
 from bertjax.interop import google, hub, vocabulary
-from bertjax.interop.huggingface import Pretrained, from_pretrained, save_pretrained
+from bertjax.interop.huggingface import Pretrained, from_google, from_pretrained, save_pretrained
 from bertjax.model.bert import init_params
 from bertjax.runs import reference, verify
 from bertjax.runs.pretrain import KIND, UNDECIDED_NAMES
@@ -67,10 +67,11 @@ class ConvertConfig:
     """File of words, one a line, that get a token of their own (WordPiece): unused slots first,
     each beginning as the mean of its old pieces."""
     vocabulary: str | None = None
-    """Tokenizer whose vocabulary replaces the model's: tokens of both keep their rows, the others
-    begin as the mean of their old pieces."""
-    optimizer: Literal["adamw_google", "adamw"] = "adamw_google"
-    """Of a run: the --optimizer.name that it will be continued with."""
+    """Tokenizer (its directory, vocab.txt or spm.model) whose vocabulary replaces the model's:
+    tokens of both keep their rows, the others begin as the mean of their old pieces."""
+    optimizer: Literal["adamw_google", "adamw"] | None = None
+    """Of a run: the --optimizer.name that it will be continued with; left out: that of SOURCE, if
+    it is a run, else adamw_google."""
     seed: int = 0
     """Of a run: draws the heads that the source has not got."""
 
@@ -93,6 +94,10 @@ class ConvertResult:
     """Steps done, of a run; 0 otherwise."""
     moments: bool
     """Whether a run has the source's moments."""
+    kind: str
+    """What the model does, one of `bertjax.model.heads.TASK_PARTS`."""
+    optimizer: str = ""
+    """Of a run: the --optimizer.name to go on with."""
 
 
 class _Source(NamedTuple):
@@ -105,6 +110,8 @@ class _Source(NamedTuple):
     mu: Any = None
     nu: Any = None
     notes: tuple[str, ...] = ()
+    optimizer: str | None = None
+    """That of a run."""
 
 
 def convert(config: ConvertConfig, log: Callable[[str], None]) -> ConvertResult:
@@ -123,6 +130,10 @@ def convert(config: ConvertConfig, log: Callable[[str], None]) -> ConvertResult:
             f"{dest}: holds something already, which convert never overwrites; name another "
             "directory, or remove that one."
         )
+    if (name := hub.parse_name(config.source)) is not None:
+        directory, downloaded = hub.download(name)
+        log(f"Downloaded {downloaded}.")
+        config = dataclasses.replace(config, source=str(directory))
     source = _read(config)
     if config.hidden_act is not None:
         shape = dataclasses.replace(source.model.config, hidden_act=config.hidden_act)
@@ -133,17 +144,14 @@ def convert(config: ConvertConfig, log: Callable[[str], None]) -> ConvertResult:
     certificate = _verified(config, source.model, log) if config.verify else None
     source = _with_other_words(config, source, log)
     if config.to == "huggingface":
-        with places.writing(dest):
-            save_pretrained(dest, source.model)
-        if certificate is not None:
-            _certify(config, dest, certificate)
+        with _made(dest) as directory:
+            _certify(config, directory, certificate)
+            save_pretrained(directory, source.model)
         if source.has_moments:
             log("Adam's moments have no place in Hugging Face's layout: left out.")
         log(f"Wrote {dest}: config.json, model.safetensors and the tokenizer.")
-        return ConvertResult(dest, source.model.config, 0, False)
-    result = _write_run(config, source, dest, log)
-    if certificate is not None:
-        _certify(config, dest, certificate)
+        return ConvertResult(dest, source.model.config, 0, False, source.model.kind)
+    result = _write_run(config, source, dest, certificate, log)
     moments = "the source's" if result.moments else "fresh"
     log(f"Wrote {dest}: a run at step {result.step:,}, with {moments} Adam moments.")
     if result.step:
@@ -158,21 +166,17 @@ def convert(config: ConvertConfig, log: Callable[[str], None]) -> ConvertResult:
 
 
 def _read(config: ConvertConfig) -> _Source:
-    if hub.parse_name(config.source) is not None:
-        model = from_pretrained(config.source)
-        return _Source(model, notes=(f"Downloaded {model.source}.",))
     path = places.location(config.source)
     if google.is_checkpoint(path):
         return _read_google(path, config)
-    export = path / "export"
-    if _is_pretraining_run(path) and (config.to == "run" or not (export / CONFIG).exists()):
+    if _is_pretraining_run(path):
         return _read_run(path, with_moments=config.to == "run")
     return _Source(from_pretrained(path))
 
 
 def _read_google(path: epath.Path, config: ConvertConfig) -> _Source:
     found = google.read_checkpoint(path, moments=config.to == "run")
-    model = Pretrained(found.config, found.params, google.read_tokenizer(found), found.task)
+    model = from_google(found)
     notes = found.notes
     if config.hidden_act is None and found.config.hidden_act == "gelu":
         notes += (
@@ -185,7 +189,8 @@ def _read_google(path: epath.Path, config: ConvertConfig) -> _Source:
 
 
 def _is_pretraining_run(path: epath.Path) -> bool:
-    if not ((path / "checkpoints").is_dir() and (path / CONFIG).is_file()):
+    checkpoints = path / "checkpoints"
+    if not ((path / CONFIG).is_file() and checkpoints.is_dir() and any(checkpoints.iterdir())):
         return False
     return read_json_object(path / CONFIG).get("kind") == KIND
 
@@ -200,14 +205,16 @@ def _read_run(path: epath.Path, *, with_moments: bool) -> _Source:
         model = Pretrained(shape, params, tokenizer, {"kind": "pretraining"})
         if not with_moments:
             return _Source(model, meta["step"], has_moments=True, notes=tuple(notes))
-        optimizer = _optimizer(meta["identity"]["optimizer"])
+        name = meta["identity"]["optimizer"]
+        optimizer = _optimizer(name)
         target = jax.eval_shape(lambda: init_state(params, optimizer))
         restored = checkpoints.restore(target, step=meta["step"])
     assert restored is not None
     state = restored.state
     mu, nu = (optax.tree.get(state.opt_state, name) for name in ("mu", "nu"))
     model = dataclasses.replace(model, params=state.params)
-    return _Source(model, int(state.step), int(state.updates), True, mu, nu, tuple(notes))
+    step, updates = int(state.step), int(state.updates)
+    return _Source(model, step, updates, True, mu, nu, tuple(notes), name)
 
 
 def _described(source: _Source) -> str:
@@ -228,10 +235,10 @@ def _described(source: _Source) -> str:
 def _verified(
     config: ConvertConfig, model: Pretrained, log: Callable[[str], None]
 ) -> verify.Certificate:
-    if hub.parse_name(config.source) is not None:
+    if _is_pretraining_run(places.location(config.source)):
         raise UserError(
-            f"{config.source}: --verify compares with a directory on this machine: convert the "
-            "model's directory in the hub's cache, or download it."
+            f"{config.source}: is a run, whose weights are bertjax's own: convert it to Hugging "
+            "Face's layout first, then that with --verify."
         )
     certificate = verify.verify(model, config.source, log)
     if not certificate.agrees:
@@ -240,11 +247,15 @@ def _verified(
     return certificate
 
 
-def _certify(config: ConvertConfig, dest: epath.Path, certificate: verify.Certificate) -> None:
-    """Keeps what was found beside what was written."""
-    places.write_atomically(dest / CERTIFICATE, certificate.to_json().encode() + b"\n")
+def _certify(
+    config: ConvertConfig, directory: epath.Path, certificate: verify.Certificate | None
+) -> None:
+    """Keeps what --verify found beside what is written."""
+    if certificate is None:
+        return
+    places.write_atomically(directory / CERTIFICATE, certificate.to_json().encode() + b"\n")
     if not (config.add_words or config.vocabulary):
-        reference.write_golden(dest / reference.GOLDEN, certificate.reference)
+        reference.write_golden(directory / reference.GOLDEN, certificate.reference)
 
 
 def _with_other_words(
@@ -280,7 +291,11 @@ def _read_words(path: str) -> list[str]:
 
 
 def _write_run(
-    config: ConvertConfig, source: _Source, dest: epath.Path, log: Callable[[str], None]
+    config: ConvertConfig,
+    source: _Source,
+    dest: epath.Path,
+    certificate: verify.Certificate | None,
+    log: Callable[[str], None],
 ) -> ConvertResult:
     shape, tokenizer = source.model.config, source.model.tokenizer
     if tokenizer.vocab_size != shape.vocab_size:
@@ -290,18 +305,20 @@ def _write_run(
             "its vocabulary."
         )
     source = _with_parts_of_pretraining(source, config.seed, log)
-    state = _state(source, config.optimizer)
+    optimizer = config.optimizer or source.optimizer or "adamw_google"
+    state = _state(source, optimizer)
     step, moments = int(state.step), source.mu is not None
     if step and not moments:
         log(f"Without its moments Adam starts anew, and so do the steps: from 0, not {step:,}.")
-        step, state = 0, _state(source._replace(step=0, updates=0), config.optimizer)
+        step, state = 0, _state(source._replace(step=0, updates=0), optimizer)
     with _made(dest) as directory:
+        _certify(config, directory, certificate)
         tokenizer.save(directory / "tokenizer")
         (directory / MODEL).write_text(json.dumps(shape.to_dict(), indent=2) + "\n")
         with Checkpoints(directory / "checkpoints", log=log) as checkpoints:
-            checkpoints.save(state, _meta(shape, tokenizer, config.optimizer, step), wait=True)
+            checkpoints.save(state, _meta(shape, tokenizer, optimizer, step), wait=True)
         write_config(directory, KIND, config)
-    return ConvertResult(dest, shape, step, moments)
+    return ConvertResult(dest, shape, step, moments, "pretraining", optimizer)
 
 
 def _with_parts_of_pretraining(source: _Source, seed: int, log: Callable[[str], None]) -> _Source:
@@ -368,15 +385,24 @@ def _meta(shape: BertConfig, tokenizer: Tokenizer, optimizer: str, step: int) ->
 
 @contextlib.contextmanager
 def _made(dest: epath.Path) -> Iterator[epath.Path]:
-    """Gives a neighbour of `dest` to fill, which takes its name if the block ends well."""
+    """Gives a neighbour of `dest` to fill, which takes its name if the block ends well.
+
+    In an object store, where renaming is copying the files one by one in any order, it is `dest`
+    itself: config.json, without which nothing reads it, has to be written last.
+    """
     temporary = dest.parent / f".{dest.name}.{uuid.uuid4().hex[:8]}.tmp"
+    if not places.is_local(dest):
+        temporary = dest
+    done = False
     with places.writing(dest):
         try:
-            temporary.mkdir(parents=True)
+            temporary.mkdir(parents=True, exist_ok=True)
             yield temporary
-            if dest.exists():
-                dest.rmdir()  # empty
-            temporary.rename(dest)
+            if temporary != dest:
+                if dest.exists():
+                    dest.rmdir()  # empty
+                temporary.rename(dest)
+            done = True
         finally:
-            if temporary.exists():
+            if not done and temporary.exists():
                 temporary.rmtree()

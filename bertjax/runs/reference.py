@@ -28,8 +28,9 @@ TEXTS = (
     "The quick Brown fox jumps over THE lazy dog.",
     "Élan vital, naïve café; São Paulo, Ångström.",
     "Don't split 3.14 or e-mail (too often)!",
+    "東京 and 北京大学 are places.",
 )
-"""Texts whose ids tell how a tokenizer treats case, accents and punctuation."""
+"""Texts whose ids tell how a tokenizer treats case, accents, punctuation and Chinese characters."""
 
 _FORMAT = 1
 _SAMPLE = 512
@@ -139,14 +140,19 @@ def from_transformers(
         (place / "request.json").write_text(json.dumps(request))
         # -P: modules beside the program (report, page, ...) are not to be taken for others.
         command = [interpreter, "-P", transformers_outputs.__file__, str(source)]
-        done = subprocess.run(
-            [*command, str(place / "request.json"), str(place)],
-            env={**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=_TIMEOUT_SECONDS,
-        )
+        try:
+            done = subprocess.run(
+                [*command, str(place / "request.json"), str(place)],
+                env={**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"},
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=_TIMEOUT_SECONDS,
+            )
+        except subprocess.TimeoutExpired:
+            raise UserError(
+                f"{source}: transformers gave no answer in {_TIMEOUT_SECONDS // 60} minutes."
+            ) from None
         if done.returncode == transformers_outputs.NOT_INSTALLED:
             return None
         last = (done.stderr.strip() or "it was killed").splitlines()[-1]

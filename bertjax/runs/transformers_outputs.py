@@ -44,7 +44,11 @@ def main(source: str, request: str, output: str) -> int:
     try:
         model, architecture, missing = _load(library, source)
         ids = _token_ids(library, source, asked["texts"])
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    # What it raises over a configuration, a file or a tokenizer that it can't read.
+    except (
+        *(OSError, ValueError, KeyError, RuntimeError),
+        *(ImportError, TypeError, AttributeError),
+    ) as error:
         return _fail(NOT_READABLE, error)
     outputs = _outputs(library, model, architecture, asked["probe"])
     known: dict[str, Any] = {

@@ -20,6 +20,7 @@ from bertjax.config import BertConfig, Execution
 from bertjax.errors import UserError
 from bertjax.interop.huggingface import CONFIG, Pretrained
 from bertjax.model import bert
+from bertjax.model.heads import TASK_PARTS
 from bertjax.runs import reference as references
 from bertjax.runs import variants
 from bertjax.runs.reference import GOLDEN, Reference, Statistics
@@ -30,14 +31,6 @@ order of summation gives 1e-6, and an epsilon of 1e-6 for 1e-12 in LayerNorm 5e-
 
 # The same programs on a TPU, whose products would round to bfloat16; one layer is compiled.
 _EXECUTION = Execution(precision="highest", scan_layers=True)
-_OTHER_HEADS = {
-    "sequence_classification": "classifier",
-    "regression": "classifier",
-    "token_classification": "classifier",
-    "multiple_choice": "classifier",
-    "question_answering": "qa_outputs",
-}
-
 Outputs = dict[str, np.ndarray]
 
 
@@ -195,13 +188,12 @@ def _program(config: BertConfig, kind: str) -> Callable:
         if encoded.pooled is not None:
             found["pooled"] = encoded.pooled
             if "nsp" in params:
-                product = jax.numpy.dot(
-                    encoded.pooled, params["nsp"]["kernel"], precision=_EXECUTION.precision
+                found["nsp_logits"] = bert.task_logits(
+                    params, probe, config, "next_sentence", execution=_EXECUTION
                 )
-                found["nsp_logits"] = product + params["nsp"]["bias"]
         if "mlm" in params:
             found["mlm_logits"] = bert.mlm_logits(params, probe, config, execution=_EXECUTION)
-        if _OTHER_HEADS.get(kind) in params:
+        if {"classifier", "qa_outputs"}.intersection(TASK_PARTS[kind]):
             if kind == "multiple_choice":  # [B, C, T]: two choices of each question
                 probe = {name: rows.reshape(-1, 2, rows.shape[-1]) for name, rows in probe.items()}
             found["logits"] = bert.task_logits(params, probe, config, kind, execution=_EXECUTION)
@@ -219,7 +211,7 @@ def _find_reference(
 ) -> tuple[Reference, bool]:
     """The live implementation's outputs where there is one, else the stored ones; and which."""
     directory = source if source.is_dir() else source.parent
-    reason = "transformers reads local directories in Hugging Face's layout alone"
+    reason = "transformers reads local directories with safetensors or pytorch_model.bin alone"
     for place in (directory / "export", directory):
         if places.is_local(place) and _is_hugging_face(place):
             try:

@@ -288,6 +288,11 @@ def _read_settings(path: epath.Path) -> dict[str, Any]:
         value = settings.get(name)
         if value is not None and not isinstance(value, bool):
             raise UserError(f"{path}: {name} is {value!r}: write true or false.")
+    if settings.get("tokenize_chinese_chars") is False:
+        raise UserError(
+            f"{path}: tokenize_chinese_chars is false, and only BERT's own way can be done, which "
+            "takes each Chinese character as a word; use a model that was trained so."
+        )
     return {name: value for name, value in settings.items() if value is not None}
 
 

@@ -341,6 +341,11 @@ class _Run:
             return state, None
         line = f"Resumed at step {step:,} of {self.config.train_steps:,}"
         if undecided := restored.meta.get(UNDECIDED):  # the first step of a converted run
+            if step >= self.config.train_steps:
+                raise UserError(
+                    f"{self.workdir}: holds a run at step {step:,} already, and train_steps is "
+                    f"{self.config.train_steps:,}: give --loop.train-steps above {step:,}."
+                )
             names = ", ".join(undecided)
             self.telemetry.say(f"{line}; taken from this command and held from now on: {names}.")
             return state, step
