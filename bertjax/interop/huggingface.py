@@ -35,6 +35,10 @@ _CLASSIFIERS = {
     _ARCHITECTURES[kind]: kind
     for kind in ("sequence_classification", "token_classification", "multiple_choice")
 }
+_PROBLEM_TYPES = {
+    "sequence_classification": "single_label_classification",
+    "regression": "regression",
+}
 _ENCODER = ("embeddings", "encoder")
 _TASK = "bertjax_task"
 _THEIR_ACTS = {"gelu_tanh": "gelu_new"}
@@ -214,10 +218,8 @@ def _config_json(model: Pretrained) -> dict[str, Any]:
         labels = labels or [f"LABEL_{i}" for i in range(_outputs(model.params))]
         fields["id2label"] = {str(index): label for index, label in enumerate(labels)}
         fields["label2id"] = {label: index for index, label in enumerate(labels)}
-    if kind == "regression":
-        fields["problem_type"] = "regression"
-    elif kind == "sequence_classification":
-        fields["problem_type"] = "single_label_classification"
+    if kind in _PROBLEM_TYPES:
+        fields["problem_type"] = _PROBLEM_TYPES[kind]
     if model.task:
         fields[_TASK] = model.task
     return fields
@@ -245,6 +247,12 @@ def _read_config(path: epath.Path) -> dict[str, Any]:
                 f"{path}: {name} is {fields[name]!r}; only {' and '.join(map(repr, wanted))} can "
                 "be read."
             )
+    for name in ("is_decoder", "add_cross_attention"):
+        if fields.get(name):
+            raise UserError(
+                f"{path}: {name} is {fields[name]!r}; only encoders, which see the whole text, can "
+                "be read."
+            )
     return fields
 
 
@@ -254,11 +262,8 @@ def _outputs(params: Mapping[str, Any]) -> int:
 
 def _read_task(fields: dict[str, Any], params: Mapping[str, Any], where: str) -> dict[str, Any]:
     """The task by bertjax's own entry, or by what Hugging Face's say."""
-    ours = fields.get(_TASK)
-    task = dict(ours) if isinstance(ours, dict) else {"kind": _read_kind(fields, params, where)}
-    kind = task.get("kind")
-    if not isinstance(kind, str) or kind not in _ARCHITECTURES:
-        raise UserError(f"{where}: {_unknown_task(kind)}; export the model again.")
+    task = _own_task(fields, where) or {"kind": _read_kind(fields, params, where)}
+    kind = task["kind"]
     if missing := [part for part in TASK_PARTS[kind] if part not in params]:
         raise UserError(
             f"{where}: the task {kind!r} needs the part {missing[0]}, which the weights don't "
@@ -272,6 +277,21 @@ def _read_task(fields: dict[str, Any], params: Mapping[str, Any], where: str) ->
     if kind in ("sequence_classification", "token_classification"):
         return {**task, "labels": _read_labels(task, fields, _outputs(params), where)}
     return {"labels": [], **task} if kind == "regression" else task
+
+
+def _own_task(fields: dict[str, Any], where: str) -> dict[str, Any] | None:
+    """bertjax's own entry; None where it is absent, or says what the rest of config.json doesn't:
+    transformers keeps it when it trains the model for something else."""
+    task = fields.get(_TASK)
+    if not isinstance(task, dict):
+        return None
+    kind = task.get("kind")
+    if not isinstance(kind, str) or kind not in _ARCHITECTURES:
+        raise UserError(f"{where}: {_unknown_task(kind)}; export the model again.")
+    same = fields.get("architectures") == [_ARCHITECTURES[kind]]
+    if same and kind in _PROBLEM_TYPES:
+        same = fields.get("problem_type") in (_PROBLEM_TYPES[kind], None)
+    return dict(task) if same else None
 
 
 def _read_kind(fields: dict[str, Any], params: Mapping[str, Any], where: str) -> str:
@@ -302,15 +322,20 @@ def _read_kind(fields: dict[str, Any], params: Mapping[str, Any], where: str) ->
 
 def _read_labels(
     task: dict[str, Any], fields: dict[str, Any], outputs: int, where: str
-) -> list[Any]:
-    names = task.get("labels", fields.get("id2label"))
+) -> list[str]:
+    names = fields.get("id2label", task.get("labels"))
     if isinstance(names, dict):
-        names = [names.get(str(index)) for index in range(outputs)]
+        names = [names.get(str(index)) for index in range(len(names))]
     elif names is None:
         names = [f"LABEL_{index}" for index in range(outputs)]
-    if not isinstance(names, list) or len(names) != outputs or None in names:
-        raise UserError(f"{where}: its labels don't match the classifier's {outputs} outputs.")
-    return names
+    if not isinstance(names, list) or len(names) != outputs:
+        raise UserError(
+            f"{where}: its labels don't match the classifier's {outputs} outputs; put the "
+            "config.json that belongs to these weights beside them."
+        )
+    if wrong := [name for name in names if not isinstance(name, str | int)]:
+        raise UserError(f"{where}: id2label names a label {wrong[0]!r}; write words or numbers.")
+    return [str(name) for name in names]
 
 
 def _unknown_task(kind: object) -> str:

@@ -150,7 +150,7 @@ def test_a_class_is_written_and_read_with_its_own_tensors(
     )
     assert {n: list(array.shape) for n, array in tensors_of(first).items()} == shapes
     assert json.loads((first / "config.json").read_text())["architectures"] == [name]
-    change_config(first, bertjax_task=None)  # as transformers writes it
+    change_config(first, bertjax_task=None)
     model = from_pretrained(first)
     assert model.kind == kind
     jax.tree.map(
@@ -225,3 +225,46 @@ def test_a_model_without_what_its_task_needs_is_not_written(tmp_path, tokenizer,
     with pytest.raises(UserError, match=r"the task 'x' is unknown \(known are pretraining, masked"):
         save_pretrained(tmp_path / "out", Pretrained(CONFIG, params, tokenizer, {"kind": "x"}))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def sequences(tmp_path, tokenizer):
+    """A classifier of ours of two labels, as it lies on disk."""
+    task = {"kind": "sequence_classification", "labels": ["neg", "pos"], "text_column": "text"}
+    model = Pretrained(CONFIG, random_params(2), tokenizer, task)
+    return save_pretrained(tmp_path / "out", model)
+
+
+def test_what_transformers_trained_further_is_what_it_says_it_is(sequences):
+    """transformers keeps our entry in config.json, whatever becomes of the model."""
+    assert from_pretrained(sequences).task["text_column"] == "text"
+    change_config(sequences, id2label={"0": "ham", "1": "spam"})
+    assert from_pretrained(sequences).task["labels"] == ["ham", "spam"]
+    change_config(sequences, bertjax_task={"kind": "pretraining"})
+    task = {"kind": "sequence_classification", "labels": ["ham", "spam"]}
+    assert from_pretrained(sequences).task == task
+    change_config(sequences, bertjax_task={"kind": "sequence_classification", "labels": ["a", "b"]})
+    change_config(sequences, architectures=["BertForTokenClassification"])
+    assert from_pretrained(sequences).kind == "token_classification"
+    change_config(
+        sequences,
+        architectures=["BertForSequenceClassification"],
+        problem_type="multi_label_classification",
+    )
+    with pytest.raises(UserError, match="multi_label_classification"):
+        from_pretrained(sequences)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"is_decoder": True}, "is_decoder is True; only encoders"),
+        ({"add_cross_attention": True}, "add_cross_attention is True; only encoders"),
+        ({"id2label": {"0": ["a"], "1": {}}}, r"id2label names a label \['a'\]"),
+        ({"id2label": {"0": "a", "1": "b", "2": "c"}}, "labels don't match .* 2 outputs; put"),
+    ],
+)
+def test_configurations_that_say_something_else(sequences, changes, sentence):
+    change_config(sequences, **changes)
+    with pytest.raises(UserError, match=sentence):
+        from_pretrained(sequences)
