@@ -34,7 +34,10 @@ HEAD = """# Parity: the same model as Google's and Hugging Face's
 Made by `make parity` on {date}; don't edit. Python {python}, {machine}, CPU, float32; {versions}.
 
 Configurations, weights, inputs and data are in `tests/parity/cases.py`; the reference is
-transformers with attention "eager", run by `tests/parity/reference.py`. Its numbers are kept in
+transformers with attention "eager", run by `tests/parity/reference.py`, on made-up weights (but for
+all-MiniLM-L6-v2's). Two references are written here from what was published: Google's optimizer
+("50 training steps, google", of tiny_erf, as the others) and Google's tokenizer
+(`full_tokenizer.py`: rows "tokens, ..." and "characters, ..."). The numbers are kept in
 `tests/parity/golden` (made on {made} by {made_by}), so that `make test`
 proves the same without PyTorch.
 

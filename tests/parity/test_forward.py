@@ -108,7 +108,8 @@ def test_a_change_of_any_tensor_is_noticed(tiny, hold):
     seen = {path: margin for path, margin in margins.items() if path not in INVISIBLE}
     least = min(seen, key=seen.__getitem__)
     hold(
-        f"every tensor changed by 0.1%, one at a time ({len(seen)} of them): bound / difference",
+        f"every tensor but key biases changed by 0.1%, one at a time ({len(seen)} of them): "
+        "bound / difference",
         1 / seen[least],
         1.0,
         f"least noticed: {least}",
