@@ -225,7 +225,7 @@ class _Reader:
         later."""
         name = variable_name("classifier/bias")[0]
         shape = self._bundle.shape(name) if name in self._bundle else ()
-        return shape[0] if len(shape) == 1 and shape[0] < 1 << 31 else 1
+        return shape[0] if len(shape) == 1 else 1
 
     def weight(self, path: str, shape: tuple[int, ...]) -> jax.Array:
         """A parameter, float32, finite and of our shape."""

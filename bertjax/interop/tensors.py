@@ -123,7 +123,7 @@ def read_params(weights: Weights, config: BertConfig) -> dict:
     weights = _canonical_weights(weights)
     tensors = weights.tensors
     labels = tensors.get("classifier.bias", np.zeros(2)).shape
-    shapes = expected_shapes(config, labels[0] if len(labels) == 1 else 1)
+    shapes = expected_shapes(config, labels[0] if labels else 1)
     _check_names(weights, shapes)
     _check_decoder(weights)
     params: dict[str, Any] = {}

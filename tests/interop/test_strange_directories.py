@@ -121,11 +121,6 @@ def test_two_names_of_one_parameter(exported, model, name, other):
     assert "mean the same and differ" in sentence and name in sentence and other in sentence
 
 
-def test_a_classifier_of_an_absurd_shape(exported):
-    rewrite(exported, **{"classifier.bias": np.zeros((1 << 60, 0), np.float32)})
-    assert "is missing" in refusal(exported) or "classifier" in refusal(exported)
-
-
 def test_expected_shapes_of_the_largest_configuration():
     most = (1 << 31) - 1
     config = BertConfig(
