@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 from etils import epath
 
+from bertjax import places
 from bertjax.errors import UserError
 
 HIDDEN_ACTS = ("gelu", "gelu_new", "gelu_tanh", "relu")
@@ -22,6 +23,8 @@ _SIZES = {
     "base": (12, 768),
     "large": (24, 1024),
 }
+# Beyond these the names and shapes of the weights alone would be too much for memory or for an int.
+_MOST, _MOST_LAYERS = (1 << 31) - 1, 1000
 _MINIATURE = re.compile(r"L-(\d+)_H-(\d+)")
 
 
@@ -29,10 +32,12 @@ def read_json_object(path: epath.Path) -> dict[str, Any]:
     """The JSON object of a file.
 
     Raises:
-        UserError: there is none in it.
+        UserError: there is none in it, or it can't be read.
     """
+    with places.reading(path):
+        data = path.read_bytes()
     try:
-        fields = json.loads(path.read_bytes())
+        fields = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON ({error}); write or export it again.") from None
     if not isinstance(fields, dict):
@@ -84,8 +89,12 @@ class BertConfig:
             "type_vocab_size",
         ):
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise UserError(f"{name} is {value!r}: give a whole number of at least 1.")
+            most = _MOST_LAYERS if name == "num_hidden_layers" else _MOST
+            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+                raise UserError(
+                    f"{name} is {value!r:.100}: give a whole number of at least 1 and at most "
+                    f"{most:,}."
+                )
         if self.hidden_size % self.num_attention_heads:
             raise UserError(
                 f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads "

@@ -15,6 +15,7 @@ _NOT_WRITABLE = (
     *(errno.EACCES, errno.EPERM, errno.EROFS),
     *(errno.EEXIST, errno.ENOTDIR),
 )
+_NOT_READABLE = (errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR)
 
 
 class CannotWrite(UserError):
@@ -83,6 +84,24 @@ def writing(path: epath.PathLike) -> Iterator[None]:
         if error.errno not in _NOT_WRITABLE:
             raise
         raise CannotWrite(path, error.strerror or str(error)) from None
+
+
+@contextlib.contextmanager
+def reading(path: epath.PathLike) -> Iterator[None]:
+    """Says in one sentence that `path` can't be read, should the block find that out.
+
+    Raises:
+        UserError: no permission, or no file; every other error of the system stays what it is.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NOT_READABLE:
+            raise
+        reason = error.strerror or str(error)
+        raise UserError(
+            f"{path}: can't be read ({reason}); make it a file that you may read."
+        ) from None
 
 
 @contextlib.contextmanager

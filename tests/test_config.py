@@ -60,6 +60,8 @@ def test_json_both_ways(tmp_path):
             "unknown",
         ),
         ('{"hidden_size": 12, "num_hidden_layers": 0, "vocab_size": 9}', "at least 1"),
+        ('{"hidden_size": 12, "num_hidden_layers": 1001, "vocab_size": 9}', "at most 1,000"),
+        ('{"hidden_size": 12, "num_hidden_layers": 1, "vocab_size": 2147483648}', "at most 2,147"),
         ('{"hidden_size": "12", "num_hidden_layers": 1, "vocab_size": 9}', "whole number"),
     ],
 )

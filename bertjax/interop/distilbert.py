@@ -69,10 +69,12 @@ def bert_weights(weights: Weights, config: BertConfig) -> Weights:
     """A DistilBERT's tensors by BERT's names, with token type embeddings of zeros.
 
     Raises:
-        UserError: a tensor is none of DistilBERT's, or of a head that BERT doesn't have.
+        UserError: a tensor is none of DistilBERT's, of a head that BERT doesn't have, or there in
+            two versions.
     """
-    renamed = weights.renamed({_bert_name(weights, name): name for name in weights.tensors})
-    types = np.zeros((_TYPES, config.hidden_size), np.float32)
+    renamed = weights.renamed((_bert_name(weights, name), name) for name in weights.tensors)
+    # A view of one zero: nothing has held the width against the tensors yet.
+    types = np.broadcast_to(np.float32(0), (_TYPES, config.hidden_size))
     renamed.tensors["bert.embeddings.token_type_embeddings.weight"] = types
     return renamed
 

@@ -5,6 +5,7 @@ MessagePack. Layout: `flax/serialization.py` (`_ndarray_to_bytes`, `_chunk`). Re
 `flax.serialization`, whose reader builds whatever type a file names and any number of maps.
 """
 
+import contextlib
 import math
 from collections.abc import Iterator
 from typing import Any, NoReturn
@@ -64,9 +65,10 @@ def read_flax(data: bytes, path: epath.Path) -> dict[str, np.ndarray]:
     tensors = {}
     for names, array in _leaves(tree, (), path):
         *module, leaf = names
-        tensors[".".join((*module, _LEAVES.get(leaf, leaf)))] = (
-            array.T if leaf == "kernel" else array
-        )
+        name = ".".join((*module, _LEAVES.get(leaf, leaf)))
+        if name in tensors:
+            _damaged(path, f"it holds {name:.200} twice")
+        tensors[name] = array.T if leaf == "kernel" else array
     return tensors
 
 
@@ -91,9 +93,12 @@ def _array(code: int, content: bytes, path: epath.Path) -> np.ndarray:
 
 
 def _reshaped(array: np.ndarray, shape: list[int], path: epath.Path) -> np.ndarray:
-    if min(shape, default=0) < 0 or math.prod(shape) != array.size:
-        _damaged(path, f"an array of {array.size:,} numbers can't have the shape {shape}")
-    return array.reshape(shape)
+    if len(shape) > _MOST_AXES:
+        _damaged(path, f"an array has {len(shape)} axes")
+    if min(shape, default=0) >= 0 and math.prod(shape) == array.size:
+        with contextlib.suppress(ValueError, OverflowError):  # as of [0, 2**63 - 1]
+            return array.reshape(shape)
+    _damaged(path, f"an array of {array.size:,} numbers can't have the shape {shape}")
 
 
 def _leaves(
@@ -102,7 +107,7 @@ def _leaves(
     """The arrays of the tree and the way to each; MessagePack's own depth bounds the recursion."""
     if isinstance(tree, np.ndarray) and names:
         yield names, tree
-    elif not isinstance(tree, dict):
+    elif not isinstance(tree, dict) or (_CHUNKED in tree and not names):
         _damaged(path, f"{'/'.join(names) or 'the file'} is no array and no tree of arrays")
     elif _CHUNKED in tree:
         yield names, _joined(tree, path)

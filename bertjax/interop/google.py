@@ -14,6 +14,7 @@ from bertjax.config import BertConfig
 from bertjax.errors import UserError
 from bertjax.interop.tensor_bundle import INDEX, TensorBundle
 from bertjax.interop.tensors import expected_shapes
+from bertjax.interop.weights import find_weights
 from bertjax.model.heads import OPTIONAL_PARTS
 from bertjax.train.paths import named, nested
 
@@ -98,7 +99,11 @@ def is_checkpoint(path: epath.PathLike) -> bool:
     """Whether `read_checkpoint` is the one to read a path: nothing is opened."""
     path = epath.Path(path)
     if path.is_dir():
-        return not (path / "model.safetensors").exists() and bool(_prefixes(path))
+        if (path / "config.json").is_file() and find_weights(path):
+            return False
+        # Others name files .index too.
+        data = {file.name.rsplit(".", 1)[0] for file in path.glob("*.data-00000-of-*")}
+        return any(prefix.name in data for prefix in _prefixes(path))
     return _stem(path).is_file()
 
 

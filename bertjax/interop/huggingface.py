@@ -82,23 +82,23 @@ def save_pretrained(path: epath.PathLike, model: Pretrained) -> epath.Path:
 
     Raises:
         UserError: the kind is unknown, or the model lacks a head of it; a weight is not finite; the
-            path is a file.
+            path is or lies under a file, or can't be written.
     """
     path = epath.Path(path)
     params = _params_of_kind(path, model)
-    if path.exists() and not path.is_dir():
-        raise UserError(f"{path}: is a file; name a directory to export to.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"
-    temporary.mkdir()
-    try:
-        model.tokenizer.save(temporary)
-        write_params(temporary / WEIGHTS, params, prefix=model.kind != "encoder")
-        (temporary / CONFIG).write_text(json.dumps(_config_json(model), indent=2) + "\n")
-        _put_in_place(temporary, path)
-    finally:
-        if temporary.exists():
-            temporary.rmtree()
+    with places.writing(path):
+        path = places.output_directory(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"
+        temporary.mkdir()
+        try:
+            model.tokenizer.save(temporary)
+            write_params(temporary / WEIGHTS, params, prefix=model.kind != "encoder")
+            (temporary / CONFIG).write_text(json.dumps(_config_json(model), indent=2) + "\n")
+            _put_in_place(temporary, path)
+        finally:
+            if temporary.exists():
+                temporary.rmtree()
     return path
 
 
@@ -152,7 +152,7 @@ def from_google(checkpoint: google.GoogleCheckpoint) -> Pretrained:
 
 
 def find_export(path: epath.PathLike) -> epath.Path:
-    """The directory with the weights: `path` itself, or its export/ if it is a run directory.
+    """The directory with the weights: `path` itself, or else its export/, as of a run directory.
 
     Raises:
         UserError: nothing there that holds a model.
@@ -163,8 +163,8 @@ def find_export(path: epath.PathLike) -> epath.Path:
             f"{path}: no such directory; give a run directory, an export, a model in Hugging "
             "Face's layout, or a name on the hub (owner/name, where no directory is called owner)."
         )
-    for directory in (path / "export", path):
-        if (directory / CONFIG).exists() and find_weights(directory):
+    for directory in (path, path / "export"):
+        if (directory / CONFIG).is_file() and find_weights(directory):
             return directory
     if (path / "checkpoints").exists():
         raise UserError(

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from bertjax import places
 from bertjax.errors import UserError
 
 INDEX = ".index"
@@ -23,6 +24,9 @@ _MAGIC = bytes.fromhex("57fb808b247547db")  # 0xdb4775248b80fb57, little-endian
 _FOOTER = 48
 _TRAILER = 5  # of a block: a byte of compression, four of CRC
 _LARGEST_INDEX = 1 << 26  # that of BERT-large with its moments takes 100 kB
+# A key may repeat all of the one before it in one byte, so that the file's size bounds nothing.
+_LONGEST_KEY, _LARGEST_KEYS = 1 << 12, 1 << 24
+_MOST_AXES = 32
 _UNCOMPRESSED, _SNAPPY = 0, 1
 
 # tensorflow/core/framework/types.proto
@@ -78,7 +82,9 @@ class TensorBundle:
                 "its path up to .index."
             )
         try:
-            header, self._entries = _read_index(_read_small(self._index))
+            with places.reading(self._index):
+                index = _read_small(self._index)
+            header, self._entries = _read_index(index)
             self._shards, big_endian = _number(header, 1), _number(header, 2)
         except _Malformed as error:
             raise UserError(
@@ -130,7 +136,7 @@ class TensorBundle:
                 f"have {entry.size:,} bytes); copy the checkpoint again."
             )
         path = self._shard(entry.shard)
-        with path.open("rb") as file:
+        with places.reading(path), path.open("rb") as file:
             file.seek(entry.offset)
             data = file.read(entry.size)
         if len(data) != entry.size or masked_crc32c(data) != entry.crc32c:
@@ -206,9 +212,16 @@ def _read_index(data: bytes) -> tuple[Fields, dict[str, Entry]]:
         raise _Malformed("its end is not that of an index")
     header: Fields | None = None
     entries: dict[str, Entry] = {}
+    end = total = 0
     for _, value in _block(data, *blocks):
-        handle, _ = _handle(value, 0)
-        for key, message in _block(data, *handle):
+        (offset, size), _ = _handle(value, 0)
+        if offset < end:  # or a small file could name one block any number of times
+            raise _Malformed(f"the block at byte {offset:,} is out of order")
+        end = offset + size + _TRAILER
+        for key, message in _block(data, offset, size):
+            total += len(key)
+            if total > _LARGEST_KEYS:
+                raise _Malformed(f"its names have more than {_LARGEST_KEYS >> 20} MiB")
             if not key:
                 header = _fields(message)
             elif key[0]:  # a key that begins with a zero byte is a slice's
@@ -244,6 +257,8 @@ def _block(data: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]
         length, at = _varint(block, at)
         if shared > len(key) or at + added + length > last:
             raise _Malformed(f"the block at byte {offset:,} has a key that is out of range")
+        if shared + added > _LONGEST_KEY:
+            raise _Malformed(f"the block at byte {offset:,} has a key of {shared + added:,} bytes")
         key = key[:shared] + block[at : at + added]
         at += added + length
         yield key, block[at - length : at]
@@ -301,6 +316,8 @@ def _entry(fields: Fields) -> Entry:
     shape = tuple(_number(dim, 1) for dim in dims)
     if any(size >= 1 << 63 for size in shape):
         raise _Malformed("a shape is negative")
+    if len(shape) > _MOST_AXES or math.prod(size for size in shape if size) >= 1 << 60:
+        raise _Malformed("a shape is larger than any array's")
     return Entry(
         dtype=_number(fields, 1),
         shape=shape,

@@ -49,6 +49,7 @@ _PREFIX = "bert."
 _ENCODER = ("bert.embeddings.", "bert.encoder.", "bert.pooler.")
 _IGNORED = ("bert.embeddings.position_ids", "bert.embeddings.token_type_ids")
 _DECODER = "cls.predictions.decoder.weight"
+_DECODER_BIAS = "cls.predictions.decoder.bias"
 
 
 def tensor_name(path: str) -> tuple[str, bool]:
@@ -116,8 +117,8 @@ def read_params(weights: Weights, config: BertConfig) -> dict:
         config: the shape.
 
     Raises:
-        UserError: a tensor is missing, damaged, of another shape than the configuration says, or
-            unknown to it; the sentence names it.
+        UserError: a tensor is missing, damaged, of another shape than the configuration says,
+            unknown to it, or there in two versions; the sentence names it.
     """
     weights = _canonical_weights(weights)
     tensors = weights.tensors
@@ -195,11 +196,9 @@ def _check_decoder(weights: Weights) -> None:
 
 def _canonical_weights(weights: Weights) -> Weights:
     """Tensors by canonical name: with the `bert.` prefix, LayerNorm.weight and .bias."""
-    names = {_canonical(name): name for name in weights.tensors}
-    names = {ours: theirs for ours, theirs in names.items() if ours not in _IGNORED}
-    if (bias := "cls.predictions.decoder.bias") in names:
-        names.setdefault("cls.predictions.bias", names[bias])
-    for name in names.values():
+    names = [(_canonical(name), name) for name in weights.tensors]
+    names = [(ours, theirs) for ours, theirs in names if ours not in _IGNORED]
+    for _, name in names:
         dtype = weights.tensors[name].dtype
         if not jnp.issubdtype(dtype, jnp.floating):
             kind = f"{dtype.kind}{8 * dtype.itemsize}".upper()  # as safetensors calls it
@@ -213,6 +212,8 @@ def _canonical_weights(weights: Weights) -> Weights:
 def _canonical(name: str) -> str:
     if name.startswith(("embeddings.", "encoder.", "pooler.")):
         name = f"bert.{name}"
+    if name == _DECODER_BIAS:
+        return "cls.predictions.bias"
     return re.sub(
         r"LayerNorm\.(gamma|beta)$",
         lambda match: "LayerNorm." + {"gamma": "weight", "beta": "bias"}[match[1]],

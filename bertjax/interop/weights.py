@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ import numpy as np
 import safetensors
 from etils import epath
 
+from bertjax import places
 from bertjax.config import read_json_object
 from bertjax.errors import UserError
 from bertjax.interop.flax_files import read_flax
@@ -66,19 +67,35 @@ class Weights:
         """The file of a tensor; the index for one that it doesn't list."""
         return self.shards.get(name, self.path)
 
-    def renamed(self, names: Mapping[str, str]) -> "Weights":
-        """Some of the tensors by other names: `names` maps each new name to the old one."""
+    def renamed(self, pairs: Iterable[tuple[str, str]]) -> "Weights":
+        """Some of the tensors by other names, given as pairs of the new name and the old one.
+
+        Raises:
+            UserError: two tensors get one name, and differ.
+        """
+        names: dict[str, str] = {}
+        for new, old in pairs:
+            if (other := names.setdefault(new, old)) != old and not self._equal(other, old):
+                first, second = sorted((other, old))  # safetensors gives them in any order
+                raise UserError(
+                    f"{self.where(old)}: the tensors {first} and {second} mean the same and "
+                    "differ; export or download the model again."
+                )
         return Weights(
             self.path,
             {new: self.tensors[old] for new, old in names.items()},
             {new: self.shards[old] for new, old in names.items() if old in self.shards},
         )
 
+    def _equal(self, name: str, other: str) -> bool:
+        a, b = self.tensors[name], self.tensors[other]
+        return (a.dtype, a.shape) == (b.dtype, b.shape) and a.tobytes() == b.tobytes()
+
 
 def find_weights(directory: epath.Path) -> epath.Path | None:
     """The file of weights that is read in a directory, by `FILES`; None if there is none."""
     paths = (directory / name for name in FILES)
-    return next((path for path in paths if path.exists()), None)
+    return next((path for path in paths if path.is_file()), None)
 
 
 def read_weights(path: epath.Path) -> Weights:
@@ -98,18 +115,22 @@ def read_weights(path: epath.Path) -> Weights:
 
 
 def _read_file(path: epath.Path) -> dict[str, np.ndarray]:
-    size = path.stat().length
-    if size > _LARGEST:
-        raise UserError(
-            f"{path}: has {size:,} bytes, more than the {_LARGEST:,} that are read; split it into "
-            "several with an index, or keep only the weights of the BERT."
-        )
-    data = path.read_bytes()
+    with places.reading(path):
+        _check_size(path, path.stat().length)
+        data = path.read_bytes()
     if path.name.endswith(".safetensors"):
         return _read_safetensors(data, path)
     if path.name.endswith(".msgpack"):
         return read_flax(data, path)
     return read_torch(data, path)
+
+
+def _check_size(path: epath.Path, size: int) -> None:
+    if size > _LARGEST:
+        raise UserError(
+            f"{path}: has {size:,} bytes of weights, more than the {_LARGEST:,} that are read; "
+            "keep only the weights of the BERT."
+        )
 
 
 def _read_shards(index: epath.Path) -> Weights:
@@ -128,11 +149,12 @@ def _read_shards(index: epath.Path) -> Weights:
             )
         by_shard.setdefault(shard, []).append(name)
     for shard, names in by_shard.items():
-        if not (index.parent / shard).exists():
+        if not (index.parent / shard).is_file():
             raise UserError(
                 f"{index.parent / shard}: no such file, but {index.name} says that the tensor "
                 f"{names[0]} is in it; download it too."
             )
+    _check_size(index, sum((index.parent / shard).stat().length for shard in by_shard))
     tensors: dict[str, np.ndarray] = {}
     shards: dict[str, epath.Path] = {}
     for shard, names in by_shard.items():
@@ -163,8 +185,15 @@ def _read_safetensors(data: bytes, path: epath.Path) -> dict[str, np.ndarray]:
                 "weights can be read."
             )
         array = np.frombuffer(entry["data"], _DTYPES[entry["dtype"]])
-        tensors[name] = array.reshape(entry["shape"])
-    written = safetensors_header(data).get("__metadata__", {}).get(PAYLOAD_HASH)
+        try:
+            tensors[name] = array.reshape(entry["shape"])
+        except (ValueError, OverflowError):  # too many axes, or [0, 2**64 - 1]
+            raise UserError(
+                f"{path}: damaged (the tensor {name} has a shape that no array has); export or "
+                "download the model again."
+            ) from None
+    metadata = safetensors_header(data).get("__metadata__") or {}
+    written = metadata.get(PAYLOAD_HASH)
     if written is not None and written != payload_hash(tensors):
         raise UserError(
             f"{path}: damaged (the weights are not those that were written); export or copy the "

@@ -1,6 +1,7 @@
 """DistilBERT: what transformers computes, by a BERT; what no BERT computes is refused."""
 
 import json
+import tracemalloc
 from pathlib import Path
 
 import jax
@@ -135,6 +136,16 @@ def test_fields_of_the_configuration(write):
     assert "has no dim: is it the configuration of a DistilBERT?" in refusal(write(dim=...))
 
 
+def test_the_width_of_a_configuration_takes_no_memory(write):
+    """Zeros of 16 GiB would be those of its token types."""
+    tracemalloc.start()
+    sentence = refusal(write(dim=(1 << 31) - 1, n_heads=1))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert "but by config.json it should be [2147483647]" in sentence
+    assert peak < 1 << 28
+
+
 def test_heads_that_bert_does_not_have(write):
     def classifier(tensors):
         eye = np.eye(8, dtype=np.float32)
@@ -153,6 +164,10 @@ def test_tensors_that_are_missing_or_strange(write):
     strange = np.zeros(3, np.float32)
     assert "the tensor lm_head.weight is no part of a DistilBERT" in refusal(
         write(lambda tensors: {**tensors, "lm_head.weight": strange})
+    )
+    bare = name.removeprefix("distilbert.")
+    assert f"the tensors {name} and {bare} mean the same and differ" in refusal(
+        write(lambda tensors: {**tensors, bare: tensors[name] + 1})
     )
     more = name.replace("1", "2", 1)
     assert "is no part of the BERT that config.json describes" in refusal(

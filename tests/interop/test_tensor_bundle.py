@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from bertjax.errors import UserError
+from bertjax.interop import tensor_bundle
 from bertjax.interop.tensor_bundle import TensorBundle
 
 GOLDEN = Path(__file__).with_name("tf1_golden.json")
@@ -173,6 +174,9 @@ def test_an_index_that_contradicts_itself_is_refused(tmp_path, writer):
     def rewrite(*pairs):
         beside(prefix, ".index").write_bytes(writer.table(list(pairs)))
 
+    def shape_of(*sizes):
+        return b"".join(writer.field(2, writer.field(1, size)) for size in sizes)
+
     head = (b"", writer.header())
     wide = writer.entry(one, 0, 0, extra=writer.field(2, writer.field(2, writer.field(1, 9))))
     rewrite(head, (b"w", wide))
@@ -187,9 +191,42 @@ def test_an_index_that_contradicts_itself_is_refused(tmp_path, writer):
         ([head, (b"w", b"\x35\x01")], "an entry is cut off"),
         ([head, (b"w", b"\x0b")], "wire type 3"),
         ([head, (b"w", writer.field(1, b"text"))], "text where a number"),
+        ([head, (b"w" * 5000, writer.entry(one, 0, 0))], "has a key of 5,000 bytes"),
+        ([head, (b"w", writer.entry(one.reshape([1] * 31 + [4, 1]), 0, 0))], "larger than any"),
+        ([head, (b"w", writer.field(2, shape_of(1 << 62, 0)))], "larger than any"),
     ]:
         rewrite(*pairs)
         assert reason in refusal(prefix)
+
+
+def test_names_that_grow_without_bound_are_refused(bundle, monkeypatch):
+    prefix = bundle()
+    monkeypatch.setattr(tensor_bundle, "_LARGEST_KEYS", 100)
+    assert "damaged (its names have more than" in refusal(prefix)
+
+
+def test_a_block_that_is_named_twice_is_refused(tmp_path, writer):
+    prefix = tmp_path / "model.ckpt"
+    one = np.ones((2, 2), np.float32)
+    writer.write_bundle(prefix, {"w": one})
+    out = bytearray()
+
+    def put(content):
+        handle = writer.varint(len(out)) + writer.varint(len(content))
+        stored = content + b"\0"
+        out.extend(stored + writer.masked_crc32c(stored).to_bytes(4, "little"))
+        return handle
+
+    pairs = [(b"", writer.header()), (b"w", writer.entry(one, 0, 0))]
+    data, meta = put(writer.block(pairs, 16)), put(writer.block([], 16))
+    for handles, damaged in (([(b"w", data)], False), ([(b"w", data), (b"x", data)], True)):
+        footer = meta + put(writer.block(handles, 1))
+        end = footer.ljust(40, b"\0") + bytes.fromhex("57fb808b247547db")
+        beside(prefix, ".index").write_bytes(bytes(out) + end)
+        if damaged:
+            assert "the block at byte 0 is out of order" in refusal(prefix)
+        else:
+            np.testing.assert_array_equal(TensorBundle(prefix).read("w"), one)
 
 
 def test_wrong_entries_with_right_sums_are_read_or_refused(tmp_path, writer):

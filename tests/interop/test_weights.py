@@ -212,6 +212,14 @@ def test_a_file_larger_than_any_bert(exported, monkeypatch):
     assert "more than the 100 that are read" in refusal(exported)
 
 
+def test_shards_that_together_are_larger_than_any_bert(sharded, monkeypatch):
+    largest = max(path.stat().length for path in sharded.glob("*.safetensors"))
+    monkeypatch.setattr(weights, "_LARGEST", largest)
+    sentence = refusal(sharded)
+    assert sentence.startswith(f"{sharded / 'model.safetensors.index.json'}: has ")
+    assert f"more than the {largest:,} that are read" in sentence
+
+
 # Flax -------------------------------------------------------------------------------------------
 
 PATH = epath.Path("flax_model.msgpack")
@@ -226,6 +234,18 @@ def flax_refusal(data):
 def packed(shape, dtype, numbers, code=1):
     content = msgpack.packb((shape, dtype, numbers), use_bin_type=True)
     return msgpack.packb({"a": msgpack.ExtType(code, content)})
+
+
+CHUNKED = {"__msgpack_chunked_array__": True}
+ONE = msgpack.ExtType(1, msgpack.packb(([1], "float32", bytes(4)), use_bin_type=True))
+
+
+def chunked(shape, size=1):
+    """A file of an array in one piece, of that many numbers."""
+    content = msgpack.packb(([size], "float32", bytes(4 * size)), use_bin_type=True)
+    sizes = {str(axis): value for axis, value in enumerate(shape)}
+    pieces = {"0": msgpack.ExtType(1, content)}
+    return msgpack.packb({"a": {**CHUNKED, "shape": sizes, "chunks": pieces}})
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
@@ -260,13 +280,18 @@ def test_arrays_of_flax_in_one_piece_and_in_several(monkeypatch, dtype):
         (msgpack.packb({1: {}}), "int is not allowed"),
         (msgpack.packb({"a": {"__msgpack_chunked_array__": True}}), "no shape or no pieces"),
         (
-            msgpack.packb({"__msgpack_chunked_array__": 1, "shape": {"0": 1}, "chunks": {"1": 1}}),
+            msgpack.packb({"a": {**CHUNKED, "shape": {"0": 1}, "chunks": {"1": 1}}}),
             "piece of an array is missing",
         ),
+        (msgpack.packb({**CHUNKED, "shape": {"0": 1}, "chunks": {"0": ONE}}), "the file is no"),
+        (chunked([1] * 65), "has 65 axes"),
+        (chunked([0, (1 << 63) - 1], 0), "0 numbers can't have the shape"),
+        (packed([0, (1 << 63) - 1], "float32", b""), "0 numbers can't have the shape"),
+        (msgpack.packb({"a": {"scale": ONE, "weight": ONE}}), "holds a.weight twice"),
         (b"\x81\xa1a" * 5000 + b"\x80", "damaged"),
         (b"\xdf\xff\xff\xff\xff", "damaged"),
     ],
-    ids=range(20),
+    ids=range(25),
 )
 def test_what_is_no_tree_of_arrays(data, reason):
     assert reason in flax_refusal(data)
