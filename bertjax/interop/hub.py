@@ -23,6 +23,7 @@ _ALWAYS = (
     "spm.model",
     "tokenizer.json",
     "tokenizer_config.json",
+    "added_tokens.json",
     "special_tokens_map.json",
 )
 # The first of these that a repository has.

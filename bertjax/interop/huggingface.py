@@ -231,7 +231,7 @@ def _put_in_place(temporary: epath.Path, path: epath.Path) -> None:
         temporary.rename(path)
         return
     path.mkdir(parents=True, exist_ok=True)
-    for name in (CONFIG, "vocab.txt", "spm.model", "tokenizer.json"):
+    for name in (CONFIG, "vocab.txt", "spm.model", "tokenizer.json", "added_tokens.json"):
         (path / name).unlink(missing_ok=True)
     names = sorted(file.name for file in temporary.iterdir())
     for name in sorted(names, key=lambda name: name == CONFIG):

@@ -67,8 +67,8 @@ class ConvertConfig:
     """File of words, one a line, that get a token of their own (WordPiece): unused slots first,
     each beginning as the mean of its old pieces."""
     vocabulary: str | None = None
-    """Tokenizer (its directory, vocab.txt or spm.model) whose vocabulary replaces the model's:
-    tokens of both keep their rows, the others begin as the mean of their old pieces."""
+    """Tokenizer (its directory, vocab.txt, spm.model or tokenizer.json) whose vocabulary replaces
+    the model's: tokens of both keep their rows, others begin as the mean of their old pieces."""
     optimizer: Literal["adamw_google", "adamw"] | None = None
     """Of a run: the --optimizer.name that it will be continued with; left out: that of SOURCE, if
     it is a run, else adamw_google."""

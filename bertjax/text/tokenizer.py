@@ -12,7 +12,7 @@ from etils import epath
 
 from bertjax import places
 from bertjax.errors import UserError
-from bertjax.text import corpus, sentencepiece, wordpiece
+from bertjax.text import corpus, sentencepiece, tokenizer_files, wordpiece
 from bertjax.text.pieces import SETTINGS_FILE, SPECIALS, Encoding, Kind, Surface
 
 __all__ = ["Encoding", "Tokenizer", "TokenizerConfig", "load_tokenizer", "train_tokenizer"]
@@ -123,11 +123,15 @@ class TokenizerConfig:
 def load_tokenizer(
     path: epath.PathLike, *, kind: Kind | None = None, lowercase: bool | None = None
 ) -> Tokenizer:
-    """Loads a vocabulary from its directory (vocab.txt or spm.model) or from the file itself.
+    """Loads a vocabulary from its directory (vocab.txt, spm.model or tokenizer.json) or from the
+    file itself.
 
     A WordPiece vocabulary lower-cases as its tokenizer_config.json says (do_lower_case,
-    strip_accents); without one, exactly when no token has an upper-case letter. A SentencePiece
-    model carries its own normalisation.
+    strip_accents); without one, as its tokenizer.json says, or for a vocab.txt exactly when no
+    token has an upper-case letter. A SentencePiece model carries its own normalisation.
+
+    A tokenizer.json (of the `tokenizers` library, as transformers saves it) is read where there is
+    neither of the others; beside a vocab.txt it has to hold the same vocabulary.
 
     Args:
         path: directory or file.
@@ -135,12 +139,16 @@ def load_tokenizer(
         lowercase: overrides do_lower_case of a WordPiece vocabulary.
 
     Raises:
-        UserError: nothing there, the other kind, a damaged file, a token twice, or a special token
-            missing.
+        UserError: nothing there, the other kind, a damaged file, a token twice, a special token
+            missing, or a setting that would give other ids than BERT's rules do.
     """
     path = places.location(path)
     file = _vocabulary_file(path, kind)
     data = file.read_bytes()
+    if file.suffix == ".json":
+        if kind == "sentencepiece":
+            raise UserError(f"{file} is not a SentencePiece model: give a .model file.")
+        return _wordpiece(file, None, lowercase)
     is_text = _is_text(data)
     model = None if is_text else sentencepiece.parse(data)
     if model is not None:
@@ -157,11 +165,7 @@ def load_tokenizer(
         raise UserError(
             f"{file}: neither a WordPiece vocabulary in UTF-8 nor a SentencePiece model."
         )
-    tokens = wordpiece.parse(data, file)
-    settings = _read_settings(file.parent / SETTINGS_FILE)
-    cased = any(map(wordpiece.is_cased, tokens))
-    lower = settings.get("do_lower_case", not cased) if lowercase is None else lowercase
-    return wordpiece.WordPieceTokenizer(tokens, lower, settings.get("strip_accents"))
+    return _wordpiece(file, wordpiece.parse(data, file), lowercase)
 
 
 def train_tokenizer(config: TokenizerConfig, log: Callable[[str], None]) -> Tokenizer:
@@ -225,7 +229,8 @@ def _sample(sentences: Iterable[str], most: int) -> list[str]:
 
 
 def _existing(output: epath.Path, facts: dict[str, Any]) -> Tokenizer | None:
-    if not any((output / name).exists() for name in (wordpiece.FILE, *sentencepiece.FILES)):
+    names = (wordpiece.FILE, *sentencepiece.FILES, tokenizer_files.EXPORTED)
+    if not any((output / name).exists() for name in names):
         return None
     record = output / _TRAINING_FILE
     try:
@@ -252,8 +257,13 @@ def _vocabulary_file(path: epath.Path, kind: Kind | None) -> epath.Path:
         for name in reversed(candidates)
         if (path / name).is_file()
     }
+    if not found and (exported := path / tokenizer_files.EXPORTED).is_file():
+        found = {"wordpiece": exported}
     if not found:
-        raise UserError(f"{path}: holds neither {wordpiece.FILE} nor {sentencepiece.FILE}.")
+        raise UserError(
+            f"{path}: holds neither {wordpiece.FILE} nor {sentencepiece.FILE} nor "
+            f"{tokenizer_files.EXPORTED}."
+        )
     if kind is not None and kind not in found:
         (other,) = found
         raise UserError(
@@ -265,6 +275,36 @@ def _vocabulary_file(path: epath.Path, kind: Kind | None) -> epath.Path:
     return found[kind or next(iter(found))]
 
 
+def _wordpiece(
+    file: epath.Path, tokens: list[str] | None, lowercase: bool | None
+) -> wordpiece.WordPieceTokenizer:
+    """The tokenizer of a vocab.txt with these tokens, or of a tokenizer.json (None)."""
+    settings_file = file.parent / SETTINGS_FILE
+    settings = tokenizer_files.read_settings(settings_file)
+    exported = file if tokens is None else file.parent / tokenizer_files.EXPORTED
+    if tokens is not None and exported.is_file():
+        tokenizer_files.check_same(tokens, exported)
+    generic = tokenizer_files.is_generic(settings)
+    if generic and not exported.is_file():
+        raise UserError(
+            f"{settings_file}: tokenizer_class is {settings['tokenizer_class']!r}, which does what "
+            f"{tokenizer_files.EXPORTED} says, and there is none beside it; put it there."
+        )
+    if tokens is None or generic:
+        rules = tokenizer_files.parse_exported(exported.read_bytes(), exported)
+    else:
+        cased = any(map(wordpiece.is_cased, tokens))
+        rules = tokenizer_files.Exported(tokens, not cased, None)
+    tokenizer_files.check_added(rules.tokens, settings, settings_file)
+    lower, strips = rules.lowercase, rules.strip_accents
+    if not generic:  # as in transformers, where the settings' word is the last
+        lower = settings.get("do_lower_case", lower)
+        strips = settings.get("strip_accents", strips)
+    return wordpiece.WordPieceTokenizer(
+        rules.tokens, lower if lowercase is None else lowercase, strips
+    )
+
+
 def _is_text(data: bytes) -> bool:
     if b"\0" in data:
         return False
@@ -273,27 +313,6 @@ def _is_text(data: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
-
-
-def _read_settings(path: epath.Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        settings = json.loads(path.read_bytes().decode())
-    except (ValueError, RecursionError):  # ValueError: not UTF-8, not JSON, a number too long
-        raise UserError(f"{path}: not JSON in UTF-8; write it again or delete it.") from None
-    if not isinstance(settings, dict):
-        raise UserError(f"{path}: holds no JSON object.")
-    for name in ("do_lower_case", "strip_accents"):
-        value = settings.get(name)
-        if value is not None and not isinstance(value, bool):
-            raise UserError(f"{path}: {name} is {value!r}: write true or false.")
-    if settings.get("tokenize_chinese_chars") is False:
-        raise UserError(
-            f"{path}: tokenize_chinese_chars is false, and only BERT's own way can be done, which "
-            "takes each Chinese character as a word; use a model that was trained so."
-        )
-    return {name: value for name, value in settings.items() if value is not None}
 
 
 def _train(sample: list[str], config: TokenizerConfig) -> Tokenizer:

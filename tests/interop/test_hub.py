@@ -191,6 +191,7 @@ def test_what_exists_is_a_path(tmp_path, monkeypatch):
 
 def test_only_what_a_model_needs_is_downloaded(server, download):
     more = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "spm.model")
+    more = (*more, "added_tokens.json")
     other = ("README.md", "modeling.py", "onnx/model.safetensors", "x.safetensors", "tf_model.h5")
     worse = ("flax_model.msgpack", "pytorch_model.bin", "training_args.bin")
     server.models["someone/bert"] = {COMMIT: files_of(*more, *other, *worse, "model.safetensors")}

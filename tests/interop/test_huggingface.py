@@ -388,6 +388,8 @@ def test_a_run_directory_is_read_by_its_export(exported, tmp_path, params):
 def test_exporting_again_replaces_the_model_and_nothing_else(exported, params, tokenizer):
     (exported / "notes.md").write_text("mine")
     other = jax.tree.map(lambda leaf: leaf + 1, params)
+    for name in ("tokenizer.json", "added_tokens.json"):  # of the model that was there
+        (exported / name).write_text('{"zebra": 99}')
     save_pretrained(exported, Pretrained(CONFIG, other, tokenizer, None))
     same(from_pretrained(exported).params, other)
     assert (exported / "notes.md").read_text() == "mine"
