@@ -42,8 +42,8 @@ parity: ## the proof against PyTorch and transformers, live; writes docs/parity.
 parity-run: $(VENV)/.has-test,parity
 	rm -rf build/parity
 	$(BIN)/python tests/parity/reference.py --output build/parity
-	BERTJAX_PARITY_LOG='$(CURDIR)/build/parity/log.jsonl' $(BIN)/python -m pytest tests/parity \
-		-m 'slow or not slow' $(ARGS)
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 BERTJAX_PARITY_LOG='$(CURDIR)/build/parity/log.jsonl' \
+		$(BIN)/python -m pytest tests/parity -m 'slow or not slow' $(ARGS)
 	$(BIN)/python tests/parity/certificate.py build/parity docs/parity.md
 
 bench: $(VENV)/.has-demo ## seconds and tokens a second of a pre-training step on this machine

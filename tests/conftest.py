@@ -21,7 +21,8 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _CACHE.name)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 # The programs are small and run a few times, so that most of a test's time is compiling. With
-# JAX_DISABLE_MOST_OPTIMIZATIONS=0 they are compiled as users compile them; .ci/run does both.
+# JAX_DISABLE_MOST_OPTIMIZATIONS=0 they are compiled as users compile them, as .ci/run does with
+# those that equal numbers rest on.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 
