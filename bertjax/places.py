@@ -126,3 +126,32 @@ def write_atomically(path: epath.Path, data: bytes) -> None:
     """Writes a file by `replacing`."""
     with replacing(path) as temporary:
         temporary.write_bytes(data)
+
+
+@contextlib.contextmanager
+def filling(directory: epath.Path) -> Iterator[epath.Path]:
+    """Gives a neighbour of an absent or empty directory to fill, which takes its name at the end.
+
+    In an object store, where renaming is copying the files one by one in any order, it is the
+    directory itself: the file without which nothing reads it has to be written last. Nothing is
+    left of it if the block fails.
+
+    Raises:
+        CannotWrite: see `writing`.
+    """
+    temporary = directory
+    if is_local(directory):
+        temporary = directory.parent / f".{directory.name}.{uuid.uuid4().hex[:8]}.tmp"
+    done = False
+    with writing(directory):
+        try:
+            temporary.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            if temporary != directory:
+                if directory.exists():
+                    directory.rmdir()  # empty
+                temporary.rename(directory)
+            done = True
+        finally:
+            if not done and temporary.exists():
+                temporary.rmtree()

@@ -13,7 +13,7 @@ from etils import epath
 from bertjax.config import BertConfig
 from bertjax.errors import UserError
 from bertjax.interop.tensor_bundle import INDEX, TensorBundle
-from bertjax.interop.tensors import expected_shapes
+from bertjax.interop.tensors import expected_shapes, module_name
 from bertjax.interop.weights import find_weights
 from bertjax.model.heads import OPTIONAL_PARTS
 from bertjax.train.paths import named, nested
@@ -23,26 +23,6 @@ CONFIGS = ("bert_config.json", "config.json")
 _STEP = "global_step"
 _FIRST_MOMENT, _SECOND_MOMENT = "adam_m", "adam_v"
 
-# Our modules and theirs, tried in this order; modeling.py, run_pretraining.py, run_classifier.py
-# and run_squad.py of google-research/bert.
-_MODULES = (
-    (r"embeddings/(word|position|token_type)_embeddings", r"bert/embeddings/\1_embeddings"),
-    (r"embeddings/layer_norm", r"bert/embeddings/LayerNorm"),
-    (
-        r"encoder/layer_(\d+)/attention/(query|key|value)",
-        r"bert/encoder/layer_\1/attention/self/\2",
-    ),
-    (r"encoder/layer_(\d+)/attention/output", r"bert/encoder/layer_\1/attention/output/dense"),
-    (
-        r"encoder/layer_(\d+)/attention/layer_norm",
-        r"bert/encoder/layer_\1/attention/output/LayerNorm",
-    ),
-    (r"encoder/layer_(\d+)/(intermediate|output)", r"bert/encoder/layer_\1/\2/dense"),
-    (r"encoder/layer_(\d+)/layer_norm", r"bert/encoder/layer_\1/output/LayerNorm"),
-    (r"pooler", r"bert/pooler/dense"),
-    (r"mlm/transform", r"cls/predictions/transform/dense"),
-    (r"mlm/layer_norm", r"cls/predictions/transform/LayerNorm"),
-)
 # Of a LayerNorm Google says gamma and beta; a table of embeddings is itself the variable.
 _NORM = {"scale": "gamma", "bias": "beta"}
 # Output layers that Google multiplies by transposed: [classes, D].
@@ -78,6 +58,8 @@ class GoogleCheckpoint:
 def variable_name(path: str) -> tuple[str, bool]:
     """Google's name of a parameter, and whether its matrix is transposed there.
 
+    By modeling.py, run_pretraining.py, run_classifier.py and run_squad.py of google-research/bert.
+
     Args:
         path: as in `encoder/layer_0/attention/query/kernel`.
     """
@@ -86,13 +68,11 @@ def variable_name(path: str) -> tuple[str, bool]:
         return _OUTPUTS[module] + {"kernel": "weights", "bias": "bias"}[leaf], leaf == "kernel"
     if path == "mlm/bias":
         return "cls/predictions/output_bias", False
-    for ours, theirs in _MODULES:
-        if re.fullmatch(ours, module):
-            name = re.sub(ours, theirs, module)
-            if leaf == "embedding":
-                return name, False
-            return f"{name}/{_NORM[leaf] if name.endswith('LayerNorm') else leaf}", False
-    raise ValueError(f"parameter {path} has no name in Google's BERT")
+    # Hugging Face took Google's names over, with dots between them.
+    name = re.sub(r"\blayer\.(\d+)", r"layer_\1", module_name(module)).replace(".", "/")
+    if leaf == "embedding":
+        return name, False
+    return f"{name}/{_NORM[leaf] if name.endswith('LayerNorm') else leaf}", False
 
 
 def is_checkpoint(path: epath.PathLike) -> bool:

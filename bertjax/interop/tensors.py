@@ -59,10 +59,15 @@ def tensor_name(path: str) -> tuple[str, bool]:
         path: as in `encoder/layer_0/attention/query/kernel`.
     """
     module, leaf = path.rsplit("/", 1)
+    return f"{module_name(module)}.{_LEAVES[leaf]}", leaf == "kernel"
+
+
+def module_name(module: str) -> str:
+    """Hugging Face's name of a module, such as `encoder/layer_0/attention/query`."""
     for ours, theirs in _MODULES:
         if re.fullmatch(ours, module):
-            return f"{re.sub(ours, theirs, module)}.{_LEAVES[leaf]}", leaf == "kernel"
-    raise ValueError(f"parameter {path} has no name in Hugging Face's BERT")
+            return re.sub(ours, theirs, module)
+    raise ValueError(f"{module} has no name in Google's BERT, nor in Hugging Face's")
 
 
 def to_tensors(params: Mapping[str, Any]) -> dict[str, np.ndarray]:

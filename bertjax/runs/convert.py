@@ -1,10 +1,8 @@
 """`convert`: a BERT from one layout into another, weights bit for bit."""
 
-import contextlib
 import dataclasses
 import json
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -144,7 +142,7 @@ def convert(config: ConvertConfig, log: Callable[[str], None]) -> ConvertResult:
     certificate = _verified(config, source.model, log) if config.verify else None
     source = _with_other_words(config, source, log)
     if config.to == "huggingface":
-        with _made(dest) as directory:
+        with places.filling(dest) as directory:
             _certify(config, directory, certificate)
             save_pretrained(directory, source.model)
         if source.has_moments:
@@ -205,8 +203,8 @@ def _read_run(path: epath.Path, *, with_moments: bool) -> _Source:
         model = Pretrained(shape, params, tokenizer, {"kind": "pretraining"})
         if not with_moments:
             return _Source(model, meta["step"], has_moments=True, notes=tuple(notes))
-        name = meta["identity"]["optimizer"]
-        optimizer = _optimizer(name)
+        optimizer_name = meta["identity"]["optimizer"]
+        optimizer = _optimizer(optimizer_name)
         target = jax.eval_shape(lambda: init_state(params, optimizer))
         restored = checkpoints.restore(target, step=meta["step"])
     assert restored is not None
@@ -214,7 +212,7 @@ def _read_run(path: epath.Path, *, with_moments: bool) -> _Source:
     mu, nu = (optax.tree.get(state.opt_state, name) for name in ("mu", "nu"))
     model = dataclasses.replace(model, params=state.params)
     step, updates = int(state.step), int(state.updates)
-    return _Source(model, step, updates, True, mu, nu, tuple(notes), name)
+    return _Source(model, step, updates, True, mu, nu, tuple(notes), optimizer_name)
 
 
 def _described(source: _Source) -> str:
@@ -311,7 +309,7 @@ def _write_run(
     if step and not moments:
         log(f"Without its moments Adam starts anew, and so do the steps: from 0, not {step:,}.")
         step, state = 0, _state(source._replace(step=0, updates=0), optimizer)
-    with _made(dest) as directory:
+    with places.filling(dest) as directory:
         _certify(config, directory, certificate)
         tokenizer.save(directory / "tokenizer")
         (directory / MODEL).write_text(json.dumps(shape.to_dict(), indent=2) + "\n")
@@ -381,28 +379,3 @@ def _meta(shape: BertConfig, tokenizer: Tokenizer, optimizer: str, step: int) ->
         "facts": {},
         "loop": {"best": None, "evaluated": step, "window": None},
     }
-
-
-@contextlib.contextmanager
-def _made(dest: epath.Path) -> Iterator[epath.Path]:
-    """Gives a neighbour of `dest` to fill, which takes its name if the block ends well.
-
-    In an object store, where renaming is copying the files one by one in any order, it is `dest`
-    itself: config.json, without which nothing reads it, has to be written last.
-    """
-    temporary = dest.parent / f".{dest.name}.{uuid.uuid4().hex[:8]}.tmp"
-    if not places.is_local(dest):
-        temporary = dest
-    done = False
-    with places.writing(dest):
-        try:
-            temporary.mkdir(parents=True, exist_ok=True)
-            yield temporary
-            if temporary != dest:
-                if dest.exists():
-                    dest.rmdir()  # empty
-                temporary.rename(dest)
-            done = True
-        finally:
-            if not done and temporary.exists():
-                temporary.rmtree()
