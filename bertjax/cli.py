@@ -191,6 +191,7 @@ def _convert(arguments: list[str]) -> int:
     import tyro
 
     from bertjax.runs import convert
+    from bertjax.runs.predict import LINE_KINDS
 
     markers = (tyro.conf.PositionalRequiredArgs, tyro.conf.PositionalMetavarFromFieldName)
     config = _parse(convert.ConvertConfig, "convert", arguments, config=markers)
@@ -198,8 +199,7 @@ def _convert(arguments: list[str]) -> int:
     if config.to == "huggingface":
         files = ("--train", "train.csv", "--dev", "dev.csv")
         _say(f"Next: {_command('finetune', '--model', result.dest, *files)}")
-        predicts = ("pretraining", "masked_lm", "sequence_classification", "regression")
-        verb = "predict" if result.kind in predicts else "embed"
+        verb = "predict" if result.kind in LINE_KINDS else "embed"
         _say(f"  or: {_command(verb, result.dest)} < lines.txt")
         return EXIT_DONE
     length = min(128, result.model.max_position_embeddings)

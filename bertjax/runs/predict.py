@@ -21,6 +21,9 @@ MASK = "[MASK]"
 _CHUNK = 1024  # lines read before the first answer: enough to group them by length
 _DEFAULT = Execution()
 _KINDS = ("sequence_classification", "regression")  # what predict and evaluate can do
+_FILLING = ("pretraining", "masked_lm")
+LINE_KINDS = (*_KINDS, *_FILLING)
+"""Kinds of models that `predict_lines` can answer with; every kind embeds."""
 
 
 def predict(
@@ -267,7 +270,7 @@ def predict_lines(
     """
     takes_pairs = bool((model.task or {}).get("pair_column"))
     for first, chunk in _chunks(lines):
-        if model.kind in ("pretraining", "masked_lm"):
+        if model.kind in _FILLING:
             results = _fill_mask(
                 model,
                 chunk,
