@@ -291,7 +291,7 @@ def _wordpiece(
             f"{tokenizer_files.EXPORTED} says, and there is none beside it; put it there."
         )
     if tokens is None or generic:
-        rules = tokenizer_files.parse_exported(exported.read_bytes(), exported)
+        rules = tokenizer_files.read_exported(exported)
     else:
         cased = any(map(wordpiece.is_cased, tokens))
         rules = tokenizer_files.Exported(tokens, not cased, None)

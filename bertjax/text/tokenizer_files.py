@@ -5,12 +5,12 @@ tokenizer_config.json and added_tokens.json are transformers' own. What would gi
 BERT's rules do is refused, never ignored.
 """
 
-import json
 import re
 from typing import Any, NamedTuple
 
 from etils import epath
 
+from bertjax.config import read_json_object
 from bertjax.errors import UserError
 from bertjax.text import wordpiece
 from bertjax.text.pieces import SPECIALS
@@ -55,7 +55,7 @@ def read_settings(file: epath.Path) -> dict[str, Any]:
     """
     if not file.is_file():
         return {}
-    settings = _parse(file.read_bytes(), file)
+    settings = read_json_object(file)
     for name in ("do_lower_case", "strip_accents"):
         value = settings.get(name)
         if value is not None and not isinstance(value, bool):
@@ -111,11 +111,11 @@ def check_added(tokens: list[str], settings: dict[str, Any], file: epath.Path) -
         _check_place(ids, entry.get("content"), number, f"{file}: added_tokens_decoder")
         _check_special(entry, str(file))
     if (added := file.parent / _ADDED).is_file():
-        for token, number in _parse(added.read_bytes(), added).items():
+        for token, number in read_json_object(added).items():
             _check_place(ids, token, number, str(added))
 
 
-def parse_exported(data: bytes, file: epath.Path) -> Exported:
+def read_exported(file: epath.Path) -> Exported:
     """A tokenizer.json with BERT's rules.
 
     Its added tokens are part of the vocabulary; as with [MASK], no text can write one.
@@ -123,7 +123,7 @@ def parse_exported(data: bytes, file: epath.Path) -> Exported:
     Raises:
         UserError: not such a file, a rule that isn't BERT's, or ids that leave a gap or clash.
     """
-    fields = _parse(data, file)
+    fields = read_json_object(file)
     model = _part(fields, "model", "WordPiece", file)
     wanted = {
         "unk_token": "[UNK]",
@@ -154,22 +154,12 @@ def check_same(tokens: list[str], file: epath.Path) -> None:
     Raises:
         UserError: they differ, or it is no tokenizer.json of a WordPiece vocabulary.
     """
-    fields = _parse(file.read_bytes(), file)
+    fields = read_json_object(file)
     if _vocabulary(_part(fields, "model", "WordPiece", file), fields, file) != tokens:
         raise UserError(
             f"{file}: holds another vocabulary than {wordpiece.FILE} beside it; delete the one "
             "that is not the model's."
         )
-
-
-def _parse(data: bytes, file: epath.Path) -> dict[str, Any]:
-    try:
-        fields = json.loads(data.decode())
-    except (ValueError, RecursionError):  # ValueError: not UTF-8, not JSON, a number too long
-        raise UserError(f"{file}: not JSON in UTF-8; write it again or delete it.") from None
-    if not isinstance(fields, dict):
-        raise UserError(f"{file}: holds no JSON object; write it again or delete it.")
-    return fields
 
 
 def _part(fields: dict[str, Any], name: str, wanted: str, file: epath.Path) -> dict[str, Any]:
