@@ -82,7 +82,8 @@ def save_pretrained(path: epath.PathLike, model: Pretrained) -> epath.Path:
 
     Raises:
         UserError: the kind is unknown, or the model lacks a head of it; a weight is not finite; the
-            path is or lies under a file, or can't be written.
+            path is or lies under a file, or can't be written; transformers can't make the
+            tokenizer's ids.
     """
     path = epath.Path(path)
     params = _params_of_kind(path, model)
@@ -92,7 +93,7 @@ def save_pretrained(path: epath.PathLike, model: Pretrained) -> epath.Path:
         temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"
         temporary.mkdir()
         try:
-            model.tokenizer.save(temporary)
+            model.tokenizer.save(temporary, export=True)
             write_params(temporary / WEIGHTS, params, prefix=model.kind != "encoder")
             (temporary / CONFIG).write_text(json.dumps(_config_json(model), indent=2) + "\n")
             _put_in_place(temporary, path)

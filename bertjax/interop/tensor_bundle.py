@@ -15,8 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from bertjax import places
+from bertjax import places, wire
 from bertjax.errors import UserError
+from bertjax.wire import Fields, Malformed, masked_crc32c
 
 INDEX = ".index"
 
@@ -40,8 +41,6 @@ _DTYPES: dict[int, np.dtype] = {
     19: np.dtype(np.float16),
 }
 _OTHER_DTYPES = {4: "uint8", 6: "int8", 7: "string", 8: "complex64", 17: "uint16", 20: "resource"}
-
-Fields = dict[int, list[int | bytes]]
 
 
 class Entry(NamedTuple):
@@ -85,8 +84,8 @@ class TensorBundle:
             with places.reading(self._index):
                 index = _read_small(self._index)
             header, self._entries = _read_index(index)
-            self._shards, big_endian = _number(header, 1), _number(header, 2)
-        except _Malformed as error:
+            self._shards, big_endian = wire.number(header, 1), wire.number(header, 2)
+        except Malformed as error:
             raise UserError(
                 f"{self._index}: damaged ({error}); copy the checkpoint again."
             ) from None
@@ -174,63 +173,42 @@ class TensorBundle:
                 )
 
 
-def masked_crc32c(data: bytes) -> int:
-    """The CRC32C as LevelDB keeps it: rotated and shifted, so that a sum of sums is no sum.
-
-    Raises:
-        UserError: google-crc32c is not installed.
-    """
-    try:
-        import google_crc32c
-    except ImportError:
-        raise UserError(
-            "TensorFlow's checkpoints are checked by google-crc32c, which is not installed: pip "
-            "install google-crc32c."
-        ) from None
-    value = google_crc32c.value(data)
-    return ((value >> 15 | value << 17) + 0xA282EAD8) & 0xFFFFFFFF
-
-
-class _Malformed(Exception):
-    """The bytes of an index are no index; the message says what is wrong with them."""
-
-
 def _read_small(path: epath.Path) -> bytes:
     if path.stat().length > _LARGEST_INDEX:
-        raise _Malformed(f"longer than the {_LARGEST_INDEX >> 20} MiB an index may have")
+        raise Malformed(f"longer than the {_LARGEST_INDEX >> 20} MiB an index may have")
     return path.read_bytes()
 
 
 def _read_index(data: bytes) -> tuple[Fields, dict[str, Entry]]:
     """The header, a BundleHeaderProto, and the entry of every tensor."""
     if data[-len(_MAGIC) :] != _MAGIC or len(data) < _FOOTER:
-        raise _Malformed("its end is not that of an index")
+        raise Malformed("its end is not that of an index")
     footer = data[-_FOOTER:]
     metadata, at = _handle(footer, 0)
     blocks, at = _handle(footer, at)
     if list(_block(data, *metadata)) or any(footer[at : -len(_MAGIC)]):
-        raise _Malformed("its end is not that of an index")
+        raise Malformed("its end is not that of an index")
     header: Fields | None = None
     entries: dict[str, Entry] = {}
     end = total = 0
     for _, value in _block(data, *blocks):
         (offset, size), _ = _handle(value, 0)
         if offset < end:  # or a small file could name one block any number of times
-            raise _Malformed(f"the block at byte {offset:,} is out of order")
+            raise Malformed(f"the block at byte {offset:,} is out of order")
         end = offset + size + _TRAILER
         for key, message in _block(data, offset, size):
             total += len(key)
             if total > _LARGEST_KEYS:
-                raise _Malformed(f"its names have more than {_LARGEST_KEYS >> 20} MiB")
+                raise Malformed(f"its names have more than {_LARGEST_KEYS >> 20} MiB")
             if not key:
-                header = _fields(message)
+                header = wire.fields(message)
             elif key[0]:  # a key that begins with a zero byte is a slice's
-                entries[_text(key)] = _entry(_fields(message))
+                entries[_text(key)] = _entry(wire.fields(message))
     if header is None:
-        raise _Malformed("it has no header")
-    shards = _number(header, 1)
+        raise Malformed("it has no header")
+    shards = wire.number(header, 1)
     if not 0 < shards < 100_000 or any(not 0 <= e.shard < shards for e in entries.values()):
-        raise _Malformed("a number of a data file is out of range")
+        raise Malformed("a number of a data file is out of range")
     return header, entries
 
 
@@ -238,27 +216,27 @@ def _block(data: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]
     """The keys and values of one block; each key repeats the beginning of the one before."""
     end = offset + size
     if end + _TRAILER > len(data):
-        raise _Malformed("cut off")
+        raise Malformed("cut off")
     (crc,) = struct.unpack_from("<I", data, end + 1)
     if masked_crc32c(data[offset : end + 1]) != crc:
-        raise _Malformed(f"the block at byte {offset:,} does not have its CRC32C")
+        raise Malformed(f"the block at byte {offset:,} does not have its CRC32C")
     compression, block = data[end], data[offset:end]
     if compression != _UNCOMPRESSED:
         how = "snappy" if compression == _SNAPPY else f"number {compression}"
-        raise _Malformed(f"the block at byte {offset:,} is compressed by {how}, as no index is")
+        raise Malformed(f"the block at byte {offset:,} is compressed by {how}, as no index is")
     if size < 4:
-        raise _Malformed(f"the block at byte {offset:,} is too short")
+        raise Malformed(f"the block at byte {offset:,} is too short")
     (restarts,) = struct.unpack_from("<I", block, size - 4)
     last = size - 4 - 4 * restarts
     at, key = 0, b""
     while at < last:
-        shared, at = _varint(block, at)
-        added, at = _varint(block, at)
-        length, at = _varint(block, at)
+        shared, at = wire.varint(block, at)
+        added, at = wire.varint(block, at)
+        length, at = wire.varint(block, at)
         if shared > len(key) or at + added + length > last:
-            raise _Malformed(f"the block at byte {offset:,} has a key that is out of range")
+            raise Malformed(f"the block at byte {offset:,} has a key that is out of range")
         if shared + added > _LONGEST_KEY:
-            raise _Malformed(f"the block at byte {offset:,} has a key of {shared + added:,} bytes")
+            raise Malformed(f"the block at byte {offset:,} has a key of {shared + added:,} bytes")
         key = key[:shared] + block[at : at + added]
         at += added + length
         yield key, block[at - length : at]
@@ -266,86 +244,33 @@ def _block(data: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]
 
 def _handle(data: bytes, at: int) -> tuple[tuple[int, int], int]:
     """(offset, size) of a block, and where the reading ended."""
-    offset, at = _varint(data, at)
-    size, at = _varint(data, at)
+    offset, at = wire.varint(data, at)
+    size, at = wire.varint(data, at)
     return (offset, size), at
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """A number in base 128, the lowest digit first, and where the reading ended."""
-    value = 0
-    for shift in range(0, 70, 7):
-        if at >= len(data):
-            raise _Malformed("a number is cut off")
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if not byte and shift:
-            break  # a last digit of 0, which nobody writes
-        if byte < 0x80:
-            return value, at
-    raise _Malformed("a number is too long")
-
-
-def _fields(message: bytes) -> Fields:
-    """The fields of a protocol buffer by their numbers, in order; none of them decoded further."""
-    fields: Fields = {}
-    at = 0
-    while at < len(message):
-        tag, at = _varint(message, at)
-        number, wire = tag >> 3, tag & 7
-        if wire == 0:
-            value, at = _varint(message, at)
-        elif wire in (1, 5):
-            size = 8 if wire == 1 else 4
-            value, at = int.from_bytes(message[at : at + size], "little"), at + size
-        elif wire == 2:
-            size, at = _varint(message, at)
-            value, at = message[at : at + size], at + size
-        else:
-            raise _Malformed(f"an entry has a field of wire type {wire}")
-        if at > len(message):
-            raise _Malformed("an entry is cut off")
-        fields.setdefault(number, []).append(value)
-    return fields
 
 
 def _entry(fields: Fields) -> Entry:
     """A BundleEntryProto."""
-    dims = [_fields(dim) for dim in _messages(fields, 2, of=2)]
-    shape = tuple(_number(dim, 1) for dim in dims)
+    shapes = [wire.fields(each) for each in wire.messages(fields, 2)]
+    dims = [wire.fields(dim) for each in shapes for dim in wire.messages(each, 2)]
+    shape = tuple(wire.number(dim, 1) for dim in dims)
     if any(size >= 1 << 63 for size in shape):
-        raise _Malformed("a shape is negative")
+        raise Malformed("a shape is negative")
     if len(shape) > _MOST_AXES or math.prod(size for size in shape if size) >= 1 << 60:
-        raise _Malformed("a shape is larger than any array's")
+        raise Malformed("a shape is larger than any array's")
     return Entry(
-        dtype=_number(fields, 1),
+        dtype=wire.number(fields, 1),
         shape=shape,
-        shard=_number(fields, 3),
-        offset=_number(fields, 4),
-        size=_number(fields, 5),
-        crc32c=_number(fields, 6),
+        shard=wire.number(fields, 3),
+        offset=wire.number(fields, 4),
+        size=wire.number(fields, 5),
+        crc32c=wire.number(fields, 6),
         sliced=7 in fields,
     )
-
-
-def _messages(fields: Fields, number: int, *, of: int) -> list[bytes]:
-    """The messages that field `of` repeats inside the messages of field `number`."""
-    outer = [value for value in fields.get(number, []) if isinstance(value, bytes)]
-    inner = [value for message in outer for value in _fields(message).get(of, [])]
-    return [value for value in inner if isinstance(value, bytes)]
-
-
-def _number(fields: Fields, number: int) -> int:
-    """A field that is a number; what is absent is 0."""
-    value = fields.get(number, [0])[-1]
-    if not isinstance(value, int):
-        raise _Malformed("an entry has text where a number should be")
-    return value
 
 
 def _text(key: bytes) -> str:
     try:
         return key.decode()
     except UnicodeDecodeError:
-        raise _Malformed("a name is not UTF-8") from None
+        raise Malformed("a name is not UTF-8") from None

@@ -200,6 +200,7 @@ def finetune(
     from bertjax.runs.seeds import SeedTrainer, read_rows
 
     model = from_pretrained(config.model) if model is None else model
+    model.tokenizer.files(export=True)  # what the export would refuse after the last step
     positions = model.config.max_position_embeddings
     if config.max_seq_length > positions:
         raise UserError(

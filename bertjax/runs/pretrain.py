@@ -155,6 +155,7 @@ def _tokenizer_of(data: epath.Path, manifest: Manifest) -> Tokenizer:
             f"{tokenizer.sha256[:12]}, the manifest says {manifest.tokenizer_sha256[:12]}); put "
             "the right one back, or prepare the data again."
         )
+    tokenizer.files(export=True)  # what the export would refuse after the last step
     return tokenizer
 
 

@@ -102,7 +102,8 @@ class PieceTokenizer(abc.ABC):
         """Changes the tokens of a text that follows [MASK], where the kind has to."""
 
     @abc.abstractmethod
-    def _files(self) -> dict[str, bytes]: ...
+    def files(self, *, export: bool) -> dict[str, bytes]:
+        """See `Tokenizer.files`."""
 
     # What everyone calls.
 
@@ -241,10 +242,10 @@ class PieceTokenizer(abc.ABC):
         """bool[V]: True for tokens that begin a word, and for the special ones."""
         return ~self._continues_word() | self.special()
 
-    def save(self, directory: epath.PathLike) -> None:
-        """Writes the vocabulary and its settings into a directory; the vocabulary comes last."""
+    def save(self, directory: epath.PathLike, *, export: bool = False) -> None:
+        """Writes `files` into a directory; the vocabulary comes last."""
         directory = epath.Path(directory)
-        for name, data in self._files().items():
+        for name, data in self.files(export=export).items():
             places.write_atomically(directory / name, data)
 
     def _plain(self, text: str, parse_mask: bool) -> tuple[list[int], list[tuple[int, int]]]:

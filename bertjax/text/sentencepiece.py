@@ -11,8 +11,9 @@ import numpy as np
 from etils import epath
 
 from bertjax.errors import UserError
-from bertjax.text import pieces
+from bertjax.text import pieces, sentencepiece_export
 from bertjax.text.pieces import SETTINGS_FILE, SPECIALS, Kind, PieceTokenizer, Surface
+from bertjax.text.tokenizer_files import EXPORTED
 
 FILE = "spm.model"
 FILES = (FILE, "spiece.model", "tokenizer.model")
@@ -117,10 +118,19 @@ class SentencePieceTokenizer(PieceTokenizer):
         begins = token.startswith(_SPACE)
         return Surface(token.replace(_SPACE, " ").strip(), begins, not begins)
 
-    def _files(self) -> dict[str, bytes]:
+    def files(self, *, export: bool) -> dict[str, bytes]:
+        """See `Tokenizer.files`."""
         settings = {"tokenizer_type": "sentencepiece", "do_lower_case": self.lowercase}
+        exported = {}
+        if export:
+            text = sentencepiece_export.tokenizer_json(
+                self._model, self._special_ids, self.lowercase
+            )
+            exported = {EXPORTED: text.encode()}
+            settings |= sentencepiece_export.settings(self._tokens, self._special_ids)
         return {
             SETTINGS_FILE: json.dumps(settings, indent=2).encode() + b"\n",
+            **exported,
             FILE: self._model,
         }
 

@@ -82,8 +82,19 @@ class Tokenizer(Protocol):
         """bool[V]: tokens that begin a word, and the special ones."""
         ...
 
-    def save(self, directory: epath.PathLike) -> None:
-        """Writes the vocabulary and its settings into a directory."""
+    def files(self, *, export: bool) -> dict[str, bytes]:
+        """The vocabulary and its settings as files by their names, the vocabulary last.
+
+        Args:
+            export: with all that transformers needs to make the same ids.
+
+        Raises:
+            UserError: export, and transformers can't make them; the sentence says why.
+        """
+        ...
+
+    def save(self, directory: epath.PathLike, *, export: bool = False) -> None:
+        """Writes `files` into a directory."""
         ...
 
 

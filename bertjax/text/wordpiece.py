@@ -122,7 +122,9 @@ class WordPieceTokenizer(PieceTokenizer):
             return Surface(text, False, True)
         return None
 
-    def _files(self) -> dict[str, bytes]:
+    def files(self, *, export: bool) -> dict[str, bytes]:
+        """See `Tokenizer.files`; transformers reads what any save writes."""
+        del export
         settings = {
             "tokenizer_class": "BertTokenizer",
             "do_lower_case": self.lowercase,

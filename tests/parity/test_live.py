@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 import bertjax as bj
+from bertjax.interop.huggingface import Pretrained
+from bertjax.text import sentencepiece
 
 pytestmark = [
     pytest.mark.parity,
@@ -118,3 +120,22 @@ def test_tokens_are_those_of_transformers_tokenizer(name, reference, data_dir, t
         0,
         f"{len(plain):,} texts, {tokens:,} tokens",
     )
+
+
+def test_transformers_makes_the_ids_of_a_sentencepiece_vocabulary(reference, cases, tmp_path, hold):
+    import jax
+    import transformers
+
+    tokenizer = sentencepiece.train(
+        cases.SENTENCES * 20, 150, lowercase=True, character_coverage=1.0
+    )
+    config = bj.BertConfig.named("tiny", vocab_size=tokenizer.vocab_size)
+    model = Pretrained(config, bj.init_params(config, jax.random.key(0)), tokenizer)
+    bj.save_pretrained(tmp_path, model)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    texts = [*cases.SENTENCES, "Élan, the [MASK] of it"]
+    ours = tokenizer.batch(texts, list(reversed(texts)), parse_mask=True)
+    found = theirs(texts, list(reversed(texts)), padding=True, return_tensors="np")
+    different = [name for name, array in ours.items() if not np.array_equal(array, found[name])]
+    hold("live, SentencePiece: arrays that differ", len(different), 0, f"of {list(ours)}")
+    assert theirs.mask_token_id == tokenizer.mask_id

@@ -1,0 +1,123 @@
+"""A SentencePiece model as the tokenizer.json of Hugging Face's libraries, with the same ids.
+
+What the `tokenizers` library can't do as SentencePiece does is refused, never left out
+(sentencepiece_model.proto of google/sentencepiece; SpmConverter of transformers).
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from bertjax import wire
+from bertjax.errors import UserError
+from bertjax.text.pieces import SPECIALS
+
+_SPACE = "▁"
+_NO_CHARACTER = "\ufdd0"  # Unicode promises that no text has it
+_UNIGRAM, _KINDS = 1, {2: "BPE", 3: "word", 4: "character"}
+# Types of a piece.
+_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
+
+
+class _Model(NamedTuple):
+    """The parts of a ModelProto that say which ids a text has."""
+
+    pieces: list[tuple[str, float]]
+    types: list[int]
+    trainer: wire.Fields
+    normalizer: wire.Fields
+
+
+def tokenizer_json(model: bytes, special_ids: dict[str, int], lowercase: bool) -> str:
+    """The text of a tokenizer.json.
+
+    It gives the ids that the model gives, but where two ways to cut a word are as likely as each
+    other to seven digits (2 of 243,966 lines in 387 languages). With it, as with BERT's own, a text
+    can write a special token: "[SEP]" is one.
+
+    Args:
+        model: the bytes of a .model file.
+        special_ids: id of every name in SPECIALS.
+        lowercase: whether the model's normalisation lower-cases.
+
+    Raises:
+        UserError: the `tokenizers` library has no such model.
+    """
+    import tokenizers
+    from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
+
+    parsed = _parse(model)
+    if reason := _reason_against(parsed):
+        raise UserError(
+            f"The SentencePiece model can't be written as a tokenizer.json: {reason}; train one "
+            "with `bertjax tokenizer train`."
+        )
+    trainer, rules = parsed.trainer, parsed.normalizer
+    names = {name: parsed.pieces[number][0] for name, number in special_ids.items()}
+    unigram = models.Unigram(
+        parsed.pieces, unk_id=special_ids["[UNK]"], byte_fallback=bool(wire.number(trainer, 35))
+    )
+    library = tokenizers.Tokenizer(unigram)
+    steps: list[Any] = [
+        normalizers.Precompiled(table) for table in wire.messages(rules, 2) if table
+    ]
+    if lowercase:
+        # Of a letter and its accents the library looks up the first part that the table has, and
+        # drops the others: small letters, unlike capitals, are not in it alone. U+0130 is the one
+        # letter that the table leaves a capital (all of Unicode was tried).
+        kept, small = normalizers.Replace("\u0130", _NO_CHARACTER), normalizers.Lowercase()
+        steps = [kept, small, *steps, normalizers.Replace(_NO_CHARACTER, "\u0130")]
+    steps.append(normalizers.Replace(_SPACE, " "))
+    steps.append(normalizers.Replace(tokenizers.Regex(" {2,}"), " "))
+    steps.append(normalizers.Replace(tokenizers.Regex("^ | $"), ""))
+    library.normalizer = normalizers.Sequence(steps)
+    prefix = "always" if wire.number(rules, 3, 1) else "never"  # add_dummy_prefix
+    words = bool(wire.number(trainer, 22, 1))  # split_by_whitespace
+    library.pre_tokenizer = pre_tokenizers.Metaspace(_SPACE, prefix, words)
+    library.decoder = decoders.Metaspace(_SPACE, prefix, words)
+    cls, sep = names["[CLS]"], names["[SEP]"]
+    library.post_processor = processors.TemplateProcessing(
+        single=f"{cls}:0 $A:0 {sep}:0",
+        pair=f"{cls}:0 $A:0 {sep}:0 $B:1 {sep}:1",
+        special_tokens=[(cls, special_ids["[CLS]"]), (sep, special_ids["[SEP]"])],
+    )
+    library.add_special_tokens([names[name] for name in SPECIALS])
+    return library.to_str(pretty=True)
+
+
+def settings(tokens: Sequence[str], special_ids: dict[str, int]) -> dict[str, Any]:
+    """What transformers' tokenizer_config.json says beside a tokenizer.json."""
+    named = {f"{n[1:-1].lower()}_token": tokens[special_ids[n]] for n in SPECIALS}
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
+        **named,
+    }
+
+
+def _parse(model: bytes) -> _Model:
+    """The message of a model that the sentencepiece library has read."""
+    proto = wire.fields(model)
+    pieces, types = [], []
+    for message in wire.messages(proto, 1):
+        piece = wire.fields(message)
+        pieces.append((wire.messages(piece, 1)[0].decode(), wire.float32(piece, 2)))
+        types.append(wire.number(piece, 3, _NORMAL))
+    trainer, normalizer = (wire.fields(b"".join(wire.messages(proto, field))) for field in (2, 3))
+    return _Model(pieces, types, trainer, normalizer)
+
+
+def _reason_against(model: _Model) -> str | None:
+    """Why the `tokenizers` library can't give the ids of a model."""
+    kind = wire.number(model.trainer, 3, _UNIGRAM)
+    if kind != _UNIGRAM:
+        return f"it is a {_KINDS.get(kind, kind)} model, and only unigram models can"
+    if wire.number(model.trainer, 24):
+        return "its spaces end a word instead of beginning it"
+    if not wire.number(model.normalizer, 4, 1) or not wire.number(model.normalizer, 5, 1):
+        return "it keeps spaces as they are"
+    if _USER_DEFINED in model.types:
+        piece = model.pieces[model.types.index(_USER_DEFINED)][0]
+        return f"the user-defined piece {piece!r} would be found in other places"
+    if _UNUSED in model.types:
+        return "it has unused pieces"
+    return None
