@@ -155,10 +155,11 @@ def _mask(
         mask_id=vocabulary.mask_id,
         vocab_size=vocabulary.size,
         special=jnp.asarray(vocabulary.special),
-        word_starts=jnp.asarray(vocabulary.word_starts) if config.masking.whole_word else None,
+        word_starts=jnp.asarray(vocabulary.word_starts),
         rate=config.masking.rate,
         max_predictions=config.masking.predictions(max_seq_length),
         whole_word=config.masking.whole_word,
+        span=config.masking.span,
         attention_mask=batch["attention_mask"],
     )
     return {**batch, **masked}
