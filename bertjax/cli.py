@@ -166,7 +166,9 @@ def _prepare(arguments: list[str]) -> int:
 
     config = _parse(PrepareConfig, "prepare", arguments)
     prepare(config, _say)
-    _say(f"Next: {_command('pretrain', '--data', config.output, '--workdir', 'runs/pretrain')}")
+    length = min(config.lengths)  # of several, the shorter one is where pre-training begins
+    data = f"{config.output.rstrip('/')}/{length}" if len(config.lengths) > 1 else config.output
+    _say(f"Next: {_command('pretrain', '--data', data, '--workdir', 'runs/pretrain')}")
     return EXIT_DONE
 
 
@@ -206,6 +208,8 @@ def _convert(arguments: list[str]) -> int:
     shards = ("--tokenizer", result.dest / "tokenizer", "--output", "data/shards")
     flags = ("--model.size", result.dest / convert.MODEL, "--optimizer.name", result.optimizer)
     steps = ("--loop.train-steps", result.step + 10_000)
+    objective = config.objective or ("mlm" if result.kind == "masked_lm" else "nsp")
+    shards += () if objective == "nsp" else ("--objective", objective)
     _say(f"Next: {_command('prepare', '--input', 'text', *shards, '--max-seq-length', length)}")
     run = ("--data", "data/shards", "--workdir", result.dest)
     _say(f"then: {_command('pretrain', *run, *flags, *steps)}")
@@ -361,7 +365,7 @@ VERBS = {
     "demo": Verb("the whole way on the documentation installed here, in minutes", _demo),
     "tokenizer train": Verb("text -> a vocabulary", _tokenizer_train),
     "prepare": Verb("text + vocabulary -> shards", _prepare),
-    "pretrain": Verb("shards -> a pre-trained BERT (masked LM + next sentence)", _pretrain),
+    "pretrain": Verb("shards -> a pre-trained BERT", _pretrain),
     "convert": Verb("a TF1 checkpoint, a model or a run -> another layout", _convert),
     "finetune": Verb("a BERT + labelled rows -> a classifier", _finetune),
     "evaluate": Verb(

@@ -163,6 +163,14 @@ def test_each_step_prints_the_next_which_the_parser_takes(made, bertjax, parse, 
     (following,) = map(parse, printed(out))
     assert following["data"] == str(place / "shards")
 
+    # Of several lengths, the shorter one comes first.
+    _, out, _ = bertjax(
+        *("prepare", "--input", *inputs, "--tokenizer", place / "tok", "--objective", "mlm"),
+        *("--output", place / "both", "--max-seq-length", 32, 16, "--held-out", 0.1),
+    )
+    (following,) = map(parse, printed(out))
+    assert following["data"] == str(place / "both" / "16")
+
     _, out, _ = bertjax(
         "pretrain", "--data", place / "shards", "--workdir", place / "run", *SHAPE, *LOOP
     )

@@ -14,8 +14,6 @@ from bertjax.data import shards, spill
 from bertjax.errors import UserError
 
 _HASH_RANGE = 1 << 64
-# A pair takes B from another document of its split.
-_DOCUMENTS_PER_SPLIT = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,13 +31,17 @@ class Unit:
         return f"{self.split}-{self.blocks[0]:05d}"
 
 
-def divide(segments: Sequence[epath.Path], held_out: float, *, where: str) -> list[Unit]:
+def divide(
+    segments: Sequence[epath.Path], held_out: float, *, where: str, least: int = 2
+) -> list[Unit]:
     """Divides documents into held-out and training, and both into what is paired at once.
 
     Args:
         segments: what pass 1 left.
-        held_out: share of the documents to hold out; unless it is 0, two of them at least.
+        held_out: share of the documents to hold out; unless it is 0, `least` of them.
         where: names the corpus in errors.
+        least: documents that a split and what is paired at once need: 2 where B may be of another
+            document, else 1.
 
     Raises:
         UserError: too few documents.
@@ -47,8 +49,8 @@ def divide(segments: Sequence[epath.Path], held_out: float, *, where: str) -> li
     totals = [spill.segment_totals(segment) for segment in segments]
     documents = sum(total.documents for total in totals)
     sentences = sum(total.sentences for total in totals)
-    _refuse_few(documents, sentences, held_out, where)
-    cutoff = _cutoff(held_out, documents, segments)
+    _refuse_few(documents, sentences, held_out, where, least)
+    cutoff = _cutoff(held_out, documents, segments, least)
     counts = np.zeros((len(shards.SPLITS), totals[0].blocks), np.int64)
     for segment in segments:
         hashes, blocks = spill.segment_documents(segment)
@@ -56,35 +58,36 @@ def divide(segments: Sequence[epath.Path], held_out: float, *, where: str) -> li
     return [
         Unit(split, blocks, cutoff)
         for split, row in zip(shards.SPLITS, counts, strict=True)
-        for blocks in _grouped(row)
+        for blocks in _grouped(row, least)
     ]
 
 
-def _refuse_few(documents: int, sentences: int, held_out: float, where: str) -> None:
+def _refuse_few(documents: int, sentences: int, held_out: float, where: str, least: int) -> None:
     if documents == 0:
         raise UserError(f"{where}: no text; give files with sentences in them.")
-    if sentences == 1:
+    if sentences == 1 and least == 2:
         raise UserError(
             f"{where}: one sentence in all; a next-sentence pair needs two, from two documents."
         )
-    if documents == 1:
+    if documents == 1 and least == 2:
         raise UserError(
             f"{where}: {sentences:,} sentences but one document; half of all pairs take their "
             "second part from another document, so put a blank line between documents (chapters, "
             "articles), or give more than one file."
         )
-    if held_out > 0 and documents < 2 * _DOCUMENTS_PER_SPLIT:
+    if held_out > 0 and documents < 2 * least:
+        only = f"only {documents} documents" if documents > 1 else "only one document"
         raise UserError(
-            f"{where}: only {documents} documents, and training and held-out need "
-            f"{_DOCUMENTS_PER_SPLIT} each; give more text, or --held-out 0 to evaluate on none."
+            f"{where}: {only}, and training and held-out need {least} each; give more text, or "
+            "--held-out 0 to evaluate on none."
         )
 
 
-def _cutoff(held_out: float, documents: int, segments: Sequence[epath.Path]) -> int:
+def _cutoff(held_out: float, documents: int, segments: Sequence[epath.Path], least: int) -> int:
     """The hash below which documents are held out.
 
-    It is held_out of the range, moved if that leaves fewer than two documents on a side: then the
-    two with the lowest hashes are held out, or the two with the highest are trained on.
+    It is held_out of the range, moved if that leaves fewer than `least` documents on a side: then
+    those with the lowest hashes are held out, or those with the highest are trained on.
     """
     if held_out == 0:
         return 0
@@ -94,22 +97,22 @@ def _cutoff(held_out: float, documents: int, segments: Sequence[epath.Path]) -> 
     for segment in segments:
         hashes, _ = spill.segment_documents(segment)
         below += int((hashes < np.uint64(cutoff)).sum())
-        lowest = np.sort(np.concatenate([lowest, hashes]))[:_DOCUMENTS_PER_SPLIT]
-        highest = np.sort(np.concatenate([highest, hashes]))[-_DOCUMENTS_PER_SPLIT:]
-    if below < _DOCUMENTS_PER_SPLIT:
+        lowest = np.sort(np.concatenate([lowest, hashes]))[:least]
+        highest = np.sort(np.concatenate([highest, hashes]))[-least:]
+    if below < least:
         return int(lowest[-1]) + 1
-    if documents - below < _DOCUMENTS_PER_SPLIT:
+    if documents - below < least:
         return int(highest[0])
     return cutoff
 
 
-def _grouped(counts: np.ndarray) -> list[tuple[int, ...]]:
-    """Blocks, each alone, or with the next ones as long as they have fewer than two documents."""
+def _grouped(counts: np.ndarray, least: int = 2) -> list[tuple[int, ...]]:
+    """Blocks, each alone, or with the next ones while they have fewer than `least` documents."""
     groups: list[tuple[int, ...]] = []
     current: tuple[int, ...] = ()
     for block in np.flatnonzero(counts).tolist():
         current = (*current, block)
-        if counts[list(current)].sum() >= _DOCUMENTS_PER_SPLIT:
+        if counts[list(current)].sum() >= least:
             groups.append(current)
             current = ()
     if current:

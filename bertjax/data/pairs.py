@@ -96,21 +96,17 @@ def pair_spans(
     limit = max_seq_length - SPECIALS_PER_PAIR
     offsets = documents.sentence_offsets
     first, stop = documents.document_offsets[:-1], documents.document_offsets[1:]
-
-    targets = np.full(len(documents), limit, np.int64)
-    short = rng.random(len(documents)) < short_seq_prob
-    targets[short] = rng.integers(2, limit, size=int(short.sum()), endpoint=True)
+    targets = document_targets(len(documents), limit, short_seq_prob, rng)
 
     # What would happen if a chunk began at this sentence, for every sentence; then only the chunks
     # that do occur are kept. The draws of the others are thrown away: all are independent.
     owner = np.repeat(np.arange(len(documents)), stop - first)
     sentence = np.arange(len(owner))
-    chunk_stop = np.searchsorted(offsets, offsets[:-1] + targets[owner])
-    chunk_stop = np.minimum(chunk_stop, stop[owner])
+    chunk_stop = chunk_stops(documents, owner, targets)
     size = chunk_stop - sentence
     a_stop = sentence + 1 + (rng.random(len(owner)) * (size - 1)).astype(np.int64)
     is_random = (size == 1) | (rng.random(len(owner)) < 0.5)
-    chunk = _chain(np.where(is_random, a_stop, chunk_stop))
+    chunk = chain(np.where(is_random, a_stop, chunk_stop))
 
     owner, a_stop, chunk_stop, is_random = (
         array[chunk] for array in (owner, a_stop, chunk_stop, is_random)
@@ -122,14 +118,38 @@ def pair_spans(
         wanted=(targets[owner] - (offsets[a_stop] - offsets[chunk]))[is_random],
         rng=rng,
     )
-    return _truncate(
+    return truncate(
         Spans(offsets[chunk], offsets[a_stop], offsets[b_first], offsets[b_stop], is_random),
         limit=limit,
         rng=rng,
     )
 
 
-def _chain(following: np.ndarray) -> np.ndarray:
+def document_targets(
+    documents: int, limit: int, short_seq_prob: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Tokens that the chunks of each document are to have: `limit`, or less; int64 [documents]."""
+    targets = np.full(documents, limit, np.int64)
+    short = rng.random(documents) < short_seq_prob
+    targets[short] = rng.integers(2, limit, size=int(short.sum()), endpoint=True)
+    return targets
+
+
+def chunk_stops(documents: FlatDocuments, owner: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Where a chunk would stop that begins at each sentence: as soon as it has its document's
+    target of tokens, or with its document; int64 [sentences].
+
+    Args:
+        documents: the text.
+        owner: the document of each sentence, [sentences].
+        targets: as `document_targets` gives them.
+    """
+    offsets = documents.sentence_offsets
+    stop = np.searchsorted(offsets, offsets[:-1] + targets[owner])
+    return np.minimum(stop, documents.document_offsets[1:][owner])
+
+
+def chain(following: np.ndarray) -> np.ndarray:
     """Follows 0 -> following[0] -> ... to the end: the sentences at which a chunk begins.
 
     A chunk ends with its document at the latest: the chain visits every document's first sentence.
@@ -159,7 +179,7 @@ def _random_b(
     return first, np.minimum(stop, end)
 
 
-def _truncate(spans: Spans, *, limit: int, rng: np.random.Generator) -> Spans:
+def truncate(spans: Spans, *, limit: int, rng: np.random.Generator) -> Spans:
     """Drops tokens until A and B together have at most `limit`.
 
     Taking one token at a time from the longer side, B on a tie, ends with the lengths below; each

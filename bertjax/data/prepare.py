@@ -2,9 +2,9 @@
 
 Pass 1 (`spill.py`) tokenises every document and, by a hash of (seed, the document's id), gives it
 to a block and (`division.py`) to training or held-out. Pass 2 (`work.pair`) pairs each block of a
-split alone: "another document" is one of the same block, which is a random sample of the corpus.
-Everything is cut by the corpus's size, never by the number of processes, so that any number gives
-the same bytes.
+split alone, once for every length: "another document" is one of the same block, which is a random
+sample of the corpus. Everything is cut by the corpus's size, never by the number of processes, so
+that any number gives the same bytes.
 
 What is finished is kept in `output/.building`, a file for each piece of work, so a stopped run goes
 on where it was. The manifest is written last: without it the directory is no data.
@@ -18,16 +18,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
 from etils import epath
 
 from bertjax import places
-from bertjax.data import division, shards, spill, work
-from bertjax.data.pairs import SHORTEST_SEQUENCE, SPECIALS_PER_PAIR
-from bertjax.data.shards import CorpusFile, Manifest, ShardFile
+from bertjax.data import division, publish, shards, spill, work
+from bertjax.data.pairs import SHORTEST_SEQUENCE
+from bertjax.data.sequences import OBJECTIVES, Objective
+from bertjax.data.shards import CorpusFile, Manifest
 from bertjax.errors import UserError
 from bertjax.text import corpus, wordpiece
-from bertjax.text.tokenizer import Tokenizer, load_tokenizer
+from bertjax.text.tokenizer import load_tokenizer
 
 BUILDING = ".building"
 _MIB = 1 << 20
@@ -38,8 +38,8 @@ _WORTH_WORKERS = 4 * _MIB
 
 @dataclasses.dataclass(frozen=True)
 class PrepareConfig:
-    """Cut text into pairs of sentences, which `bertjax pretrain` learns from: tokens in files that
-    are read quickly (shards)."""
+    """Cut text into examples, which `bertjax pretrain` learns from: tokens in files that are read
+    quickly (shards)."""
 
     input: tuple[str, ...]
     """Text files (.txt: one sentence a line, a blank line between documents; .jsonl: {"text": ...}
@@ -48,13 +48,19 @@ class PrepareConfig:
     """Directory of the tokenizer (`bertjax tokenizer train`), or its vocabulary file."""
     output: str
     """Directory for the shards."""
-    max_seq_length: int = 128
-    """Longest example in tokens, [CLS] and both [SEP] included."""
+    objective: Objective = "nsp"
+    """What is learned beside masked words. nsp: whether sentences B follow sentences A (pairs, as
+    BERT); mlm: nothing (single sequences, as RoBERTa); sop: the order of two segments (as ALBERT).
+    `bertjax pretrain` learns what the shards are for."""
+    max_seq_length: int | tuple[int, ...] = 128
+    """Longest example in tokens, [CLS] and [SEP] included. Several (128 512) are made from text
+    that is tokenised once, each in a directory of its own: OUTPUT/128, OUTPUT/512."""
     dupe_factor: int = 2
     """Passes over the training text, each of which cuts it into other pairs: more examples of a
-    small text, and so many times the disk. (Which words are masked changes every epoch anyway.)"""
+    small text, and so many times the disk. (Which words are masked changes every epoch anyway.) For
+    mlm the passes differ by short_seq_prob alone."""
     short_seq_prob: float = 0.1
-    """Share of documents that are cut into shorter examples."""
+    """Share of documents (for mlm: of examples) that are cut into shorter examples."""
     held_out: float = 0.02
     """Share of documents kept for evaluation, at least two of them; 0 keeps none."""
     seed: int = 12345
@@ -71,18 +77,37 @@ class PrepareConfig:
         for name, least in (("dupe_factor", 1), ("seed", 0), ("processes", 0), ("block_mib", 1)):
             if getattr(self, name) < least:
                 raise UserError(f"{name} is {getattr(self, name)}: give at least {least}.")
-        if not SHORTEST_SEQUENCE <= self.max_seq_length <= 1 << 16:
+        if self.objective not in OBJECTIVES:
             raise UserError(
-                f"max_seq_length is {self.max_seq_length}: give {SHORTEST_SEQUENCE} to {1 << 16}."
+                f"objective is {self.objective!r}: give one of {', '.join(OBJECTIVES)}."
             )
+        for length in self.lengths:
+            if not SHORTEST_SEQUENCE <= length <= 1 << 16:
+                raise UserError(
+                    f"max_seq_length is {length}: give {SHORTEST_SEQUENCE} to {1 << 16}."
+                )
+        if not self.lengths or len(set(self.lengths)) < len(self.lengths):
+            raise UserError("max_seq_length needs one length, or several that differ.")
         if not 0.0 <= self.short_seq_prob <= 1.0:
             raise UserError(f"short_seq_prob is {self.short_seq_prob}: give 0 to 1.")
         if not 0.0 <= self.held_out < 1.0:
             raise UserError(f"held_out is {self.held_out}: give a share of at least 0 and below 1.")
 
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """All of max_seq_length."""
+        length = self.max_seq_length
+        return (length,) if isinstance(length, int) else tuple(length)
+
+    def directories(self, output: epath.Path) -> dict[int, epath.Path]:
+        """Where the shards of each length are: `output` itself, if there is one length."""
+        if len(self.lengths) == 1:
+            return {self.lengths[0]: output}
+        return {length: output / str(length) for length in self.lengths}
+
 
 def prepare(config: PrepareConfig, log: Callable[[str], None]) -> Manifest:
-    """Makes shards of next-sentence pairs from text.
+    """Makes shards of examples from text.
 
     The same text, tokenizer and settings give the same bytes. Run again after being stopped, it
     finishes; run again on a finished directory, it says so and returns what is there.
@@ -92,7 +117,7 @@ def prepare(config: PrepareConfig, log: Callable[[str], None]) -> Manifest:
         log: is given one line at a time about what happens.
 
     Returns:
-        The manifest of the finished directory.
+        The manifest of the finished directory; of several lengths, that of the first one's.
 
     Raises:
         UserError: bad input (named by file and line), too few documents, a directory that holds
@@ -102,20 +127,22 @@ def prepare(config: PrepareConfig, log: Callable[[str], None]) -> Manifest:
     started = time.monotonic()
     tokenizer = load_tokenizer(config.tokenizer)
     output = places.output_directory(config.output)
+    directories = config.directories(output)
     # Of a vocabulary or an output inside the input, nothing is text.
     vocabulary = epath.Path(config.tokenizer)
     vocabulary = vocabulary / wordpiece.FILE if vocabulary.is_dir() else vocabulary
-    paths = corpus.expand_inputs(
-        config.input, leave_out=[vocabulary, output / shards.TOKENIZER / wordpiece.FILE]
-    )
+    written = [each / shards.TOKENIZER / wordpiece.FILE for each in directories.values()]
+    paths = corpus.expand_inputs(config.input, leave_out=[vocabulary, *written])
     sizes = [path.stat().length for path in paths]
     processes = config.processes or (work.cores() if sum(sizes) >= _WORTH_WORKERS else 1)
     with places.writing(output), _discarded_on_bad_text(output):
         with work.Workers(processes) as workers:
             texts = workers.run(work.corpus_file, [(str(path),) for path in paths])
             plan = _plan(config, tokenizer.sha256, texts)
-            if (output / shards.MANIFEST).exists():
-                return _finished(output, plan, log)
+            left = _unfinished(directories, output, plan, log)
+            if not left:
+                (output / BUILDING).rmtree(missing_ok=True)
+                return shards.read_manifest(directories[config.lengths[0]])
             building, resumed = _start(output, plan, log)
             tokenizer.save(building / shards.TOKENIZER)
             log(
@@ -124,12 +151,29 @@ def prepare(config: PrepareConfig, log: Callable[[str], None]) -> Manifest:
             )
             with _faults_of_the_text():
                 segments = _tokenise(config, workers, paths, sizes, building, log)
-                units = division.divide(segments, config.held_out, where=_named(paths))
-            results = _pair(config, workers, units, segments, building, log)
-            manifest = _manifest(config, tokenizer, texts, segments, units, results, building)
-        _publish(output, building, manifest)
-    _summarise(manifest, None if resumed else time.monotonic() - started, log)
-    return shards.read_manifest(output)
+                least = 2 if config.objective == "nsp" else 1
+                where = _named(paths)
+                units = division.divide(segments, config.held_out, where=where, least=least)
+            built = {length: _built(config, building, length) for length in left}
+            results = _pair(config, workers, units, segments, built, building, log)
+            with _faults_of_the_text():
+                manifests = {
+                    length: publish.make_manifest(
+                        {**plan, "max_seq_length": length},
+                        tokenizer,
+                        segments,
+                        units,
+                        results[length],
+                        built[length],
+                    )
+                    for length in left
+                }
+        for length, manifest in manifests.items():
+            publish.publish(directories[length], built[length], manifest, tokenizer)
+        building.rmtree(missing_ok=True)
+    seconds = None if resumed else time.monotonic() - started
+    publish.summarise(list(manifests.values()), seconds, log)
+    return shards.read_manifest(directories[config.lengths[0]])
 
 
 def _named(paths: Sequence[epath.Path]) -> str:
@@ -140,25 +184,51 @@ def _plan(
     config: PrepareConfig, tokenizer_sha256: str, texts: Sequence[CorpusFile]
 ) -> dict[str, Any]:
     """All that the shards depend on, as JSON has it; the names are the manifest's too."""
-    names = ("max_seq_length", "dupe_factor", "short_seq_prob", "held_out", "seed", "block_mib")
-    plan: dict[str, Any] = {name: getattr(config, name) for name in (*names, "language")}
+    several = len(config.lengths) > 1
+    plan: dict[str, Any] = {
+        "max_seq_length": list(config.lengths) if several else config.lengths[0]
+    }
+    names = ("dupe_factor", "short_seq_prob", "held_out", "seed", "block_mib", "language")
+    plan |= {name: getattr(config, name) for name in (*names, "objective")}
     plan["format_version"] = shards.FORMAT_VERSION
     plan["tokenizer_sha256"] = tokenizer_sha256
     plan["corpus"] = [dataclasses.asdict(file) for file in texts]
     return plan
 
 
-def _finished(output: epath.Path, plan: dict[str, Any], log: Callable[[str], None]) -> Manifest:
-    manifest = shards.read_manifest(output)
-    there = json.loads(manifest.to_json())
-    if changed := _changed(plan, there):
-        raise UserError(
-            f"{output} already holds shards of other text or settings ({changed}): give another "
-            "--output, or delete that directory."
-        )
-    (output / BUILDING).rmtree(missing_ok=True)
-    log(f"{output} is already prepared from this text with these settings; nothing to do.")
-    return manifest
+def _unfinished(
+    directories: dict[int, epath.Path],
+    output: epath.Path,
+    plan: dict[str, Any],
+    log: Callable[[str], None],
+) -> list[int]:
+    """The lengths that are still to be made; those of other text or settings are refused."""
+    left = []
+    for length, directory in directories.items():
+        # Where there are several lengths, shards of one alone must not lie around theirs.
+        for place in dict.fromkeys((directory, output)):
+            if not (place / shards.MANIFEST).exists():
+                continue
+            there = json.loads(shards.read_manifest(place).to_json())
+            expected = {**plan, "max_seq_length": length} if place == directory else plan
+            if changed := _changed(expected, there):
+                raise UserError(
+                    f"{place} already holds shards of other text or settings ({changed}): give "
+                    "another --output, or delete that directory."
+                )
+        if (directory / shards.MANIFEST).exists():
+            log(
+                f"{directory} is already prepared from this text with these settings; nothing to "
+                "do."
+            )
+        else:
+            left.append(length)
+    return left
+
+
+def _built(config: PrepareConfig, building: epath.Path, length: int) -> epath.Path:
+    """Where pass 2 leaves what it makes for a length."""
+    return config.directories(building / "pass2")[length]
 
 
 def _start(
@@ -174,7 +244,7 @@ def _start(
                 "with those to finish it, give another --output, or delete that directory."
             )
         log(f"Going on with the run that was stopped ({building}).")
-        for directory in (building, *(each for each in building.iterdir() if each.is_dir())):
+        for directory in _directories_in(building):
             for leftover in list(directory.glob(".*.tmp")):  # what a killed run was writing
                 leftover.unlink()
         return building, True
@@ -182,6 +252,14 @@ def _start(
         directory.mkdir(parents=True, exist_ok=True)
     places.write_atomically(path, json.dumps(plan).encode())
     return building, False
+
+
+def _directories_in(directory: epath.Path) -> Iterator[epath.Path]:
+    """The directory and all that are in it."""
+    yield directory
+    for each in list(directory.iterdir()):
+        if each.is_dir():
+            yield from _directories_in(each)
 
 
 class _BadText(UserError):
@@ -218,7 +296,7 @@ def _changed(plan: dict[str, Any], there: dict[str, Any]) -> str:
     for name, value in plan.items():
         other = there.get(name)
         if value != other:
-            brief = isinstance(value, int | float) or name == "language"
+            brief = isinstance(value, int | float) or name in ("language", "objective")
             changed.append(f"{name}: {other} there, {value} now" if brief else name)
     return "; ".join(changed)
 
@@ -254,119 +332,30 @@ def _pair(
     workers: work.Workers,
     units: Sequence[division.Unit],
     segments: Sequence[epath.Path],
+    built: dict[int, epath.Path],
     building: epath.Path,
     log: Callable[[str], None],
-) -> list[dict[str, Any]]:
-    """Pass 2. What became of each unit."""
-    options = work.PairOptions(
-        max_seq_length=config.max_seq_length,
-        short_seq_prob=config.short_seq_prob,
-        seed=config.seed,
-        dupe_factor=config.dupe_factor,
-        vocabulary=str(building / shards.TOKENIZER),
-    )
-    markers = [building / "pass2" / f"{unit.name}.json" for unit in units]
+) -> dict[int, list[dict[str, Any]]]:
+    """Pass 2. What became of each unit, for each length of `built`."""
     names = tuple(str(segment) for segment in segments)
-    left = [
-        (str(marker), unit.split, unit.blocks, unit.cutoff, names, options)
-        for marker, unit in zip(markers, units, strict=True)
-        if not marker.exists()
-    ]
-    workers.run(work.pair, left, what="Pairing", log=log)
-    return [json.loads(marker.read_bytes()) for marker in markers]
-
-
-def _manifest(
-    config: PrepareConfig,
-    tokenizer: Tokenizer,
-    texts: Sequence[CorpusFile],
-    segments: Sequence[epath.Path],
-    units: Sequence[division.Unit],
-    results: Sequence[dict[str, Any]],
-    building: epath.Path,
-) -> Manifest:
-    totals = [spill.segment_totals(segment) for segment in segments]
-    by_split = {
-        split: [result for unit, result in zip(units, results, strict=True) if unit.split == split]
-        for split in shards.SPLITS
-    }
-
-    def total(split: str, name: str) -> int:
-        return sum(result[name] for result in by_split[split])
-
-    train, held_out = total("train", "examples"), total("held_out", "examples")
-    random_share = total("held_out", "random") / max(held_out, 1)
-    return Manifest(
-        format_version=shards.FORMAT_VERSION,
-        vocab_size=tokenizer.vocab_size,
-        tokenizer_sha256=tokenizer.sha256,
-        **{name: getattr(tokenizer, name) for name in ("pad_id", "cls_id", "sep_id")},
-        mask_id=tokenizer.mask_id,
-        unk_id=tokenizer.unk_id,
-        max_seq_length=config.max_seq_length,
-        seed=config.seed,
-        dupe_factor=config.dupe_factor,
-        short_seq_prob=config.short_seq_prob,
-        held_out=config.held_out,
-        language=config.language,
-        block_mib=config.block_mib,
-        blocks=_blocks(config, [file.bytes for file in texts]),
-        files={
-            split: tuple(ShardFile(**file) for result in rows for file in result["files"])
-            for split, rows in by_split.items()
-        },
-        corpus=tuple(texts),
-        documents=sum(each.documents for each in totals),
-        sentences=sum(each.sentences for each in totals),
-        words=sum(each.words for each in totals),
-        tokens=sum(each.ids for each in totals),
-        padding=round(
-            1 - (total("train", "ids") / train + SPECIALS_PER_PAIR) / config.max_seq_length, 6
-        ),
-        nsp_random=round(total("train", "random") / train, 6),
-        unigram_entropy=_unigram_entropy(building, units, tokenizer) if held_out else None,
-        nsp_majority=round(max(random_share, 1 - random_share), 6) if held_out else None,
-    )
-
-
-def _unigram_entropy(
-    building: epath.Path, units: Sequence[division.Unit], tokenizer: Tokenizer
-) -> float:
-    """Nats a token: held-out ids under the add-one-smoothed training frequencies, no specials."""
-    counts = {split: np.zeros(tokenizer.vocab_size, np.int64) for split in shards.SPLITS}
-    for unit in units:
-        data = (building / "pass2" / f"{unit.name}.counts").read_bytes()
-        counts[unit.split] += np.frombuffer(data, "<i8")
-    text = ~tokenizer.special()
-    train, held_out = counts["train"][text] + 1.0, counts["held_out"][text]
-    return round(float(-(held_out @ np.log(train / train.sum())) / max(held_out.sum(), 1)), 6)
-
-
-def _publish(output: epath.Path, building: epath.Path, manifest: Manifest) -> None:
-    """Moves the shards to their place, then writes the manifest; may be cut short and repeated."""
-    for file in (file for split in shards.SPLITS for file in manifest.files[split]):
-        built = building / "pass2" / file.name
-        if built.exists():
-            built.replace(output / file.name)
-    (output / shards.TOKENIZER).mkdir(parents=True, exist_ok=True)
-    for path in list((building / shards.TOKENIZER).iterdir()):
-        path.replace(output / shards.TOKENIZER / path.name)
-    built = building / shards.MANIFEST
-    built.write_text(manifest.to_json())
-    built.replace(output / shards.MANIFEST)
-    building.rmtree(missing_ok=True)
-
-
-def _summarise(manifest: Manifest, seconds: float | None, log: Callable[[str], None]) -> None:
-    speed = "" if seconds is None else f" ({manifest.words / max(seconds, 1e-9):,.0f} words/s)"
-    if manifest.documents == manifest.sentences:
-        log(
-            "Every document is one sentence, so every pair is random: is there a blank line after "
-            "every sentence? It should stand between documents only."
+    left = []
+    for length, directory in built.items():
+        directory.mkdir(parents=True, exist_ok=True)
+        options = work.PairOptions(
+            max_seq_length=length,
+            short_seq_prob=config.short_seq_prob,
+            seed=config.seed,
+            dupe_factor=config.dupe_factor,
+            vocabulary=str(building / shards.TOKENIZER),
+            objective=config.objective,
         )
-    log(
-        f"{manifest.documents:,} documents, {manifest.sentences:,} sentences, {manifest.words:,} "
-        f"words{speed}: {manifest.examples('train'):,} training and "
-        f"{manifest.examples('held_out'):,} held-out examples of up to {manifest.max_seq_length} "
-        f"tokens; {manifest.padding:.1%} padding, {manifest.nsp_random:.1%} random next sentences."
-    )
+        left += [
+            (str(marker), unit.split, unit.blocks, unit.cutoff, names, options)
+            for unit in units
+            if not (marker := directory / f"{unit.name}.json").exists()
+        ]
+    workers.run(work.pair, left, what="Pairing", log=log)
+    return {
+        length: [json.loads((directory / f"{unit.name}.json").read_bytes()) for unit in units]
+        for length, directory in built.items()
+    }

@@ -15,6 +15,7 @@ from etils import epath
 
 from bertjax import places
 from bertjax.data.pairs import SPECIALS_PER_PAIR, Pair
+from bertjax.data.sequences import OBJECTIVES
 from bertjax.errors import UserError
 
 FORMAT_VERSION = 1
@@ -32,17 +33,19 @@ _WRITER_OPTIONS = "group_size:1,uncompressed"
 _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 _COPY_BYTES = 1 << 20
 
-# A record: one byte of flags, one zero byte, the length of A as uint16, the ids of A, the ids of B.
-_RANDOM, _WIDE = 1, 2
+# A record: one byte of flags, one zero byte, the length of A as uint16, the ids of A, the ids of B,
+# which a single sequence has none of.
+_RANDOM, _WIDE, _SINGLE = 1, 2, 4
 _HEADER_BYTES = 4
 
 
 def encode_bytes(a: bytes, b: bytes, *, is_random: bool, wide: bool) -> bytes:
     """One example as a record: ids as bytes of `id_dtype(wide)`, without special tokens.
 
-    The caller knows that they fit: `wide` is `needs_wide_ids(vocab_size)`.
+    Without B it is a single sequence. The caller knows that ids fit: `wide` is
+    `needs_wide_ids(vocab_size)`.
     """
-    flags = (_RANDOM if is_random else 0) | (_WIDE if wide else 0)
+    flags = (_RANDOM if is_random else 0) | (_WIDE if wide else 0) | (0 if b else _SINGLE)
     a_length = len(a) // (4 if wide else 2)
     return bytes((flags, 0)) + a_length.to_bytes(2, "little") + a + b
 
@@ -53,14 +56,17 @@ def decode_pair(record: bytes) -> Pair:
     Raises:
         ValueError: the bytes are no such record.
     """
-    if len(record) < _HEADER_BYTES or record[0] & ~(_RANDOM | _WIDE) or record[1]:
+    if len(record) < _HEADER_BYTES or record[0] & ~(_RANDOM | _WIDE | _SINGLE) or record[1]:
         raise ValueError("not an example record")
     dtype = id_dtype(bool(record[0] & _WIDE))
     if (len(record) - _HEADER_BYTES) % dtype.itemsize:
         raise ValueError("an example record of an impossible length")
     ids = np.frombuffer(record, dtype, offset=_HEADER_BYTES)
     a_length = int.from_bytes(record[2:4], "little")
-    if not 0 < a_length < len(ids):
+    if record[0] & _SINGLE:
+        if not 0 < a_length == len(ids) or record[0] & _RANDOM:
+            raise ValueError("a record of a single sequence that is none")
+    elif not 0 < a_length < len(ids):
         raise ValueError("an example record without a first or second segment")
     return Pair(ids[:a_length], ids[a_length:], bool(record[0] & _RANDOM))
 
@@ -123,13 +129,17 @@ class Manifest:
     tokens: int
     padding: float
     """Share of a training row, on average, that is padding."""
-    nsp_random: float
-    """Share of training examples whose B is random (label 1)."""
+    nsp_random: float | None
+    """Share of training examples with label 1: B is random or, for "sop", A and B are swapped. None
+    for "mlm"."""
     unigram_entropy: float | None
     """Nats a token: cross-entropy of the held-out ids under the training ids' frequencies, add-one
     smoothed, special tokens left out. None without held-out documents."""
     nsp_majority: float | None
-    """Share of the commoner label among the held-out examples. None without held-out documents."""
+    """Share of the commoner label among the held-out examples. None without held-out examples, and
+    for "mlm"."""
+    objective: str = "nsp"
+    """What the examples are for, one of `sequences.OBJECTIVES`; manifests of before have none."""
 
     def examples(self, split: str) -> int:
         """The number of examples of a split."""
@@ -141,6 +151,8 @@ class Manifest:
         names = ("format_version", "vocab_size", "tokenizer_sha256", "max_seq_length")
         names += ("pad_id", "cls_id", "sep_id", "mask_id", "unk_id")
         content: dict[str, Any] = {name: getattr(self, name) for name in names}
+        if self.objective != "nsp":  # whose hash is what it was before there were others
+            content["objective"] = self.objective
         for split in SPLITS:
             content[split] = [(file.examples, file.sha256) for file in self.files[split]]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -201,6 +213,8 @@ def _parse_manifest(path: epath.Path) -> Manifest:
             getattr(manifest, field.name), field.type
         ):
             raise UserError(f"{damaged} (its {field.name} can't be right); prepare the data again.")
+    if manifest.objective not in OBJECTIVES:
+        raise UserError(f"{damaged} (its objective can't be right); prepare the data again.")
     if manifest.max_seq_length < SPECIALS_PER_PAIR + 2 or manifest.vocab_size < 1:
         raise UserError(f"{damaged} (its sizes can't be right); prepare the data again.")
     return manifest

@@ -18,8 +18,8 @@ import numpy as np
 from etils import epath
 
 from bertjax import places
-from bertjax.data import shards
-from bertjax.data.pairs import SPECIALS_PER_PAIR, Pair
+from bertjax.data import sequences, shards
+from bertjax.data.pairs import Pair
 from bertjax.data.shards import Manifest
 from bertjax.errors import UserError
 
@@ -57,6 +57,8 @@ class ShardReader:
         self.split = split
         self._names = directory
         self._files = self.manifest.files[split]
+        self._single = self.manifest.objective == "mlm"
+        self._specials = sequences.specials(self.manifest.objective)
         self._starts = np.cumsum([0, *(file.examples for file in self._files)])
         self._local = directory if places.is_local(directory) else self._copy(directory)
         self._open: collections.OrderedDict[int, tuple[threading.Lock, Any]]
@@ -68,14 +70,16 @@ class ShardReader:
         return int(self._starts[-1])
 
     def rows(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        """Examples as rows [CLS] A [SEP] B [SEP], padded to T = manifest.max_seq_length.
+        """Examples as rows [CLS] A [SEP] B [SEP], padded to T = manifest.max_seq_length; single
+        sequences (of the objective "mlm") as rows [CLS] A [SEP].
 
         Args:
             indices: integers in [0, len(self)), [n], in any order, repeated or not.
 
         Returns:
             input_ids, attention_mask (1 for tokens, 0 for padding) and token_type_ids (1 for
-            B [SEP]), each [n, T] int32, and next_sentence_label [n] int32 (1: B is random).
+            B [SEP]), each [n, T] int32, and next_sentence_label [n] int32 (1: B is random, or for
+            "sop" A and B are swapped), which single sequences have none of.
 
         Raises:
             IndexError: an index outside the split.
@@ -97,18 +101,21 @@ class ShardReader:
             ids[0] = cls_id
             ids[1:a_end] = pair.a
             ids[a_end] = sep_id
+            if self._single:
+                attention_mask[row, : a_end + 1] = 1
+                continue
             ids[a_end + 1 : end] = pair.b
             ids[end] = sep_id
             attention_mask[row, : end + 1] = 1
             token_type_ids[row, a_end + 1 : end + 1] = 1
             labels[row] = pair.is_random
         self._check_ids(input_ids, indices)
-        return {
+        batch = {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
             "token_type_ids": token_type_ids,
-            "next_sentence_label": labels,
         }
+        return batch if self._single else {**batch, "next_sentence_label": labels}
 
     def _pairs(self, indices: np.ndarray) -> Iterator[tuple[int, Pair]]:
         """(position in indices, example), file by file."""
@@ -144,7 +151,9 @@ class ShardReader:
     def _record(self, reader: Any, number: int) -> Pair:
         reader.seek(number)
         pair = shards.decode_pair(reader.read())
-        if len(pair.a) + len(pair.b) + SPECIALS_PER_PAIR > self.manifest.max_seq_length:
+        if (len(pair.b) == 0) != self._single:
+            raise ValueError("an example of another objective")
+        if len(pair.a) + len(pair.b) + self._specials > self.manifest.max_seq_length:
             raise ValueError("an example longer than max_seq_length")
         return pair
 

@@ -24,7 +24,8 @@ from etils import epath
 
 from bertjax import places
 from bertjax.data import shards, spill
-from bertjax.data.pairs import FlatDocuments, pair_spans
+from bertjax.data.pairs import FlatDocuments
+from bertjax.data.sequences import example_spans
 from bertjax.data.shards import CorpusFile
 from bertjax.errors import Stopped, UserError
 from bertjax.text.tokenizer import Tokenizer, load_tokenizer
@@ -46,6 +47,8 @@ class PairOptions:
     dupe_factor: int
     vocabulary: str
     """Directory of the tokenizer."""
+    objective: str = "nsp"
+    """One of `sequences.OBJECTIVES`."""
 
 
 def cores() -> int:
@@ -114,8 +117,9 @@ def _write_dupe(
     rng: np.random.Generator,
     result: dict[str, Any],
 ) -> None:
-    """Pairs the documents once, writes the pairs in random order, and adds to `result`."""
-    spans = pair_spans(
+    """Makes the documents' examples once, writes them in random order, and adds to `result`."""
+    spans = example_spans(
+        options.objective,
         documents,
         max_seq_length=options.max_seq_length,
         short_seq_prob=options.short_seq_prob,
@@ -127,6 +131,8 @@ def _write_dupe(
     result["random"] += int(spans.is_random.sum())
     result["ids"] += int((rows[:, 1] - rows[:, 0] + rows[:, 3] - rows[:, 2]).sum())
     data, width = documents.ids.tobytes(), documents.ids.itemsize
+    if not examples:  # of "sop", from documents of one sentence
+        return
     for number, part in enumerate(np.array_split(rows, -(-examples // shards.EXAMPLES_PER_FILE))):
         name = f"{marker.stem}-{dupe:02d}-{number:03d}.array_record"
         records = (

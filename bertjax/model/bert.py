@@ -176,12 +176,19 @@ def mlm_logits(
     *,
     positions: jax.Array | None = None,
     execution: Execution = _DEFAULT,
+    dropout_key: jax.Array | None = None,
 ) -> jax.Array:
     """Masked-LM logits at positions [B, P], or at every one: float32 [B, P, V] or [B, T, V].
 
     Needs neither a pooler nor a next-sentence head.
     """
-    return _apply(BertForMaskedLM(config, execution), params, inputs, positions=positions)
+    return _apply(
+        BertForMaskedLM(config, execution),
+        params,
+        inputs,
+        row_keys(dropout_key, inputs["input_ids"].shape[0]),
+        positions,
+    )
 
 
 def task_logits(

@@ -41,27 +41,30 @@ def pretraining_loss(
     batch: Batch,
     config: BertConfig,
     *,
+    sentence_task: str = "nsp",
     weights: Weights | None = None,
     execution: Execution = _DEFAULT,
     dropout_key: jax.Array | None = None,
 ) -> tuple[jax.Array, Metrics]:
-    """Masked-LM loss + next-sentence loss, as Google's `run_pretraining.py`.
+    """Masked-LM loss + next-sentence loss, as Google's `run_pretraining.py`; or + the loss of the
+    order of two segments, as ALBERT, whose head and label have the same places.
 
     Args:
         params: with heads mlm and nsp.
         batch: input_ids, attention_mask, token_type_ids [B, T]; masked_positions, masked_labels,
-            masked_weights [B, P]; next_sentence_label [B] (0 = B follows A, 1 = B is random);
-            optional example_weight [B], which weighs predictions and label of an example. Packed
-            rows have example_ids, position_ids [B, T] and cls_positions [B, S] too;
-            next_sentence_label and example_weight are then [B, S].
+            masked_weights [B, P]; next_sentence_label [B] (0 = B follows A, 1 = B is random, or A
+            and B are swapped); optional example_weight [B], which weighs predictions and label of
+            an example. Packed rows have example_ids, position_ids [B, T] and cls_positions [B, S]
+            too; next_sentence_label and example_weight are then [B, S].
         config: the shape.
+        sentence_task: names the metrics: "nsp", or "sop" for the order of segments.
         weights: global normalisers (`pretraining_weights`); those of this batch where None.
         execution: how to compute.
         dropout_key: as `bertjax.encode` takes it.
 
     Returns:
         sum_mlm / (W_mlm + 1e-5) + sum_nsp / W_nsp, float32, and the metrics mlm_loss, mlm_accuracy,
-        nsp_loss, nsp_accuracy, each as (sum, weight).
+        nsp_loss, nsp_accuracy (or sop_loss, sop_accuracy), each as (sum, weight).
     """
     weights = pretraining_weights(batch) if weights is None else weights
     mlm_logits, nsp_logits = bert.pretraining_logits(
@@ -72,18 +75,47 @@ def pretraining_loss(
         execution=execution,
         dropout_key=dropout_key,
     )
-    metrics = {
-        **_scores("mlm", mlm_logits, batch["masked_labels"], _masked_weights(batch)),
-        **_scores(
-            "nsp",
-            nsp_logits,
-            batch["next_sentence_label"],
-            _example_weights(batch, "next_sentence_label"),
-        ),
-    }
-    loss = metrics["mlm_loss"][0] / (weights["mlm"] + _EPSILON)
-    loss += metrics["nsp_loss"][0] / jnp.maximum(weights["nsp"], _EPSILON)
-    return loss, metrics
+    masked = _scores("mlm", mlm_logits, batch["masked_labels"], _masked_weights(batch))
+    sentences = _scores(
+        sentence_task,
+        nsp_logits,
+        batch["next_sentence_label"],
+        _example_weights(batch, "next_sentence_label"),
+    )
+    loss = masked["mlm_loss"][0] / (weights["mlm"] + _EPSILON)
+    loss += sentences[f"{sentence_task}_loss"][0] / jnp.maximum(weights["nsp"], _EPSILON)
+    return loss, {**masked, **sentences}
+
+
+def masked_lm_weights(batch: Batch) -> Weights:
+    """The normaliser of `masked_lm_loss`: the predictions of a masked batch."""
+    return {"mlm": _masked_weights(batch).sum()}
+
+
+def masked_lm_loss(
+    params: bert.Params,
+    batch: Batch,
+    config: BertConfig,
+    *,
+    weights: Weights | None = None,
+    execution: Execution = _DEFAULT,
+    dropout_key: jax.Array | None = None,
+) -> tuple[jax.Array, Metrics]:
+    """Masked-LM loss alone; otherwise as `pretraining_loss`, without labels of sentences.
+
+    Params need neither a pooler nor the head nsp. The metrics are mlm_loss and mlm_accuracy.
+    """
+    weights = masked_lm_weights(batch) if weights is None else weights
+    logits = bert.mlm_logits(
+        params,
+        batch,
+        config,
+        positions=batch["masked_positions"],
+        execution=execution,
+        dropout_key=dropout_key,
+    )
+    metrics = _scores("mlm", logits, batch["masked_labels"], _masked_weights(batch))
+    return metrics["mlm_loss"][0] / (weights["mlm"] + _EPSILON), metrics
 
 
 def classification_weights(batch: Batch) -> Weights:

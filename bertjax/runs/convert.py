@@ -13,12 +13,14 @@ from etils import epath
 
 from bertjax import places
 from bertjax.config import BertConfig, read_json_object
+from bertjax.data.sequences import Objective
 from bertjax.errors import UserError
 from bertjax.interop import google, hub, vocabulary
 from bertjax.interop.huggingface import Pretrained, from_google, from_pretrained, save_pretrained
 from bertjax.model.bert import init_params
+from bertjax.model.heads import TASK_PARTS, kind_of_parts
 from bertjax.runs import reference, verify
-from bertjax.runs.pretrain import KIND, UNDECIDED_NAMES
+from bertjax.runs.pretrain import KIND, UNDECIDED_NAMES, heads_identity
 from bertjax.runs.workdir import CONFIG, write_config
 from bertjax.text.tokenizer import Tokenizer, load_tokenizer
 from bertjax.train.checkpoint import Checkpoints
@@ -31,8 +33,6 @@ MODEL = "model.json"
 
 CERTIFICATE = "certificate.json"
 """What --verify found."""
-
-_PARTS = ("embeddings", "encoder", "pooler", "mlm", "nsp")  # of a model in pre-training
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +72,9 @@ class ConvertConfig:
     it is a run, else adamw_google."""
     seed: int = 0
     """Of a run: draws the heads that the source has not got."""
+    objective: Objective | None = None
+    """Of a run: what its data will be for (`bertjax prepare --objective`), and so which heads it
+    has; left out: that of SOURCE, if it is a run of single sequences, else nsp."""
 
     def __post_init__(self) -> None:
         if self.add_words and self.vocabulary:
@@ -200,7 +203,7 @@ def _read_run(path: epath.Path, *, with_moments: bool) -> _Source:
         params, meta = checkpoints.restore_params()
         shape = BertConfig.from_dict(meta["identity"]["model"], where=str(path))
         tokenizer = load_tokenizer(path / "tokenizer")
-        model = Pretrained(shape, params, tokenizer, {"kind": "pretraining"})
+        model = Pretrained(shape, params, tokenizer, {"kind": kind_of_parts(params)})
         if not with_moments:
             return _Source(model, meta["step"], has_moments=True, notes=tuple(notes))
         optimizer_name = meta["identity"]["optimizer"]
@@ -302,7 +305,10 @@ def _write_run(
             f"{shape.vocab_size}; a run needs as many of both: add lines such as [unused99] to "
             "its vocabulary."
         )
-    source = _with_parts_of_pretraining(source, config.seed, log)
+    was_single = source.optimizer is not None and source.model.kind == "masked_lm"
+    objective = config.objective or ("mlm" if was_single else "nsp")
+    kind = "masked_lm" if objective == "mlm" else "pretraining"
+    source = _with_parts_of_pretraining(source, kind, config.seed, log)
     optimizer = config.optimizer or source.optimizer or "adamw_google"
     state = _state(source, optimizer)
     step, moments = int(state.step), source.mu is not None
@@ -314,17 +320,21 @@ def _write_run(
         tokenizer.save(directory / "tokenizer")
         (directory / MODEL).write_text(json.dumps(shape.to_dict(), indent=2) + "\n")
         with Checkpoints(directory / "checkpoints", log=log) as checkpoints:
-            checkpoints.save(state, _meta(shape, tokenizer, optimizer, step), wait=True)
+            meta = _meta(shape, tokenizer, optimizer, step, objective)
+            checkpoints.save(state, meta, wait=True)
         write_config(directory, KIND, config)
-    return ConvertResult(dest, shape, step, moments, "pretraining", optimizer)
+    return ConvertResult(dest, shape, step, moments, kind, optimizer)
 
 
-def _with_parts_of_pretraining(source: _Source, seed: int, log: Callable[[str], None]) -> _Source:
-    """The source with exactly the parts that pre-training trains."""
+def _with_parts_of_pretraining(
+    source: _Source, kind: str, seed: int, log: Callable[[str], None]
+) -> _Source:
+    """The source with exactly the parts that pre-training trains, which are those of `kind`."""
     params = source.model.params
     shape = source.model.config
-    surplus = sorted(params.keys() - set(_PARTS))
-    missing = [part for part in _PARTS if part not in params]
+    parts = ("embeddings", "encoder", *TASK_PARTS[kind])
+    surplus = sorted(params.keys() - set(parts))
+    missing = [part for part in parts if part not in params]
     if surplus:
         log(f"No part of pre-training, and left out: {', '.join(surplus)}.")
     drawn: dict[str, Any] = {}
@@ -338,7 +348,7 @@ def _with_parts_of_pretraining(source: _Source, seed: int, log: Callable[[str], 
         drawn = jax.jit(draw)(jax.random.key(seed, impl="threefry2x32"))
 
     def whole(tree: Any, rest: Any) -> Any:
-        return None if tree is None else {part: {**tree, **rest}[part] for part in _PARTS}
+        return None if tree is None else {part: {**tree, **rest}[part] for part in parts}
 
     zeros = jax.tree.map(jnp.zeros_like, drawn)
     model = dataclasses.replace(source.model, params=whole(params, drawn))
@@ -367,13 +377,16 @@ def _optimizer(name: Any) -> optax.GradientTransformation:
     return make_optimizer(OptimizerConfig(name), total_steps=1)
 
 
-def _meta(shape: BertConfig, tokenizer: Tokenizer, optimizer: str, step: int) -> dict[str, Any]:
+def _meta(
+    shape: BertConfig, tokenizer: Tokenizer, optimizer: str, step: int, objective: str
+) -> dict[str, Any]:
     """What `train.loop` keeps with a step; the rest of the identity is for who goes on."""
     return {
         "identity": {
             "model": shape.to_dict(),
             "tokenizer": tokenizer.sha256,
             "optimizer": optimizer,
+            **heads_identity(objective),
         },
         UNDECIDED: list(UNDECIDED_NAMES),
         "facts": {},

@@ -26,7 +26,6 @@ from bertjax.train.step import TrainState
 from bertjax.train.telemetry import Field, Telemetry
 
 KIND = "pre-training"
-METRICS = ("mlm_loss", "mlm_accuracy", "nsp_loss", "nsp_accuracy")
 BEST_METRIC = "mlm_loss"
 UNDECIDED_NAMES = ("data", "order of the data", "seed", "start", "objective", "batch_size")
 """Of a run's identity: what weights that come from elsewhere do not know. They know the rest."""
@@ -39,7 +38,8 @@ class PretrainResult:
     """What a pre-training run came to."""
 
     metrics: dict[str, float]
-    """The last evaluation: mlm_loss, mlm_accuracy, nsp_loss, nsp_accuracy."""
+    """The last evaluation: mlm_loss, mlm_accuracy and, by the objective of the data, nsp_loss and
+    nsp_accuracy, sop_loss and sop_accuracy, or nothing else."""
     history: list[dict[str, Any]]
     """The records of metrics.jsonl."""
     workdir: epath.Path
@@ -76,7 +76,14 @@ def pretrain(
     mesh = sharding.make_mesh(config.mesh)
     vocabulary = Vocabulary.of(tokenizer)
     counts = _count(reader, vocabulary) if config.start.mlm_bias == "unigram" else None
-    program = build(config, mesh, vocabulary, manifest.max_seq_length, counts)
+    program = build(
+        config,
+        mesh,
+        vocabulary,
+        manifest.max_seq_length,
+        counts,
+        objective=manifest.objective,
+    )
     stream = TrainStream(reader, seed=config.seed, batch_size=config.batch_size)
     evaluate = _evaluator(config, mesh, program, on_evaluate)
     workdir = choose_workdir(config.workdir, KIND, fresh=config.fresh)
@@ -122,13 +129,19 @@ def pretrain(
         _export(export, program.model, params, tokenizer, manifest)
         log(_verdict(int(fitted.state.step), last, manifest, export))
     return PretrainResult(
-        metrics={name: last[name] for name in METRICS if name in last},
+        metrics={name: last[name] for name in metric_names(manifest.objective) if name in last},
         history=fitted.history,
         workdir=workdir,
         export=export,
         stopped=fitted.stopped,
         model=program.model,
     )
+
+
+def metric_names(objective: str) -> tuple[str, ...]:
+    """What is measured of a run on data for this objective."""
+    names = ("mlm_loss", "mlm_accuracy")
+    return names if objective == "mlm" else (*names, f"{objective}_loss", f"{objective}_accuracy")
 
 
 def _silent(line: str) -> None:
@@ -169,12 +182,13 @@ def _evaluator(
     reader = ShardReader(config.data, "held_out")
     if not len(reader):
         return None
+    names = metric_names(reader.manifest.objective)
     batches = HeldOutBatches(
         reader, batch_size=config.batch_size, max_examples=config.eval_examples
     )
 
     def evaluate(state: TrainState, should_stop: Callable[[], bool]) -> dict[str, float] | None:
-        totals = dict.fromkeys(METRICS, np.zeros(2))
+        totals = dict.fromkeys(names, np.zeros(2))
         for index in range(len(batches)):
             if should_stop():
                 return None
@@ -182,7 +196,7 @@ def _evaluator(
                 mesh, config.batch_size, functools.partial(batches.rows, index)
             )
             sums = jax.device_get(program.eval_step(state.params, batch, np.int32(index)))
-            totals = {name: totals[name] + np.asarray(sums[name], float) for name in METRICS}
+            totals = {name: totals[name] + np.asarray(sums[name], float) for name in names}
         if on_evaluate is not None:
             on_evaluate(int(state.step), state.params)
         return {name: float(total / weight) for name, (total, weight) in totals.items()}
@@ -193,13 +207,17 @@ def _evaluator(
 def _fields(manifest: Manifest) -> tuple[Field, ...]:
     """The metrics of a line, the losses beside what a model gets that knows nothing of the text."""
     unigram, majority = manifest.unigram_entropy, manifest.nsp_majority
+    task, sentences = manifest.objective, ()
+    if task != "mlm":
+        beside = None if majority is None else ("majority", majority)
+        sentences = (
+            Field(f"{task}_loss", task, ".3f"),
+            Field(f"{task}_accuracy", f"{task}_acc", ".3f", beside),
+        )
     return (
         Field("mlm_loss", "mlm", ".3f", None if unigram is None else ("unigram entropy", unigram)),
         Field("mlm_accuracy", "mlm_acc", ".3f"),
-        Field("nsp_loss", "nsp", ".3f"),
-        Field(
-            "nsp_accuracy", "nsp_acc", ".3f", None if majority is None else ("majority", majority)
-        ),
+        *sentences,
         Field("learning_rate", "lr", ".2e", last=True),
         Field("grad_norm", "grad", ".2f"),
     )
@@ -224,9 +242,10 @@ def _meta(
             "order of the data": stream.order_fingerprint(),
             "seed": config.seed,
             "start": dataclasses.asdict(config.start),
-            "objective": dataclasses.asdict(config.masking),
+            "objective": _objective(config, manifest),
             "batch_size": config.batch_size,
             "optimizer": name,
+            **heads_identity(manifest.objective),
         },
         "facts": {
             "optimizer": optimizer,
@@ -243,6 +262,23 @@ def _meta(
             "optimizer.warmup_steps": rescheduled,
         },
     }
+
+
+def _objective(config: PretrainConfig, manifest: Manifest) -> dict[str, Any]:
+    """Masking, and what the data are for. Newer fields are named only where they have not their
+    default, so that runs that began without them go on."""
+    fields = dataclasses.asdict(config.masking)
+    if not config.masking.span:
+        del fields["span"]
+    if manifest.objective != "nsp":
+        fields["data"] = manifest.objective
+    return fields
+
+
+def heads_identity(objective: str) -> dict[str, str]:
+    """Of a run's identity: that it has no next-sentence head. Unlike the rest of the objective,
+    weights that come from elsewhere do know it."""
+    return {"heads": "masked LM alone"} if objective == "mlm" else {}
 
 
 def _announce(
@@ -279,9 +315,14 @@ def _verdict(step: int, scores: dict[str, Any], manifest: Manifest, export: epat
     if scores:
         sentence += (
             f": held-out masked-LM loss {scores['mlm_loss']:.3f} nats (unigram entropy "
-            f"{manifest.unigram_entropy:.3f}), next-sentence accuracy {scores['nsp_accuracy']:.1%} "
-            f"(majority {manifest.nsp_majority:.1%})"
+            f"{manifest.unigram_entropy:.3f})"
         )
+        if (task := manifest.objective) != "mlm":
+            what = "next-sentence" if task == "nsp" else "sentence-order"
+            sentence += (
+                f", {what} accuracy {scores[f'{task}_accuracy']:.1%} (majority "
+                f"{manifest.nsp_majority:.1%})"
+            )
     return f"{sentence}. The model is in {export}."
 
 
@@ -297,5 +338,6 @@ def _export(
 ) -> None:
     if jax.process_index():
         return
-    task = {"kind": "pretraining", "max_seq_length": manifest.max_seq_length}
+    kind = "masked_lm" if manifest.objective == "mlm" else "pretraining"
+    task = {"kind": kind, "max_seq_length": manifest.max_seq_length}
     save_pretrained(path, Pretrained(model, params, tokenizer, task))

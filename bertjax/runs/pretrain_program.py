@@ -16,7 +16,12 @@ from bertjax.config import BertConfig
 from bertjax.errors import UserError
 from bertjax.model import starts
 from bertjax.model.bert import init_params
-from bertjax.objectives.losses import pretraining_loss, pretraining_weights
+from bertjax.objectives.losses import (
+    masked_lm_loss,
+    masked_lm_weights,
+    pretraining_loss,
+    pretraining_weights,
+)
 from bertjax.objectives.masking import mask_tokens
 from bertjax.runs.recipes import PretrainConfig
 from bertjax.text.tokenizer import Tokenizer
@@ -76,6 +81,8 @@ def build(
     vocabulary: Vocabulary,
     max_seq_length: int,
     counts: np.ndarray | None = None,
+    *,
+    objective: str = "nsp",
 ) -> Program:
     """The step, the evaluation and the state of a recipe on a mesh, without touching a device.
 
@@ -85,6 +92,7 @@ def build(
         vocabulary: the tokenizer's tables.
         max_seq_length: T of the shards.
         counts: int [V], how often every token is seen; needed by start.mlm_bias="unigram" alone.
+        objective: what the shards are for, one of `bertjax.data.sequences.OBJECTIVES`.
 
     Raises:
         ValueError: counts are needed and are not there.
@@ -94,20 +102,23 @@ def build(
     _check_shapes(config, model, mesh, max_seq_length)
     optimizer = make_optimizer(config.optimizer, config.loop.train_steps)
     prepare = functools.partial(_mask, config, vocabulary, max_seq_length)
-    loss = functools.partial(pretraining_loss, config=model, execution=config.execution)
+    single = objective == "mlm"
+    weights_fn = masked_lm_weights if single else pretraining_weights
+    loss: Callable[..., Any] = masked_lm_loss
+    if not single:
+        loss = functools.partial(pretraining_loss, sentence_task=objective)
+    loss = functools.partial(loss, config=model, execution=config.execution)
     step = make_train_step(
         loss,
         optimizer,
-        weights_fn=pretraining_weights,
+        weights_fn=weights_fn,
         seed=config.seed,
         prepare=prepare,
         accumulation=config.accumulation,
         schedule=make_schedule(config.optimizer, config.loop.train_steps),
     )
-    evaluation = make_eval_step(
-        loss, weights_fn=pretraining_weights, seed=config.seed, prepare=prepare
-    )
-    first = functools.partial(_first_state, config, model, optimizer, counts)
+    evaluation = make_eval_step(loss, weights_fn=weights_fn, seed=config.seed, prepare=prepare)
+    first = functools.partial(_first_state, config, model, optimizer, counts, single)
     shapes = jax.eval_shape(first)
     shardings = sharding.state_shardings(mesh, shapes)
     rows = sharding.batch_sharding(mesh)
@@ -116,18 +127,15 @@ def build(
         return jax.ShapeDtypeStruct(shape, jnp.int32, sharding=rows)
 
     batch, length = config.batch_size, max_seq_length
+    tokens = ("input_ids", "attention_mask", "token_type_ids")
+    labels = {} if single else {"next_sentence_label": struct(batch)}
     return Program(
         model=model,
         init=jax.jit(first, out_shardings=shardings),
         step=jit_train_step(step, mesh, shardings),
         eval_step=jax.jit(evaluation, out_shardings=sharding.replicated(mesh)),
         abstract_state=sharding.placed(shapes, shardings),
-        abstract_batch={
-            "input_ids": struct(batch, length),
-            "attention_mask": struct(batch, length),
-            "token_type_ids": struct(batch, length),
-            "next_sentence_label": struct(batch),
-        },
+        abstract_batch={**{name: struct(batch, length) for name in tokens}, **labels},
     )
 
 
@@ -136,8 +144,11 @@ def _first_state(
     model: BertConfig,
     optimizer: optax.GradientTransformation,
     counts: np.ndarray | None,
+    single: bool,
 ) -> TrainState:
-    params = init_params(model, jax.random.key(config.seed, impl="threefry2x32"))
+    key = jax.random.key(config.seed, impl="threefry2x32")
+    heads = ("mlm",) if single else ("mlm", "nsp")
+    params = init_params(model, key, heads=heads, add_pooler=not single)
     params = starts.begin(params, model, config.start, counts)
     return init_state(params, optimizer)
 
@@ -155,10 +166,11 @@ def _mask(
         mask_id=vocabulary.mask_id,
         vocab_size=vocabulary.size,
         special=jnp.asarray(vocabulary.special),
-        word_starts=jnp.asarray(vocabulary.word_starts) if config.masking.whole_word else None,
+        word_starts=jnp.asarray(vocabulary.word_starts),
         rate=config.masking.rate,
         max_predictions=config.masking.predictions(max_seq_length),
         whole_word=config.masking.whole_word,
+        span=config.masking.span,
         attention_mask=batch["attention_mask"],
     )
     return {**batch, **masked}

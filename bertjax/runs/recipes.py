@@ -51,7 +51,8 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class PretrainConfig:
-    """Pre-train a BERT on prepared shards: masked LM + next sentence prediction."""
+    """Pre-train a BERT on prepared shards: masked LM and what else the shards are for (next
+    sentences, the order of sentences, or nothing)."""
 
     data: str
     """Directory that `bertjax prepare` wrote."""

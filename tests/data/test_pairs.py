@@ -29,48 +29,10 @@ def make_pairs(documents, **options):
     ]
 
 
-def google_pairs(documents, max_seq_length, short_seq_prob, rng):
-    """create_instances_from_document of google-research/bert, token by token, without masking.
-
-    `documents` are lists of sentences, which are lists of tokens. Returns the (A, B, is_random) of
-    every document.
-    """
-    limit = max_seq_length - 3
-    per_document = []
-    for number, document in enumerate(documents):
-        target = limit
-        if rng.random() < short_seq_prob:
-            target = rng.randint(2, limit)
-        pairs, chunk, length, i = [], [], 0, 0
-        while i < len(document):
-            chunk.append(document[i])
-            length += len(document[i])
-            if i == len(document) - 1 or length >= target:
-                a_end = rng.randint(1, len(chunk) - 1) if len(chunk) >= 2 else 1
-                a = [token for sentence in chunk[:a_end] for token in sentence]
-                b = []
-                is_random = len(chunk) == 1 or rng.random() < 0.5
-                if is_random:
-                    for _ in range(10):
-                        other = rng.randint(0, len(documents) - 1)
-                        if other != number:
-                            break
-                    start = rng.randint(0, len(documents[other]) - 1)
-                    for sentence in documents[other][start:]:
-                        b.extend(sentence)
-                        if len(b) >= target - len(a):
-                            break
-                    i -= len(chunk) - a_end
-                else:
-                    b = [token for sentence in chunk[a_end:] for token in sentence]
-                while len(a) + len(b) > limit:
-                    longer = a if len(a) > len(b) else b
-                    longer.pop(0 if rng.random() < 0.5 else -1)
-                pairs.append((a, b, is_random))
-                chunk, length = [], 0
-            i += 1
-        per_document.append(pairs)
-    return per_document
+@pytest.fixture(scope="module")
+def google(load_helper):
+    """Google's algorithm, one token after another."""
+    return load_helper("data/google_pairs.py")
 
 
 def random_documents(count, sentences, words, seed):
@@ -120,7 +82,7 @@ ROUNDS = 120
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_distribution_is_googles(name):
+def test_distribution_is_googles(name, google):
     shape, max_seq_length, short_seq_prob = SETTINGS[name]
     documents = random_documents(seed=1, **shape)
     plain = [[sentence.tolist() for sentence in document] for document in documents]
@@ -133,8 +95,8 @@ def test_distribution_is_googles(name):
         rows, each = statistics(pairs, documents)
         ours.append(rows)
         ours_each.append(each)
-        pairs = google_pairs(plain, max_seq_length, short_seq_prob, plain_rng)
-        rows, each = statistics([pair for document in pairs for pair in document], documents)
+        pairs = google.create_pairs(plain, max_seq_length, short_seq_prob, 1, plain_rng)
+        rows, each = statistics(pairs, documents)
         theirs.append(rows)
         theirs_each.append(each)
     ours, theirs = np.concatenate(ours), np.concatenate(theirs)
@@ -164,6 +126,38 @@ def test_distribution_is_googles(name):
     # Pairs a round: the spread would grow if one target were drawn for all documents. The deviation
     # of a spread of 120 values is 6.5% of it, of a ratio of two 9%.
     assert 0.6 < ours_each.sum(1).std() / theirs_each.sum(1).std() < 1.6
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_means_over_seeds_are_googles(name, google):
+    shape, max_seq_length, short_seq_prob = SETTINGS[name]
+    documents = random_documents(seed=5, **shape)
+    plain = [[sentence.tolist() for sentence in document] for document in documents]
+    owner = document_of(documents)
+
+    def means(pairs):
+        """NSP rate, lengths of A and B, share of pairs from one document."""
+        rows = [(r, len(a), len(b), owner[int(a[0])] == owner[int(b[0])]) for a, b, r in pairs]
+        return np.mean(rows, axis=0)
+
+    def ours(seed):
+        pairs = []
+        rng = np.random.default_rng(seed)
+        for _ in range(3):
+            pairs += make_pairs(
+                documents, max_seq_length=max_seq_length, short_seq_prob=short_seq_prob, rng=rng
+            )
+        return means(pairs)
+
+    def theirs(seed):
+        rng = random.Random(seed)
+        return means(google.create_pairs(plain, max_seq_length, short_seq_prob, 3, rng))
+
+    # The seeds are independent: their deviation is that of their means.
+    first, second = (np.stack([side(seed) for seed in range(30)]) for side in (ours, theirs))
+    error = np.hypot(first.std(0, ddof=1), second.std(0, ddof=1)) / np.sqrt(30)
+    assert (error > 0).all()
+    assert (np.abs(first.mean(0) - second.mean(0)) < 4 * error).all()
 
 
 def test_every_pair_is_what_its_label_says():

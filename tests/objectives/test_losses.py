@@ -73,6 +73,38 @@ def test_pretraining_loss_by_hand(params):
     assert metrics["nsp_accuracy"][1] == 4
 
 
+@pytest.mark.parametrize("dropout", [False, True])
+def test_masked_lm_alone_is_that_part_of_pretraining(params, dropout):
+    batch = pretraining_batch()
+    batch["example_weight"] = jnp.asarray([1.0, 1.0, 1.0, 0.0])
+    key = jax.random.key(3) if dropout else None
+    _, both = pretraining_loss(params, batch, CONFIG, dropout_key=key)
+    alone = {part: params[part] for part in ("embeddings", "encoder", "mlm")}
+    del batch["next_sentence_label"]
+    masked_lm_loss = jax.jit(losses.masked_lm_loss, static_argnames="config")
+    loss, metrics = masked_lm_loss(alone, batch, CONFIG, dropout_key=key)
+    assert metrics.keys() == {"mlm_loss", "mlm_accuracy"}
+    for name, (total, weight) in metrics.items():
+        # Compiled with the other head or without: sums in another order.
+        np.testing.assert_allclose(total, both[name][0], rtol=1e-6)
+        assert weight == both[name][1] == 5
+    np.testing.assert_allclose(loss, metrics["mlm_loss"][0] / (5 + 1e-5), rtol=1e-6)
+    assert losses.masked_lm_weights(batch) == {"mlm": 5}
+    half = {"mlm": jnp.asarray(10.0)}
+    whole, _ = masked_lm_loss(alone, batch, CONFIG, weights=half, dropout_key=key)
+    np.testing.assert_allclose(whole, loss / 2, rtol=1e-5)
+
+
+def test_the_order_of_segments_is_the_same_loss_by_another_name(params):
+    batch = pretraining_batch()
+    loss, metrics = pretraining_loss(params, batch, CONFIG)
+    ordered = jax.jit(bj.pretraining_loss, static_argnames=("config", "sentence_task"))
+    other, named = ordered(params, batch, CONFIG, sentence_task="sop")
+    assert float(loss) == float(other)
+    assert {name.replace("sop", "nsp"): value for name, value in named.items()} == metrics
+    assert "sop_accuracy" in named and "nsp_accuracy" not in named
+
+
 def test_parts_add_up_to_the_whole(params):
     batch = pretraining_batch()
     weights = losses.pretraining_weights(batch)

@@ -1,6 +1,7 @@
 """Masking: Google's budget and proportions, words whole, and every row on its own."""
 
 import itertools
+import random
 
 import jax
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
 import bertjax as bj
-from bertjax.objectives.masking import MaskingConfig
+from bertjax.objectives.masking import LONGEST_SPAN, MaskingConfig, span_lengths
 
 V, T, MASK = 1000, 64, 4
 SPECIAL = np.zeros(V, bool)
@@ -59,10 +60,10 @@ def within(count, total, share):
     return abs(count / total - share) < 4 * np.sqrt(share * (1 - share) / total)
 
 
-@pytest.mark.parametrize("whole_word", [False, True])
-def test_the_masked_arrays_say_what_was_done(mask, whole_word):
+@pytest.mark.parametrize("units", [None, "whole_word", "span"])
+def test_the_masked_arrays_say_what_was_done(mask, units):
     ids, lengths = rows(500)
-    out = mask(ids, whole_word=whole_word, word_starts=WORD_STARTS)
+    out = mask(ids, word_starts=WORD_STARTS, **({units: True} if units else {}))
     for row in range(len(ids)):
         used = out["masked_weights"][row].astype(bool)
         positions = out["masked_positions"][row][used]
@@ -73,7 +74,7 @@ def test_the_masked_arrays_say_what_was_done(mask, whole_word):
         untouched = np.setdiff1d(np.arange(T), positions)
         assert np.array_equal(out["input_ids"][row][untouched], ids[row][untouched])
         budget = min(10, max(1, round(0.15 * lengths[row])))
-        if whole_word:
+        if units:
             assert used.sum() <= budget
         else:
             assert used.sum() == budget
@@ -103,9 +104,10 @@ def test_every_candidate_is_equally_likely(mask):
     assert (np.abs(counts - counts.mean()) < 5 * np.sqrt(counts.mean())).all()
 
 
-def test_whole_words_are_whole(mask):
+@pytest.mark.parametrize("units", ["whole_word", "span"])
+def test_whole_words_are_whole(mask, units):
     ids, _ = rows(2000)
-    out = mask(ids, whole_word=True, word_starts=WORD_STARTS)
+    out = mask(ids, word_starts=WORD_STARTS, **{units: True})
     words = np.cumsum(WORD_STARTS[ids], 1)
     fuller = 0
     for row in range(len(ids)):
@@ -134,12 +136,20 @@ def test_pieces_of_a_word_are_corrupted_on_their_own(mask):
     assert within(alike, pairs, (0.8 + 0.1 / V) ** 2)
 
 
-def test_a_row_depends_on_its_key_and_ids_alone():
+@pytest.mark.parametrize("span", [False, True])
+def test_a_row_depends_on_its_key_and_ids_alone(span):
     ids, _ = rows(6)
     keys = jax.random.split(jax.random.key(1), 6)
     masked = jax.jit(
         lambda keys, ids: bj.mask_tokens(
-            keys, ids, mask_id=MASK, vocab_size=V, special=SPECIAL, max_predictions=10
+            keys,
+            ids,
+            mask_id=MASK,
+            vocab_size=V,
+            special=SPECIAL,
+            word_starts=WORD_STARTS,
+            max_predictions=10,
+            span=span,
         )
     )
     whole, part = masked(keys, ids), masked(keys[2:4], ids[2:4])
@@ -147,8 +157,8 @@ def test_a_row_depends_on_its_key_and_ids_alone():
         assert np.array_equal(array, whole[name][2:4])
 
 
-@pytest.mark.parametrize("whole_word", [False, True])
-def test_it_works_on_a_shard_that_knows_what_differs_between_devices(whole_word):
+@pytest.mark.parametrize("units", [{}, {"whole_word": True}, {"span": True}])
+def test_it_works_on_a_shard_that_knows_what_differs_between_devices(units):
     ids, _ = rows(6)
     keys = jax.random.split(jax.random.key(1), 6)
 
@@ -160,8 +170,8 @@ def test_it_works_on_a_shard_that_knows_what_differs_between_devices(whole_word)
             vocab_size=V,
             special=SPECIAL,
             word_starts=WORD_STARTS,
-            whole_word=whole_word,
             max_predictions=10,
+            **units,
         )
 
     mesh = Mesh(np.array(jax.devices()[:1]), ("data",), axis_types=(AxisType.Auto,))
@@ -198,9 +208,124 @@ def test_short_rows_and_a_wide_budget(mask):
     assert out["masked_labels"][0, 0] == 7
 
 
-def test_whole_word_needs_its_table(mask):
+@pytest.mark.parametrize("units", ["whole_word", "span"])
+def test_whole_words_need_their_table(mask, units):
     with pytest.raises(ValueError, match="word_starts"):
-        mask(rows(1)[0], whole_word=True)
+        mask(rows(1)[0], **{units: True})
+
+
+def test_a_span_is_as_long_as_a_geometric_draw_below_eleven():
+    lengths = np.asarray(span_lengths(jax.random.key(0), 100_000))
+    chances = 0.2 * 0.8 ** np.arange(LONGEST_SPAN)
+    chances /= chances.sum()
+    assert (np.unique(lengths) == np.arange(1, LONGEST_SPAN + 1)).all()
+    for words, chance in enumerate(chances, start=1):
+        assert within((lengths == words).sum(), len(lengths), chance)
+    mean = chances @ np.arange(1, LONGEST_SPAN + 1)
+    assert mean == pytest.approx(3.797, abs=0.001)  # the 3.8 of the paper
+    assert abs(lengths.mean() - mean) < 4 * lengths.std() / np.sqrt(len(lengths))
+
+
+def spanbert(row, budget, rng):
+    """The spans of SpanBERT's masking.py, one piece after another, as sets of positions; words
+    that do not fit and special ids end them."""
+    chances = [0.2 * 0.8**n for n in range(LONGEST_SPAN)]
+    open_to = [not SPECIAL[token] for token in row]
+    words, word_of = [], {}
+    for place, token in enumerate(row):
+        if open_to[place]:
+            if WORD_STARTS[token] or not open_to[place - 1]:
+                words.append([])
+            words[-1].append(place)
+            word_of[place] = len(words) - 1
+    spans, taken = [], set()
+    for anchor in rng.sample(sorted(word_of), len(word_of)):
+        wanted = rng.choices(range(1, LONGEST_SPAN + 1), chances)[0]
+        span = []
+        for word in range(word_of[anchor], min(word_of[anchor] + wanted, len(words))):
+            follows = not span or words[word][0] == span[-1] + 1
+            if word in taken or not follows or budget < len(words[word]):
+                break
+            taken.add(word)
+            span += words[word]
+            budget -= len(words[word])
+        spans += [span] if span else []
+    return spans
+
+
+def runs(chosen):
+    """The lengths of the runs of consecutive True in rows [n, T]."""
+    edges = np.diff(np.pad(chosen, ((0, 0), (1, 1))).astype(int), axis=1)
+    return np.nonzero(edges < 0)[1] - np.nonzero(edges > 0)[1]
+
+
+def test_spans_over_a_hundred_thousand_tokens_are_those_of_a_plain_loop(mask):
+    ids, lengths = rows(8000)
+    out = mask(ids, span=True, word_starts=WORD_STARTS)
+    used = out["masked_weights"].astype(bool)
+    chosen = np.zeros(ids.shape, bool)
+    np.put_along_axis(chosen, out["masked_positions"], True, 1)
+    chosen[:, 0] = False  # where the unused rest points to
+    assert used.sum() == chosen.sum() and lengths.sum() > 100_000
+    plain = np.zeros_like(chosen)
+    rng = random.Random(1)
+    for row, length in enumerate(lengths.tolist()):
+        for span in spanbert(ids[row].tolist(), min(10, max(1, round(0.15 * length))), rng):
+            plain[row, span] = True
+    ours, theirs = runs(chosen), runs(plain)
+    for power in (1, 2):
+        error = np.hypot(*((each**power).std() / np.sqrt(len(each)) for each in (ours, theirs)))
+        assert abs((ours**power).mean() - (theirs**power).mean()) < 4 * error
+    # How much of the budget is used, and where: rows are independent.
+    for first, second in ((chosen, plain), (chosen[:, :32], plain[:, :32])):
+        difference = first.sum(1) - second.sum(1).astype(float)
+        assert abs(difference.mean()) < 4 * difference.std() / np.sqrt(len(ids))
+    assert chosen.sum() / np.clip(np.round(0.15 * lengths), 1, 10).sum() > 0.9
+
+
+def test_a_span_is_corrupted_as_a_whole(mask):
+    # One piece a word and rows of one span at most: the budget is one draw of 80/10/10.
+    ids = np.full((30_000, 34), 7, np.int32)
+    ids[:, 0], ids[:, -1] = 2, 3
+    out = mask(ids, span=True, word_starts=WORD_STARTS, max_predictions=5)
+    used = out["masked_weights"].astype(bool)
+    assert used.all() and used.sum() > 100_000
+    new = np.take_along_axis(out["input_ids"], out["masked_positions"], 1)
+    apart = np.diff(out["masked_positions"], axis=1) != 1
+    masked, kept = new == MASK, new == 7
+    one = ~apart.any(1)  # one run: one span, or two that touch
+    assert one.sum() > 8_000
+    all_masked, all_kept = masked.all(1), kept.all(1)
+    other = ~masked.any(1) & ~all_kept  # replaced: an id may still be the old one, or [MASK]
+    # Drawn for each piece, 0.8 ** 5 = 33% of the rows would be all [MASK]; two spans that touch
+    # are a few rows.
+    assert all_masked[one].mean() > 0.72
+    assert other[one].mean() > 0.07 and all_kept[one].mean() > 0.07
+    # Over all spans the shares are 80/10/10; tokens of a span are not independent: by rows.
+    for tokens, share in ((masked, 0.8 + 0.1 / V), (kept, 0.1 + 0.1 / V)):
+        by_row = tokens.mean(1)
+        assert abs(by_row.mean() - share) < 4 * by_row.std() / np.sqrt(len(by_row))
+    replaced = new[~masked & ~kept]
+    assert within((replaced < V // 2).sum(), len(replaced), 0.5)
+
+
+def test_no_span_runs_across_a_special_id(mask):
+    # [CLS] a b [SEP] ##c d [SEP], a B cut inside a word: word numbers alone would join them.
+    ids = np.tile(np.array([2, 7, 8, 3, 9, 10, 3], np.int32), (4000, 1))
+    starts = WORD_STARTS.copy()
+    starts[9] = False
+    out = mask(ids, span=True, word_starts=starts, rate=0.3, max_predictions=2)
+    chosen = np.zeros(ids.shape, bool)
+    np.put_along_axis(chosen, out["masked_positions"], out["masked_weights"].astype(bool), 1)
+    assert not chosen[:, [0, 3, 6]].any() and (chosen.sum(1) == 2).all()
+    # Whichever comes first begins a span of two words if it is a or ##c and `longer` than one;
+    # else the second one is any of the three others.
+    longer = 1 - 0.2 / (1 - 0.8**LONGEST_SPAN)
+    one_span = 1 / 4 * (longer + (1 - longer) / 3) + 1 / 4 / 3
+    assert within((chosen[:, 1] & chosen[:, 2]).sum(), len(ids), one_span)
+    assert within((chosen[:, 4] & chosen[:, 5]).sum(), len(ids), one_span)
+    across = 1 / 4 / 3 + 1 / 4 * (1 - longer) / 3
+    assert within((chosen[:, 2] & chosen[:, 4]).sum(), len(ids), across)
 
 
 def test_predictions_follow_the_rate_or_refuse():

@@ -1,0 +1,138 @@
+"""The end of preparing: a finished directory's manifest, its files in their place, and what is said
+of it.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from bertjax.data import division, sequences, shards, spill
+from bertjax.data.shards import Manifest, ShardFile
+from bertjax.errors import UserError
+from bertjax.text.tokenizer import Tokenizer
+
+
+def make_manifest(
+    plan: dict[str, Any],
+    tokenizer: Tokenizer,
+    segments: Sequence[epath.Path],
+    units: Sequence[division.Unit],
+    results: Sequence[dict[str, Any]],
+    built: epath.Path,
+) -> Manifest:
+    """The manifest of what pass 2 has made.
+
+    Args:
+        plan: what the shards depend on, by the manifest's names.
+        tokenizer: of the text.
+        segments: what pass 1 left.
+        units: what was paired at once.
+        results: what became of each unit.
+        built: where pass 2 left its files.
+
+    Raises:
+        UserError: the text gives no example for this objective.
+    """
+    totals = [spill.segment_totals(segment) for segment in segments]
+    by_split = {
+        split: [result for unit, result in zip(units, results, strict=True) if unit.split == split]
+        for split in shards.SPLITS
+    }
+
+    def total(split: str, name: str) -> int:
+        return sum(result[name] for result in by_split[split])
+
+    train, held_out = total("train", "examples"), total("held_out", "examples")
+    if not train:  # pairs of sentences of a document, and a document has one
+        raise UserError(
+            "Every document that is trained on is one sentence, and none has an order of "
+            "sentences: put blank lines between documents only, or prepare with --objective nsp or "
+            "mlm."
+        )
+    objective, length = plan["objective"], plan["max_seq_length"]
+    specials = sequences.specials(objective)
+    random_share = total("held_out", "random") / max(held_out, 1)
+    is_labelled = objective != "mlm"
+    majority = round(max(random_share, 1 - random_share), 6)
+    names = ("max_seq_length", "seed", "dupe_factor", "short_seq_prob", "held_out", "language")
+    names += ("block_mib", "objective", "format_version", "tokenizer_sha256")
+    return Manifest(
+        **{name: plan[name] for name in names},
+        vocab_size=tokenizer.vocab_size,
+        **{name: getattr(tokenizer, name) for name in ("pad_id", "cls_id", "sep_id")},
+        mask_id=tokenizer.mask_id,
+        unk_id=tokenizer.unk_id,
+        blocks=totals[0].blocks,
+        files={
+            split: tuple(ShardFile(**file) for result in rows for file in result["files"])
+            for split, rows in by_split.items()
+        },
+        corpus=tuple(shards.CorpusFile(**file) for file in plan["corpus"]),
+        documents=sum(each.documents for each in totals),
+        sentences=sum(each.sentences for each in totals),
+        words=sum(each.words for each in totals),
+        tokens=sum(each.ids for each in totals),
+        padding=round(1 - (total("train", "ids") / train + specials) / length, 6),
+        nsp_random=round(total("train", "random") / train, 6) if is_labelled else None,
+        unigram_entropy=_unigram_entropy(built, units, tokenizer) if held_out else None,
+        nsp_majority=majority if held_out and is_labelled else None,
+    )
+
+
+def _unigram_entropy(
+    built: epath.Path, units: Sequence[division.Unit], tokenizer: Tokenizer
+) -> float:
+    """Nats a token: held-out ids under the add-one-smoothed training frequencies, no specials."""
+    counts = {split: np.zeros(tokenizer.vocab_size, np.int64) for split in shards.SPLITS}
+    for unit in units:
+        data = (built / f"{unit.name}.counts").read_bytes()
+        counts[unit.split] += np.frombuffer(data, "<i8")
+    text = ~tokenizer.special()
+    train, held_out = counts["train"][text] + 1.0, counts["held_out"][text]
+    return round(float(-(held_out @ np.log(train / train.sum())) / max(held_out.sum(), 1)), 6)
+
+
+def publish(
+    target: epath.Path, built: epath.Path, manifest: Manifest, tokenizer: Tokenizer
+) -> None:
+    """Moves the shards to their place, then writes the manifest; may be cut short and repeated."""
+    target.mkdir(parents=True, exist_ok=True)
+    for file in (file for split in shards.SPLITS for file in manifest.files[split]):
+        if (path := built / file.name).exists():
+            path.replace(target / file.name)
+    tokenizer.save(target / shards.TOKENIZER)
+    path = built / shards.MANIFEST
+    path.write_text(manifest.to_json())
+    path.replace(target / shards.MANIFEST)
+
+
+def summarise(
+    manifests: Sequence[Manifest], seconds: float | None, log: Callable[[str], None]
+) -> None:
+    """Tells what was prepared.
+
+    Args:
+        manifests: of the same text, one a length.
+        seconds: what it took, if all of it was done at once.
+        log: is given a line at a time.
+    """
+    first = manifests[0]
+    speed = "" if seconds is None else f" ({first.words / max(seconds, 1e-9):,.0f} words/s)"
+    if first.documents == first.sentences and first.objective == "nsp":
+        log(
+            "Every document is one sentence, so every pair is random: is there a blank line after "
+            "every sentence? It should stand between documents only."
+        )
+    text = f"{first.documents:,} documents, {first.sentences:,} sentences, {first.words:,} words"
+    for manifest in manifests:
+        line = (
+            f"{manifest.examples('train'):,} training and {manifest.examples('held_out'):,} "
+            f"held-out examples of up to {manifest.max_seq_length} tokens; "
+            f"{manifest.padding:.1%} padding"
+        )
+        if manifest.nsp_random is not None:
+            label = "in the wrong order" if manifest.objective == "sop" else "random next sentences"
+            line += f", {manifest.nsp_random:.1%} {label}"
+        log(f"{text}{speed}: {line}." if manifest is first else f"{line}.")

@@ -1,0 +1,157 @@
+"""What an example is for each objective: next-sentence pairs (`pairs.py`), single sequences, or two
+segments in order or swapped. As there, examples are positions in one flat array of ids.
+"""
+
+from typing import Literal, get_args
+
+import numpy as np
+
+from bertjax.data.pairs import (
+    SHORTEST_SEQUENCE,
+    SPECIALS_PER_PAIR,
+    FlatDocuments,
+    Spans,
+    chain,
+    chunk_stops,
+    document_targets,
+    pair_spans,
+    truncate,
+)
+
+Objective = Literal["nsp", "mlm", "sop"]
+"""What is learned beside masked words: next sentences, nothing, the order of sentences."""
+OBJECTIVES: tuple[str, ...] = get_args(Objective)
+# [CLS] A [SEP]
+SPECIALS_PER_SINGLE = 2
+
+
+def specials(objective: str) -> int:
+    """How many special tokens an example has."""
+    return SPECIALS_PER_SINGLE if objective == "mlm" else SPECIALS_PER_PAIR
+
+
+def example_spans(
+    objective: str,
+    documents: FlatDocuments,
+    *,
+    max_seq_length: int,
+    short_seq_prob: float,
+    rng: np.random.Generator,
+) -> Spans:
+    """One pass over the documents: their examples for an objective, in document order.
+
+    Raises:
+        ValueError: `max_seq_length` below 5, or fewer than two documents for "nsp".
+    """
+    make = {"nsp": pair_spans, "mlm": single_spans, "sop": ordered_spans}[objective]
+    return make(documents, max_seq_length=max_seq_length, short_seq_prob=short_seq_prob, rng=rng)
+
+
+def single_spans(
+    documents: FlatDocuments,
+    *,
+    max_seq_length: int,
+    short_seq_prob: float,
+    rng: np.random.Generator,
+) -> Spans:
+    """Single sequences: as many following sentences of a document as fit, and every token once.
+
+    A sequence has at most `max_seq_length - 2` tokens or, with probability `short_seq_prob` and
+    drawn for each sequence, a number uniform in [2, max_seq_length - 2]; one sentence at least. A
+    sentence that is longer than `max_seq_length - 2` counts as several of that length and a rest.
+
+    Source: RoBERTa (Liu et al., 2019), section 4.2, DOC-SENTENCES; its batches grow where sequences
+    are short, these do not.
+
+    Returns:
+        Spans with an empty B (b_start = b_stop = a_stop) and without random ones.
+
+    Raises:
+        ValueError: `max_seq_length` below 5.
+    """
+    _check_length(max_seq_length)
+    limit = max_seq_length - SPECIALS_PER_SINGLE
+    documents = _with_sentences_of_at_most(documents, limit)
+    offsets = documents.sentence_offsets
+    first, stop = documents.document_offsets[:-1], documents.document_offsets[1:]
+    sentences = len(offsets) - 1
+    targets = np.full(sentences, limit, np.int64)
+    short = rng.random(sentences) < short_seq_prob
+    targets[short] = rng.integers(2, limit, size=int(short.sum()), endpoint=True)
+
+    following = np.searchsorted(offsets, offsets[:-1] + targets, side="right") - 1
+    following = np.maximum(following, np.arange(sentences) + 1)
+    following = np.minimum(following, np.repeat(stop, stop - first))
+    chunk = chain(following)
+    end = offsets[following[chunk]]
+    return Spans(offsets[chunk], end, end, end, np.zeros(len(chunk), bool))
+
+
+def _with_sentences_of_at_most(documents: FlatDocuments, limit: int) -> FlatDocuments:
+    """The same documents, with sentences that are longer than `limit` cut every `limit` tokens."""
+    offsets = documents.sentence_offsets
+    pieces = -(-np.diff(offsets) // limit)
+    before = np.zeros(len(offsets), np.int64)
+    np.cumsum(pieces, out=before[1:])
+    place = np.arange(before[-1]) - np.repeat(before[:-1], pieces)
+    starts = np.repeat(offsets[:-1], pieces) + place * limit
+    return FlatDocuments(
+        documents.ids,
+        np.append(starts, offsets[-1]),
+        before[documents.document_offsets],
+    )
+
+
+def ordered_spans(
+    documents: FlatDocuments,
+    *,
+    max_seq_length: int,
+    short_seq_prob: float,
+    rng: np.random.Generator,
+) -> Spans:
+    """Two following segments of a document, in order (label 0) or, every second time, swapped (1).
+
+    Chunks, their targets, where A ends and what is truncated are those of `pair_spans`. A chunk has
+    two sentences at least: one that would have one also takes the next one or, at the end of its
+    document, the one before. Documents of one sentence give nothing.
+
+    Source: ALBERT (Lan et al., 2020), section 3.1; google-research/albert,
+    create_pretraining_data.py. Its code gives a chunk of one sentence a B from another document.
+
+    Returns:
+        Spans whose `is_random` says that A and B are swapped.
+
+    Raises:
+        ValueError: `max_seq_length` below 5.
+    """
+    _check_length(max_seq_length)
+    limit = max_seq_length - SPECIALS_PER_PAIR
+    offsets = documents.sentence_offsets
+    first, stop = documents.document_offsets[:-1], documents.document_offsets[1:]
+    targets = document_targets(len(documents), limit, short_seq_prob, rng)
+    owner = np.repeat(np.arange(len(documents)), stop - first)
+    following = chunk_stops(documents, owner, targets)
+    following = np.maximum(following, np.arange(len(owner)) + 2)
+    following = np.minimum(following, stop[owner])
+
+    chunk = chain(following)
+    end, owner = following[chunk], owner[chunk]
+    chunk = np.where(end - chunk == 1, np.maximum(chunk - 1, first[owner]), chunk)
+    both = end - chunk >= 2
+    chunk, end = chunk[both], end[both]
+    middle = chunk + 1 + (rng.random(len(chunk)) * (end - chunk - 1)).astype(np.int64)
+    swapped = rng.random(len(chunk)) < 0.5
+    begin, middle, end = offsets[chunk], offsets[middle], offsets[end]
+    spans = Spans(
+        np.where(swapped, middle, begin),
+        np.where(swapped, end, middle),
+        np.where(swapped, begin, middle),
+        np.where(swapped, middle, end),
+        swapped,
+    )
+    return truncate(spans, limit=limit, rng=rng)
+
+
+def _check_length(max_seq_length: int) -> None:
+    if max_seq_length < SHORTEST_SEQUENCE:
+        raise ValueError(f"max_seq_length must be at least {SHORTEST_SEQUENCE}.")
