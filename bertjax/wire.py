@@ -1,7 +1,7 @@
 """What Google's file formats share: protocol buffers' wire format, and the masked CRC32C.
 
-Checkpoints of TensorFlow, its TFRecords and SentencePiece's models are made of these; none of them
-needs a library of its own to be read (protobuf.dev/programming-guides/encoding).
+TensorFlow's checkpoints and SentencePiece's models are read with nothing else
+(protobuf.dev/programming-guides/encoding).
 """
 
 import struct
@@ -102,8 +102,8 @@ def masked_crc32c(data: bytes) -> int:
         import google_crc32c
     except ImportError:
         raise UserError(
-            "TensorFlow's files are checked by google-crc32c, which is not installed: pip install "
-            "google-crc32c."
+            "TensorFlow's checkpoints are checked by google-crc32c, which is not installed: pip "
+            "install google-crc32c."
         ) from None
     value = google_crc32c.value(data)
     return ((value >> 15 | value << 17) + 0xA282EAD8) & 0xFFFFFFFF

@@ -4,7 +4,7 @@
       --dev sst2/dev.tsv --workdir runs/minilm-sst2
 
 The model is a directory in Hugging Face's layout; the files hold sentence<TAB>label, no header.
-`make parity-finetuning` runs the same recipe in PyTorch beside it.
+tests/parity/finetuning.py (with the extra parity) runs the same recipe in PyTorch beside it.
 
 Hardware: two CPU cores.
 Result: not run.

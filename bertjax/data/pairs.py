@@ -96,7 +96,7 @@ def pair_spans(
     limit = max_seq_length - SPECIALS_PER_PAIR
     offsets = documents.sentence_offsets
     first, stop = documents.document_offsets[:-1], documents.document_offsets[1:]
-    targets = document_targets(len(documents), limit, short_seq_prob, rng)
+    targets = draw_targets(len(documents), limit, short_seq_prob, rng)
 
     # What would happen if a chunk began at this sentence, for every sentence; then only the chunks
     # that do occur are kept. The draws of the others are thrown away: all are independent.
@@ -125,12 +125,13 @@ def pair_spans(
     )
 
 
-def document_targets(
-    documents: int, limit: int, short_seq_prob: float, rng: np.random.Generator
+def draw_targets(
+    count: int, limit: int, short_seq_prob: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """Tokens that the chunks of each document are to have: `limit`, or less; int64 [documents]."""
-    targets = np.full(documents, limit, np.int64)
-    short = rng.random(documents) < short_seq_prob
+    """How many tokens to aim at: `limit` or, with probability `short_seq_prob`, a number uniform in
+    [2, limit]; int64 [count]."""
+    targets = np.full(count, limit, np.int64)
+    short = rng.random(count) < short_seq_prob
     targets[short] = rng.integers(2, limit, size=int(short.sum()), endpoint=True)
     return targets
 
@@ -142,7 +143,7 @@ def chunk_stops(documents: FlatDocuments, owner: np.ndarray, targets: np.ndarray
     Args:
         documents: the text.
         owner: the document of each sentence, [sentences].
-        targets: as `document_targets` gives them.
+        targets: of each document, [documents].
     """
     offsets = documents.sentence_offsets
     stop = np.searchsorted(offsets, offsets[:-1] + targets[owner])

@@ -13,7 +13,7 @@ from bertjax.data.pairs import (
     Spans,
     chain,
     chunk_stops,
-    document_targets,
+    draw_targets,
     pair_spans,
     truncate,
 )
@@ -75,9 +75,7 @@ def single_spans(
     offsets = documents.sentence_offsets
     first, stop = documents.document_offsets[:-1], documents.document_offsets[1:]
     sentences = len(offsets) - 1
-    targets = np.full(sentences, limit, np.int64)
-    short = rng.random(sentences) < short_seq_prob
-    targets[short] = rng.integers(2, limit, size=int(short.sum()), endpoint=True)
+    targets = draw_targets(sentences, limit, short_seq_prob, rng)
 
     following = np.searchsorted(offsets, offsets[:-1] + targets, side="right") - 1
     following = np.maximum(following, np.arange(sentences) + 1)
@@ -128,7 +126,7 @@ def ordered_spans(
     limit = max_seq_length - SPECIALS_PER_PAIR
     offsets = documents.sentence_offsets
     first, stop = documents.document_offsets[:-1], documents.document_offsets[1:]
-    targets = document_targets(len(documents), limit, short_seq_prob, rng)
+    targets = draw_targets(len(documents), limit, short_seq_prob, rng)
     owner = np.repeat(np.arange(len(documents)), stop - first)
     following = chunk_stops(documents, owner, targets)
     following = np.maximum(following, np.arange(len(owner)) + 2)

@@ -130,9 +130,9 @@ def _write_dupe(
     result["examples"] += examples
     result["random"] += int(spans.is_random.sum())
     result["ids"] += int((rows[:, 1] - rows[:, 0] + rows[:, 3] - rows[:, 2]).sum())
-    data, width = documents.ids.tobytes(), documents.ids.itemsize
     if not examples:  # of "sop", from documents of one sentence
         return
+    data, width = documents.ids.tobytes(), documents.ids.itemsize
     for number, part in enumerate(np.array_split(rows, -(-examples // shards.EXAMPLES_PER_FILE))):
         name = f"{marker.stem}-{dupe:02d}-{number:03d}.array_record"
         records = (

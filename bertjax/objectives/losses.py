@@ -30,10 +30,8 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 def pretraining_weights(batch: Batch) -> Weights:
     """The normalisers of `pretraining_loss`: predictions and examples of a masked batch."""
-    return {
-        "mlm": _masked_weights(batch).sum(),
-        "nsp": _example_weights(batch, "next_sentence_label").sum(),
-    }
+    examples = _example_weights(batch, "next_sentence_label").sum()
+    return {**masked_lm_weights(batch), "nsp": examples}
 
 
 def pretraining_loss(

@@ -19,6 +19,19 @@ FILE = "spm.model"
 FILES = (FILE, "spiece.model", "tokenizer.model")
 """Names by which a model is found in a directory, ours first."""
 
+SPECIAL_PIECES: dict[str, Any] = {
+    "pad_id": 0,
+    "unk_id": 1,
+    "bos_id": 2,
+    "eos_id": 3,
+    "pad_piece": "[PAD]",
+    "unk_piece": "[UNK]",
+    "bos_piece": "[CLS]",
+    "eos_piece": "[SEP]",
+    "control_symbols": ["[MASK]"],
+}
+"""What makes SPECIALS the first pieces of a trained model, by the names of the library."""
+
 _SPACE = "▁"  # a word's leading space in a piece: U+2581
 # What the normalisation makes a space of, beside what Python calls one (all of Unicode was tried).
 _BLANKS = "\u061c\u200b\u200c\u200e\u200f\u2581\ufeff\ufffd"
@@ -158,16 +171,8 @@ def train(
             normalization_rule_name="nmt_nfkc_cf" if lowercase else "nmt_nfkc",
             max_sentence_length=8 * _CHUNK_CHARACTERS,
             num_threads=_TRAINING_THREADS,
-            pad_id=0,
-            unk_id=1,
-            bos_id=2,
-            eos_id=3,
-            pad_piece="[PAD]",
-            unk_piece="[UNK]",
-            bos_piece="[CLS]",
-            eos_piece="[SEP]",
-            control_symbols=["[MASK]"],
             minloglevel=2,
+            **SPECIAL_PIECES,
         )
     except RuntimeError as error:
         if match := re.search(r"required_chars\. \d+ vs (\d+)", str(error)):

@@ -1,5 +1,6 @@
 """Masking: Google's budget and proportions, words whole, and every row on its own."""
 
+import functools
 import itertools
 import random
 
@@ -136,22 +137,24 @@ def test_pieces_of_a_word_are_corrupted_on_their_own(mask):
     assert within(alike, pairs, (0.8 + 0.1 / V) ** 2)
 
 
+def masking(**units):
+    """The function of keys and ids that masks in these units."""
+    return functools.partial(
+        bj.mask_tokens,
+        mask_id=MASK,
+        vocab_size=V,
+        special=SPECIAL,
+        word_starts=WORD_STARTS,
+        max_predictions=10,
+        **units,
+    )
+
+
 @pytest.mark.parametrize("span", [False, True])
 def test_a_row_depends_on_its_key_and_ids_alone(span):
     ids, _ = rows(6)
     keys = jax.random.split(jax.random.key(1), 6)
-    masked = jax.jit(
-        lambda keys, ids: bj.mask_tokens(
-            keys,
-            ids,
-            mask_id=MASK,
-            vocab_size=V,
-            special=SPECIAL,
-            word_starts=WORD_STARTS,
-            max_predictions=10,
-            span=span,
-        )
-    )
+    masked = jax.jit(masking(span=span))
     whole, part = masked(keys, ids), masked(keys[2:4], ids[2:4])
     for name, array in part.items():
         assert np.array_equal(array, whole[name][2:4])
@@ -162,18 +165,7 @@ def test_it_works_on_a_shard_that_knows_what_differs_between_devices(units):
     ids, _ = rows(6)
     keys = jax.random.split(jax.random.key(1), 6)
 
-    def masked(keys, ids):
-        return bj.mask_tokens(
-            keys,
-            ids,
-            mask_id=MASK,
-            vocab_size=V,
-            special=SPECIAL,
-            word_starts=WORD_STARTS,
-            max_predictions=10,
-            **units,
-        )
-
+    masked = masking(**units)
     mesh = Mesh(np.array(jax.devices()[:1]), ("data",), axis_types=(AxisType.Auto,))
     split = PartitionSpec("data")
     mapped = jax.shard_map(masked, mesh=mesh, in_specs=split, out_specs=split, check_vma=True)

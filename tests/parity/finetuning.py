@@ -103,12 +103,14 @@ def run_torch(data: pathlib.Path, output: pathlib.Path) -> None:
         )
         plain = [n for n, _ in model.named_parameters() if n.endswith("bias") or "LayerNorm" in n]
         named = dict(model.named_parameters())
-        recipe = config.optimizer
+        chosen = config.optimizer
         groups = [
-            {"params": [named[n] for n in named if n not in plain], "weight_decay": 0.01},
+            {"params": [named[n] for n in named if n not in plain]},
             {"params": [named[n] for n in plain], "weight_decay": 0.0},
         ]
-        optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, eps=1e-8)
+        optimizer = torch.optim.AdamW(
+            groups, lr=chosen.learning_rate, eps=1e-8, weight_decay=chosen.weight_decay
+        )
         schedule = transformers.get_linear_schedule_with_warmup(
             optimizer, int(config.warmup_proportion * steps), steps
         )
@@ -117,11 +119,11 @@ def run_torch(data: pathlib.Path, output: pathlib.Path) -> None:
         for epoch in range(config.epochs):
             permuted = torch.randperm(len(texts), generator=order).tolist()
             for at in range(0, len(texts), config.batch_size):
-                chosen = permuted[at : at + config.batch_size]
-                inputs, wanted = batch([texts[i] for i in chosen], [labels[i] for i in chosen])
+                rows_now = permuted[at : at + config.batch_size]
+                inputs, wanted = batch([texts[i] for i in rows_now], [labels[i] for i in rows_now])
                 loss = torch.nn.functional.cross_entropy(model(**inputs).logits, wanted)
                 loss.backward()
-                torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
+                torch.nn.utils.clip_grad_norm_(model.parameters(), chosen.clip_norm)
                 optimizer.step()
                 schedule.step()
                 optimizer.zero_grad()
