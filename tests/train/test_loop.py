@@ -167,20 +167,19 @@ def survives(killing, tmp_path, options, *, kills, seed):
 
 
 def test_exit_code_and_repeated_signals(killing, tmp_path):
-    def stepping(sleep):
-        process = killing.start(command(tmp_path / sleep, "--sleep", sleep))
-        while not process.stdout.readline().startswith("step  1/"):
-            assert process.poll() is None
+    def signalled_in_a_step(seconds):
+        process = killing.start(command(tmp_path / seconds, "--sleep", seconds))
+        assert "sleeping\n" in iter(process.stdout.readline, "")
         process.send_signal(signal.SIGTERM)
         return process
 
-    process = stepping("3")
+    process = signalled_in_a_step("3")
     time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     output = process.communicate()[0]
     assert process.returncode == 75, "one that is passed on twice is one"
     assert "to be resumed" in output
-    process = stepping("60")
+    process = signalled_in_a_step("60")
     end = time.monotonic() + 30
     while process.poll() is None and time.monotonic() < end:  # a busy machine hears late
         time.sleep(0.6)

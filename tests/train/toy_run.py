@@ -132,12 +132,13 @@ def main() -> int:
     parser.add_argument("workdir")
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--size", type=int, default=64)
-    # From the third step on: it begins when the line of the first has been written.
-    parser.add_argument("--sleep", type=float, default=0.0)
+    parser.add_argument("--sleep", type=float, default=0.0, help="within the third step")
     arguments = parser.parse_args()
 
     def step(state: State, batch: dict) -> tuple[State, dict]:
-        time.sleep(arguments.sleep if state.step >= 2 else 0.0)
+        if arguments.sleep and state.step == 2:
+            log("sleeping")
+            time.sleep(arguments.sleep)
         return train_step(state, batch)
 
     def log(line: str) -> None:
