@@ -34,6 +34,8 @@ class ModelConfig:
     """Dropout of attention probabilities."""
     max_position_embeddings: int | None = None
     """Longest sequence the model can read."""
+    initializer_range: float | None = None
+    """Standard deviation of the first weights."""
 
     def resolve(self, vocab_size: int) -> BertConfig:
         """The whole configuration, for a vocabulary of this size.

@@ -1,0 +1,38 @@
+"""L-4_H-256 ("mini" of Google's 24 miniatures) on 87 public-domain novels: 12.3 million words.
+
+    bertjax tokenizer train --input novels/train --output tokenizer
+    bertjax prepare --input novels/train --tokenizer tokenizer --output shards --max-seq-length 64 \\
+      --dupe-factor 1
+    bertjax pretrain experiments/novels_l4_h256.py
+
+novels_sst2.py fine-tunes it. Short rows, many updates and three words of ten masked, because the
+text is small; the first values let a small model learn sooner (bertjax/model/starts.py).
+
+Hardware: two CPU cores.
+Result: not run.
+"""
+
+from bertjax.model.starts import StartConfig
+from bertjax.objectives.masking import MaskingConfig
+from bertjax.runs.recipes import ModelConfig, PretrainConfig
+from bertjax.train.loop import LoopConfig
+from bertjax.train.optimizer import OptimizerConfig
+
+config = PretrainConfig(
+    data="shards",
+    workdir="runs/novels",
+    model=ModelConfig(
+        size="L-4_H-256",
+        hidden_dropout_prob=0.0,  # nothing is seen often enough to be learned by heart
+        attention_probs_dropout_prob=0.0,
+        initializer_range=0.035,  # BERT-base's 0.02 at this width: 0.02 * sqrt(768 / 256)
+    ),
+    start=StartConfig(mlm_bias="unigram", positions="sinusoidal", attention="averaging"),
+    masking=MaskingConfig(rate=0.3),
+    optimizer=OptimizerConfig(
+        name="adamw", learning_rate=1e-3, schedule="linear", warmup_steps=600, beta2=0.98
+    ),
+    loop=LoopConfig(train_steps=8_000, log_every=100, eval_every=1_000, save_every=1_000),
+    batch_size=32,
+    eval_examples=1_024,
+)
