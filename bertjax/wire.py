@@ -25,6 +25,8 @@ def varint(data: bytes, at: int) -> tuple[int, int]:
     Raises:
         Malformed: it is cut off or too long.
     """
+    if at < len(data) and data[at] < 0x80:  # most have one digit
+        return data[at], at + 1
     value = 0
     for shift in range(0, 70, 7):
         if at >= len(data):

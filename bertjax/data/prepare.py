@@ -137,6 +137,7 @@ def prepare(config: PrepareConfig, log: Callable[[str], None]) -> Manifest:
     paths = corpus.expand_inputs(inputs, leave_out=no_text)
     if is_paired := from_tfrecords.are_tfrecords(paths):
         config = from_tfrecords.settle(config, paths)
+        directories = config.directories(output)
     sizes = [path.stat().length for path in paths]
     processes = config.processes or (work.cores() if sum(sizes) >= _WORTH_WORKERS else 1)
     with places.writing(output), _discarded_on_bad_text(output):

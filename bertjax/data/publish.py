@@ -101,6 +101,8 @@ def publish(
     for file in (file for split in shards.SPLITS for file in manifest.files[split]):
         if (path := built / file.name).exists():
             path.replace(target / file.name)
+    for leftover in list((target / shards.TOKENIZER).glob(".*.tmp")):  # of a run that was killed
+        leftover.unlink()
     tokenizer.save(target / shards.TOKENIZER)
     path = built / shards.MANIFEST
     path.write_text(manifest.to_json())

@@ -177,8 +177,8 @@ def read_manifest(directory: epath.PathLike) -> Manifest:
     if not path.exists():
         if command := tfrecords.prepare_command(directory):
             raise UserError(
-                f"{directory}: holds TFRecords, not shards; make shards of them first: `{command}` "
-                "(vocab.txt: the vocabulary that they were made with)."
+                f"{directory}: TFRecords, where shards are needed; make those first: `{command}` "
+                "(vocab.txt: the vocabulary that the records were made with)."
             )
         raise UserError(
             f"{directory}: no {MANIFEST}; give a directory that `bertjax prepare` has finished "

@@ -134,8 +134,10 @@ def prepare_command(data: epath.Path) -> str | None:
     """
     if data.is_dir():
         found = any(map(is_named_tfrecord, data.iterdir()))
-    else:
-        found = is_named_tfrecord(data) or (data.is_file() and is_tfrecord(data))
+    elif data.is_file():
+        found = is_tfrecord(data)
+    else:  # a pattern, perhaps
+        found = ".tfrecord" in data.name or ".tf_record" in data.name
     if not found:
         return None
     words = ("--input", str(data), "--tokenizer", "vocab.txt", "--output", "shards")

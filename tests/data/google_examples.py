@@ -31,7 +31,7 @@ def masked(
     row = [vocabulary.cls_id, *a, vocabulary.sep_id, *b, vocabulary.sep_id]
     candidates = [place for place in range(1, len(row) - 1) if place != len(a) + 1]
     rng.shuffle(candidates)
-    count = min(max_predictions, max(1, int(round(len(row) * probability))))
+    count = min(max_predictions, max(1, round(len(row) * probability)))
     positions = sorted(candidates[:count])
     labels = [row[place] for place in positions]
     for place in positions:

@@ -52,9 +52,7 @@ def main():
             for length in (rng.randint(1, 9), rng.randint(1, 9))
         )
         is_random = number % 3 == 0
-        features = google_examples.example(
-            a, b, is_random, VOCABULARY, LENGTH, PREDICTIONS, rng
-        )
+        features = google_examples.example(a, b, is_random, VOCABULARY, LENGTH, PREDICTIONS, rng)
         example = tf.train.Example(
             features=tf.train.Features(feature={k: feature(v) for k, v in features.items()})
         )
