@@ -1,10 +1,13 @@
 """What Google's file formats share: protocol buffers' wire format, and the masked CRC32C.
 
-TensorFlow's checkpoints and SentencePiece's models are read with nothing else
+TensorFlow's checkpoints and records and SentencePiece's models are read with nothing else
 (protobuf.dev/programming-guides/encoding).
 """
 
 import struct
+from collections.abc import Sequence
+
+import numpy as np
 
 from bertjax.errors import UserError
 
@@ -22,6 +25,8 @@ def varint(data: bytes, at: int) -> tuple[int, int]:
     Raises:
         Malformed: it is cut off or too long.
     """
+    if at < len(data) and data[at] < 0x80:  # most have one digit
+        return data[at], at + 1
     value = 0
     for shift in range(0, 70, 7):
         if at >= len(data):
@@ -92,6 +97,39 @@ def float32(found: Fields, field: int) -> float:
     return struct.unpack("<f", bits.to_bytes(4, "little"))[0]
 
 
+def packed_varints(fields: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers of packed fields, all decoded at once.
+
+    Args:
+        fields: the bytes of each.
+
+    Returns:
+        The numbers of all fields one after the other, int64 [numbers], and where those of each
+        field begin, and the number of them: int64 [len(fields) + 1].
+
+    Raises:
+        Malformed: a number is cut off or too long.
+    """
+    data = np.frombuffer(b"".join(fields), np.uint8)
+    ends = data < 0x80
+    counts = np.zeros(len(data) + 1, np.int64)
+    np.cumsum(ends, out=counts[1:])
+    bounds = np.cumsum([0, *map(len, fields)])
+    # Where no field is empty, each has to end with a number: else two fields share one.
+    if not ends[bounds[1:][np.diff(bounds) > 0] - 1].all():
+        raise Malformed("a number is cut off")
+    offsets = counts[bounds]
+    if offsets[-1] == len(data):  # every number has one digit
+        return data.astype(np.int64), offsets
+    starts = np.concatenate([[0], np.flatnonzero(ends)[:-1] + 1])
+    place = np.arange(len(data)) - starts[counts[:-1]]
+    # As in `varint`, and here of 64 bits: ten digits, of which the last is 1.
+    if (ends & (place > 0) & (data == 0)).any() or (data[place >= 9] > 1).any():
+        raise Malformed("a number is too long")
+    digits = (data & 0x7F).astype(np.uint64) << (7 * place).astype(np.uint64)
+    return np.add.reduceat(digits, starts).view(np.int64), offsets
+
+
 def masked_crc32c(data: bytes) -> int:
     """The CRC32C as LevelDB keeps it: rotated and shifted, so that a sum of sums is no sum.
 
@@ -102,8 +140,8 @@ def masked_crc32c(data: bytes) -> int:
         import google_crc32c
     except ImportError:
         raise UserError(
-            "TensorFlow's checkpoints are checked by google-crc32c, which is not installed: pip "
-            "install google-crc32c."
+            "TensorFlow's files are checked by google-crc32c, which is not installed: pip install "
+            "google-crc32c."
         ) from None
     value = google_crc32c.value(data)
     return ((value >> 15 | value << 17) + 0xA282EAD8) & 0xFFFFFFFF

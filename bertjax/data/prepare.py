@@ -21,7 +21,7 @@ from typing import Any
 from etils import epath
 
 from bertjax import places
-from bertjax.data import division, publish, shards, spill, work
+from bertjax.data import division, from_tfrecords, publish, shards, spill, work
 from bertjax.data.pairs import SHORTEST_SEQUENCE
 from bertjax.data.sequences import OBJECTIVES, Objective
 from bertjax.data.shards import CorpusFile, Manifest
@@ -43,7 +43,7 @@ class PrepareConfig:
 
     input: tuple[str, ...]
     """Text files (.txt: one sentence a line, a blank line between documents; .jsonl: {"text": ...}
-    a line, other keys are ignored), directories, patterns."""
+    a line, other keys are ignored), directories, patterns; or the TFRecords of Google's script."""
     tokenizer: str
     """Directory of the tokenizer (`bertjax tokenizer train`), or its vocabulary file."""
     output: str
@@ -132,13 +132,19 @@ def prepare(config: PrepareConfig, log: Callable[[str], None]) -> Manifest:
     vocabulary = epath.Path(config.tokenizer)
     vocabulary = vocabulary / wordpiece.FILE if vocabulary.is_dir() else vocabulary
     written = [each / shards.TOKENIZER / wordpiece.FILE for each in directories.values()]
-    paths = corpus.expand_inputs(config.input, leave_out=[vocabulary, *written])
+    no_text = [vocabulary, *written]
+    inputs = from_tfrecords.expanded(config.input, leave_out=no_text)
+    paths = corpus.expand_inputs(inputs, leave_out=no_text)
+    if is_paired := from_tfrecords.are_tfrecords(paths):
+        config = from_tfrecords.settle(config, paths)
+        directories = config.directories(output)
     sizes = [path.stat().length for path in paths]
     processes = config.processes or (work.cores() if sum(sizes) >= _WORTH_WORKERS else 1)
     with places.writing(output), _discarded_on_bad_text(output):
         with work.Workers(processes) as workers:
             texts = workers.run(work.corpus_file, [(str(path),) for path in paths])
             plan = _plan(config, tokenizer.sha256, texts)
+            plan |= from_tfrecords.UNKNOWN if is_paired else {}
             left = _unfinished(directories, output, plan, log)
             if not left:
                 (output / BUILDING).rmtree(missing_ok=True)
@@ -149,19 +155,28 @@ def prepare(config: PrepareConfig, log: Callable[[str], None]) -> Manifest:
                 f"Reading {len(paths):,} files, {sum(sizes) / 1e6:,.1f} MB, with {processes} "
                 f"process{'es' if processes > 1 else ''}."
             )
-            with _faults_of_the_text():
-                segments = _tokenise(config, workers, paths, sizes, building, log)
-                least = 2 if config.objective == "nsp" else 1
-                where = _named(paths)
-                units = division.divide(segments, config.held_out, where=where, least=least)
             built = {length: _built(config, building, length) for length in left}
-            results = _pair(config, workers, units, segments, built, building, log)
+            if is_paired:
+                with _faults_of_the_text():
+                    (length,) = left
+                    totals, units, made = from_tfrecords.convert(
+                        config, workers, paths, building / shards.TOKENIZER, built[length], log
+                    )
+                results = {length: made}
+            else:
+                with _faults_of_the_text():
+                    segments = _tokenise(config, workers, paths, sizes, building, log)
+                    least = 2 if config.objective == "nsp" else 1
+                    where = _named(paths)
+                    units = division.divide(segments, config.held_out, where=where, least=least)
+                totals = [spill.segment_totals(segment) for segment in segments]
+                results = _pair(config, workers, units, segments, built, building, log)
             with _faults_of_the_text():
                 manifests = {
                     length: publish.make_manifest(
                         {**plan, "max_seq_length": length},
                         tokenizer,
-                        segments,
+                        totals,
                         units,
                         results[length],
                         built[length],

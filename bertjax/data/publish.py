@@ -17,7 +17,7 @@ from bertjax.text.tokenizer import Tokenizer
 def make_manifest(
     plan: dict[str, Any],
     tokenizer: Tokenizer,
-    segments: Sequence[epath.Path],
+    totals: Sequence[spill.Totals],
     units: Sequence[division.Unit],
     results: Sequence[dict[str, Any]],
     built: epath.Path,
@@ -27,7 +27,7 @@ def make_manifest(
     Args:
         plan: what the shards depend on, by the manifest's names.
         tokenizer: of the text.
-        segments: what pass 1 left.
+        totals: what pass 1 left, a segment each.
         units: what was paired at once.
         results: what became of each unit.
         built: where pass 2 left its files.
@@ -35,7 +35,6 @@ def make_manifest(
     Raises:
         UserError: the text gives no example for this objective.
     """
-    totals = [spill.segment_totals(segment) for segment in segments]
     by_split = {
         split: [result for unit, result in zip(units, results, strict=True) if unit.split == split]
         for split in shards.SPLITS
@@ -102,6 +101,8 @@ def publish(
     for file in (file for split in shards.SPLITS for file in manifest.files[split]):
         if (path := built / file.name).exists():
             path.replace(target / file.name)
+    for leftover in list((target / shards.TOKENIZER).glob(".*.tmp")):  # of a run that was killed
+        leftover.unlink()
     tokenizer.save(target / shards.TOKENIZER)
     path = built / shards.MANIFEST
     path.write_text(manifest.to_json())
@@ -119,13 +120,16 @@ def summarise(
         log: is given a line at a time.
     """
     first = manifests[0]
-    speed = "" if seconds is None else f" ({first.words / max(seconds, 1e-9):,.0f} words/s)"
-    if first.documents == first.sentences and first.objective == "nsp":
+    if 0 < first.documents == first.sentences and first.objective == "nsp":
         log(
             "Every document is one sentence, so every pair is random: is there a blank line after "
             "every sentence? It should stand between documents only."
         )
     text = f"{first.documents:,} documents, {first.sentences:,} sentences, {first.words:,} words"
+    amount, unit = first.words, "words"
+    if not first.documents:  # examples that came as TFRecords
+        text, amount, unit = f"{first.tokens:,} tokens", first.tokens, "tokens"
+    speed = "" if seconds is None else f" ({amount / max(seconds, 1e-9):,.0f} {unit}/s)"
     for manifest in manifests:
         line = (
             f"{manifest.examples('train'):,} training and {manifest.examples('held_out'):,} "

@@ -14,6 +14,7 @@ import numpy as np
 from etils import epath
 
 from bertjax import places
+from bertjax.data import tfrecords
 from bertjax.data.pairs import SPECIALS_PER_PAIR, Pair
 from bertjax.data.sequences import OBJECTIVES
 from bertjax.errors import UserError
@@ -36,7 +37,7 @@ _COPY_BYTES = 1 << 20
 # A record: one byte of flags, one zero byte, the length of A as uint16, the ids of A, the ids of B,
 # which a single sequence has none of.
 _RANDOM, _WIDE, _SINGLE = 1, 2, 4
-_HEADER_BYTES = 4
+FLAG_BYTES, _HEADER_BYTES = 2, 4
 
 
 def encode_bytes(a: bytes, b: bytes, *, is_random: bool, wide: bool) -> bytes:
@@ -120,6 +121,8 @@ class Manifest:
     language: str
     block_mib: int
     blocks: int
+    """This and what else TFRecords do not tell of their text and its pairing (dupe_factor,
+    short_seq_prob, block_mib, documents, sentences, words) is 0 in shards made from them."""
     files: dict[str, tuple[ShardFile, ...]]
     """The shards of "train" and of "held_out"."""
     corpus: tuple[CorpusFile, ...]
@@ -172,6 +175,11 @@ def read_manifest(directory: epath.PathLike) -> Manifest:
     directory = places.location(directory)
     path = directory / MANIFEST
     if not path.exists():
+        if command := tfrecords.prepare_command(directory):
+            raise UserError(
+                f"{directory}: TFRecords, where shards are needed; make those first: `{command}` "
+                "(vocab.txt: the vocabulary that the records were made with)."
+            )
         raise UserError(
             f"{directory}: no {MANIFEST}; give a directory that `bertjax prepare` has finished "
             "(the same prepare command again finishes one that was stopped)."

@@ -1,0 +1,333 @@
+"""Pre-training examples as Google's scripts left them: TFRecord files, read without TensorFlow.
+
+`create_pretraining_data.py` of google-research/bert, and NVIDIA's DeepLearningExamples after it,
+write one tf.train.Example for each pair of texts, padded and with its words masked. The labels say
+what was masked, so the text can be made whole, and masked anew in training.
+
+Formats: tensorflow/core/lib/io/record_writer.h and tensorflow/core/example/{example,feature}.proto.
+"""
+
+import gzip
+import itertools
+import re
+import shlex
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from etils import epath
+
+from bertjax import places, wire
+from bertjax.data.pairs import Pair
+from bertjax.errors import UserError
+from bertjax.text.tokenizer import Tokenizer
+
+# The list of a Feature that holds the values: 2 floats, 3 integers.
+_FEATURES = {
+    "input_ids": 3,
+    "input_mask": 3,
+    "segment_ids": 3,
+    "masked_lm_positions": 3,
+    "masked_lm_ids": 3,
+    "masked_lm_weights": 2,
+    "next_sentence_labels": 3,
+}
+# a.tfrecord, a.tfrecords.gz, a.tfrecord-00000-of-00010, eval.tf_record
+_NAME = re.compile(r"\.tf_?records?(-\d+-of-\d+)?(\.gz)?$", re.IGNORECASE)
+_GZIP = b"\x1f\x8b\x08"
+_HEADER = struct.Struct("<QI")  # a record's length, and the sum of these 8 bytes
+_SUM = struct.Struct("<I")
+_LONGEST_RECORD = 1 << 26
+_AT_ONCE = 512
+
+
+class Example(NamedTuple):
+    """An example of an old file, its masked words put back."""
+
+    pair: Pair
+    """A, B (int32, without special tokens) and whether B is random."""
+    max_seq_length: int
+    """Tokens that the record was padded to."""
+    predictions: int
+    """How many positions were masked, with those that were kept or replaced at random."""
+
+
+class _Unfit(Exception):
+    """A record is not what it should be; the message says why, and what to do."""
+
+
+def read_examples(
+    path: epath.PathLike,
+    tokenizer: Tokenizer | None = None,
+    *,
+    max_seq_length: int | None = None,
+) -> Iterator[Example]:
+    """Reads the examples of one TFRecord file, in their order, in bounded memory.
+
+    Args:
+        path: the file, plain or compressed by gzip; local or remote (gs://).
+        tokenizer: of the vocabulary that the file was made with, to check ids and special tokens;
+            None checks only what holds for any vocabulary.
+        max_seq_length: what records must be padded to; None takes the first record's length.
+
+    Raises:
+        UserError: no such file, damage (each CRC32C is checked) or truncation, a feature that is
+            missing or has values that can't be, another length, ids or special tokens of another
+            vocabulary; named by the file and the record's number, from 1.
+    """
+    path = places.location(path)
+    numbered = enumerate(read_records(path), start=1)
+    while batch := list(itertools.islice(numbered, _AT_ONCE)):
+        try:
+            examples = _decode([record for _, record in batch], max_seq_length, tokenizer)
+        except (wire.Malformed, _Unfit):
+            examples = _decode_singly(path, batch, max_seq_length, tokenizer)
+        max_seq_length = examples[0].max_seq_length
+        yield from examples
+
+
+def read_records(path: epath.PathLike) -> Iterator[bytes]:
+    """The records of a TFRecord file, plain or compressed by gzip; each CRC32C is checked.
+
+    Raises:
+        UserError: no such file, damage or truncation, named by the record's number.
+    """
+    path = places.location(path)
+    if not path.exists():
+        raise UserError(f"{path}: no such file; give a TFRecord file.")
+    with places.reading(path), path.open("rb") as file:
+        stream = _decompressed(file)
+        for number in itertools.count(1):
+            try:
+                record = _next_record(stream)
+            except wire.Malformed as error:
+                raise _damaged(path, number, error) from None
+            if record is None:
+                return
+            yield record
+
+
+def is_named_tfrecord(path: epath.Path) -> bool:
+    """Whether a file's name says that it is one."""
+    return _NAME.search(path.name) is not None
+
+
+def is_tfrecord(path: epath.Path) -> bool:
+    """Whether a file is one, by its name, or because it begins with a length and the sum of it."""
+    if is_named_tfrecord(path):
+        return True
+    with places.reading(path), path.open("rb") as file:
+        try:
+            header = _read(_decompressed(file), _HEADER.size)
+        except wire.Malformed:
+            return False
+    return len(header) == _HEADER.size and _has_sum(header[:8], header[8:])
+
+
+def prepare_command(data: epath.Path) -> str | None:
+    """The command that makes shards of what someone takes for shards; None if it is no TFRecord.
+
+    Args:
+        data: a directory, a file or a pattern.
+    """
+    if data.is_dir():
+        found = any(map(is_named_tfrecord, data.iterdir()))
+    elif data.is_file():
+        found = is_tfrecord(data)
+    else:  # a pattern, perhaps
+        found = ".tfrecord" in data.name or ".tf_record" in data.name
+    if not found:
+        return None
+    words = ("--input", str(data), "--tokenizer", "vocab.txt", "--output", "shards")
+    return shlex.join(["bertjax", "prepare", *words])
+
+
+def _decompressed(file: Any) -> Any:
+    """The file from its beginning, or what gzip compressed into it."""
+    start = file.read(len(_GZIP))
+    file.seek(0)
+    return gzip.GzipFile(fileobj=file) if start == _GZIP else file
+
+
+def _next_record(stream: Any) -> bytes | None:
+    header = _read(stream, _HEADER.size)
+    if not header:
+        return None
+    if len(header) < _HEADER.size:
+        raise wire.Malformed("the file ends in it")
+    if not _has_sum(header[:8], header[8:]):
+        raise wire.Malformed("the CRC32C of its length is wrong")
+    length, _ = _HEADER.unpack(header)
+    if length > _LONGEST_RECORD:
+        raise wire.Malformed(f"{length} bytes long")
+    data = _read(stream, length + _SUM.size)
+    if len(data) < length + _SUM.size:
+        raise wire.Malformed("the file ends in it")
+    if not _has_sum(data[:length], data[length:]):
+        raise wire.Malformed("its CRC32C is wrong")
+    return data[:length]
+
+
+def _read(stream: Any, size: int) -> bytes:
+    try:
+        return stream.read(size)
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        raise wire.Malformed("what gzip compressed is cut off or changed") from None
+
+
+def _has_sum(data: bytes, crc: bytes) -> bool:
+    return wire.masked_crc32c(data) == _SUM.unpack(crc)[0]
+
+
+def _damaged(path: epath.Path, number: int, error: wire.Malformed) -> UserError:
+    return UserError(
+        f"{path}, record {number}: damaged ({error}); copy the file again, or leave it out."
+    )
+
+
+def _decode_singly(
+    path: epath.Path,
+    batch: Sequence[tuple[int, bytes]],
+    max_seq_length: int | None,
+    tokenizer: Tokenizer | None,
+) -> list[Example]:
+    """Decodes records one by one to name the one that is at fault."""
+    examples: list[Example] = []
+    for number, record in batch:
+        try:
+            examples += _decode([record], max_seq_length, tokenizer)
+        except wire.Malformed as error:
+            raise _damaged(path, number, error) from None
+        except _Unfit as error:
+            raise UserError(f"{path}, record {number}: {error}") from None
+        max_seq_length = examples[0].max_seq_length
+    return examples
+
+
+def _decode(
+    records: Sequence[bytes], max_seq_length: int | None, tokenizer: Tokenizer | None
+) -> list[Example]:
+    """The examples of some records, which are all looked at at once.
+
+    Raises:
+        Malformed: a record is no tf.train.Example.
+        _Unfit: its features are not what they should be. (Of several records it says no more than
+            that some are not.)
+    """
+    found = [_features(record) for record in records]
+    columns = {name: [features[name] for features in found] for name in _FEATURES}
+    ids = _rows("input_ids", columns["input_ids"], max_seq_length)
+    count, length = ids.shape
+    mask = _rows("input_mask", columns["input_mask"], length)
+    types = _rows("segment_ids", columns["segment_ids"], length)
+    labels = _rows("next_sentence_labels", columns["next_sentence_labels"], 1)[:, 0]
+
+    # [CLS] A [SEP] B [SEP], then padding.
+    place, ends = np.arange(length), mask.sum(axis=1)
+    a_ends = ((types == 0) & (mask == 1)).sum(axis=1) - 1
+    is_row = np.array_equal(mask, place < ends[:, None])
+    is_row &= np.array_equal(types, (place > a_ends[:, None]) & (place < ends[:, None]))
+    if not is_row or (a_ends < 2).any() or (ends < a_ends + 3).any():
+        raise _Unfit(
+            "its input_mask and segment_ids are not those of [CLS] A [SEP] B [SEP] and padding; "
+            "only pairs of texts can be read."
+        )
+    row, position, label = _predictions(columns)
+    if ((position < 1) | (position >= ends[row] - 1)).any():
+        raise _Unfit("masks a position outside its text; make the file again.")
+    ids[row, position] = label
+    if ((labels < 0) | (labels > 1)).any():
+        raise _Unfit("its next_sentence_labels is neither 0 nor 1; make the file again.")
+    _check_vocabulary(ids, a_ends, ends, tokenizer)
+    predictions = np.bincount(row, minlength=count).tolist()
+    rows = zip(ids.astype(np.int32), a_ends.tolist(), ends.tolist(), labels.tolist(), strict=True)
+    return [
+        Example(Pair(line[1:a_end], line[a_end + 1 : end - 1], bool(is_random)), length, masked)
+        for (line, a_end, end, is_random), masked in zip(rows, predictions, strict=True)
+    ]
+
+
+def _features(record: bytes) -> dict[str, bytes]:
+    """The packed values of the features that an example needs, by their names."""
+    found = {}
+    for features in wire.messages(wire.fields(record), 1):
+        for entry in wire.messages(wire.fields(features), 1):
+            parts = wire.fields(entry)
+            name = b"".join(wire.messages(parts, 1)[-1:]).decode(errors="replace")
+            if name in _FEATURES:
+                feature = wire.fields(b"".join(wire.messages(parts, 2)))
+                found[name] = _packed(name, feature)
+    if missing := [name for name in _FEATURES if name not in found]:
+        raise _Unfit(
+            f"has no {', '.join(missing)}; give TFRecords of create_pretraining_data.py (Google's "
+            "or NVIDIA's)."
+        )
+    return found
+
+
+def _packed(name: str, feature: wire.Fields) -> bytes:
+    """The numbers of a feature as they are written."""
+    if any(kind != _FEATURES[name] for kind in feature):
+        raise _Unfit(f"its {name} is of another type; make the file again.")
+    values = wire.fields(b"".join(wire.messages(feature, _FEATURES[name]))).get(1, [])
+    if not all(isinstance(value, bytes) for value in values):
+        raise wire.Malformed(f"its {name} is not packed, as TensorFlow does")
+    return b"".join(value for value in values if isinstance(value, bytes))
+
+
+def _rows(name: str, columns: Sequence[bytes], length: int | None) -> np.ndarray:
+    """A feature of some records: int64 [records, length]; `length` None takes the first one's."""
+    values, offsets = wire.packed_varints(columns)
+    counts = np.diff(offsets)
+    if length is None:
+        length = int(counts[0])
+    if (counts != length).any():
+        raise _Unfit(
+            f"its {name} holds {counts[0]} numbers where {length} are expected; put files of each "
+            "sequence length into a directory of their own."
+        )
+    return values.reshape(len(columns), length)
+
+
+def _predictions(columns: dict[str, list[bytes]]) -> tuple[np.ndarray, ...]:
+    """The record, the position and the original id of what was masked: int64 [predictions] each."""
+    positions, offsets = wire.packed_varints(columns["masked_lm_positions"])
+    ids, id_offsets = wire.packed_varints(columns["masked_lm_ids"])
+    sizes = 4 * np.diff(offsets)
+    weights = columns["masked_lm_weights"]
+    if not np.array_equal(offsets, id_offsets) or sizes.tolist() != [*map(len, weights)]:
+        raise _Unfit(
+            "has other numbers of masked_lm_positions, masked_lm_ids and masked_lm_weights; make "
+            "the file again."
+        )
+    weight = np.frombuffer(b"".join(weights), "<f4")
+    if ((weight != 0) & (weight != 1)).any():
+        raise _Unfit("its masked_lm_weights are not all 0 or 1; make the file again.")
+    real = weight == 1
+    row = np.repeat(np.arange(len(weights)), sizes // 4)
+    return row[real], positions[real], ids[real]
+
+
+def _check_vocabulary(
+    ids: np.ndarray, a_ends: np.ndarray, ends: np.ndarray, tokenizer: Tokenizer | None
+) -> None:
+    """Refuses ids and special tokens that are not this vocabulary's, or (None) no vocabulary's."""
+    each = np.arange(len(ids))
+    first, middle, last = ids[:, 0], ids[each, a_ends], ids[each, ends - 1]
+    vocab_size = 1 << 31 if tokenizer is None else tokenizer.vocab_size
+    wrong = ids[(ids < 0) | (ids >= vocab_size)]
+    advice = "give the vocabulary that the file was made with."
+    if len(wrong):
+        raise _Unfit(f"has the id {wrong[0]}, where the vocabulary has {vocab_size:,}; {advice}")
+    cls_id, sep_id = first, middle
+    if tokenizer is not None:
+        cls_id, sep_id = tokenizer.cls_id, tokenizer.sep_id
+    if (first != cls_id).any() or (middle != sep_id).any() or (last != sep_id).any():
+        raise _Unfit(
+            f"has the ids {first[0]}, {middle[0]} and {last[0]} where [CLS], [SEP] and [SEP] "
+            f"should be; {advice}"
+        )
+    if tokenizer is not None and (ids == tokenizer.mask_id).any():
+        raise _Unfit(f"has a [MASK] (id {tokenizer.mask_id}) that no label replaces; {advice}")
