@@ -26,7 +26,7 @@ from bertjax.errors import UserError
 T = TypeVar("T")
 
 # Name of the order below. Another order needs another name: runs must not resume across it.
-_ORDER = "feistel-1"
+ORDER = "feistel-1"
 _ROUNDS = 6
 # Open files: each holds an index of its records (about 0.3 MB at 20,000) and a file descriptor, of
 # which a process may have 1,024 by default.
@@ -244,13 +244,8 @@ class TrainStream:
             step: from 0.
             rows: positions in the global batch, 0..batch_size-1, [n].
         """
-        position = step * self.batch_size + np.asarray(rows, np.int64)
-        epoch, place = np.divmod(position, len(self.reader))
-        indices = np.empty_like(place)
-        for number in np.unique(epoch):
-            here = epoch == number
-            indices[here] = permuted(place[here], len(self.reader), (self.seed, int(number)))
-        return indices
+        positions = step * self.batch_size + np.asarray(rows, np.int64)
+        return in_epochs(positions, len(self.reader), self.seed)
 
     def rows(self, step: int, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Rows `rows` of the global batch of `step`; see `ShardReader.rows`."""
@@ -259,7 +254,7 @@ class TrainStream:
     def order_fingerprint(self) -> str:
         """SHA-256 of what fixes the order: equal fingerprints mean equal batches at every step."""
         sample = self.indices(0, np.arange(64)).tolist()
-        facts = (_ORDER, self.seed, self.batch_size, self.reader.manifest.hash, sample)
+        facts = (ORDER, self.seed, self.batch_size, self.reader.manifest.hash, sample)
         return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 
@@ -315,6 +310,25 @@ class HeldOutBatches:
         real = position < len(self._indices)
         batch = self.reader.rows(self._indices[np.where(real, position, 0)])
         return {**batch, "example_weight": real.astype(np.float32)}
+
+
+def in_epochs(draws: np.ndarray, size: int, seed: int, corpus: int = 0) -> np.ndarray:
+    """Which of `size` examples each draw is: every one once an epoch of `size` draws, every epoch
+    in another order, which follows from (seed, epoch, corpus). int64 [n].
+
+    Args:
+        draws: numbers of draws from 0, [n].
+        size: number of examples.
+        seed: at least 0.
+        corpus: at least 0; another number, another order.
+    """
+    epochs, places = np.divmod(draws, size)
+    more = (corpus,) if corpus else ()
+    indices = np.empty_like(places)
+    for epoch in np.unique(epochs):
+        here = epochs == epoch
+        indices[here] = permuted(places[here], size, (seed, int(epoch), *more))
+    return indices
 
 
 def permuted(places: np.ndarray, size: int, key: tuple[int, ...]) -> np.ndarray:
