@@ -1,7 +1,8 @@
-"""Pre-training on several corpora: their shares, their losses, and what a resumed run must share."""
+"""Pre-training on several corpora: their shares, their losses, and what resuming refuses."""
 
-import dataclasses
-import json
+import os
+import signal
+import types
 
 import numpy as np
 import pytest
@@ -12,10 +13,12 @@ from bertjax.data.mixture import Corpora
 from bertjax.data.prepare import PrepareConfig, prepare
 from bertjax.runs import pretrain as runs
 from bertjax.runs.pretrain_program import Vocabulary
+from bertjax.runs.pretrain_scores import make_evaluator, metric_names
 from bertjax.runs.recipes import ModelConfig, PretrainConfig
 from bertjax.runs.report import report
 from bertjax.text.tokenizer import load_tokenizer
 from bertjax.train.loop import LoopConfig
+from bertjax.train.sharding import MeshConfig, make_mesh
 
 SHAPE = ModelConfig(
     "tiny",
@@ -100,14 +103,17 @@ def corpora(data):
 
 
 def test_stopped_and_resumed_it_is_the_same_run(done, recipe, tmp_path):
-    runs.pretrain(recipe(tmp_path / "run", steps=2), silent)
-    result = runs.pretrain(recipe(tmp_path / "run", optimizer=recipe("").optimizer), silent)
-    assert result.history[-1]["step"] == 4
-    arrays = [
-        json.loads((run / "checkpoints" / "4" / "meta" / "metadata").read_text())["identity"]
-        for run in (tmp_path / "run", done[0].workdir)
-    ]
-    assert arrays[0] == arrays[1]
+    config = recipe(tmp_path / "run")
+
+    def stop(step, params):
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    assert runs.pretrain(config, silent, on_evaluate=stop).stopped
+    result = runs.pretrain(config, silent)
+    assert result.metrics == done[0].metrics
+    files = [run.workdir / "export" / "model.safetensors" for run in (result, done[0])]
+    assert files[0].read_bytes() == files[1].read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -138,32 +144,57 @@ def test_a_unigram_start_counts_words_as_they_are_mixed(data):
     assert share == pytest.approx(0.75, abs=0.06)
 
 
-def test_a_corpus_without_held_out_documents_is_not_evaluated(recipe, data, tmp_path):
+def test_the_whole_counts_an_example_as_often_as_training_draws_it(data, tmp_path):
+    """The sums of the step are made up: of every example its number of tokens, and one."""
     text, tokenizer = (str(data / "books.txt"),), str(data / "tokenizer")
-    prepare(
-        PrepareConfig(text, tokenizer, str(tmp_path / "all"), max_seq_length=32, held_out=0), silent
-    )
-    config = dataclasses.replace(
-        recipe(tmp_path / "run", steps=1), data=(str(data / "wiki"), str(tmp_path / "all"))
-    )
-    result = runs.pretrain(config, silent)
-    assert {name for name in result.metrics if "." in name} == {
-        f"{name}.wiki" for name in ("mlm_loss", "mlm_accuracy", "nsp_loss", "nsp_accuracy")
+    bare = PrepareConfig(text, tokenizer, str(tmp_path / "bare"), max_seq_length=32, held_out=0)
+    prepare(bare, silent)
+
+    def eval_step(params, batch, index):
+        weight = np.asarray(batch["example_weight"])
+        tokens = np.asarray(batch["attention_mask"]).sum(1)
+        sums = np.array([(tokens * weight).sum(), weight.sum()])
+        return dict.fromkeys(metric_names("nsp"), sums)
+
+    program, mesh = types.SimpleNamespace(eval_step=eval_step), make_mesh(MeshConfig())
+    state = types.SimpleNamespace(params=None)
+    directories = (data / "wiki", data / "books", tmp_path / "bare")
+    mixture = Corpora.of(directories, (5, 3, 2))
+    evaluate = make_evaluator(mixture, program, mesh, batch_size=8, max_examples=9999)
+    found = evaluate(state, lambda: False)
+    own = {}
+    for name, reader in zip(mixture.names, mixture.readers("held_out"), strict=True):
+        if len(reader):
+            own[name] = reader.rows(np.arange(len(reader)))["attention_mask"].sum(1).mean()
+    assert own.keys() == {"wiki", "books"}  # nothing of the third is held out
+    assert {name for name in found if name.startswith("mlm_loss.")} == {
+        f"mlm_loss.{name}" for name in own
     }
-    assert result.metrics["mlm_loss"] == result.metrics["mlm_loss.wiki"]
+    for name, mean in own.items():
+        assert found[f"mlm_loss.{name}"] == pytest.approx(mean)
+    assert found["mlm_loss"] == pytest.approx((5 * own["wiki"] + 3 * own["books"]) / 8)
+    assert evaluate(state, lambda: True) is None
+    # Of one corpus, the sums stay what they are.
+    alone = make_evaluator(
+        Corpora.of(directories[:1]), program, mesh, batch_size=8, max_examples=9999
+    )
+    assert alone(state, lambda: False).keys() == {*metric_names("nsp")}
 
 
-def test_the_command_line_takes_several(data, tmp_path, capsys):
-    flags = ("--model.size", "tiny", "--model.hidden-size", "16", "--batch-size", "4")
-    flags += ("--loop.train-steps", "1", "--eval-examples", "4")
-    words = ["pretrain", "--data", str(data / "wiki"), str(data / "books"), *flags]
-    code = cli.run([*words, "--data-weights", "0.9", "0.1", "--workdir", str(tmp_path / "run")])
-    assert code == 0 and "epochs of books (10.0%)" in capsys.readouterr().out
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["data_weights"] == [0.9, 0.1]
-    code = cli.run([*words, "--data-weights", "1", "--workdir", str(tmp_path / "other")])
-    error = capsys.readouterr().err
-    assert code == 2 and "1 data_weights for 2 data directories" in error
-    assert not (tmp_path / "other").exists()
+def test_the_command_line_takes_several(data, tmp_path, capsys, monkeypatch):
+    seen = []
+    words = ["pretrain", "--data", str(data / "wiki"), str(data / "books")]
+    words += ["--workdir", str(tmp_path / "run"), "--data-weights"]
+    with monkeypatch.context() as patch:
+        stopped = runs.PretrainResult({}, [], tmp_path / "run", None, True, None)
+        patch.setattr(runs, "pretrain", lambda config, log: seen.append(config) or stopped)
+        assert cli.run([*words, "0.9", "0.1"]) == 75
+    assert seen[0].directories == (str(data / "wiki"), str(data / "books"))
+    assert seen[0].data_weights == (0.9, 0.1)
+    capsys.readouterr()
+    assert cli.run([*words, "1"]) == 2
+    assert "1 data_weights for 2 data directories" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_no_directory_is_no_data():
