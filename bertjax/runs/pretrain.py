@@ -11,7 +11,8 @@ from etils import epath
 from jax.sharding import Mesh
 
 from bertjax.config import BertConfig
-from bertjax.data.mixture import Corpora, MixedStream
+from bertjax.data.corpora import Corpora
+from bertjax.data.mixture import MixedStream, length_buckets, one_bucket
 from bertjax.data.shards import TOKENIZER, Manifest
 from bertjax.data.stream import ShardReader, TrainStream
 from bertjax.errors import UserError
@@ -29,7 +30,10 @@ from bertjax.train.telemetry import Telemetry
 
 KIND = "pre-training"
 BEST_METRIC = "mlm_loss"
-UNDECIDED_NAMES = ("data", "order of the data", "seed", "start", "objective", "batch_size")
+UNDECIDED_NAMES = (
+    *("data", "order of the data", "length_buckets"),
+    *("seed", "start", "objective", "batch_size"),
+)
 """Of a run's identity: what weights that come from elsewhere do not know. They know the rest."""
 # Examples whose tokens are counted for start.mlm_bias, and those of them held in memory at once.
 _COUNTED_EXAMPLES, _COUNTED_AT_ONCE = 50_000, 2_000
@@ -99,7 +103,7 @@ def pretrain(
         on_evaluate=on_evaluate,
     )
     workdir = choose_workdir(config.workdir, KIND, fresh=config.fresh)
-    _announce(config, mesh, program, corpora, workdir, log)
+    _announce(config, mesh, program, corpora, stream, workdir, log)
     if not (workdir / "config.json").exists():
         _write_run(config, tokenizer, workdir)
 
@@ -129,7 +133,9 @@ def pretrain(
             meta=_meta(config, program.model, tokenizer, corpora, stream),
             telemetry=Telemetry(workdir / "metrics.jsonl", fields(corpora), log=log),
             best_metric=BEST_METRIC,
-            tokens_per_step=config.batch_size * manifest.max_seq_length,
+            tokens_per_step=round(
+                config.batch_size * sum(length * share for length, share in stream.lengths)
+            ),
         )
     _write_run(config, tokenizer, workdir)  # again: a resumed run may have changed what may change
     evaluations = [record for record in fitted.history if record.get("kind") == "eval"]
@@ -161,9 +167,13 @@ def _silent(line: str) -> None:
 def _stream(
     config: PretrainConfig, corpora: Corpora, readers: Sequence[ShardReader]
 ) -> TrainStream | MixedStream:
-    if len(readers) == 1:
-        return TrainStream(readers[0], seed=config.seed, batch_size=config.batch_size)
-    return MixedStream(readers, corpora.weights, seed=config.seed, batch_size=config.batch_size)
+    where = {"seed": config.seed, "batch_size": config.batch_size}
+    if len(readers) == 1 and not config.length_buckets:
+        return TrainStream(readers[0], **where)
+    buckets = one_bucket(readers, corpora.weights)
+    if config.length_buckets:
+        buckets = length_buckets(readers, corpora.weights, config.length_buckets)
+    return MixedStream(readers, buckets, **where)
 
 
 def _count(
@@ -218,6 +228,8 @@ def _meta(
             "objective": _objective(config, corpora.manifest.objective),
             "batch_size": config.batch_size,
             "optimizer": name,
+            # Named only where there are some: runs that began before there could be any go on.
+            **({"length_buckets": config.length_buckets} if config.length_buckets else {}),
             **heads_identity(corpora.manifest.objective),
         },
         "facts": {
@@ -259,6 +271,7 @@ def _announce(
     mesh: Mesh,
     program: Program,
     corpora: Corpora,
+    stream: TrainStream | MixedStream,
     workdir: epath.Path,
     log: Callable[[str], None],
 ) -> None:
@@ -285,6 +298,9 @@ def _announce(
         f"{corpora.examples('train'):,} training examples of {corpora.manifest.max_seq_length} "
         f"tokens: {steps:,} steps of {config.batch_size} are {told}. Run directory: {workdir}"
     )
+    if config.length_buckets:
+        lengths = [f"{share:.1%} of {length}" for length, share in stream.lengths]
+        log(f"Steps have rows of one length: {', '.join(lengths)} tokens.")
     alone = sharding.replicated_moments(mesh, program.abstract_state) if mesh.size > 1 else []
     if mesh.shape["data"] > 1 and alone:
         log(f"Not split over data, because no dimension divides: {', '.join(alone)}.")

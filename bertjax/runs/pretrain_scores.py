@@ -9,7 +9,7 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
-from bertjax.data.mixture import Corpora
+from bertjax.data.corpora import Corpora
 from bertjax.data.stream import HeldOutBatches
 from bertjax.runs.pretrain_program import Program
 from bertjax.train import sharding

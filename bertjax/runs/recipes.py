@@ -60,6 +60,9 @@ class PretrainConfig:
     """Run directory; the same command again resumes there."""
     data_weights: tuple[float, ...] = ()
     """Shares of the data directories among the examples, of any sum; left out: their sizes."""
+    length_buckets: tuple[int, ...] = ()
+    """Lengths of rows besides the shards' own, ascending: a step has rows of one length, and every
+    example is in the shortest that holds it."""
     model: ModelConfig = ModelConfig()
     """What the model is."""
     start: StartConfig = StartConfig()

@@ -9,7 +9,7 @@ import pytest
 
 import bertjax as bj
 from bertjax import cli
-from bertjax.data.mixture import Corpora
+from bertjax.data.corpora import Corpora
 from bertjax.data.prepare import PrepareConfig, prepare
 from bertjax.runs import pretrain as runs
 from bertjax.runs.pretrain_program import Vocabulary
@@ -60,8 +60,15 @@ def recipe(data):
     def make(workdir, steps=4, names=("wiki", "books"), weights=(3, 1), **changes):
         loop = LoopConfig(train_steps=steps, log_every=1, eval_every=2, save_every=2)
         directories = tuple(str(data / name) for name in names)
-        fields = {"model": SHAPE, "loop": loop, "batch_size": 4, "eval_examples": 10, **changes}
-        return PretrainConfig(directories, str(workdir), weights, **fields)
+        fields = {
+            "model": SHAPE,
+            "data_weights": weights,
+            "loop": loop,
+            "batch_size": 4,
+            "eval_examples": 10,
+            **changes,
+        }
+        return PretrainConfig(directories, str(workdir), **fields)
 
     return make
 
