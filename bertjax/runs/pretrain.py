@@ -94,6 +94,7 @@ def pretrain(
         objective=manifest.objective,
     )
     stream = _stream(config, corpora, readers)
+    mean_length = sum(length * share for length, share in stream.lengths)
     evaluate = make_evaluator(
         corpora,
         program,
@@ -133,9 +134,7 @@ def pretrain(
             meta=_meta(config, program.model, tokenizer, corpora, stream),
             telemetry=Telemetry(workdir / "metrics.jsonl", fields(corpora), log=log),
             best_metric=BEST_METRIC,
-            tokens_per_step=round(
-                config.batch_size * sum(length * share for length, share in stream.lengths)
-            ),
+            tokens_per_step=round(config.batch_size * mean_length),
         )
     _write_run(config, tokenizer, workdir)  # again: a resumed run may have changed what may change
     evaluations = [record for record in fitted.history if record.get("kind") == "eval"]
@@ -170,9 +169,10 @@ def _stream(
     where = {"seed": config.seed, "batch_size": config.batch_size}
     if len(readers) == 1 and not config.length_buckets:
         return TrainStream(readers[0], **where)
-    buckets = one_bucket(readers, corpora.weights)
     if config.length_buckets:
         buckets = length_buckets(readers, corpora.weights, config.length_buckets)
+    else:
+        buckets = one_bucket(readers, corpora.weights)
     return MixedStream(readers, buckets, **where)
 
 

@@ -1,5 +1,6 @@
 """Pre-training on several corpora: their shares, their losses, and what resuming refuses."""
 
+import dataclasses
 import os
 import signal
 import types
@@ -11,7 +12,9 @@ import bertjax as bj
 from bertjax import cli
 from bertjax.data.corpora import Corpora
 from bertjax.data.prepare import PrepareConfig, prepare
+from bertjax.objectives import masking
 from bertjax.runs import pretrain as runs
+from bertjax.runs import pretrain_program
 from bertjax.runs.pretrain_program import Vocabulary
 from bertjax.runs.pretrain_scores import make_evaluator, metric_names
 from bertjax.runs.recipes import ModelConfig, PretrainConfig
@@ -149,6 +152,34 @@ def test_a_unigram_start_counts_words_as_they_are_mixed(data):
     share = counts[5:25].sum() / counts.sum()
     # 3 of 4 examples, which differ in length: three standard deviations of about 150 of them.
     assert share == pytest.approx(0.75, abs=0.06)
+
+
+def test_a_step_of_each_length_is_compiled_once_and_predicts_its_share(
+    data, recipe, tmp_path, monkeypatch
+):
+    traced = []
+
+    def mask_tokens(keys, input_ids, **how):
+        traced.append((input_ids.shape[1], how["max_predictions"]))
+        return masking.mask_tokens(keys, input_ids, **how)
+
+    monkeypatch.setattr(pretrain_program, "mask_tokens", mask_tokens)
+    config = recipe(tmp_path / "run", steps=12, length_buckets=(12, 24))
+    config = dataclasses.replace(config, loop=LoopConfig(train_steps=12, log_every=1, eval_every=0))
+    lines = []
+    done = runs.pretrain(config, lines.append)
+    # round(0.15 * T) of each; held-out rows are as long as ever.
+    assert sorted(traced) == [(12, 2), (24, 4), (32, 5), (32, 5)]
+    assert any(line.startswith("Steps have rows of one length: ") for line in lines)
+    assert done.metrics["mlm_loss"] > 0
+    longer = dataclasses.replace(config, loop=LoopConfig(train_steps=14, eval_every=0))
+    with pytest.raises(bj.UserError, match=r"length_buckets \(\[12, 24\] there, \[16\] here\)"):
+        runs.pretrain(dataclasses.replace(longer, length_buckets=(16,)), silent)
+    with pytest.raises(bj.UserError, match=r"length_buckets \(\[12, 24\] there, absent here\)"):
+        runs.pretrain(dataclasses.replace(longer, length_buckets=()), silent)
+    with pytest.raises(bj.UserError, match="ascending lengths of up to 32"):
+        runs.pretrain(recipe(tmp_path / "other", length_buckets=(64,)), silent)
+    assert not (tmp_path / "other").exists()
 
 
 def test_the_whole_counts_an_example_as_often_as_training_draws_it(data, tmp_path):
