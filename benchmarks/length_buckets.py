@@ -121,7 +121,7 @@ def main():
                     name: round(tokens / value) for name, value in seconds.items()
                 },
                 "waited_share": {
-                    name: round(sum(run.waited[2:]) / sum(sum(run.seconds.values(), [])), 4)
+                    name: round(sum(run.waited[2:]) / sum(map(sum, run.seconds.values())), 4)
                     for name, run in runs.items()
                 },
                 "steps": number,

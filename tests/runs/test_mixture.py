@@ -52,9 +52,10 @@ def data(tmp_path_factory):
         text.write_text("\n\n".join("\n".join(document) for document in lines))
         output = str(root / name)
         tokenizer = str(root / "tokenizer")
-        prepare(
-            PrepareConfig((str(text),), tokenizer, output, max_seq_length=32, held_out=0.2), silent
+        config = PrepareConfig(
+            (str(text),), tokenizer, output, max_seq_length=32, held_out=0.2, short_seq_prob=0.5
         )
+        prepare(config, silent)
     return root
 
 
@@ -164,18 +165,18 @@ def test_a_step_of_each_length_is_compiled_once_and_predicts_its_share(
         return masking.mask_tokens(keys, input_ids, **how)
 
     monkeypatch.setattr(pretrain_program, "mask_tokens", mask_tokens)
-    config = recipe(tmp_path / "run", steps=12, length_buckets=(12, 24))
+    config = recipe(tmp_path / "run", steps=12, length_buckets=(16, 24))
     config = dataclasses.replace(config, loop=LoopConfig(train_steps=12, log_every=1, eval_every=0))
     lines = []
     done = runs.pretrain(config, lines.append)
     # round(0.15 * T) of each; held-out rows are as long as ever.
-    assert sorted(traced) == [(12, 2), (24, 4), (32, 5), (32, 5)]
+    assert sorted(traced) == [(16, 2), (24, 4), (32, 5), (32, 5)]
     assert any(line.startswith("Steps have rows of one length: ") for line in lines)
     assert done.metrics["mlm_loss"] > 0
     longer = dataclasses.replace(config, loop=LoopConfig(train_steps=14, eval_every=0))
-    with pytest.raises(bj.UserError, match=r"length_buckets \(\[12, 24\] there, \[16\] here\)"):
-        runs.pretrain(dataclasses.replace(longer, length_buckets=(16,)), silent)
-    with pytest.raises(bj.UserError, match=r"length_buckets \(\[12, 24\] there, absent here\)"):
+    with pytest.raises(bj.UserError, match=r"length_buckets \(\[16, 24\] there, \[20\] here\)"):
+        runs.pretrain(dataclasses.replace(longer, length_buckets=(20,)), silent)
+    with pytest.raises(bj.UserError, match=r"length_buckets \(\[16, 24\] there, absent here\)"):
         runs.pretrain(dataclasses.replace(longer, length_buckets=()), silent)
     with pytest.raises(bj.UserError, match="ascending lengths of up to 32"):
         runs.pretrain(recipe(tmp_path / "other", length_buckets=(64,)), silent)
