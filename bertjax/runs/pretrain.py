@@ -228,8 +228,7 @@ def _meta(
             "objective": _objective(config, corpora.manifest.objective),
             "batch_size": config.batch_size,
             "optimizer": name,
-            # Named only where there are some: runs that began before there could be any go on.
-            **({"length_buckets": config.length_buckets} if config.length_buckets else {}),
+            **_buckets_identity(config, stream),
             **heads_identity(corpora.manifest.objective),
         },
         "facts": {
@@ -258,6 +257,15 @@ def _objective(config: PretrainConfig, objective: str) -> dict[str, Any]:
     if objective != "nsp":
         fields["data"] = objective
     return fields
+
+
+def _buckets_identity(
+    config: PretrainConfig, stream: TrainStream | MixedStream
+) -> dict[str, list[int]]:
+    """Of a run's identity: its lengths, where there are several to choose from."""
+    if not config.length_buckets:
+        return {}
+    return {"length_buckets": [length for length, _ in stream.lengths]}
 
 
 def heads_identity(objective: str) -> dict[str, str]:

@@ -1,8 +1,9 @@
 """What a pre-training run is measured by: held-out losses, a line that shows them, the verdict."""
 
+import contextlib
 import functools
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Generator, Mapping
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
@@ -10,7 +11,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from bertjax.data.corpora import Corpora
-from bertjax.data.stream import HeldOutBatches
+from bertjax.data.stream import HeldOutBatches, read_ahead
 from bertjax.runs.pretrain_program import Program
 from bertjax.train import sharding
 from bertjax.train.step import TrainState
@@ -74,21 +75,24 @@ def make_evaluator(
     examples = sum(part.batches.examples for part in sets)
     several = len(corpora.names) > 1
 
-    def batches() -> Iterator[tuple[_HeldOut, Any]]:
-        for part in sets:
-            for index in range(len(part.batches)):
-                read = functools.partial(part.batches.rows, index)
-                yield part, sharding.make_global_batch(mesh, batch_size, read)
+    order = [(part, index) for part in sets for index in range(len(part.batches))]
+
+    def batch_at(number: int) -> dict[str, jax.Array]:
+        part, index = order[number]
+        read = functools.partial(part.batches.rows, index)
+        return sharding.make_global_batch(mesh, batch_size, read)
 
     def evaluate(state: TrainState, should_stop: Callable[[], bool]) -> dict[str, float] | None:
         names = metric_names(corpora.manifest.objective)
         sums: dict[str, Sums] = {part.name: dict.fromkeys(names, np.zeros(2)) for part in sets}
-        for number, (part, batch) in enumerate(batches()):
-            if should_stop():
-                return None
-            found = jax.device_get(program.eval_step(state.params, batch, np.int32(number)))
-            own = sums[part.name]
-            own.update({name: own[name] + np.asarray(found[name], float) for name in names})
+        ahead = read_ahead(batch_at, range(len(order)))
+        with contextlib.closing(cast(Generator[tuple[int, Any], None, None], ahead)):
+            for number, batch in ahead:
+                if should_stop():
+                    return None
+                found = jax.device_get(program.eval_step(state.params, batch, np.int32(number)))
+                own = sums[order[number][0].name]
+                own.update({name: own[name] + np.asarray(found[name], float) for name in names})
         if on_evaluate is not None:
             on_evaluate(int(state.step), state.params)
         whole = dict.fromkeys(names, np.zeros(2))
