@@ -72,6 +72,15 @@ def decode_pair(record: bytes) -> Pair:
     return Pair(ids[:a_length], ids[a_length:], bool(record[0] & _RANDOM))
 
 
+def ids_of(record: bytes) -> int:
+    """How many ids a record holds, without decoding it.
+
+    Raises:
+        IndexError: the record is empty.
+    """
+    return (len(record) - _HEADER_BYTES) // id_dtype(bool(record[0] & _WIDE)).itemsize
+
+
 def needs_wide_ids(vocab_size: int) -> bool:
     """Whether ids of this vocabulary need 32 bits on disk."""
     return vocab_size > 1 << 16

@@ -19,15 +19,13 @@ from etils import epath
 
 from bertjax import places
 from bertjax.data import sequences, shards
+from bertjax.data.order import EPOCHS, in_epochs
 from bertjax.data.pairs import Pair
 from bertjax.data.shards import Manifest
 from bertjax.errors import UserError
 
 T = TypeVar("T")
 
-# Name of the order below. Another order needs another name: runs must not resume across it.
-_ORDER = "feistel-1"
-_ROUNDS = 6
 # Open files: each holds an index of its records (about 0.3 MB at 20,000) and a file descriptor, of
 # which a process may have 1,024 by default.
 _OPEN_FILES = 384
@@ -68,6 +66,25 @@ class ShardReader:
     def __len__(self) -> int:
         """The number of examples."""
         return int(self._starts[-1])
+
+    def lengths(self) -> np.ndarray:
+        """The number of tokens of every example, special ones counted: int32 [len(self)].
+
+        Reads all of the split: 3 us an example (benchmarks/length_buckets.py).
+
+        Raises:
+            UserError: a damaged record, named by its file and number.
+        """
+        lengths = np.empty(len(self), np.int32)
+        for file, (start, stop) in enumerate(itertools.pairwise(self._starts)):
+            reader = self._open_file(file)
+            try:
+                sizes = [shards.ids_of(record) for record in reader.read(0, int(stop - start))]
+            except (RuntimeError, IndexError):
+                pairs = self._read_carefully(file, list(range(stop - start)))
+                sizes = [len(pair.a) + len(pair.b) for pair in pairs]
+            lengths[start:stop] = sizes
+        return lengths + self._specials
 
     def rows(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         """Examples as rows [CLS] A [SEP] B [SEP], padded to T = manifest.max_seq_length; single
@@ -244,22 +261,22 @@ class TrainStream:
             step: from 0.
             rows: positions in the global batch, 0..batch_size-1, [n].
         """
-        position = step * self.batch_size + np.asarray(rows, np.int64)
-        epoch, place = np.divmod(position, len(self.reader))
-        indices = np.empty_like(place)
-        for number in np.unique(epoch):
-            here = epoch == number
-            indices[here] = permuted(place[here], len(self.reader), (self.seed, int(number)))
-        return indices
+        positions = step * self.batch_size + np.asarray(rows, np.int64)
+        return in_epochs(positions, len(self.reader), self.seed)
 
     def rows(self, step: int, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Rows `rows` of the global batch of `step`; see `ShardReader.rows`."""
         return self.reader.rows(self.indices(step, rows))
 
+    @property
+    def lengths(self) -> list[tuple[int, float]]:
+        """The lengths T of steps, and their shares of the steps."""
+        return [(self.reader.manifest.max_seq_length, 1.0)]
+
     def order_fingerprint(self) -> str:
         """SHA-256 of what fixes the order: equal fingerprints mean equal batches at every step."""
         sample = self.indices(0, np.arange(64)).tolist()
-        facts = (_ORDER, self.seed, self.batch_size, self.reader.manifest.hash, sample)
+        facts = (EPOCHS, self.seed, self.batch_size, self.reader.manifest.hash, sample)
         return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 
@@ -315,38 +332,6 @@ class HeldOutBatches:
         real = position < len(self._indices)
         batch = self.reader.rows(self._indices[np.where(real, position, 0)])
         return {**batch, "example_weight": real.astype(np.float32)}
-
-
-def permuted(places: np.ndarray, size: int, key: tuple[int, ...]) -> np.ndarray:
-    """Where a pseudo-random permutation of range(size), fixed by `key`, sends places: int64 [n].
-
-    A Feistel network over the next even power of two; a value that falls outside is sent round
-    again until it is inside. Costs no memory of the size of the data, and 1 us a place (grain's
-    MapDataset.shuffle: 30 us, and its order belongs to a version of grain).
-
-    Args:
-        places: integers in [0, size), [n].
-        size: length of the permuted range, at least 1.
-        key: non-negative integers.
-    """
-    half = np.uint64(max(1, (int(size - 1).bit_length() + 1) // 2))
-    mask = np.uint64((1 << int(half)) - 1)
-    round_keys = np.random.SeedSequence(key).generate_state(_ROUNDS, np.uint64)
-
-    def once(values: np.ndarray) -> np.ndarray:
-        left, right = values >> half, values & mask
-        for round_key in round_keys:
-            mixed = (right ^ round_key) * np.uint64(0xBF58476D1CE4E5B9)
-            mixed ^= mixed >> np.uint64(32)
-            mixed *= np.uint64(0x94D049BB133111EB)
-            mixed ^= mixed >> np.uint64(29)
-            left, right = right, left ^ (mixed & mask)
-        return (left << half) | right
-
-    values = once(np.asarray(places).astype(np.uint64))
-    while (outside := values >= np.uint64(size)).any():
-        values[outside] = once(values[outside])
-    return values.astype(np.int64)
 
 
 def read_ahead(

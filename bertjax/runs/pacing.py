@@ -90,7 +90,7 @@ def measure(config: PretrainConfig, recipe: Recipe) -> Speed:
         recipe: gives the batch size of fine-tuning.
     """
     finetune_batch_size = recipe.finetune_batch_size
-    manifest = read_manifest(config.data)
+    manifest = read_manifest(config.directories[0])
     model, length = config.model.resolve(manifest.vocab_size), manifest.max_seq_length
     predictions = config.masking.predictions(length)
     batch = _random_batch(model, config.batch_size, length, predictions)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -11,11 +11,14 @@ from etils import epath
 from jax.sharding import Mesh
 
 from bertjax.config import BertConfig
-from bertjax.data.shards import Manifest
-from bertjax.data.stream import HeldOutBatches, ShardReader, TrainStream
+from bertjax.data.corpora import Corpora
+from bertjax.data.mixture import MixedStream, length_buckets, one_bucket
+from bertjax.data.shards import TOKENIZER, Manifest
+from bertjax.data.stream import ShardReader, TrainStream
 from bertjax.errors import UserError
 from bertjax.interop.huggingface import Pretrained, save_pretrained
 from bertjax.runs.pretrain_program import Program, Vocabulary, build
+from bertjax.runs.pretrain_scores import fields, make_evaluator, metric_names, verdict
 from bertjax.runs.recipes import PretrainConfig
 from bertjax.runs.workdir import choose_workdir, write_config
 from bertjax.text.tokenizer import Tokenizer, load_tokenizer
@@ -23,11 +26,14 @@ from bertjax.train import sharding
 from bertjax.train.checkpoint import Checkpoints
 from bertjax.train.loop import fit
 from bertjax.train.step import TrainState
-from bertjax.train.telemetry import Field, Telemetry
+from bertjax.train.telemetry import Telemetry
 
 KIND = "pre-training"
 BEST_METRIC = "mlm_loss"
-UNDECIDED_NAMES = ("data", "order of the data", "seed", "start", "objective", "batch_size")
+UNDECIDED_NAMES = (
+    *("data", "order of the data", "length_buckets"),
+    *("seed", "start", "objective", "batch_size"),
+)
 """Of a run's identity: what weights that come from elsewhere do not know. They know the rest."""
 # Examples whose tokens are counted for start.mlm_bias, and those of them held in memory at once.
 _COUNTED_EXAMPLES, _COUNTED_AT_ONCE = 50_000, 2_000
@@ -39,7 +45,8 @@ class PretrainResult:
 
     metrics: dict[str, float]
     """The last evaluation: mlm_loss, mlm_accuracy and, by the objective of the data, nsp_loss and
-    nsp_accuracy, sop_loss and sop_accuracy, or nothing else."""
+    nsp_accuracy, sop_loss and sop_accuracy, or nothing else; of several corpora also those of each
+    (`mlm_loss.wiki`)."""
     history: list[dict[str, Any]]
     """The records of metrics.jsonl."""
     workdir: epath.Path
@@ -70,12 +77,14 @@ def pretrain(
     """
     if jax.process_index():  # one of several tells and writes
         log = _silent
-    reader = ShardReader(config.data, "train")
-    manifest = reader.manifest
-    tokenizer = _tokenizer_of(epath.Path(config.data), manifest)
+    corpora = Corpora.of(config.directories, config.data_weights)
+    manifest = corpora.manifest
+    tokenizer = _tokenizer_of(corpora)
+    readers = corpora.readers("train")
     mesh = sharding.make_mesh(config.mesh)
     vocabulary = Vocabulary.of(tokenizer)
-    counts = _count(reader, vocabulary) if config.start.mlm_bias == "unigram" else None
+    unigram = config.start.mlm_bias == "unigram"
+    counts = _count(readers, corpora.shares, vocabulary) if unigram else None
     program = build(
         config,
         mesh,
@@ -84,10 +93,18 @@ def pretrain(
         counts,
         objective=manifest.objective,
     )
-    stream = TrainStream(reader, seed=config.seed, batch_size=config.batch_size)
-    evaluate = _evaluator(config, mesh, program, on_evaluate)
+    stream = _stream(config, corpora, readers)
+    mean_length = sum(length * share for length, share in stream.lengths)
+    evaluate = make_evaluator(
+        corpora,
+        program,
+        mesh,
+        batch_size=config.batch_size,
+        max_examples=config.eval_examples,
+        on_evaluate=on_evaluate,
+    )
     workdir = choose_workdir(config.workdir, KIND, fresh=config.fresh)
-    _announce(config, mesh, program, manifest, workdir, log)
+    _announce(config, mesh, program, corpora, stream, workdir, log)
     if not (workdir / "config.json").exists():
         _write_run(config, tokenizer, workdir)
 
@@ -114,10 +131,10 @@ def pretrain(
             ),
             evaluate=evaluate,
             checkpoints=checkpoints,
-            meta=_meta(config, program.model, tokenizer, manifest, stream),
-            telemetry=Telemetry(workdir / "metrics.jsonl", _fields(manifest), log=log),
+            meta=_meta(config, program.model, tokenizer, corpora, stream),
+            telemetry=Telemetry(workdir / "metrics.jsonl", fields(corpora), log=log),
             best_metric=BEST_METRIC,
-            tokens_per_step=config.batch_size * manifest.max_seq_length,
+            tokens_per_step=round(config.batch_size * mean_length),
         )
     _write_run(config, tokenizer, workdir)  # again: a resumed run may have changed what may change
     evaluations = [record for record in fitted.history if record.get("kind") == "eval"]
@@ -127,9 +144,13 @@ def pretrain(
         export = workdir / "export"
         params = sharding.on_host(mesh, fitted.state.params)
         _export(export, program.model, params, tokenizer, manifest)
-        log(_verdict(int(fitted.state.step), last, manifest, export))
+        log(verdict(int(fitted.state.step), last, corpora, export))
     return PretrainResult(
-        metrics={name: last[name] for name in metric_names(manifest.objective) if name in last},
+        metrics={
+            name: value
+            for name, value in last.items()
+            if name.partition(".")[0] in metric_names(manifest.objective)
+        },
         history=fitted.history,
         workdir=workdir,
         export=export,
@@ -138,97 +159,59 @@ def pretrain(
     )
 
 
-def metric_names(objective: str) -> tuple[str, ...]:
-    """What is measured of a run on data for this objective."""
-    names = ("mlm_loss", "mlm_accuracy")
-    return names if objective == "mlm" else (*names, f"{objective}_loss", f"{objective}_accuracy")
-
-
 def _silent(line: str) -> None:
     del line
 
 
-def _count(reader: ShardReader, vocabulary: Vocabulary) -> np.ndarray:
-    """How often every token is seen in examples from all over the data: int64 [V]."""
-    most = min(len(reader), _COUNTED_EXAMPLES)
-    examples = np.linspace(0, len(reader) - 1, most).astype(np.int64)
+def _stream(
+    config: PretrainConfig, corpora: Corpora, readers: Sequence[ShardReader]
+) -> TrainStream | MixedStream:
+    where = {"seed": config.seed, "batch_size": config.batch_size}
+    if len(readers) == 1 and not config.length_buckets:
+        return TrainStream(readers[0], **where)
+    if config.length_buckets:
+        buckets = length_buckets(readers, corpora.weights, config.length_buckets)
+    else:
+        buckets = one_bucket(readers, corpora.weights)
+    return MixedStream(readers, buckets, **where)
+
+
+def _count(
+    readers: Sequence[ShardReader], shares: Sequence[float], vocabulary: Vocabulary
+) -> np.ndarray:
+    """How often every token is seen in examples from all over the data, mixed as in training:
+    int64 [V]."""
+    most = min(sum(map(len, readers)), _COUNTED_EXAMPLES)
     counts = np.zeros(vocabulary.size, np.int64)
-    for start in range(0, most, _COUNTED_AT_ONCE):
-        ids = reader.rows(examples[start : start + _COUNTED_AT_ONCE])["input_ids"]
-        counts += np.bincount(ids.ravel(), minlength=vocabulary.size)
+    for reader, share in zip(readers, shares, strict=True):
+        number = max(1, round(most * share))
+        examples = np.linspace(0, len(reader) - 1, number).astype(np.int64)
+        for start in range(0, number, _COUNTED_AT_ONCE):
+            ids = reader.rows(examples[start : start + _COUNTED_AT_ONCE])["input_ids"]
+            counts += np.bincount(ids.ravel(), minlength=vocabulary.size)
     counts[vocabulary.special] = 0
     return counts
 
 
-def _tokenizer_of(data: epath.Path, manifest: Manifest) -> Tokenizer:
-    tokenizer = load_tokenizer(data / "tokenizer")
-    if tokenizer.sha256 != manifest.tokenizer_sha256:
+def _tokenizer_of(corpora: Corpora) -> Tokenizer:
+    directory, expected = corpora.directories[0] / TOKENIZER, corpora.manifest.tokenizer_sha256
+    tokenizer = load_tokenizer(directory)
+    if tokenizer.sha256 != expected:
         raise UserError(
-            f"{data / 'tokenizer'}: is not the tokenizer that made these shards (SHA-256 "
-            f"{tokenizer.sha256[:12]}, the manifest says {manifest.tokenizer_sha256[:12]}); put "
-            "the right one back, or prepare the data again."
+            f"{directory}: is not the tokenizer that made these shards (SHA-256 "
+            f"{tokenizer.sha256[:12]}, the manifest says {expected[:12]}); put the right one back, "
+            "or prepare the data again."
         )
     tokenizer.files(export=True)  # what the export would refuse after the last step
     return tokenizer
-
-
-def _evaluator(
-    config: PretrainConfig,
-    mesh: Mesh,
-    program: Program,
-    on_evaluate: Callable[[int, Any], None] | None,
-) -> Callable[[TrainState, Callable[[], bool]], dict[str, float] | None] | None:
-    """Evaluates on held-out batches with fixed masks; None where nothing was held out."""
-    reader = ShardReader(config.data, "held_out")
-    if not len(reader):
-        return None
-    names = metric_names(reader.manifest.objective)
-    batches = HeldOutBatches(
-        reader, batch_size=config.batch_size, max_examples=config.eval_examples
-    )
-
-    def evaluate(state: TrainState, should_stop: Callable[[], bool]) -> dict[str, float] | None:
-        totals = dict.fromkeys(names, np.zeros(2))
-        for index in range(len(batches)):
-            if should_stop():
-                return None
-            batch = sharding.make_global_batch(
-                mesh, config.batch_size, functools.partial(batches.rows, index)
-            )
-            sums = jax.device_get(program.eval_step(state.params, batch, np.int32(index)))
-            totals = {name: totals[name] + np.asarray(sums[name], float) for name in names}
-        if on_evaluate is not None:
-            on_evaluate(int(state.step), state.params)
-        return {name: float(total / weight) for name, (total, weight) in totals.items()}
-
-    return evaluate
-
-
-def _fields(manifest: Manifest) -> tuple[Field, ...]:
-    """The metrics of a line, the losses beside what a model gets that knows nothing of the text."""
-    unigram, majority = manifest.unigram_entropy, manifest.nsp_majority
-    task, sentences = manifest.objective, ()
-    if task != "mlm":
-        beside = None if majority is None else ("majority", majority)
-        sentences = (
-            Field(f"{task}_loss", task, ".3f"),
-            Field(f"{task}_accuracy", f"{task}_acc", ".3f", beside),
-        )
-    return (
-        Field("mlm_loss", "mlm", ".3f", None if unigram is None else ("unigram entropy", unigram)),
-        Field("mlm_accuracy", "mlm_acc", ".3f"),
-        *sentences,
-        Field("learning_rate", "lr", ".2e", last=True),
-        Field("grad_norm", "grad", ".2f"),
-    )
 
 
 def _meta(
     config: PretrainConfig,
     model: BertConfig,
     tokenizer: Tokenizer,
-    manifest: Manifest,
-    stream: TrainStream,
+    corpora: Corpora,
+    stream: TrainStream | MixedStream,
 ) -> dict[str, Any]:
     """What a resumed run must share with the one it continues, and what it may change."""
     optimizer = dataclasses.asdict(config.optimizer)
@@ -238,14 +221,15 @@ def _meta(
         "identity": {
             "model": model.to_dict(),
             "tokenizer": tokenizer.sha256,
-            "data": manifest.hash,
+            "data": corpora.identity(),
             "order of the data": stream.order_fingerprint(),
             "seed": config.seed,
             "start": dataclasses.asdict(config.start),
-            "objective": _objective(config, manifest),
+            "objective": _objective(config, corpora.manifest.objective),
             "batch_size": config.batch_size,
             "optimizer": name,
-            **heads_identity(manifest.objective),
+            **_buckets_identity(config, stream),
+            **heads_identity(corpora.manifest.objective),
         },
         "facts": {
             "optimizer": optimizer,
@@ -264,15 +248,24 @@ def _meta(
     }
 
 
-def _objective(config: PretrainConfig, manifest: Manifest) -> dict[str, Any]:
+def _objective(config: PretrainConfig, objective: str) -> dict[str, Any]:
     """Masking, and what the data are for. Newer fields are named only where they have not their
     default, so that runs that began without them go on."""
     fields = dataclasses.asdict(config.masking)
     if not config.masking.span:
         del fields["span"]
-    if manifest.objective != "nsp":
-        fields["data"] = manifest.objective
+    if objective != "nsp":
+        fields["data"] = objective
     return fields
+
+
+def _buckets_identity(
+    config: PretrainConfig, stream: TrainStream | MixedStream
+) -> dict[str, list[int]]:
+    """Of a run's identity: its lengths, where there are several to choose from."""
+    if not config.length_buckets:
+        return {}
+    return {"length_buckets": [length for length, _ in stream.lengths]}
 
 
 def heads_identity(objective: str) -> dict[str, str]:
@@ -285,7 +278,8 @@ def _announce(
     config: PretrainConfig,
     mesh: Mesh,
     program: Program,
-    manifest: Manifest,
+    corpora: Corpora,
+    stream: TrainStream | MixedStream,
     workdir: epath.Path,
     log: Callable[[str], None],
 ) -> None:
@@ -299,31 +293,25 @@ def _announce(
         f"{model.vocab_size:,}: {count:,} parameters on {mesh.size} {kind} device"
         f"{f's ({axes})' if axes else ''}."
     )
-    epochs = steps * config.batch_size / max(manifest.examples("train"), 1)
+    drawn = steps * config.batch_size
+    epochs = [
+        drawn * share / manifest.examples("train")
+        for share, manifest in zip(corpora.shares, corpora.manifests, strict=True)
+    ]
+    told = f"{epochs[0]:.1f} epochs"
+    if len(epochs) > 1:
+        rows = zip(corpora.names, corpora.shares, epochs, strict=True)
+        told = ", ".join(f"{each:.1f} epochs of {name} ({share:.1%})" for name, share, each in rows)
     log(
-        f"{manifest.examples('train'):,} training examples of {manifest.max_seq_length} tokens: "
-        f"{steps:,} steps of {config.batch_size} are {epochs:.1f} epochs. Run directory: {workdir}"
+        f"{corpora.examples('train'):,} training examples of {corpora.manifest.max_seq_length} "
+        f"tokens: {steps:,} steps of {config.batch_size} are {told}. Run directory: {workdir}"
     )
+    if config.length_buckets:
+        lengths = [f"{share:.1%} of {length}" for length, share in stream.lengths]
+        log(f"Steps have rows of one length: {', '.join(lengths)} tokens.")
     alone = sharding.replicated_moments(mesh, program.abstract_state) if mesh.size > 1 else []
     if mesh.shape["data"] > 1 and alone:
         log(f"Not split over data, because no dimension divides: {', '.join(alone)}.")
-
-
-def _verdict(step: int, scores: dict[str, Any], manifest: Manifest, export: epath.Path) -> str:
-    """The one sentence that a run comes to."""
-    sentence = f"Trained {step:,} steps"
-    if scores:
-        sentence += (
-            f": held-out masked-LM loss {scores['mlm_loss']:.3f} nats (unigram entropy "
-            f"{manifest.unigram_entropy:.3f})"
-        )
-        if (task := manifest.objective) != "mlm":
-            what = "next-sentence" if task == "nsp" else "sentence-order"
-            sentence += (
-                f", {what} accuracy {scores[f'{task}_accuracy']:.1%} (majority "
-                f"{manifest.nsp_majority:.1%})"
-            )
-    return f"{sentence}. The model is in {export}."
 
 
 def _write_run(config: PretrainConfig, tokenizer: Tokenizer, workdir: epath.Path) -> None:

@@ -67,7 +67,7 @@ class Program(NamedTuple):
     init: Callable[[], TrainState]
     """The first state, already sharded (jitted)."""
     step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
-    """The jitted training step; donates its state."""
+    """The jitted training step; donates its state. Compiled anew for every length T of batches."""
     eval_step: Callable[[Any, Batch, Any], dict[str, tuple[jax.Array, jax.Array]]]
     """The jitted evaluation: (params, batch, batch index) -> sums and weights."""
     abstract_state: TrainState
@@ -101,7 +101,7 @@ def build(
     model = config.model.resolve(vocabulary.size)
     _check_shapes(config, model, mesh, max_seq_length)
     optimizer = make_optimizer(config.optimizer, config.loop.train_steps)
-    prepare = functools.partial(_mask, config, vocabulary, max_seq_length)
+    prepare = functools.partial(_mask, config, vocabulary)
     single = objective == "mlm"
     weights_fn = masked_lm_weights if single else pretraining_weights
     loss: Callable[..., Any] = masked_lm_loss
@@ -156,7 +156,6 @@ def _first_state(
 def _mask(
     config: PretrainConfig,
     vocabulary: Vocabulary,
-    max_seq_length: int,
     batch: Batch,
     keys: jax.Array,
 ) -> Batch:
@@ -168,7 +167,7 @@ def _mask(
         special=jnp.asarray(vocabulary.special),
         word_starts=jnp.asarray(vocabulary.word_starts),
         rate=config.masking.rate,
-        max_predictions=config.masking.predictions(max_seq_length),
+        max_predictions=config.masking.predictions(batch["input_ids"].shape[1]),
         whole_word=config.masking.whole_word,
         span=config.masking.span,
         attention_mask=batch["attention_mask"],

@@ -56,10 +56,15 @@ class PretrainConfig:
     """Pre-train a BERT on prepared shards: masked LM and what else the shards are for (next
     sentences, the order of sentences, or nothing)."""
 
-    data: str
-    """Directory that `bertjax prepare` wrote."""
+    data: str | tuple[str, ...]
+    """Directory that `bertjax prepare` wrote; several are mixed."""
     workdir: str
     """Run directory; the same command again resumes there."""
+    data_weights: tuple[float, ...] = ()
+    """Shares of the data directories among the examples, of any sum; left out: their sizes."""
+    length_buckets: tuple[int, ...] = ()
+    """Lengths of rows besides the shards' own, ascending: a step has rows of one length, and every
+    example is in the shortest that holds it."""
     model: ModelConfig = ModelConfig()
     """What the model is."""
     start: StartConfig = StartConfig()
@@ -85,7 +90,14 @@ class PretrainConfig:
     fresh: bool = False
     """Start beside the run that is in workdir, in workdir-2 (-3, ...); nothing is deleted."""
 
+    @property
+    def directories(self) -> tuple[str, ...]:
+        """The data directories, one or several."""
+        return (self.data,) if isinstance(self.data, str) else tuple(self.data)
+
     def __post_init__(self) -> None:
+        if not self.directories:
+            raise UserError("No data: name a directory that `bertjax prepare` wrote.")
         for name in ("batch_size", "accumulation", "eval_examples"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}: give at least 1.")

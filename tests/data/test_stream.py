@@ -8,7 +8,7 @@ import pytest
 
 from bertjax.data import stream
 from bertjax.data.pairs import Pair
-from bertjax.data.stream import HeldOutBatches, ShardReader, TrainStream, permuted, read_ahead
+from bertjax.data.stream import HeldOutBatches, ShardReader, TrainStream, read_ahead
 from bertjax.errors import UserError
 
 KEYS = ("input_ids", "attention_mask", "token_type_ids", "next_sentence_label")
@@ -57,40 +57,6 @@ def test_indices_outside_are_refused(make_data, some_pairs):
             reader.rows(np.array([0, index]))
     with pytest.raises(ValueError, match="split"):
         ShardReader(make_data(some_pairs(9), name="other"), "dev")
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 5, 16, 17, 1000, 4097])
-def test_permuted_is_a_permutation(size):
-    places = np.arange(size)
-    seen = permuted(places, size, (3, 0))
-    assert np.array_equal(np.sort(seen), places)
-    assert np.array_equal(seen[::2], permuted(places[::2], size, (3, 0)))
-    if size >= 1000:  # of independent permutations, 1 place in 1,000 agrees
-        for key in ((3, 1), (4, 0)):
-            assert (permuted(places, size, key) == seen).mean() < 0.01
-
-
-def test_permuted_is_uniform():
-    # Where each of 12 places goes over 3,000 keys: chi-square per place with 11 degrees of freedom,
-    # whose 1 - 1e-6 quantile is 49; and pairs of neighbours: 131 degrees, quantile 220.
-    size, keys = 12, 3000
-    table = np.stack([permuted(np.arange(size), size, (7, key)) for key in range(keys)])
-    for column in table.T:
-        counts = np.bincount(column, minlength=size)
-        assert ((counts - keys / size) ** 2 / (keys / size)).sum() < 49
-    pairs = np.bincount(table[:, 3] * size + table[:, 4], minlength=size * size)
-    pairs = pairs.reshape(size, size)[~np.eye(size, dtype=bool)]
-    expected = keys / len(pairs)
-    assert ((pairs - expected) ** 2 / expected).sum() < 220
-
-
-def test_neighbours_are_far_apart_in_a_large_range():
-    size = 1_000_003
-    seen = permuted(np.arange(20_000), size, (1, 2))
-    assert len(np.unique(seen)) == 20_000
-    # Of independent uniform values: mean size / 2, neighbours uncorrelated, within 5 deviations.
-    assert abs(seen.mean() / size - 0.5) < 5 * 0.289 / np.sqrt(20_000)
-    assert abs(np.corrcoef(seen[:-1], seen[1:])[0, 1]) < 5 / np.sqrt(20_000)
 
 
 def test_every_epoch_has_every_example_once_in_another_order(make_data, some_pairs):
@@ -144,12 +110,6 @@ def test_order_fingerprint(make_data, some_pairs):
     other = make_data(some_pairs(40, seed=1), name="other")
     changed = {fingerprint(seed=6), fingerprint(batch_size=13), fingerprint(directory=other)}
     assert len(changed | {fingerprint()}) == 4
-
-
-def test_the_order_is_this_one():
-    # A change of the order breaks the resuming of runs: it needs another name in stream.py.
-    first = permuted(np.arange(8), 1000, (12345, 0)).tolist()
-    assert first == [401, 81, 238, 702, 236, 98, 92, 519]
 
 
 def test_streams_need_examples_and_a_batch_size(make_data, some_pairs):

@@ -1,0 +1,127 @@
+"""The data directories of a run: whether they fit together, and in which shares they are mixed."""
+
+import fractions
+import itertools
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from etils import epath
+
+from bertjax.data import shards
+from bertjax.data.shards import Manifest
+from bertjax.data.stream import ShardReader
+from bertjax.errors import UserError
+
+_HEAD = 12  # characters of a SHA-256 in a message
+
+
+class Corpora(NamedTuple):
+    """The data directories of a run, which have one tokenizer, length and objective."""
+
+    directories: tuple[epath.Path, ...]
+    names: tuple[str, ...]
+    """The ends of the directories' paths, as long as it takes to tell them apart."""
+    manifests: tuple[Manifest, ...]
+    weights: tuple[int, ...]
+    """What the corpora's shares of the examples that are trained on are in proportion to."""
+
+    @classmethod
+    def of(cls, directories: Sequence[epath.PathLike], weights: Sequence[float] = ()) -> "Corpora":
+        """Reads the manifests of directories that `bertjax prepare` wrote.
+
+        Args:
+            directories: at least one.
+            weights: positive, one a directory, of any sum; none: the numbers of examples.
+
+        Raises:
+            UserError: directories that do not fit together, weights that can't be right, or see
+                `shards.read_manifest`.
+        """
+        paths = tuple(map(epath.Path, directories))
+        _check_weights(paths, weights)
+        manifests = tuple(map(shards.read_manifest, paths))
+        for one, other in itertools.combinations(range(len(manifests)), 2):
+            _refuse_strangers(paths, manifests, one, other)
+        counts = [manifest.examples("train") for manifest in manifests]
+        if 0 in counts:
+            empty = paths[counts.index(0)]
+            raise UserError(f"{empty}: its train split holds no examples: prepare more text.")
+        return cls(paths, _names(paths), manifests, _whole_numbers(weights or counts))
+
+    @property
+    def manifest(self) -> Manifest:
+        """The first one: what the tokenizer, the length and the objective of all of them are."""
+        return self.manifests[0]
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """The corpora's shares of the examples that are trained on."""
+        return tuple(weight / sum(self.weights) for weight in self.weights)
+
+    def examples(self, split: str) -> int:
+        """The number of examples of a split, of all corpora."""
+        return sum(manifest.examples(split) for manifest in self.manifests)
+
+    def readers(self, split: str) -> tuple[ShardReader, ...]:
+        """Opens a split of every corpus."""
+        return tuple(ShardReader(directory, split) for directory in self.directories)
+
+    def identity(self) -> str | dict[str, list]:
+        """What of the data a resumed run must have again, as JSON."""
+        if len(self.manifests) == 1:
+            return self.manifest.hash
+        hashes = [manifest.hash for manifest in self.manifests]
+        return {"manifests": hashes, "weights": list(self.weights)}
+
+
+def _check_weights(directories: Sequence[epath.Path], weights: Sequence[float]) -> None:
+    if weights and len(weights) != len(directories):
+        raise UserError(
+            f"{len(weights)} data_weights for {len(directories)} data directories: give one each, "
+            "in their order, or none for the numbers of examples."
+        )
+    for directory, weight in zip(directories, weights, strict=False):
+        if not (math.isfinite(weight) and weight > 0):
+            raise UserError(
+                f"The data weight of {directory} is {weight}: give a number above 0, or leave the "
+                "directory out."
+            )
+
+
+def _refuse_strangers(
+    directories: Sequence[epath.Path], manifests: Sequence[Manifest], one: int, other: int
+) -> None:
+    """Two directories that can't be mixed: another tokenizer, length or objective, or the same."""
+    first, second = manifests[one], manifests[other]
+    both = f"{directories[one]} and {directories[other]}"
+    if first.tokenizer_sha256 != second.tokenizer_sha256:
+        raise UserError(
+            f"{both} come from different tokenizers (SHA-256 {first.tokenizer_sha256[:_HEAD]} and "
+            f"{second.tokenizer_sha256[:_HEAD]}): prepare both with the same one."
+        )
+    for name, flag in (("max_seq_length", "--max-seq-length"), ("objective", "--objective")):
+        values = getattr(first, name), getattr(second, name)
+        if values[0] != values[1]:
+            raise UserError(
+                f"{both} have another {name} ({values[0]} and {values[1]}): prepare both with the "
+                f"same {flag}."
+            )
+    if first.hash == second.hash:
+        raise UserError(f"{both} hold the same examples: name them once, with a larger weight.")
+
+
+def _names(directories: Sequence[epath.Path]) -> tuple[str, ...]:
+    for length in range(1, max(len(directory.parts) for directory in directories) + 1):
+        names = tuple("-".join(directory.parts[-length:]) for directory in directories)
+        if len({*names}) == len(names):
+            break
+    return names
+
+
+def _whole_numbers(weights: Sequence[float]) -> tuple[int, ...]:
+    """The same proportions in whole numbers, in lowest terms: 0.7 and 0.3 are 7 and 3."""
+    exact = [fractions.Fraction(str(weight)) for weight in weights]
+    denominator = math.lcm(*(weight.denominator for weight in exact))
+    whole = [int(weight * denominator) for weight in exact]
+    return tuple(weight // math.gcd(*whole) for weight in whole)
