@@ -1,8 +1,8 @@
 """L-4_H-256 ("mini" of Google's 24 miniatures) on 87 public-domain novels: 12.3 million words.
 
     bertjax tokenizer train --input novels/train --output tokenizer
-    bertjax prepare --input novels/train --tokenizer tokenizer --output shards --max-seq-length 64 \\
-      --dupe-factor 1
+    bertjax prepare --input novels/train --tokenizer tokenizer --output shards \\
+      --max-seq-length 64 --dupe-factor 1
     bertjax pretrain experiments/novels_l4_h256.py
 
 novels_sst2.py fine-tunes it. Short rows, many updates and three words of ten masked, because the
