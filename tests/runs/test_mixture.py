@@ -174,11 +174,10 @@ def test_a_step_of_each_length_is_compiled_once_and_predicts_its_share(
     assert any(line.startswith("Steps have rows of one length: ") for line in lines)
     assert done.metrics["mlm_loss"] > 0
     longer = dataclasses.replace(config, loop=LoopConfig(train_steps=14, eval_every=0))
-    with pytest.raises(
-        bj.UserError, match=r"length_buckets \(\[16, 24, 32\] there, \[20, 32\] here\)"
-    ):
+    there = r"length_buckets \(\[16, 24, 32\] there"
+    with pytest.raises(bj.UserError, match=rf"{there}, \[20, 32\] here\)"):
         runs.pretrain(dataclasses.replace(longer, length_buckets=(20,)), silent)
-    with pytest.raises(bj.UserError, match=r"length_buckets \(\[16, 24, 32\] there, absent here\)"):
+    with pytest.raises(bj.UserError, match=rf"{there}, absent here\)"):
         runs.pretrain(dataclasses.replace(longer, length_buckets=()), silent)
     with pytest.raises(bj.UserError, match="ascending lengths of up to 32"):
         runs.pretrain(recipe(tmp_path / "other", length_buckets=(64,)), silent)
