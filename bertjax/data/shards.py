@@ -38,6 +38,11 @@ _COPY_BYTES = 1 << 20
 _RANDOM, _WIDE, _SINGLE = 1, 2, 4
 _HEADER_BYTES = 4
 
+RECORD_BYTES = _HEADER_BYTES + 56
+"""A record in a file without its ids; the larger part is ArrayRecord's."""
+FILE_BYTES = 3 << 15
+"""A file without its records, on average: one block of 64 KiB, and half of the last."""
+
 
 def encode_bytes(a: bytes, b: bytes, *, is_random: bool, wide: bool) -> bytes:
     """One example as a record: ids as bytes of `id_dtype(wide)`, without special tokens.

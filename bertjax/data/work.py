@@ -31,6 +31,9 @@ from bertjax.errors import Stopped, UserError
 from bertjax.text.tokenizer import Tokenizer, load_tokenizer
 
 _SECONDS_BETWEEN_LINES = 10.0
+_COUNT = np.dtype("<i8")
+BYTES_PER_COUNT = _COUNT.itemsize
+"""A unit leaves one count of each token."""
 
 
 class WorkerDied(UserError):
@@ -102,13 +105,13 @@ def pair(
     for dupe in range(options.dupe_factor if split == "train" else 1):
         # (seed, block, dupe), and the split, whose documents are others.
         key = (options.seed, shards.SPLITS.index(split), blocks[0], dupe)
-        _write_dupe(path, dupe, documents, wide, options, np.random.default_rng(key), result)
+        write_pass(path, dupe, documents, wide, options, np.random.default_rng(key), result)
     counts = np.bincount(documents.ids, minlength=tokenizer.vocab_size)
-    places.write_atomically(path.with_suffix(".counts"), counts.astype("<i8").tobytes())
+    places.write_atomically(path.with_suffix(".counts"), counts.astype(_COUNT).tobytes())
     places.write_atomically(path, json.dumps(result).encode())
 
 
-def _write_dupe(
+def write_pass(
     marker: epath.Path,
     dupe: int,
     documents: FlatDocuments,
