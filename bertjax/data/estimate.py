@@ -10,7 +10,7 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from etils import epath
@@ -203,7 +203,9 @@ def of_text(
         blocks = config.blocks(drawn.total)
         divided = _divide(config, drawn.all_documents.value, blocks)
         examples = {
-            length: _examples(config, drawn, length, divided, directory, clock)
+            length: _examples(
+                config, drawn, length, divided, tokenizer.vocab_size, directory, clock
+            )
             for length in config.lengths
         }
     widths = np.array([spill.BYTES_PER_DOCUMENT, spill.BYTES_PER_SENTENCE, _width(tokenizer)])
@@ -264,6 +266,7 @@ def _examples(
     drawn: Sample,
     length: int,
     divided: tuple[_Split, _Split],
+    vocab_size: int,
     directory: epath.Path,
     clock: Callable[[], float],
 ) -> Examples:
@@ -274,16 +277,12 @@ def _examples(
         short_seq_prob=config.short_seq_prob,
         seed=config.seed,
         dupe_factor=1,
-        vocabulary="",
+        vocabulary="",  # the documents are tokenised
         objective=config.objective,
     )
-    made: dict[str, Any] = {"examples": 0, "ids": 0, "random": 0, "files": []}
     begun = clock()
-    work.write_pass(
-        *(directory / f"{length}.json", 0, text, width > 2, options),
-        *(np.random.default_rng(config.seed), made),
-    )
-    seconds = (clock() - begun) / max(1, made["examples"])
+    work.pair_documents(directory / f"{length}.json", "train", 0, text, vocab_size, options)
+    seconds = clock() - begun
 
     spans = example_spans(
         config.objective,
@@ -301,18 +300,25 @@ def _examples(
     record_bytes = drawn.scaled(np.bincount(stretch, sizes, len(last)))
 
     numbers = [split.of(examples) for split in divided]
-    files = 0
-    for split, number in zip(divided, numbers, strict=True):
-        runs = split.units * split.dupes
-        files += runs * math.ceil(number.value / max(1, runs) / shards.EXAMPLES_PER_FILE)
-    shard_bytes = _sum(split.of(record_bytes) for split in divided)
+    records = [split.of(record_bytes) for split in divided]
+    on_disk = sum(map(_on_disk, divided, numbers, records))
     return Examples(
         *numbers,
-        shard_bytes=shard_bytes._replace(value=shard_bytes.value + files * shards.FILE_BYTES),
+        shard_bytes=_sum(records)._replace(value=on_disk),
         pairing=Pass(
-            seconds * sum(number.value for number in numbers), sum(each.units for each in divided)
+            seconds / max(1, len(ids)) * sum(number.value for number in numbers),
+            sum(each.units for each in divided),
         ),
     )
+
+
+def _on_disk(split: _Split, examples: Quantity, record_bytes: Quantity) -> float:
+    """Bytes of the files that records are divided over."""
+    runs = split.units * split.dupes
+    if not runs or not examples.value:
+        return 0
+    files = runs * math.ceil(examples.value / runs / shards.EXAMPLES_PER_FILE)
+    return files * shards.file_bytes(record_bytes.value / files)
 
 
 def _seconds_of_a_hash(clock: Callable[[], float]) -> float:
@@ -332,7 +338,7 @@ def _plenty(config: "PrepareConfig", tokenizer: Tokenizer, total: int) -> int:
     second one, and an example for every sentence, all full of 32-bit ids."""
     of_a_pass = sum((shards.RECORD_BYTES + 4 * length) // 2 for length in config.lengths)
     runs = 2 * config.blocks(total) * config.dupe_factor * len(config.lengths)
-    of_a_run = 2 * shards.FILE_BYTES + tokenizer.vocab_size * work.BYTES_PER_COUNT
+    of_a_run = 2 * shards.file_bytes(0) + tokenizer.vocab_size * work.BYTES_PER_COUNT
     of_segments = 4 + (spill.BYTES_PER_DOCUMENT + spill.BYTES_PER_SENTENCE) // 2
     return total * (of_segments + config.dupe_factor * of_a_pass) + runs * of_a_run
 
@@ -351,8 +357,10 @@ def _sum(quantities: Iterable[Quantity]) -> Quantity:
 
 
 def _count(quantity: Quantity) -> str:
-    value, error = map(round, quantity)
-    return f"{value:,} ± {error:,}" if error else f"{value:,}"
+    value, error = quantity
+    if not error:
+        return f"{round(value):,}"
+    return f"{float(f'{value:.4g}'):,.0f} ± {float(f'{error:.2g}'):,.0f}"
 
 
 def _bytes(quantity: Quantity) -> str:

@@ -141,7 +141,7 @@ class PrepareConfig:
 
 
 def prepare(config: PrepareConfig, log: Callable[[str], None]) -> Manifest:
-    """Makes shards of examples from text.
+    """Makes shards of examples from text (`config.estimate` asks `estimate.py`, not this).
 
     The same text, tokenizer and settings give the same bytes. Run again after being stopped, it
     finishes; run again on a finished directory, it says so and returns what is there.

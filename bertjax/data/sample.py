@@ -118,8 +118,14 @@ def take(
         segments.append(segment)
     dtype = shards.id_dtype(shards.needs_wide_ids(tokenizer.vocab_size))
     text = spill.read_blocks(segments, [0], held_out=False, cutoff=0, dtype=dtype)
-    columns = np.array(rows, float).reshape(len(rows), 7).T
-    return Sample(sum(sizes), share * len(rows) / max(1, len(drawn)), *columns, text)
+    names = ("sizes", "bytes", "documents", "sentences", "words", "ids", "seconds")
+    columns = np.array(rows, float).reshape(len(rows), len(names)).T
+    return Sample(
+        total=sum(sizes),
+        share=share * len(rows) / max(1, len(drawn)),
+        text=text,
+        **dict(zip(names, columns, strict=True)),
+    )
 
 
 def _draw(
