@@ -1,11 +1,11 @@
-"""SentencePiece vocabularies (unigram language model), by the `sentencepiece` library."""
+"""SentencePiece vocabularies (unigram language model or BPE), by the `sentencepiece` library."""
 
 import hashlib
 import io
 import json
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from etils import epath
@@ -14,6 +14,8 @@ from bertjax.errors import UserError
 from bertjax.text import pieces, sentencepiece_export
 from bertjax.text.pieces import SETTINGS_FILE, SPECIALS, Kind, PieceTokenizer, Surface
 from bertjax.text.tokenizer_files import EXPORTED
+
+ModelType = Literal["unigram", "bpe"]
 
 FILE = "spm.model"
 FILES = (FILE, "spiece.model", "tokenizer.model")
@@ -149,9 +151,17 @@ class SentencePieceTokenizer(PieceTokenizer):
 
 
 def train(
-    sentences: list[str], vocab_size: int, lowercase: bool, character_coverage: float
+    sentences: list[str],
+    vocab_size: int,
+    lowercase: bool,
+    character_coverage: float,
+    *,
+    strip_accents: bool = False,
+    model_type: ModelType = "unigram",
 ) -> SentencePieceTokenizer:
     """Trains a vocabulary of at most `vocab_size` tokens, fewer if the text holds no more.
+
+    The same sentences give the same model, byte for byte.
 
     Raises:
         UserError: vocab_size can't hold the text's characters, or the text holds nothing.
@@ -159,16 +169,19 @@ def train(
     import sentencepiece
 
     model = io.BytesIO()
+    rules = "nmt_nfkc_cf" if lowercase else "nmt_nfkc"
+    options: dict[str, Any] = {"normalization_rule_name": rules}
+    if strip_accents:
+        options = {"normalization_rule_tsv": stack.enter_context(_rules_file())}
     # Without the hard limit the library returns what it can, from which we know the largest size.
     try:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=(part for sentence in sentences for part in _chunks(sentence)),
             model_writer=model,
-            model_type="unigram",
+            model_type=model_type,
             vocab_size=vocab_size,
             hard_vocab_limit=False,
             character_coverage=character_coverage,
-            normalization_rule_name="nmt_nfkc_cf" if lowercase else "nmt_nfkc",
             max_sentence_length=8 * _CHUNK_CHARACTERS,
             num_threads=_TRAINING_THREADS,
             minloglevel=2,
