@@ -6,7 +6,7 @@ What the `tokenizers` library can't do as SentencePiece does is refused, never l
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from bertjax import wire
@@ -29,7 +29,9 @@ class _Model(NamedTuple):
     normalizer: wire.Fields
 
 
-def tokenizer_json(model: bytes, special_ids: dict[str, int], lowercase: bool) -> str:
+def tokenizer_json(
+    model: bytes, special_ids: dict[str, int], normalize: Callable[[str], str]
+) -> str:
     """The text of a tokenizer.json.
 
     It gives the ids that the model gives, but where
@@ -45,7 +47,7 @@ def tokenizer_json(model: bytes, special_ids: dict[str, int], lowercase: bool) -
     Args:
         model: the bytes of a .model file.
         special_ids: id of every name in SPECIALS.
-        lowercase: whether the model's normalisation lower-cases.
+        normalize: the model's normalisation.
 
     Raises:
         UserError: the `tokenizers` library has no such model.
@@ -72,12 +74,15 @@ def tokenizer_json(model: bytes, special_ids: dict[str, int], lowercase: bool) -
     steps: list[Any] = [
         normalizers.Precompiled(table) for table in wire.messages(rules, 2) if table
     ]
-    if lowercase:
+    if "A" not in normalize("A"):
         # Of a letter and its accents the library looks up the first part that the table has, and
-        # drops the others: small letters, unlike capitals, are not in it alone. U+0130 is the one
-        # letter that the table leaves a capital (all of Unicode was tried).
-        kept, small = normalizers.Replace("\u0130", _NO_CHARACTER), normalizers.Lowercase()
-        steps = [kept, small, *steps, normalizers.Replace(_NO_CHARACTER, "\u0130")]
+        # drops the others: small letters, unlike capitals, are not in it alone.
+        steps.insert(0, normalizers.Lowercase())
+        if "\u0130" in normalize("\u0130"):
+            # The one letter that a table which keeps accents leaves a capital (all of Unicode was
+            # tried).
+            steps.insert(0, normalizers.Replace("\u0130", _NO_CHARACTER))
+            steps.append(normalizers.Replace(_NO_CHARACTER, "\u0130"))
     steps.append(normalizers.Replace(_SPACE, " "))
     steps.append(normalizers.Replace(tokenizers.Regex(" {2,}"), " "))
     steps.append(normalizers.Replace(tokenizers.Regex("^ | $"), ""))
