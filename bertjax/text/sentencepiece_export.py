@@ -88,9 +88,10 @@ def tokenizer_json(
     steps.append(normalizers.Replace(tokenizers.Regex("^ | $"), ""))
     library.normalizer = normalizers.Sequence(steps)
     prefix = "always" if wire.number(rules, 3, 1) else "never"  # add_dummy_prefix
-    words = bool(wire.number(trainer, 22, 1))  # split_by_whitespace
-    library.pre_tokenizer = pre_tokenizers.Metaspace(_SPACE, prefix, words)
-    library.decoder = decoders.Metaspace(_SPACE, prefix, words)
+    # split_by_whitespace says what training did, and the pieces whether words can be cut alone.
+    words = wire.number(trainer, 22, 1) and not any(_SPACE in p[1:] for p, _ in parsed.pieces)
+    library.pre_tokenizer = pre_tokenizers.Metaspace(_SPACE, prefix, bool(words))
+    library.decoder = decoders.Metaspace(_SPACE, prefix, bool(words))
     cls, sep = names["[CLS]"], names["[SEP]"]
     library.post_processor = processors.TemplateProcessing(
         single=f"{cls}:0 $A:0 {sep}:0",
