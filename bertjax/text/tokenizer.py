@@ -1,7 +1,9 @@
 """One `Tokenizer` protocol over WordPiece and SentencePiece: load, train, save."""
 
+import array
 import dataclasses
 import hashlib
+import itertools
 import json
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -220,7 +222,7 @@ def train_tokenizer(config: TokenizerConfig, log: Callable[[str], None]) -> Toke
         "lowercase": config.lowercase,
         "character_coverage": config.character_coverage,
         "sentences": len(sample),
-        "sentences_sha256": hashlib.sha256("\n".join(sample).encode()).hexdigest(),
+        "sentences_sha256": _digest(sample),
     }
     for name, default in (("strip_accents", None), ("model_type", "unigram")):
         if (value := getattr(config, name)) != default:  # records of before have neither
@@ -245,13 +247,23 @@ def _sentences(files: Iterable[epath.Path], language: str) -> Iterator[str]:
 def _sample(sentences: Iterable[str], most: int) -> list[str]:
     """At most `most` of the sentences, each with the same chance, in their order (reservoir)."""
     generator = random.Random(_SAMPLE_SEED)
-    kept: list[tuple[int, str]] = []
+    kept: list[str] = []
+    numbers = array.array("Q")
     for number, sentence in enumerate(sentences):
         if number < most:
-            kept.append((number, sentence))
+            kept.append(sentence)
+            numbers.append(number)
         elif (place := generator.randrange(number + 1)) < most:
-            kept[place] = (number, sentence)
-    return [sentence for _, sentence in sorted(kept)]
+            kept[place], numbers[place] = sentence, number
+    return [kept[place] for place in np.argsort(numbers)]
+
+
+def _digest(sentences: Sequence[str]) -> str:
+    """SHA-256 of the sentences with a line feed between them, which are never joined in memory."""
+    digest = hashlib.sha256(sentences[0].encode())
+    for sentence in itertools.islice(sentences, 1, None):
+        digest.update(b"\n" + sentence.encode())
+    return digest.hexdigest()
 
 
 def _existing(output: epath.Path, facts: dict[str, Any]) -> Tokenizer | None:

@@ -202,7 +202,7 @@ def test_merges_do_what_any_scores_do(pieces, texts):
 
 
 def test_a_piece_has_the_one_merge_that_makes_it():
-    """Of "aab", a + ab is made (ab comes first) and aa + b is not; "abba" gets stuck at ab, b, a."""
+    """Of "aab" that is a + ab, as ab comes before aa; "abba" ends as ab, b, a, and has none."""
     scores = {"ab": 0.0, "aa": -1.0, "aab": -2.0, "bb": -3.0, "abba": -4.0, "a": -5.0, "b": -6.0}
     library = library_of(SentencePieceTokenizer(bpe_model({**scores, "▁": -7.0}), IDS))
     merges = library.to_str(pretty=False).split('"merges":')[1:]
