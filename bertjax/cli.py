@@ -162,12 +162,17 @@ def _tokenizer_train(arguments: list[str]) -> int:
 
 
 def _prepare(arguments: list[str]) -> int:
+    from bertjax.data.estimate import estimate
     from bertjax.data.prepare import PrepareConfig, prepare
 
     config = _parse(PrepareConfig, "prepare", arguments)
+    if config.estimate:
+        estimate(config, _say)
+        return EXIT_DONE
     prepare(config, _say)
     length = min(config.lengths)  # of several, the shorter one is where pre-training begins
-    data = f"{config.output.rstrip('/')}/{length}" if len(config.lengths) > 1 else config.output
+    place = str(config.output).rstrip("/")
+    data = f"{place}/{length}" if len(config.lengths) > 1 else place
     _say(f"Next: {_command('pretrain', '--data', data, '--workdir', 'runs/pretrain')}")
     return EXIT_DONE
 

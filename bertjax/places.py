@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import shutil
 import uuid
 from collections.abc import Iterator
 
@@ -69,6 +70,15 @@ def output_directory(path: epath.PathLike) -> epath.Path:
                 raise UserError(f"{path}: {under} a file; name a directory.")
             break
     return path
+
+
+def free_bytes(path: epath.PathLike) -> int | None:
+    """Room on the disk that a path is on, or would be; None of an object store."""
+    if not is_local(path):
+        return None
+    path = epath.Path(path).absolute()
+    there = next(place for place in (path, *path.parents) if place.exists())
+    return shutil.disk_usage(there).free
 
 
 @contextlib.contextmanager

@@ -281,6 +281,17 @@ def test_a_recipe_is_a_file_with_a_config(made, bertjax, mistake, tmp_path):
     assert "defines no `config" in mistake("pretrain", tmp_path / "empty.py")
 
 
+def test_an_estimate_needs_no_output_and_a_run_does(made, bertjax, mistake, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    words = ("prepare", "--input", made / "text.txt", "--tokenizer", made / "tok")
+    code, out, _ = bertjax(*words, "--max-seq-length", 16, 32, "--estimate")
+    assert code == 0
+    for word in ("tokens", "examples of 16", "examples of 32", "disk", "at the peak", "time"):
+        assert word in out
+    assert "output is missing" in mistake(*words)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_bad_text(made, mistake, tmp_path):
     def prepare(text, *more):
         (tmp_path / "bad.txt").write_bytes(text)

@@ -49,7 +49,7 @@ def divide(
     totals = [spill.segment_totals(segment) for segment in segments]
     documents = sum(total.documents for total in totals)
     sentences = sum(total.sentences for total in totals)
-    _refuse_few(documents, sentences, held_out, where, least)
+    refuse_few(documents, sentences, held_out, where, least)
     cutoff = _cutoff(held_out, documents, segments, least)
     counts = np.zeros((len(shards.SPLITS), totals[0].blocks), np.int64)
     for segment in segments:
@@ -62,7 +62,8 @@ def divide(
     ]
 
 
-def _refuse_few(documents: int, sentences: int, held_out: float, where: str, least: int) -> None:
+def refuse_few(documents: int, sentences: int, held_out: float, where: str, least: int) -> None:
+    """Raises a UserError where so many can't be divided; the arguments are those of `divide`."""
     if documents == 0:
         raise UserError(f"{where}: no text; give files with sentences in them.")
     if sentences == 1 and least == 2:

@@ -21,7 +21,7 @@ from typing import Any
 from etils import epath
 
 from bertjax import places
-from bertjax.data import division, from_tfrecords, publish, shards, spill, work
+from bertjax.data import division, estimate, from_tfrecords, publish, shards, spill, work
 from bertjax.data.pairs import SHORTEST_SEQUENCE
 from bertjax.data.sequences import OBJECTIVES, Objective
 from bertjax.data.shards import CorpusFile, Manifest
@@ -46,7 +46,7 @@ class PrepareConfig:
     a line, other keys are ignored), directories, patterns; or the TFRecords of Google's script."""
     tokenizer: str
     """Directory of the tokenizer (`bertjax tokenizer train`), or its vocabulary file."""
-    output: str
+    output: str | None = None
     """Directory for the shards."""
     objective: Objective = "nsp"
     """What is learned beside masked words. nsp: whether sentences B follow sentences A (pairs, as
@@ -72,6 +72,9 @@ class PrepareConfig:
     """Text that is paired at once, in MiB. Smaller needs less memory, and changes the shards."""
     language: str = "en"
     """Language whose rules split the texts of .jsonl files into sentences."""
+    estimate: bool = False
+    """Make nothing: tell in seconds, from a sample of the text, how many tokens and examples there
+    would be, and how much disk and time it would take."""
 
     def __post_init__(self) -> None:
         for name, least in (("dupe_factor", 1), ("seed", 0), ("processes", 0), ("block_mib", 1)):
@@ -99,6 +102,38 @@ class PrepareConfig:
         length = self.max_seq_length
         return (length,) if isinstance(length, int) else tuple(length)
 
+    @property
+    def least_documents(self) -> int:
+        """That what is paired at once needs: B may be of another document."""
+        return 2 if self.objective == "nsp" else 1
+
+    @property
+    def part_bytes(self) -> int:
+        """Text of one task of pass 1."""
+        return self.block_mib * _MIB // _PARTS_PER_BLOCK
+
+    def blocks(self, text_bytes: int) -> int:
+        """Into how many blocks the documents go."""
+        return max(1, math.ceil(text_bytes / (self.block_mib * _MIB)))
+
+    def workers(self, text_bytes: int) -> int:
+        """How many processes work on a text of this size."""
+        return self.processes or (work.cores() if text_bytes >= _WORTH_WORKERS else 1)
+
+    def files(self) -> tuple[epath.Path, ...]:
+        """The files of the input: of a vocabulary or an output inside it, nothing is one.
+
+        Raises:
+            UserError: no file, or a directory with text and TFRecords.
+        """
+        vocabulary = epath.Path(self.tokenizer)
+        ours = [vocabulary / wordpiece.FILE if vocabulary.is_dir() else vocabulary]
+        if self.output is not None:
+            directories = self.directories(epath.Path(self.output))
+            ours += [each / shards.TOKENIZER / wordpiece.FILE for each in directories.values()]
+        inputs = from_tfrecords.expanded(self.input, leave_out=ours)
+        return corpus.expand_inputs(inputs, leave_out=ours)
+
     def directories(self, output: epath.Path) -> dict[int, epath.Path]:
         """Where the shards of each length are: `output` itself, if there is one length."""
         if len(self.lengths) == 1:
@@ -107,7 +142,7 @@ class PrepareConfig:
 
 
 def prepare(config: PrepareConfig, log: Callable[[str], None]) -> Manifest:
-    """Makes shards of examples from text.
+    """Makes shards of examples from text (`config.estimate` asks `estimate.py`, not this).
 
     The same text, tokenizer and settings give the same bytes. Run again after being stopped, it
     finishes; run again on a finished directory, it says so and returns what is there.
@@ -125,21 +160,20 @@ def prepare(config: PrepareConfig, log: Callable[[str], None]) -> Manifest:
         Stopped: a signal came; the same call goes on.
     """
     started = time.monotonic()
+    if config.output is None:
+        raise UserError(
+            "output is missing: name a directory for the shards (--output), or ask with "
+            "--estimate what they would take."
+        )
     tokenizer = load_tokenizer(config.tokenizer)
     output = places.output_directory(config.output)
     directories = config.directories(output)
-    # Of a vocabulary or an output inside the input, nothing is text.
-    vocabulary = epath.Path(config.tokenizer)
-    vocabulary = vocabulary / wordpiece.FILE if vocabulary.is_dir() else vocabulary
-    written = [each / shards.TOKENIZER / wordpiece.FILE for each in directories.values()]
-    no_text = [vocabulary, *written]
-    inputs = from_tfrecords.expanded(config.input, leave_out=no_text)
-    paths = corpus.expand_inputs(inputs, leave_out=no_text)
+    paths = config.files()
     if is_paired := from_tfrecords.are_tfrecords(paths):
         config = from_tfrecords.settle(config, paths)
         directories = config.directories(output)
     sizes = [path.stat().length for path in paths]
-    processes = config.processes or (work.cores() if sum(sizes) >= _WORTH_WORKERS else 1)
+    processes = config.workers(sum(sizes))
     with places.writing(output), _discarded_on_bad_text(output):
         with work.Workers(processes) as workers:
             texts = workers.run(work.corpus_file, [(str(path),) for path in paths])
@@ -149,6 +183,10 @@ def prepare(config: PrepareConfig, log: Callable[[str], None]) -> Manifest:
             if not left:
                 (output / BUILDING).rmtree(missing_ok=True)
                 return shards.read_manifest(directories[config.lengths[0]])
+            if not is_paired:
+                made = [output / BUILDING / "pass1", *directories.values()]
+                made += [_built(config, output / BUILDING, length) for length in config.lengths]
+                estimate.refuse_full_disk(config, tokenizer, paths, sizes, made)
             building, resumed = _start(output, plan, log)
             tokenizer.save(building / shards.TOKENIZER)
             log(
@@ -166,8 +204,7 @@ def prepare(config: PrepareConfig, log: Callable[[str], None]) -> Manifest:
             else:
                 with _faults_of_the_text():
                     segments = _tokenise(config, workers, paths, sizes, building, log)
-                    least = 2 if config.objective == "nsp" else 1
-                    where = _named(paths)
+                    where, least = _named(paths), config.least_documents
                     units = division.divide(segments, config.held_out, where=where, least=least)
                 totals = [spill.segment_totals(segment) for segment in segments]
                 results = _pair(config, workers, units, segments, built, building, log)
@@ -325,9 +362,13 @@ def _tokenise(
     log: Callable[[str], None],
 ) -> list[epath.Path]:
     """Pass 1. The segments, in the order of the corpus."""
-    tasks = spill.make_tasks(paths, sizes, config.block_mib * _MIB // _PARTS_PER_BLOCK)
+    tasks = spill.make_tasks(paths, sizes, config.part_bytes)
     segments = [building / "pass1" / f"{number:06d}.segment" for number in range(len(tasks))]
-    options = {"seed": config.seed, "blocks": _blocks(config, sizes), "language": config.language}
+    options = {
+        "seed": config.seed,
+        "blocks": config.blocks(sum(sizes)),
+        "language": config.language,
+    }
     vocabulary = str(building / shards.TOKENIZER)
     left = [
         (str(segment), task, vocabulary, options)
@@ -336,10 +377,6 @@ def _tokenise(
     ]
     workers.run(work.tokenise, left, what="Tokenising", log=log)
     return segments
-
-
-def _blocks(config: PrepareConfig, sizes: Sequence[int]) -> int:
-    return max(1, math.ceil(sum(sizes) / (config.block_mib * _MIB)))
 
 
 def _pair(

@@ -6,6 +6,7 @@ ArrayRecord opens local files only, by their names; everything else here goes th
 import dataclasses
 import hashlib
 import json
+import math
 import tempfile
 from collections.abc import Iterable
 from typing import Any
@@ -38,6 +39,16 @@ _COPY_BYTES = 1 << 20
 # which a single sequence has none of.
 _RANDOM, _WIDE, _SINGLE = 1, 2, 4
 FLAG_BYTES, _HEADER_BYTES = 2, 4
+
+# What ArrayRecord adds to a record: a chunk's header, its place in the file's index.
+RECORD_BYTES = _HEADER_BYTES + 56
+"""A record in a file, without its ids."""
+_BLOCK_BYTES = 1 << 16
+
+
+def file_bytes(records_bytes: float) -> int:
+    """The size of a file whose records take so much, to a block: whole blocks, and the index."""
+    return (max(1, math.ceil(records_bytes / _BLOCK_BYTES)) + 1) * _BLOCK_BYTES
 
 
 def encode_bytes(a: bytes, b: bytes, *, is_random: bool, wide: bool) -> bytes:

@@ -33,6 +33,8 @@ _HEADER = np.dtype([(name, "<u8") for name in ("blocks", "documents", "sentences
 _INDEX = np.dtype([(name, "<u8") for name in ("document", "sentence", "id")])
 _TABLE = np.dtype([("hash", "<u8"), ("block", "<u4"), ("sentences", "<u4"), ("ids", "<u8")])
 _LENGTH = np.dtype("<u4")
+BYTES_PER_DOCUMENT, BYTES_PER_SENTENCE = _TABLE.itemsize, _LENGTH.itemsize
+"""Of a segment, beside the ids."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +48,10 @@ class Part:
     start: int
     stop: int | None
     """None: to the end of the file."""
+    farthest: int | None = None
+    """How far beyond `start` and `stop` to look for the documents that begin there, in bytes: past
+    it, there are none after `start`, and the last one is cut at the end of a line. None: how far it
+    takes."""
 
 
 class Totals(NamedTuple):
@@ -125,6 +131,11 @@ def write_segment(
     header = np.array((blocks, len(table), index["sentence"][-1], index["id"][-1], words), _HEADER)
     arrays = [header, index, table, *(lengths[i] for i in order), *(ids[i] for i in order)]
     places.write_atomically(path, b"".join(array.tobytes() for array in arrays))
+
+
+def empty_segment_bytes(blocks: int) -> int:
+    """The size of a segment without documents."""
+    return _HEADER.itemsize + (blocks + 1) * _INDEX.itemsize
 
 
 def segment_totals(path: epath.Path) -> Totals:
@@ -222,17 +233,13 @@ def _read_part(part: Part, language: str) -> Iterator[tuple[str, ...]]:
     if part.start == 0 and part.stop is None:
         yield from corpus.read_documents(path, language)
         return
-    boundary = re.compile(rb"\n" if path.suffix.lower() in _JSON_LINES else rb"\n\r?\n")
+    start, stop = extent(part)
     with tempfile.TemporaryDirectory(prefix="bertjax-") as directory:
         # A copy of the stretch, so that corpus.py needs to know nothing of stretches.
         copy = epath.Path(directory) / f"part{path.suffix}"
         with path.open("rb") as file, copy.open("wb") as target:
-            start = _boundary(file, part.start, boundary)
-            stop = None if part.stop is None else _boundary(file, part.stop, boundary)
             file.seek(start)
-            while data := file.read(
-                _SCAN_BYTES if stop is None else min(_SCAN_BYTES, stop - file.tell())
-            ):
+            while data := file.read(min(_SCAN_BYTES, stop - file.tell())):
                 target.write(data)
         try:
             yield from corpus.read_documents(copy, language)
@@ -240,16 +247,41 @@ def _read_part(part: Part, language: str) -> Iterator[tuple[str, ...]]:
             raise _at_original_line(error, copy, path, start) from None
 
 
-def _boundary(file: Any, position: int, pattern: re.Pattern[bytes]) -> int:
-    """Where the first document begins whose preceding boundary begins at `position` or after it."""
+def extent(part: Part) -> tuple[int, int]:
+    """The first byte of a part's documents in their file, and one past the last."""
+    path = epath.Path(part.path)
+    boundary = re.compile(rb"\n" if path.suffix.lower() in _JSON_LINES else rb"\n\r?\n")
+    with path.open("rb") as file:
+        start = _boundary(file, part.start, boundary, part.farthest)
+        if start is None:
+            return part.start, part.start
+        if part.stop is None:
+            return start, path.stat().length
+        stop = _boundary(file, part.stop, boundary, part.farthest)
+        if stop is None:
+            file.seek(start)
+            data = file.read(part.stop + (part.farthest or 0) - start)
+            stop = start + data.rfind(b"\n") + 1
+        return start, max(start, stop)
+
+
+def _boundary(
+    file: Any, position: int, pattern: re.Pattern[bytes], farthest: int | None
+) -> int | None:
+    """Where the first document begins whose preceding boundary begins at `position` or after it;
+    None if that is more than `farthest` bytes after it."""
     if position == 0:
         return 0
     file.seek(position)
     held = b""
+    scanned = 0
     while data := file.read(_SCAN_BYTES):
         held += data
+        scanned += len(data)
         if match := pattern.search(held):
             return position + match.end()
+        if farthest is not None and scanned >= farthest:
+            return None
         # A boundary may lie across two reads: keep what could be its beginning.
         position += len(held) - min(2, len(held))
         held = held[-2:]

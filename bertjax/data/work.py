@@ -31,6 +31,9 @@ from bertjax.errors import Stopped, UserError
 from bertjax.text.tokenizer import Tokenizer, load_tokenizer
 
 _SECONDS_BETWEEN_LINES = 10.0
+_COUNT = np.dtype("<i8")
+BYTES_PER_COUNT = _COUNT.itemsize
+"""A unit leaves one count of each token."""
 
 
 class WorkerDied(UserError):
@@ -84,28 +87,40 @@ def pair(
     segments: tuple[str, ...],
     options: PairOptions,
 ) -> None:
-    """Pass 2 for one unit: writes its shards, its token counts and, last, its marker (JSON).
-
-    Held-out text is paired once: pairing it again would only weigh the same sentences twice.
-    """
-    path = epath.Path(marker)
-    tokenizer = _tokenizer(options.vocabulary)
-    wide = shards.needs_wide_ids(tokenizer.vocab_size)
+    """Pass 2 for one unit, whose documents lie in segments; see `pair_documents`."""
+    vocab_size = _tokenizer(options.vocabulary).vocab_size
     documents = spill.read_blocks(
         [epath.Path(segment) for segment in segments],
         blocks,
         held_out=split == "held_out",
         cutoff=cutoff,
-        dtype=shards.id_dtype(wide),
+        dtype=shards.id_dtype(shards.needs_wide_ids(vocab_size)),
     )
+    pair_documents(epath.Path(marker), split, blocks[0], documents, vocab_size, options)
+
+
+def pair_documents(
+    marker: epath.Path,
+    split: str,
+    block: int,
+    documents: FlatDocuments,
+    vocab_size: int,
+    options: PairOptions,
+) -> None:
+    """Pass 2 for the documents of a unit: writes its shards, its token counts and, last, its marker
+    (JSON).
+
+    Held-out text is paired once: pairing it again would only weigh the same sentences twice.
+    """
+    wide = shards.needs_wide_ids(vocab_size)
     result: dict[str, Any] = {"examples": 0, "ids": 0, "random": 0, "files": []}
     for dupe in range(options.dupe_factor if split == "train" else 1):
         # (seed, block, dupe), and the split, whose documents are others.
-        key = (options.seed, shards.SPLITS.index(split), blocks[0], dupe)
-        _write_dupe(path, dupe, documents, wide, options, np.random.default_rng(key), result)
-    counts = np.bincount(documents.ids, minlength=tokenizer.vocab_size)
-    places.write_atomically(path.with_suffix(".counts"), counts.astype("<i8").tobytes())
-    places.write_atomically(path, json.dumps(result).encode())
+        key = (options.seed, shards.SPLITS.index(split), block, dupe)
+        _write_dupe(marker, dupe, documents, wide, options, np.random.default_rng(key), result)
+    counts = np.bincount(documents.ids, minlength=vocab_size)
+    places.write_atomically(marker.with_suffix(".counts"), counts.astype(_COUNT).tobytes())
+    places.write_atomically(marker, json.dumps(result).encode())
 
 
 def _write_dupe(

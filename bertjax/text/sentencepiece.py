@@ -1,11 +1,13 @@
-"""SentencePiece vocabularies (unigram language model), by the `sentencepiece` library."""
+"""SentencePiece vocabularies (unigram language model or BPE), by the `sentencepiece` library."""
 
 import hashlib
 import io
 import json
 import re
+import tempfile
+import unicodedata
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from etils import epath
@@ -14,6 +16,8 @@ from bertjax.errors import UserError
 from bertjax.text import pieces, sentencepiece_export
 from bertjax.text.pieces import SETTINGS_FILE, SPECIALS, Kind, PieceTokenizer, Surface
 from bertjax.text.tokenizer_files import EXPORTED
+
+ModelType = Literal["unigram", "bpe"]
 
 FILE = "spm.model"
 FILES = (FILE, "spiece.model", "tokenizer.model")
@@ -137,7 +141,7 @@ class SentencePieceTokenizer(PieceTokenizer):
         exported = {}
         if export:
             text = sentencepiece_export.tokenizer_json(
-                self._model, self._special_ids, self.lowercase
+                self._model, self._special_ids, self._library.normalize
             )
             exported = {EXPORTED: text.encode()}
             settings |= sentencepiece_export.settings(self._tokens, self._special_ids)
@@ -149,9 +153,18 @@ class SentencePieceTokenizer(PieceTokenizer):
 
 
 def train(
-    sentences: list[str], vocab_size: int, lowercase: bool, character_coverage: float
+    sentences: list[str],
+    vocab_size: int,
+    lowercase: bool,
+    character_coverage: float,
+    *,
+    strip_accents: bool = False,
+    model_type: ModelType = "unigram",
 ) -> SentencePieceTokenizer:
     """Trains a vocabulary of at most `vocab_size` tokens, fewer if the text holds no more.
+
+    The same sentences give the same model, byte for byte (with `strip_accents`, by the same Python,
+    whose Unicode it is).
 
     Raises:
         UserError: vocab_size can't hold the text's characters, or the text holds nothing.
@@ -159,33 +172,78 @@ def train(
     import sentencepiece
 
     model = io.BytesIO()
-    # Without the hard limit the library returns what it can, from which we know the largest size.
-    try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=(part for sentence in sentences for part in _chunks(sentence)),
-            model_writer=model,
-            model_type="unigram",
-            vocab_size=vocab_size,
-            hard_vocab_limit=False,
-            character_coverage=character_coverage,
-            normalization_rule_name="nmt_nfkc_cf" if lowercase else "nmt_nfkc",
-            max_sentence_length=8 * _CHUNK_CHARACTERS,
-            num_threads=_TRAINING_THREADS,
-            minloglevel=2,
-            **SPECIAL_PIECES,
-        )
-    except RuntimeError as error:
-        if match := re.search(r"required_chars\. \d+ vs (\d+)", str(error)):
-            raise UserError(
-                f"vocab_size {vocab_size} is too small: the text's characters alone need "
-                f"{match[1]}; raise it, or lower character_coverage."
-            ) from None
-        if "sentences_.empty()" in str(error):
-            raise UserError("The text holds nothing that a vocabulary could be made of.") from None
-        raise
+    rules = {"normalization_rule_name": _rule_name(lowercase)}
+    with tempfile.TemporaryDirectory(prefix="bertjax-") as directory:
+        if strip_accents:
+            table = epath.Path(directory) / "rules.tsv"
+            table.write_text(_rules_without_accents(lowercase))
+            rules = {"normalization_rule_tsv": str(table)}
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=(part for sentence in sentences for part in _chunks(sentence)),
+                model_writer=model,
+                model_type=model_type,
+                vocab_size=vocab_size,
+                # Without the limit the library returns what it can: so we know the largest size.
+                hard_vocab_limit=False,
+                character_coverage=character_coverage,
+                max_sentence_length=8 * _CHUNK_CHARACTERS,
+                num_threads=_TRAINING_THREADS,
+                minloglevel=2,
+                **rules,
+                **SPECIAL_PIECES,
+            )
+        except RuntimeError as error:
+            if match := re.search(r"required_chars\. \d+ vs (\d+)", str(error)):
+                raise UserError(
+                    f"vocab_size {vocab_size} is too small: the text's characters alone need "
+                    f"{match[1]}; raise it, or lower character_coverage."
+                ) from None
+            if "sentences_.empty()" in str(error):
+                raise UserError(
+                    "The text holds nothing that a vocabulary could be made of."
+                ) from None
+            raise
     return SentencePieceTokenizer(
         model.getvalue(), {name: number for number, name in enumerate(SPECIALS)}
     )
+
+
+def _rule_name(lowercase: bool) -> str:
+    return "nmt_nfkc_cf" if lowercase else "nmt_nfkc"
+
+
+def _rules_without_accents(lowercase: bool) -> str:
+    """The library's normalisation, and no accents: its rules as a table that training reads.
+
+    Marks go as BERT takes them off (category Mn of Unicode's canonical decomposition). Each rule is
+    of one character: a letter in several that are no marks (Korean in its parts) stays as it is.
+    """
+    import sentencepiece
+
+    library = sentencepiece.SentencePieceNormalizer(
+        rule_name=_rule_name(lowercase),
+        add_dummy_prefix=False,
+        escape_whitespaces=False,
+        remove_extra_whitespaces=False,
+    )
+    # No character of the planes from 4 on has a rule or is a mark, but for those of plane 14.
+    planes = (range(1, 0xD800), range(0xE000, 0x40000), range(0xE0000, 0xF0000))
+    characters = [chr(code) for plane in planes for code in plane]
+    lines = []
+    for character, normal in zip(characters, library.normalize(characters), strict=True):
+        bare = _without_marks(normal)
+        if bare != normal:
+            bare = library.normalize(bare)  # of U+0130, a capital with its dot, the small letter
+        if bare != character:
+            lines.append("\t".join(" ".join(f"{ord(c):04X}" for c in t) for t in (character, bare)))
+    return "\n".join(lines) + "\n"
+
+
+def _without_marks(text: str) -> str:
+    parts = unicodedata.normalize("NFD", text)
+    bare = "".join(part for part in parts if unicodedata.category(part) != "Mn")
+    return text if bare == parts else unicodedata.normalize("NFC", bare)
 
 
 def _chunks(sentence: str) -> Iterator[str]:

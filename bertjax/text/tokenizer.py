@@ -1,7 +1,9 @@
 """One `Tokenizer` protocol over WordPiece and SentencePiece: load, train, save."""
 
+import array
 import dataclasses
 import hashlib
+import itertools
 import json
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -108,11 +110,16 @@ class TokenizerConfig:
     output: str
     """Directory for the tokenizer."""
     kind: Kind = "sentencepiece"
-    """sentencepiece (unigram; for any language) or wordpiece (BERT's own kind)."""
+    """sentencepiece (for any language) or wordpiece (BERT's own kind)."""
     vocab_size: int = 8192
     """Tokens in the vocabulary, the five special ones included."""
     lowercase: bool = True
-    """Uncased: lower-case all text (WordPiece then strips accents too, as BERT does)."""
+    """Uncased: lower-case all text."""
+    strip_accents: bool | None = None
+    """Take accents and other marks off all letters. None: WordPiece exactly when lower-casing, as
+    BERT does; SentencePiece never."""
+    model_type: sentencepiece.ModelType = "unigram"
+    """SentencePiece: unigram (the likeliest pieces of a word) or bpe (merged in a fixed order)."""
     character_coverage: float = 0.9995
     """SentencePiece: share of the text's characters that get a token; rarer ones become [UNK]."""
     max_sentences: int = 2_000_000
@@ -127,12 +134,18 @@ class TokenizerConfig:
             raise UserError(
                 f"character_coverage is {self.character_coverage}: give a share from 0.9 to 1.0."
             )
+        if self.kind == "wordpiece" and self.model_type != "unigram":
+            raise UserError(f"model_type is {self.model_type!r}: only SentencePiece has several.")
         if self.max_sentences < 1:
             raise UserError(f"max_sentences is {self.max_sentences}: give at least 1.")
 
 
 def load_tokenizer(
-    path: epath.PathLike, *, kind: Kind | None = None, lowercase: bool | None = None
+    path: epath.PathLike,
+    *,
+    kind: Kind | None = None,
+    lowercase: bool | None = None,
+    strip_accents: bool | None = None,
 ) -> Tokenizer:
     """Loads a vocabulary from its directory (vocab.txt, spm.model or tokenizer.json) or from the
     file itself.
@@ -148,6 +161,7 @@ def load_tokenizer(
         path: directory or file.
         kind: refuse a vocabulary of the other kind; None takes either.
         lowercase: overrides do_lower_case of a WordPiece vocabulary.
+        strip_accents: overrides its strip_accents.
 
     Raises:
         UserError: nothing there, the other kind, a damaged file, a token twice, a special token
@@ -159,7 +173,7 @@ def load_tokenizer(
     if file.suffix == ".json":
         if kind == "sentencepiece":
             raise UserError(f"{file} is not a SentencePiece model: give a .model file.")
-        return _wordpiece(file, None, lowercase)
+        return _wordpiece(file, None, lowercase, strip_accents)
     is_text = _is_text(data)
     model = None if is_text else sentencepiece.parse(data)
     if model is not None:
@@ -176,7 +190,7 @@ def load_tokenizer(
         raise UserError(
             f"{file}: neither a WordPiece vocabulary in UTF-8 nor a SentencePiece model."
         )
-    return _wordpiece(file, wordpiece.parse(data, file), lowercase)
+    return _wordpiece(file, wordpiece.parse(data, file), lowercase, strip_accents)
 
 
 def train_tokenizer(config: TokenizerConfig, log: Callable[[str], None]) -> Tokenizer:
@@ -208,8 +222,11 @@ def train_tokenizer(config: TokenizerConfig, log: Callable[[str], None]) -> Toke
         "lowercase": config.lowercase,
         "character_coverage": config.character_coverage,
         "sentences": len(sample),
-        "sentences_sha256": hashlib.sha256("\n".join(sample).encode()).hexdigest(),
+        "sentences_sha256": _digest(sample),
     }
+    for name, default in (("strip_accents", None), ("model_type", "unigram")):
+        if (value := getattr(config, name)) != default:  # records of before have neither
+            facts[name] = value
     if existing := _existing(output, facts):
         log(f"{output} already holds this tokenizer; nothing to do.")
         return existing
@@ -230,13 +247,23 @@ def _sentences(files: Iterable[epath.Path], language: str) -> Iterator[str]:
 def _sample(sentences: Iterable[str], most: int) -> list[str]:
     """At most `most` of the sentences, each with the same chance, in their order (reservoir)."""
     generator = random.Random(_SAMPLE_SEED)
-    kept: list[tuple[int, str]] = []
+    kept: list[str] = []
+    numbers = array.array("Q")
     for number, sentence in enumerate(sentences):
         if number < most:
-            kept.append((number, sentence))
+            kept.append(sentence)
+            numbers.append(number)
         elif (place := generator.randrange(number + 1)) < most:
-            kept[place] = (number, sentence)
-    return [sentence for _, sentence in sorted(kept)]
+            kept[place], numbers[place] = sentence, number
+    return [kept[place] for place in np.argsort(numbers)]
+
+
+def _digest(sentences: Sequence[str]) -> str:
+    """SHA-256 of the sentences with a line feed between them, which are never joined in memory."""
+    digest = hashlib.sha256(sentences[0].encode())
+    for sentence in itertools.islice(sentences, 1, None):
+        digest.update(b"\n" + sentence.encode())
+    return digest.hexdigest()
 
 
 def _existing(output: epath.Path, facts: dict[str, Any]) -> Tokenizer | None:
@@ -287,7 +314,10 @@ def _vocabulary_file(path: epath.Path, kind: Kind | None) -> epath.Path:
 
 
 def _wordpiece(
-    file: epath.Path, tokens: list[str] | None, lowercase: bool | None
+    file: epath.Path,
+    tokens: list[str] | None,
+    lowercase: bool | None,
+    strip_accents: bool | None,
 ) -> wordpiece.WordPieceTokenizer:
     """The tokenizer of a vocab.txt with these tokens, or of a tokenizer.json (None)."""
     settings_file = file.parent / SETTINGS_FILE
@@ -312,7 +342,9 @@ def _wordpiece(
         lower = settings.get("do_lower_case", lower)
         strips = settings.get("strip_accents", strips)
     return wordpiece.WordPieceTokenizer(
-        rules.tokens, lower if lowercase is None else lowercase, strips
+        rules.tokens,
+        lower if lowercase is None else lowercase,
+        strips if strip_accents is None else strip_accents,
     )
 
 
@@ -327,11 +359,18 @@ def _is_text(data: bytes) -> bool:
 
 
 def _train(sample: list[str], config: TokenizerConfig) -> Tokenizer:
-    size, lowercase = config.vocab_size, config.lowercase
+    size, lowercase, strips = config.vocab_size, config.lowercase, config.strip_accents
     if config.kind == "wordpiece":
-        tokenizer = wordpiece.train(sample, size, lowercase)
+        tokenizer = wordpiece.train(sample, size, lowercase, strips)
     else:
-        tokenizer = sentencepiece.train(sample, size, lowercase, config.character_coverage)
+        tokenizer = sentencepiece.train(
+            sample,
+            size,
+            lowercase,
+            config.character_coverage,
+            strip_accents=bool(strips),
+            model_type=config.model_type,
+        )
     if tokenizer.vocab_size < size:
         raise UserError(
             f"The text is too small for a vocabulary of {size}: it gives at most "

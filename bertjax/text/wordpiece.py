@@ -137,7 +137,7 @@ class WordPieceTokenizer(PieceTokenizer):
         }
 
 
-def _normalizer(lowercase: bool, strip_accents: bool | None = None) -> Any:
+def _normalizer(lowercase: bool, strip_accents: bool | None) -> Any:
     """BERT's text cleaning: control characters, CJK spacing, case, accents."""
     import tokenizers
 
@@ -149,7 +149,9 @@ def _normalizer(lowercase: bool, strip_accents: bool | None = None) -> Any:
     )
 
 
-def train(sentences: list[str], vocab_size: int, lowercase: bool) -> WordPieceTokenizer:
+def train(
+    sentences: list[str], vocab_size: int, lowercase: bool, strip_accents: bool | None = None
+) -> WordPieceTokenizer:
     """Trains a vocabulary of at most `vocab_size` tokens, fewer if the text holds no more.
 
     The same sentences give the same vocabulary.
@@ -157,7 +159,7 @@ def train(sentences: list[str], vocab_size: int, lowercase: bool) -> WordPieceTo
     import tokenizers
 
     library = tokenizers.Tokenizer(tokenizers.models.WordPiece(unk_token="[UNK]"))
-    library.normalizer = _normalizer(lowercase)
+    library.normalizer = _normalizer(lowercase, strip_accents)
     library.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
     limit = max(1, min(_MAX_ALPHABET, (vocab_size - len(SPECIALS)) // 2))
     alphabet, continuing = _alphabet(library, sentences, limit)
@@ -176,7 +178,7 @@ def train(sentences: list[str], vocab_size: int, lowercase: bool) -> WordPieceTo
     library.train_from_iterator(sentences, trainer)
     vocabulary = library.get_vocab()
     tokens = sorted(vocabulary, key=vocabulary.__getitem__)
-    return WordPieceTokenizer(tokens, lowercase)
+    return WordPieceTokenizer(tokens, lowercase, strip_accents)
 
 
 def _alphabet(library: Any, sentences: list[str], limit: int) -> tuple[list[str], list[str]]:

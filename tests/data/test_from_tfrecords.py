@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bertjax import cli
-from bertjax.data import from_tfrecords, prepare, shards, work
+from bertjax.data import estimate, from_tfrecords, prepare, shards, work
 from bertjax.data.prepare import PrepareConfig
 from bertjax.data.stream import ShardReader
 from bertjax.errors import UserError
@@ -175,6 +175,12 @@ def test_settings_that_mean_nothing_for_examples(old, config, log, fields, says)
     assert not Path(cfg.output).exists()
     given = {"max_seq_length": LENGTH, "held_out": 0, "output": cfg.output}
     assert prepare.prepare(config(directory, **given), log).examples("held_out") == 0
+
+
+def test_an_estimate_is_of_text(old, config, log):
+    directory, _ = old(2)
+    with pytest.raises(UserError, match=r"TFRecord file, .*: --estimate tells what text would"):
+        estimate.estimate(config(directory), log)
 
 
 def test_text_and_tfrecords_are_not_mixed(old, config, log, tmp_path, vocabulary):

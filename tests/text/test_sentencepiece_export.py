@@ -1,6 +1,9 @@
 """A SentencePiece model as tokenizer.json: the same ids by the `tokenizers` library."""
 
 import io
+import struct
+import tarfile
+import unicodedata
 
 import pytest
 import sentencepiece
@@ -53,10 +56,23 @@ def corpus():
     return [" ".join(WORDS[i % len(WORDS) :] + WORDS[: i % 7]) for i in range(300)]
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["uncased", "cased"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        (True, False, "unigram"),
+        (False, False, "unigram"),
+        (True, False, "bpe"),
+        (False, True, "bpe"),
+        (True, True, "unigram"),
+    ],
+    ids=["uncased", "cased", "uncased-bpe", "cased-stripped-bpe", "uncased-stripped"],
+)
 def both(request):
     """Ours, and the library's of the file that ours writes."""
-    tokenizer = ours.train(corpus(), 90, request.param, 1.0)
+    lowercase, strips, model_type = request.param
+    tokenizer = ours.train(
+        corpus(), 90, lowercase, 1.0, strip_accents=strips, model_type=model_type
+    )
     text = tokenizer.files(export=True)["tokenizer.json"].decode()
     return tokenizer, tokenizers.Tokenizer.from_str(text)
 
@@ -121,6 +137,8 @@ def trained(vocab_size=90, **options):
         {"byte_fallback": True, "vocab_size": 400},
         {"normalization_rule_name": "identity"},
         {"split_by_whitespace": False},
+        {"model_type": "bpe", "split_by_whitespace": False},
+        {"model_type": "bpe", "byte_fallback": True, "vocab_size": 400},
     ],
     ids=str,
 )
@@ -134,7 +152,6 @@ def test_other_models_too(options):
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"model_type": "bpe"}, "a BPE model"),
         ({"model_type": "char"}, "a character model"),
         ({"user_defined_symbols": ["cat"]}, "'cat'"),
         ({"remove_extra_whitespaces": False}, "keeps spaces"),
@@ -151,6 +168,80 @@ def test_what_the_library_cannot_do_is_refused(options, reason, tmp_path):
     assert (tmp_path / "spm.model").exists()
 
 
+def bpe_model(scores):
+    """The bytes of a BPE model of these pieces, beside the special ones; it normalises nothing."""
+
+    def field(number, data):
+        return bytes((number << 3 | 2, len(data))) + data
+
+    def piece(text, score, kind):
+        score = b"\x15" + struct.pack("<f", score)
+        return field(1, field(1, text.encode()) + score + bytes((3 << 3, kind)))
+
+    special = [piece(name, 0.0, 2 if name == "[UNK]" else 3) for name in SPECIALS]
+    normal = [piece(text, score, 1) for text, score in scores.items()]
+    return b"".join([*special, *normal, field(2, bytes((3 << 3, 2)))])
+
+
+def library_of(tokenizer):
+    return tokenizers.Tokenizer.from_str(tokenizer.files(export=True)["tokenizer.json"].decode())
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    pieces=st.lists(st.text("ab▁", min_size=2, max_size=6), unique=True, max_size=25),
+    texts=st.lists(st.text("abc ", max_size=40), min_size=5, max_size=20),
+)
+def test_merges_do_what_any_scores_do(pieces, texts):
+    """Pieces that training never makes: cut in several ways, in any order, never reached."""
+    scores = {text: -float(number) for number, text in enumerate([*pieces, "a", "b", "▁"])}
+    tokenizer = SentencePieceTokenizer(bpe_model(scores), IDS)
+    library = library_of(tokenizer)
+    for text in texts:
+        same((tokenizer, library), text)
+
+
+def test_a_piece_has_the_one_merge_that_makes_it():
+    """Of "aab" that is a + ab, as ab comes before aa; "abba" ends as ab, b, a, and has none."""
+    scores = {"ab": 0.0, "aa": -1.0, "aab": -2.0, "bb": -3.0, "abba": -4.0, "a": -5.0, "b": -6.0}
+    library = library_of(SentencePieceTokenizer(bpe_model({**scores, "▁": -7.0}), IDS))
+    merges = library.to_str(pretty=False).split('"merges":')[1:]
+    assert merges == ['[["a","b"],["a","a"],["a","ab"],["b","b"]]}}']
+
+
+@pytest.mark.parametrize(
+    ("scores", "reason"),
+    [
+        ({"ab": -1.0, "ba": -1.0, "a": -2.0, "b": -3.0}, "several of its pieces have the same"),
+        ({"ac": -1.0, "a": -2.0}, "'ac' has 'c' in it, which is no piece"),
+    ],
+)
+def test_scores_that_no_merges_follow_are_refused(scores, reason):
+    with pytest.raises(UserError, match=reason):
+        SentencePieceTokenizer(bpe_model(scores), IDS).files(export=True)
+
+
+@pytest.mark.parametrize("lowercase", [True, False])
+def test_without_accents_all_of_unicode_is_normalised_alike(lowercase):
+    """Also in decomposed text, letters with several marks included."""
+    tokenizer = ours.train(corpus(), 60, lowercase, 1.0, strip_accents=True)
+    library = library_of(tokenizer)
+    planes = [chr(code) for code in range(1, 0x20000) if not 0xD800 <= code < 0xE000]
+    texts = planes[::7] + [
+        unicodedata.normalize(form, letter + first + second)
+        for form in ("NFC", "NFD")
+        for letter in "aEıøИ"
+        for first in "\u0301\u0323\u0327"
+        for second in "\u0308\u0304\u0318"
+    ]
+    for text, normal in zip(texts, tokenizer._library.normalize(texts), strict=True):
+        theirs = library.normalizer.normalize_str(text)
+        assert normal.replace("▁", " ").strip() == theirs, ascii(text)
+    assert tokenizer._library.normalize("É İ ệ ﬁ 한 й") == (
+        "▁e▁i▁e▁fi▁한▁и" if lowercase else "▁E▁I▁e▁fi▁한▁и"
+    )
+
+
 @pytest.mark.data
 def test_real_texts_have_the_same_ids(both, data_dir):
     lines = [
@@ -159,6 +250,12 @@ def test_real_texts_have_the_same_ids(both, data_dir):
         for line in path.read_text(errors="replace").splitlines()
     ]
     assert len(lines) > 5_000
+    with tarfile.open(data_dir / "pretrain" / "novels.tar.xz") as archive:
+        for member in archive:  # the first novels
+            if member.isfile():
+                lines += archive.extractfile(member).read().decode().splitlines()
+            if len(lines) > 40_000:
+                break
     own = both[0].encode_sentences(lines)
     theirs = both[1].encode_batch_fast(lines, add_special_tokens=False)
     pairs = zip(lines, own, theirs, strict=True)

@@ -481,19 +481,23 @@ def test_damaged_models_never_crash(corpus_file, tmp_path):
 # Training
 
 
-@pytest.mark.parametrize("kind", ["sentencepiece", "wordpiece"])
-def test_training_gives_the_same_bytes_in_every_process(kind, corpus_file, tmp_path):
+@pytest.mark.parametrize(
+    ("kind", "model_type"),
+    [("sentencepiece", "unigram"), ("sentencepiece", "bpe"), ("wordpiece", "unigram")],
+)
+def test_training_gives_the_same_bytes_in_every_process(kind, model_type, corpus_file, tmp_path):
     name = "spm.model" if kind == "sentencepiece" else "vocab.txt"
     program = (
         "import sys; from bertjax.text.tokenizer import *; "
-        "config = TokenizerConfig((sys.argv[1],), sys.argv[2], sys.argv[3], int(sys.argv[4])); "
+        "config = TokenizerConfig((sys.argv[1],), sys.argv[2], sys.argv[3], int(sys.argv[4]), "
+        "model_type=sys.argv[5]); "
         "train_tokenizer(config, print)"
     )
     found = set()
     for run in range(3):
         output = str(tmp_path / str(run))
         size = "48" if kind == "sentencepiece" else "90"
-        command = [sys.executable, "-c", program, str(corpus_file), output, kind, size]
+        command = [sys.executable, "-c", program, str(corpus_file), output, kind, size, model_type]
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0 and done.stderr == "", done.stderr
         assert len(done.stdout.splitlines()) == 2
@@ -540,7 +544,13 @@ def test_no_text_is_refused(kind, content, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "fields", [{"vocab_size": 5}, {"character_coverage": 0.5}, {"max_sentences": 0}]
+    "fields",
+    [
+        {"vocab_size": 5},
+        {"character_coverage": 0.5},
+        {"max_sentences": 0},
+        {"model_type": "bpe", "kind": "wordpiece"},
+    ],
 )
 def test_impossible_settings_are_refused_by_name(fields):
     with pytest.raises(UserError, match=next(iter(fields))):
