@@ -16,6 +16,10 @@ from bertjax.errors import UserError
 _HASH_RANGE = 1 << 64
 
 
+class TooFew(UserError):
+    """Too few documents to divide."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Unit:
     """What is paired at once: the documents of a split in a block (or some, if they are few)."""
@@ -44,7 +48,7 @@ def divide(
             document, else 1.
 
     Raises:
-        UserError: too few documents.
+        TooFew: too few documents.
     """
     totals = [spill.segment_totals(segment) for segment in segments]
     documents = sum(total.documents for total in totals)
@@ -63,22 +67,22 @@ def divide(
 
 
 def refuse_few(documents: int, sentences: int, held_out: float, where: str, least: int) -> None:
-    """Raises a UserError where so many can't be divided; the arguments are those of `divide`."""
+    """Raises `TooFew` where so many can't be divided; the other arguments are those of `divide`."""
     if documents == 0:
-        raise UserError(f"{where}: no text; give files with sentences in them.")
+        raise TooFew(f"{where}: no text; give files with sentences in them.")
     if sentences == 1 and least == 2:
-        raise UserError(
+        raise TooFew(
             f"{where}: one sentence in all; a next-sentence pair needs two, from two documents."
         )
     if documents == 1 and least == 2:
-        raise UserError(
+        raise TooFew(
             f"{where}: {sentences:,} sentences but one document; half of all pairs take their "
             "second part from another document, so put a blank line between documents (chapters, "
             "articles), or give more than one file."
         )
     if held_out > 0 and documents < 2 * least:
         only = f"only {documents} documents" if documents > 1 else "only one document"
-        raise UserError(
+        raise TooFew(
             f"{where}: {only}, and training and held-out need {least} each; give more text, or "
             "--held-out 0 to evaluate on none."
         )

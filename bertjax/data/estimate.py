@@ -109,7 +109,7 @@ class Estimate:
         rows.append(("time", f"{', '.join(times)} process{'es' * (processes > 1)}"))
         width = max(len(name) for name, _ in rows)
         return [
-            f"Estimated from {drawn} (± is the standard error between places):",
+            f"Estimated from {drawn} (± is one standard error):",
             *(f"  {name:<{width}}  {value}" for name, value in rows),
         ]
 
@@ -144,8 +144,8 @@ def refuse_full_disk(
     sizes: Sequence[int],
     made_in: Sequence[epath.Path],
 ) -> None:
-    """Refuses to start where a disk can't hold what will be made; of an object store nothing is
-    known.
+    """Refuses to start where a disk can't hold what will be made. Nothing is known of an object
+    store, and of a text whose documents are so long that hardly one begins in the sample.
 
     Args:
         config: what to make.
@@ -155,14 +155,17 @@ def refuse_full_disk(
         made_in: directories in which an earlier run may have left files that it made.
 
     Raises:
-        UserError: too little room, or see `of_text`.
+        UserError: too little room, or bad input in what is sampled.
     """
     output = epath.Path(str(config.output))
     free = places.free_bytes(output)
     if free is None or free >= _plenty(config, tokenizer, sum(sizes)):
         return
-    peak = of_text(config, tokenizer, paths, sizes, stretches=_STRETCHES_BEFORE_A_RUN).peak_bytes
-    need = peak.value - sum(map(_bytes_in, made_in))
+    try:
+        found = of_text(config, tokenizer, paths, sizes, stretches=_STRETCHES_BEFORE_A_RUN)
+    except division.TooFew:
+        return
+    need = found.peak_bytes.value - sum(map(_bytes_in, made_in))
     if free < need:
         raise UserError(
             f"{output}: {_size(free)} are free there and preparing needs about {_size(need)} more: "
@@ -190,7 +193,7 @@ def of_text(
         clock: tells seconds.
 
     Raises:
-        UserError: bad input in what is sampled, or too few documents there.
+        UserError: bad input in what is sampled; division.TooFew: too few documents there.
     """
     with tempfile.TemporaryDirectory(prefix="bertjax-") as name:
         directory = epath.Path(name)
@@ -213,12 +216,12 @@ def of_text(
             )
             for length in config.lengths
         }
-    widths = np.array([spill.BYTES_PER_DOCUMENT, spill.BYTES_PER_SENTENCE, _width(tokenizer)])
-    segments = drawn.scaled(widths @ [drawn.documents, drawn.sentences, drawn.ids])
     tasks = max(1, round(drawn.total / config.part_bytes))
-    units = sum(each.units for each in divided)
-    counts = units * len(config.lengths) * tokenizer.vocab_size * work.BYTES_PER_COUNT
-    fixed = tasks * spill.empty_segment_bytes(blocks) + counts
+    widths = spill.BYTES_PER_DOCUMENT, spill.BYTES_PER_SENTENCE, drawn.text.ids.itemsize
+    segments = drawn.scaled(np.dot(widths, (drawn.documents, drawn.sentences, drawn.ids)))
+    runs = sum(each.units for each in divided) * len(config.lengths)
+    fixed = tasks * spill.empty_segment_bytes(blocks)
+    fixed += runs * tokenizer.vocab_size * work.BYTES_PER_COUNT
     late = len(drawn.seconds) // 2  # the tokenizer has seen most words by then
     seconds = drawn.seconds[late:].sum() / max(1.0, drawn.bytes[late:].sum())
     return Estimate(
@@ -332,10 +335,6 @@ def _seconds_of_a_hash(clock: Callable[[], float]) -> float:
     begun = clock()
     hashlib.sha256(data)
     return (clock() - begun) / len(data)
-
-
-def _width(tokenizer: Tokenizer) -> int:
-    return shards.id_dtype(shards.needs_wide_ids(tokenizer.vocab_size)).itemsize
 
 
 def _plenty(config: "PrepareConfig", tokenizer: Tokenizer, total: int) -> int:

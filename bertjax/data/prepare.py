@@ -47,7 +47,7 @@ class PrepareConfig:
     tokenizer: str
     """Directory of the tokenizer (`bertjax tokenizer train`), or its vocabulary file."""
     output: str | None = None
-    """Directory for the shards."""
+    """Directory for the shards; an estimate needs none."""
     objective: Objective = "nsp"
     """What is learned beside masked words. nsp: whether sentences B follow sentences A (pairs, as
     BERT); mlm: nothing (single sequences, as RoBERTa); sop: the order of two segments (as ALBERT).

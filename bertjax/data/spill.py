@@ -48,10 +48,9 @@ class Part:
     start: int
     stop: int | None
     """None: to the end of the file."""
-    farthest: int | None = None
-    """How far beyond `start` and `stop` to look for the documents that begin there, in bytes: past
-    it, there are none after `start`, and the last one is cut at the end of a line. None: how far it
-    takes."""
+    farthest: int = 1 << 62
+    """How many bytes after `start` and `stop` to look for a document's beginning. Where there is
+    none, the part holds nothing, or its last document is cut at the end of a line."""
 
 
 class Totals(NamedTuple):
@@ -260,32 +259,30 @@ def extent(part: Part) -> tuple[int, int]:
         stop = _boundary(file, part.stop, boundary, part.farthest)
         if stop is None:
             file.seek(start)
-            data = file.read(part.stop + (part.farthest or 0) - start)
+            data = file.read(part.stop + part.farthest - start)
             stop = start + data.rfind(b"\n") + 1
         return start, max(start, stop)
 
 
-def _boundary(
-    file: Any, position: int, pattern: re.Pattern[bytes], farthest: int | None
-) -> int | None:
+def _boundary(file: Any, position: int, pattern: re.Pattern[bytes], farthest: int) -> int | None:
     """Where the first document begins whose preceding boundary begins at `position` or after it;
-    None if that is more than `farthest` bytes after it."""
+    None if that boundary is not in the next `farthest` bytes."""
     if position == 0:
         return 0
     file.seek(position)
     held = b""
-    scanned = 0
-    while data := file.read(_SCAN_BYTES):
+    while farthest > 0:
+        data = file.read(min(_SCAN_BYTES, farthest))
         held += data
-        scanned += len(data)
         if match := pattern.search(held):
             return position + match.end()
-        if farthest is not None and scanned >= farthest:
-            return None
+        if not data:
+            return position + len(held)
+        farthest -= len(data)
         # A boundary may lie across two reads: keep what could be its beginning.
         position += len(held) - min(2, len(held))
         held = held[-2:]
-    return position + len(held)
+    return None
 
 
 def _at_original_line(

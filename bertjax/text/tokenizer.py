@@ -123,7 +123,8 @@ class TokenizerConfig:
     character_coverage: float = 0.9995
     """SentencePiece: share of the text's characters that get a token; rarer ones become [UNK]."""
     max_sentences: int = 2_000_000
-    """Train on at most so many sentences, drawn evenly from the whole corpus."""
+    """Train on at most so many sentences, drawn evenly from the whole corpus; memory grows with
+    them, not with the corpus."""
     language: str = "en"
     """Language whose rules split the texts of .jsonl files into sentences."""
 

@@ -184,3 +184,14 @@ def test_missing_and_truncated_shards_are_named(make_data, some_pairs):
         shards.read_manifest(directory)
     shard.write_bytes(data)
     shards.read_manifest(directory)
+
+
+@pytest.mark.parametrize(("examples", "length"), [(1, 10), (3000, 20), (3000, 125), (12_000, 60)])
+def test_the_size_of_a_file_is_known_to_a_block(tmp_path, examples, length):
+    """Of ArrayRecord's files, which `prepare --estimate` foretells."""
+    record = shards.encode_bytes(bytes(2 * length), bytes(2 * length), is_random=False, wide=False)
+    file = shards.write_records(epath.Path(tmp_path / "a.array_record"), [record] * examples)
+    expected = shards.file_bytes(examples * (shards.RECORD_BYTES + 4 * length))
+    assert abs(file.bytes - expected) <= 1 << 16
+    if file.bytes > 1 << 20:
+        assert expected == pytest.approx(file.bytes, rel=0.03)
