@@ -70,7 +70,7 @@ class ShardReader:
     def lengths(self) -> np.ndarray:
         """The number of tokens of every example, special ones counted: int32 [len(self)].
 
-        Reads all of the split: 3 us an example (benchmarks/length_buckets.py).
+        Reads all of the split, at some microseconds an example (benchmarks/length_buckets.py).
 
         Raises:
             UserError: a damaged record, named by its file and number.
