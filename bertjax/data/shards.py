@@ -37,11 +37,11 @@ _COPY_BYTES = 1 << 20
 
 # A record: one byte of flags, one zero byte, the length of A as uint16, the ids of A, the ids of B,
 # which a single sequence has none of.
-_RANDOM, _WIDE, _SINGLE = 1, 2, 4
-FLAG_BYTES, _HEADER_BYTES = 2, 4
+RANDOM, WIDE, SINGLE = 1, 2, 4
+FLAG_BYTES, HEADER_BYTES = 2, 4
 
 # What ArrayRecord adds to a record: a chunk's header, its place in the file's index.
-RECORD_BYTES = _HEADER_BYTES + 56
+RECORD_BYTES = HEADER_BYTES + 56
 """A record in a file, without its ids."""
 _BLOCK_BYTES = 1 << 16
 
@@ -57,7 +57,7 @@ def encode_bytes(a: bytes, b: bytes, *, is_random: bool, wide: bool) -> bytes:
     Without B it is a single sequence. The caller knows that ids fit: `wide` is
     `needs_wide_ids(vocab_size)`.
     """
-    flags = (_RANDOM if is_random else 0) | (_WIDE if wide else 0) | (0 if b else _SINGLE)
+    flags = (RANDOM if is_random else 0) | (WIDE if wide else 0) | (0 if b else SINGLE)
     a_length = len(a) // (4 if wide else 2)
     return bytes((flags, 0)) + a_length.to_bytes(2, "little") + a + b
 
@@ -68,19 +68,19 @@ def decode_pair(record: bytes) -> Pair:
     Raises:
         ValueError: the bytes are no such record.
     """
-    if len(record) < _HEADER_BYTES or record[0] & ~(_RANDOM | _WIDE | _SINGLE) or record[1]:
+    if len(record) < HEADER_BYTES or record[0] & ~(RANDOM | WIDE | SINGLE) or record[1]:
         raise ValueError("not an example record")
-    dtype = id_dtype(bool(record[0] & _WIDE))
-    if (len(record) - _HEADER_BYTES) % dtype.itemsize:
+    dtype = id_dtype(bool(record[0] & WIDE))
+    if (len(record) - HEADER_BYTES) % dtype.itemsize:
         raise ValueError("an example record of an impossible length")
-    ids = np.frombuffer(record, dtype, offset=_HEADER_BYTES)
+    ids = np.frombuffer(record, dtype, offset=HEADER_BYTES)
     a_length = int.from_bytes(record[2:4], "little")
-    if record[0] & _SINGLE:
-        if not 0 < a_length == len(ids) or record[0] & _RANDOM:
+    if record[0] & SINGLE:
+        if not 0 < a_length == len(ids) or record[0] & RANDOM:
             raise ValueError("a record of a single sequence that is none")
     elif not 0 < a_length < len(ids):
         raise ValueError("an example record without a first or second segment")
-    return Pair(ids[:a_length], ids[a_length:], bool(record[0] & _RANDOM))
+    return Pair(ids[:a_length], ids[a_length:], bool(record[0] & RANDOM))
 
 
 def ids_of(record: bytes) -> int:
@@ -89,7 +89,7 @@ def ids_of(record: bytes) -> int:
     Raises:
         IndexError: the record is empty.
     """
-    return (len(record) - _HEADER_BYTES) // id_dtype(bool(record[0] & _WIDE)).itemsize
+    return (len(record) - HEADER_BYTES) // id_dtype(bool(record[0] & WIDE)).itemsize
 
 
 def needs_wide_ids(vocab_size: int) -> bool:

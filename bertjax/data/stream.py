@@ -20,7 +20,7 @@ from etils import epath
 from bertjax import places
 from bertjax.data import sequences, shards
 from bertjax.data.order import EPOCHS, in_epochs
-from bertjax.data.pairs import Pair
+from bertjax.data.rows import BadRecord, make_rows
 from bertjax.data.shards import Manifest
 from bertjax.errors import UserError
 
@@ -55,8 +55,6 @@ class ShardReader:
         self.split = split
         self._names = directory
         self._files = self.manifest.files[split]
-        self._single = self.manifest.objective == "mlm"
-        self._specials = sequences.specials(self.manifest.objective)
         self._starts = np.cumsum([0, *(file.examples for file in self._files)])
         self._local = directory if places.is_local(directory) else self._copy(directory)
         self._open: collections.OrderedDict[int, tuple[threading.Lock, Any]]
@@ -70,7 +68,7 @@ class ShardReader:
     def lengths(self) -> np.ndarray:
         """The number of tokens of every example, special ones counted: int32 [len(self)].
 
-        Reads all of the split: 3 us an example (benchmarks/length_buckets.py).
+        Reads all of the split, at some microseconds an example (benchmarks/length_buckets.py).
 
         Raises:
             UserError: a damaged record, named by its file and number.
@@ -81,22 +79,19 @@ class ShardReader:
             try:
                 sizes = [shards.ids_of(record) for record in reader.read(0, int(stop - start))]
             except (RuntimeError, IndexError):
-                pairs = self._read_carefully(file, list(range(stop - start)))
-                sizes = [len(pair.a) + len(pair.b) for pair in pairs]
+                records = self._read_carefully(file, list(range(stop - start)))
+                sizes = [shards.ids_of(record) for record in records]
             lengths[start:stop] = sizes
-        return lengths + self._specials
+        return lengths + sequences.specials(self.manifest.objective)
 
     def rows(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        """Examples as rows [CLS] A [SEP] B [SEP], padded to T = manifest.max_seq_length; single
-        sequences (of the objective "mlm") as rows [CLS] A [SEP].
+        """Examples as rows; see `make_rows` for what they hold.
 
         Args:
             indices: integers in [0, len(self)), [n], in any order, repeated or not.
 
         Returns:
-            input_ids, attention_mask (1 for tokens, 0 for padding) and token_type_ids (1 for
-            B [SEP]), each [n, T] int32, and next_sentence_label [n] int32 (1: B is random, or for
-            "sop" A and B are swapped), which single sequences have none of.
+            input_ids, attention_mask, token_type_ids [n, T] and, of pairs, next_sentence_label [n].
 
         Raises:
             IndexError: an index outside the split.
@@ -106,48 +101,31 @@ class ShardReader:
         indices = np.asarray(indices, np.int64)
         if len(indices) and not 0 <= indices.min() <= indices.max() < len(self):
             raise IndexError(f"an example outside the {len(self)} of {self.split}")
-        shape = (len(indices), self.manifest.max_seq_length)
-        input_ids = np.full(shape, self.manifest.pad_id, np.int32)
-        attention_mask, token_type_ids = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
-        labels = np.zeros(len(indices), np.int32)
-        cls_id, sep_id = self.manifest.cls_id, self.manifest.sep_id
-        for row, pair in self._pairs(indices):
-            a_end = 1 + len(pair.a)
-            end = a_end + 1 + len(pair.b)
-            ids = input_ids[row]
-            ids[0] = cls_id
-            ids[1:a_end] = pair.a
-            ids[a_end] = sep_id
-            if self._single:
-                attention_mask[row, : a_end + 1] = 1
-                continue
-            ids[a_end + 1 : end] = pair.b
-            ids[end] = sep_id
-            attention_mask[row, : end + 1] = 1
-            token_type_ids[row, a_end + 1 : end + 1] = 1
-            labels[row] = pair.is_random
-        self._check_ids(input_ids, indices)
-        batch = {
-            "input_ids": input_ids,
-            "attention_mask": attention_mask,
-            "token_type_ids": token_type_ids,
-        }
-        return batch if self._single else {**batch, "next_sentence_label": labels}
-
-    def _pairs(self, indices: np.ndarray) -> Iterator[tuple[int, Pair]]:
-        """(position in indices, example), file by file."""
         files = np.searchsorted(self._starts, indices, side="right") - 1
-        order = np.lexsort((indices, files))
-        for file, group in itertools.groupby(order.tolist(), key=lambda row: int(files[row])):
-            rows = list(group)
-            records = self._read(file, [int(indices[row] - self._starts[file]) for row in rows])
-            yield from zip(rows, records, strict=True)
+        numbers = indices - self._starts[files]
+        try:
+            return make_rows(self._records(files, numbers), self.manifest)
+        except BadRecord as error:
+            where = int(files[error.place]), int(numbers[error.place])
+            raise self._damaged(*where, str(error)) from None
 
-    def _read(self, file: int, numbers: list[int]) -> list[Pair]:
+    def _records(self, files: np.ndarray, numbers: np.ndarray) -> list[bytes]:
+        """The records of these files by their numbers, [n]: read file by file, in ascending order,
+        and returned in the order asked for."""
+        records = [b""] * len(files)
+        order = np.lexsort((numbers, files)).tolist()
+        for file, group in itertools.groupby(order, key=files.tolist().__getitem__):
+            places = list(group)
+            found = self._read(file, numbers[places].tolist())
+            for place, record in zip(places, found, strict=True):
+                records[place] = record
+        return records
+
+    def _read(self, file: int, numbers: list[int]) -> list[bytes]:
         lock, reader = self._reader(file)
         with lock:
             try:
-                return [self._record(reader, number) for number in numbers]
+                return [_record(reader, number) for number in numbers]
             except (RuntimeError, ValueError, IndexError):
                 # After one damaged record this reader fails at every later one, also for whoever
                 # waits for the lock: a fresh one tells which record it really is.
@@ -155,24 +133,15 @@ class ShardReader:
                     self._open.pop(file, None)
                 return self._read_carefully(file, numbers)
 
-    def _read_carefully(self, file: int, numbers: list[int]) -> list[Pair]:
+    def _read_carefully(self, file: int, numbers: list[int]) -> list[bytes]:
         reader = self._open_file(file)
-        pairs = []
+        records = []
         for number in numbers:
             try:
-                pairs.append(self._record(reader, number))
+                records.append(_record(reader, number))
             except (RuntimeError, ValueError, IndexError) as error:
                 raise self._damaged(file, number, str(error)) from None
-        return pairs
-
-    def _record(self, reader: Any, number: int) -> Pair:
-        reader.seek(number)
-        pair = shards.decode_pair(reader.read())
-        if (len(pair.b) == 0) != self._single:
-            raise ValueError("an example of another objective")
-        if len(pair.a) + len(pair.b) + self._specials > self.manifest.max_seq_length:
-            raise ValueError("an example longer than max_seq_length")
-        return pair
+        return records
 
     def _reader(self, file: int) -> tuple[threading.Lock, Any]:
         """The open reader of a file and the lock to hold while using it; the last used are kept."""
@@ -198,19 +167,6 @@ class ShardReader:
             raise self._damaged(file, None, f"{found} records where {expected} were written")
         return reader
 
-    def _check_ids(self, input_ids: np.ndarray, indices: np.ndarray) -> None:
-        # JAX clamps ids outside a table or gives NaN, and says nothing.
-        vocab_size = self.manifest.vocab_size
-        wrong = np.flatnonzero(((input_ids < 0) | (input_ids >= vocab_size)).any(axis=1))
-        if len(wrong):
-            index = indices[wrong[0]]
-            file = int(np.searchsorted(self._starts, index, side="right") - 1)
-            raise self._damaged(
-                file,
-                int(index - self._starts[file]),
-                f"ids beyond the vocabulary of {vocab_size}",
-            )
-
     def _damaged(self, file: int, number: int | None, reason: str) -> UserError:
         where = "" if number is None else f", record {number}"
         reason = reason.split(";")[0].split(" (")[0]
@@ -230,6 +186,11 @@ class ShardReader:
                     "SHA-256); copy it again, or run prepare again into another directory."
                 )
         return local
+
+
+def _record(reader: Any, number: int) -> bytes:
+    reader.seek(number)
+    return reader.read()
 
 
 class TrainStream:
