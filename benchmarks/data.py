@@ -9,10 +9,10 @@ turn, some rounds; a ratio is the median of the rounds'. Where other work shares
 benchmarks/results/data.json, which has the command of each.
 
 Parts, and what is held of them:
-    google-10, google-1  prepare against Google's algorithm in plain Python, at dupe factor 10 and 1,
-                         on the first --megabytes of the novels: 10 and 20 times as fast
-    tokenizers           prepare, end to end at dupe factor 1, against `tokenizers` encoding the same
-                         sentences and doing nothing else: 0.6 times as fast
+    google-10, google-1  prepare against Google's algorithm in plain Python, at dupe factor 10 and
+                         1, on the first --megabytes of the novels: 10 and 20 times as fast
+    tokenizers           prepare, end to end at dupe factor 1, against `tokenizers` encoding the
+                         same sentences and doing nothing else: 0.6 times as fast
     processes            two processes against one: 1.8 times as fast
     memory               anonymous memory of the process tree, for the novels and for ten times
                          them: under 1 GB, within 50 MB of each other
@@ -48,7 +48,7 @@ LENGTH, PREDICTIONS, SHORT, SEED = 128, 20, 0.1, 12345
 V5E_OPERATIONS, OPERATIONS_PER_TOKEN = 197e12, 545e6
 
 
-# The sides: each gets ready and returns what is timed ----------------------------------------------
+# The sides: each gets ready and returns what is timed -------------------------------------------
 
 
 def prepared(corpus, vocabulary, output, dupe_factor, processes):
@@ -69,38 +69,33 @@ def prepared(corpus, vocabulary, output, dupe_factor, processes):
     return lambda: {"examples": prepare(config, lambda line: None).examples("train")}
 
 
-def googles(corpus, vocabulary, output, dupe_factor, cached):
-    """create_pretraining_data.py: tokenise all, pair, mask, shuffle, write TFRecords.
-
-    Args:
-        cached: every string between spaces is tokenised once only, which Google's code does not.
-    """
+def googles(corpus, vocabulary, output, dupe_factor):
+    """create_pretraining_data.py: tokenise all, pair, mask, shuffle, write TFRecords."""
     pairs, examples = helper("data/google_pairs.py"), helper("data/google_examples.py")
     tokenising = helper("parity/full_tokenizer.py")
+    for name in ("is_space", "is_control", "is_ideograph", "is_punctuation"):
+        # Google's code looks at every character anew.
+        setattr(tokenising, name, getattr(tokenising, name).__wrapped__)
     tokens = Path(vocabulary).read_text().splitlines()
     ids = {token: number for number, token in enumerate(tokens)}
     special = examples.Vocabulary(len(ids), *(ids[name] for name in ("[CLS]", "[SEP]", "[MASK]")))
-    whole = tokenising.FullTokenizer(tokens, lowercase=True)
-    entries = set(tokens)
     serialize = example_writer()
 
     def tokenize(line):
-        if cached:
-            return whole.tokenize(line)
         words = tokenising.words_of(line, lowercase=True)
-        return [piece for word in words for piece in tokenising.pieces_of(word, entries)]
+        return [ids[piece] for word in words for piece in tokenising.pieces_of(word, ids)]
 
     def work():
         rng = random.Random(SEED)
-        documents = [[]]
+        documents = []
         for file in sorted(Path(corpus).iterdir()):
+            documents.append([])
             with file.open(encoding="utf-8") as lines:
                 for line in map(str.strip, lines):
                     if not line:
                         documents.append([])
                     elif found := tokenize(line):
-                        documents[-1].append([ids[token] for token in found])
-            documents.append([])
+                        documents[-1].append(found)
         documents = [document for document in documents if document]
         made = pairs.create_pairs(documents, LENGTH, SHORT, dupe_factor, rng)
         with Path(output).open("wb") as target:
@@ -134,9 +129,9 @@ def encoded(corpus, vocabulary):
 
 def read(shards, batch_size, steps, seed):
     """Batches of the training stream, made ahead in threads as in training."""
-    from bertjax.data.stream import ShardReader, TrainStream, read_ahead
-
     import numpy as np
+
+    from bertjax.data.stream import ShardReader, TrainStream, read_ahead
 
     stream = TrainStream(ShardReader(shards, "train"), seed=seed, batch_size=batch_size)
     rows = np.arange(batch_size)
@@ -213,7 +208,7 @@ def framed(record):
     return b"".join((length, sums[0], record, sums[1]))
 
 
-# Measuring ------------------------------------------------------------------------------------------
+# Measuring --------------------------------------------------------------------------------------
 
 
 def helper(path):
@@ -296,7 +291,7 @@ def anonymous_memory(pid):
     return total
 
 
-# The parts ------------------------------------------------------------------------------------------
+# The parts --------------------------------------------------------------------------------------
 
 
 def against_google(asked, data, dupe_factor, bound):
@@ -306,8 +301,7 @@ def against_google(asked, data, dupe_factor, bound):
     common = (str(corpus), str(data.vocabulary))
     sides = {
         "bertjax": (prepared, *common, "{}/shards", dupe_factor, 1),
-        "google": (googles, *common, "{}/examples.tfrecord", dupe_factor, False),
-        "google_cached_words": (googles, *common, "{}/examples.tfrecord", dupe_factor, True),
+        "google": (googles, *common, "{}/examples.tfrecord", dupe_factor),
     }
     found = in_turn(asked.rounds, **sides)
     return {
@@ -315,7 +309,6 @@ def against_google(asked, data, dupe_factor, bound):
         "dupe_factor": dupe_factor,
         "bound": bound,
         **compared(found, "google", "bertjax"),
-        "with_cached_words": compared(found, "google_cached_words", "bertjax"),
         "rounds": found,
     }
 
