@@ -58,7 +58,11 @@ class Chunks:
         found = map(self._numbers.__getitem__, chunks)
         numbers = np.fromiter(found, np.int64, len(chunks))
         if self._numbers.new:
-            self._learn()
+            try:
+                self._learn()
+            except BaseException:  # else some would have a number and no ids
+                self._forget()
+                raise
         starts = self._starts[numbers]
         lengths = self._starts[numbers + 1] - starts
         ends = np.zeros(len(chunks) + 1, np.int64)
@@ -84,14 +88,10 @@ class Chunks:
         ]
         words = self._words
         new = list({word: None for row in rows for word in row if word not in words})
-        try:
-            words.update(zip(new, self._encode(new), strict=True))
-        except Exception:
-            self._forget()
-            raise
-        self._numbers.new = []
+        words.update(zip(new, self._encode(new), strict=True))
         ids = [[number for word in row for number in words[word]] for row in rows]
         lengths = np.fromiter(map(len, ids), np.int64, len(ids))
         self._starts = np.concatenate([self._starts, self._starts[-1] + np.cumsum(lengths)])
         flat = [number for row in ids for number in row]
         self._ids = np.concatenate([self._ids, np.array(flat, np.int32)])
+        self._numbers.new = []
