@@ -114,7 +114,7 @@ def write_segment(
         for name, lines in batch:
             kept = [row for row in encoded[position : position + len(lines)] if len(row)]
             position += len(lines)
-            words += len(" ".join(lines).split())
+            words += _count_words(" ".join(lines))
             if kept:
                 lengths.append(np.fromiter(map(len, kept), _LENGTH, len(kept)))
                 ids.append(np.concatenate(kept).astype(dtype))
@@ -197,6 +197,13 @@ def read_blocks(
         sentence_offsets=offsets_of(np.concatenate([np.zeros(0, _LENGTH), *lengths])),
         document_offsets=offsets_of(np.concatenate([np.zeros(0, _LENGTH), *sentences])),
     )
+
+
+def _count_words(text: str) -> int:
+    """len(text.split()) of a text without space around it; mostly without making the words."""
+    if text.isprintable() and text.isascii() and "  " not in text:
+        return text.count(" ") + 1
+    return len(text.split())
 
 
 def _read(file: Any, offset: int, dtype: np.dtype, count: int) -> np.ndarray:

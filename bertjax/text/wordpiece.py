@@ -2,7 +2,9 @@
 
 import collections
 import hashlib
+import itertools
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ from etils import epath
 
 from bertjax.errors import UserError
 from bertjax.text import pieces
+from bertjax.text.chunks import Chunks
 from bertjax.text.pieces import SETTINGS_FILE, SPECIALS, Kind, PieceTokenizer, Surface
 
 FILE = "vocab.txt"
@@ -20,7 +23,7 @@ MAX_WORD_CHARACTERS = 100
 _MAX_ALPHABET = (
     1000  # more is a script of many thousand characters, which would fill the vocabulary
 )
-_CACHED_CHUNKS = 500_000
+_REMEMBERED_CHUNKS = 500_000
 
 
 class WordPieceTokenizer(PieceTokenizer):
@@ -53,7 +56,7 @@ class WordPieceTokenizer(PieceTokenizer):
         )
         self._library.normalizer = _normalizer(lowercase, strip_accents)
         self._library.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
-        self._cache: dict[str, list[int]] = {}
+        self._chunks = Chunks(self._encode_words, _REMEMBERED_CHUNKS)
         self._decoder = tokenizers.decoders.WordPiece()
         canonical = {"lowercase": lowercase, "strip_accents": self._strips(), "tokens": tokens}
         self.sha256 = hashlib.sha256(json.dumps(canonical).encode()).hexdigest()
@@ -82,22 +85,21 @@ class WordPieceTokenizer(PieceTokenizer):
     def _strips(self) -> bool:
         return self.lowercase if self.strip_accents is None else self.strip_accents
 
-    def _encode_many(self, texts: list[str]) -> list[list[int]]:
-        # No rule of BERT's looks past a space, so that chunks between spaces can be encoded once
-        # each: several times as fast as the library on whole texts.
-        chunks = [text.split(" ") for text in texts]
-        cache = self._cache
-        new = list({chunk for row in chunks for chunk in row if chunk not in cache})
-        if len(cache) + len(new) > _CACHED_CHUNKS:
-            cache = self._cache = {}
-            new = list({chunk for row in chunks for chunk in row})
+    def encode_sentences(self, sentences: Sequence[str]) -> list[np.ndarray]:
+        """See `PieceTokenizer.encode_sentences`; the arrays are views of one."""
         try:
-            encoded = self._library.encode_batch_fast(new)
+            ids, offsets = self._chunks.encode(sentences)
         except pieces.LIBRARY_REFUSALS:
-            pieces.refuse_surrogates(texts)
+            pieces.refuse_surrogates(sentences)
             raise
-        cache.update((chunk, item.ids) for chunk, item in zip(new, encoded, strict=True))
-        return [[number for chunk in row for number in cache[chunk]] for row in chunks]
+        bounds = offsets.tolist()
+        return [ids[start:stop] for start, stop in itertools.pairwise(bounds)]
+
+    def _encode_many(self, texts: list[str]) -> list[list[int]]:
+        return [ids.tolist() for ids in self.encode_sentences(texts)]
+
+    def _encode_words(self, words: list[str]) -> list[list[int]]:
+        return [item.ids for item in self._library.encode_batch_fast(words)]
 
     def _encode_one(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         try:

@@ -292,12 +292,12 @@ def test_wordpiece_chunks_are_encoded_as_the_whole_text(texts):
 
 
 def test_the_cache_of_wordpiece_is_bounded(monkeypatch):
-    monkeypatch.setattr("bertjax.text.wordpiece._CACHED_CHUNKS", 4)
+    monkeypatch.setattr("bertjax.text.wordpiece._REMEMBERED_CHUNKS", 4)
     tokenizer = wordpiece("a", "b", "c", "d", "e", "f")
     for text in ("a b c", "c d", "d e f a", "a b c d e f"):
         expected = [5 + "abcdef".index(letter) for letter in text.split()]
         assert [ids.tolist() for ids in tokenizer.encode_sentences([text])] == [expected]
-        assert len(tokenizer._cache) <= 6
+        assert len(tokenizer._chunks) <= 6
 
 
 def test_lone_surrogates_are_refused_with_a_sentence(trained):
