@@ -21,7 +21,7 @@ from typing import Any
 from etils import epath
 
 from bertjax import places
-from bertjax.data import division, publish, shards, spill, work
+from bertjax.data import audit, division, measure, publish, shards, spill, work
 from bertjax.data.pairs import SHORTEST_SEQUENCE
 from bertjax.data.sequences import OBJECTIVES, Objective
 from bertjax.data.shards import CorpusFile, Manifest
@@ -141,6 +141,7 @@ def prepare(config: PrepareConfig, log: Callable[[str], None]) -> Manifest:
             plan = _plan(config, tokenizer.sha256, texts)
             left = _unfinished(directories, output, plan, log)
             if not left:
+                audit.tell([audit.read(each) for each in directories.values()], log)
                 (output / BUILDING).rmtree(missing_ok=True)
                 return shards.read_manifest(directories[config.lengths[0]])
             building, resumed = _start(output, plan, log)
@@ -168,11 +169,20 @@ def prepare(config: PrepareConfig, log: Callable[[str], None]) -> Manifest:
                     )
                     for length in left
                 }
+            reports = {
+                length: publish.make_report(
+                    *(manifest, segments, units, results[length], built[length], paths, tokenizer)
+                )
+                for length, manifest in manifests.items()
+            }
         for length, manifest in manifests.items():
-            publish.publish(directories[length], built[length], manifest, tokenizer)
+            publish.publish(
+                directories[length], built[length], manifest, reports[length], tokenizer
+            )
         building.rmtree(missing_ok=True)
     seconds = None if resumed else time.monotonic() - started
     publish.summarise(list(manifests.values()), seconds, log)
+    audit.tell(list(reports.values()), log)
     return shards.read_manifest(directories[config.lengths[0]])
 
 
@@ -338,6 +348,8 @@ def _pair(
 ) -> dict[int, list[dict[str, Any]]]:
     """Pass 2. What became of each unit, for each length of `built`."""
     names = tuple(str(segment) for segment in segments)
+    sentences = sum(spill.segment_totals(segment).sentences for segment in segments)
+    sample_bits = measure.sample_bits(sentences)
     left = []
     for length, directory in built.items():
         directory.mkdir(parents=True, exist_ok=True)
@@ -348,6 +360,7 @@ def _pair(
             dupe_factor=config.dupe_factor,
             vocabulary=str(building / shards.TOKENIZER),
             objective=config.objective,
+            sample_bits=sample_bits,
         )
         left += [
             (str(marker), unit.split, unit.blocks, unit.cutoff, names, options)
