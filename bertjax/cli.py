@@ -1,7 +1,7 @@
 """The command line: verbs, no logic. Only this module exits.
 
 Exit codes: 0 done; 2 a mistake of the user's (one sentence); 75 stopped early by a signal and
-resumable; 1 anything else, with its traceback.
+resumable; 1 anything else, with its traceback, and warnings where --strict was said.
 """
 
 import io
@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from bertjax.errors import Stopped, UserError
 
-EXIT_DONE, EXIT_INTERRUPTED, EXIT_MISTAKE, EXIT_STOPPED = 0, 1, 2, 75
+EXIT_DONE, EXIT_INTERRUPTED, EXIT_WARNED, EXIT_MISTAKE, EXIT_STOPPED = 0, 1, 1, 2, 75
 _RESUMABLE = ("demo", "prepare", "pretrain", "finetune")
 
 Config = TypeVar("Config")
@@ -51,7 +51,7 @@ def run(arguments: Sequence[str]) -> int:
         print(f"bertjax: {error}", file=sys.stderr)
         return EXIT_MISTAKE
     except (KeyboardInterrupt, Stopped):
-        if words[0] not in _RESUMABLE:
+        if words[0] not in _RESUMABLE or _is_audit(words):
             print("bertjax: interrupted.", file=sys.stderr)
             return EXIT_INTERRUPTED
         how = (
@@ -164,12 +164,39 @@ def _tokenizer_train(arguments: list[str]) -> int:
 def _prepare(arguments: list[str]) -> int:
     from bertjax.data.prepare import PrepareConfig, prepare
 
+    if _is_audit(arguments):
+        return _audit(arguments)
     config = _parse(PrepareConfig, "prepare", arguments)
     prepare(config, _say)
+    if config.strict:
+        from bertjax import places
+        from bertjax.data import audit
+
+        directories = config.directories(places.location(config.output)).values()
+        if not all(map(audit.is_clean, directories)):
+            return _say_strict()
     length = min(config.lengths)  # of several, the shorter one is where pre-training begins
     data = f"{config.output.rstrip('/')}/{length}" if len(config.lengths) > 1 else config.output
     _say(f"Next: {_command('pretrain', '--data', data, '--workdir', 'runs/pretrain')}")
     return EXIT_DONE
+
+
+def _is_audit(arguments: list[str]) -> bool:
+    return any(word.split("=")[0] == "--audit" for word in arguments)
+
+
+def _audit(arguments: list[str]) -> int:
+    from bertjax.data.inspection import AuditConfig, audit_data
+
+    config = _parse(AuditConfig, "prepare --audit", arguments)
+    reports = audit_data(config, _say)
+    warned = any(report.findings for report in reports)
+    return _say_strict() if config.strict and warned else EXIT_DONE
+
+
+def _say_strict() -> int:
+    _say("--strict: the exit code is 1 because of the warnings.")
+    return EXIT_WARNED
 
 
 def _pretrain(arguments: list[str]) -> int:

@@ -1,11 +1,9 @@
 """What the audit counts (`audit.py` says what it means): sums over text while it is tokenised, over
-documents and their examples while they are made, and hashes that find repeated text.
+documents and their examples while they are made, and over examples that someone else made.
 
 Sums are plain JSON numbers that add up, so that any number of processes gives the same ones.
 """
 
-import dataclasses
-import functools
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -13,14 +11,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bertjax.data import sequences
-from bertjax.data.pairs import FlatDocuments, Spans, offsets_of
+from bertjax.data.pairs import FlatDocuments, Pair, Spans, offsets_of
+from bertjax.data.repeats import Repeats, is_sampled, window_hashes
 
 # Whether a line holds several sentences is looked up in so many of them (a regular expression on
 # every line would cost more than the rest of the audit), and in their first characters.
 PARAGRAPH_SAMPLE = 16
 _PARAGRAPH_CHARACTERS = 2000
-# Ends of sentences inside a line that make it a paragraph. In a text that was split, an abbreviation
-# or a quotation looks like one end in 6% of the lines, like three in 0.07% (the novels).
+# Ends of sentences inside a line that make it a paragraph. Abbreviations and quotations look like
+# one in 6% of the lines of a text that was split (87 novels), and like three in 0.07%.
 _PARAGRAPH_ENDS = 3
 _END = re.compile(r"[.!?…][\"'”’»)]*\s+[\"'“‘«(]*(\w)|[。！？।؟](?=[^\s。！？।؟])")
 # An HTML tag or comment, an entity, a link or template of a wiki.
@@ -29,14 +28,6 @@ _MARKUP = re.compile(
     r"|\[\[[^\[\]]+\]\]|\{\{[^{}]+\}\}"
 )
 _EXCERPT = 100
-
-# Only longer sentences count as repeated: short ones ("Yes, sir.") recur in any text.
-REPEATED_TOKENS = 8
-# So many sentences, and no more, are all compared (16 bytes each in the parent); beyond, a sample
-# by hash is: all copies of a sentence are in it or none.
-COMPARED_SENTENCES = 1 << 21
-_CHUNK_TOKENS = 1 << 16
-_BASE = 0x9E3779B97F4A7C15  # odd: it has an inverse modulo 2 ** 64
 
 
 # Text -------------------------------------------------------------------------------------------
@@ -66,7 +57,7 @@ class TextSums:
 
     def __init__(self, unk_id: int) -> None:
         self._unk_id = unk_id
-        self.sums = dict.fromkeys(_TEXT_SUMS, 0)
+        self.sums: dict[str, int] = dict.fromkeys(_TEXT_SUMS, 0)
         self.examples: dict[str, Example] = {}
         """By the kind of finding: the first line, of the worst ones."""
 
@@ -178,115 +169,67 @@ def lengths_of(spans: Spans, max_seq_length: int, objective: str) -> np.ndarray:
     return np.bincount(tokens + sequences.specials(objective), minlength=max_seq_length + 1)
 
 
-# Repeated text ----------------------------------------------------------------------------------
+class ExampleSums:
+    """Sums over the examples of a split, whoever made them, and hashes of their runs of tokens."""
 
+    # Overlapping runs say little more than one in 16 of them; of a large text it is fewer.
+    _LEAST_BITS = 4
+    _MOST_HASHES = 1 << 20
 
-@dataclasses.dataclass(frozen=True)
-class Repeats:
-    """Distinct hashes, ascending, and how often each occurs: uint64 [n] each."""
+    def __init__(self, max_seq_length: int, vocab_size: int, unk_id: int, specials: int) -> None:
+        self._vocab_size, self._unk_id, self._specials = vocab_size, unk_id, specials
+        self.lengths = np.zeros(max_seq_length + 1, np.int64)
+        """How many examples have 0, 1, ... tokens, special ones included."""
+        self.random = 0
+        """How many have label 1."""
+        self.tokens = 0
+        """Of all examples, without special ones."""
+        self.unknown = 0
+        self.out_of_range = 0
+        """How many examples have ids that the vocabulary does not have."""
+        self.bits = self._LEAST_BITS
+        """One in 2 ** bits runs is kept in what follows, by its hash."""
+        self._inside = [Repeats.of(np.zeros(0, np.uint64))]
+        self._pending = 0
+        self._joints = [np.zeros(0, np.uint64)]
 
-    hashes: np.ndarray
-    counts: np.ndarray
+    def add(self, pairs: Sequence[Pair]) -> np.ndarray:
+        """Adds examples; returns which of them have ids out of range, int64 [some]."""
+        segments = [segment for pair in pairs for segment in (pair.a, pair.b)]
+        offsets = offsets_of(np.fromiter(map(len, segments), np.int64, len(segments)))
+        ids = np.concatenate(segments).astype(np.int64)
+        tokens = np.diff(offsets[::2])
+        is_random = np.fromiter((pair.is_random for pair in pairs), bool, len(pairs))
+        outside = np.flatnonzero((ids < 0) | (ids >= self._vocab_size))
+        outside = np.unique(np.searchsorted(offsets[::2], outside, side="right") - 1)
+        self.out_of_range += len(outside)
+        self.lengths += np.bincount(tokens + self._specials, minlength=len(self.lengths))
+        self.random += int(is_random.sum())
+        self.tokens += len(ids)
+        self.unknown += int((ids == self._unk_id).sum())
+        self._add_runs(ids, offsets, is_random)
+        return outside
 
-    @classmethod
-    def of(cls, hashes: np.ndarray) -> "Repeats":
-        """Counts hashes."""
-        return cls.merged([cls(hashes, np.ones(len(hashes), np.uint64))])
+    def _add_runs(self, ids: np.ndarray, offsets: np.ndarray, is_random: np.ndarray) -> None:
+        runs = window_hashes(ids, offsets, self.bits)
+        inside = runs.first == runs.last
+        joint = ~inside & (runs.first // 2 == runs.last // 2)
+        self._joints.append(runs.hashes[joint][is_random[runs.first[joint] // 2]])
+        self._inside.append(Repeats.of(runs.hashes[inside]))
+        self._pending += len(self._inside[-1].hashes)
+        if self._pending > self._MOST_HASHES:
+            merged = Repeats.merged(self._inside)
+            while len(merged.hashes) > self._MOST_HASHES // 2:
+                self.bits += 1
+                merged = merged.sampled(self.bits)
+            self._inside, self._pending = [merged], len(merged.hashes)
+            joints = self.joints()
+            self._joints = [joints[is_sampled(joints, self.bits)]]
 
-    @classmethod
-    def merged(cls, parts: Iterable["Repeats"]) -> "Repeats":
-        """Adds counts of several places."""
-        parts = [cls(np.zeros(0, np.uint64), np.zeros(0, np.uint64)), *parts]
-        hashes = np.concatenate([part.hashes for part in parts])
-        order = np.argsort(hashes, kind="stable")
-        hashes = hashes[order]
-        first = np.flatnonzero(np.diff(hashes, prepend=hashes[:1] + np.uint64(1)))
-        counts = np.concatenate([part.counts for part in parts])[order]
-        return cls(hashes[first], np.add.reduceat(counts, first) if len(first) else counts)
+    def inside(self) -> Repeats:
+        """Runs inside A or inside B."""
+        return Repeats.merged(self._inside).sampled(self.bits)
 
-    @property
-    def total(self) -> int:
-        """How many were counted, repeated ones each time."""
-        return int(self.counts.sum())
-
-    def to_bytes(self) -> bytes:
-        """What `from_bytes` reads."""
-        return np.stack([self.hashes, self.counts]).astype("<u8").tobytes()
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> "Repeats":
-        """Reads `to_bytes`."""
-        hashes, counts = np.frombuffer(data, "<u8").astype(np.uint64).reshape(2, -1)
-        return cls(hashes, counts)
-
-
-def sample_bits(sentences: int) -> int:
-    """The k for which one in 2 ** k sentences is at most `COMPARED_SENTENCES`."""
-    return max(0, (sentences - 1) // COMPARED_SENTENCES).bit_length()
-
-
-def sentence_hashes(ids: np.ndarray, offsets: np.ndarray, bits: int) -> np.ndarray:
-    """Hashes of the sentences that count as repeated if they are: uint64 [some].
-
-    Args:
-        ids: of all sentences, [tokens].
-        offsets: where each begins, and the end of the last, [sentences + 1].
-        bits: keep a hash if its lowest `bits` bits are 0: the same sentences everywhere.
-    """
-    hashes = [np.zeros(0, np.uint64)]
-    first, last = 0, len(offsets) - 1
-    while first < last:
-        stop = int(np.searchsorted(offsets, offsets[first] + _CHUNK_TOKENS, side="right")) - 1
-        stop = max(stop, first + 1)
-        bounds = offsets[first : stop + 1] - offsets[first]
-        sums = _prefix_sums(ids[offsets[first] : offsets[stop]])
-        begin, end = bounds[:-1], bounds[1:]
-        long = end - begin >= REPEATED_TOKENS
-        hashes.append(_between(sums, begin[long], end[long]))
-        first = stop
-    return _sampled(np.concatenate(hashes), bits)
-
-
-def window_hashes(ids: np.ndarray, offsets: np.ndarray, bits: int) -> np.ndarray:
-    """Hashes of all runs of `REPEATED_TOKENS` tokens inside segments; arguments and result are
-    those of `sentence_hashes`, with segments for sentences."""
-    sums = _prefix_sums(ids)
-    places = np.arange(max(len(ids) - REPEATED_TOKENS + 1, 0))
-    segment = np.searchsorted(offsets, places, side="right") - 1
-    places = places[places + REPEATED_TOKENS <= offsets[segment + 1]]
-    return _sampled(_between(sums, places, places + REPEATED_TOKENS), bits)
-
-
-def _prefix_sums(ids: np.ndarray) -> np.ndarray:
-    """Sums of (a random number of the id) * base ** place before each place, modulo 2 ** 64."""
-    terms = _mixed(ids.astype(np.uint64)) * _powers(_BASE, len(ids))
-    return np.concatenate([np.zeros(1, np.uint64), np.cumsum(terms, dtype=np.uint64)])
-
-
-def _between(sums: np.ndarray, begin: np.ndarray, end: np.ndarray) -> np.ndarray:
-    """Hashes of ids[begin:end], the same wherever they stand."""
-    inverse = _powers(pow(_BASE, -1, 1 << 64), len(sums))
-    return _mixed((sums[end] - sums[begin]) * inverse[begin])
-
-
-def _sampled(hashes: np.ndarray, bits: int) -> np.ndarray:
-    return hashes[(hashes & np.uint64((1 << bits) - 1)) == 0]
-
-
-def _powers(base: int, count: int) -> np.ndarray:
-    return _some_powers(base, max(_CHUNK_TOKENS + 1, count))[:count]
-
-
-@functools.lru_cache(2)
-def _some_powers(base: int, count: int) -> np.ndarray:
-    powers = np.full(count, base, np.uint64)
-    powers[0] = 1
-    return np.cumprod(powers)
-
-
-def _mixed(values: np.ndarray) -> np.ndarray:
-    """The finalizer of SplitMix64 (Steele, Lea, Flood, 2014): every bit depends on every bit."""
-    values = values + np.uint64(_BASE)
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
+    def joints(self) -> np.ndarray:
+        """Hashes of runs that begin in A and end in B, of the examples with label 1."""
+        return np.concatenate(self._joints)

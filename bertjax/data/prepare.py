@@ -21,7 +21,7 @@ from typing import Any
 from etils import epath
 
 from bertjax import places
-from bertjax.data import audit, division, measure, publish, shards, spill, work
+from bertjax.data import audit, division, publish, repeats, shards, spill, work
 from bertjax.data.pairs import SHORTEST_SEQUENCE
 from bertjax.data.sequences import OBJECTIVES, Objective
 from bertjax.data.shards import CorpusFile, Manifest
@@ -39,7 +39,8 @@ _WORTH_WORKERS = 4 * _MIB
 @dataclasses.dataclass(frozen=True)
 class PrepareConfig:
     """Cut text into examples, which `bertjax pretrain` learns from: tokens in files that are read
-    quickly (shards)."""
+    quickly (shards). What looks wrong with the text is said at the end; `bertjax prepare --audit`
+    says that alone, of a text or of shards."""
 
     input: tuple[str, ...]
     """Text files (.txt: one sentence a line, a blank line between documents; .jsonl: {"text": ...}
@@ -72,6 +73,8 @@ class PrepareConfig:
     """Text that is paired at once, in MiB. Smaller needs less memory, and changes the shards."""
     language: str = "en"
     """Language whose rules split the texts of .jsonl files into sentences."""
+    strict: bool = False
+    """Exit with code 1 if the audit warns; the shards stay."""
 
     def __post_init__(self) -> None:
         for name, least in (("dupe_factor", 1), ("seed", 0), ("processes", 0), ("block_mib", 1)):
@@ -349,7 +352,7 @@ def _pair(
     """Pass 2. What became of each unit, for each length of `built`."""
     names = tuple(str(segment) for segment in segments)
     sentences = sum(spill.segment_totals(segment).sentences for segment in segments)
-    sample_bits = measure.sample_bits(sentences)
+    sample_bits = repeats.sample_bits(sentences)
     left = []
     for length, directory in built.items():
         directory.mkdir(parents=True, exist_ok=True)

@@ -11,8 +11,8 @@ import numpy as np
 from etils import epath
 
 from bertjax import places
-from bertjax.data import audit, division, measure, sequences, shards, spill
-from bertjax.data.measure import Repeats
+from bertjax.data import audit, division, findings, measure, repeats, sequences, shards, spill
+from bertjax.data.repeats import Repeats
 from bertjax.data.shards import Manifest, ShardFile
 from bertjax.errors import UserError
 from bertjax.text import corpus
@@ -123,8 +123,8 @@ def make_report(
         tokenizer: of the text.
     """
     text = spill.text_sums(segments)
-    lengths = {split: [0] for split in shards.SPLITS}
-    random = dict.fromkeys(shards.SPLITS, 0)
+    lengths: dict[str, list[int]] = {split: [0] for split in shards.SPLITS}
+    random: dict[str, int] = dict.fromkeys(shards.SPLITS, 0)
     hashes: dict[str, list[Repeats]] = {split: [] for split in shards.SPLITS}
     documents: Counter[str] = Counter()
     for unit, result in zip(units, results, strict=True):
@@ -133,12 +133,12 @@ def make_report(
         documents.update(result["text"])
         data = (built / f"{unit.name}.sentences").read_bytes()
         hashes[unit.split].append(Repeats.from_bytes(data))
-    repeats = {split: Repeats.merged(parts) for split, parts in hashes.items()}
-    bits = measure.sample_bits(manifest.sentences)
+    train, held_out = (Repeats.merged(hashes[split]) for split in shards.SPLITS)
+    bits = repeats.sample_bits(manifest.sentences)
     numbers = {
         **audit.text_numbers(text.sums, manifest.words),
         **audit.document_numbers(documents),
-        **audit.repeat_numbers(repeats["train"], repeats["held_out"], bits),
+        **audit.repeat_numbers(train, held_out, bits),
         **audit.example_numbers(manifest.objective, manifest.max_seq_length, lengths, random),
     }
     if manifest.objective == "nsp":
@@ -146,16 +146,16 @@ def make_report(
 
     def example(finding: str) -> str:
         found = text.examples.get(finding)
-        wanted = audit.repeated_hashes(finding, repeats["train"], repeats["held_out"], bits)
+        wanted = audit.repeated_hashes(finding, train, held_out, bits)
         if len(wanted):
             found = _find_sentence(wanted, paths, tokenizer, manifest.language)
         if found is None:
             return ""
         path = paths[found.file]
         line = corpus.find_line(path, found.beginning)
-        return audit.as_example(f"{path}:{line}", found.beginning)
+        return findings.as_example(f"{path}:{line}", found.beginning)
 
-    return audit.Report(numbers, audit.judge(numbers, functools.cache(example)))
+    return audit.Report(numbers, findings.judge(numbers, functools.cache(example)))
 
 
 def _find_sentence(
@@ -166,7 +166,7 @@ def _find_sentence(
     for number, path in enumerate(paths):
         for document in corpus.read_documents(path, language):
             for sentence, ids in zip(document, tokenizer.encode_sentences(document), strict=True):
-                found = measure.sentence_hashes(ids, np.array([0, len(ids)]), bits=0)
+                found = repeats.sentence_hashes(ids, np.array([0, len(ids)]), bits=0)
                 if np.isin(found, wanted).any():
                     return measure.Example.of(number, sentence)
             looked_at += len(document)

@@ -23,7 +23,7 @@ import numpy as np
 from etils import epath
 
 from bertjax import places
-from bertjax.data import measure, sequences, shards, spill
+from bertjax.data import measure, repeats, sequences, shards, spill
 from bertjax.data.pairs import FlatDocuments
 from bertjax.data.shards import CorpusFile
 from bertjax.errors import Stopped, UserError
@@ -49,7 +49,7 @@ class PairOptions:
     objective: str = "nsp"
     """One of `sequences.OBJECTIVES`."""
     sample_bits: int = 0
-    """Of `measure.sentence_hashes`."""
+    """Of `repeats.sentence_hashes`."""
 
 
 def cores() -> int:
@@ -110,9 +110,9 @@ def pair(
         _write_dupe(path, dupe, documents, wide, options, np.random.default_rng(key), result)
     counts = np.bincount(documents.ids, minlength=tokenizer.vocab_size)
     places.write_atomically(path.with_suffix(".counts"), counts.astype("<i8").tobytes())
-    hashes = measure.sentence_hashes(documents.ids, documents.sentence_offsets, options.sample_bits)
-    repeats = measure.Repeats.of(hashes)
-    places.write_atomically(path.with_suffix(".sentences"), repeats.to_bytes())
+    hashes = repeats.sentence_hashes(documents.ids, documents.sentence_offsets, options.sample_bits)
+    sentences = repeats.Repeats.of(hashes).to_bytes()
+    places.write_atomically(path.with_suffix(".sentences"), sentences)
     places.write_atomically(path, json.dumps(result).encode())
 
 
