@@ -140,7 +140,8 @@ def example_numbers(
 
 
 def repeat_numbers(train: Repeats, held_out: Repeats, bits: int) -> dict[str, Any]:
-    """What sentences stand in the text more than once, and in held-out and training text.
+    """What sentences stand in the text more than once, and in held-out and training text; those
+    that a machine repeats count apart.
 
     Args:
         train: hashes of the training sentences (see `repeats.sentence_hashes`).
@@ -151,6 +152,7 @@ def repeat_numbers(train: Repeats, held_out: Repeats, bits: int) -> dict[str, An
     by_machine = _by_machine(both, bits)
     others = both.counts[~by_machine]
     trained = np.isin(held_out.hashes, train.hashes, assume_unique=True)
+    trained &= np.isin(held_out.hashes, both.hashes[~by_machine], assume_unique=True)
     return {
         "compared": "all" if bits == 0 else f"one in {1 << bits}, chosen by a hash of the sentence",
         "compared_sentences": both.total,
@@ -185,10 +187,11 @@ def run_numbers(sums: Mapping[str, ExampleSums], text_tokens: int) -> dict[str, 
 
 def repeated_hashes(finding: str, train: Repeats, held_out: Repeats, bits: int) -> np.ndarray:
     """The hashes of the sentences that a finding is about, if it is about repeated ones."""
-    if finding == "held_out_in_train":
-        return np.intersect1d(train.hashes, held_out.hashes)
     both = Repeats.merged([train, held_out])
     by_machine = _by_machine(both, bits)
+    if finding == "held_out_in_train":
+        in_both = np.intersect1d(train.hashes, held_out.hashes)
+        return np.setdiff1d(in_both, both.hashes[by_machine])
     if finding == "boilerplate":
         return both.hashes[by_machine]
     if finding == "repeated_sentences":

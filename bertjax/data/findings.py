@@ -18,6 +18,8 @@ SENTENCES_PER_DOCUMENT = 1000
 # Vocabularies that fit leave far less: BERT's own 0.001% of the novels, a SentencePiece vocabulary
 # by its character coverage 0.05%.
 UNKNOWN_TOKENS = 0.01
+# Where so many words are [UNK], different sentences look the same.
+UNKNOWN_TOKENS_COMPARED = 0.1
 # The novels have 1.3; languages of long words 2, with a vocabulary of theirs.
 PIECES_PER_WORD = 3.0
 # Longer words are not separated by blanks (Chinese, Thai), and pieces a word mean nothing.
@@ -185,6 +187,8 @@ def _lines(numbers: Mapping[str, Any], example: Example) -> _Said:
 
 
 def _repeats(numbers: Mapping[str, Any], example: Example) -> _Said:
+    if numbers.get("unknown_tokens", 0) > UNKNOWN_TOKENS_COMPARED:
+        return
     compared = numbers.get("compared", "all")
     how = "" if compared == "all" else f" (an estimate from {compared})"
     if (repeated := numbers.get("repeated_sentences", 0)) > REPEATED_SENTENCES:
@@ -238,27 +242,33 @@ def _labels(numbers: Mapping[str, Any], example: Example) -> _Said:
             f"manifest says {written:.1%}: the shards were changed after `bertjax prepare` wrote "
             "them; prepare the text again.",
         )
-    # Documents of one sentence give random pairs only, which has been said.
-    if numbers.get("one_sentence_documents", 0) <= ONE_SENTENCE_DOCUMENTS:
+    # A chunk of one sentence always takes a random B: why there are so many has been said.
+    has_short_chunks = (
+        numbers.get("one_sentence_documents", 0) > ONE_SENTENCE_DOCUMENTS
+        or numbers.get("long_sentences", 0) > LONG_SENTENCES
+    )
+    if not has_short_chunks:
         yield from _label_shares(numbers)
 
 
 def _label_shares(numbers: Mapping[str, Any]) -> _Said:
     is_order = numbers["objective"] == "sop"
     margin = ORDER_MARGIN if is_order else NEXT_SENTENCE_MARGIN
-    for split, share in (numbers.get("label_1") or {}).items():
-        examples = numbers["examples"][split]
-        if not examples:
-            continue
-        chance = STANDARD_ERRORS * 0.5 / examples**0.5
-        if abs(share - 0.5) > margin + chance:
-            yield (
-                "label_shares",
-                f"{share:.1%} of the {_SPLITS[split]} examples have label 1 "
-                f"({'A and B are swapped' if is_order else 'B is random'}), where about half "
-                "should: the model would learn which label is the commoner one; look at the labels "
-                "where they were made, and whether blank lines stand between documents only.",
-            )
+    wrong = [
+        f"{share:.1%} of the {_SPLITS[split]}"
+        for split, share in (numbers.get("label_1") or {}).items()
+        if (examples := numbers["examples"][split])
+        and abs(share - 0.5) > margin + STANDARD_ERRORS * 0.5 / examples**0.5
+    ]
+    if wrong:
+        yield (
+            "label_shares",
+            f"{' and '.join(wrong)} examples have label 1 "
+            f"({'A and B are swapped' if is_order else 'B is random'}), where about half should: "
+            "the model would learn which label is the commoner one; look at the labels where they "
+            "were made, and whether a line is a sentence and blank lines stand between documents "
+            "only.",
+        )
 
 
 def _rows(numbers: Mapping[str, Any], example: Example) -> _Said:
