@@ -113,7 +113,8 @@ def _damage(numbers: Mapping[str, Any], example: Example) -> _Said:
 
 
 def _documents(numbers: Mapping[str, Any], example: Example) -> _Said:
-    if (single := numbers.get("one_sentence_documents", 0)) > ONE_SENTENCE_DOCUMENTS:
+    if _has_single_sentences(numbers):
+        single = numbers["one_sentence_documents"]
         every = "Every document has" if single == 1 else f"{single:.0%} of the documents have"
         because = {
             "nsp": "a document of one sentence gives nothing but pairs with a random B",
@@ -128,10 +129,14 @@ def _documents(numbers: Mapping[str, Any], example: Example) -> _Said:
     if (sentences := numbers.get("sentences_per_document", 0)) > SENTENCES_PER_DOCUMENT:
         yield (
             "few_documents",
-            f"A document has {sentences:,.0f} sentences on average, and there are "
-            f"{numbers['documents']:,}: are blank lines missing? Put one after each article or "
+            f"The text is {numbers['documents']:,} documents of {sentences:,.0f} sentences on "
+            "average: are blank lines missing? Put one after each article or "
             "chapter, because held-out text is chosen, and a random B taken, by documents.",
         )
+
+
+def _has_single_sentences(numbers: Mapping[str, Any]) -> bool:
+    return numbers.get("one_sentence_documents", 0) > ONE_SENTENCE_DOCUMENTS
 
 
 def _vocabulary(numbers: Mapping[str, Any], example: Example) -> _Said:
@@ -243,11 +248,7 @@ def _labels(numbers: Mapping[str, Any], example: Example) -> _Said:
             "them; prepare the text again.",
         )
     # A chunk of one sentence always takes a random B: why there are so many has been said.
-    has_short_chunks = (
-        numbers.get("one_sentence_documents", 0) > ONE_SENTENCE_DOCUMENTS
-        or numbers.get("long_sentences", 0) > LONG_SENTENCES
-    )
-    if not has_short_chunks:
+    if not _has_single_sentences(numbers) and numbers.get("long_sentences", 0) <= LONG_SENTENCES:
         yield from _label_shares(numbers)
 
 
@@ -272,7 +273,7 @@ def _label_shares(numbers: Mapping[str, Any]) -> _Said:
 
 
 def _rows(numbers: Mapping[str, Any], example: Example) -> _Said:
-    if (padding := numbers.get("padding", 0)) > PADDING:
+    if (padding := numbers.get("padding", 0)) > PADDING and not _has_single_sentences(numbers):
         yield (
             "padding",
             f"{padding:.0%} of the training rows is padding, which costs as much time as text: "

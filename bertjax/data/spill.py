@@ -108,16 +108,19 @@ def write_segment(
     sums = measure.TextSums(tokenizer.unk_id)
     for batch in _batches(task, language):
         encoded = tokenizer.encode_sentences([line for _, lines in batch for line in lines])
-        sums.add([(name[0], lines) for name, lines in batch], encoded)
+        offsets = offsets_of(np.fromiter(map(len, encoded), np.int64, len(encoded)))
+        tokens = np.concatenate(encoded).astype(dtype)
+        sums.add([(name[0], lines) for name, lines in batch], tokens, offsets)
         position = 0
         for name, lines in batch:
-            kept = [row for row in encoded[position : position + len(lines)] if len(row)]
+            bounds = offsets[position : position + len(lines) + 1]
             position += len(lines)
             words += len(" ".join(lines).split())
-            if kept:
-                lengths.append(np.fromiter(map(len, kept), _LENGTH, len(kept)))
-                ids.append(np.concatenate(kept).astype(dtype))
-                rows.append((*_hashes(seed, name, blocks), len(kept), len(ids[-1])))
+            if bounds[0] < bounds[-1]:
+                kept = np.diff(bounds).astype(_LENGTH)
+                lengths.append(kept[kept > 0])
+                ids.append(tokens[bounds[0] : bounds[-1]])
+                rows.append((*_hashes(seed, name, blocks), len(lengths[-1]), len(ids[-1])))
     table = np.array(rows, _TABLE)
     order = np.lexsort((table["hash"], table["block"]))
     table = table[order]

@@ -163,7 +163,7 @@ TEXT_FAULTS = {
     # fault: (its name, what may follow from it, words of the warning)
     blank_line_after_every_line: (
         "one_sentence_documents",
-        {"padding"},
+        set(),
         "Every document has one sentence: is there a blank line after each line?",
     ),
     no_blank_lines: ("few_documents", set(), "are blank lines missing?"),
