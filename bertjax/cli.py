@@ -162,41 +162,30 @@ def _tokenizer_train(arguments: list[str]) -> int:
 
 
 def _prepare(arguments: list[str]) -> int:
+    from etils import epath
+
+    from bertjax.data import audit
+    from bertjax.data.inspection import AuditConfig, audit_data
     from bertjax.data.prepare import PrepareConfig, prepare
 
     if _is_audit(arguments):
-        return _audit(arguments)
+        audited = _parse(AuditConfig, "prepare --audit", arguments)
+        is_clean = all(not report.findings for report in audit_data(audited, _say))
+        return EXIT_DONE if is_clean or not audited.strict else EXIT_WARNED
     config = _parse(PrepareConfig, "prepare", arguments)
     prepare(config, _say)
-    if config.strict:
-        from bertjax import places
-        from bertjax.data import audit
-
-        directories = config.directories(places.location(config.output)).values()
-        if not all(map(audit.is_clean, directories)):
-            return _say_strict()
+    directories = config.directories(epath.Path(config.output)).values()
+    if config.strict and not all(map(audit.is_clean, directories)):
+        _say("Exit code 1, by --strict: see the warnings. The shards are finished all the same.")
+        return EXIT_WARNED
     length = min(config.lengths)  # of several, the shorter one is where pre-training begins
     data = f"{config.output.rstrip('/')}/{length}" if len(config.lengths) > 1 else config.output
     _say(f"Next: {_command('pretrain', '--data', data, '--workdir', 'runs/pretrain')}")
     return EXIT_DONE
 
 
-def _is_audit(arguments: list[str]) -> bool:
-    return any(word.split("=")[0] == "--audit" for word in arguments)
-
-
-def _audit(arguments: list[str]) -> int:
-    from bertjax.data.inspection import AuditConfig, audit_data
-
-    config = _parse(AuditConfig, "prepare --audit", arguments)
-    reports = audit_data(config, _say)
-    warned = any(report.findings for report in reports)
-    return _say_strict() if config.strict and warned else EXIT_DONE
-
-
-def _say_strict() -> int:
-    _say("--strict: the exit code is 1 because of the warnings.")
-    return EXIT_WARNED
+def _is_audit(words: list[str]) -> bool:
+    return any(word == "--audit" or word.startswith("--audit=") for word in words)
 
 
 def _pretrain(arguments: list[str]) -> int:

@@ -47,6 +47,10 @@ class Example(NamedTuple):
     beginning: str
     """Of the line."""
 
+    def excerpt(self) -> str:
+        """The beginning, and dots if the line may go on."""
+        return self.beginning + ("..." if len(self.beginning) == _EXCERPT else "")
+
     @classmethod
     def of(cls, file: int, line: str, badness: int = 1) -> "Example":
         """The example of a line, of which the beginning is kept."""

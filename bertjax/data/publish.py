@@ -152,8 +152,9 @@ def make_report(
         if found is None:
             return ""
         path = paths[found.file]
-        line = corpus.find_line(path, found.beginning)
-        return findings.as_example(f"{path}:{line}", found.beginning)
+        number = corpus.find_line(path, found.beginning)
+        where = f"{path}" if number is None else f"{path}:{number}"
+        return findings.as_example(where, found.excerpt())
 
     return audit.Report(numbers, findings.judge(numbers, functools.cache(example)))
 

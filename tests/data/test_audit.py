@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from etils import epath
 
-from bertjax.data import audit, inspection, pairs, shards, spill
+from bertjax.data import audit, inspection, pairs, repeats, shards, spill
+from bertjax.data.inspection import AuditConfig
 from bertjax.data.prepare import PrepareConfig, prepare
+from bertjax.errors import UserError
 
 NOVELS = ("Burnett_Lord_1886", "Kipling_Kim_1901", "Lawrence_Peacock_1911", "Lee_Penelope_1903")
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -197,9 +199,8 @@ def test_an_example_is_named_by_its_line(healthy, prepared, tmp_path):
         (number, line) for number, line in enumerate(corpus, 1) if line.startswith("<p ")
     ]
     place = f"{tmp_path / 'corpus' / 'all.txt'}:{number}"
-    assert f"(for example {place}: '{line[:100]}')".replace("'", "") in says(
-        report, "markup"
-    ).replace("’", "").replace("'", "")
+    quoted = f"{line[:100]}{'...' if len(line) >= 100 else ''}".replace("'", "’")
+    assert f"(for example {place}: '{quoted}')" in says(report, "markup")
 
 
 def test_held_out_text_that_is_trained_on_too(healthy, prepared):
@@ -370,3 +371,89 @@ def test_predictions_that_a_budget_cuts(healthy, prepared):
     report = inspection.audit_shards(output, max_predictions=10)
     assert names(report) == {"predictions_cut"}
     assert "which is 19." in says(report, "predictions_cut")
+
+
+# How it is asked --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def made(write, tmp_path):
+    """A small text with every line twice, and its vocabulary."""
+    text, words = made_up_text()
+    (tmp_path / "vocab.txt").write_text("\n".join([*SPECIALS, ".", *words]))
+    return write(every_line_twice({"a.txt": text["0.txt"]})), tmp_path / "vocab.txt"
+
+
+def test_auditing_a_text_is_preparing_it_and_leaves_nothing(made, tmp_path, log, monkeypatch):
+    corpus, vocabulary = made
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    (tmp_path / "tmp").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    asked = AuditConfig(audit=(str(corpus),), tokenizer=str(vocabulary), max_seq_length=(32, 64))
+    reports = inspection.audit_data(asked, log)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert [report.numbers["max_seq_length"] for report in reports] == [32, 64]
+    assert [line for line in log.lines if line.startswith("Warning")] == [
+        f"Warning: {finding.says}" for finding in reports[0].findings
+    ]
+    output = tmp_path / "shards"
+    fields = {"max_seq_length": (32, 64), "dupe_factor": 1}
+    prepare(PrepareConfig((str(corpus),), str(vocabulary), str(output), **fields), log)
+    assert [audit.read(epath.Path(output / str(length))) for length in (32, 64)] == reports
+    # The directory of both lengths is audited by its name too; what was said of the text stays.
+    log.lines.clear()
+    found = inspection.audit_data(AuditConfig(input=(str(output),)), log)
+    assert [names(report) for report in found] == [names(report) for report in reports]
+    # Prepared again, it says the same once more.
+    log.lines.clear()
+    prepare(PrepareConfig((str(corpus),), str(vocabulary), str(output), **fields), log)
+    assert [line for line in log.lines if line.startswith("Warning")] == [
+        f"Warning: {finding.says}" for finding in reports[0].findings
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({}, "name a text (with its --tokenizer) or a directory of shards"),
+        ({"audit": ("{corpus}",)}, "holds no finished shards; to audit it as text give the"),
+        ({"audit": ("{corpus}/no.txt",), "tokenizer": "{vocabulary}"}, "nothing matches"),
+    ],
+)
+def test_what_can_not_be_audited(made, log, fields, sentence):
+    corpus, vocabulary = made
+    fill = {"corpus": corpus, "vocabulary": vocabulary}
+    fields = {
+        name: tuple(each.format(**fill) for each in value)
+        if isinstance(value, tuple)
+        else value.format(**fill)
+        for name, value in fields.items()
+    }
+    with pytest.raises(UserError) as caught:
+        inspection.audit_data(AuditConfig(**fields), log)
+    assert sentence in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"format_version": 1}', b"[" * 100_000])
+def test_a_report_that_can_not_be_read_is_none(tmp_path, data):
+    (tmp_path / audit.FILE).write_bytes(data)
+    assert audit.read(epath.Path(tmp_path)) is None
+    assert not audit.is_clean(epath.Path(tmp_path))
+
+
+def test_of_more_sentences_a_sample_is_compared(made, tmp_path, log, monkeypatch):
+    corpus, vocabulary = made
+    found = {}
+    for most in (1 << 21, 1000):
+        monkeypatch.setattr(repeats, "COMPARED_SENTENCES", most)
+        output = tmp_path / f"shards-{most}"
+        prepare(PrepareConfig((str(corpus),), str(vocabulary), str(output)), log)
+        found[most] = audit.read(epath.Path(output))
+    whole, sample = found.values()
+    assert whole.numbers["compared"] == "all"
+    assert sample.numbers["compared"] == "one in 4, chosen by a hash of the sentence"
+    assert 0.1 < sample.numbers["compared_sentences"] / whole.numbers["compared_sentences"] < 0.4
+    assert whole.numbers["repeated_sentences"] == pytest.approx(0.5, abs=0.01)
+    assert sample.numbers["repeated_sentences"] == pytest.approx(0.5, abs=0.01)
+    assert "(an estimate from one in 4" in says(sample, "repeated_sentences")
