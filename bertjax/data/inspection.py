@@ -3,6 +3,7 @@ shards. Nothing is written where a user would see it.
 """
 
 import dataclasses
+import itertools
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -33,7 +34,7 @@ class AuditConfig(PrepareConfig):
     tokenizer: str = ""
     """Directory of the tokenizer, or its vocabulary file, of a text. Shards have theirs."""
     output: str = ""
-    """Not used."""
+    """Not needed, and nothing is written there."""
     max_predictions: int | None = None
     """Words that an example predicts at most; left out: as many as 15% of its tokens are."""
 
@@ -120,7 +121,10 @@ def _audit_text(
         preparing = PrepareConfig(**fields)
         prepare(preparing, lambda line: None)
         directories = preparing.directories(output).values()
-        reports = [report for each in directories if (report := audit.read(each)) is not None]
+        if config.max_predictions is None:
+            reports = [report for each in directories if (report := audit.read(each)) is not None]
+        else:
+            reports = [audit_shards(each, config.max_predictions) for each in directories]
     for report in reports:
         _describe("The text", report, log)
     return reports
@@ -144,10 +148,12 @@ def audit_shards(directory: epath.Path, max_predictions: int | None = None) -> R
     manifest = shards.read_manifest(directory)
     damage = Damage()
     batches = {split: _read_split(directory, manifest, split, damage) for split in shards.SPLITS}
-    report = audit_examples(manifest, batches, damage, max_predictions)
     before = audit.read(directory)
     if before is None:
-        return report
+        tokens = manifest.tokens if manifest.documents else 0  # made from text, or from examples
+        return audit_examples(manifest, batches, damage, tokens, max_predictions)
+    # Of the text's sentences it was seen already whether they repeat.
+    report = audit_examples(manifest, batches, damage, 0, max_predictions)
     anew = {finding.name for finding in report.findings}
     kept = tuple(finding for finding in before.findings if finding.name not in anew)
     return Report({**before.numbers, **report.numbers}, kept + report.findings)
@@ -157,14 +163,17 @@ def audit_examples(
     manifest: Manifest,
     batches: Mapping[str, Iterable[Batch]],
     damage: Damage,
+    text_tokens: int = 0,
     max_predictions: int | None = None,
 ) -> Report:
     """Audits examples, whoever made them.
 
     Args:
-        manifest: what is said of them; its `tokens` are 0 where the text is not known.
+        manifest: what is said of them.
         batches: the examples of each split, some at a time.
         damage: what `batches` could not read, when they are at their end.
+        text_tokens: of the text that they were made from, whose repeats are looked for; 0: of a
+            text that is not known, or was looked at before.
         max_predictions: how many words an example predicts at most; None: what the rate asks for.
     """
     sums = {}
@@ -180,7 +189,7 @@ def audit_examples(
             wrong = sums[split].add(batch.pairs)
             if len(wrong) and not outside:
                 outside = f"{batch.file}, record {batch.records[wrong[0]]}"
-    numbers = _numbers(manifest, sums, damage, max_predictions)
+    numbers = _numbers(manifest, sums, damage, text_tokens, max_predictions)
     where = {"damaged_records": damage.first, "ids_out_of_range": outside}
 
     def example(finding: str) -> str:
@@ -193,6 +202,7 @@ def _numbers(
     manifest: Manifest,
     sums: Mapping[str, ExampleSums],
     damage: Damage,
+    text_tokens: int,
     max_predictions: int | None,
 ) -> dict[str, Any]:
     lengths = {split: each.lengths.tolist() for split, each in sums.items()}
@@ -202,7 +212,7 @@ def _numbers(
         **audit.example_numbers(
             manifest.objective, manifest.max_seq_length, lengths, random, max_predictions
         ),
-        **audit.run_numbers(sums, manifest.tokens if manifest.documents else 0),
+        **audit.run_numbers(sums, text_tokens),
         "vocab_size": manifest.vocab_size,
         "unknown_tokens": audit.share(sum(each.unknown for each in sums.values()), tokens),
         "damaged_records": damage.records,
@@ -217,16 +227,16 @@ def _numbers(
 def _read_split(
     directory: epath.Path, manifest: Manifest, split: str, damage: Damage
 ) -> Iterator[Batch]:
-    """All examples that can be read, each file's by themselves; the others are counted."""
+    """All examples that can be read, some thousand at a time; the others are counted."""
     with tempfile.TemporaryDirectory(prefix="bertjax-audit-") as temporary:
         for file in manifest.files[split]:
             path = directory / file.name
             if not places.is_local(directory):  # which ArrayRecord can't read
                 path = epath.Path(temporary) / file.name
                 shards.copy_file(directory / file.name, path, file.examples)
-            good = list(_read_file(path, manifest, file, damage))
-            if good:
-                yield Batch(file.name, *zip(*good, strict=True))
+            good = _read_file(path, manifest, file, damage)
+            while some := list(itertools.islice(good, _AT_ONCE)):
+                yield Batch(file.name, *zip(*some, strict=True))
             if not places.is_local(directory):
                 path.unlink()
 

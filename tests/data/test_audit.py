@@ -1,6 +1,7 @@
 """The audit: each injected fault is named, alone, and a healthy text gives no warning."""
 
 import dataclasses
+import functools
 import shutil
 
 import numpy as np
@@ -20,6 +21,7 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 Text = dict[str, list[list[str]]]
 
 
+@functools.cache
 def made_up_text() -> tuple[Text, list[str]]:
     """English by its looks, in four files of 40 documents; and its words."""
     rng = np.random.default_rng(0)
@@ -367,8 +369,8 @@ def test_repeated_text_is_seen_in_shards_alone(healthy, prepared):
 
 def test_predictions_that_a_budget_cuts(healthy, prepared):
     output, _ = prepared(*healthy)
-    assert names(inspection.audit_shards(output, max_predictions=20)) == set()
-    report = inspection.audit_shards(output, max_predictions=10)
+    assert names(inspection.audit_shards(output, 20)) == set()
+    report = inspection.audit_shards(output, 10)
     assert names(report) == {"predictions_cut"}
     assert "which is 19." in says(report, "predictions_cut")
 
@@ -397,6 +399,9 @@ def test_auditing_a_text_is_preparing_it_and_leaves_nothing(made, tmp_path, log,
     assert [line for line in log.lines if line.startswith("Warning")] == [
         f"Warning: {finding.says}" for finding in reports[0].findings
     ]
+    few = inspection.audit_data(dataclasses.replace(asked, max_predictions=2), log)
+    assert all("predictions_cut" in names(report) for report in few)
+    log.lines.clear()
     output = tmp_path / "shards"
     fields = {"max_seq_length": (32, 64), "dupe_factor": 1}
     prepare(PrepareConfig((str(corpus),), str(vocabulary), str(output), **fields), log)
