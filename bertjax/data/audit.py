@@ -15,13 +15,15 @@ from etils import epath
 
 from bertjax.data import shards
 from bertjax.data.findings import BOILERPLATE_SHARE, BOILERPLATE_TIMES, MASKED_RATE, Finding
-from bertjax.data.measure import ExampleSums
+from bertjax.data.measure import DOCUMENT_SUMS, TEXT_SUMS, ExampleSums
 from bertjax.data.repeats import WINDOW_TOKENS, Repeats, is_sampled
 
 FILE = "audit.json"
 _FORMAT_VERSION = 1
 _LENGTH_BINS = 8
 _LISTED_SHARE = 6  # digits
+# Of fewer places where B begins, a share is chance.
+_FEWEST_JOINTS = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,9 +53,12 @@ def read(directory: epath.Path) -> Report | None:
         if fields["format_version"] != _FORMAT_VERSION:
             return None
         findings = tuple(Finding(str(row["name"]), str(row["says"])) for row in fields["warnings"])
-        return Report(dict(fields["numbers"]), findings)
+        numbers = dict(fields["numbers"])
     except (KeyError, RecursionError, TypeError, ValueError):
         return None
+    if {type(numbers[name]) for name in OF_THE_TEXT if name in numbers} - {int, float}:
+        return None
+    return Report(numbers, findings)
 
 
 def is_clean(directory: epath.Path) -> bool:
@@ -129,7 +134,7 @@ def example_numbers(
         ),
         "lengths": {
             f"to {edge}": share(int(count), examples)
-            for edge, count in zip(edges, bins, strict=False)
+            for edge, count in zip(edges, bins, strict=True)
         },
         "label_1": None
         if objective == "mlm"
@@ -181,7 +186,9 @@ def run_numbers(sums: Mapping[str, ExampleSums], text_tokens: int) -> dict[str, 
         "compared": f"one in {1 << bits} runs of {WINDOW_TOKENS} tokens, chosen by a hash",
         "held_out_in_train": share(int(held_out.counts[trained].sum()), held_out.total),
         "repeated_text": share(both.total, len(both.hashes) * passes) if text_tokens else None,
-        "random_that_follows": share(int(np.isin(joints, both.hashes).sum()), len(joints)),
+        "random_that_follows": share(int(np.isin(joints, both.hashes).sum()), len(joints))
+        if len(joints) >= _FEWEST_JOINTS
+        else None,
     }
 
 
@@ -208,3 +215,11 @@ def _by_machine(sentences: Repeats, bits: int) -> np.ndarray:
 def share(part: float, whole: float) -> float:
     """part / whole as a report has it; 0 of nothing."""
     return round(part / whole, _LISTED_SHARE) if whole else 0.0
+
+
+OF_THE_TEXT = (
+    *text_numbers(dict.fromkeys(TEXT_SUMS, 0), 0),
+    *document_numbers(dict.fromkeys(DOCUMENT_SUMS, 0)),
+    "repeated_sentences",
+)
+"""Names of the numbers that `prepare` knows of a text."""

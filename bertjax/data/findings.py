@@ -233,7 +233,7 @@ def _labels(numbers: Mapping[str, Any], example: Example) -> _Said:
             f"{same:,} pairs that are labelled random take B from A's own document: such labels "
             "teach what is not so; do not train on these examples, and report this as a bug.",
         )
-    if (follows := numbers.get("random_that_follows", 0)) > RANDOM_THAT_FOLLOWS:
+    if (follows := numbers.get("random_that_follows") or 0) > RANDOM_THAT_FOLLOWS:
         yield (
             "labels_contradict_the_text",
             f"In {follows:.0%} of the pairs with label 1, B continues A elsewhere in the text, "

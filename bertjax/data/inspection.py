@@ -272,7 +272,7 @@ def _describe(name: str, report: Report, log: Callable[[str], None]) -> None:
     """Says the numbers, a line a subject."""
     known = report.numbers
     log(f"{name}, examples of {known['max_seq_length']} tokens:")
-    if "documents" in known:
+    if known.keys() >= set(audit.OF_THE_TEXT):
         log(
             f"  text: {known['documents']:,} documents, {known['sentences']:,} sentences, "
             f"{known['words']:,} words; {known['one_sentence_documents']:.1%} of the documents "
@@ -284,14 +284,14 @@ def _describe(name: str, report: Report, log: Callable[[str], None]) -> None:
             f"{known['markup_lines']:.1%} of the lines with markup, {known['long_sentences']:.1%} "
             "longer than an example"
         )
-    pieces = f"{known['pieces_per_word']:.2f} a word, " if "pieces_per_word" in known else ""
-    log(f"  tokens: {pieces}{known['unknown_tokens']:.2%} [UNK]")
-    copies = ""
-    if "repeated_sentences" in known:
-        copies = f"{known['repeated_sentences']:.2%} of the sentences are copies; "
+        log(
+            f"  sentences: {known['repeated_sentences']:.2%} are copies of others; "
+            f"{known['pieces_per_word']:.2f} tokens a word"
+        )
+    log(f"  tokens: {known['unknown_tokens']:.2%} [UNK]")
     log(
-        f"  repeats: {copies}{known['held_out_in_train']:.2%} of the held-out text is trained on "
-        f"too (compared: {known['compared']})"
+        f"  repeats: {known['held_out_in_train']:.2%} of the held-out text is trained on too "
+        f"(compared: {known['compared']})"
     )
     for split, count in known["examples"].items():
         labels = f", {known['label_1'][split]:.1%} with label 1" if known["label_1"] else ""

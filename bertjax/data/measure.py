@@ -21,7 +21,7 @@ _PARAGRAPH_CHARACTERS = 2000
 # Ends of sentences inside a line that make it a paragraph. Abbreviations and quotations look like
 # one in 6% of the lines of a text that was split (87 novels), and like three in 0.07%.
 _PARAGRAPH_ENDS = 3
-_END = re.compile(r"[.!?…][\"'”’»)]*\s+[\"'“‘«(]*(\w)|[。！？।؟](?=[^\s。！？।؟])")
+_END = re.compile(r"[.!?…][\"'”’»)]*\s+[\"'“‘«(]*(\w)|[。！？।؟۔]\s*(?=[^\s。！？।؟۔])")
 # An HTML tag or comment, an entity, a link or template of a wiki.
 _MARKUP = re.compile(
     r"</?[a-zA-Z][a-zA-Z0-9]*(?:\s[^<>]*)?/?>|<!--|&(?:[a-zA-Z]{2,8}|#x?[0-9a-fA-F]{2,6});"
@@ -33,8 +33,9 @@ _EXCERPT = 100
 
 # Text -------------------------------------------------------------------------------------------
 
-_TEXT_SUMS = ("lines", "characters", "tokens", "unknown_tokens", "upper_case_characters")
-_TEXT_SUMS += ("markup_lines", "sampled_characters", "paragraph_characters")
+TEXT_SUMS = ("lines", "characters", "tokens", "unknown_tokens", "upper_case_characters")
+TEXT_SUMS += ("markup_lines", "sampled_characters", "paragraph_characters")
+"""What is counted of a text."""
 
 
 class Example(NamedTuple):
@@ -54,15 +55,18 @@ class Example(NamedTuple):
     @classmethod
     def of(cls, file: int, line: str, badness: int = 1) -> "Example":
         """The example of a line, of which the beginning is kept."""
-        return cls(badness, int(file), line[:_EXCERPT])
+        return cls(badness, file, line[:_EXCERPT])
 
 
 class TextSums:
-    """Sums over lines (sentences) and their ids, and an example in the text of each finding."""
+    """Sums over lines (sentences) and their ids, and an example in the text of each finding.
+
+    The kinds of examples are the names of findings (`findings.py`).
+    """
 
     def __init__(self, unk_id: int) -> None:
         self._unk_id = unk_id
-        self.sums: dict[str, int] = dict.fromkeys(_TEXT_SUMS, 0)
+        self.sums: dict[str, int] = dict.fromkeys(TEXT_SUMS, 0)
         self.examples: dict[str, Example] = {}
         """By the kind of finding: the first line, of the worst ones."""
 
@@ -80,9 +84,7 @@ class TextSums:
             offsets: where each line begins in `ids`, and the end of the last: [lines + 1].
         """
         lines = [line for _, document in documents for line in document]
-        files = np.repeat(
-            [file for file, _ in documents], [len(document) for _, document in documents]
-        )
+        files = [file for file, document in documents for _ in document]
         text, marked = "\n".join(lines), set()
         self.sums["lines"] += len(lines)
         self.sums["characters"] += len(text) - (len(lines) - 1)
@@ -105,7 +107,7 @@ class TextSums:
         self._add_ids(lines, files, ids, offsets)
 
     def _add_ids(
-        self, lines: Sequence[str], files: np.ndarray, ids: np.ndarray, offsets: np.ndarray
+        self, lines: Sequence[str], files: Sequence[int], ids: np.ndarray, offsets: np.ndarray
     ) -> None:
         places = np.flatnonzero(ids == self._unk_id)
         unknown = np.bincount(
@@ -146,6 +148,10 @@ def _ends_inside(line: str) -> int:
 # Documents and examples -------------------------------------------------------------------------
 
 
+DOCUMENT_SUMS = ("documents", "sentences", "one_sentence_documents", "long_sentences")
+"""What is counted of documents."""
+
+
 def document_sums(documents: FlatDocuments, limit: int) -> dict[str, int]:
     """Sums over documents.
 
@@ -155,12 +161,8 @@ def document_sums(documents: FlatDocuments, limit: int) -> dict[str, int]:
     """
     sentences = np.diff(documents.document_offsets)
     tokens = np.diff(documents.sentence_offsets)
-    return {
-        "documents": len(sentences),
-        "sentences": len(tokens),
-        "one_sentence_documents": int((sentences == 1).sum()),
-        "long_sentences": int((tokens > limit).sum()),
-    }
+    single, long = int((sentences == 1).sum()), int((tokens > limit).sum())
+    return dict(zip(DOCUMENT_SUMS, (len(sentences), len(tokens), single, long), strict=True))
 
 
 def same_document(documents: FlatDocuments, spans: Spans) -> int:

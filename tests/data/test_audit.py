@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from bertjax.data import audit, inspection, pairs, repeats, shards, spill
+from bertjax.data import audit, inspection, measure, pairs, repeats, shards, spill
 from bertjax.data.inspection import AuditConfig
 from bertjax.data.prepare import PrepareConfig, prepare
 from bertjax.errors import UserError
@@ -440,11 +440,33 @@ def test_what_can_not_be_audited(made, log, fields, sentence):
     assert sentence in str(caught.value) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"format_version": 1}', b"[" * 100_000])
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(b"", b"{", b"[]", b'{"format_version": 1}', b"[" * 100_000),
+        b'{"format_version": 2, "warnings": [], "numbers": {}}',
+        b'{"format_version": 1, "warnings": [], "numbers": {"words": "3"}}',
+    ],
+)
 def test_a_report_that_can_not_be_read_is_none(tmp_path, data):
     (tmp_path / audit.FILE).write_bytes(data)
     assert audit.read(epath.Path(tmp_path)) is None
     assert not audit.is_clean(epath.Path(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("line", "ends"),
+    [
+        ("Mr. Smith said so.", 1),
+        ('"Yes!" he said. "No."', 1),
+        ("One. Two? Three! Four.", 3),
+        ("版本 3.5 是新的。它很快。好!", 2),
+        ("यह एक है। यह दो है। यह तीन है।", 2),
+        ("Dies ist z. B. gut.", 1),
+    ],
+)
+def test_ends_of_sentences_inside_a_line(line, ends):
+    assert measure._ends_inside(line) == ends
 
 
 def test_of_more_sentences_a_sample_is_compared(made, tmp_path, log, monkeypatch):
