@@ -1,7 +1,7 @@
 """The command line: verbs, no logic. Only this module exits.
 
 Exit codes: 0 done; 2 a mistake of the user's (one sentence); 75 stopped early by a signal and
-resumable; 1 anything else, with its traceback.
+resumable; 1 anything else, with its traceback, and warnings where --strict was said.
 """
 
 import io
@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from bertjax.errors import Stopped, UserError
 
-EXIT_DONE, EXIT_INTERRUPTED, EXIT_MISTAKE, EXIT_STOPPED = 0, 1, 2, 75
+EXIT_DONE, EXIT_INTERRUPTED, EXIT_WARNED, EXIT_MISTAKE, EXIT_STOPPED = 0, 1, 1, 2, 75
 _RESUMABLE = ("demo", "prepare", "pretrain", "finetune")
 
 Config = TypeVar("Config")
@@ -51,7 +51,7 @@ def run(arguments: Sequence[str]) -> int:
         print(f"bertjax: {error}", file=sys.stderr)
         return EXIT_MISTAKE
     except (KeyboardInterrupt, Stopped):
-        if words[0] not in _RESUMABLE:
+        if words[0] not in _RESUMABLE or _is_audit(words):
             print("bertjax: interrupted.", file=sys.stderr)
             return EXIT_INTERRUPTED
         how = (
@@ -162,19 +162,35 @@ def _tokenizer_train(arguments: list[str]) -> int:
 
 
 def _prepare(arguments: list[str]) -> int:
+    from etils import epath
+
+    from bertjax.data import audit
     from bertjax.data.estimate import estimate
+    from bertjax.data.inspection import AuditConfig, audit_data
     from bertjax.data.prepare import PrepareConfig, prepare
 
+    if _is_audit(arguments):
+        audited = _parse(AuditConfig, "prepare --audit", arguments)
+        is_clean = all(not report.findings for report in audit_data(audited, _say))
+        return EXIT_DONE if is_clean or not audited.strict else EXIT_WARNED
     config = _parse(PrepareConfig, "prepare", arguments)
     if config.estimate:
         estimate(config, _say)
         return EXIT_DONE
     prepare(config, _say)
+    directories = config.directories(epath.Path(str(config.output))).values()
+    if config.strict and not all(map(audit.is_clean, directories)):
+        _say("Exit code 1, by --strict: see the warnings. The shards are finished all the same.")
+        return EXIT_WARNED
     length = min(config.lengths)  # of several, the shorter one is where pre-training begins
     place = str(config.output).rstrip("/")
     data = f"{place}/{length}" if len(config.lengths) > 1 else place
     _say(f"Next: {_command('pretrain', '--data', data, '--workdir', 'runs/pretrain')}")
     return EXIT_DONE
+
+
+def _is_audit(words: list[str]) -> bool:
+    return any(word == "--audit" or word.startswith("--audit=") for word in words)
 
 
 def _pretrain(arguments: list[str]) -> int:

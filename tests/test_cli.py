@@ -373,6 +373,31 @@ def test_anything_else_keeps_its_traceback(monkeypatch):
         cli.run(["demo"])
 
 
+def test_strict_exits_1_over_warnings_and_the_shards_stay(made, bertjax, tmp_path):
+    lines = [line for line in (made / "text.txt").read_text().splitlines() if line]
+    (tmp_path / "blank.txt").write_text("\n\n".join(lines))
+    flags = ("--input", tmp_path / "blank.txt", "--tokenizer", made / "tok")
+    prepare = ("prepare", *flags, "--output", tmp_path / "out")
+    for _ in range(2):  # done now, and done already
+        code, out, err = bertjax(*prepare, "--strict")
+        assert (code, err) == (1, "")
+        assert "Warning: Every document has one sentence: is there a blank line" in out
+        assert "Next:" not in out and (tmp_path / "out" / "manifest.json").exists()
+    code, out, _ = bertjax(*prepare)
+    assert code == 0 and "Next: bertjax pretrain" in out
+    for command in (
+        ("prepare", *flags, "--audit"),  # the command that would prepare it
+        ("prepare", "--audit", tmp_path / "out"),
+        ("prepare", f"--audit={tmp_path / 'out'}"),
+    ):
+        code, out, _ = bertjax(*command)
+        assert code == 0 and "Warning: Every document has one sentence" in out
+        assert bertjax(*command, "--strict")[0] == 1
+    clean = ("prepare", "--audit", made / "shards", "--strict")
+    code, out, _ = bertjax(*clean)
+    assert code == 0 and "Nothing is wrong" in out
+
+
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, Stopped])
 @pytest.mark.parametrize("verb", cli.VERBS)
 def test_interrupted_exits_75_where_there_is_something_to_resume(monkeypatch, bertjax, verb, kind):
@@ -387,6 +412,8 @@ def test_interrupted_exits_75_where_there_is_something_to_resume(monkeypatch, be
     assert code == (75 if resumable else 1)
     assert ("the same command goes on from there" in err) == resumable
     assert err.count("\n") == 1
+    if verb == "prepare":  # which an audit is not: it leaves nothing
+        assert bertjax("prepare", "--audit", "x")[::2] == (1, "bertjax: interrupted.\n")
 
 
 def every_verb(name, path, made):

@@ -16,7 +16,7 @@ import numpy as np
 from etils import epath
 
 from bertjax import places
-from bertjax.data import division, from_tfrecords, sample, shards, spill, work
+from bertjax.data import division, from_tfrecords, repeats, sample, shards, spill, work
 from bertjax.data.sample import Quantity, Sample
 from bertjax.data.sequences import example_spans
 from bertjax.errors import UserError
@@ -65,7 +65,8 @@ class Estimate:
     examples: dict[int, Examples]
     """By max_seq_length."""
     building_bytes: Quantity
-    """What lies beside the shards until they are finished: segments of pass 1, counts of pass 2."""
+    """What lies beside the shards until they are finished: segments of pass 1; counts
+    and hashes of pass 2."""
     hashing: Pass
     tokenising: Pass
 
@@ -222,6 +223,7 @@ def of_text(
     runs = sum(each.units for each in divided) * len(config.lengths)
     fixed = tasks * spill.empty_segment_bytes(blocks)
     fixed += runs * tokenizer.vocab_size * work.BYTES_PER_COUNT
+    fixed += _compared(drawn) * repeats.BYTES_PER_SENTENCE * len(config.lengths)
     late = len(drawn.seconds) // 2  # the tokenizer has seen most words by then
     seconds = drawn.seconds[late:].sum() / max(1.0, drawn.bytes[late:].sum())
     return Estimate(
@@ -329,6 +331,13 @@ def _on_disk(split: _Split, examples: Quantity, record_bytes: Quantity) -> float
     return files * shards.file_bytes(record_bytes.value / files)
 
 
+def _compared(drawn: Sample) -> float:
+    """Sentences of the whole whose repeats the audit looks for."""
+    long = np.diff(drawn.text.sentence_offsets) >= repeats.REPEATED_TOKENS
+    count = long.mean() * drawn.scaled(drawn.sentences).value
+    return min(float(count), repeats.COMPARED_SENTENCES)
+
+
 def _seconds_of_a_hash(clock: Callable[[], float]) -> float:
     """For a byte of the digests of the text files."""
     data = bytes(1 << 20)
@@ -343,6 +352,7 @@ def _plenty(config: "PrepareConfig", tokenizer: Tokenizer, total: int) -> int:
     of_a_pass = sum((shards.RECORD_BYTES + 4 * length) // 2 for length in config.lengths)
     runs = 2 * config.blocks(total) * config.dupe_factor * len(config.lengths)
     of_a_run = 2 * shards.file_bytes(0) + tokenizer.vocab_size * work.BYTES_PER_COUNT
+    of_a_pass += len(config.lengths) * repeats.BYTES_PER_SENTENCE // repeats.REPEATED_TOKENS
     of_segments = 4 + (spill.BYTES_PER_DOCUMENT + spill.BYTES_PER_SENTENCE) // 2
     return total * (of_segments + config.dupe_factor * of_a_pass) + runs * of_a_run
 
@@ -350,7 +360,7 @@ def _plenty(config: "PrepareConfig", tokenizer: Tokenizer, total: int) -> int:
 def _bytes_in(directory: epath.Path) -> int:
     """What preparing has made in a directory."""
     files = directory.iterdir() if directory.exists() else ()
-    kinds = (".array_record", ".segment", ".counts")
+    kinds = (".array_record", ".segment", ".counts", ".sentences")
     return sum(file.stat().length for file in files if file.suffix in kinds)
 
 

@@ -21,7 +21,18 @@ from typing import Any
 from etils import epath
 
 from bertjax import places
-from bertjax.data import division, estimate, from_tfrecords, publish, shards, spill, work
+from bertjax.data import (
+    audit,
+    division,
+    estimate,
+    from_tfrecords,
+    publish,
+    repeats,
+    shard_audit,
+    shards,
+    spill,
+    work,
+)
 from bertjax.data.pairs import SHORTEST_SEQUENCE
 from bertjax.data.sequences import OBJECTIVES, Objective
 from bertjax.data.shards import CorpusFile, Manifest
@@ -39,7 +50,8 @@ _WORTH_WORKERS = 4 * _MIB
 @dataclasses.dataclass(frozen=True)
 class PrepareConfig:
     """Cut text into examples, which `bertjax pretrain` learns from: tokens in files that are read
-    quickly (shards)."""
+    quickly (shards). What looks wrong with the text is said at the end; `bertjax prepare --audit`
+    says that alone, of a text or of shards."""
 
     input: tuple[str, ...]
     """Text files (.txt: one sentence a line, a blank line between documents; .jsonl: {"text": ...}
@@ -75,6 +87,8 @@ class PrepareConfig:
     estimate: bool = False
     """Make nothing: tell in seconds, from a sample of the text, how many tokens and examples there
     would be, and how much disk and time it would take."""
+    strict: bool = False
+    """Exit with code 1 if the audit warns; the shards stay."""
 
     def __post_init__(self) -> None:
         for name, least in (("dupe_factor", 1), ("seed", 0), ("processes", 0), ("block_mib", 1)):
@@ -181,6 +195,7 @@ def prepare(config: PrepareConfig, log: Callable[[str], None]) -> Manifest:
             plan |= from_tfrecords.UNKNOWN if is_paired else {}
             left = _unfinished(directories, output, plan, log)
             if not left:
+                audit.tell([audit.read(each) for each in directories.values()], log)
                 (output / BUILDING).rmtree(missing_ok=True)
                 return shards.read_manifest(directories[config.lengths[0]])
             if not is_paired:
@@ -220,11 +235,22 @@ def prepare(config: PrepareConfig, log: Callable[[str], None]) -> Manifest:
                     )
                     for length in left
                 }
+            reports = {
+                length: shard_audit.audit_shards(built[length], manifest=manifest)
+                if is_paired
+                else publish.make_report(
+                    *(manifest, segments, units, results[length], built[length], paths, tokenizer)
+                )
+                for length, manifest in manifests.items()
+            }
         for length, manifest in manifests.items():
-            publish.publish(directories[length], built[length], manifest, tokenizer)
+            publish.publish(
+                directories[length], built[length], manifest, reports[length], tokenizer
+            )
         building.rmtree(missing_ok=True)
     seconds = None if resumed else time.monotonic() - started
     publish.summarise(list(manifests.values()), seconds, log)
+    audit.tell(list(reports.values()), log)
     return shards.read_manifest(directories[config.lengths[0]])
 
 
@@ -390,6 +416,8 @@ def _pair(
 ) -> dict[int, list[dict[str, Any]]]:
     """Pass 2. What became of each unit, for each length of `built`."""
     names = tuple(str(segment) for segment in segments)
+    sentences = sum(spill.segment_totals(segment).sentences for segment in segments)
+    sample_bits = repeats.sample_bits(sentences)
     left = []
     for length, directory in built.items():
         directory.mkdir(parents=True, exist_ok=True)
@@ -400,6 +428,7 @@ def _pair(
             dupe_factor=config.dupe_factor,
             vocabulary=str(building / shards.TOKENIZER),
             objective=config.objective,
+            sample_bits=sample_bits,
         )
         left += [
             (str(marker), unit.split, unit.blocks, unit.cutoff, names, options)

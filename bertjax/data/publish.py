@@ -2,16 +2,24 @@
 of it.
 """
 
+import functools
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from etils import epath
 
-from bertjax.data import division, sequences, shards, spill
+from bertjax import places
+from bertjax.data import audit, division, findings, measure, repeats, sequences, shards, spill
+from bertjax.data.repeats import Repeats
 from bertjax.data.shards import Manifest, ShardFile
 from bertjax.errors import UserError
+from bertjax.text import corpus
 from bertjax.text.tokenizer import Tokenizer
+
+# An example of repeated text is looked for by tokenising the text again, from its beginning.
+_SENTENCES_SEARCHED = 50_000
 
 
 def make_manifest(
@@ -93,8 +101,86 @@ def _unigram_entropy(
     return round(float(-(held_out @ np.log(train / train.sum())) / max(held_out.sum(), 1)), 6)
 
 
+def make_report(
+    manifest: Manifest,
+    segments: Sequence[epath.Path],
+    units: Sequence[division.Unit],
+    results: Sequence[dict[str, Any]],
+    built: epath.Path,
+    paths: Sequence[epath.Path],
+    tokenizer: Tokenizer,
+) -> audit.Report:
+    """What the passes' sums say of the text and of its examples.
+
+    Args:
+        manifest: of the examples.
+        segments: what pass 1 left.
+        units: what was paired at once.
+        results: what became of each unit.
+        built: where pass 2 left its files.
+        paths: the corpus.
+        tokenizer: of the text.
+    """
+    text = spill.text_sums(segments)
+    lengths: dict[str, list[int]] = {split: [0] for split in shards.SPLITS}
+    random: dict[str, int] = dict.fromkeys(shards.SPLITS, 0)
+    hashes: dict[str, list[Repeats]] = {split: [] for split in shards.SPLITS}
+    documents: Counter[str] = Counter()
+    for unit, result in zip(units, results, strict=True):
+        lengths[unit.split] = np.add(lengths[unit.split], result["lengths"]).tolist()
+        random[unit.split] += result["random"]
+        documents.update(result["text"])
+        data = (built / f"{unit.name}.sentences").read_bytes()
+        hashes[unit.split].append(Repeats.from_bytes(data))
+    train, held_out = (Repeats.merged(hashes[split]) for split in shards.SPLITS)
+    bits = repeats.sample_bits(manifest.sentences)
+    numbers = {
+        **audit.text_numbers(text.sums, manifest.words),
+        **audit.document_numbers(documents),
+        **audit.repeat_numbers(train, held_out, bits),
+        **audit.example_numbers(manifest.objective, manifest.max_seq_length, lengths, random),
+    }
+    if manifest.objective == "nsp":
+        numbers["same_document_pairs"] = sum(result["same_document"] for result in results)
+
+    def example(finding: str) -> str:
+        found = text.examples.get(finding)
+        wanted = audit.repeated_hashes(finding, train, held_out, bits)
+        if len(wanted):
+            found = _find_sentence(wanted, paths, tokenizer, manifest.language)
+        if found is None:
+            return ""
+        path = paths[found.file]
+        number = corpus.find_line(path, found.beginning)
+        where = f"{path}" if number is None else f"{path}:{number}"
+        return findings.as_example(where, found.excerpt())
+
+    return audit.Report(numbers, findings.judge(numbers, functools.cache(example)))
+
+
+def _find_sentence(
+    wanted: np.ndarray, paths: Sequence[epath.Path], tokenizer: Tokenizer, language: str
+) -> measure.Example | None:
+    """The first sentence of the corpus with one of these hashes, if it is not far in."""
+    looked_at = 0
+    for number, path in enumerate(paths):
+        for document in corpus.read_documents(path, language):
+            for sentence, ids in zip(document, tokenizer.encode_sentences(document), strict=True):
+                found = repeats.sentence_hashes(ids, np.array([0, len(ids)]), bits=0)
+                if np.isin(found, wanted).any():
+                    return measure.Example.of(number, sentence)
+            looked_at += len(document)
+            if looked_at > _SENTENCES_SEARCHED:
+                return None
+    return None
+
+
 def publish(
-    target: epath.Path, built: epath.Path, manifest: Manifest, tokenizer: Tokenizer
+    target: epath.Path,
+    built: epath.Path,
+    manifest: Manifest,
+    report: audit.Report,
+    tokenizer: Tokenizer,
 ) -> None:
     """Moves the shards to their place, then writes the manifest; may be cut short and repeated."""
     target.mkdir(parents=True, exist_ok=True)
@@ -104,6 +190,7 @@ def publish(
     for leftover in list((target / shards.TOKENIZER).glob(".*.tmp")):  # of a run that was killed
         leftover.unlink()
     tokenizer.save(target / shards.TOKENIZER)
+    places.write_atomically(target / audit.FILE, report.to_json().encode())
     path = built / shards.MANIFEST
     path.write_text(manifest.to_json())
     path.replace(target / shards.MANIFEST)
@@ -120,11 +207,6 @@ def summarise(
         log: is given a line at a time.
     """
     first = manifests[0]
-    if 0 < first.documents == first.sentences and first.objective == "nsp":
-        log(
-            "Every document is one sentence, so every pair is random: is there a blank line after "
-            "every sentence? It should stand between documents only."
-        )
     text = f"{first.documents:,} documents, {first.sentences:,} sentences, {first.words:,} words"
     amount, unit = first.words, "words"
     if not first.documents:  # examples that came as TFRecords

@@ -8,6 +8,7 @@ the held-out documents of a block are the first ones of that slice.
 
 import dataclasses
 import hashlib
+import json
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ import numpy as np
 from etils import epath
 
 from bertjax import places
-from bertjax.data import shards
+from bertjax.data import measure, shards
 from bertjax.data.pairs import FlatDocuments, offsets_of
 from bertjax.errors import UserError
 from bertjax.text import corpus
@@ -98,7 +99,8 @@ def write_segment(
 ) -> None:
     """Tokenises the documents of a task into a segment, which has its name only when it is whole.
 
-    Sentences without tokens are dropped, and documents without sentences.
+    Sentences without tokens are dropped, and documents without sentences. Beside the segment and
+    before it comes what `measure.TextSums` counts (see `text_sums`).
 
     Raises:
         UserError: bad input, named by file and line.
@@ -108,17 +110,22 @@ def write_segment(
     lengths: list[np.ndarray] = []
     ids: list[np.ndarray] = []
     words = 0
+    sums = measure.TextSums(tokenizer.unk_id)
     for batch in _batches(task, language):
         encoded = tokenizer.encode_sentences([line for _, lines in batch for line in lines])
+        offsets = offsets_of(np.fromiter(map(len, encoded), np.int64, len(encoded)))
+        tokens = np.concatenate(encoded).astype(dtype)
+        sums.add([(name[0], lines) for name, lines in batch], tokens, offsets)
         position = 0
         for name, lines in batch:
-            kept = [row for row in encoded[position : position + len(lines)] if len(row)]
+            bounds = offsets[position : position + len(lines) + 1]
             position += len(lines)
             words += _count_words(" ".join(lines))
-            if kept:
-                lengths.append(np.fromiter(map(len, kept), _LENGTH, len(kept)))
-                ids.append(np.concatenate(kept).astype(dtype))
-                rows.append((*_hashes(seed, name, blocks), len(kept), len(ids[-1])))
+            if bounds[0] < bounds[-1]:
+                kept = np.diff(bounds).astype(_LENGTH)
+                lengths.append(kept[kept > 0])
+                ids.append(tokens[bounds[0] : bounds[-1]])
+                rows.append((*_hashes(seed, name, blocks), len(lengths[-1]), len(ids[-1])))
     table = np.array(rows, _TABLE)
     order = np.lexsort((table["hash"], table["block"]))
     table = table[order]
@@ -129,12 +136,22 @@ def write_segment(
     index["id"] = offsets_of(table["ids"])[bounds]
     header = np.array((blocks, len(table), index["sentence"][-1], index["id"][-1], words), _HEADER)
     arrays = [header, index, table, *(lengths[i] for i in order), *(ids[i] for i in order)]
+    places.write_atomically(_sums_of(path), json.dumps(sums.to_json()).encode())
     places.write_atomically(path, b"".join(array.tobytes() for array in arrays))
 
 
 def empty_segment_bytes(blocks: int) -> int:
     """The size of a segment without documents."""
     return _HEADER.itemsize + (blocks + 1) * _INDEX.itemsize
+
+
+def text_sums(segments: Sequence[epath.Path]) -> measure.TextSums:
+    """What was counted in the text of segments, which are in the order of the corpus."""
+    return measure.TextSums.merged(json.loads(_sums_of(path).read_bytes()) for path in segments)
+
+
+def _sums_of(segment: epath.Path) -> epath.Path:
+    return segment.with_suffix(".json")
 
 
 def segment_totals(path: epath.Path) -> Totals:

@@ -23,9 +23,8 @@ import numpy as np
 from etils import epath
 
 from bertjax import places
-from bertjax.data import shards, spill
+from bertjax.data import measure, repeats, sequences, shards, spill
 from bertjax.data.pairs import FlatDocuments
-from bertjax.data.sequences import example_spans
 from bertjax.data.shards import CorpusFile
 from bertjax.errors import Stopped, UserError
 from bertjax.text.tokenizer import Tokenizer, load_tokenizer
@@ -52,6 +51,8 @@ class PairOptions:
     """Directory of the tokenizer."""
     objective: str = "nsp"
     """One of `sequences.OBJECTIVES`."""
+    sample_bits: int = 0
+    """Of `repeats.sentence_hashes`."""
 
 
 def cores() -> int:
@@ -107,19 +108,25 @@ def pair_documents(
     vocab_size: int,
     options: PairOptions,
 ) -> None:
-    """Pass 2 for the documents of a unit: writes its shards, its token counts and, last, its marker
-    (JSON).
+    """Pass 2 for the documents of a unit: writes its shards, its token counts, its sentences'
+    hashes and, last, its marker (JSON).
 
     Held-out text is paired once: pairing it again would only weigh the same sentences twice.
     """
     wide = shards.needs_wide_ids(vocab_size)
+    limit = options.max_seq_length - sequences.specials(options.objective)
     result: dict[str, Any] = {"examples": 0, "ids": 0, "random": 0, "files": []}
+    result |= {"same_document": 0, "lengths": [0] * (options.max_seq_length + 1)}
+    result["text"] = measure.document_sums(documents, limit)
     for dupe in range(options.dupe_factor if split == "train" else 1):
         # (seed, block, dupe), and the split, whose documents are others.
         key = (options.seed, shards.SPLITS.index(split), block, dupe)
         _write_dupe(marker, dupe, documents, wide, options, np.random.default_rng(key), result)
     counts = np.bincount(documents.ids, minlength=vocab_size)
     places.write_atomically(marker.with_suffix(".counts"), counts.astype(_COUNT).tobytes())
+    hashes = repeats.sentence_hashes(documents.ids, documents.sentence_offsets, options.sample_bits)
+    sentences = repeats.Repeats.of(hashes).to_bytes()
+    places.write_atomically(marker.with_suffix(".sentences"), sentences)
     places.write_atomically(marker, json.dumps(result).encode())
 
 
@@ -133,7 +140,7 @@ def _write_dupe(
     result: dict[str, Any],
 ) -> None:
     """Makes the documents' examples once, writes them in random order, and adds to `result`."""
-    spans = example_spans(
+    spans = sequences.example_spans(
         options.objective,
         documents,
         max_seq_length=options.max_seq_length,
@@ -145,6 +152,10 @@ def _write_dupe(
     result["examples"] += examples
     result["random"] += int(spans.is_random.sum())
     result["ids"] += int((rows[:, 1] - rows[:, 0] + rows[:, 3] - rows[:, 2]).sum())
+    lengths = measure.lengths_of(spans, options.max_seq_length, options.objective)
+    result["lengths"] = (lengths + result["lengths"]).tolist()
+    if options.objective == "nsp":
+        result["same_document"] += measure.same_document(documents, spans)
     if not examples:  # of "sop", from documents of one sentence
         return
     data, width = documents.ids.tobytes(), documents.ids.itemsize

@@ -13,7 +13,13 @@ from bertjax.errors import UserError
 from bertjax.text import sentences as sentences_lib
 from bertjax.text.documentation import Passage, installed_documentation
 
-__all__ = ["Passage", "expand_inputs", "installed_documentation", "read_documents"]
+__all__ = [
+    "Passage",
+    "expand_inputs",
+    "find_line",
+    "installed_documentation",
+    "read_documents",
+]
 
 EXTENSIONS = (".txt", ".jsonl")
 """The files that are read where a directory is given (a .json there is rather a configuration)."""
@@ -68,6 +74,23 @@ def read_documents(path: epath.PathLike, language: str = "en") -> Iterator[tuple
     if path.suffix.lower() in (".jsonl", ".json"):
         return _read_json_lines(path, language)
     return _read_text(path)
+
+
+def find_line(path: epath.PathLike, beginning: str) -> int | None:
+    """The number, from 1, of the first line in which a sentence begins so; None if none does.
+
+    Args:
+        path: a file that `read_documents` reads.
+        beginning: of one of its sentences.
+    """
+    path = epath.Path(path)
+    is_json = path.suffix.lower() in (".jsonl", ".json")
+    for number, line in _lines(path):
+        if is_json and line.strip():
+            line = " ".join(_text_of(line, f"{path}:{number}").split())
+        if beginning in line:
+            return number
+    return None
 
 
 def _expand(pattern: str) -> Iterator[epath.Path]:

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from bertjax import cli
-from bertjax.data import estimate, from_tfrecords, prepare, shards, work
+from bertjax.data import audit, estimate, from_tfrecords, inspection, prepare, shards, work
+from bertjax.data.inspection import AuditConfig
 from bertjax.data.prepare import PrepareConfig
-from bertjax.data.stream import ShardReader
 from bertjax.errors import UserError
 
 LENGTH, PREDICTIONS = 32, 5
@@ -78,11 +78,14 @@ def config(vocabulary, tmp_path):
 
 def examples(directory, split):
     """(A, B, is_random) of a split, in the order of the shards."""
-    reader = ShardReader(directory, split)
-    return [
-        (pair.a.tolist(), pair.b.tolist(), pair.is_random)
-        for _, pair in reader._pairs(np.arange(len(reader)))
-    ]
+    found = []
+    for file in shards.read_manifest(directory).files[split]:
+        reader = shards.open_records(Path(directory) / file.name)
+        for number in range(file.examples):
+            reader.seek(number)
+            pair = shards.decode_pair(reader.read())
+            found.append((pair.a.tolist(), pair.b.tolist(), pair.is_random))
+    return found
 
 
 def test_the_same_examples_and_no_copy_on_the_other_side(old, config, log, monkeypatch):
@@ -261,3 +264,17 @@ def test_workers_load_neither_jax_nor_tensorflow(old, vocabulary, tmp_path):
         modules = set(workers.run(eval, [("set(__import__('sys').modules)",)] * 4)[0])
     assert json.loads((tmp_path / "00000.json").read_text())["train"]["examples"] == 8
     assert not modules & {"jax", "jaxlib", "grain", "flax", "tensorflow", "torch", "orbax"}
+
+
+def test_the_audit_looks_at_the_examples(old, config, log):
+    directory, files = old()
+    cfg = config(directory, held_out=0)
+    prepare.prepare(cfg, log)
+    report = audit.read(Path(cfg.output))
+    labels = [is_random for file in files for _, _, is_random in file]
+    assert report.numbers["label_1"]["train"] == pytest.approx(np.mean(labels), abs=1e-6)
+    assert "sentences" not in report.numbers
+    log.lines.clear()
+    asked = AuditConfig(audit=(str(directory),), tokenizer=cfg.tokenizer, held_out=0)
+    assert inspection.audit_data(asked, log) == [report]
+    assert f"train: {len(labels):,} examples" in log.text

@@ -556,14 +556,6 @@ def test_blocks_of_few_documents_are_paired_with_others():
     assert division._grouped(np.array([0, 0])) == []
 
 
-def test_a_blank_line_after_every_sentence_is_noticed(config, tmp_path, log):
-    corpus = tmp_path / "blank.txt"
-    corpus.write_text("\n\n".join(f"w{n} w{n + 1} w{n + 2}" for n in range(50)))
-    manifest = prepare.prepare(config(corpus), log)
-    assert manifest.nsp_random == 1.0
-    assert "Every document is one sentence, so every pair is random" in log.text
-
-
 def test_a_remote_output_is_the_local_one(config, make_corpus, log, remote, differing):
     corpus = make_corpus(30)
     local = config(corpus)

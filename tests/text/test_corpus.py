@@ -34,6 +34,15 @@ def test_blank_lines_part_documents(tmp_path):
     assert read(path) == [("One.", "Two."), ("Three.",)]
 
 
+def test_a_sentence_is_found_by_its_beginning(tmp_path):
+    path = write(tmp_path / "a.txt", "\n  One two.\n\nThree.\nOne two.\n")
+    assert corpus.find_line(path, "One t") == 2
+    assert corpus.find_line(path, "absent") is None
+    rows = '{"text": "A b."}\n\n{"text": "C\\n d. \\u0045 f."}\n'
+    path = write(tmp_path / "a.jsonl", rows)
+    assert corpus.find_line(path, "C d.") == corpus.find_line(path, "E f") == 3
+
+
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 @pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
 @pytest.mark.parametrize("last", ["", "\n", "\n\n\n"])

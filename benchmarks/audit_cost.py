@@ -1,0 +1,63 @@
+"""What the audit costs at the end of `bertjax prepare`: with it and without, in turn.
+
+    python benchmarks/audit_cost.py --input TEXT ... --tokenizer VOCAB [--times 5]
+
+One process prepares the text again and again into a temporary directory; "without" replaces what
+counts by functions that do nothing. Prints the least seconds of both, of the clock and of the CPU.
+"""
+
+import argparse
+import tempfile
+import time
+from unittest import mock
+
+import numpy as np
+
+from bertjax.data import audit, measure, publish, repeats
+from bertjax.data.prepare import PrepareConfig, prepare
+
+NOTHING = {
+    (measure.TextSums, "add"): lambda *_: None,
+    (measure, "document_sums"): lambda *_: {},
+    (measure, "same_document"): lambda *_: 0,
+    (measure, "lengths_of"): lambda *_: np.zeros(1, int),
+    (repeats, "sentence_hashes"): lambda *_: np.zeros(0, np.uint64),
+    (publish, "make_report"): lambda *_: audit.Report({}, ()),
+}
+
+
+def seconds(arguments, *, audited):
+    """Of one preparation: of the clock, of the CPU."""
+    with tempfile.TemporaryDirectory() as output:
+        patches = [] if audited else [mock.patch.object(*k, v) for k, v in NOTHING.items()]
+        for patch in patches:
+            patch.start()
+        config = PrepareConfig(tuple(arguments.input), arguments.tokenizer, output, processes=1)
+        clock, cpu = time.perf_counter(), time.process_time()
+        prepare(config, lambda line: None)
+        found = time.perf_counter() - clock, time.process_time() - cpu
+        for patch in patches:
+            patch.stop()
+    return found
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--input", nargs="+", required=True)
+    parser.add_argument("--tokenizer", required=True)
+    parser.add_argument("--times", type=int, default=5)
+    arguments = parser.parse_args()
+    kinds = {"without": False, "with": True}
+    found = {kind: [] for kind in kinds}
+    for _ in range(arguments.times):
+        for kind, audited in kinds.items():
+            found[kind].append(seconds(arguments, audited=audited))
+    best = {kind: np.min(rows, axis=0) for kind, rows in found.items()}
+    for kind, (clock, cpu) in best.items():
+        print(f"{kind} the audit: {clock:.2f} s, {cpu:.2f} s of CPU")
+    more = best["with"] / best["without"] - 1
+    print(f"The audit adds {more[0]:.1%} of the clock, {more[1]:.1%} of the CPU.")
+
+
+if __name__ == "__main__":
+    main()
