@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from bertjax import places
 from bertjax.data import audit, division, findings, measure, repeats, sequences, shards, spill
 from bertjax.data.repeats import Repeats
 from bertjax.data.shards import Manifest, ShardFile
@@ -190,10 +189,10 @@ def publish(
     for leftover in list((target / shards.TOKENIZER).glob(".*.tmp")):  # of a run that was killed
         leftover.unlink()
     tokenizer.save(target / shards.TOKENIZER)
-    places.write_atomically(target / audit.FILE, report.to_json().encode())
-    path = built / shards.MANIFEST
-    path.write_text(manifest.to_json())
-    path.replace(target / shards.MANIFEST)
+    texts = {audit.FILE: report.to_json(), shards.MANIFEST: manifest.to_json()}
+    for name, text in texts.items():
+        (built / name).write_text(text)
+        (built / name).replace(target / name)
 
 
 def summarise(

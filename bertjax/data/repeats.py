@@ -11,8 +11,8 @@ import numpy as np
 
 # Only longer sentences count as repeated: short ones ("Yes, sir.") recur in any text.
 REPEATED_TOKENS = 8
-# So many sentences, and no more, are all compared (16 bytes each in the parent); beyond, a sample
-# by hash is: all copies of a sentence are in it or none.
+# So many sentences are all compared, whose hashes are sorted in memory; of more, a sample by hash
+# is: all copies of a sentence are in it or none.
 COMPARED_SENTENCES = 1 << 21
 BYTES_PER_SENTENCE = 16
 """Of `Repeats.to_bytes`, at most."""
