@@ -85,7 +85,7 @@ def test_cut_off_anywhere_is_said_but_between_two_members(tmp_path, suffix):
         if length == len(members[0]):
             assert read(path) == texts[0]
         else:
-            assert ("cut off" if length else ": empty") in refused(path)
+            assert ("cut off" if length else "is empty") in refused(path)
 
 
 @suffixes
