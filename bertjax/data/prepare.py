@@ -1,10 +1,11 @@
 """Raw text to shards in two passes, with memory for one block and the longest document.
 
-Pass 1 (`spill.py`) tokenises every document and, by a hash of (seed, the document's id), gives it
-to a block and (`division.py`) to training or held-out. Pass 2 (`work.pair`) pairs each block of a
-split alone, once for every length: "another document" is one of the same block, which is a random
-sample of the corpus. Everything is cut by the corpus's size, never by the number of processes, so
-that any number gives the same bytes.
+All text is read once for its sizes and digests (`survey.py`). Pass 1 (`spill.py`) tokenises every
+document and, by a hash of (seed, the document's id), gives it to a block and (`division.py`) to
+training or held-out. Pass 2 (`work.pair`) pairs each block of a split alone, once for every length:
+"another document" is one of the same block, which is a random sample of the corpus. Everything is
+cut by the corpus's size (`parts.py`), never by the number of processes, so that any number gives
+the same bytes.
 
 What is finished is kept in `output/.building`, a file for each piece of work, so a stopped run goes
 on where it was. The manifest is written last: without it the directory is no data.
@@ -21,12 +22,13 @@ from typing import Any
 from etils import epath
 
 from bertjax import places
-from bertjax.data import division, publish, shards, spill, work
+from bertjax.data import division, parts, publish, shards, survey, work
 from bertjax.data.pairs import SHORTEST_SEQUENCE
 from bertjax.data.sequences import OBJECTIVES, Objective
 from bertjax.data.shards import CorpusFile, Manifest
 from bertjax.errors import UserError
 from bertjax.text import corpus, wordpiece
+from bertjax.text.corpus import Source
 from bertjax.text.tokenizer import load_tokenizer
 
 BUILDING = ".building"
@@ -43,7 +45,8 @@ class PrepareConfig:
 
     input: tuple[str, ...]
     """Text files (.txt: one sentence a line, a blank line between documents; .jsonl: {"text": ...}
-    a line, other keys are ignored), directories, patterns."""
+    a line, other keys are ignored; also as .gz, .bz2, .xz, .zst), directories, patterns, and
+    tfds:NAME[/CONFIG][:VERSION][:SPLIT], a data set of TFDS that lies here as array_record."""
     tokenizer: str
     """Directory of the tokenizer (`bertjax tokenizer train`), or its vocabulary file."""
     output: str
@@ -71,7 +74,11 @@ class PrepareConfig:
     block_mib: int = 64
     """Text that is paired at once, in MiB. Smaller needs less memory, and changes the shards."""
     language: str = "en"
-    """Language whose rules split the texts of .jsonl files into sentences."""
+    """Language whose rules split the texts of .jsonl files and data sets into sentences."""
+    text_feature: str = "text"
+    """What is read of the examples of a TFDS data set."""
+    tfds_data_dir: str | None = None
+    """Where TFDS data sets lie; left out: TFDS_DATA_DIR, or ~/tensorflow_datasets."""
 
     def __post_init__(self) -> None:
         for name, least in (("dupe_factor", 1), ("seed", 0), ("processes", 0), ("block_mib", 1)):
@@ -132,12 +139,18 @@ def prepare(config: PrepareConfig, log: Callable[[str], None]) -> Manifest:
     vocabulary = epath.Path(config.tokenizer)
     vocabulary = vocabulary / wordpiece.FILE if vocabulary.is_dir() else vocabulary
     written = [each / shards.TOKENIZER / wordpiece.FILE for each in directories.values()]
-    paths = corpus.expand_inputs(config.input, leave_out=[vocabulary, *written])
-    sizes = [path.stat().length for path in paths]
-    processes = config.processes or (work.cores() if sum(sizes) >= _WORTH_WORKERS else 1)
+    sources = corpus.expand_inputs(
+        config.input,
+        leave_out=[vocabulary, *written],
+        text_feature=config.text_feature,
+        tfds_data_dir=config.tfds_data_dir,
+    )
+    many = survey.stored_bytes(sources) >= _WORTH_WORKERS
+    processes = config.processes or (work.cores() if many else 1)
     with places.writing(output), _discarded_on_bad_text(output):
         with work.Workers(processes) as workers:
-            texts = workers.run(work.corpus_file, [(str(path),) for path in paths])
+            texts = survey.survey(sources, workers, log)
+            sizes = [text.bytes for text in texts]
             plan = _plan(config, tokenizer.sha256, texts)
             left = _unfinished(directories, output, plan, log)
             if not left:
@@ -146,13 +159,13 @@ def prepare(config: PrepareConfig, log: Callable[[str], None]) -> Manifest:
             building, resumed = _start(output, plan, log)
             tokenizer.save(building / shards.TOKENIZER)
             log(
-                f"Reading {len(paths):,} files, {sum(sizes) / 1e6:,.1f} MB, with {processes} "
+                f"Reading {len(sources):,} files, {sum(sizes) / 1e6:,.1f} MB, with {processes} "
                 f"process{'es' if processes > 1 else ''}."
             )
             with _faults_of_the_text():
-                segments = _tokenise(config, workers, paths, sizes, building, log)
+                segments = _tokenise(config, workers, sources, sizes, building, log)
                 least = 2 if config.objective == "nsp" else 1
-                where = _named(paths)
+                where = _named(sources)
                 units = division.divide(segments, config.held_out, where=where, least=least)
             built = {length: _built(config, building, length) for length in left}
             results = _pair(config, workers, units, segments, built, building, log)
@@ -176,8 +189,8 @@ def prepare(config: PrepareConfig, log: Callable[[str], None]) -> Manifest:
     return shards.read_manifest(directories[config.lengths[0]])
 
 
-def _named(paths: Sequence[epath.Path]) -> str:
-    return f"{paths[0]}" + (f" and {len(paths) - 1:,} more" if len(paths) > 1 else "")
+def _named(sources: Sequence[Source]) -> str:
+    return f"{sources[0]}" + (f" and {len(sources) - 1:,} more" if len(sources) > 1 else "")
 
 
 def _plan(
@@ -304,20 +317,20 @@ def _changed(plan: dict[str, Any], there: dict[str, Any]) -> str:
 def _tokenise(
     config: PrepareConfig,
     workers: work.Workers,
-    paths: Sequence[epath.Path],
+    sources: Sequence[Source],
     sizes: Sequence[int],
     building: epath.Path,
     log: Callable[[str], None],
 ) -> list[epath.Path]:
     """Pass 1. The segments, in the order of the corpus."""
-    tasks = spill.make_tasks(paths, sizes, config.block_mib * _MIB // _PARTS_PER_BLOCK)
+    tasks = parts.make_tasks(sources, sizes, config.block_mib * _MIB // _PARTS_PER_BLOCK)
     segments = [building / "pass1" / f"{number:06d}.segment" for number in range(len(tasks))]
     options = {"seed": config.seed, "blocks": _blocks(config, sizes), "language": config.language}
     vocabulary = str(building / shards.TOKENIZER)
     left = [
-        (str(segment), task, vocabulary, options)
-        for segment, task in zip(segments, tasks, strict=True)
-        if not segment.exists()
+        ([str(segments[i]) for i in group], [tasks[i] for i in group], vocabulary, options)
+        for group in parts.groups(tasks)
+        if not all(segments[i].exists() for i in group)
     ]
     workers.run(work.tokenise, left, what="Tokenising", log=log)
     return segments

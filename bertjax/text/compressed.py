@@ -52,6 +52,53 @@ def open_text(path: epath.Path) -> BinaryIO:
     return _open(path)
 
 
+class Window:
+    """A compressed file's text as a file in which one may seek, but not back beyond what was
+    forgotten: it holds what was read since."""
+
+    def __init__(self, path: epath.Path) -> None:
+        self._file = open_text(path)
+        self._held = bytearray()
+        self._begin = 0
+        """Position of what is held."""
+        self._position = 0
+
+    def __enter__(self) -> "Window":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+    def forget(self, before: int) -> None:
+        """Gives up what comes before a position, to which there is no way back."""
+        while before > self._begin + len(self._held):
+            self._begin += len(self._held)
+            self._held = bytearray(self._file.read(min(_BUFFER_BYTES, before - self._begin)))
+            if not self._held:
+                return
+        del self._held[: before - self._begin]
+        self._begin = before
+
+    def seek(self, position: int) -> None:
+        """Where to read next."""
+        if position < self._begin:
+            raise ValueError(f"position {position} was forgotten: {self._begin} is the first held")
+        self._position = position
+
+    def tell(self) -> int:
+        """Where to read next."""
+        return self._position
+
+    def read(self, size: int) -> bytes:
+        """So many bytes, fewer only at the end of the text."""
+        start = self._position - self._begin
+        if (missing := start + size - len(self._held)) > 0:
+            self._held += self._file.read(missing)
+        data = bytes(self._held[start : start + size])
+        self._position += len(data)
+        return data
+
+
 def _open(path: epath.Path) -> Any:
     try:
         return path.open("rb")

@@ -103,7 +103,7 @@ def find(specification: str, feature: str, data_dir: epath.PathLike | None) -> T
             f"{specification}: has no split {split!r}, but {', '.join(builder.info.splits)}."
         ) from None
     splits = builder.info.splits.values()
-    mean = sum(each.num_bytes for each in splits) / sum(each.num_examples for each in splits)
+    mean = sum(each.num_bytes for each in splits) / max(1, builder.info.splits.total_num_examples)
     name = directory.relative_to(root).parent
     return TfdsSplit(
         name=f"{PREFIX}{name}:{directory.name}:{split}",
