@@ -186,8 +186,10 @@ def _unknown(match: re.Match[str], specification: str, root: epath.Path) -> User
             f"TensorFlow is installed, `tfds build {wanted} --file_format={_FORMAT} "
             f"--data_dir={root}`, or give another --tfds-data-dir."
         )
-    near = difflib.get_close_matches(wanted, [*there, *known]) or there[:3]
-    advice = f"the nearest are {', '.join(near)}" if near else "nothing is called nearly so"
+    near = difflib.get_close_matches(wanted, [*there, *known])
+    advice = f"the nearest are {', '.join(near)}" if near else f"there are {', '.join(there[:5])}"
+    if not near and not there:
+        advice = "no data set lies there"
     return UserError(f"{specification}: neither {root} nor TFDS has such a data set; {advice}.")
 
 
@@ -205,7 +207,7 @@ def _builder(directory: str, where: str) -> Any:
 
     try:
         return tfds.builder_from_directory(directory)
-    except (ValueError, OSError, KeyError, json_format.Error) as error:
+    except (ValueError, TypeError, KeyError, OSError, json_format.Error) as error:
         raise UserError(
             f"{where}: {directory} can't be read as a data set ({_reason(error)}); prepare it "
             "again."
@@ -232,7 +234,7 @@ def _check_feature(builder: Any, specification: str, feature: str) -> None:
 
     features = builder.info.features
     named = features.items() if isinstance(features, tfds.features.FeaturesDict) else ()
-    texts = [name for name, each in named if isinstance(each, tfds.features.Text)]
+    texts = sorted(name for name, each in named if isinstance(each, tfds.features.Text))
     if feature not in texts:
         there = f"but {', '.join(texts)} (--text-feature)" if texts else "and no other text"
         raise UserError(f"{specification}: has no text feature {feature!r}, {there}.")

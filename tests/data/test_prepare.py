@@ -437,12 +437,13 @@ from pathlib import Path
 
 whole = work.tokenise
 
-def tokenise(segment, task, vocabulary, options):
-    if task[-1].stop is None:
-        while len(list(Path(segment).parent.glob("*.segment"))) < int(Path(segment).stem):
+def tokenise(segments, tasks, vocabulary, options):
+    segment = Path(segments[0])
+    if tasks[0][-1].stop is None:
+        while len(list(segment.parent.glob("*.segment"))) < int(segment.stem):
             time.sleep(0.01)
         os._exit(3)
-    whole(segment, task, vocabulary, options)
+    whole(segments, tasks, vocabulary, options)
 
 work.tokenise = tokenise
 
