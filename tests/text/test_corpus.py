@@ -272,14 +272,14 @@ def test_a_directory_gives_its_text_files_sorted(tree):
 
 def test_compressed_files_are_taken_as_what_they_hold(tree):
     (tree / "sub/a.txt.gz").write_bytes(gzip.compress(b"one\n\ntwo\n"))
-    (tree / "sub/b.JSONL.BZ2").write_bytes(bz2.compress(b'{"text": "A b. C d."}'))
+    (tree / "sub/b.JSONL.BZ2").write_bytes(bz2.compress(b'{"text": "One is. Two are."}'))
     (tree / "sub/notes.md.gz").write_bytes(gzip.compress(b"one\ntwo\n"))
     (tree / "sub/a.tar.gz").write_bytes(b"")
     found = names(tree, "")
     assert found[2:4] == ["sub/a.txt.gz", "sub/b.JSONL.BZ2"] and len(found) == 6
     assert names(tree, "sub/notes.md.gz") == ["sub/notes.md.gz"]  # given by its name
     assert read(tree / "sub/a.txt.gz") == [("one",), ("two",)]
-    assert read(tree / "sub/b.JSONL.BZ2") == [("A b.", "C d.")]
+    assert read(tree / "sub/b.JSONL.BZ2") == [("One is.", "Two are.")]
     assert read(tree / "sub/notes.md.gz") == [("one", "two")]
 
 
