@@ -27,7 +27,7 @@ EXTENSIONS = (".txt", ".jsonl")
 configuration); beside them what WikiExtractor writes, wiki_00."""
 
 LONGEST_LINE = 1 << 28
-"""Bytes; preparing takes about twenty times the longest document in memory."""
+"""Bytes; a document is held in memory, as are its sentences and its tokens."""
 
 _BOM = b"\xef\xbb\xbf"
 _EXTRACTED = re.compile(r"wiki_\d+")

@@ -117,9 +117,9 @@ def find(specification: str, feature: str, data_dir: epath.PathLike | None) -> T
 
 def _root(data_dir: epath.PathLike | None) -> epath.Path:
     if data_dir is None:
-        import tensorflow_datasets as tfds
+        from tensorflow_datasets.core import constants
 
-        data_dir = tfds.core.constants.get_default_data_dir()
+        return epath.Path(constants.get_default_data_dir())
     if not places.is_local(data_dir):
         raise UserError(
             f"{data_dir}: data sets of TFDS are read from a local disk; copy it to one."
@@ -183,7 +183,7 @@ def _unknown(match: re.Match[str], specification: str, root: epath.Path) -> User
     if match["name"] in known:
         return UserError(
             f"{specification}: is not in {root}, and nothing is downloaded here; prepare it where "
-            f"TensorFlow is installed, `tfds build {wanted} --file_format={_FORMAT} "
+            f"TensorFlow and Apache Beam are installed, `tfds build {wanted} --file_format={_FORMAT} "
             f"--data_dir={root}`, or give another --tfds-data-dir."
         )
     near = difflib.get_close_matches(wanted, [*there, *known])
@@ -223,8 +223,8 @@ def _check_format(builder: Any, specification: str, directory: epath.Path) -> No
     if _FORMAT not in formats:
         raise UserError(
             f"{specification}: is stored as {', '.join(formats) or 'something unknown'}, and read "
-            f"as {_FORMAT} only, which needs no TensorFlow; where TensorFlow is installed, convert "
-            f"it: `tfds convert_format --dataset_dir={directory} --out_file_format={_FORMAT} "
+            f"as {_FORMAT} only, which needs no TensorFlow; where that and Apache Beam are "
+            f"installed, convert it: `tfds convert_format --dataset_dir={directory} --out_file_format={_FORMAT} "
             "--out_dir=...`."
         )
 
