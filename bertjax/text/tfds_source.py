@@ -183,8 +183,8 @@ def _unknown(match: re.Match[str], specification: str, root: epath.Path) -> User
     if match["name"] in known:
         return UserError(
             f"{specification}: is not in {root}, and nothing is downloaded here; prepare it where "
-            f"TensorFlow and Apache Beam are installed, `tfds build {wanted} --file_format={_FORMAT} "
-            f"--data_dir={root}`, or give another --tfds-data-dir."
+            f"TensorFlow and Apache Beam are installed, `tfds build {wanted} "
+            f"--file_format={_FORMAT} --data_dir={root}`, or give another --tfds-data-dir."
         )
     near = difflib.get_close_matches(wanted, [*there, *known])
     advice = f"the nearest are {', '.join(near)}" if near else f"there are {', '.join(there[:5])}"
@@ -224,8 +224,8 @@ def _check_format(builder: Any, specification: str, directory: epath.Path) -> No
         raise UserError(
             f"{specification}: is stored as {', '.join(formats) or 'something unknown'}, and read "
             f"as {_FORMAT} only, which needs no TensorFlow; where that and Apache Beam are "
-            f"installed, convert it: `tfds convert_format --dataset_dir={directory} --out_file_format={_FORMAT} "
-            "--out_dir=...`."
+            f"installed, convert it: `tfds convert_format --dataset_dir={directory} "
+            f"--out_file_format={_FORMAT} --out_dir=...`."
         )
 
 
