@@ -224,8 +224,8 @@ def _check_format(builder: Any, specification: str, directory: epath.Path) -> No
         raise UserError(
             f"{specification}: is stored as {', '.join(formats) or 'something unknown'}, and read "
             f"as {_FORMAT} only, which needs no TensorFlow; where that and Apache Beam are "
-            f"installed, convert it: `tfds convert_format --dataset_dir={directory} "
-            f"--out_file_format={_FORMAT} --out_dir=...`."
+            f"installed, convert it in place: `tfds convert_format --out_file_format={_FORMAT} "
+            f"--dataset_version_dir={directory}`."
         )
 
 

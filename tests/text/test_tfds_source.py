@@ -107,7 +107,8 @@ def test_a_data_set_stored_as_tfrecord_says_how_to_convert_it(tmp_path, store_tf
     path.write_text(json.dumps({**json.loads(path.read_text()), "fileFormat": "tfrecord"}))
     message = refused(tmp_path, "tfds:tiny")
     assert "is stored as tfrecord, and read as array_record only" in message
-    assert f"tfds convert_format --dataset_dir={directory} --out_file_format=array" in message
+    command = "`tfds convert_format --out_file_format=array_record --dataset_version_dir="
+    assert f"{command}{directory}`" in message
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"splits": 3}', '{"name": "tiny"}'])
