@@ -156,7 +156,11 @@ def _tokenizer_train(arguments: list[str]) -> int:
     config = _parse(TokenizerConfig, "tokenizer train", arguments)
     train_tokenizer(config, _say)
     inputs = config.input if len(config.input) <= 3 else (*config.input[:3], "...")
-    rest = ("--tokenizer", config.output, "--output", "data/shards")
+    rest = ["--tokenizer", config.output, "--output", "data/shards"]
+    if config.text_feature != "text":
+        rest += ["--text-feature", config.text_feature]
+    if config.tfds_data_dir is not None:
+        rest += ["--tfds-data-dir", config.tfds_data_dir]
     _say(f"Next: {_command('prepare', '--input', *inputs, *rest)}")
     return EXIT_DONE
 

@@ -8,6 +8,7 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import pytest
 from etils import epath
 from etils.epath import backend, gpath
@@ -96,6 +97,40 @@ def remote(tmp_path, monkeypatch):
     monkeypatch.setattr(gpath, "_is_tf_installed", lambda: False)
     monkeypatch.setitem(gpath._PREFIX_TO_BACKEND, "gs", _Elsewhere(root))
     return epath.Path("gs://bucket"), root / "bucket"
+
+
+@pytest.fixture(scope="session")
+def store_tfds():
+    """Stores examples as a data set of TFDS, without network and without TensorFlow."""
+
+    def store(data_dir, splits, *, name="tiny", config=None, version="1.0.0", features=("text",)):
+        import tensorflow_datasets as tfds
+
+        class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+            VERSION = tfds.core.Version(version)
+            BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=config)] if config else []
+
+            def _info(self):
+                texts = {name: tfds.features.Text() for name in features}
+                return tfds.core.DatasetInfo(
+                    builder=self,
+                    features=tfds.features.FeaturesDict({**texts, "number": np.int64}),
+                    disable_shuffling=True,
+                )
+
+            def _split_generators(self, dl_manager):
+                return {split: self._generate_examples(split) for split in splits}
+
+            def _generate_examples(self, split):
+                for number, text in enumerate(splits[split]):
+                    yield number, {**dict.fromkeys(features, text), "number": number}
+
+        Builder.name = name
+        builder = Builder(data_dir=data_dir, file_format="array_record")
+        builder.download_and_prepare()
+        return Path(builder.data_dir)
+
+    return store
 
 
 @pytest.fixture(scope="session")

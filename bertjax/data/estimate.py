@@ -10,20 +10,20 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from etils import epath
 
 from bertjax import places
-from bertjax.data import division, from_tfrecords, repeats, sample, shards, spill, work
+from bertjax.data import division, repeats, sample, shards, spill, tfrecords, work
 from bertjax.data.sample import Quantity, Sample
 from bertjax.data.sequences import example_spans
+from bertjax.data.settings import PrepareConfig
 from bertjax.errors import UserError
+from bertjax.text import compressed
+from bertjax.text.corpus import Source
 from bertjax.text.tokenizer import Tokenizer, load_tokenizer
-
-if TYPE_CHECKING:
-    from bertjax.data.prepare import PrepareConfig
 
 _STRETCHES = 64
 _STRETCHES_BEFORE_A_RUN = 16  # a second, of a work of minutes at least
@@ -115,7 +115,7 @@ class Estimate:
         ]
 
 
-def estimate(config: "PrepareConfig", log: Callable[[str], None]) -> Estimate:
+def estimate(config: PrepareConfig, log: Callable[[str], None]) -> Estimate:
     """Tells what `prepare` would take with this configuration; writes nothing.
 
     Args:
@@ -123,13 +123,20 @@ def estimate(config: "PrepareConfig", log: Callable[[str], None]) -> Estimate:
         log: is given one line at a time.
 
     Raises:
-        UserError: TFRecords, bad input in what is sampled, or too few documents there.
+        UserError: input that is not plain text files, bad input in what is sampled, or too few
+            documents there.
     """
-    paths = config.files()
-    if from_tfrecords.are_tfrecords(paths):
+    sources = config.sources()
+    if tfrecords.are_tfrecords(sources):
         raise UserError(
-            f"{paths[0]} is a TFRecord file, whose examples are made already: --estimate tells "
+            f"{sources[0]} is a TFRecord file, whose examples are made already: --estimate tells "
             "what text would take."
+        )
+    paths = _plain_files(sources)
+    if others := [str(source) for source in sources if source not in paths]:
+        raise UserError(
+            f"{others[0]}: --estimate looks into the text at many places, which needs plain text "
+            "files: estimate a part of it that is unpacked, and multiply."
         )
     sizes = [path.stat().length for path in paths]
     result = of_text(config, load_tokenizer(config.tokenizer), paths, sizes)
@@ -139,20 +146,21 @@ def estimate(config: "PrepareConfig", log: Callable[[str], None]) -> Estimate:
 
 
 def refuse_full_disk(
-    config: "PrepareConfig",
+    config: PrepareConfig,
     tokenizer: Tokenizer,
-    paths: Sequence[epath.Path],
+    sources: Sequence[Source],
     sizes: Sequence[int],
     made_in: Sequence[epath.Path],
 ) -> None:
     """Refuses to start where a disk can't hold what will be made. Nothing is known of an object
-    store, and of a text whose documents are so long that hardly one begins in the sample.
+    store, of text that is not in plain files, and of one whose documents are so long that hardly
+    one begins in the sample.
 
     Args:
         config: what to make.
         tokenizer: of the configuration.
-        paths: the text files.
-        sizes: their bytes.
+        sources: of the text.
+        sizes: bytes of their text.
         made_in: directories in which an earlier run may have left files that it made.
 
     Raises:
@@ -161,6 +169,9 @@ def refuse_full_disk(
     output = epath.Path(str(config.output))
     free = places.free_bytes(output)
     if free is None or free >= _plenty(config, tokenizer, sum(sizes)):
+        return
+    paths = _plain_files(sources)
+    if len(paths) < len(sources):
         return
     try:
         found = of_text(config, tokenizer, paths, sizes, stretches=_STRETCHES_BEFORE_A_RUN)
@@ -175,7 +186,7 @@ def refuse_full_disk(
 
 
 def of_text(
-    config: "PrepareConfig",
+    config: PrepareConfig,
     tokenizer: Tokenizer,
     paths: Sequence[epath.Path],
     sizes: Sequence[int],
@@ -258,7 +269,13 @@ class _Split(NamedTuple):
         return Quantity(value, math.hypot(of_whole, of_share) * self.dupes)
 
 
-def _divide(config: "PrepareConfig", documents: float, blocks: int) -> tuple[_Split, _Split]:
+def _plain_files(sources: Sequence[Source]) -> list[epath.Path]:
+    """Those that can be read from any place."""
+    files = (source for source in sources if isinstance(source, epath.Path))
+    return [file for file in files if not compressed.is_compressed(file)]
+
+
+def _divide(config: PrepareConfig, documents: float, blocks: int) -> tuple[_Split, _Split]:
     """For training, and held out."""
     held_out, least = config.held_out, config.least_documents
     if held_out:
@@ -272,7 +289,7 @@ def _divide(config: "PrepareConfig", documents: float, blocks: int) -> tuple[_Sp
 
 
 def _examples(
-    config: "PrepareConfig",
+    config: PrepareConfig,
     drawn: Sample,
     length: int,
     divided: tuple[_Split, _Split],
@@ -346,7 +363,7 @@ def _seconds_of_a_hash(clock: Callable[[], float]) -> float:
     return (clock() - begun) / len(data)
 
 
-def _plenty(config: "PrepareConfig", tokenizer: Tokenizer, total: int) -> int:
+def _plenty(config: PrepareConfig, tokenizer: Tokenizer, total: int) -> int:
     """Bytes that no text of `total` needs: with a token for every byte and a sentence for every
     second one, and an example for every sentence, all full of 32-bit ids."""
     of_a_pass = sum((shards.RECORD_BYTES + 4 * length) // 2 for length in config.lengths)

@@ -9,8 +9,8 @@ import array
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
@@ -19,13 +19,10 @@ from bertjax import places
 from bertjax.data import shards, tfrecords, work
 from bertjax.data.division import Unit
 from bertjax.data.pairs import Pair
+from bertjax.data.settings import PrepareConfig
 from bertjax.data.spill import Totals
 from bertjax.errors import UserError
-from bertjax.text import corpus
 from bertjax.text.tokenizer import load_tokenizer
-
-if TYPE_CHECKING:
-    from bertjax.data.prepare import PrepareConfig
 
 # What a manifest says of the text and its pairing, and TFRecords do not tell.
 UNKNOWN = {"dupe_factor": 0, "short_seq_prob": 0.0, "block_mib": 0, "language": ""}
@@ -56,42 +53,7 @@ class Options:
     """Directory of the tokenizer."""
 
 
-def expanded(patterns: Sequence[str], leave_out: Sequence[epath.Path]) -> list[str]:
-    """The same patterns, but of a directory with TFRecords at any depth these files.
-
-    Args:
-        patterns: as `corpus.expand_inputs` takes them.
-        leave_out: files that are no text although they lie there.
-
-    Raises:
-        UserError: a directory has both TFRecords and text.
-    """
-    found: list[str] = []
-    others = {path.resolve() for path in leave_out}
-    for pattern in patterns:
-        path = places.location(pattern)
-        files = list(_files_in(path)) if path.is_dir() else []
-        if records := [file for file in files if tfrecords.is_named_tfrecord(file)]:
-            for file in files:
-                if file.suffix.lower() in corpus.EXTENSIONS and file.resolve() not in others:
-                    raise _mixed(records[0], file)
-        found += map(str, records or [pattern])
-    return found
-
-
-def are_tfrecords(paths: Sequence[epath.Path]) -> bool:
-    """Whether the input is TFRecords, not text.
-
-    Raises:
-        UserError: some of it is.
-    """
-    is_record = [tfrecords.is_tfrecord(path) for path in paths]
-    if any(is_record) and not all(is_record):
-        raise _mixed(paths[is_record.index(True)], paths[is_record.index(False)])
-    return all(is_record)
-
-
-def settle(config: "PrepareConfig", paths: Sequence[epath.Path]) -> "PrepareConfig":
+def settle(config: PrepareConfig, paths: Sequence[epath.Path]) -> PrepareConfig:
     """The configuration with the length of the files' examples.
 
     Raises:
@@ -120,7 +82,7 @@ def settle(config: "PrepareConfig", paths: Sequence[epath.Path]) -> "PrepareConf
 
 
 def convert(
-    config: "PrepareConfig",
+    config: PrepareConfig,
     workers: work.Workers,
     paths: Sequence[epath.Path],
     vocabulary: epath.Path,
@@ -283,21 +245,3 @@ def _distinct(files: Sequence[epath.Path], parts: int) -> int:
             held.append(hashes[start:stop])
         count += len(np.unique(np.concatenate(held)))
     return count
-
-
-def _mixed(record: epath.Path, text: epath.Path) -> UserError:
-    return UserError(
-        f"{record} is a TFRecord file, {text} is text: prepare them one after the other, each "
-        "into a directory of its own."
-    )
-
-
-def _files_in(directory: epath.Path) -> Iterator[epath.Path]:
-    """The files at any depth, without those whose name, or a directory's, begins with a dot."""
-    for path in directory.iterdir():
-        if path.name.startswith("."):
-            continue
-        if path.is_dir():
-            yield from _files_in(path)
-        else:
-            yield path

@@ -9,9 +9,10 @@ from collections.abc import Callable, Sequence
 from etils import epath
 
 from bertjax import places
-from bertjax.data import audit, from_tfrecords, shard_audit, shards
+from bertjax.data import audit, shard_audit, shards, tfrecords
 from bertjax.data.audit import Report
-from bertjax.data.prepare import PrepareConfig, prepare
+from bertjax.data.prepare import prepare
+from bertjax.data.settings import PrepareConfig
 from bertjax.errors import UserError
 
 
@@ -87,7 +88,7 @@ def _audit_text(
         fields = {field.name: getattr(config, field.name) for field in _PREPARE_FIELDS}
         fields |= {"input": tuple(inputs), "output": str(output)}
         preparing = PrepareConfig(**fields)
-        if not from_tfrecords.are_tfrecords(preparing.files()):
+        if not tfrecords.are_tfrecords(preparing.sources()):
             preparing = dataclasses.replace(preparing, dupe_factor=1)
         prepare(preparing, lambda line: None)
         directories = preparing.directories(output).values()

@@ -1,10 +1,11 @@
 """Raw text to shards in two passes, with memory for one block and the longest document.
 
-Pass 1 (`spill.py`) tokenises every document and, by a hash of (seed, the document's id), gives it
-to a block and (`division.py`) to training or held-out. Pass 2 (`work.pair`) pairs each block of a
-split alone, once for every length: "another document" is one of the same block, which is a random
-sample of the corpus. Everything is cut by the corpus's size, never by the number of processes, so
-that any number gives the same bytes.
+All text is read once for its sizes and digests (`survey.py`). Pass 1 (`spill.py`) tokenises every
+document and, by a hash of (seed, the document's id), gives it to a block and (`division.py`) to
+training or held-out. Pass 2 (`work.pair`) pairs each block of a split alone, once for every length:
+"another document" is one of the same block, which is a random sample of the corpus. Everything is
+cut by the corpus's size (`parts.py`), never by the number of processes, so that any number gives
+the same bytes.
 
 What is finished is kept in `output/.building`, a file for each piece of work, so a stopped run goes
 on where it was. The manifest is written last: without it the directory is no data.
@@ -13,10 +14,9 @@ on where it was. The manifest is written last: without it the directory is no da
 import contextlib
 import dataclasses
 import json
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from etils import epath
 
@@ -26,133 +26,25 @@ from bertjax.data import (
     division,
     estimate,
     from_tfrecords,
+    parts,
     publish,
     repeats,
     shard_audit,
     shards,
     spill,
+    survey,
+    tfrecords,
     work,
 )
-from bertjax.data.pairs import SHORTEST_SEQUENCE
-from bertjax.data.sequences import OBJECTIVES, Objective
+from bertjax.data.settings import PrepareConfig
 from bertjax.data.shards import CorpusFile, Manifest
 from bertjax.errors import UserError
-from bertjax.text import corpus, wordpiece
-from bertjax.text.tokenizer import load_tokenizer
+from bertjax.text.corpus import Source
+from bertjax.text.tokenizer import Tokenizer, load_tokenizer
+
+__all__ = ["PrepareConfig", "prepare"]
 
 BUILDING = ".building"
-_MIB = 1 << 20
-_PARTS_PER_BLOCK = 4
-# Starting workers takes a second or so: a smaller corpus is done by then.
-_WORTH_WORKERS = 4 * _MIB
-
-
-@dataclasses.dataclass(frozen=True)
-class PrepareConfig:
-    """Cut text into examples, which `bertjax pretrain` learns from: tokens in files that are read
-    quickly (shards). What looks wrong with the text is said at the end; `bertjax prepare --audit`
-    says that alone, of a text or of shards."""
-
-    input: tuple[str, ...]
-    """Text files (.txt: one sentence a line, a blank line between documents; .jsonl: {"text": ...}
-    a line, other keys are ignored), directories, patterns; or the TFRecords of Google's script."""
-    tokenizer: str
-    """Directory of the tokenizer (`bertjax tokenizer train`), or its vocabulary file."""
-    output: str | None = None
-    """Directory for the shards; an estimate needs none."""
-    objective: Objective = "nsp"
-    """What is learned beside masked words. nsp: whether sentences B follow sentences A (pairs, as
-    BERT); mlm: nothing (single sequences, as RoBERTa); sop: the order of two segments (as ALBERT).
-    `bertjax pretrain` learns what the shards are for."""
-    max_seq_length: int | tuple[int, ...] = 128
-    """Longest example in tokens, [CLS] and [SEP] included. Several (128 512) are made from text
-    that is tokenised once, each in a directory of its own: OUTPUT/128, OUTPUT/512."""
-    dupe_factor: int = 2
-    """Passes over the training text, each of which cuts it into other pairs: more examples of a
-    small text, and so many times the disk. (Which words are masked changes every epoch anyway.) For
-    mlm the passes differ by short_seq_prob alone."""
-    short_seq_prob: float = 0.1
-    """Share of documents (for mlm: of examples) that are cut into shorter examples."""
-    held_out: float = 0.02
-    """Share of documents kept for evaluation, at least two of them; 0 keeps none."""
-    seed: int = 12345
-    """Number that fixes the random choices: held-out documents and pairs. The same text and seed
-    give the same shards."""
-    processes: int = 0
-    """Worker processes; 0: one a core. The shards do not depend on it."""
-    block_mib: int = 64
-    """Text that is paired at once, in MiB. Smaller needs less memory, and changes the shards."""
-    language: str = "en"
-    """Language whose rules split the texts of .jsonl files into sentences."""
-    estimate: bool = False
-    """Make nothing: tell in seconds, from a sample of the text, how many tokens and examples there
-    would be, and how much disk and time it would take."""
-    strict: bool = False
-    """Exit with code 1 if the audit warns; the shards stay."""
-
-    def __post_init__(self) -> None:
-        for name, least in (("dupe_factor", 1), ("seed", 0), ("processes", 0), ("block_mib", 1)):
-            if getattr(self, name) < least:
-                raise UserError(f"{name} is {getattr(self, name)}: give at least {least}.")
-        if self.objective not in OBJECTIVES:
-            raise UserError(
-                f"objective is {self.objective!r}: give one of {', '.join(OBJECTIVES)}."
-            )
-        for length in self.lengths:
-            if not SHORTEST_SEQUENCE <= length <= 1 << 16:
-                raise UserError(
-                    f"max_seq_length is {length}: give {SHORTEST_SEQUENCE} to {1 << 16}."
-                )
-        if not self.lengths or len(set(self.lengths)) < len(self.lengths):
-            raise UserError("max_seq_length needs one length, or several that differ.")
-        if not 0.0 <= self.short_seq_prob <= 1.0:
-            raise UserError(f"short_seq_prob is {self.short_seq_prob}: give 0 to 1.")
-        if not 0.0 <= self.held_out < 1.0:
-            raise UserError(f"held_out is {self.held_out}: give a share of at least 0 and below 1.")
-
-    @property
-    def lengths(self) -> tuple[int, ...]:
-        """All of max_seq_length."""
-        length = self.max_seq_length
-        return (length,) if isinstance(length, int) else tuple(length)
-
-    @property
-    def least_documents(self) -> int:
-        """That what is paired at once needs: B may be of another document."""
-        return 2 if self.objective == "nsp" else 1
-
-    @property
-    def part_bytes(self) -> int:
-        """Text of one task of pass 1."""
-        return self.block_mib * _MIB // _PARTS_PER_BLOCK
-
-    def blocks(self, text_bytes: int) -> int:
-        """Into how many blocks the documents go."""
-        return max(1, math.ceil(text_bytes / (self.block_mib * _MIB)))
-
-    def workers(self, text_bytes: int) -> int:
-        """How many processes work on a text of this size."""
-        return self.processes or (work.cores() if text_bytes >= _WORTH_WORKERS else 1)
-
-    def files(self) -> tuple[epath.Path, ...]:
-        """The files of the input: of a vocabulary or an output inside it, nothing is one.
-
-        Raises:
-            UserError: no file, or a directory with text and TFRecords.
-        """
-        vocabulary = epath.Path(self.tokenizer)
-        ours = [vocabulary / wordpiece.FILE if vocabulary.is_dir() else vocabulary]
-        if self.output is not None:
-            directories = self.directories(epath.Path(self.output))
-            ours += [each / shards.TOKENIZER / wordpiece.FILE for each in directories.values()]
-        inputs = from_tfrecords.expanded(self.input, leave_out=ours)
-        return corpus.expand_inputs(inputs, leave_out=ours)
-
-    def directories(self, output: epath.Path) -> dict[int, epath.Path]:
-        """Where the shards of each length are: `output` itself, if there is one length."""
-        if len(self.lengths) == 1:
-            return {self.lengths[0]: output}
-        return {length: output / str(length) for length in self.lengths}
 
 
 def prepare(config: PrepareConfig, log: Callable[[str], None]) -> Manifest:
@@ -182,15 +74,16 @@ def prepare(config: PrepareConfig, log: Callable[[str], None]) -> Manifest:
     tokenizer = load_tokenizer(config.tokenizer)
     output = places.output_directory(config.output)
     directories = config.directories(output)
-    paths = config.files()
-    if is_paired := from_tfrecords.are_tfrecords(paths):
-        config = from_tfrecords.settle(config, paths)
+    sources = config.sources()
+    is_paired = tfrecords.are_tfrecords(sources)
+    if is_paired:
+        config = from_tfrecords.settle(config, _files(sources))
         directories = config.directories(output)
-    sizes = [path.stat().length for path in paths]
-    processes = config.workers(sum(sizes))
+    processes = config.workers(survey.stored_bytes(sources))
     with places.writing(output), _discarded_on_bad_text(output):
         with work.Workers(processes) as workers:
-            texts = workers.run(work.corpus_file, [(str(path),) for path in paths])
+            texts = survey.survey(sources, workers, log)
+            sizes = [text.bytes for text in texts]
             plan = _plan(config, tokenizer.sha256, texts)
             plan |= from_tfrecords.UNKNOWN if is_paired else {}
             left = _unfinished(directories, output, plan, log)
@@ -199,63 +92,94 @@ def prepare(config: PrepareConfig, log: Callable[[str], None]) -> Manifest:
                 (output / BUILDING).rmtree(missing_ok=True)
                 return shards.read_manifest(directories[config.lengths[0]])
             if not is_paired:
-                made = [output / BUILDING / "pass1", *directories.values()]
-                made += [_built(config, output / BUILDING, length) for length in config.lengths]
-                estimate.refuse_full_disk(config, tokenizer, paths, sizes, made)
+                there = [output / BUILDING / "pass1", *directories.values()]
+                there += [_built(config, output / BUILDING, length) for length in config.lengths]
+                estimate.refuse_full_disk(config, tokenizer, sources, sizes, there)
             building, resumed = _start(output, plan, log)
             tokenizer.save(building / shards.TOKENIZER)
             log(
-                f"Reading {len(paths):,} files, {sum(sizes) / 1e6:,.1f} MB, with {processes} "
+                f"Reading {len(sources):,} files, {sum(sizes) / 1e6:,.1f} MB, with {processes} "
                 f"process{'es' if processes > 1 else ''}."
             )
             built = {length: _built(config, building, length) for length in left}
-            if is_paired:
-                with _faults_of_the_text():
-                    (length,) = left
-                    totals, units, made = from_tfrecords.convert(
-                        config, workers, paths, building / shards.TOKENIZER, built[length], log
-                    )
-                results = {length: made}
-            else:
-                with _faults_of_the_text():
-                    segments = _tokenise(config, workers, paths, sizes, building, log)
-                    where, least = _named(paths), config.least_documents
-                    units = division.divide(segments, config.held_out, where=where, least=least)
-                totals = [spill.segment_totals(segment) for segment in segments]
-                results = _pair(config, workers, units, segments, built, building, log)
-            with _faults_of_the_text():
-                manifests = {
-                    length: publish.make_manifest(
-                        {**plan, "max_seq_length": length},
-                        tokenizer,
-                        totals,
-                        units,
-                        results[length],
-                        built[length],
-                    )
-                    for length in left
-                }
-            reports = {
-                length: shard_audit.audit_shards(built[length], manifest=manifest)
-                if is_paired
-                else publish.make_report(
-                    *(manifest, segments, units, results[length], built[length], paths, tokenizer)
-                )
-                for length, manifest in manifests.items()
-            }
-        for length, manifest in manifests.items():
-            publish.publish(
-                directories[length], built[length], manifest, reports[length], tokenizer
-            )
+            job = _Job(config, workers, sources, sizes, plan, tokenizer, building, built, log)
+            finished = _of_tfrecords(job) if is_paired else _of_text(job)
+        for length, (manifest, report) in finished.items():
+            publish.publish(directories[length], built[length], manifest, report, tokenizer)
         building.rmtree(missing_ok=True)
     seconds = None if resumed else time.monotonic() - started
-    publish.summarise(list(manifests.values()), seconds, log)
-    audit.tell(list(reports.values()), log)
+    manifests, reports = zip(*finished.values(), strict=True)
+    publish.summarise(manifests, seconds, log)
+    audit.tell(reports, log)
     return shards.read_manifest(directories[config.lengths[0]])
 
 
-def _named(paths: Sequence[epath.Path]) -> str:
-    return f"{paths[0]}" + (f" and {len(paths) - 1:,} more" if len(paths) > 1 else "")
+class _Job(NamedTuple):
+    """What is to be made."""
+
+    config: PrepareConfig
+    workers: work.Workers
+    sources: Sequence[Source]
+    sizes: Sequence[int]
+    """Bytes of text in each source."""
+    plan: dict[str, Any]
+    tokenizer: Tokenizer
+    building: epath.Path
+    built: dict[int, epath.Path]
+    """Where the shards of each length are made."""
+    log: Callable[[str], None]
+
+
+_Finished = dict[int, tuple[Manifest, audit.Report]]
+"""For each length, the manifest and the audit of its shards."""
+
+
+def _of_text(job: _Job) -> _Finished:
+    """Both passes over text."""
+    with _faults_of_the_text():
+        segments = _tokenise(job)
+        where, least = _named(job.sources), job.config.least_documents
+        units = division.divide(segments, job.config.held_out, where=where, least=least)
+    totals = [spill.segment_totals(segment) for segment in segments]
+    results = _pair(job, units, segments)
+    with _faults_of_the_text():
+        manifests = {
+            length: publish.make_manifest(
+                {**job.plan, "max_seq_length": length},
+                *(job.tokenizer, totals, units, results[length], directory),
+            )
+            for length, directory in job.built.items()
+        }
+    finished = {}
+    for length, manifest in manifests.items():
+        made = (segments, units, results[length], job.built[length])
+        report = publish.make_report(manifest, *made, job.sources, job.tokenizer)
+        finished[length] = manifest, report
+    return finished
+
+
+def _of_tfrecords(job: _Job) -> _Finished:
+    """Examples as they are, which have one length."""
+    ((length, directory),) = job.built.items()
+    with _faults_of_the_text():
+        made = from_tfrecords.convert(
+            job.config,
+            job.workers,
+            _files(job.sources),
+            job.building / shards.TOKENIZER,
+            directory,
+            job.log,
+        )
+        manifest = publish.make_manifest(job.plan, job.tokenizer, *made, directory)
+    return {length: (manifest, shard_audit.audit_shards(directory, manifest=manifest))}
+
+
+def _files(sources: Sequence[Source]) -> list[epath.Path]:
+    return [source for source in sources if isinstance(source, epath.Path)]
+
+
+def _named(sources: Sequence[Source]) -> str:
+    return f"{sources[0]}" + (f" and {len(sources) - 1:,} more" if len(sources) > 1 else "")
 
 
 def _plan(
@@ -379,54 +303,43 @@ def _changed(plan: dict[str, Any], there: dict[str, Any]) -> str:
     return "; ".join(changed)
 
 
-def _tokenise(
-    config: PrepareConfig,
-    workers: work.Workers,
-    paths: Sequence[epath.Path],
-    sizes: Sequence[int],
-    building: epath.Path,
-    log: Callable[[str], None],
-) -> list[epath.Path]:
+def _tokenise(job: _Job) -> list[epath.Path]:
     """Pass 1. The segments, in the order of the corpus."""
-    tasks = spill.make_tasks(paths, sizes, config.part_bytes)
-    segments = [building / "pass1" / f"{number:06d}.segment" for number in range(len(tasks))]
+    config = job.config
+    tasks = parts.make_tasks(job.sources, job.sizes, config.part_bytes)
+    segments = [job.building / "pass1" / f"{number:06d}.segment" for number in range(len(tasks))]
     options = {
         "seed": config.seed,
-        "blocks": config.blocks(sum(sizes)),
+        "blocks": config.blocks(sum(job.sizes)),
         "language": config.language,
     }
-    vocabulary = str(building / shards.TOKENIZER)
+    vocabulary = str(job.building / shards.TOKENIZER)
     left = [
-        (str(segment), task, vocabulary, options)
-        for segment, task in zip(segments, tasks, strict=True)
-        if not segment.exists()
+        ([str(segments[i]) for i in group], [tasks[i] for i in group], vocabulary, options)
+        for group in parts.groups(tasks)
+        if not all(segments[i].exists() for i in group)
     ]
-    workers.run(work.tokenise, left, what="Tokenising", log=log)
+    job.workers.run(work.tokenise, left, what="Tokenising", log=job.log)
     return segments
 
 
 def _pair(
-    config: PrepareConfig,
-    workers: work.Workers,
-    units: Sequence[division.Unit],
-    segments: Sequence[epath.Path],
-    built: dict[int, epath.Path],
-    building: epath.Path,
-    log: Callable[[str], None],
+    job: _Job, units: Sequence[division.Unit], segments: Sequence[epath.Path]
 ) -> dict[int, list[dict[str, Any]]]:
-    """Pass 2. What became of each unit, for each length of `built`."""
+    """Pass 2. What became of each unit, for each length."""
+    config = job.config
     names = tuple(str(segment) for segment in segments)
     sentences = sum(spill.segment_totals(segment).sentences for segment in segments)
     sample_bits = repeats.sample_bits(sentences)
     left = []
-    for length, directory in built.items():
+    for length, directory in job.built.items():
         directory.mkdir(parents=True, exist_ok=True)
         options = work.PairOptions(
             max_seq_length=length,
             short_seq_prob=config.short_seq_prob,
             seed=config.seed,
             dupe_factor=config.dupe_factor,
-            vocabulary=str(building / shards.TOKENIZER),
+            vocabulary=str(job.building / shards.TOKENIZER),
             objective=config.objective,
             sample_bits=sample_bits,
         )
@@ -435,8 +348,8 @@ def _pair(
             for unit in units
             if not (marker := directory / f"{unit.name}.json").exists()
         ]
-    workers.run(work.pair, left, what="Pairing", log=log)
+    job.workers.run(work.pair, left, what="Pairing", log=job.log)
     return {
         length: [json.loads((directory / f"{unit.name}.json").read_bytes()) for unit in units]
-        for length, directory in built.items()
+        for length, directory in job.built.items()
     }

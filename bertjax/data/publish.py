@@ -15,6 +15,7 @@ from bertjax.data.repeats import Repeats
 from bertjax.data.shards import Manifest, ShardFile
 from bertjax.errors import UserError
 from bertjax.text import corpus
+from bertjax.text.corpus import Source
 from bertjax.text.tokenizer import Tokenizer
 
 # An example of repeated text is looked for by tokenising the text again, from its beginning.
@@ -106,7 +107,7 @@ def make_report(
     units: Sequence[division.Unit],
     results: Sequence[dict[str, Any]],
     built: epath.Path,
-    paths: Sequence[epath.Path],
+    sources: Sequence[Source],
     tokenizer: Tokenizer,
 ) -> audit.Report:
     """What the passes' sums say of the text and of its examples.
@@ -117,7 +118,7 @@ def make_report(
         units: what was paired at once.
         results: what became of each unit.
         built: where pass 2 left its files.
-        paths: the corpus.
+        sources: the corpus.
         tokenizer: of the text.
     """
     text = spill.text_sums(segments)
@@ -146,24 +147,24 @@ def make_report(
         found = text.examples.get(finding)
         wanted = audit.repeated_hashes(finding, train, held_out, bits)
         if len(wanted):
-            found = _find_sentence(wanted, paths, tokenizer, manifest.language)
+            found = _find_sentence(wanted, sources, tokenizer, manifest.language)
         if found is None:
             return ""
-        path = paths[found.file]
-        number = corpus.find_line(path, found.beginning)
-        where = f"{path}" if number is None else f"{path}:{number}"
+        source = sources[found.file]
+        number = corpus.find_line(source, found.beginning)
+        where = f"{source}" if number is None else f"{source}:{number}"
         return findings.as_example(where, found.excerpt())
 
     return audit.Report(numbers, findings.judge(numbers, functools.cache(example)))
 
 
 def _find_sentence(
-    wanted: np.ndarray, paths: Sequence[epath.Path], tokenizer: Tokenizer, language: str
+    wanted: np.ndarray, sources: Sequence[Source], tokenizer: Tokenizer, language: str
 ) -> measure.Example | None:
     """The first sentence of the corpus with one of these hashes, if it is not far in."""
     looked_at = 0
-    for number, path in enumerate(paths):
-        for document in corpus.read_documents(path, language):
+    for number, source in enumerate(sources):
+        for document in corpus.read_documents(source, language):
             for sentence, ids in zip(document, tokenizer.encode_sentences(document), strict=True):
                 found = repeats.sentence_hashes(ids, np.array([0, len(ids)]), bits=0)
                 if np.isin(found, wanted).any():

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from etils import epath
 
-from bertjax.data import shards, spill
+from bertjax.data import parts, shards, spill
 from bertjax.data.pairs import FlatDocuments
 from bertjax.text.tokenizer import Tokenizer
 
@@ -104,14 +104,14 @@ def take(
     rows: list[tuple[float, ...]] = []
     segments = []
     started = clock()
-    for size, parts in drawn:
+    for size, task in drawn:
         begun = clock()
         if len(rows) > 1 and begun - started > _SECONDS:
             break
         segment = directory / f"{len(rows)}.segment"
-        spill.write_segment(segment, parts, tokenizer, seed=seed, blocks=1, language=language)
+        spill.write_segment(segment, task, tokenizer, seed=seed, blocks=1, language=language)
         seconds = clock() - begun
-        read = sum(stop - start for start, stop in map(spill.extent, parts))
+        read = sum(stop - start for start, stop in map(parts.extent, task))
         totals = spill.segment_totals(segment)
         counts = (totals.documents, totals.sentences, totals.words, totals.ids)
         rows.append((size, read, *counts, seconds))
@@ -130,7 +130,7 @@ def take(
 
 def _draw(
     paths: Sequence[epath.Path], sizes: Sequence[int], most: int, seed: int
-) -> tuple[list[tuple[int, tuple[spill.Part, ...]]], float]:
+) -> tuple[list[tuple[int, parts.Task]], float]:
     """(bytes, parts of files) of stretches, and the share of all stretches that they are.
 
     Any first ones of them are spread over the whole text, as all are.
@@ -149,12 +149,10 @@ def _draw(
     for number in numbers[order].tolist():
         begin, end = number * STRETCH_BYTES, min(total, (number + 1) * STRETCH_BYTES)
         first, last = np.searchsorted(ends, (begin, end - 1), side="right").tolist()
-        parts = []
+        task = []
         for file in range(first, last + 1):
             offset = int(ends[file]) - sizes[file]
             stop = end - offset if end < ends[file] else None
-            parts.append(
-                spill.Part(file, str(paths[file]), max(0, begin - offset), stop, _FARTHEST)
-            )
-        drawn.append((end - begin, tuple(parts)))
+            task.append(parts.Part(file, paths[file], max(0, begin - offset), stop, _FARTHEST))
+        drawn.append((end - begin, tuple(task)))
     return drawn, len(drawn) / max(1, count)

@@ -1,16 +1,13 @@
 """Pass 1 of preparing: text becomes token ids on disk, grouped by the block they will be paired in.
 
-The corpus is cut into tasks of a fixed size, whatever the number of processes. A task leaves one
-file, a segment: the ids of its documents, sorted by block and, inside a block, by the hash that
-decides between training and held-out. So pass 2 reads one slice of every segment for its block, and
-the held-out documents of a block are the first ones of that slice.
+The corpus is cut into tasks (`parts.py`). A task leaves one file, a segment: the ids of its
+documents, sorted by block and, inside a block, by the hash that decides between training and
+held-out. So pass 2 reads one slice of every segment for its block, and the held-out documents of a
+block are the first ones of that slice.
 """
 
-import dataclasses
 import hashlib
 import json
-import re
-import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -20,13 +17,11 @@ from etils import epath
 from bertjax import places
 from bertjax.data import measure, shards
 from bertjax.data.pairs import FlatDocuments, offsets_of
-from bertjax.errors import UserError
-from bertjax.text import corpus
+from bertjax.data.parts import Task, read_part
+from bertjax.text.compressed import Window
 from bertjax.text.tokenizer import Tokenizer
 
 _SENTENCES_PER_CALL = 4096
-_SCAN_BYTES = 1 << 20
-_JSON_LINES = (".jsonl", ".json")
 
 # A segment: this header, the index [blocks + 1] of where each block's documents, sentences and ids
 # begin, the table of documents, the lengths of their sentences as uint32, the ids.
@@ -38,20 +33,8 @@ BYTES_PER_DOCUMENT, BYTES_PER_SENTENCE = _TABLE.itemsize, _LENGTH.itemsize
 """Of a segment, beside the ids."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Part:
-    """A stretch of a text file: from the first document that begins at byte `start` or after it, to
-    the first one that begins at byte `stop` or after it."""
-
-    number: int
-    """Place of the file in the corpus."""
-    path: str
-    start: int
-    stop: int | None
-    """None: to the end of the file."""
-    farthest: int = 1 << 62
-    """How many bytes after `start` and `stop` to look for a document's beginning. Where there is
-    none, the part holds nothing, or its last document is cut at the end of a line."""
+Named = tuple[tuple[int, int, int], tuple[str, ...]]
+"""A document's id (source, beginning of the part, place in the part), and its sentences."""
 
 
 class Totals(NamedTuple):
@@ -64,43 +47,21 @@ class Totals(NamedTuple):
     words: int
 
 
-def make_tasks(
-    paths: Sequence[epath.Path], sizes: Sequence[int], part_bytes: int
-) -> list[tuple[Part, ...]]:
-    """Cuts a corpus into tasks of about `part_bytes`: small files together, large ones in parts."""
-    tasks: list[tuple[Part, ...]] = []
-    together: list[Part] = []
-    room = part_bytes
-    for number, (path, size) in enumerate(zip(paths, sizes, strict=True)):
-        if size > room and together:
-            tasks.append(tuple(together))
-            together, room = [], part_bytes
-        if size > part_bytes:
-            starts = range(0, size, part_bytes)
-            stops = [*starts[1:], None]
-            parts = (Part(number, str(path), *ends) for ends in zip(starts, stops, strict=True))
-            tasks.extend((part,) for part in parts)
-            continue
-        together.append(Part(number, str(path), 0, None))
-        room -= size
-    if together:
-        tasks.append(tuple(together))
-    return tasks
-
-
 def write_segment(
     path: epath.Path,
-    task: Sequence[Part],
+    task: Task,
     tokenizer: Tokenizer,
     *,
     seed: int,
     blocks: int,
     language: str,
+    window: Window | None = None,
 ) -> None:
     """Tokenises the documents of a task into a segment, which has its name only when it is whole.
 
     Sentences without tokens are dropped, and documents without sentences. Beside the segment and
-    before it comes what `measure.TextSums` counts (see `text_sums`).
+    before it comes what `measure.TextSums` counts (see `text_sums`). `window`: see
+    `parts.read_part`.
 
     Raises:
         UserError: bad input, named by file and line.
@@ -111,8 +72,8 @@ def write_segment(
     ids: list[np.ndarray] = []
     words = 0
     sums = measure.TextSums(tokenizer.unk_id)
-    for batch in _batches(task, language):
-        encoded = tokenizer.encode_sentences([line for _, lines in batch for line in lines])
+    for batch in _batches(task, language, window):
+        encoded = _encode(tokenizer, [line for _, lines in batch for line in lines])
         offsets = offsets_of(np.fromiter(map(len, encoded), np.int64, len(encoded)))
         tokens = np.concatenate(encoded).astype(dtype)
         sums.add([(name[0], lines) for name, lines in batch], tokens, offsets)
@@ -235,13 +196,20 @@ def _hashes(seed: int, name: tuple[int, int, int], blocks: int) -> tuple[int, in
     return split, block % blocks
 
 
-def _batches(
-    task: Sequence[Part], language: str
-) -> Iterator[list[tuple[tuple[int, int, int], tuple[str, ...]]]]:
-    """(id, sentences) of the documents of a task, some thousand sentences at a time."""
+def _encode(tokenizer: Tokenizer, sentences: Sequence[str]) -> list[np.ndarray]:
+    """The ids of sentences; some thousand at a time, as a document may have millions."""
+    return [
+        ids
+        for start in range(0, len(sentences), _SENTENCES_PER_CALL)
+        for ids in tokenizer.encode_sentences(sentences[start : start + _SENTENCES_PER_CALL])
+    ]
+
+
+def _batches(task: Task, language: str, window: Window | None) -> Iterator[list[Named]]:
+    """The documents of a task with their ids, some thousand sentences at a time."""
     batch, count = [], 0
     for part in task:
-        for place, document in enumerate(_read_part(part, language)):
+        for place, document in enumerate(read_part(part, language, window)):
             batch.append(((part.number, part.start, place), document))
             count += len(document)
             if count >= _SENTENCES_PER_CALL:
@@ -249,77 +217,3 @@ def _batches(
                 batch, count = [], 0
     if batch:
         yield batch
-
-
-def _read_part(part: Part, language: str) -> Iterator[tuple[str, ...]]:
-    path = epath.Path(part.path)
-    if part.start == 0 and part.stop is None:
-        yield from corpus.read_documents(path, language)
-        return
-    start, stop = extent(part)
-    with tempfile.TemporaryDirectory(prefix="bertjax-") as directory:
-        # A copy of the stretch, so that corpus.py needs to know nothing of stretches.
-        copy = epath.Path(directory) / f"part{path.suffix}"
-        with path.open("rb") as file, copy.open("wb") as target:
-            file.seek(start)
-            while data := file.read(min(_SCAN_BYTES, stop - file.tell())):
-                target.write(data)
-        try:
-            yield from corpus.read_documents(copy, language)
-        except UserError as error:
-            raise _at_original_line(error, copy, path, start) from None
-
-
-def extent(part: Part) -> tuple[int, int]:
-    """The first byte of a part's documents in their file, and one past the last."""
-    path = epath.Path(part.path)
-    boundary = re.compile(rb"\n" if path.suffix.lower() in _JSON_LINES else rb"\n\r?\n")
-    with path.open("rb") as file:
-        start = _boundary(file, part.start, boundary, part.farthest)
-        if start is None:
-            return part.start, part.start
-        if part.stop is None:
-            return start, path.stat().length
-        stop = _boundary(file, part.stop, boundary, part.farthest)
-        if stop is None:
-            file.seek(start)
-            data = file.read(part.stop + part.farthest - start)
-            stop = start + data.rfind(b"\n") + 1
-        return start, max(start, stop)
-
-
-def _boundary(file: Any, position: int, pattern: re.Pattern[bytes], farthest: int) -> int | None:
-    """Where the first document begins whose preceding boundary begins at `position` or after it;
-    None if that boundary is not in the next `farthest` bytes."""
-    if position == 0:
-        return 0
-    file.seek(position)
-    held = b""
-    while farthest > 0:
-        data = file.read(min(_SCAN_BYTES, farthest))
-        held += data
-        if match := pattern.search(held):
-            return position + match.end()
-        if not data:
-            return position + len(held)
-        farthest -= len(data)
-        # A boundary may lie across two reads: keep what could be its beginning.
-        position += len(held) - min(2, len(held))
-        held = held[-2:]
-    return None
-
-
-def _at_original_line(
-    error: UserError, copy: epath.Path, path: epath.Path, start: int
-) -> UserError:
-    """The error of a copied stretch, with the file and line of the original."""
-    lines = 0
-    with path.open("rb") as file:
-        while start > 0 and (data := file.read(min(_SCAN_BYTES, start))):
-            lines += data.count(b"\n")
-            start -= len(data)
-
-    def renamed(match: re.Match[str]) -> str:
-        return f"{path}:{int(match[1]) + lines}"
-
-    return UserError(re.sub(re.escape(f"{copy}:") + r"(\d+)", renamed, str(error)))

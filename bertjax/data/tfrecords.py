@@ -22,6 +22,8 @@ from etils import epath
 from bertjax import places, wire
 from bertjax.data.pairs import Pair
 from bertjax.errors import UserError
+from bertjax.text import corpus
+from bertjax.text.corpus import Source
 from bertjax.text.tokenizer import Tokenizer
 
 # The list of a Feature that holds the values: 2 floats, 3 integers.
@@ -124,6 +126,41 @@ def is_tfrecord(path: epath.Path) -> bool:
         except wire.Malformed:
             return False
     return len(header) == _HEADER.size and _has_sum(header[:8], header[8:])
+
+
+def expanded(patterns: Sequence[str], leave_out: Sequence[epath.Path]) -> list[str]:
+    """The same patterns, but of a directory with TFRecords at any depth these files.
+
+    Args:
+        patterns: as `corpus.expand_inputs` takes them.
+        leave_out: files that are no text although they lie there.
+
+    Raises:
+        UserError: a directory has both TFRecords and text.
+    """
+    found: list[str] = []
+    others = {path.resolve() for path in leave_out}
+    for pattern in patterns:
+        path = places.location(pattern)
+        files = list(_files_in(path)) if path.is_dir() else []
+        if records := [file for file in files if is_named_tfrecord(file)]:
+            for file in files:
+                if file.suffix.lower() in corpus.EXTENSIONS and file.resolve() not in others:
+                    raise _mixed(records[0], file)
+        found += map(str, records or [pattern])
+    return found
+
+
+def are_tfrecords(sources: Sequence[Source]) -> bool:
+    """Whether the input is TFRecords, not text.
+
+    Raises:
+        UserError: some of it is.
+    """
+    is_record = [isinstance(each, epath.Path) and is_tfrecord(each) for each in sources]
+    if any(is_record) and not all(is_record):
+        raise _mixed(sources[is_record.index(True)], sources[is_record.index(False)])
+    return all(is_record)
 
 
 def prepare_command(data: epath.Path) -> str | None:
@@ -331,3 +368,21 @@ def _check_vocabulary(
         )
     if tokenizer is not None and (ids == tokenizer.mask_id).any():
         raise _Unfit(f"has a [MASK] (id {tokenizer.mask_id}) that no label replaces; {advice}")
+
+
+def _mixed(record: Source, text: Source) -> UserError:
+    return UserError(
+        f"{record} is a TFRecord file, {text} is text: prepare them one after the other, each "
+        "into a directory of its own."
+    )
+
+
+def _files_in(directory: epath.Path) -> Iterator[epath.Path]:
+    """The files at any depth, without those whose name, or a directory's, begins with a dot."""
+    for path in directory.iterdir():
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            yield from _files_in(path)
+        else:
+            yield path

@@ -23,9 +23,8 @@ import numpy as np
 from etils import epath
 
 from bertjax import places
-from bertjax.data import measure, repeats, sequences, shards, spill
+from bertjax.data import measure, parts, repeats, sequences, shards, spill
 from bertjax.data.pairs import FlatDocuments
-from bertjax.data.shards import CorpusFile
 from bertjax.errors import Stopped, UserError
 from bertjax.text.tokenizer import Tokenizer, load_tokenizer
 
@@ -60,24 +59,15 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def corpus_file(path: str) -> CorpusFile:
-    """The size and digest of a text file.
-
-    Raises:
-        UserError: it can't be read.
-    """
-    try:
-        size, digest = shards.file_digest(epath.Path(path))
-    except OSError as error:
-        raise UserError(f"{path}: can't be read ({error.strerror or error}).") from None
-    return CorpusFile(epath.Path(path).name, size, digest)
-
-
 def tokenise(
-    segment: str, task: tuple[spill.Part, ...], vocabulary: str, options: dict[str, Any]
+    segments: Sequence[str], tasks: Sequence[parts.Task], vocabulary: str, options: dict[str, Any]
 ) -> None:
-    """Pass 1 for one task; see `spill.write_segment`."""
-    spill.write_segment(epath.Path(segment), task, _tokenizer(vocabulary), **options)
+    """Pass 1 for a group of tasks (`parts.groups`): writes the segments that are not there."""
+    tokenizer = _tokenizer(vocabulary)
+    with parts.window_on(tasks) as window:
+        for path, task in zip(map(epath.Path, segments), tasks, strict=True):
+            if not path.exists():
+                spill.write_segment(path, task, tokenizer, window=window, **options)
 
 
 def pair(

@@ -1,96 +1,148 @@
-"""Raw text in: documents, which are tuples of sentences, from text files and JSON Lines.
+"""Raw text in: documents, which are tuples of sentences, from files and from data sets of TFDS.
 
 `installed_documentation`, the corpus that needs no download, has a file of its own.
 """
 
+import functools
 import json
+import re
 from collections.abc import Iterator, Sequence
 
 from etils import epath
 
 from bertjax import places
 from bertjax.errors import UserError
+from bertjax.text import compressed, tfds_source
 from bertjax.text import sentences as sentences_lib
 from bertjax.text.documentation import Passage, installed_documentation
+from bertjax.text.tfds_source import TfdsSplit
 
 __all__ = [
     "Passage",
+    "Source",
     "expand_inputs",
     "find_line",
     "installed_documentation",
     "read_documents",
 ]
 
+Source = epath.Path | TfdsSplit
+"""What documents are read from: a file of text, or a split of a data set."""
+
 EXTENSIONS = (".txt", ".jsonl")
-"""The files that are read where a directory is given (a .json there is rather a configuration)."""
+"""The files that are read where a directory is given, compressed or not (a .json there is rather a
+configuration); beside them what WikiExtractor writes, wiki_00."""
+
+LONGEST_LINE = 1 << 28
+"""Bytes; a document is held in memory, as are its sentences and its tokens."""
 
 _BOM = b"\xef\xbb\xbf"
+_EXTRACTED = re.compile(r"wiki_\d+")
 
 
 def expand_inputs(
-    patterns: Sequence[str], leave_out: Sequence[epath.Path] = ()
-) -> tuple[epath.Path, ...]:
-    """The files that paths and patterns name, sorted, each once.
+    patterns: Sequence[str],
+    leave_out: Sequence[epath.Path] = (),
+    *,
+    text_feature: str = "text",
+    tfds_data_dir: epath.PathLike | None = None,
+) -> tuple[Source, ...]:
+    """What paths, patterns and names of data sets stand for, sorted, each once.
 
     Args:
         patterns: files of any name; directories, of which every .txt and .jsonl file at any depth
-            is taken unless its name, or a directory's on the way, begins with a dot; and patterns
-            with *, ** or ?. Local or remote (gs://).
+            is taken, compressed or not, and every file that WikiExtractor names (wiki_00), unless
+            its name, or a directory's on the way, begins with a dot; patterns with * or ?; and
+            tfds:NAME[/CONFIG][:VERSION][:SPLIT]. Files may be local or remote (gs://).
         leave_out: files that are no text although they lie there.
+        text_feature: what is read of an example of a data set.
+        tfds_data_dir: where data sets lie; None: where TFDS puts them.
 
     Raises:
-        UserError: no pattern, or one that matches no file.
+        UserError: no pattern, or one that matches nothing; see `tfds_source.find`.
     """
     if not patterns:
         raise UserError("No input: give text files (.txt, .jsonl), directories or patterns.")
-    files: dict[str, epath.Path] = {}
+    sources: dict[str, Source] = {}
     others = {path.resolve() for path in leave_out}
-    for pattern in patterns:
-        found = [path for path in _expand(str(pattern)) if path.resolve() not in others]
+    for pattern in map(str, patterns):
+        if pattern.startswith(tfds_source.PREFIX):
+            split = tfds_source.find(pattern, text_feature, tfds_data_dir)
+            sources[str(split)] = split
+            continue
+        found = [path for path in _expand(pattern) if path.resolve() not in others]
         if not found:
             raise UserError(
                 f"{pattern}: nothing matches; give a file, a pattern, or a directory that holds "
                 f"{', '.join(EXTENSIONS)} files."
             )
-        files.update((str(path), path) for path in found)
-    return tuple(files[name] for name in sorted(files))
+        sources.update((str(path), path) for path in found)
+    return tuple(sources[name] for name in sorted(sources))
 
 
-def read_documents(path: epath.PathLike, language: str = "en") -> Iterator[tuple[str, ...]]:
-    """Reads the documents of one file, one at a time, as their sentences: none of them is empty.
+def read_documents(
+    source: TfdsSplit | epath.PathLike, language: str = "en"
+) -> Iterator[tuple[str, ...]]:
+    """Reads the documents of a source, one at a time, as their sentences: none of them is empty.
 
-    .jsonl and .json: one JSON object a line, {"text": ...}, whose other keys are ignored; the text
-    is split into sentences. Any other name: Google's format, one sentence a line and a blank line
-    between documents (`create_pretraining_data.py` in google-research/bert).
+    JSON Lines (`is_json_lines`): one object a line, {"text": ...}, whose other keys are ignored;
+    the text is split into sentences, as the texts of a data set are. Any other file: Google's
+    format, one sentence a line and a blank line between documents (`create_pretraining_data.py` in
+    google-research/bert). Files may be compressed (`compressed.py`).
 
-    Both are strict UTF-8, with or without a byte order mark, with LF or CRLF. Memory is bounded by
-    the longest document.
+    All are strict UTF-8; files with or without a byte order mark, with LF or CRLF. Memory is
+    bounded by the longest document.
 
     Raises:
-        UserError: the file can't be opened, or a line (named as file:line) is not UTF-8, holds a
-            NUL character, or is not such an object.
+        UserError: the file can't be opened, is damaged or cut off, or a line (named as file:line)
+            is not UTF-8, holds a NUL character, is longer than `LONGEST_LINE`, or is not such an
+            object.
     """
-    path = epath.Path(path)
-    if path.suffix.lower() in (".jsonl", ".json"):
+    if isinstance(source, TfdsSplit):
+        return read_examples(source, language)
+    path = epath.Path(source)
+    if is_json_lines(path):
         return _read_json_lines(path, language)
     return _read_text(path)
 
 
-def find_line(path: epath.PathLike, beginning: str) -> int | None:
-    """The number, from 1, of the first line in which a sentence begins so; None if none does.
+def find_line(source: TfdsSplit | epath.PathLike, beginning: str) -> int | None:
+    """The number, from 1, of the first line of a file in which a sentence begins so; None if none
+    does, or of a data set, which has no lines.
 
     Args:
-        path: a file that `read_documents` reads.
+        source: what `read_documents` reads.
         beginning: of one of its sentences.
     """
-    path = epath.Path(path)
-    is_json = path.suffix.lower() in (".jsonl", ".json")
+    if isinstance(source, TfdsSplit):
+        return None
+    path = epath.Path(source)
+    is_json = is_json_lines(path)
     for number, line in _lines(path):
         if is_json and line.strip():
             line = " ".join(_text_of(line, f"{path}:{number}").split())
         if beginning in line:
             return number
     return None
+
+
+def read_examples(
+    split: TfdsSplit, language: str = "en", start: int = 0, stop: int | None = None
+) -> Iterator[tuple[str, ...]]:
+    """The documents of the examples from `start` up to `stop`, or all; see `read_documents`."""
+    for number, data in enumerate(split.texts(start, stop), start):
+        text = _decoded(data, f"{split}: example {number:,}", "text")
+        if sentences := tuple(sentences_lib.split_sentences(text, language)):
+            yield sentences
+
+
+def is_json_lines(path: epath.Path) -> bool:
+    """Whether a file is read as JSON Lines: .jsonl, .json, and a wiki_00 that begins with {."""
+    name = compressed.text_name(path).lower()
+    if _EXTRACTED.fullmatch(name):
+        with compressed.open_text(path) as file:
+            return file.read(64).removeprefix(_BOM).lstrip().startswith(b"{")
+    return name.endswith((".jsonl", ".json"))
 
 
 def _expand(pattern: str) -> Iterator[epath.Path]:
@@ -115,14 +167,23 @@ def _walk(directory: epath.Path) -> Iterator[epath.Path]:
             continue
         if path.is_dir():
             yield from _walk(path)
-        elif path.suffix.lower() in EXTENSIONS:
+        elif _is_text(path):
             yield path
+
+
+def _is_text(path: epath.Path) -> bool:
+    name = compressed.text_name(path).lower()
+    return name.endswith(EXTENSIONS) or _EXTRACTED.fullmatch(name) is not None
 
 
 def _read_text(path: epath.Path) -> Iterator[tuple[str, ...]]:
     lines: list[str] = []
-    for _, line in _lines(path):
+    for number, line in _lines(path):
         sentence = line.strip()
+        if number == 1 and sentence.startswith("<doc id="):
+            raise UserError(
+                f"{path}:1: the <doc> format of WikiExtractor; run it with --json instead."
+            )
         if sentence:
             lines.append(sentence)
         elif lines:
@@ -177,21 +238,27 @@ def _has_surrogate(text: str) -> bool:
 
 def _lines(path: epath.Path) -> Iterator[tuple[int, str]]:
     """Line number from 1, and the line without its end."""
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise UserError(f"{path}: can't be read ({error.strerror or error}).") from None
-    with file:
-        for number, data in enumerate(file, start=1):
+    with compressed.open_text(path) as file:
+        lines = iter(functools.partial(file.readline, LONGEST_LINE + 1), b"")
+        for number, data in enumerate(lines, start=1):
+            if len(data) > LONGEST_LINE:
+                raise UserError(
+                    f"{path}:{number}: longer than {LONGEST_LINE >> 20} MiB; divide it into "
+                    "documents, each on a line of its own."
+                )
             if number == 1:
                 data = data.removeprefix(_BOM)
-            try:
-                line = data.decode()
-            except UnicodeDecodeError as error:
-                raise UserError(
-                    f"{path}:{number}: not UTF-8 (byte {data[error.start]:#04x} at byte "
-                    f"{error.start + 1} of the line); convert the file to UTF-8 first."
-                ) from None
-            if "\0" in line:
-                raise UserError(f"{path}:{number}: holds a NUL character; give plain text.")
-            yield number, line.rstrip("\r\n")
+            yield number, _decoded(data, f"{path}:{number}", "line").rstrip("\r\n")
+
+
+def _decoded(data: bytes, where: str, what: str) -> str:
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{where}: not UTF-8 (byte {data[error.start]:#04x} at byte {error.start + 1} of the "
+            f"{what}); convert it to UTF-8 first."
+        ) from None
+    if "\0" in text:
+        raise UserError(f"{where}: holds a NUL character; give plain text.")
+    return text

@@ -105,8 +105,9 @@ class TokenizerConfig:
     """Train a vocabulary on text: the tokens that a BERT will read and write. The first step."""
 
     input: tuple[str, ...]
-    """Text files (.txt: a sentence a line; .jsonl: {"text": ...} a line, other keys are ignored),
-    directories, patterns."""
+    """Text files (.txt: a sentence a line; .jsonl: {"text": ...} a line, other keys are ignored;
+    also as .gz, .bz2, .xz, .zst), directories, patterns, and tfds:NAME[/CONFIG][:VERSION][:SPLIT],
+    a data set of TFDS that lies here as array_record."""
     output: str
     """Directory for the tokenizer."""
     kind: Kind = "sentencepiece"
@@ -126,7 +127,11 @@ class TokenizerConfig:
     """Train on at most so many sentences, drawn evenly from the whole corpus; memory grows with
     them, not with the corpus."""
     language: str = "en"
-    """Language whose rules split the texts of .jsonl files into sentences."""
+    """Language whose rules split the texts of .jsonl files and data sets into sentences."""
+    text_feature: str = "text"
+    """What is read of the examples of a TFDS data set."""
+    tfds_data_dir: str | None = None
+    """Where TFDS data sets lie; left out: TFDS_DATA_DIR, or ~/tensorflow_datasets."""
 
     def __post_init__(self) -> None:
         if self.vocab_size <= len(SPECIALS):
@@ -210,12 +215,17 @@ def train_tokenizer(config: TokenizerConfig, log: Callable[[str], None]) -> Toke
     """
     output = places.output_directory(config.output)
     # Of an output inside the input, what an earlier run wrote is no text.
-    files = corpus.expand_inputs(config.input, leave_out=[output / wordpiece.FILE])
-    sample = _sample(_sentences(files, config.language), config.max_sentences)
+    sources = corpus.expand_inputs(
+        config.input,
+        leave_out=[output / wordpiece.FILE],
+        text_feature=config.text_feature,
+        tfds_data_dir=config.tfds_data_dir,
+    )
+    sample = _sample(_sentences(sources, config.language), config.max_sentences)
     if not sample:
         raise UserError(
-            f"{', '.join(map(str, files[:3]))}{' ...' if len(files) > 3 else ''}: no text in "
-            f"{'it' if len(files) == 1 else 'them'}; a vocabulary needs some."
+            f"{', '.join(map(str, sources[:3]))}{' ...' if len(sources) > 3 else ''}: no text in "
+            f"{'it' if len(sources) == 1 else 'them'}; a vocabulary needs some."
         )
     facts = {
         "kind": config.kind,
@@ -239,9 +249,9 @@ def train_tokenizer(config: TokenizerConfig, log: Callable[[str], None]) -> Toke
     return tokenizer
 
 
-def _sentences(files: Iterable[epath.Path], language: str) -> Iterator[str]:
-    for file in files:
-        for document in corpus.read_documents(file, language):
+def _sentences(sources: Iterable[corpus.Source], language: str) -> Iterator[str]:
+    for source in sources:
+        for document in corpus.read_documents(source, language):
             yield from document
 
 

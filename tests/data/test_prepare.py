@@ -14,9 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from etils import epath
 
 from bertjax import places
-from bertjax.data import division, prepare, shards, spill, work
+from bertjax.data import division, parts, prepare, shards, spill, work
 from bertjax.data.prepare import PrepareConfig
 from bertjax.data.stream import ShardReader
 from bertjax.errors import UserError
@@ -218,23 +219,23 @@ def test_parts_of_a_file_are_the_whole_of_it(make_corpus, tmp_path):
         path = prepare.epath.Path(tmp_path / name)
         path.write_bytes(data.encode())
         size = path.stat().length
-        (whole,) = spill.make_tasks([path], [size], size)
-        expected = [d for part in whole for d in spill._read_part(part, "en")]
+        (whole,) = parts.make_tasks([path], [size], size)
+        expected = [d for part in whole for d in parts.read_part(part, "en")]
         for part_bytes in (size - 1, 700, 97):
-            tasks = spill.make_tasks([path], [size], part_bytes)
+            tasks = parts.make_tasks([path], [size], part_bytes)
             assert len(tasks) == -(-size // part_bytes)
             found = [
                 document
                 for task in tasks
                 for part in task
-                for document in spill._read_part(part, "en")
+                for document in parts.read_part(part, "en")
             ]
             assert found == expected
 
 
 def test_small_files_go_together():
     paths = [prepare.epath.Path(f"{n}.txt") for n in range(7)]
-    tasks = spill.make_tasks(paths, [10, 20, 80, 5, 100, 250, 1], 100)
+    tasks = parts.make_tasks(paths, [10, 20, 80, 5, 100, 250, 1], 100)
     assert [[(p.number, p.start, p.stop) for p in task] for task in tasks] == [
         [(0, 0, None), (1, 0, None)],
         [(2, 0, None), (3, 0, None)],
@@ -253,11 +254,11 @@ def test_workers_never_load_jax(make_corpus, config, log):
     segment = Path(cfg.output).parent / "a.segment"
     marker = Path(cfg.output).parent / "train-00000.json"
     (file,) = corpus.iterdir()
-    task = (spill.Part(0, str(file), 0, None),)
+    task = (parts.Part(0, epath.Path(file), 0, None),)
     options = work.PairOptions(64, 0.1, 1, 1, tokenizer)
     with work.Workers(2) as workers:
         settings = {"seed": 1, "blocks": 1, "language": "en"}
-        workers.run(work.tokenise, [(str(segment), task, tokenizer, settings)])
+        workers.run(work.tokenise, [([str(segment)], [task], tokenizer, settings)])
         workers.run(work.pair, [(str(marker), "train", (0,), 0, (str(segment),), options)])
         modules = set(workers.run(eval, [("set(__import__('sys').modules)",)] * 4)[0])
     assert marker.exists() and "bertjax.data.work" in modules
@@ -436,12 +437,13 @@ from pathlib import Path
 
 whole = work.tokenise
 
-def tokenise(segment, task, vocabulary, options):
-    if task[-1].stop is None:
-        while len(list(Path(segment).parent.glob("*.segment"))) < int(Path(segment).stem):
+def tokenise(segments, tasks, vocabulary, options):
+    segment = Path(segments[0])
+    if tasks[0][-1].stop is None:
+        while len(list(segment.parent.glob("*.segment"))) < int(segment.stem):
             time.sleep(0.01)
         os._exit(3)
-    whole(segment, task, vocabulary, options)
+    whole(segments, tasks, vocabulary, options)
 
 work.tokenise = tokenise
 

@@ -1,3 +1,5 @@
+import bz2
+import gzip
 import json
 
 import pytest
@@ -90,6 +92,16 @@ def test_documents_before_a_fault_are_given_first(tmp_path):
 def test_a_line_of_ten_megabytes_is_one_sentence(tmp_path):
     path = write(tmp_path / "a.txt", b"x" * 10_000_000 + b"\nshort\n")
     assert [len(sentence) for sentence in read(path)[0]] == [10_000_000, 5]
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz"])
+def test_a_line_over_the_limit_is_named(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(corpus, "LONGEST_LINE", 1 << 20)
+    pack = gzip.compress if name.endswith(".gz") else bytes
+    line = b"x" * ((1 << 20) - 1) + b"\n"
+    assert len(read(write(tmp_path / name, pack(line + line)))[0]) == 2
+    path = write(tmp_path / name, pack(line + b"y" + line))
+    assert f"{path}:2: longer than 1 MiB; divide it into documents" in refused(path)
 
 
 def test_a_missing_file_is_a_users_error(tmp_path):
@@ -205,6 +217,45 @@ def test_what_is_written_is_read_again(tmp_path, documents):
     assert [list(document) for document in read(path)] == documents
 
 
+# WikiExtractor's files
+
+
+EXTRACTED = {"id": "12", "revid": "34", "url": "https://en.wikipedia.org/wiki?curid=12"}
+
+
+def test_what_wikiextractor_writes_as_json(tmp_path):
+    rows = [
+        {**EXTRACTED, "title": "Rain", "text": "Rain is water. It falls.\nHistory.\nIt rained."},
+        {**EXTRACTED, "title": "Nothing", "text": ""},
+    ]
+    data = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    (tmp_path / "AA").mkdir()
+    write(tmp_path / "AA/wiki_00", data)
+    write(tmp_path / "AA/wiki_01.bz2", bz2.compress(data))
+    write(tmp_path / "AA/wiki_99", b"")
+    write(tmp_path / "AA/wiki_table", b"no such name")
+    paths = corpus.expand_inputs([str(tmp_path)])
+    assert [path.name for path in paths] == ["wiki_00", "wiki_01.bz2", "wiki_99"]
+    expected = [("Rain is water.", "It falls.", "History.", "It rained.")]
+    assert [read(path) for path in paths] == [expected, expected, []]
+
+
+def test_the_doc_format_of_wikiextractor_is_refused(tmp_path):
+    text = '<doc id="12" url="https://..." title="Rain">\nRain\n\nRain is water.\n\n</doc>\n'
+    for name in ("wiki_00", "a.txt"):
+        assert ":1: the <doc> format of WikiExtractor; run it with --json" in refused(
+            write(tmp_path / name, text)
+        )
+    assert read(write(tmp_path / "b.txt", "w1\n" + text))[0][1] == text.split("\n")[0]
+
+
+def test_a_wiki_00_in_another_format_is_text(tmp_path):
+    assert read(write(tmp_path / "wiki_00", "One.\nTwo.\n\nThree.")) == [
+        ("One.", "Two."),
+        ("Three.",),
+    ]
+
+
 # expand_inputs
 
 
@@ -226,6 +277,19 @@ def names(tree, *patterns):
 
 def test_a_directory_gives_its_text_files_sorted(tree):
     assert names(tree, "") == ["a.txt", "b.txt", "sub/c.jsonl", "sub/deep/d.TXT"]
+
+
+def test_compressed_files_are_taken_as_what_they_hold(tree):
+    (tree / "sub/a.txt.gz").write_bytes(gzip.compress(b"one\n\ntwo\n"))
+    (tree / "sub/b.JSONL.BZ2").write_bytes(bz2.compress(b'{"text": "One is. Two are."}'))
+    (tree / "sub/notes.md.gz").write_bytes(gzip.compress(b"one\ntwo\n"))
+    (tree / "sub/a.tar.gz").write_bytes(b"")
+    found = names(tree, "")
+    assert found[2:4] == ["sub/a.txt.gz", "sub/b.JSONL.BZ2"] and len(found) == 6
+    assert names(tree, "sub/notes.md.gz") == ["sub/notes.md.gz"]  # given by its name
+    assert read(tree / "sub/a.txt.gz") == [("one",), ("two",)]
+    assert read(tree / "sub/b.JSONL.BZ2") == [("One is.", "Two are.")]
+    assert read(tree / "sub/notes.md.gz") == [("one", "two")]
 
 
 def test_patterns_and_files_of_any_name(tree):

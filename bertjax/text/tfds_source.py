@@ -1,0 +1,246 @@
+"""Texts of TFDS data sets that lie on this machine as ArrayRecord, read without TensorFlow.
+
+tensorflow-datasets is imported where a data set is opened, so that other input never loads it.
+Nothing is ever downloaded.
+"""
+
+import dataclasses
+import difflib
+import functools
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from etils import epath
+
+from bertjax import places
+from bertjax.errors import UserError
+
+PREFIX = "tfds:"
+
+_SPECIFICATION = re.compile(
+    r"(?P<name>\w+)(?:/(?P<config>[\w+.-]+))?(?::(?P<version>\d+\.\d+\.\d+))?(?::(?P<split>\D.*))?"
+)
+_FORMAT = "array_record"
+_INFO = "dataset_info.json"
+_EXAMPLES_PER_READ = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class TfdsSplit:
+    """One text feature of the examples of a split, in their order."""
+
+    name: str
+    """What it is called in errors and manifests: tfds:wikipedia/20230601.en:1.0.0:train."""
+    directory: str
+    """That of the version, which holds dataset_info.json."""
+    split: str
+    feature: str
+    examples: int
+    stored_bytes: int
+    """About what the examples take on disk, all of their features."""
+
+    def __str__(self) -> str:
+        return self.name
+
+    def where(self, number: int) -> str:
+        """Names an example in errors."""
+        return f"{self.name}: example {number:,}"
+
+    def texts(self, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+        """The texts of the examples from `start` up to `stop`, or all.
+
+        Raises:
+            UserError: an example can't be read.
+        """
+        from google.protobuf import message
+
+        source = _data_source(self.directory, self.split)
+        stop = self.examples if stop is None else stop
+        for first in range(start, stop, _EXAMPLES_PER_READ):
+            numbers = range(first, min(first + _EXAMPLES_PER_READ, stop))
+            try:
+                examples = source.__getitems__(list(numbers))
+            except (RuntimeError, ValueError, IndexError, message.DecodeError) as error:
+                raise UserError(
+                    f"{self.name}: one of the examples {first:,} to {numbers[-1]:,} can't be read "
+                    f"({_reason(error)}); {self.directory} is damaged, prepare it again."
+                ) from None
+            yield from (example[self.feature] for example in examples)
+
+
+def find(specification: str, feature: str, data_dir: epath.PathLike | None) -> TfdsSplit:
+    """The split that `tfds:NAME[/CONFIG][:VERSION][:SPLIT]` names.
+
+    Left out, the version is the newest that lies there, the split is train, and the config has to
+    be the only one. A split may be any that TFDS reads: train[:10%], train+test.
+
+    Args:
+        specification: what the user wrote.
+        feature: which text of an example is read.
+        data_dir: where data sets lie; None: where TFDS puts them, TFDS_DATA_DIR or
+            ~/tensorflow_datasets.
+
+    Raises:
+        UserError: nothing like that lies there, or not as ArrayRecord, or without such a text.
+    """
+    match = _SPECIFICATION.fullmatch(specification.removeprefix(PREFIX))
+    if match is None:
+        raise UserError(
+            f"{specification}: is no data set of TFDS; write tfds:NAME[/CONFIG][:VERSION][:SPLIT], "
+            "for example tfds:wikipedia/20230601.en:1.0.0:train."
+        )
+    root = _root(data_dir)
+    directory = _directory(match, specification, root)
+    builder = _builder(str(directory), specification)
+    _check_format(builder, specification, directory)
+    _check_feature(builder, specification, feature)
+    split = match["split"] or "train"
+    try:
+        info = builder.info.splits[split]
+    except (KeyError, ValueError, AssertionError):
+        raise UserError(
+            f"{specification}: has no split {split!r}, but {', '.join(builder.info.splits)}."
+        ) from None
+    splits = builder.info.splits.values()
+    mean = sum(each.num_bytes for each in splits) / max(1, builder.info.splits.total_num_examples)
+    name = directory.relative_to(root).parent
+    return TfdsSplit(
+        name=f"{PREFIX}{name}:{directory.name}:{split}",
+        directory=str(directory),
+        split=split,
+        feature=feature,
+        examples=info.num_examples,
+        stored_bytes=round(mean * info.num_examples),
+    )
+
+
+def _root(data_dir: epath.PathLike | None) -> epath.Path:
+    if data_dir is None:
+        from tensorflow_datasets.core import constants
+
+        return epath.Path(constants.get_default_data_dir())
+    if not places.is_local(data_dir):
+        raise UserError(
+            f"{data_dir}: data sets of TFDS are read from a local disk; copy it to one."
+        )
+    return epath.Path(data_dir).expanduser()
+
+
+def _directory(match: re.Match[str], specification: str, root: epath.Path) -> epath.Path:
+    """The directory of a version."""
+    directory = root / match["name"]
+    if not directory.is_dir():
+        raise _unknown(match, specification, root)
+    if config := match["config"]:
+        directory /= config
+    elif not _versions(directory):
+        configs = [path.name for path in _directories(directory) if _versions(path)]
+        if len(configs) > 1:
+            raise UserError(
+                f"{specification}: has several configs in {root}; name one of "
+                f"{', '.join(configs)}, as {PREFIX}{match['name']}/{configs[0]}."
+            )
+        directory = directory / configs[0] if configs else directory
+    versions = _versions(directory)
+    if not versions:
+        raise _unknown(match, specification, root)
+    if (version := match["version"]) and version not in versions:
+        raise UserError(
+            f"{specification}: version {version} is not in {directory}; give one of "
+            f"{', '.join(versions)}."
+        )
+    return directory / (version or versions[-1])
+
+
+def _versions(directory: epath.Path) -> list[str]:
+    """The names of what lies there finished, oldest first."""
+    names = [path.name for path in _directories(directory) if (path / _INFO).exists()]
+    numbers = {name: tuple(map(int, name.split("."))) for name in names if _is_version(name)}
+    return sorted(numbers, key=lambda name: numbers[name])
+
+
+def _is_version(name: str) -> bool:
+    return re.fullmatch(r"\d+\.\d+\.\d+", name) is not None
+
+
+def _directories(directory: epath.Path) -> list[epath.Path]:
+    if not directory.is_dir():
+        return []
+    return sorted(path for path in directory.iterdir() if path.is_dir())
+
+
+def _unknown(match: re.Match[str], specification: str, root: epath.Path) -> UserError:
+    """What to do about a data set that does not lie there: prepare it, or write another name."""
+    wanted = f"{match['name']}/{match['config']}" if match["config"] else match["name"]
+    there = [
+        inner.relative_to(root).as_posix()
+        for path in _directories(root)
+        for inner in (path, *_directories(path))
+        if _versions(inner)
+    ]
+    known = _registered()
+    if match["name"] in known:
+        return UserError(
+            f"{specification}: is not in {root}, and nothing is downloaded here; prepare it where "
+            f"TensorFlow and Apache Beam are installed, `tfds build {wanted} "
+            f"--file_format={_FORMAT} --data_dir={root}`, or give another --tfds-data-dir."
+        )
+    near = difflib.get_close_matches(wanted, [*there, *known])
+    advice = f"the nearest are {', '.join(near)}" if near else f"there are {', '.join(there[:5])}"
+    if not near and not there:
+        advice = "no data set lies there"
+    return UserError(f"{specification}: neither {root} nor TFDS has such a data set; {advice}.")
+
+
+def _registered() -> list[str]:
+    """The names that TFDS has builders for."""
+    import tensorflow_datasets as tfds
+    import tensorflow_datasets.text  # pyright: ignore[reportUnusedImport] - registers its builders
+
+    return tfds.list_builders(with_community_datasets=False)
+
+
+def _builder(directory: str, where: str) -> Any:
+    import tensorflow_datasets as tfds
+    from google.protobuf import json_format
+
+    try:
+        return tfds.builder_from_directory(directory)
+    except (ValueError, TypeError, KeyError, OSError, json_format.Error) as error:
+        raise UserError(
+            f"{where}: {directory} can't be read as a data set ({_reason(error)}); prepare it "
+            "again."
+        ) from None
+
+
+def _reason(error: Exception) -> str:
+    return str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
+
+
+def _check_format(builder: Any, specification: str, directory: epath.Path) -> None:
+    formats = sorted(each.value for each in builder.info.available_file_formats())
+    if _FORMAT not in formats:
+        raise UserError(
+            f"{specification}: is stored as {', '.join(formats) or 'something unknown'}, and read "
+            f"as {_FORMAT} only, which needs no TensorFlow; where that and Apache Beam are "
+            f"installed, convert it in place: `tfds convert_format --out_file_format={_FORMAT} "
+            f"--dataset_version_dir={directory}`."
+        )
+
+
+def _check_feature(builder: Any, specification: str, feature: str) -> None:
+    import tensorflow_datasets as tfds
+
+    features = builder.info.features
+    named = features.items() if isinstance(features, tfds.features.FeaturesDict) else ()
+    texts = sorted(name for name, each in named if isinstance(each, tfds.features.Text))
+    if feature not in texts:
+        there = f"but {', '.join(texts)} (--text-feature)" if texts else "and no other text"
+        raise UserError(f"{specification}: has no text feature {feature!r}, {there}.")
+
+
+@functools.cache
+def _data_source(directory: str, split: str) -> Any:
+    """Opened once in a process."""
+    return _builder(directory, directory).as_data_source(split, file_format=_FORMAT)
