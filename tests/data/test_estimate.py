@@ -149,7 +149,7 @@ def test_json_lines_of_any_length(config, tmp_path, log, monkeypatch):
 def test_times_are_in_proportion(config, make_corpus, log, monkeypatch):
     monkeypatch.setattr(sample, "STRETCH_BYTES", 4096)
     cfg = config(make_corpus(300))
-    paths = cfg.files()
+    paths = cfg.sources()
     sizes = [path.stat().length for path in paths]
     tokenizer = estimate.load_tokenizer(cfg.tokenizer)
     ticks = iter(range(1000))  # a second from one look at the clock to the next
