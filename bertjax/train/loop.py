@@ -346,7 +346,7 @@ class _Run:
                     f"{self.workdir}: holds a run at step {step:,} already, and train_steps is "
                     f"{self.config.train_steps:,}: give --loop.train-steps above {step:,}."
                 )
-            names = ", ".join(undecided)
+            names = ", ".join(name for name in undecided if name in self.meta["identity"])
             self.telemetry.say(f"{line}; taken from this command and held from now on: {names}.")
             return state, step
         changed = changes(restored.meta["facts"], self.meta["facts"], self.meta["explain"])
