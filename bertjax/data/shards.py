@@ -51,7 +51,9 @@ def file_bytes(records_bytes: float) -> int:
     return (max(1, math.ceil(records_bytes / _BLOCK_BYTES)) + 1) * _BLOCK_BYTES
 
 
-def encode_bytes(a: bytes, b: bytes, *, is_random: bool, wide: bool) -> bytes:
+def encode_bytes(
+    a: bytes | memoryview, b: bytes | memoryview, *, is_random: bool, wide: bool
+) -> bytes:
     """One example as a record: ids as bytes of `id_dtype(wide)`, without special tokens.
 
     Without B it is a single sequence. The caller knows that ids fit: `wide` is

@@ -32,6 +32,7 @@ _SECONDS_BETWEEN_LINES = 10.0
 _COUNT = np.dtype("<i8")
 BYTES_PER_COUNT = _COUNT.itemsize
 """A unit leaves one count of each token."""
+_COUNTED_AT_ONCE = 1 << 20
 
 
 class WorkerDied(UserError):
@@ -112,8 +113,11 @@ def pair_documents(
         # (seed, block, dupe), and the split, whose documents are others.
         key = (options.seed, shards.SPLITS.index(split), block, dupe)
         _write_dupe(marker, dupe, documents, wide, options, np.random.default_rng(key), result)
-    counts = np.bincount(documents.ids, minlength=vocab_size)
-    places.write_atomically(marker.with_suffix(".counts"), counts.astype(_COUNT).tobytes())
+    counts = np.zeros(vocab_size, _COUNT)
+    for start in range(0, len(documents.ids), _COUNTED_AT_ONCE):  # NumPy counts in 64 bits
+        some = documents.ids[start : start + _COUNTED_AT_ONCE]
+        counts += np.bincount(some, minlength=vocab_size)
+    places.write_atomically(marker.with_suffix(".counts"), counts.tobytes())
     hashes = repeats.sentence_hashes(documents.ids, documents.sentence_offsets, options.sample_bits)
     sentences = repeats.Repeats.of(hashes).to_bytes()
     places.write_atomically(marker.with_suffix(".sentences"), sentences)
@@ -148,7 +152,7 @@ def _write_dupe(
         result["same_document"] += measure.same_document(documents, spans)
     if not examples:  # of "sop", from documents of one sentence
         return
-    data, width = documents.ids.tobytes(), documents.ids.itemsize
+    data, width = documents.ids.view(np.uint8).data, documents.ids.itemsize
     for number, part in enumerate(np.array_split(rows, -(-examples // shards.EXAMPLES_PER_FILE))):
         name = f"{marker.stem}-{dupe:02d}-{number:03d}.array_record"
         records = (
