@@ -166,8 +166,7 @@ def _tokenizer_train(arguments: list[str]) -> int:
 
 
 def _prepare(arguments: list[str]) -> int:
-    from etils import epath
-
+    from bertjax import places
     from bertjax.data import audit
     from bertjax.data.estimate import estimate
     from bertjax.data.inspection import AuditConfig, audit_data
@@ -182,7 +181,7 @@ def _prepare(arguments: list[str]) -> int:
         estimate(config, _say)
         return EXIT_DONE
     prepare(config, _say)
-    directories = config.directories(epath.Path(str(config.output))).values()
+    directories = config.directories(places.location(str(config.output))).values()
     if config.strict and not all(map(audit.is_clean, directories)):
         _say("Exit code 1, by --strict: see the warnings. The shards are finished all the same.")
         return EXIT_WARNED

@@ -16,12 +16,12 @@ import numpy as np
 from etils import epath
 
 from bertjax import places
-from bertjax.data import division, repeats, sample, shards, spill, tfrecords, work
+from bertjax.data import division, parts, repeats, sample, shards, spill, tfrecords, work
 from bertjax.data.sample import Quantity, Sample
 from bertjax.data.sequences import example_spans
 from bertjax.data.settings import PrepareConfig
 from bertjax.errors import UserError
-from bertjax.text import compressed
+from bertjax.text import corpus
 from bertjax.text.corpus import Source
 from bertjax.text.tokenizer import Tokenizer, load_tokenizer
 
@@ -132,12 +132,12 @@ def estimate(config: PrepareConfig, log: Callable[[str], None]) -> Estimate:
             f"{sources[0]} is a TFRecord file, whose examples are made already: --estimate tells "
             "what text would take."
         )
-    paths = _plain_files(sources)
-    if others := [str(source) for source in sources if source not in paths]:
+    if others := [str(source) for source in sources if not parts.is_plain(source)]:
         raise UserError(
             f"{others[0]}: --estimate looks into the text at many places, which needs plain text "
             "files: estimate a part of it that is unpacked, and multiply."
         )
+    paths = corpus.files_of(sources)
     sizes = [path.stat().length for path in paths]
     result = of_text(config, load_tokenizer(config.tokenizer), paths, sizes)
     for line in result.table(config.workers(sum(sizes))):
@@ -170,9 +170,9 @@ def refuse_full_disk(
     free = places.free_bytes(output)
     if free is None or free >= _plenty(config, tokenizer, sum(sizes)):
         return
-    paths = _plain_files(sources)
-    if len(paths) < len(sources):
+    if not all(map(parts.is_plain, sources)):
         return
+    paths = corpus.files_of(sources)
     try:
         found = of_text(config, tokenizer, paths, sizes, stretches=_STRETCHES_BEFORE_A_RUN)
     except division.TooFew:
@@ -267,12 +267,6 @@ class _Split(NamedTuple):
         value = whole.value * self.share.value * self.dupes
         of_whole, of_share = whole.error * self.share.value, whole.value * self.share.error
         return Quantity(value, math.hypot(of_whole, of_share) * self.dupes)
-
-
-def _plain_files(sources: Sequence[Source]) -> list[epath.Path]:
-    """Those that can be read from any place."""
-    files = (source for source in sources if isinstance(source, epath.Path))
-    return [file for file in files if not compressed.is_compressed(file)]
 
 
 def _divide(config: PrepareConfig, documents: float, blocks: int) -> tuple[_Split, _Split]:

@@ -41,8 +41,11 @@ def audit_data(config: AuditConfig, log: Callable[[str], None]) -> list[Report]:
         log: is given a line at a time.
 
     Raises:
-        UserError: nothing to look at, a text without its tokenizer, or bad input (see `prepare`).
+        UserError: an estimate is asked for too, nothing to look at, a text without its tokenizer,
+            or bad input (see `prepare`).
     """
+    if config.estimate:
+        raise UserError("--audit and --estimate: ask for one of them at a time.")
     inputs = (*config.audit, *config.input)
     if not inputs:
         raise UserError("--audit: name a text (with its --tokenizer) or a directory of shards.")

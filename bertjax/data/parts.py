@@ -93,14 +93,16 @@ def groups(tasks: Sequence[Task]) -> list[list[int]]:
 
     def key(number: int) -> tuple[bool, int]:
         part = tasks[number][0]
-        is_entered = not part.is_whole and _is_compressed(part.source)
+        is_file = not isinstance(part.source, TfdsSplit)
+        is_entered = is_file and not part.is_whole and not is_plain(part.source)
         return is_entered, part.number if is_entered else number
 
     return [list(group) for _, group in itertools.groupby(range(len(tasks)), key)]
 
 
-def _is_compressed(source: Source) -> bool:
-    return not isinstance(source, TfdsSplit) and compressed.is_compressed(source)
+def is_plain(source: Source) -> bool:
+    """Whether it is a file of which any place can be read at once."""
+    return not isinstance(source, TfdsSplit) and not compressed.is_compressed(source)
 
 
 def window_on(tasks: Sequence[Task]) -> contextlib.AbstractContextManager[Window | None]:

@@ -39,6 +39,7 @@ from bertjax.data import (
 from bertjax.data.settings import PrepareConfig
 from bertjax.data.shards import CorpusFile, Manifest
 from bertjax.errors import UserError
+from bertjax.text import corpus
 from bertjax.text.corpus import Source
 from bertjax.text.tokenizer import Tokenizer, load_tokenizer
 
@@ -48,7 +49,7 @@ BUILDING = ".building"
 
 
 def prepare(config: PrepareConfig, log: Callable[[str], None]) -> Manifest:
-    """Makes shards of examples from text (`config.estimate` asks `estimate.py`, not this).
+    """Makes shards of examples from text.
 
     The same text, tokenizer and settings give the same bytes. Run again after being stopped, it
     finishes; run again on a finished directory, it says so and returns what is there.
@@ -64,8 +65,11 @@ def prepare(config: PrepareConfig, log: Callable[[str], None]) -> Manifest:
         UserError: bad input (named by file and line), too few documents, a directory that holds
             shards of other text or settings, a full disk.
         Stopped: a signal came; the same call goes on.
+        ValueError: config.estimate is set.
     """
     started = time.monotonic()
+    if config.estimate:
+        raise ValueError("estimate is set: estimate.estimate(config, log) makes nothing, as asked")
     if config.output is None:
         raise UserError(
             "output is missing: name a directory for the shards (--output), or ask with "
@@ -77,7 +81,7 @@ def prepare(config: PrepareConfig, log: Callable[[str], None]) -> Manifest:
     sources = config.sources()
     is_paired = tfrecords.are_tfrecords(sources)
     if is_paired:
-        config = from_tfrecords.settle(config, _files(sources))
+        config = from_tfrecords.settle(config, corpus.files_of(sources))
         directories = config.directories(output)
     processes = config.workers(survey.stored_bytes(sources))
     with places.writing(output), _discarded_on_bad_text(output):
@@ -165,17 +169,13 @@ def _of_tfrecords(job: _Job) -> _Finished:
         made = from_tfrecords.convert(
             job.config,
             job.workers,
-            _files(job.sources),
+            corpus.files_of(job.sources),
             job.building / shards.TOKENIZER,
             directory,
             job.log,
         )
         manifest = publish.make_manifest(job.plan, job.tokenizer, *made, directory)
     return {length: (manifest, shard_audit.audit_shards(directory, manifest=manifest))}
-
-
-def _files(sources: Sequence[Source]) -> list[epath.Path]:
-    return [source for source in sources if isinstance(source, epath.Path)]
 
 
 def _named(sources: Sequence[Source]) -> str:

@@ -6,6 +6,7 @@ from typing import NoReturn
 import numpy as np
 
 from bertjax.data import sequences, shards
+from bertjax.data.pairs import Pair
 from bertjax.data.shards import Manifest
 
 
@@ -60,6 +61,23 @@ def make_rows(records: Sequence[bytes], manifest: Manifest) -> dict[str, np.ndar
     return {**batch, "next_sentence_label": (flags & shards.RANDOM).astype(np.int32)}
 
 
+def example_of(record: bytes, manifest: Manifest) -> Pair:
+    """The example of a record of these shards.
+
+    Raises:
+        ValueError: the bytes are no record, or one of other shards; its ids are not looked at.
+    """
+    pair = shards.decode_pair(record)
+    if (len(pair.b) == 0) != (manifest.objective == "mlm"):
+        raise ValueError("an example of another objective")
+    if pair.a.dtype != shards.id_dtype(shards.needs_wide_ids(manifest.vocab_size)):
+        raise ValueError("an example of another vocabulary")
+    tokens = len(pair.a) + len(pair.b) + sequences.specials(manifest.objective)
+    if tokens > manifest.max_seq_length:
+        raise ValueError("an example longer than max_seq_length")
+    return pair
+
+
 def _headers(
     records: Sequence[bytes], manifest: Manifest, dtype: np.dtype
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -88,14 +106,10 @@ def _headers(
 def _refuse(records: Sequence[bytes], place: int, manifest: Manifest) -> NoReturn:
     """Says what is wrong with one record."""
     try:
-        pair = shards.decode_pair(records[place])
+        example_of(records[place], manifest)
     except ValueError as error:
         raise BadRecord(place, str(error)) from None
-    if (len(pair.b) == 0) != (manifest.objective == "mlm"):
-        raise BadRecord(place, "an example of another objective")
-    if pair.a.dtype != shards.id_dtype(shards.needs_wide_ids(manifest.vocab_size)):
-        raise BadRecord(place, "an example of another vocabulary")
-    raise BadRecord(place, "an example longer than max_seq_length")
+    raise AssertionError(f"record {place} was found bad, and is not")
 
 
 def _check_ids(input_ids: np.ndarray, is_token: np.ndarray, vocab_size: int) -> None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from bertjax import places
-from bertjax.data import audit, findings, sequences, shards
+from bertjax.data import audit, findings, rows, sequences, shards
 from bertjax.data.audit import Report
 from bertjax.data.measure import ExampleSums
 from bertjax.data.pairs import Pair
@@ -155,19 +155,13 @@ def _read_file(
     path: epath.Path, manifest: Manifest, file: ShardFile, damage: Damage
 ) -> Iterator[tuple[int, Pair]]:
     """The examples of a file with their numbers."""
-    is_single = manifest.objective == "mlm"
-    room = manifest.max_seq_length - sequences.specials(manifest.objective)
     reader = None
     for number in range(file.examples):
         try:
             if reader is None:
                 reader = shards.open_records(path)
             reader.seek(number)
-            pair = shards.decode_pair(reader.read())
-            if (len(pair.b) == 0) != is_single:
-                raise ValueError("an example of another objective")
-            if len(pair.a) + len(pair.b) > room:
-                raise ValueError("an example longer than max_seq_length")
+            pair = rows.example_of(reader.read(), manifest)
         except (RuntimeError, ValueError, IndexError) as error:
             reader = None  # it would fail at every later record too
             damage.add(1, f"{file.name}, record {number}", str(error))

@@ -11,7 +11,7 @@ import itertools
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import Any, TypeVar
 
 import numpy as np
@@ -297,7 +297,7 @@ class HeldOutBatches:
 
 def read_ahead(
     make: Callable[[int], T], steps: Iterable[int], depth: int = 4, threads: int = 2
-) -> Iterator[tuple[int, T]]:
+) -> Generator[tuple[int, T], None, None]:
     """Yields (step, make(step)) in the order of `steps`, with up to `depth` made ahead in threads.
 
     An exception of `make` is raised where its step is due. Closing the iterator, or dropping it,

@@ -142,10 +142,10 @@ def expanded(patterns: Sequence[str], leave_out: Sequence[epath.Path]) -> list[s
     others = {path.resolve() for path in leave_out}
     for pattern in patterns:
         path = places.location(pattern)
-        files = list(_files_in(path)) if path.is_dir() else []
+        files = list(corpus.files_in(path)) if path.is_dir() else []
         if records := [file for file in files if is_named_tfrecord(file)]:
             for file in files:
-                if file.suffix.lower() in corpus.EXTENSIONS and file.resolve() not in others:
+                if corpus.is_named_text(file) and file.resolve() not in others:
                     raise _mixed(records[0], file)
         found += map(str, records or [pattern])
     return found
@@ -375,14 +375,3 @@ def _mixed(record: Source, text: Source) -> UserError:
         f"{record} is a TFRecord file, {text} is text: prepare them one after the other, each "
         "into a directory of its own."
     )
-
-
-def _files_in(directory: epath.Path) -> Iterator[epath.Path]:
-    """The files at any depth, without those whose name, or a directory's, begins with a dot."""
-    for path in directory.iterdir():
-        if path.name.startswith("."):
-            continue
-        if path.is_dir():
-            yield from _files_in(path)
-        else:
-            yield path

@@ -181,6 +181,7 @@ class Workers:
 
     def __init__(self, processes: int) -> None:
         """A pool of `processes`; with 1, everything runs in this process."""
+        _tokenizer.cache_clear()  # its directory may hold another vocabulary by now
         self._pool: concurrent.futures.ProcessPoolExecutor | None = None
         if processes > 1:
             self._pool = concurrent.futures.ProcessPoolExecutor(

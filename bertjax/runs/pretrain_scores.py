@@ -2,8 +2,8 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Generator, Mapping
-from typing import Any, NamedTuple, cast
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -85,8 +85,7 @@ def make_evaluator(
     def evaluate(state: TrainState, should_stop: Callable[[], bool]) -> dict[str, float] | None:
         names = metric_names(corpora.manifest.objective)
         sums: dict[str, Sums] = {part.name: dict.fromkeys(names, np.zeros(2)) for part in sets}
-        ahead = read_ahead(batch_at, range(len(order)))
-        with contextlib.closing(cast(Generator[tuple[int, Any], None, None], ahead)):
+        with contextlib.closing(read_ahead(batch_at, range(len(order)))) as ahead:
             for number, batch in ahead:
                 if should_stop():
                     return None

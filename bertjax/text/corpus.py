@@ -80,6 +80,11 @@ def expand_inputs(
     return tuple(sources[name] for name in sorted(sources))
 
 
+def files_of(sources: Sequence[Source]) -> list[epath.Path]:
+    """Those of the sources that are files."""
+    return [source for source in sources if isinstance(source, epath.Path)]
+
+
 def read_documents(
     source: TfdsSplit | epath.PathLike, language: str = "en"
 ) -> Iterator[tuple[str, ...]]:
@@ -148,7 +153,7 @@ def is_json_lines(path: epath.Path) -> bool:
 def _expand(pattern: str) -> Iterator[epath.Path]:
     path = places.location(pattern)
     if path.is_dir():
-        yield from _walk(path)
+        yield from filter(is_named_text, files_in(path))
     elif path.exists():
         yield path
     elif "**" in pattern:
@@ -158,20 +163,22 @@ def _expand(pattern: str) -> Iterator[epath.Path]:
         base = epath.Path((parent or "/") if slash else ".")
         if base.is_dir():
             for match in base.glob(pattern[len(parent) + len(slash) :]):
-                yield from _walk(match) if match.is_dir() else [match]
+                yield from filter(is_named_text, files_in(match)) if match.is_dir() else [match]
 
 
-def _walk(directory: epath.Path) -> Iterator[epath.Path]:
+def files_in(directory: epath.Path) -> Iterator[epath.Path]:
+    """The files at any depth, without those whose name, or a directory's, begins with a dot."""
     for path in directory.iterdir():
         if path.name.startswith("."):
             continue
         if path.is_dir():
-            yield from _walk(path)
-        elif _is_text(path):
+            yield from files_in(path)
+        else:
             yield path
 
 
-def _is_text(path: epath.Path) -> bool:
+def is_named_text(path: epath.Path) -> bool:
+    """Whether a file in a directory is taken for text, by its name."""
     name = compressed.text_name(path).lower()
     return name.endswith(EXTENSIONS) or _EXTRACTED.fullmatch(name) is not None
 

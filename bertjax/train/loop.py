@@ -10,7 +10,7 @@ import functools
 import math
 import time
 from collections.abc import Callable, Generator, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from etils import epath
 
@@ -370,7 +370,7 @@ class _Run:
         from bertjax.data.stream import read_ahead
 
         ahead = read_ahead(self.batch_at, range(start, total))
-        with contextlib.closing(cast(Generator[tuple[int, Any], None, None], ahead)):
+        with contextlib.closing(ahead):
             while True:
                 started = time.monotonic()
                 item = next(ahead, None)

@@ -418,6 +418,11 @@ def test_auditing_a_text_is_preparing_it_and_leaves_nothing(made, tmp_path, log,
     ]
 
 
+def test_an_audit_is_no_estimate(tmp_path, log):
+    with pytest.raises(UserError, match="one of them at a time"):
+        inspection.audit_data(AuditConfig(audit=(str(tmp_path),), estimate=True), log)
+
+
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [

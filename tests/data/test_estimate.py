@@ -111,6 +111,13 @@ def test_the_peak_is_that_of_the_disk(config, make_corpus, log, monkeypatch):
     assert estimate.estimate(cfg, log).peak_bytes.value == pytest.approx(measured[0], rel=0.05)
 
 
+def test_what_asks_for_an_estimate_makes_nothing(config, make_corpus, tmp_path, log):
+    cfg = config(make_corpus(5), output=str(tmp_path / "out"), estimate=True)
+    with pytest.raises(ValueError, match="makes nothing"):
+        prepare.prepare(cfg, log)
+    assert not (tmp_path / "out").exists()
+
+
 def test_one_document_is_said_at_once(config, tmp_path, log):
     """A long text without blank lines, of which little is read."""
     path = tmp_path / "text.txt"

@@ -194,6 +194,10 @@ def test_text_and_tfrecords_are_not_mixed(old, config, log, tmp_path, vocabulary
         prepare.prepare(config(directory), log)
     with pytest.raises(UserError, match=sentence):
         prepare.prepare(config(directory / "*"), log)
+    (directory / "text.txt").rename(directory / "text.txt.gz")
+    with pytest.raises(UserError, match=r"text\.txt\.gz is text"):
+        prepare.prepare(config(directory), log)
+    (directory / "text.txt.gz").rename(directory / "text.txt")
     # The vocabulary itself is no text.
     (directory / "text.txt").rename(tmp_path / "text.txt")
     (directory / "vocab.txt").write_bytes((vocabulary / "vocab.txt").read_bytes())

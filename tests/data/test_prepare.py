@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -602,6 +603,18 @@ def test_an_output_that_holds_nothing_but_shards_is_no_input(config, make_corpus
     prepare.prepare(cfg, log)
     with pytest.raises(UserError, match="out: nothing matches"):
         prepare.prepare(dataclasses.replace(cfg, input=(cfg.output,)), log)
+
+
+def test_another_vocabulary_at_the_same_place_is_read_anew(config, make_corpus, vocabulary, log):
+    cfg = config(make_corpus(20))
+    first = prepare.prepare(cfg, log)
+    shutil.rmtree(cfg.output)
+    file = vocabulary / "vocab.txt"
+    specials, words = file.read_text().split("\n")[:5], file.read_text().split("\n")[5:]
+    file.write_text("\n".join([*specials, *reversed(words)]))
+    second = prepare.prepare(cfg, log)
+    assert (first.tokens, first.examples("train")) == (second.tokens, second.examples("train"))
+    assert first.files["train"][0].sha256 != second.files["train"][0].sha256
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES])

@@ -6,6 +6,7 @@ import pytest
 from bertjax.config import BertConfig
 from bertjax.interop.huggingface import Pretrained
 from bertjax.model.bert import init_params
+from bertjax.runs.recipes import ModelConfig
 from bertjax.text.tokenizer import load_tokenizer
 
 WORDS = (
@@ -19,6 +20,19 @@ def tiny_tokenizer(tmp_path_factory):
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS.split()]
     (directory / "vocab.txt").write_text("\n".join(tokens) + "\n")
     return load_tokenizer(directory)
+
+
+@pytest.fixture(scope="session")
+def tiny_shape():
+    """A model for rows of 32 tokens, of the size that a recipe names."""
+    return ModelConfig(
+        "tiny",
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=32,
+    )
 
 
 @pytest.fixture(scope="session")

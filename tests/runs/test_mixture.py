@@ -17,20 +17,12 @@ from bertjax.runs import pretrain as runs
 from bertjax.runs import pretrain_program
 from bertjax.runs.pretrain_program import Vocabulary
 from bertjax.runs.pretrain_scores import make_evaluator, metric_names
-from bertjax.runs.recipes import ModelConfig, PretrainConfig
+from bertjax.runs.recipes import PretrainConfig
 from bertjax.runs.report import report
 from bertjax.text.tokenizer import load_tokenizer
 from bertjax.train.loop import LoopConfig
 from bertjax.train.sharding import MeshConfig, make_mesh
 
-SHAPE = ModelConfig(
-    "tiny",
-    hidden_size=16,
-    num_hidden_layers=1,
-    num_attention_heads=2,
-    intermediate_size=16,
-    max_position_embeddings=32,
-)
 # The corpora share no word.
 WORDS = {"wiki": [f"a{i}" for i in range(20)], "books": [f"b{i}" for i in range(20)]}
 
@@ -60,12 +52,12 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def recipe(data):
+def recipe(data, tiny_shape):
     def make(workdir, steps=4, names=("wiki", "books"), weights=(3, 1), **changes):
         loop = LoopConfig(train_steps=steps, log_every=1, eval_every=2, save_every=2)
         directories = tuple(str(data / name) for name in names)
         fields = {
-            "model": SHAPE,
+            "model": tiny_shape,
             "data_weights": weights,
             "loop": loop,
             "batch_size": 4,

@@ -18,14 +18,6 @@ from bertjax.runs.report import report
 from bertjax.train.loop import LoopConfig
 
 WORDS = [f"w{number}" for number in range(40)]
-SHAPE = ModelConfig(
-    "tiny",
-    hidden_size=16,
-    num_hidden_layers=1,
-    num_attention_heads=2,
-    intermediate_size=16,
-    max_position_embeddings=32,
-)
 
 
 def silent(line):
@@ -55,10 +47,10 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def recipe(data):
+def recipe(data, tiny_shape):
     def make(objective, workdir, steps=2, **changes):
         loop = LoopConfig(train_steps=steps, log_every=1, eval_every=1, save_every=1)
-        fields = {"model": SHAPE, "loop": loop, "batch_size": 4, "eval_examples": 6, **changes}
+        fields = {"model": tiny_shape, "loop": loop, "batch_size": 4, "eval_examples": 6, **changes}
         return PretrainConfig(str(data / objective), str(workdir), **fields)
 
     return make
