@@ -206,6 +206,7 @@ class _Demo:
         return {"vocab_size": train_tokenizer(config, self.log).vocab_size}
 
     def _prepare(self) -> dict[str, Any]:
+        from bertjax.data import audit
         from bertjax.data.prepare import PrepareConfig, prepare
 
         config = PrepareConfig(
@@ -216,6 +217,11 @@ class _Demo:
             held_out=self.recipe.held_out,
         )
         manifest = prepare(config, self.log)
+        if not audit.is_clean(self.workdir / "data"):
+            self.log(
+                "Documentation repeats itself, so such warnings are no surprise here, and the "
+                "held-out losses below flatter a little; with your own text, act on them."
+            )
         return {
             "examples": manifest.examples("train"),
             "unigram_entropy": manifest.unigram_entropy,

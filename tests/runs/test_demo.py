@@ -107,6 +107,9 @@ def test_the_whole_way_and_again(small, tmp_path, monkeypatch):
     for fill in story["fills"]:
         assert [len(sentence["tokens"]) for sentence in fill["sentences"]] == [5] * 5
 
+    warned = any(line.startswith("Warning: ") for line in said)
+    assert warned == any(line.startswith("Documentation repeats itself") for line in said)
+
     # Again: nothing is done a second time, and the same comes out.
     def refuse(*arguments, **named):
         raise AssertionError("done before")
