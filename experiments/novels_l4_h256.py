@@ -32,7 +32,7 @@ config = PretrainConfig(
     optimizer=OptimizerConfig(
         name="adamw", learning_rate=1e-3, schedule="linear", warmup_steps=600, beta2=0.98
     ),
-    loop=LoopConfig(train_steps=8_000, log_every=100, eval_every=1_000, save_every=1_000),
+    loop=LoopConfig(train_steps=6_400, log_every=100, eval_every=400, save_every=800),
     batch_size=32,
     eval_examples=1_024,
 )
