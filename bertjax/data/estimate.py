@@ -228,7 +228,7 @@ def of_text(
             )
             for length in config.lengths
         }
-    tasks = max(1, round(drawn.total / config.part_bytes))
+    tasks = max(1, round(drawn.total / config.part_bytes(drawn.total)))
     widths = spill.BYTES_PER_DOCUMENT, spill.BYTES_PER_SENTENCE, drawn.text.ids.itemsize
     segments = drawn.scaled(np.dot(widths, (drawn.documents, drawn.sentences, drawn.ids)))
     runs = sum(each.units for each in divided) * len(config.lengths)

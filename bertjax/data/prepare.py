@@ -306,11 +306,12 @@ def _changed(plan: dict[str, Any], there: dict[str, Any]) -> str:
 def _tokenise(job: _Job) -> list[epath.Path]:
     """Pass 1. The segments, in the order of the corpus."""
     config = job.config
-    tasks = parts.make_tasks(job.sources, job.sizes, config.part_bytes)
+    text_bytes = sum(job.sizes)
+    tasks = parts.make_tasks(job.sources, job.sizes, config.part_bytes(text_bytes))
     segments = [job.building / "pass1" / f"{number:06d}.segment" for number in range(len(tasks))]
     options = {
         "seed": config.seed,
-        "blocks": config.blocks(sum(job.sizes)),
+        "blocks": config.blocks(text_bytes),
         "language": config.language,
     }
     vocabulary = str(job.building / shards.TOKENIZER)

@@ -13,7 +13,9 @@ from bertjax.text import corpus, wordpiece
 from bertjax.text.corpus import Source
 
 _MIB = 1 << 20
-_PARTS_PER_BLOCK = 4
+# Tasks of pass 1: few enough to be read by every task of pass 2, many enough that a small corpus
+# keeps the cores of a machine busy to the end.
+_PARTS_PER_BLOCK, _PARTS_AT_LEAST, _SMALLEST_PART = 4, 32, _MIB
 # Starting workers takes a second or so: a smaller corpus is done by then.
 _WORTH_WORKERS = 4 * _MIB
 
@@ -53,7 +55,7 @@ class PrepareConfig:
     give the same shards."""
     processes: int = 0
     """Worker processes; 0: one a core. The shards do not depend on it."""
-    block_mib: int = 64
+    block_mib: int = 32
     """Text that is paired at once, in MiB. Smaller needs less memory, and changes the shards."""
     language: str = "en"
     """Language whose rules split the texts of .jsonl files and data sets into sentences."""
@@ -98,10 +100,10 @@ class PrepareConfig:
         """That what is paired at once needs: B may be of another document."""
         return 2 if self.objective == "nsp" else 1
 
-    @property
-    def part_bytes(self) -> int:
-        """Text of one task of pass 1."""
-        return self.block_mib * _MIB // _PARTS_PER_BLOCK
+    def part_bytes(self, text_bytes: int) -> int:
+        """Text of one task of pass 1, of a corpus of this size."""
+        most = self.block_mib * _MIB // _PARTS_PER_BLOCK
+        return min(most, max(_SMALLEST_PART, text_bytes // _PARTS_AT_LEAST))
 
     def blocks(self, text_bytes: int) -> int:
         """Into how many blocks the documents go."""

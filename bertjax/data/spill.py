@@ -145,7 +145,7 @@ def read_blocks(
     """
     sentences: list[np.ndarray] = []
     lengths: list[np.ndarray] = []
-    ids: list[np.ndarray] = []
+    stretches: list[tuple[epath.Path, int, int]] = []  # of ids: file, first byte, number
     for path in segments:
         with path.open("rb") as file:
             header = _read(file, 0, _HEADER, 1)[0]
@@ -169,12 +169,26 @@ def read_blocks(
                 count = int(rows["sentences"].sum())
                 lengths.append(_read(file, lengths_at + at * _LENGTH.itemsize, _LENGTH, count))
                 at = int(begin["id"]) + int(before["ids"].sum())
-                ids.append(_read(file, ids_at + at * dtype.itemsize, dtype, int(rows["ids"].sum())))
+                count = int(rows["ids"].sum())
+                stretches.append((path, ids_at + at * dtype.itemsize, count))
     return FlatDocuments(
-        ids=np.concatenate([np.zeros(0, dtype), *ids]),
+        ids=_read_stretches(stretches, dtype),
         sentence_offsets=offsets_of(np.concatenate([np.zeros(0, _LENGTH), *lengths])),
         document_offsets=offsets_of(np.concatenate([np.zeros(0, _LENGTH), *sentences])),
     )
+
+
+def _read_stretches(
+    stretches: Sequence[tuple[epath.Path, int, int]], dtype: np.dtype
+) -> np.ndarray:
+    """Arrays that lie at (file, byte, number of elements), as one: never all of them twice."""
+    result = np.empty(sum(count for _, _, count in stretches), dtype)
+    done = 0
+    for path, at, count in stretches:
+        with path.open("rb") as file:
+            result[done : done + count] = _read(file, at, dtype, count)
+        done += count
+    return result
 
 
 def _count_words(text: str) -> int:

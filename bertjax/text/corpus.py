@@ -3,10 +3,10 @@
 `installed_documentation`, the corpus that needs no download, has a file of its own.
 """
 
-import functools
 import json
 import re
 from collections.abc import Iterator, Sequence
+from typing import BinaryIO
 
 from etils import epath
 
@@ -36,6 +36,7 @@ configuration); beside them what WikiExtractor writes, wiki_00."""
 LONGEST_LINE = 1 << 28
 """Bytes; a document is held in memory, as are its sentences and its tokens."""
 
+_BLOCK_BYTES = 1 << 18
 _BOM = b"\xef\xbb\xbf"
 _EXTRACTED = re.compile(r"wiki_\d+")
 
@@ -201,10 +202,11 @@ def _read_text(path: epath.Path) -> Iterator[tuple[str, ...]]:
 
 
 def _read_json_lines(path: epath.Path, language: str) -> Iterator[tuple[str, ...]]:
+    place = str(path)
     for number, line in _lines(path):
         if not line.strip():
             continue
-        text = _text_of(line, f"{path}:{number}")
+        text = _text_of(line, f"{place}:{number}")
         if sentences := tuple(sentences_lib.split_sentences(text, language)):
             yield sentences
 
@@ -245,17 +247,50 @@ def _has_surrogate(text: str) -> bool:
 
 def _lines(path: epath.Path) -> Iterator[tuple[int, str]]:
     """Line number from 1, and the line without its end."""
+    place = str(path)
+    number = 0
     with compressed.open_text(path) as file:
-        lines = iter(functools.partial(file.readline, LONGEST_LINE + 1), b"")
-        for number, data in enumerate(lines, start=1):
-            if len(data) > LONGEST_LINE:
-                raise UserError(
-                    f"{path}:{number}: longer than {LONGEST_LINE >> 20} MiB; divide it into "
-                    "documents, each on a line of its own."
-                )
-            if number == 1:
-                data = data.removeprefix(_BOM)
-            yield number, _decoded(data, f"{path}:{number}", "line").rstrip("\r\n")
+        for block in _blocks(file):
+            if number == 0:
+                block = block.removeprefix(_BOM)
+            for line in _lines_of(block, place, number + 1):
+                number += 1
+                yield number, line.rstrip("\r")
+
+
+def _blocks(file: BinaryIO) -> Iterator[bytes]:
+    """Some whole lines at a time, or the beginning of one that is too long."""
+    held, size = [], 0
+    while data := file.read(_BLOCK_BYTES):
+        end = data.rfind(b"\n") + 1
+        if not end and size + len(data) > LONGEST_LINE:
+            end = len(data)
+        if end:
+            yield b"".join((*held, data[:end]))
+            held, size, data = [], 0, data[end:]
+        held.append(data)
+        size += len(data)
+    if size:
+        yield b"".join(held)
+
+
+def _lines_of(block: bytes, place: str, first: int) -> Iterator[str]:
+    """The lines of a block, of which `first` is the number of the first one."""
+    rows = block.removesuffix(b"\n")
+    try:
+        text = rows.decode()
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" not in text and len(block) <= LONGEST_LINE:
+        yield from text.split("\n")
+        return
+    for number, row in enumerate(rows.split(b"\n"), first):  # something is wrong: where?
+        if len(row) >= LONGEST_LINE:
+            raise UserError(
+                f"{place}:{number}: longer than {LONGEST_LINE >> 20} MiB; divide it into "
+                "documents, each on a line of its own."
+            )
+        yield _decoded(row, f"{place}:{number}", "line")
 
 
 def _decoded(data: bytes, where: str, what: str) -> str:
