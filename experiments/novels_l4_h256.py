@@ -27,12 +27,12 @@ config = PretrainConfig(
         attention_probs_dropout_prob=0.0,
         initializer_range=0.035,  # BERT-base's 0.02 at this width: 0.02 * sqrt(768 / 256)
     ),
-    start=StartConfig(mlm_bias="unigram", positions="sinusoidal", attention="averaging"),
+    start=StartConfig(mlm_bias="unigram", positions="waves", attention="neighbours"),
     masking=MaskingConfig(rate=0.3),
     optimizer=OptimizerConfig(
         name="adamw", learning_rate=1e-3, schedule="linear", warmup_steps=600, beta2=0.98
     ),
-    loop=LoopConfig(train_steps=6_400, log_every=100, eval_every=400, save_every=800),
+    loop=LoopConfig(train_steps=5_400, log_every=100, eval_every=300, save_every=900),
     batch_size=32,
     eval_examples=1_024,
 )

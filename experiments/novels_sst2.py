@@ -20,7 +20,7 @@ config = FinetuneConfig(
     dev="sst2/dev.tsv",
     workdir="runs/novels-sst2",
     column_names=("text", "label"),
-    start=StartConfig(mlm_bias="unigram", positions="sinusoidal", attention="averaging"),
+    start=StartConfig(mlm_bias="unigram", positions="waves", attention="neighbours"),
     seeds=(0, 1, 2),
     epochs=4,
     batch_size=32,

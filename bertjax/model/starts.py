@@ -6,6 +6,7 @@ first values a small model needs no millions.
 """
 
 import dataclasses
+import math
 from typing import Any, Literal
 
 import jax
@@ -27,17 +28,27 @@ class StartConfig:
 
     mlm_bias: Literal["zeros", "unigram"] = "zeros"
     """unigram: the masked-LM output bias starts at the log frequency of every token in the data."""
-    positions: Literal["random", "sinusoidal"] = "random"
-    """sinusoidal: position embeddings start as sines and cosines, as those of Vaswani et al."""
-    attention: Literal["random", "averaging"] = "random"
-    """averaging: every attention starts by adding the average of what it attends to."""
+    positions: Literal["random", "sinusoidal", "waves"] = "random"
+    """sinusoidal: position embeddings start as sines and cosines, as those of Vaswani et al. waves:
+    as sines and cosines in a few columns, which tell each place from all others."""
+    attention: Literal["random", "averaging", "neighbours"] = "random"
+    """averaging: every attention starts by adding the average of what it attends to, so that a
+    model learns first which words occur in the same text. neighbours: the heads of the first layer
+    start by looking one token back, one ahead, two back, and so on, so that it learns first which
+    words stand beside each other; goes with positions waves."""
 
     def check(self, config: BertConfig) -> None:
         """Refuses what a shape has no room for.
 
         Raises:
-            UserError: sinusoidal positions of an odd width.
+            UserError: sinusoidal positions of an odd width; looking at neighbours without the
+                positions for it.
         """
+        if self.attention == "neighbours" and self.positions != "waves":
+            raise UserError(
+                f"start.attention neighbours finds them by start.positions waves, and those are "
+                f"{self.positions}: give --start.positions waves."
+            )
         if self.positions == "sinusoidal" and config.hidden_size % 2:
             raise UserError(
                 f"hidden_size {config.hidden_size} is odd: sinusoidal positions are pairs of sine "
@@ -66,18 +77,22 @@ def begin(
         if counts is None:
             raise ValueError('start.mlm_bias="unigram" needs the counts of the tokens.')
         params = {**params, "mlm": {**params["mlm"], "bias": jnp.asarray(unigram_bias(counts))}}
+    shape = (config.max_position_embeddings, config.hidden_size)
+    table = None
     if start.positions == "sinusoidal":
-        table = sinusoidal_positions(
-            config.max_position_embeddings,
-            config.hidden_size,
-            _POSITION_SHARE * config.initializer_range,
-        )
+        table = sinusoidal_positions(*shape, _POSITION_SHARE * config.initializer_range)
+    if start.positions == "waves":
+        table = wave_positions(*shape, config.head_size, config.initializer_range)
+    if table is not None:
         positions = {"embedding": jnp.asarray(table)}
         embeddings = {**params["embeddings"], "position_embeddings": positions}
         params = {**params, "embeddings": embeddings}
     if start.attention == "averaging":
         layers = {name: _averaging(layer) for name, layer in params["encoder"].items()}
         params = {**params, "encoder": layers}
+    if start.attention == "neighbours":
+        first = _neighbours(params["encoder"]["layer_0"], config)
+        params = {**params, "encoder": {**params["encoder"], "layer_0": first}}
     return params
 
 
@@ -124,6 +139,50 @@ def averaging_output(value: jax.Array) -> jax.Array:
     "Mimetic Initialization of Self-Attention Layers".
     """
     return value.T / jnp.square(value).sum(1).mean()
+
+
+def _wave_rates(count: int) -> np.ndarray:
+    """Radians from one position to the next, spread evenly over a half turn: their waves add up at
+    distance 0 and cancel everywhere else."""
+    golden = (math.sqrt(5.0) - 1.0) / 2.0
+    return math.pi * np.modf((np.arange(count) + 0.5) * golden)[0]
+
+
+def wave_positions(positions: int, width: int, used: int, deviation: float) -> np.ndarray:
+    """First values of position embeddings, float32 [positions, width]: waves in the first `used`
+    columns, with this deviation, and 0 in the others."""
+    angles = np.arange(positions)[:, None] * _wave_rates(used // 2)
+    waves = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+    table = np.zeros((positions, width), np.float32)
+    table[:, : waves.shape[1]] = deviation * math.sqrt(2.0) * waves
+    return table
+
+
+def _neighbours(layer: dict[str, Any], config: BertConfig) -> dict[str, Any]:
+    """A layer whose heads attend to the tokens at offsets -1, 1, -2, 2, ..., by `wave_positions`.
+
+    A head's key is the wave of a position and its query that of its own position, turned by the
+    offset: their product has its peak where the two meet. Value and output are random, and as large
+    as what they are added to, as otherwise the layers above hide it.
+    """
+    attention, size = layer["attention"], config.head_size
+    rates = _wave_rates(size // 2)
+    query, key = np.zeros((2, config.hidden_size, config.hidden_size), np.float32)
+    for head in range(config.num_attention_heads):
+        offset = (head // 2 + 1) * (-1) ** (head + 1)
+        cos, sin = np.diag(np.cos(rates * offset)), np.diag(np.sin(rates * offset))
+        columns = slice(head * size, head * size + 2 * len(rates))
+        query[: 2 * len(rates), columns] = np.block([[cos, -sin], [sin, cos]])
+        key[: 2 * len(rates), columns] = np.eye(2 * len(rates))
+    scale = 1.0 / (config.initializer_range * math.sqrt(config.hidden_size))
+    kernels = {
+        "query": jnp.asarray(query),
+        "key": jnp.asarray(key),
+        "value": attention["value"]["kernel"] * scale,
+        "output": attention["output"]["kernel"] * scale,
+    }
+    turned = {name: {**attention[name], "kernel": kernel} for name, kernel in kernels.items()}
+    return {**layer, "attention": {**attention, **turned}}
 
 
 def _averaging(layer: dict[str, Any]) -> dict[str, Any]:
