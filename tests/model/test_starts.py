@@ -1,7 +1,9 @@
 import jax
 import numpy as np
+import pytest
 
 import bertjax as bj
+from bertjax.errors import UserError
 from bertjax.model import starts
 
 init_params = jax.jit(bj.init_params, static_argnums=0)
@@ -38,6 +40,29 @@ def test_averaging_attention_adds_the_mean_of_what_it_attends_to():
     assert abs(beside.mean()) < 0.01 and beside.std() < 1.1 / np.sqrt(128)
     random = plain["encoder"]["layer_0"]["attention"]
     assert abs(np.diag(random["value"]["kernel"] @ random["output"]["kernel"]).mean()) < 0.01
+
+
+def test_every_head_of_the_first_layer_looks_at_its_own_neighbour():
+    config = bj.BertConfig.named("tiny", vocab_size=500, num_attention_heads=4, hidden_size=256)
+    start = starts.StartConfig(positions="waves", attention="neighbours")
+    plain = init_params(config, jax.random.key(0))
+    params = starts.begin(plain, config, start)
+    assert params["encoder"]["layer_1"] is plain["encoder"]["layer_1"]
+    ids = jax.random.randint(jax.random.key(1), (2, 64), 0, 500)
+    encode = jax.jit(bj.encode, static_argnames=("config", "output_attentions"))
+    found = encode(params, {"input_ids": ids}, config=config, output_attentions=True)
+    seen = found.attentions[0].mean(0)  # [heads, T, S]
+    for head, offset in enumerate((-1, 1, -2, 2)):
+        there = np.array([seen[head, place, place + offset] for place in range(2, 62)])
+        elsewhere = np.array(seen[head]) * (np.eye(64, k=offset) == 0)
+        # One in 64 is chance; the words themselves disturb, so that it isn't 1.
+        assert there.mean() > 0.3 and there.mean() > 5 * elsewhere.max(1).mean()
+
+
+def test_neighbours_are_found_by_waves():
+    config = bj.BertConfig.named("tiny", vocab_size=30)
+    with pytest.raises(UserError, match="start.positions waves"):
+        starts.StartConfig(attention="neighbours").check(config)
 
 
 def test_a_start_of_google_changes_nothing():
