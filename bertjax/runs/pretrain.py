@@ -22,9 +22,10 @@ from bertjax.runs.pretrain_scores import fields, make_evaluator, metric_names, v
 from bertjax.runs.recipes import PretrainConfig
 from bertjax.runs.workdir import choose_workdir, write_config
 from bertjax.text.tokenizer import Tokenizer, load_tokenizer
-from bertjax.train import sharding
+from bertjax.train import parts, sharding
 from bertjax.train.checkpoint import Checkpoints
 from bertjax.train.loop import fit
+from bertjax.train.optimizer import RATE_FIELDS
 from bertjax.train.step import TrainState
 from bertjax.train.telemetry import Telemetry
 
@@ -142,7 +143,7 @@ def pretrain(
     export = None
     if not fitted.stopped:
         export = workdir / "export"
-        params = sharding.on_host(mesh, fitted.state.params)
+        params = sharding.on_host(mesh, fitted.state.averaged_params())
         _export(export, program.model, params, tokenizer, manifest)
         log(verdict(int(fitted.state.step), last, corpora, export))
     return PretrainResult(
@@ -214,7 +215,9 @@ def _meta(
     stream: TrainStream | MixedStream,
 ) -> dict[str, Any]:
     """What a resumed run must share with the one it continues, and what it may change."""
-    optimizer = dataclasses.asdict(config.optimizer)
+    optimizer = config.optimizer.fields()
+    # What the state is of; the rest of the optimizer may change.
+    held = {name: optimizer.pop(name) for name in ("freeze", "ema_decay") if name in optimizer}
     name = optimizer.pop("name")
     rescheduled = "the learning rate follows the new schedule from here on"
     return {
@@ -228,6 +231,7 @@ def _meta(
             "objective": _objective(config, corpora.manifest.objective),
             "batch_size": config.batch_size,
             "optimizer": name,
+            **held,
             **_buckets_identity(config, stream),
             **heads_identity(corpora.manifest.objective),
         },
@@ -241,9 +245,7 @@ def _meta(
         },
         "explain": {
             "train_steps": rescheduled,
-            "optimizer.learning_rate": rescheduled,
-            "optimizer.schedule": rescheduled,
-            "optimizer.warmup_steps": rescheduled,
+            **{f"optimizer.{field}": rescheduled for field in RATE_FIELDS},
         },
     }
 
@@ -309,6 +311,8 @@ def _announce(
     if config.length_buckets:
         lengths = [f"{share:.1%} of {length}" for length, share in stream.lengths]
         log(f"Steps have rows of one length: {', '.join(lengths)} tokens.")
+    if config.optimizer.freeze:
+        log(parts.trained_share(params, program.frozen))
     alone = sharding.replicated_moments(mesh, program.abstract_state) if mesh.size > 1 else []
     if mesh.shape["data"] > 1 and alone:
         log(f"Not split over data, because no dimension divides: {', '.join(alone)}.")

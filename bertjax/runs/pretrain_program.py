@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import Mesh
 
 from bertjax.config import BertConfig
@@ -25,7 +24,7 @@ from bertjax.objectives.losses import (
 from bertjax.objectives.masking import mask_tokens
 from bertjax.runs.recipes import PretrainConfig
 from bertjax.text.tokenizer import Tokenizer
-from bertjax.train import sharding
+from bertjax.train import parts, sharding
 from bertjax.train.optimizer import make_optimizer, make_schedule
 from bertjax.train.step import (
     Batch,
@@ -73,6 +72,8 @@ class Program(NamedTuple):
     abstract_state: TrainState
     """ShapeDtypeStructs with their shardings."""
     abstract_batch: dict[str, jax.ShapeDtypeStruct]
+    frozen: frozenset[str]
+    """Paths of the parameters that are not trained."""
 
 
 def build(
@@ -100,9 +101,13 @@ def build(
     """
     model = config.model.resolve(vocabulary.size)
     _check_shapes(config, model, mesh, max_seq_length)
-    optimizer = make_optimizer(config.optimizer, config.loop.train_steps)
-    prepare = functools.partial(_mask, config, vocabulary)
+    recipe, steps = config.optimizer, config.loop.train_steps
+    optimizer = make_optimizer(recipe, steps, layers=model.num_hidden_layers)
     single = objective == "mlm"
+    first_params = functools.partial(_first_params, config, model, counts, single)
+    params = jax.eval_shape(first_params)
+    frozen = parts.frozen_names(recipe.freeze, params)
+    prepare = functools.partial(_mask, config, vocabulary)
     weights_fn = masked_lm_weights if single else pretraining_weights
     loss: Callable[..., Any] = masked_lm_loss
     if not single:
@@ -115,11 +120,16 @@ def build(
         seed=config.seed,
         prepare=prepare,
         accumulation=config.accumulation,
-        schedule=make_schedule(config.optimizer, config.loop.train_steps),
+        schedule=make_schedule(recipe, steps),
+        frozen=frozen,
+        ema_decay=recipe.ema_decay,
     )
     evaluation = make_eval_step(loss, weights_fn=weights_fn, seed=config.seed, prepare=prepare)
-    first = functools.partial(_first_state, config, model, optimizer, counts, single)
-    shapes = jax.eval_shape(first)
+
+    def state_of(params: dict) -> TrainState:
+        return init_state(params, optimizer, frozen=frozen, average=recipe.ema_decay > 0)
+
+    shapes = jax.eval_shape(state_of, params)
     shardings = sharding.state_shardings(mesh, shapes)
     rows = sharding.batch_sharding(mesh)
 
@@ -131,26 +141,22 @@ def build(
     labels = {} if single else {"next_sentence_label": struct(batch)}
     return Program(
         model=model,
-        init=jax.jit(first, out_shardings=shardings),
+        init=jax.jit(lambda: state_of(first_params()), out_shardings=shardings),
         step=jit_train_step(step, mesh, shardings),
         eval_step=jax.jit(evaluation, out_shardings=sharding.replicated(mesh)),
         abstract_state=sharding.placed(shapes, shardings),
         abstract_batch={**{name: struct(batch, length) for name in tokens}, **labels},
+        frozen=frozen,
     )
 
 
-def _first_state(
-    config: PretrainConfig,
-    model: BertConfig,
-    optimizer: optax.GradientTransformation,
-    counts: np.ndarray | None,
-    single: bool,
-) -> TrainState:
+def _first_params(
+    config: PretrainConfig, model: BertConfig, counts: np.ndarray | None, single: bool
+) -> dict:
     key = jax.random.key(config.seed, impl="threefry2x32")
     heads = ("mlm",) if single else ("mlm", "nsp")
     params = init_params(model, key, heads=heads, add_pooler=not single)
-    params = starts.begin(params, model, config.start, counts)
-    return init_state(params, optimizer)
+    return starts.begin(params, model, config.start, counts)
 
 
 def _mask(

@@ -84,16 +84,17 @@ def make_evaluator(
 
     def evaluate(state: TrainState, should_stop: Callable[[], bool]) -> dict[str, float] | None:
         names = metric_names(corpora.manifest.objective)
+        params = state.averaged_params()
         sums: dict[str, Sums] = {part.name: dict.fromkeys(names, np.zeros(2)) for part in sets}
         with contextlib.closing(read_ahead(batch_at, range(len(order)))) as ahead:
             for number, batch in ahead:
                 if should_stop():
                     return None
-                found = jax.device_get(program.eval_step(state.params, batch, np.int32(number)))
+                found = jax.device_get(program.eval_step(params, batch, np.int32(number)))
                 own = sums[order[number][0].name]
                 own.update({name: own[name] + np.asarray(found[name], float) for name in names})
         if on_evaluate is not None:
-            on_evaluate(int(state.step), state.params)
+            on_evaluate(int(state.step), params)
         whole = dict.fromkeys(names, np.zeros(2))
         for part in sets:
             # An example counts as often as training would have drawn it; of one corpus, once.

@@ -136,8 +136,7 @@ class SeedTrainer:
         self.programs = programs(
             model.config,
             config.execution,
-            dataclasses.replace(recipe, learning_rate=1.0, schedule="constant", warmup_steps=0),
-            recipe.schedule,
+            dataclasses.replace(recipe, learning_rate=1.0, warmup_steps=0),
             config.accumulation,
             rows.outputs,
             config.regression,
@@ -184,7 +183,7 @@ class SeedTrainer:
         latest: dict[str, float] = {}
 
         def evaluate(state: TrainState, should_stop: Callable[[], bool]) -> Any:
-            scores = self._scores(state.params, self.rows.dev, should_stop)
+            scores = self._scores(state.averaged_params(), self.rows.dev, should_stop)
             latest.clear()
             latest.update(scores or {})
             return scores
@@ -219,7 +218,7 @@ class SeedTrainer:
             )
             if result.stopped:
                 raise Stopped("stopped in training")
-            params, scores = result.state.params, dict(latest)
+            params, scores = result.state.averaged_params(), dict(latest)
             if select_best and result.best is not None:
                 target = abstract(params)
                 params = checkpoints.restore_params(target, which="best").state
@@ -315,7 +314,7 @@ class SeedTrainer:
             "max_seq_length": config.max_seq_length,
             "select": config.select,
             "optimizer": {
-                **dataclasses.asdict(config.optimizer),
+                **config.optimizer.fields(),
                 "learning_rate": rate,
                 "warmup_proportion": config.warmup_proportion,
             },
