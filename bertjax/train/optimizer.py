@@ -104,10 +104,11 @@ class OptimizerConfig:
             return
         if self.schedule == "wsd":
             raise UserError("cooldown_steps: wsd decays by decay_share; give that instead.")
-        if self.schedule.startswith("linear") and not self.end_ratio:
+        straight = self.schedule.startswith("linear") or self.power == 1
+        if straight and not self.end_ratio:
             raise UserError(
-                f"cooldown_steps: {self.schedule} falls by a line to 0 already; cool down constant, "
-                "cosine or polynomial."
+                f"cooldown_steps: {self.schedule} falls by a line to 0 as it is; leave them out, "
+                "or cool down the schedule constant or cosine."
             )
 
     def fields(self) -> dict[str, Any]:

@@ -162,7 +162,7 @@ def test_what_is_longer_than_training(fields, sentence):
         ({"schedule": "cosine", "decay_share": 0.5}, "decay_share is of the schedule wsd alone"),
         ({"schedule": "constant", "end_ratio": 0.1}, "constant keeps the peak"),
         ({"schedule": "wsd", "cooldown_steps": 3}, "wsd decays by decay_share"),
-        ({"schedule": "linear", "cooldown_steps": 3}, "linear falls by a line to 0 already"),
+        ({"schedule": "linear", "cooldown_steps": 3}, "linear falls by a line to 0 as it is"),
     ],
 )
 def test_what_would_change_nothing_is_refused(fields, sentence):

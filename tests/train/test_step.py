@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from bertjax.train.paths import named
 from bertjax.train.step import init_state, make_eval_step, make_train_step
 
 # Float32 sums in another order. Measured over 20 steps: 2e-7 at most for every way.
@@ -42,6 +43,7 @@ _MAPPED = """
 import itertools
 import jax, jax.numpy as jnp, numpy as np, optax
 from jax.sharding import AxisType, Mesh, PartitionSpec as P
+from bertjax.train.paths import named
 from bertjax.train.step import init_state, make_train_step
 
 def loss_fn(params, batch, *, weights, dropout_key):
@@ -123,6 +125,40 @@ def test_a_step_that_is_not_finite_changes_nothing_but_counts():
     state, _ = step(state, toy_batch())
     assert (state.step, state.updates, state.bad_steps) == (4, 2, 0)
     assert np.isfinite(state.params["w"])
+
+
+def test_the_moving_average_is_of_applied_updates():
+    """Against NumPy, with a step that is skipped, and with a part that is frozen."""
+    optimizer = optax.sgd(0.01)
+    step = make_train_step(
+        lambda params, batch, **more: toy_loss(params["trained"], batch, **more),
+        optimizer,
+        weights_fn=toy_weights,
+        frozen={"frozen/w"},
+        ema_decay=0.5,
+    )
+    step = jax.jit(step, donate_argnums=0)  # no two leaves are one buffer
+    first = {"trained": {"w": jnp.full((), 2.0)}, "frozen": {"w": jnp.full((), 7.0)}}
+    state = jax.jit(lambda: init_state(first, optimizer, frozen={"frozen/w"}, average=True))()
+    average, updates = 2.0, 0
+    for poison in [False] * 4 + [True] + [False] * 6:
+        state, _ = step(state, toy_batch(poison))
+        if not poison:
+            decay = min(0.5, (1 + updates) / (10 + updates))
+            average = decay * average + (1 - decay) * float(state.params["trained"]["w"])
+            updates += 1
+        assert float(state.ema["trained"]["w"]) == pytest.approx(average, rel=1e-6)
+    assert decay == 0.5
+    assert state.ema.keys() == {"trained"}
+    found = state.averaged_params()
+    assert (found["frozen"]["w"], found["trained"]["w"]) == (7.0, state.ema["trained"]["w"])
+    assert found["trained"]["w"] != state.params["trained"]["w"]
+
+
+def test_without_an_average_the_params_are_what_is_evaluated():
+    state = init_state({"w": jnp.ones(2)}, optax.sgd(0.1))
+    assert state.averaged_params() is state.params
+    assert not any("ema" in name for name in named(state))
 
 
 def test_the_schedule_follows_updates_not_steps():
