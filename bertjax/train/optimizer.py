@@ -43,8 +43,8 @@ class OptimizerConfig:
     decay_share: float | None = None
     """Of wsd: the share of all steps in which it decays; left out: 0.1."""
     cooldown_steps: int = 0
-    """The last so many steps fall by a line to 0 from where the schedule is; 0: none. A finished
-    run of constant is cooled down by more --loop.train-steps, the last of them as these."""
+    """The last so many steps fall by a line to 0 from where the schedule is; 0: none. To cool down
+    a finished constant run, give these and as many more --loop.train-steps."""
     weight_decay: float = 0.01
     """Decoupled decay of everything but LayerNorm and biases."""
     beta1: float = 0.9

@@ -90,6 +90,68 @@ def test_a_mapped_step_sums_its_gradients_once(run_python):
     assert run_python("-c", _MAPPED, devices=4) == "the same\n"
 
 
+_SHARDED = """
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import PartitionSpec as P
+from bertjax.train import sharding
+from bertjax.train.optimizer import OptimizerConfig, make_optimizer
+from bertjax.train.paths import named, nested
+from bertjax.train.step import init_state, jit_train_step, make_train_step
+
+PARTS = [("intermediate/kernel", "intermediate/bias"), ("output/kernel", "output/bias")]
+SHAPES = {f"encoder/layer_{n}/{name}": shape for n in range(2) for kind, shapes in zip(
+    PARTS, (((8, 16), (16,)), ((16, 8), (8,)))) for name, shape in zip(kind, shapes)}
+FROZEN = {"encoder/layer_0/intermediate/bias"}
+rng = np.random.default_rng(0)
+params = nested({name: rng.normal(size=shape).astype(np.float32) / 4
+                 for name, shape in SHAPES.items()})
+batch = {name: rng.normal(size=(16, 8)).astype(np.float32) for name in "xy"}
+
+def loss_fn(params, batch, *, weights, dropout_key):
+    hidden = batch["x"]
+    for layer in params["encoder"].values():
+        for part in layer.values():
+            hidden = jnp.tanh(hidden @ part["kernel"] + part["bias"])
+    error = ((hidden - batch["y"]) ** 2).sum()
+    return error / weights["n"], {"error": (error, weights["n"])}
+
+config = OptimizerConfig("lamb", learning_rate=0.05, warmup_steps=0, layer_decay=0.5)
+optimizer = make_optimizer(config, 10, layers=2)
+
+def step_of(axis_name=None):
+    return make_train_step(loss_fn, optimizer, axis_name=axis_name, frozen=FROZEN, ema_decay=0.5,
+                           weights_fn=lambda batch: {"n": jnp.float32(len(batch["y"]))})
+
+def first():
+    return init_state(jax.tree.map(jnp.asarray, params), optimizer, frozen=FROZEN, average=True)
+
+def five(step, state):
+    for _ in range(5):
+        state, _ = step(state, batch)
+    return jax.device_get(named(state))
+
+plain = five(jax.jit(step_of()), first())
+moved = {name for name, leaf in named(params).items()
+         if not np.allclose(plain[f"params/{name}"], leaf, rtol=1e-4)}
+assert moved == SHAPES.keys() - FROZEN
+mesh = sharding.make_mesh(sharding.MeshConfig(data=2, fsdp=2, tensor=2))
+where = sharding.state_shardings(mesh, jax.eval_shape(first))
+assert len(set(where.params["encoder"]["layer_1"]["output"]["kernel"].spec)) == 2
+sharded = five(jit_train_step(step_of(), mesh, where), jax.device_put(first(), where))
+mesh = sharding.make_mesh(sharding.MeshConfig(data=8))
+mapped = jax.shard_map(step_of("data"), mesh=mesh, in_specs=(P(), P("data")), out_specs=P())
+for other in (sharded, five(jax.jit(mapped), first())):
+    for name, leaf in plain.items():
+        np.testing.assert_allclose(other[name], leaf, rtol=2e-6, atol=2e-7, err_msg=name)  # sums
+print("the same")
+"""
+
+
+def test_lamb_and_what_goes_with_it_are_the_same_sharded_and_mapped(run_python):
+    """The ratio is of a whole tensor, whatever part of it a device has."""
+    assert run_python("-c", _SHARDED, devices=8) == "the same\n"
+
+
 def toy_loss(params, batch, *, weights, dropout_key):
     del dropout_key
     error = (params["w"] * batch["x"] - batch["target"]) ** 2
