@@ -68,8 +68,7 @@ def init_state(
         average: keep a moving average.
     """
 
-    # One array each: donation wants no two leaves in one buffer.
-    def zero() -> jax.Array:
+    def zero() -> jax.Array:  # one array each: donation wants no two leaves in one buffer
         return jnp.zeros((), jnp.int32)
 
     trained, _ = parts.split(params, frozen)
@@ -116,6 +115,8 @@ def make_train_step(
     """
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        if (state.ema is None) != (ema_decay == 0.0):
+            raise ValueError("ema_decay belongs to a state that keeps an average, and to no other.")
         batch = dict(batch)
         key = step_key(batch.pop("seed", seed), state.step)
         rows = _global_rows(batch, axis_name)
@@ -124,9 +125,9 @@ def make_train_step(
         weights = _sum_over(weights_fn(batch), axis_name)
         dropout_keys = _keys_of(key, _DROPOUT, rows)
 
+        trained, rest = parts.split(state.params, frozen)
         # Of parameters that shard_map knows to be the same everywhere it gives gradients that are
         # summed already (check_vma): so that the sum below is the only one, these are its own.
-        trained, rest = parts.split(state.params, frozen)
         own_params = _varying(trained, axis_name)
 
         def loss_of_trained(params: Any, batch: Batch, keys: jax.Array):
