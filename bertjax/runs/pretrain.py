@@ -27,6 +27,7 @@ from bertjax.train.checkpoint import Checkpoints
 from bertjax.train.loop import fit
 from bertjax.train.step import TrainState
 from bertjax.train.telemetry import Telemetry
+from bertjax.train.trackers import make_trackers
 
 KIND = "pre-training"
 BEST_METRIC = "mlm_loss"
@@ -114,6 +115,12 @@ def pretrain(
             on_evaluate(0, state.params)
         return state
 
+    telemetry = Telemetry(
+        workdir / "metrics.jsonl",
+        fields(corpora),
+        log=log,
+        trackers=make_trackers(config.telemetry, workdir),
+    )
     with Checkpoints(
         workdir / "checkpoints",
         keep_last=config.loop.keep_last,
@@ -132,7 +139,7 @@ def pretrain(
             evaluate=evaluate,
             checkpoints=checkpoints,
             meta=_meta(config, program.model, tokenizer, corpora, stream),
-            telemetry=Telemetry(workdir / "metrics.jsonl", fields(corpora), log=log),
+            telemetry=telemetry,
             best_metric=BEST_METRIC,
             tokens_per_step=round(config.batch_size * mean_length),
         )

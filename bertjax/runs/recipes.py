@@ -10,6 +10,7 @@ from bertjax.objectives.masking import MaskingConfig
 from bertjax.train.loop import LoopConfig
 from bertjax.train.optimizer import OptimizerConfig
 from bertjax.train.sharding import MeshConfig
+from bertjax.train.trackers import TelemetryConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +76,8 @@ class PretrainConfig:
     """What it has to predict."""
     loop: LoopConfig = LoopConfig()
     """How long, and how often to look and to save."""
+    telemetry: TelemetryConfig = TelemetryConfig()
+    """Where metrics go, and what is looked at."""
     mesh: MeshConfig = MeshConfig()
     """How devices share the work."""
     execution: Execution = Execution()

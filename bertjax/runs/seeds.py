@@ -28,6 +28,7 @@ from bertjax.train.optimizer import make_schedule
 from bertjax.train.restore import abstract
 from bertjax.train.step import TrainState
 from bertjax.train.telemetry import Field, Telemetry
+from bertjax.train.trackers import make_trackers
 
 KIND = "fine-tuning"
 
@@ -345,6 +346,7 @@ class SeedTrainer:
             log=self.log,
             eval_fields=dev,
             progress=self.progress,
+            trackers=make_trackers(self.config.telemetry, workdir),
         )
 
     def _keep(self, score: float, params: Any) -> None:

@@ -1,4 +1,4 @@
-"""What a run tells about itself: metrics.jsonl, and a progress bar or plain lines.
+"""What a run tells about itself: metrics.jsonl, trackers, and a progress bar or plain lines.
 
 Knows no metric by name: a `Field` says how a metric is called, rounded and compared in a line.
 Every metric is written to metrics.jsonl, also those without a field.
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from bertjax import places
+from bertjax.train.trackers import Tracker
 
 
 class Field(NamedTuple):
@@ -62,24 +63,29 @@ class Telemetry:
         log: Callable[[str], None],
         eval_fields: Sequence[Field] | None = None,
         progress: bool | None = None,
+        trackers: Sequence[Tracker] = (),
         clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
     ) -> None:
         """Nothing is read or written before `begin`.
 
         Args:
-            path: of metrics.jsonl; one JSON object a line, each with `step` and `kind`.
+            path: of metrics.jsonl; one JSON object a line, each with `step`, `kind` and `time`.
             fields: the metrics of a training line.
             log: writes one line for people.
             eval_fields: the metrics of an evaluation's line; by default those of `fields`.
             progress: a bar instead of the training lines; by default where there's a terminal or
                 a notebook to show it.
+            trackers: are given every record too.
             clock: seconds.
+            now: seconds since 1970.
         """
         self.path = epath.Path(path)
         self.history: list[dict[str, Any]] = []
         self._fields = tuple(fields)
         self._eval_fields = self._fields if eval_fields is None else tuple(eval_fields)
-        self._log, self._clock = log, clock
+        self._log, self._clock, self._now = log, clock, now
+        self._trackers = tuple(trackers)
         self._progress = _can_show_a_bar() if progress is None else progress
         self._bar: Any = None
         self._quiet = False
@@ -111,6 +117,8 @@ class Telemetry:
         self._started: float | None = None  # the first step compiles: time runs from its end
         self._first = self._done = step
         self._read(step)
+        for tracker in () if quiet else self._trackers:
+            tracker.begin(self.history)
         if self._progress and not quiet and step < total:
             self._bar = _open_bar(step, total)
 
@@ -173,13 +181,19 @@ class Telemetry:
         return dict(vars(self._window))
 
     def flush(self) -> None:
-        """Brings metrics.jsonl up to date where it can't be appended to; call before a save."""
-        if not self._quiet and not self._appendable and self.history:
+        """Brings files up to date that can't be appended to; call before a save."""
+        if self._quiet:
+            return
+        if not self._appendable and self.history:
             self._rewrite()
+        for tracker in self._trackers:
+            tracker.flush()
 
     def end(self) -> None:
-        """Closes the bar; may be called twice."""
+        """Closes bar and trackers; may be called twice."""
         self.flush()
+        for tracker in () if self._quiet else self._trackers:
+            tracker.end()
         if self._bar is not None:
             self._bar.close()
             self._bar = None
@@ -235,7 +249,7 @@ class Telemetry:
 
     def _record(self, kind: str, step: int, metrics: Mapping[str, float], **more: Any) -> None:
         values = {**metrics, **{key: value for key, value in more.items() if value is not None}}
-        record = {"step": step, "kind": kind}
+        record = {"step": step, "kind": kind, "time": round(self._now(), 3)}
         record |= {key: _number(value) for key, value in values.items()}
         self.history.append(record)
         if self._quiet:
@@ -243,6 +257,8 @@ class Telemetry:
         if self._appendable:
             with places.writing(self.path), self.path.open("a") as file:
                 file.write(json.dumps(record) + "\n")
+        for tracker in self._trackers:
+            tracker.record(record)
 
     @property
     def _appendable(self) -> bool:

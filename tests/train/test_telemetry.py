@@ -33,7 +33,7 @@ class Clock:
 def make(path, **options):
     """(telemetry, its lines, its clock)"""
     lines, clock = [], Clock()
-    options = {"progress": False, **options}
+    options = {"progress": False, "now": lambda: 1.7e9, **options}
     return Telemetry(path, FIELDS, log=lines.append, clock=clock, **options), lines, clock
 
 
@@ -84,7 +84,10 @@ def test_skipped_steps_are_counted_and_in_no_mean(tmp_path):
         bad = step != 2
         telemetry.step(step, {"mlm_loss": float("nan") if bad else 2.0}, skipped=bad)
     first, second = records(tmp_path / "m.jsonl")
-    assert first == {"step": 3, "kind": "train", "mlm_loss": 2.0, "skipped": 2}
+    assert first == {
+        **{"step": 3, "kind": "train", "time": 1.7e9},
+        **{"mlm_loss": 2.0, "skipped": 2},
+    }
     assert second["skipped"] == 3
     assert "mlm_loss" not in second
     assert "skipped 2" in lines[0]
