@@ -17,6 +17,7 @@ from bertjax.data.shards import TOKENIZER, Manifest
 from bertjax.data.stream import ShardReader, TrainStream
 from bertjax.errors import UserError
 from bertjax.interop.huggingface import Pretrained, save_pretrained
+from bertjax.model.flops import pretraining_flops, training_flops
 from bertjax.runs.pretrain_program import Program, Vocabulary, build
 from bertjax.runs.pretrain_scores import fields, make_evaluator, metric_names, verdict
 from bertjax.runs.recipes import PretrainConfig
@@ -25,6 +26,7 @@ from bertjax.text.tokenizer import Tokenizer, load_tokenizer
 from bertjax.train import sharding
 from bertjax.train.checkpoint import Checkpoints
 from bertjax.train.loop import fit
+from bertjax.train.mfu import Work, work_of
 from bertjax.train.step import TrainState
 from bertjax.train.telemetry import Telemetry
 from bertjax.train.trackers import make_trackers
@@ -120,6 +122,7 @@ def pretrain(
         fields(corpora),
         log=log,
         trackers=make_trackers(config.telemetry, workdir),
+        work=_work(config, program.model, mesh, manifest.objective, stream),
     )
     with Checkpoints(
         workdir / "checkpoints",
@@ -146,6 +149,8 @@ def pretrain(
     _write_run(config, tokenizer, workdir)  # again: a resumed run may have changed what may change
     evaluations = [record for record in fitted.history if record.get("kind") == "eval"]
     last = evaluations[-1] if evaluations else {}
+    if speed := telemetry.speed():
+        log(speed)
     export = None
     if not fitted.stopped:
         export = workdir / "export"
@@ -181,6 +186,26 @@ def _stream(
     else:
         buckets = one_bucket(readers, corpora.weights)
     return MixedStream(readers, buckets, **where)
+
+
+def _work(
+    config: PretrainConfig,
+    model: BertConfig,
+    mesh: Mesh,
+    objective: str,
+    stream: TrainStream | MixedStream,
+) -> Work:
+    """A step's FLOPs, the mean over the lengths of rows; what is compiled once for each."""
+    row = sum(
+        share
+        * pretraining_flops(
+            model, length, config.masking.predictions(length), sentences=objective != "mlm"
+        )
+        for length, share in stream.lengths
+    )
+    kind = mesh.devices.flat[0].device_kind
+    flops = config.batch_size * training_flops(1) * row
+    return work_of(flops, kind, mesh.size, config.execution.dtype)
 
 
 def _count(

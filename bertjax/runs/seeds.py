@@ -16,6 +16,7 @@ from bertjax.errors import Stopped, UserError
 from bertjax.interop.huggingface import Pretrained, save_pretrained
 from bertjax.interop.tensors import weights_hash
 from bertjax.model import starts
+from bertjax.model.flops import classifier_flops, encoder_flops, training_flops
 from bertjax.runs import inference
 from bertjax.runs.finetune import FinetuneConfig, Log, SeedResult
 from bertjax.runs.finetune_program import programs, random_params
@@ -24,6 +25,7 @@ from bertjax.tasks import classification, tables
 from bertjax.train import sharding
 from bertjax.train.checkpoint import Checkpoints
 from bertjax.train.loop import LoopConfig, fit
+from bertjax.train.mfu import Work, work_of
 from bertjax.train.optimizer import make_schedule
 from bertjax.train.restore import abstract
 from bertjax.train.step import TrainState
@@ -347,7 +349,17 @@ class SeedTrainer:
             eval_fields=dev,
             progress=self.progress,
             trackers=make_trackers(self.config.telemetry, workdir),
+            work=self._work(),
         )
+
+    def _work(self) -> Work:
+        """A step's FLOPs, as if every row were as wide as its tokens are many."""
+        shape, outputs = self.model.config, self.rows.outputs
+        rows = [encoder_flops(shape, int(length)) for length in self.lengths]
+        row = sum(rows) / len(rows) + classifier_flops(shape, outputs)
+        kind = self.mesh.devices.flat[0].device_kind
+        flops = self.config.batch_size * training_flops(1) * row
+        return work_of(flops, kind, self.mesh.size, self.config.execution.dtype)
 
     def _keep(self, score: float, params: Any) -> None:
         """Remembers the parameters of the best seed, on the host."""

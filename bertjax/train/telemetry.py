@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from bertjax import places
+from bertjax.train.mfu import Work
 from bertjax.train.trackers import Tracker
 
 
@@ -64,6 +65,7 @@ class Telemetry:
         eval_fields: Sequence[Field] | None = None,
         progress: bool | None = None,
         trackers: Sequence[Tracker] = (),
+        work: Work | None = None,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -77,6 +79,7 @@ class Telemetry:
             progress: a bar instead of the training lines; by default where there's a terminal or
                 a notebook to show it.
             trackers: are given every record too.
+            work: what a step takes, for MFU.
             clock: seconds.
             now: seconds since 1970.
         """
@@ -85,7 +88,7 @@ class Telemetry:
         self._fields = tuple(fields)
         self._eval_fields = self._fields if eval_fields is None else tuple(eval_fields)
         self._log, self._clock, self._now = log, clock, now
-        self._trackers = tuple(trackers)
+        self._trackers, self._work = tuple(trackers), work or Work()
         self._progress = _can_show_a_bar() if progress is None else progress
         self._bar: Any = None
         self._quiet = False
@@ -116,6 +119,7 @@ class Telemetry:
         self._window = _Window(**(window or {}))
         self._started: float | None = None  # the first step compiles: time runs from its end
         self._first = self._done = step
+        self._timed = (0, 0.0)
         self._read(step)
         for tracker in () if quiet else self._trackers:
             tracker.begin(self.history)
@@ -176,6 +180,18 @@ class Telemetry:
         with self._bar.external_write_mode():
             self._log(text)
 
+    def speed(self) -> str:
+        """How fast this process trained, in a sentence; empty where there was too little to time.
+
+        Compiling, evaluations and the last steps, for which no line was due, are not in it.
+        """
+        steps, seconds = self._timed
+        if not steps:
+            return ""
+        pace = steps / seconds
+        parts = [_tokens(pace * self._tokens), *self._work.show(pace)]
+        return f"Trained at {', '.join(parts)}, over {steps:,} steps on {self._work.devices}."
+
     def window(self) -> dict[str, Any]:
         """The means since the last line, as JSON values, for the checkpoint's meta."""
         return dict(vars(self._window))
@@ -204,15 +220,16 @@ class Telemetry:
         lasting = {field.name for field in self._fields if field.last}
         metrics = self._window.values(lasting)
         skipped = self._window.skipped
-        speed, waiting = self._speed(step)
-        extra = {"skipped": skipped} if skipped else {}
+        pace, waiting = self._pace(step)
+        speed = None if pace is None else pace * self._tokens
+        extra: dict[str, Any] = {"skipped": skipped} if skipped else {}
+        extra |= self._work.record(pace)
         self._record("train", step, metrics, tokens_per_second=speed, data_wait=waiting, **extra)
         parts = self._shown(self._fields, metrics)
         if skipped:
             parts.append(f"skipped {skipped}")
         if speed is not None and waiting is not None:
-            parts += [f"{round(speed, -2 if speed >= 1000 else 0):,.0f} tok/s"]
-            parts += [f"data wait {waiting:.0%}"]
+            parts += [_tokens(speed), *self._work.show(pace), f"data wait {waiting:.0%}"]
         if self._bar is not None:
             self._bar.set_postfix_str("  ".join(parts), refresh=False)
         else:
@@ -225,8 +242,8 @@ class Telemetry:
     def _shown(self, fields: Iterable[Field], metrics: Mapping[str, float]) -> list[str]:
         return [field.show(metrics[field.name]) for field in fields if field.name in metrics]
 
-    def _speed(self, step: int) -> tuple[float | None, float | None]:
-        """(tokens a second, share of the time waited for data) since the line before."""
+    def _pace(self, step: int) -> tuple[float | None, float | None]:
+        """(steps a second, share of the time waited for data) since the line before."""
         if self._started is None:
             return None, None
         now = self._clock()
@@ -237,7 +254,8 @@ class Telemetry:
         self._waited = self._paused = 0.0
         if elapsed <= 0 or steps <= 0:
             return None, None
-        return steps * self._tokens / elapsed, min(1.0, waited / elapsed)
+        self._timed = (self._timed[0] + steps, self._timed[1] + elapsed)
+        return steps / elapsed, min(1.0, waited / elapsed)
 
     def _remaining(self, step: int) -> float | None:
         """Seconds to the last step at the pace so far, evaluations and saves included."""
@@ -319,6 +337,10 @@ class _Window:
 def _number(value: Any) -> Any:
     """JSON has no NaN and no infinity: None."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _tokens(speed: float) -> str:
+    return f"{round(speed, -2 if speed >= 1000 else 0):,.0f} tok/s"
 
 
 def _can_show_a_bar() -> bool:

@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from bertjax.train.mfu import Work
 from bertjax.train.telemetry import Field, Telemetry, duration
 
 FIELDS = (
@@ -65,6 +66,22 @@ def test_a_line_and_a_record_hold_everything(tmp_path):
     assert record["tokens_per_second"] == pytest.approx(16384)
     assert {key: record[key] for key in METRICS} == pytest.approx(METRICS)
     assert telemetry.history == records(tmp_path / "metrics.jsonl")
+
+
+def test_model_flops_stand_beside_tokens(tmp_path):
+    work = Work(flops=5e9, peak=2e10, devices="1 fast thing")
+    telemetry, lines, clock = make(tmp_path / "m.jsonl", work=work)
+    telemetry.begin(0, 20, log_every=10, tokens_per_step=100)
+    assert telemetry.speed() == ""
+    run(telemetry, clock, range(1, 11))
+    telemetry.evaluated(10, {"mlm_loss": 5.0}, seconds=0.0)
+    run(telemetry, clock, range(11, 21), seconds=1.0)
+    assert "200 tok/s  MFU 50.0%  data wait" in lines[0]
+    first, _, second = records(tmp_path / "m.jsonl")
+    assert (first["mfu"], first["model_flops_per_second"]) == (0.5, 1e10)
+    assert (second["mfu"], second["model_flops_per_second"]) == (0.25, 5e9)
+    # 9 steps of half a second, as the first compiled, and 10 of one
+    assert telemetry.speed() == ("Trained at 131 tok/s, MFU 32.8%, over 19 steps on 1 fast thing.")
 
 
 def test_means_since_the_last_line_but_the_newest_learning_rate(tmp_path):
