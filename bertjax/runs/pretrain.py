@@ -19,7 +19,13 @@ from bertjax.errors import UserError
 from bertjax.interop.huggingface import Pretrained, save_pretrained
 from bertjax.model.flops import pretraining_flops, training_flops
 from bertjax.runs.pretrain_program import Program, Vocabulary, build
-from bertjax.runs.pretrain_scores import fields, make_evaluator, metric_names, verdict
+from bertjax.runs.pretrain_scores import (
+    fields,
+    make_evaluator,
+    make_plateau_meter,
+    metric_names,
+    verdict,
+)
 from bertjax.runs.recipes import PretrainConfig
 from bertjax.runs.workdir import choose_workdir, write_config
 from bertjax.text.tokenizer import Tokenizer, load_tokenizer
@@ -38,7 +44,8 @@ UNDECIDED_NAMES = (
     *("seed", "start", "objective", "batch_size"),
 )
 """Of a run's identity: what weights that come from elsewhere do not know. They know the rest."""
-# Examples whose tokens are counted for start.mlm_bias, and those of them held in memory at once.
+# Examples whose tokens are counted for start.mlm_bias and for accuracies by frequency, and those of
+# them held in memory at once.
 _COUNTED_EXAMPLES, _COUNTED_AT_ONCE = 50_000, 2_000
 
 
@@ -86,8 +93,7 @@ def pretrain(
     readers = corpora.readers("train")
     mesh = sharding.make_mesh(config.mesh)
     vocabulary = Vocabulary.of(tokenizer)
-    unigram = config.start.mlm_bias == "unigram"
-    counts = _count(readers, corpora.shares, vocabulary) if unigram else None
+    counts = _count(readers, corpora.shares, vocabulary)
     program = build(
         config,
         mesh,
@@ -122,6 +128,7 @@ def pretrain(
         fields(corpora),
         log=log,
         trackers=make_trackers(config.telemetry, workdir),
+        watch=make_plateau_meter(corpora),
         work=_work(config, program.model, mesh, manifest.objective, stream),
     )
     with Checkpoints(

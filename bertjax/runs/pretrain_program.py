@@ -23,6 +23,7 @@ from bertjax.objectives.losses import (
     pretraining_weights,
 )
 from bertjax.objectives.masking import mask_tokens
+from bertjax.runs.frequency import token_groups
 from bertjax.runs.recipes import PretrainConfig
 from bertjax.text.tokenizer import Tokenizer
 from bertjax.train import sharding
@@ -73,6 +74,8 @@ class Program(NamedTuple):
     abstract_state: TrainState
     """ShapeDtypeStructs with their shardings."""
     abstract_batch: dict[str, jax.ShapeDtypeStruct]
+    token_groups: tuple[str, ...] = ()
+    """The names of the accuracies by frequency that eval_step gives."""
 
 
 def build(
@@ -91,7 +94,8 @@ def build(
         mesh: of devices that are there, or of a topology's (`jax.experimental.topologies`).
         vocabulary: the tokenizer's tables.
         max_seq_length: T of the shards.
-        counts: int [V], how often every token is seen; needed by start.mlm_bias="unigram" alone.
+        counts: int [V], how often every token is seen: for accuracies by frequency, and needed by
+            start.mlm_bias="unigram".
         objective: what the shards are for, one of `bertjax.data.sequences.OBJECTIVES`.
 
     Raises:
@@ -117,7 +121,9 @@ def build(
         accumulation=config.accumulation,
         schedule=make_schedule(config.optimizer, config.loop.train_steps),
     )
-    evaluation = make_eval_step(loss, weights_fn=weights_fn, seed=config.seed, prepare=prepare)
+    groups = {} if counts is None else token_groups(counts)
+    measure = functools.partial(loss, token_groups=groups)
+    evaluation = make_eval_step(measure, weights_fn=weights_fn, seed=config.seed, prepare=prepare)
     first = functools.partial(_first_state, config, model, optimizer, counts, single)
     shapes = jax.eval_shape(first)
     shardings = sharding.state_shardings(mesh, shapes)
@@ -136,6 +142,7 @@ def build(
         eval_step=jax.jit(evaluation, out_shardings=sharding.replicated(mesh)),
         abstract_state=sharding.placed(shapes, shardings),
         abstract_batch={**{name: struct(batch, length) for name in tokens}, **labels},
+        token_groups=tuple(groups),
     )
 
 

@@ -9,7 +9,7 @@ from etils import epath
 
 from bertjax.errors import UserError
 from bertjax.places import writing
-from bertjax.runs import comparison, page
+from bertjax.runs import comparison, frequency, page
 from bertjax.runs.page import Bar, Line
 from bertjax.runs.records import CONFIG, KINDS, metric_names, points_of, read_records, run_files
 
@@ -296,13 +296,26 @@ def _write_run_report(directory: epath.Path, log: Log) -> epath.Path:
 
 def _run_figures(records: list[dict[str, Any]]) -> list[str]:
     figures = []
-    for name in metric_names(records):
+    names = metric_names(records)
+    groups = [name for name in names if name.startswith(frequency.METRIC)]
+    for name in (name for name in names if name not in groups):
         lines = [
             Line(KINDS[kind], points, color)
             for kind, color in (("train", "second"), ("eval", "accent"))
             if (points := points_of(records, kind, name))
         ]
         figures.append(page.figure(page.curves(lines, name), name))
+    if groups:
+        said = "mlm_accuracy, held out, by the rank of the masked token among the most frequent"
+        lines = [
+            Line(
+                name.removeprefix(frequency.METRIC).replace("_", " to "),
+                points_of(records, "eval", name),
+                *page.color_of(number),
+            )
+            for number, name in enumerate(groups)
+        ]
+        figures.append(page.figure(page.curves(lines, said), said))
     return figures
 
 

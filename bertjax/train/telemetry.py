@@ -66,6 +66,7 @@ class Telemetry:
         progress: bool | None = None,
         trackers: Sequence[Tracker] = (),
         work: Work | None = None,
+        watch: Callable[[Mapping[str, Any]], str | None] | None = None,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -80,6 +81,8 @@ class Telemetry:
                 a notebook to show it.
             trackers: are given every record too.
             work: what a step takes, for MFU.
+            watch: is given every record, those of `history` at the beginning too, and may have a
+                sentence to say about a new one.
             clock: seconds.
             now: seconds since 1970.
         """
@@ -88,6 +91,7 @@ class Telemetry:
         self._fields = tuple(fields)
         self._eval_fields = self._fields if eval_fields is None else tuple(eval_fields)
         self._log, self._clock, self._now = log, clock, now
+        self._watch = watch or _say_nothing
         self._trackers, self._work = tuple(trackers), work or Work()
         self._progress = _can_show_a_bar() if progress is None else progress
         self._bar: Any = None
@@ -121,6 +125,8 @@ class Telemetry:
         self._first = self._done = step
         self._timed = (0, 0.0)
         self._read(step)
+        for record in self.history:
+            self._watch(record)  # what it has to say was said then
         for tracker in () if quiet else self._trackers:
             tracker.begin(self.history)
         if self._progress and not quiet and step < total:
@@ -165,10 +171,11 @@ class Telemetry:
         """
         if self._started is not None:
             self._paused += seconds
-        self._record("eval", step, metrics, seconds=round(seconds, 3))
+        record = self._record("eval", step, metrics, seconds=round(seconds, 3))
         parts = [f"eval at {step:,}", *self._shown(self._eval_fields, metrics)]
         parts += [f"in {duration(seconds)}"] if seconds >= 1 else []
         self.say("  ".join([*parts, best] if best else parts))
+        self._say_what_shows(record)
 
     def say(self, text: str) -> None:
         """One line for people, above the bar if there is one."""
@@ -224,7 +231,9 @@ class Telemetry:
         speed = None if pace is None else pace * self._tokens
         extra: dict[str, Any] = {"skipped": skipped} if skipped else {}
         extra |= self._work.record(pace)
-        self._record("train", step, metrics, tokens_per_second=speed, data_wait=waiting, **extra)
+        record = self._record(
+            "train", step, metrics, tokens_per_second=speed, data_wait=waiting, **extra
+        )
         parts = self._shown(self._fields, metrics)
         if skipped:
             parts.append(f"skipped {skipped}")
@@ -237,7 +246,12 @@ class Telemetry:
             remaining = self._remaining(step)
             eta = [f"ETA {duration(remaining)}"] if remaining is not None else []
             self.say("  ".join([f"step {step:>{width},}/{self._total:,}", *parts, *eta]))
+        self._say_what_shows(record)
         self._window = _Window()
+
+    def _say_what_shows(self, record: Mapping[str, Any]) -> None:
+        if sentence := self._watch(record):
+            self.say(sentence)
 
     def _shown(self, fields: Iterable[Field], metrics: Mapping[str, float]) -> list[str]:
         return [field.show(metrics[field.name]) for field in fields if field.name in metrics]
@@ -265,18 +279,21 @@ class Telemetry:
 
     # metrics.jsonl
 
-    def _record(self, kind: str, step: int, metrics: Mapping[str, float], **more: Any) -> None:
+    def _record(
+        self, kind: str, step: int, metrics: Mapping[str, float], **more: Any
+    ) -> dict[str, Any]:
         values = {**metrics, **{key: value for key, value in more.items() if value is not None}}
         record = {"step": step, "kind": kind, "time": round(self._now(), 3)}
         record |= {key: _number(value) for key, value in values.items()}
         self.history.append(record)
         if self._quiet:
-            return
+            return record
         if self._appendable:
             with places.writing(self.path), self.path.open("a") as file:
                 file.write(json.dumps(record) + "\n")
         for tracker in self._trackers:
             tracker.record(record)
+        return record
 
     @property
     def _appendable(self) -> bool:
@@ -337,6 +354,10 @@ class _Window:
 def _number(value: Any) -> Any:
     """JSON has no NaN and no infinity: None."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _say_nothing(record: Mapping[str, Any]) -> None:
+    del record
 
 
 def _tokens(speed: float) -> str:
