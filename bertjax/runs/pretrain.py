@@ -35,7 +35,7 @@ from bertjax.train.loop import fit
 from bertjax.train.mfu import Work, work_of
 from bertjax.train.step import TrainState
 from bertjax.train.telemetry import Telemetry
-from bertjax.train.trackers import make_trackers
+from bertjax.train.trackers import make_profiler, make_trackers
 
 KIND = "pre-training"
 BEST_METRIC = "mlm_loss"
@@ -127,7 +127,8 @@ def pretrain(
         workdir / "metrics.jsonl",
         fields(corpora),
         log=log,
-        trackers=make_trackers(config.telemetry, workdir),
+        trackers=make_trackers(config.telemetry, workdir, dataclasses.asdict(config)),
+        profiler=make_profiler(config.telemetry, workdir),
         watch=make_plateau_meter(corpora),
         work=_work(config, program.model, mesh, manifest.objective, stream),
     )

@@ -104,6 +104,7 @@ class PretrainConfig:
         for name in ("batch_size", "accumulation", "eval_examples"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}: give at least 1.")
+        self.telemetry.check(self.loop.train_steps)
         if self.batch_size % self.accumulation:
             raise UserError(
                 f"accumulation {self.accumulation} does not divide batch_size {self.batch_size}: "

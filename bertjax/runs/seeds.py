@@ -30,7 +30,7 @@ from bertjax.train.optimizer import make_schedule
 from bertjax.train.restore import abstract
 from bertjax.train.step import TrainState
 from bertjax.train.telemetry import Field, Telemetry
-from bertjax.train.trackers import make_trackers
+from bertjax.train.trackers import make_profiler, make_trackers
 
 KIND = "fine-tuning"
 
@@ -131,6 +131,7 @@ class SeedTrainer:
         self.lengths = rows.train.lengths
         self.epoch_steps = -(-len(rows.train) // config.batch_size)
         self.steps = config.epochs * self.epoch_steps
+        config.telemetry.check(self.steps)
         recipe = config.optimizer
         self.warmup = recipe.warmup_steps
         if self.warmup is None:
@@ -348,7 +349,8 @@ class SeedTrainer:
             log=self.log,
             eval_fields=dev,
             progress=self.progress,
-            trackers=make_trackers(self.config.telemetry, workdir),
+            trackers=make_trackers(self.config.telemetry, workdir, dataclasses.asdict(self.config)),
+            profiler=make_profiler(self.config.telemetry, workdir),
             work=self._work(),
         )
 

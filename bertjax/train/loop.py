@@ -182,6 +182,7 @@ class _Run:
             return result(state, stopped=False, already_complete=True)
         with contextlib.closing(self._batches(step, total)) as batches:
             for batch in batches:
+                self.telemetry.starting(step + 1)
                 state, metrics = self.train_step(state, batch)
                 # The metrics of the step before: by now the device is busy with this one.
                 self._settle()

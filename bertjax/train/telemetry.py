@@ -15,6 +15,7 @@ from etils import epath
 
 from bertjax import places
 from bertjax.train.mfu import Work
+from bertjax.train.profiling import Profiler
 from bertjax.train.trackers import Tracker
 
 
@@ -66,6 +67,7 @@ class Telemetry:
         progress: bool | None = None,
         trackers: Sequence[Tracker] = (),
         work: Work | None = None,
+        profiler: Profiler | None = None,
         watch: Callable[[Mapping[str, Any]], str | None] | None = None,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
@@ -81,6 +83,7 @@ class Telemetry:
                 a notebook to show it.
             trackers: are given every record too.
             work: what a step takes, for MFU.
+            profiler: traces some steps.
             watch: is given every record, those of `history` at the beginning too, and may have a
                 sentence to say about a new one.
             clock: seconds.
@@ -91,7 +94,7 @@ class Telemetry:
         self._fields = tuple(fields)
         self._eval_fields = self._fields if eval_fields is None else tuple(eval_fields)
         self._log, self._clock, self._now = log, clock, now
-        self._watch = watch or _say_nothing
+        self._watch, self._profiler = watch or _say_nothing, profiler
         self._trackers, self._work = tuple(trackers), work or Work()
         self._progress = _can_show_a_bar() if progress is None else progress
         self._bar: Any = None
@@ -139,6 +142,11 @@ class Telemetry:
         if self._started is not None:
             self._waited += seconds
 
+    def starting(self, step: int) -> None:
+        """A step is about to be dispatched; the metrics of the one before may not be there yet."""
+        if self._profiler is not None and not self._quiet:
+            self._profiler.before(step)
+
     def step(self, step: int, metrics: Mapping[str, float], *, skipped: bool = False) -> None:
         """A step is done; writes a line and a record where one is due.
 
@@ -157,6 +165,8 @@ class Telemetry:
             self._waited = self._paused = 0.0
         if self._bar is not None:
             self._bar.update(step - self._bar.n)
+        if self._profiler is not None and (sentence := self._profiler.after(step)):
+            self.say(sentence)
 
     def evaluated(
         self, step: int, metrics: Mapping[str, float], *, seconds: float, best: str = ""
@@ -214,6 +224,8 @@ class Telemetry:
 
     def end(self) -> None:
         """Closes bar and trackers; may be called twice."""
+        if self._profiler is not None and (sentence := self._profiler.close(self._done)):
+            self.say(sentence)
         self.flush()
         for tracker in () if self._quiet else self._trackers:
             tracker.end()

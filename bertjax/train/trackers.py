@@ -1,4 +1,5 @@
-"""Where a run's records go besides metrics.jsonl, by flag: event files for TensorBoard."""
+"""Where a run's records go besides metrics.jsonl, by flag: event files for TensorBoard, and the
+services that `train.services` logs to."""
 
 import dataclasses
 import re
@@ -9,12 +10,14 @@ from typing import Any, Protocol
 from etils import epath
 
 from bertjax import places, wire
+from bertjax.errors import UserError
+from bertjax.train.profiling import Profiler
+from bertjax.train.services import Service, scalars
 
 Record = Mapping[str, Any]
 
 _KINDS = ("train", "eval")
-# What a record says of itself instead of the model.
-_NO_METRIC = frozenset({"step", "kind", "time"})
+SERVICES = ("wandb", "trackio")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +26,38 @@ class TelemetryConfig:
 
     tensorboard: bool = False
     """Also write event files that TensorBoard reads, into tensorboard/ of the run directory."""
+    wandb: str | None = None
+    """Project of Weights & Biases to log to (extra wandb); WANDB_MODE=offline connects nowhere."""
+    trackio: str | None = None
+    """Project of trackio to log to, on this machine unless TRACKIO_SPACE_ID is set (extra
+    trackio)."""
+    profile_steps: tuple[int, int] | None = None
+    """First and last step to trace by JAX's profiler, into profile/ of the run directory."""
+
+    def __post_init__(self) -> None:
+        for name in SERVICES:
+            if getattr(self, name) == "":
+                raise UserError(f"telemetry.{name} is empty: give the name of a project.")
+        if self.profile_steps is not None:
+            first, last = self.profile_steps
+            if not 1 <= first <= last:
+                raise UserError(
+                    f"profile_steps are {first} {last}: give the first step, from 1 on, and the "
+                    "last, which is not before it."
+                )
+
+    def check(self, train_steps: int) -> None:
+        """Refuses what a run of so many steps can't do.
+
+        Raises:
+            UserError: the steps to trace are not all in the run.
+        """
+        if self.profile_steps is not None and self.profile_steps[1] > train_steps:
+            first, last = self.profile_steps
+            raise UserError(
+                f"profile_steps are {first} {last}, and the run has {train_steps:,} steps: give "
+                "steps that it has."
+            )
 
 
 class Tracker(Protocol):
@@ -45,18 +80,33 @@ class Tracker(Protocol):
         ...
 
 
-def make_trackers(config: TelemetryConfig, workdir: epath.Path) -> tuple[Tracker, ...]:
-    """The trackers that a configuration asks for; none of them writes before it begins."""
-    return (EventFiles(workdir / "tensorboard"),) if config.tensorboard else ()
+def make_trackers(
+    config: TelemetryConfig, workdir: epath.Path, settings: Mapping[str, Any]
+) -> tuple[Tracker, ...]:
+    """The trackers that a configuration asks for; none of them writes before it begins.
+
+    Args:
+        config: which.
+        workdir: the run directory.
+        settings: of the run, as JSON values.
+
+    Raises:
+        UserError: a package that one needs is not installed.
+    """
+    trackers: list[Tracker] = []
+    if config.tensorboard:
+        trackers.append(EventFiles(workdir / "tensorboard"))
+    for name in SERVICES:
+        if (project := getattr(config, name)) is not None:
+            trackers.append(Service(name, project, workdir, settings))
+    return tuple(trackers)
 
 
-def scalars(record: Record) -> dict[str, float]:
-    """The metrics of a record that are numbers."""
-    return {
-        name: float(value)
-        for name, value in record.items()
-        if name not in _NO_METRIC and isinstance(value, int | float)
-    }
+def make_profiler(config: TelemetryConfig, workdir: epath.Path) -> Profiler | None:
+    """What traces the steps that a configuration asks for; None if it asks for none."""
+    if config.profile_steps is None:
+        return None
+    return Profiler(*config.profile_steps, workdir / "profile")
 
 
 class EventFiles:

@@ -57,7 +57,7 @@ def test_resumed_files_hold_every_step_once(tmp_path):
 def test_a_run_that_began_without_them_has_all_of_its_metrics(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text("".join(json.dumps(record) + "\n" for record in RECORDS))
-    trackers = make_trackers(TelemetryConfig(tensorboard=True), tmp_path)
+    trackers = make_trackers(TelemetryConfig(tensorboard=True), tmp_path, {})
     telemetry = Telemetry(path, log=lambda line: None, progress=False, trackers=trackers)
     telemetry.begin(16, 16, log_every=2, tokens_per_step=0)
     telemetry.end()
@@ -74,8 +74,8 @@ def test_a_run_that_began_without_them_has_all_of_its_metrics(tmp_path):
 
 
 def test_without_the_flag_and_in_other_processes_there_is_nothing(tmp_path):
-    assert make_trackers(TelemetryConfig(), tmp_path) == ()
-    trackers = make_trackers(TelemetryConfig(tensorboard=True), tmp_path)
+    assert make_trackers(TelemetryConfig(), tmp_path, {}) == ()
+    trackers = make_trackers(TelemetryConfig(tensorboard=True), tmp_path, {})
     telemetry = Telemetry(tmp_path / "m.jsonl", log=print, progress=False, trackers=trackers)
     telemetry.begin(0, 2, log_every=1, tokens_per_step=0, quiet=True)
     telemetry.step(1, {"loss": 1.0})
