@@ -357,8 +357,9 @@ class SeedTrainer:
     def _work(self) -> Work:
         """A step's FLOPs, as if every row were as wide as its tokens are many."""
         shape, outputs = self.model.config, self.rows.outputs
-        rows = [encoder_flops(shape, int(length)) for length in self.lengths]
-        row = sum(rows) / len(rows) + classifier_flops(shape, outputs)
+        lengths, rows = np.unique(self.lengths, return_counts=True)
+        encoders = [encoder_flops(shape, int(length)) for length in lengths]
+        row = float(np.average(encoders, weights=rows)) + classifier_flops(shape, outputs)
         kind = self.mesh.devices.flat[0].device_kind
         flops = self.config.batch_size * training_flops(1) * row
         return work_of(flops, kind, self.mesh.size, self.config.execution.dtype)

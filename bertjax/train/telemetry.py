@@ -100,6 +100,7 @@ class Telemetry:
         self._bar: Any = None
         self._quiet = False
         self._window = _Window()
+        self._done, self._timed = 0, (0, 0.0)
 
     def begin(
         self,
@@ -126,7 +127,6 @@ class Telemetry:
         self._window = _Window(**(window or {}))
         self._started: float | None = None  # the first step compiles: time runs from its end
         self._first = self._done = step
-        self._timed = (0, 0.0)
         self._read(step)
         for record in self.history:
             self._watch(record)  # what it has to say was said then
