@@ -1,5 +1,6 @@
 """Traces of a window of steps by JAX's profiler."""
 
+import pathlib
 import tempfile
 
 from etils import epath
@@ -52,7 +53,7 @@ class Profiler:
 
 def _move(source: epath.Path, target: epath.Path) -> None:
     """The files of a local directory into an object store, to which the profiler can't write."""
-    for path in source.rglob("*"):
+    for path in pathlib.Path(source).rglob("*"):
         if path.is_file():
             place = target / path.relative_to(source)
             place.parent.mkdir(parents=True, exist_ok=True)
