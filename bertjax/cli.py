@@ -333,11 +333,12 @@ def _embed(
     return EXIT_DONE
 
 
-def _report(directories: tuple[str, ...]) -> int:
-    """Write the report of runs, or of a demo, again from what they measured.
+def _report(directories: tuple[str, ...], *, output: str | None = None) -> int:
+    """Write the report of runs, or of a demo, from what they measured; several are compared.
 
     Args:
-        directories: Run directories, or demo directories.
+        directories: Run directories, or demo directories. Each gets its report/index.html.
+        output: Page that compares several; left out: report/comparison.html in the first.
     """
     if not directories:
         raise UserError("report: name at least one run directory.")
@@ -345,7 +346,8 @@ def _report(directories: tuple[str, ...]) -> int:
     from bertjax import places
     from bertjax.runs.report import report
 
-    report(tuple(map(places.location, directories)), _say)
+    page = None if output is None else places.location(output)
+    report(tuple(map(places.location, directories)), _say, page)
     return EXIT_DONE
 
 
@@ -397,7 +399,10 @@ VERBS = {
     ),
     "predict": Verb("lines -> labels, or words for [MASK]", _with_positionals(_predict, "predict")),
     "embed": Verb("lines -> vectors", _with_positionals(_embed, "embed")),
-    "report": Verb("run directories -> an HTML page each", _with_positionals(_report, "report")),
+    "report": Verb(
+        "run directories -> an HTML page each, and one that compares them",
+        _with_positionals(_report, "report"),
+    ),
 }
 
 

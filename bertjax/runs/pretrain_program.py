@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.sharding import Mesh
 
 from bertjax.config import BertConfig
@@ -22,6 +23,7 @@ from bertjax.objectives.losses import (
     pretraining_weights,
 )
 from bertjax.objectives.masking import mask_tokens
+from bertjax.runs.frequency import token_groups
 from bertjax.runs.recipes import PretrainConfig
 from bertjax.text.tokenizer import Tokenizer
 from bertjax.train import parts, sharding
@@ -74,6 +76,8 @@ class Program(NamedTuple):
     abstract_batch: dict[str, jax.ShapeDtypeStruct]
     frozen: frozenset[str]
     """Paths of the parameters that are not trained."""
+    token_groups: tuple[str, ...] = ()
+    """The names of the accuracies by frequency that eval_step gives."""
 
 
 def build(
@@ -84,6 +88,7 @@ def build(
     counts: np.ndarray | None = None,
     *,
     objective: str = "nsp",
+    schedule: optax.Schedule | None = None,
 ) -> Program:
     """The step, the evaluation and the state of a recipe on a mesh, without touching a device.
 
@@ -92,8 +97,10 @@ def build(
         mesh: of devices that are there, or of a topology's (`jax.experimental.topologies`).
         vocabulary: the tokenizer's tables.
         max_seq_length: T of the shards.
-        counts: int [V], how often every token is seen; needed by start.mlm_bias="unigram" alone.
+        counts: int [V], how often every token is seen: for accuracies by frequency, and needed by
+            start.mlm_bias="unigram".
         objective: what the shards are for, one of `bertjax.data.sequences.OBJECTIVES`.
+        schedule: of a run with several phases; else that of the recipe.
 
     Raises:
         ValueError: counts are needed and are not there.
@@ -102,7 +109,9 @@ def build(
     model = config.model.resolve(vocabulary.size)
     _check_shapes(config, model, mesh, max_seq_length)
     recipe, steps = config.optimizer, config.loop.train_steps
-    optimizer = make_optimizer(recipe, steps, layers=model.num_hidden_layers)
+    schedule = schedule or make_schedule(recipe, steps)
+    layers = model.num_hidden_layers
+    optimizer = make_optimizer(recipe, steps, layers=layers, schedule=schedule)
     single = objective == "mlm"
     first_params = functools.partial(_first_params, config, model, counts, single)
     params = jax.eval_shape(first_params)
@@ -120,11 +129,13 @@ def build(
         seed=config.seed,
         prepare=prepare,
         accumulation=config.accumulation,
-        schedule=make_schedule(recipe, steps),
+        schedule=schedule,
         frozen=frozen,
         ema_decay=recipe.ema_decay,
     )
-    evaluation = make_eval_step(loss, weights_fn=weights_fn, seed=config.seed, prepare=prepare)
+    groups = {} if counts is None else token_groups(counts)
+    measure = functools.partial(loss, token_groups=groups)
+    evaluation = make_eval_step(measure, weights_fn=weights_fn, seed=config.seed, prepare=prepare)
 
     def state_of(params: dict) -> TrainState:
         return init_state(params, optimizer, frozen=frozen, average=recipe.ema_decay > 0)
@@ -147,6 +158,7 @@ def build(
         abstract_state=sharding.placed(shapes, shardings),
         abstract_batch={**{name: struct(batch, length) for name in tokens}, **labels},
         frozen=frozen,
+        token_groups=tuple(groups),
     )
 
 

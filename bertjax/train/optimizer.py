@@ -196,7 +196,11 @@ def decay_mask(params: dict) -> dict:
 
 
 def make_optimizer(
-    config: OptimizerConfig, total_steps: int, *, layers: int | None = None
+    config: OptimizerConfig,
+    total_steps: int,
+    *,
+    layers: int | None = None,
+    schedule: optax.Schedule | None = None,
 ) -> optax.GradientTransformation:
     """Clipping, moments, decoupled decay, schedule, as one Optax transformation.
 
@@ -207,6 +211,7 @@ def make_optimizer(
         config: of the optimizer.
         total_steps: of training.
         layers: of the model; only layer_decay needs them.
+        schedule: another one than `make_schedule` makes of the configuration.
 
     Raises:
         ValueError: layer_decay without layers.
@@ -228,7 +233,7 @@ def make_optimizer(
         optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
         scale(config.beta1, config.beta2, eps),
         optax.chain(*shaping),
-        optax.scale_by_learning_rate(make_schedule(config, total_steps)),
+        optax.scale_by_learning_rate(schedule or make_schedule(config, total_steps)),
     )
 
 
