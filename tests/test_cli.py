@@ -189,6 +189,7 @@ def test_each_step_prints_the_next_which_the_parser_takes(made, bertjax, parse, 
     )
     (following,) = map(parse, printed(out))
     assert following["data"] == str(place / "both" / "16")
+    assert following["second"].data == str(place / "both" / "32")
 
     _, out, _ = bertjax(
         "pretrain", "--data", place / "shards", "--workdir", place / "run", *SHAPE, *LOOP
