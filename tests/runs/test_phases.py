@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import runpy
 import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -260,3 +262,16 @@ def test_flags_say_it_too(recipe, data):
     config = cli._parse_recipe(PretrainConfig, "pretrain", flags)
     assert config.second == SecondPhase(str(data / "32"), after_steps=5)
     assert ModelConfig() == config.model
+
+
+def test_the_recipes_have_the_schedules_of_their_sources():
+    def rate_of(name):
+        recipe = Path(__file__).parents[2] / "experiments" / f"{name}.py"
+        return run_schedule(runpy.run_path(str(recipe))["config"])
+
+    paper = rate_of("bert_base_paper")  # one line from 1e-4 at the beginning to 0 at a million
+    assert float(paper(900_000)) == pytest.approx(1e-5, rel=1e-5)
+    lamb = rate_of("bert_large_lamb")
+    assert float(lamb(2_000)) == pytest.approx(6e-3 * (1 - 2_000 / 7_038) ** 0.5, rel=1e-5)
+    assert float(lamb(7_038)) == 0  # warms up again
+    assert float(lamb(7_238)) == pytest.approx(4e-3 * (1 - 200 / 1_563) ** 0.5, rel=1e-5)
