@@ -4,6 +4,7 @@ Exit codes: 0 done; 2 a mistake of the user's (one sentence); 75 stopped early b
 resumable; 1 anything else, with its traceback, and warnings where --strict was said.
 """
 
+import contextlib
 import io
 import json
 import os
@@ -89,12 +90,33 @@ def _overview() -> str:
             "",
             "A text becomes a model in this order; every verb's --help is enough to use it.",
             "Exit codes: 0 done, 2 a mistake in command or input, 75 stopped and resumable.",
+            "Compiled programs are kept for the next command, in a directory that is printed:",
+            "JAX_COMPILATION_CACHE_DIR names another, JAX_ENABLE_COMPILATION_CACHE=false none.",
         ]
     )
 
 
 def _say(line: str) -> None:
     print(line, flush=True)
+
+
+def _keep_compiled() -> None:
+    """Turns the compilation cache on, where it was not switched off, and says where it is."""
+    from bertjax.runs.compilation_cache import keep_compiled
+
+    if told := keep_compiled():
+        _say(told)
+
+
+@contextlib.contextmanager
+def _keeping_compiled() -> Iterator[None]:
+    """The same where standard output is data: told on stderr, after them."""
+    from bertjax.runs.compilation_cache import keep_compiled
+
+    told = keep_compiled()
+    yield
+    if told:
+        print(told, file=sys.stderr)
 
 
 def _command(*words: object) -> str:
@@ -147,6 +169,7 @@ def _demo(arguments: list[str]) -> int:
 
     config = _parse(DemoConfig, "demo", arguments)
     places.output_directory(config.workdir)
+    _keep_compiled()
     return EXIT_STOPPED if demo(config, _say).stopped else EXIT_DONE
 
 
@@ -185,10 +208,11 @@ def _prepare(arguments: list[str]) -> int:
     if config.strict and not all(map(audit.is_clean, directories)):
         _say("Exit code 1, by --strict: see the warnings. The shards are finished all the same.")
         return EXIT_WARNED
-    length = min(config.lengths)  # of several, the shorter one is where pre-training begins
-    place = str(config.output).rstrip("/")
-    data = f"{place}/{length}" if len(config.lengths) > 1 else place
-    _say(f"Next: {_command('pretrain', '--data', data, '--workdir', 'runs/pretrain')}")
+    place, lengths, rest = str(config.output).rstrip("/"), sorted(config.lengths), ()
+    data = f"{place}/{lengths[0]}" if len(lengths) > 1 else place
+    if len(lengths) > 1:  # nine of ten of the 1,000 steps are short, as in the paper
+        rest = ("--second.data", f"{place}/{lengths[1]}", "--second.after-steps", 900)
+    _say(f"Next: {_command('pretrain', '--data', data, *rest, '--workdir', 'runs/pretrain')}")
     return EXIT_DONE
 
 
@@ -203,6 +227,7 @@ def _pretrain(arguments: list[str]) -> int:
 
     from bertjax.runs.pretrain import pretrain
 
+    _keep_compiled()
     result = pretrain(config, _say)
     if result.stopped:
         _say_how_to_go_on("pretrain", arguments, config.fresh, result.workdir)
@@ -244,6 +269,7 @@ def _finetune(arguments: list[str]) -> int:
     from bertjax.runs.finetune import FinetuneConfig, finetune
 
     config = _parse_recipe(FinetuneConfig, "finetune", arguments)
+    _keep_compiled()
     result = finetune(config, _say)
     if result.stopped:
         _say_how_to_go_on("finetune", arguments, config.fresh, result.workdir)
@@ -277,16 +303,17 @@ def _evaluate(
     """
     from bertjax.runs import predict
 
-    scores = predict.evaluate(
-        _load(model),
-        data,
-        text_column=text_column,
-        pair_column=pair_column,
-        label_column=label_column,
-        column_names=column_names,
-        batch_size=batch_size,
-    )
-    _say(json.dumps(scores))
+    with _keeping_compiled():
+        scores = predict.evaluate(
+            _load(model),
+            data,
+            text_column=text_column,
+            pair_column=pair_column,
+            label_column=label_column,
+            column_names=column_names,
+            batch_size=batch_size,
+        )
+        _say(json.dumps(scores))
     return EXIT_DONE
 
 
@@ -303,8 +330,9 @@ def _predict(model: str, *, k: int = 5, batch_size: int = 32) -> int:
     """
     from bertjax.runs.predict import predict_lines
 
-    for line in predict_lines(_load(model), _stdin(), k=k, batch_size=batch_size):
-        _say(line)
+    with _keeping_compiled():
+        for line in predict_lines(_load(model), _stdin(), k=k, batch_size=batch_size):
+            _say(line)
     return EXIT_DONE
 
 
@@ -325,19 +353,21 @@ def _embed(
     """
     from bertjax.runs.predict import embed_lines
 
-    vectors = embed_lines(
-        _load(model), _stdin(), layer=layer, pooling=pooling, batch_size=batch_size
-    )
-    for vector in vectors:
-        _say(json.dumps([round(float(value), 6) for value in vector]))
+    with _keeping_compiled():
+        vectors = embed_lines(
+            _load(model), _stdin(), layer=layer, pooling=pooling, batch_size=batch_size
+        )
+        for vector in vectors:
+            _say(json.dumps([round(float(value), 6) for value in vector]))
     return EXIT_DONE
 
 
-def _report(directories: tuple[str, ...]) -> int:
-    """Write the report of runs, or of a demo, again from what they measured.
+def _report(directories: tuple[str, ...], *, output: str | None = None) -> int:
+    """Write the report of runs, or of a demo, from what they measured; several are compared.
 
     Args:
-        directories: Run directories, or demo directories.
+        directories: Run directories, or demo directories. Each gets its report/index.html.
+        output: Page that compares several; left out: report/comparison.html in the first.
     """
     if not directories:
         raise UserError("report: name at least one run directory.")
@@ -345,7 +375,8 @@ def _report(directories: tuple[str, ...]) -> int:
     from bertjax import places
     from bertjax.runs.report import report
 
-    report(tuple(map(places.location, directories)), _say)
+    page = None if output is None else places.location(output)
+    report(tuple(map(places.location, directories)), _say, page)
     return EXIT_DONE
 
 
@@ -397,7 +428,10 @@ VERBS = {
     ),
     "predict": Verb("lines -> labels, or words for [MASK]", _with_positionals(_predict, "predict")),
     "embed": Verb("lines -> vectors", _with_positionals(_embed, "embed")),
-    "report": Verb("run directories -> an HTML page each", _with_positionals(_report, "report")),
+    "report": Verb(
+        "run directories -> an HTML page each, and one that compares them",
+        _with_positionals(_report, "report"),
+    ),
 }
 
 

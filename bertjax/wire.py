@@ -1,7 +1,7 @@
 """What Google's file formats share: protocol buffers' wire format, and the masked CRC32C.
 
-TensorFlow's checkpoints and records and SentencePiece's models are read with nothing else
-(protobuf.dev/programming-guides/encoding).
+TensorFlow's checkpoints and records and SentencePiece's models are read with nothing else, and
+event files are written (protobuf.dev/programming-guides/encoding).
 """
 
 import struct
@@ -128,6 +128,34 @@ def packed_varints(fields: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
         raise Malformed("a number is too long")
     digits = (data & 0x7F).astype(np.uint64) << (7 * place).astype(np.uint64)
     return np.add.reduceat(digits, starts).view(np.int64), offsets
+
+
+def varint_field(field: int, value: int) -> bytes:
+    """A field that is a number from 0 on; nothing if it is 0, which is what an absent one is."""
+    return _varint(field << 3) + _varint(value) if value else b""
+
+
+def bytes_field(field: int, value: bytes) -> bytes:
+    """A field that is bytes: a message, a string, packed numbers."""
+    return _varint(field << 3 | 2) + _varint(len(value)) + value
+
+
+def float32_field(field: int, value: float) -> bytes:
+    """A field that is a number of 32 bits with a fraction; one too large for them is infinite."""
+    return _varint(field << 3 | 5) + np.float32(value).tobytes()
+
+
+def float64_field(field: int, value: float) -> bytes:
+    """A field that is a number of 64 bits with a fraction."""
+    return _varint(field << 3 | 1) + struct.pack("<d", value)
+
+
+def _varint(number: int) -> bytes:
+    digits = bytearray()
+    while number > 0x7F:
+        digits.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes(digits) + bytes([number])
 
 
 def masked_crc32c(data: bytes) -> int:

@@ -106,6 +106,25 @@ def test_unknown_flags_exit_2(bertjax):
     assert bertjax("pretrain", "--data", "x", "--workdir", "y", "--speed", "9")[0] == 2
 
 
+@pytest.mark.parametrize("verb", ["pretrain", "finetune"])
+def test_unknown_optimizers_and_schedules_are_answered_with_those_known(
+    bertjax, mistake, tmp_path, verb
+):
+    places = ("--data", "x") if verb == "pretrain" else ("--model", "x", "--train", "y")
+    for flag, known in (("name", "'lamb'"), ("schedule", "'wsd'")):
+        code, _, err = bertjax(verb, *places, f"--optimizer.{flag}", "lam")
+        assert code == 2
+        assert "'lam'" in err and known in err and f"optimizer.{flag}" in err
+    kind = "OptimizerConfig"
+    for name in ("name", "schedule"):
+        (tmp_path / "recipe.py").write_text(
+            f"from bertjax.train.optimizer import {kind}\nconfig = {kind}({name}='lam')\n"
+        )
+        said = mistake(verb, tmp_path / "recipe.py")
+        first = {"name": "adamw_google", "schedule": "linear_google"}[name]
+        assert f"{name} 'lam' is unknown: give one of {first}, " in said
+
+
 class Parsed(Exception):
     """What a command line means; raised in place of doing it."""
 
@@ -170,6 +189,7 @@ def test_each_step_prints_the_next_which_the_parser_takes(made, bertjax, parse, 
     )
     (following,) = map(parse, printed(out))
     assert following["data"] == str(place / "both" / "16")
+    assert following["second"].data == str(place / "both" / "32")
 
     _, out, _ = bertjax(
         "pretrain", "--data", place / "shards", "--workdir", place / "run", *SHAPE, *LOOP

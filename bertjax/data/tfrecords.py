@@ -111,6 +111,13 @@ def read_records(path: epath.PathLike) -> Iterator[bytes]:
             yield record
 
 
+def framed(record: bytes) -> bytes:
+    """A record as a TFRecord file has it: its length and the record, each with its CRC32C."""
+    length = _HEADER.pack(len(record), 0)[:8]
+    sums = (_SUM.pack(wire.masked_crc32c(part)) for part in (length, record))
+    return length + next(sums) + record + next(sums)
+
+
 def is_named_tfrecord(path: epath.Path) -> bool:
     """Whether a file's name says that it is one."""
     return _NAME.search(path.name) is not None

@@ -6,6 +6,7 @@ hand is the whole one.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +41,7 @@ def pretraining_loss(
     config: BertConfig,
     *,
     sentence_task: str = "nsp",
+    token_groups: Mapping[str, Any] | None = None,
     weights: Weights | None = None,
     execution: Execution = _DEFAULT,
     dropout_key: jax.Array | None = None,
@@ -56,6 +58,7 @@ def pretraining_loss(
             too; next_sentence_label and example_weight are then [B, S].
         config: the shape.
         sentence_task: names the metrics: "nsp", or "sop" for the order of segments.
+        token_groups: {name: bool [V]}: more metrics, the accuracy where such a token is masked.
         weights: global normalisers (`pretraining_weights`); those of this batch where None.
         execution: how to compute.
         dropout_key: as `bertjax.encode` takes it.
@@ -73,7 +76,7 @@ def pretraining_loss(
         execution=execution,
         dropout_key=dropout_key,
     )
-    masked = _scores("mlm", mlm_logits, batch["masked_labels"], _masked_weights(batch))
+    masked = _masked_scores(mlm_logits, batch, token_groups)
     sentences = _scores(
         sentence_task,
         nsp_logits,
@@ -95,6 +98,7 @@ def masked_lm_loss(
     batch: Batch,
     config: BertConfig,
     *,
+    token_groups: Mapping[str, Any] | None = None,
     weights: Weights | None = None,
     execution: Execution = _DEFAULT,
     dropout_key: jax.Array | None = None,
@@ -112,7 +116,7 @@ def masked_lm_loss(
         execution=execution,
         dropout_key=dropout_key,
     )
-    metrics = _scores("mlm", logits, batch["masked_labels"], _masked_weights(batch))
+    metrics = _masked_scores(logits, batch, token_groups)
     return metrics["mlm_loss"][0] / (weights["mlm"] + _EPSILON), metrics
 
 
@@ -183,10 +187,25 @@ def _masked_weights(batch: Batch) -> jax.Array:
     return weights if examples is None or examples.ndim > 1 else weights * examples[:, None]
 
 
+def _masked_scores(
+    logits: jax.Array, batch: Batch, token_groups: Mapping[str, Any] | None
+) -> Metrics:
+    labels, weights = batch["masked_labels"], _masked_weights(batch)
+    metrics = _scores("mlm", logits, labels, weights)
+    for name, group in (token_groups or {}).items():
+        metrics[name] = _accuracy(logits, labels, weights * jnp.asarray(group)[labels])
+    return metrics
+
+
 def _scores(name: str, logits: jax.Array, labels: jax.Array, weights: jax.Array) -> Metrics:
-    total = weights.sum()
-    correct = (logits.argmax(-1) == labels).astype(jnp.float32)
     return {
-        f"{name}_loss": ((cross_entropy(logits, labels) * weights).sum(), total),
-        f"{name}_accuracy": ((correct * weights).sum(), total),
+        f"{name}_loss": ((cross_entropy(logits, labels) * weights).sum(), weights.sum()),
+        f"{name}_accuracy": _accuracy(logits, labels, weights),
     }
+
+
+def _accuracy(
+    logits: jax.Array, labels: jax.Array, weights: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    correct = (logits.argmax(-1) == labels).astype(jnp.float32)
+    return (correct * weights).sum(), weights.sum()

@@ -25,7 +25,7 @@ from bertjax.runs.workdir import CONFIG, write_config
 from bertjax.text.tokenizer import Tokenizer, load_tokenizer
 from bertjax.train.checkpoint import Checkpoints
 from bertjax.train.identity import UNDECIDED
-from bertjax.train.optimizer import OptimizerConfig, make_optimizer
+from bertjax.train.optimizer import OptimizerConfig, OptimizerName, make_optimizer
 from bertjax.train.step import TrainState, init_state
 
 MODEL = "model.json"
@@ -67,7 +67,7 @@ class ConvertConfig:
     vocabulary: str | None = None
     """Tokenizer (its directory, vocab.txt, spm.model or tokenizer.json) whose vocabulary replaces
     the model's: tokens of both keep their rows, others begin as the mean of their old pieces."""
-    optimizer: Literal["adamw_google", "adamw"] | None = None
+    optimizer: OptimizerName | None = None
     """Of a run: the --optimizer.name that it will be continued with; left out: that of SOURCE, if
     it is a run, else adamw_google."""
     seed: int = 0
@@ -206,9 +206,18 @@ def _read_run(path: epath.Path, *, with_moments: bool) -> _Source:
         model = Pretrained(shape, params, tokenizer, {"kind": kind_of_parts(params)})
         if not with_moments:
             return _Source(model, meta["step"], has_moments=True, notes=tuple(notes))
-        optimizer_name = meta["identity"]["optimizer"]
+        identity = meta["identity"]
+        if "freeze" in identity:
+            raise UserError(
+                f"{path}: froze {', '.join(identity['freeze'])}, of which it has no moments, and a "
+                "run needs them all: convert it with --to huggingface, and that into a run."
+            )
+        average = "ema_decay" in identity
+        if average:
+            notes.append("The run goes on from its weights; their moving average is left out.")
+        optimizer_name = identity["optimizer"]
         optimizer = _optimizer(optimizer_name)
-        target = jax.eval_shape(lambda: init_state(params, optimizer))
+        target = jax.eval_shape(lambda: init_state(params, optimizer, average=average))
         restored = checkpoints.restore(target, step=meta["step"])
     assert restored is not None
     state = restored.state

@@ -14,6 +14,7 @@ from bertjax.errors import Stopped, UserError
 from bertjax.model.starts import StartConfig
 from bertjax.train.optimizer import OptimizerConfig
 from bertjax.train.sharding import MeshConfig
+from bertjax.train.trackers import TelemetryConfig
 
 if TYPE_CHECKING:
     from bertjax.interop.huggingface import Pretrained
@@ -78,6 +79,8 @@ class FinetuneConfig:
         default_factory=lambda: OptimizerConfig(learning_rate=5e-5)
     )
     """Optimizer and schedule."""
+    telemetry: TelemetryConfig = dataclasses.field(default_factory=TelemetryConfig)
+    """Where metrics go, and what is looked at."""
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     """How devices share the work."""
     execution: Execution = dataclasses.field(default_factory=Execution)

@@ -12,8 +12,8 @@ from jax.sharding import Mesh
 from bertjax.config import BertConfig, Execution
 from bertjax.model import bert
 from bertjax.objectives import losses
-from bertjax.train import sharding
-from bertjax.train.optimizer import OptimizerConfig, make_optimizer
+from bertjax.train import parts, sharding
+from bertjax.train.optimizer import OptimizerConfig, learning_rate, make_optimizer
 from bertjax.train.step import TrainState, init_state, jit_train_step, make_train_step
 
 
@@ -23,7 +23,8 @@ class Programs(NamedTuple):
     make_state: Callable[[Any], TrainState]
     """The first state, sharded, from parameters on the host."""
     train_step: Callable[[TrainState, Any], tuple[TrainState, Any]]
-    """The jitted step; a batch also carries seed, int32 [], and schedule, float32 [3]."""
+    """The jitted step; a batch also carries seed, int32 [], and schedule, float32 [3]: peak,
+    warm-up steps, total steps."""
     abstract_state: TrainState
     """ShapeDtypeStructs with their shardings."""
 
@@ -50,60 +51,49 @@ def scale_by_rate() -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)  # type: ignore[arg-type]
 
 
-def learning_rate(kind: str, schedule: jax.Array, updates: jax.Array) -> jax.Array:
-    """`train.optimizer.make_schedule` of values that may be traced.
-
-    Args:
-        kind: the schedule's name.
-        schedule: float32 [3]: peak, warm-up steps, total steps.
-        updates: int32 []: applied so far.
-    """
-    peak, warmup, total = schedule
-    count = updates.astype(jnp.float32)
-    if kind == "constant":
-        decayed = peak
-    else:
-        start = warmup if kind == "linear" else 0.0
-        decayed = peak * jnp.clip((total - count) / (total - start), 0.0, 1.0)
-    return jnp.where(count < warmup, peak * count / jnp.maximum(warmup, 1.0), decayed)
-
-
 @functools.lru_cache(maxsize=8)
 def programs(
     config: BertConfig,
     execution: Execution,
-    optimizer_config: OptimizerConfig,
-    kind: str,
+    recipe: OptimizerConfig,
     accumulation: int,
     outputs: int,
     regression: bool,
     mesh: Mesh,
 ) -> Programs:
-    """The jitted functions of a recipe, but for its schedule, which comes with the batches.
+    """The jitted functions of a recipe; peak, warm-up and steps come with the batches.
 
     Kept between calls: pre-trained and scratch, all seeds, learning rates and numbers of steps
     share them. Compiling takes as long as hundreds of steps of a small model.
+
+    Raises:
+        UserError: a part to be frozen is not there.
     """
-    optimizer = optax.chain(make_optimizer(optimizer_config, 1), scale_by_rate())
+    layers = config.num_hidden_layers
+    optimizer = optax.chain(make_optimizer(recipe.at_rate_one(), 1, layers=layers), scale_by_rate())
+    params = jax.eval_shape(lambda: random_params(config, jax.random.key(0), outputs, True))
+    frozen = parts.frozen_names(recipe.freeze, params)
     loss = losses.regression_loss if regression else losses.classification_loss
     one_step = make_train_step(
         functools.partial(loss, config=config, execution=execution),
         optimizer,
         weights_fn=losses.classification_weights,
         accumulation=accumulation,
+        frozen=frozen,
+        ema_decay=recipe.ema_decay,
     )
 
     def train_step(state: TrainState, batch: Any) -> tuple[TrainState, Any]:
         batch = dict(batch)
-        rate = learning_rate(kind, batch.pop("schedule"), state.updates)
+        peak, warmup, total = batch.pop("schedule")
+        rate = learning_rate(recipe, state.updates, peak=peak, warmup=warmup, total=total)
         state = state.replace(opt_state=(*state.opt_state[:-1], RateState(rate)))
         state, metrics = one_step(state, batch)
         return state, {**metrics, "learning_rate": rate}
 
     def make_state(params: Any) -> TrainState:
-        return init_state(params, optimizer)
+        return init_state(params, optimizer, frozen=frozen, average=recipe.ema_decay > 0)
 
-    params = jax.eval_shape(lambda: random_params(config, jax.random.key(0), outputs, True))
     shapes = jax.eval_shape(make_state, params)
     shardings = sharding.state_shardings(mesh, shapes)
     return Programs(

@@ -8,16 +8,23 @@ import html
 import math
 from collections.abc import Sequence
 
+_COLORS = 8  # --run0 to --run7
+_MOST_POINTS = 1000
+
 _STYLE = """
 :root {
   color-scheme: light dark;
   --paper: #fdfcfa; --ink: #1d1c1a; --soft: #6b6760; --line: #dedad2; --box: #f4f1eb;
   --accent: #1f6f8b; --second: #b0aa9f; --third: #c98a3d;
+  --run0: #1f6f8b; --run1: #c2571a; --run2: #3f8f4f; --run3: #8a4fa3; --run4: #b8860b;
+  --run5: #c23b6b; --run6: #4f5fb8; --run7: #6b6760;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --paper: #171614; --ink: #ece8e1; --soft: #a29c91; --line: #38352f; --box: #211f1c;
     --accent: #5cb4d3; --second: #7a746a; --third: #dda35c;
+    --run0: #5cb4d3; --run1: #f08a4b; --run2: #6fc47f; --run3: #c08ad8; --run4: #e0bb4c;
+    --run5: #ee7ba3; --run6: #98a4f0; --run7: #a29c91;
   }
 }
 * { box-sizing: border-box; }
@@ -45,6 +52,11 @@ p { max-width: 44rem; margin: .6rem 0; }
 figure { margin: 1rem 0 0; max-width: 46rem; }
 svg { display: block; width: 100%; height: auto; font-family: var(--sans); }
 svg text { fill: var(--ink); } svg .label { fill: var(--soft); }
+svg.swatch { display: inline-block; width: 1.9em; height: .6em; margin-right: .3em; }
+.legend {
+  position: sticky; top: 0; max-width: none; padding: .4rem 0; background: var(--paper);
+  display: flex; flex-wrap: wrap; gap: .2rem 1.4rem; font: .86rem/1.5 var(--sans);
+}
 .grid { stroke: var(--line); stroke-width: 1; } .axis { stroke: var(--soft); stroke-width: 1; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: .93rem; }
@@ -176,14 +188,34 @@ class Line:
     points: Sequence[tuple[float, float]]
     """(step, value), steps ascending."""
     color: str = "accent"
-    """accent, second or third."""
+    """accent, second or third, or what `color_of` gives."""
+    dash: str = ""
+    """Lengths of dashes and gaps, as SVG has them; a whole line if it is empty."""
+
+
+def color_of(number: int) -> tuple[str, str]:
+    """(color, dash) of the first, second, ... of many lines; each pair is another."""
+    return f"run{number % _COLORS}", ("", "7 4", "2 3", "10 3 2 3")[number // _COLORS % 4]
+
+
+def swatch(number: int) -> str:
+    """A piece of the line that `color_of` describes, for a legend in text."""
+    color, dash = color_of(number)
+    return (
+        '<svg class="swatch" viewBox="0 0 30 10" aria-hidden="true"><path d="M0 5H30" '
+        f'style="{_stroke(color, 4, dash)}"/></svg>'
+    )
 
 
 def curves(
-    lines: Sequence[Line], title: str, *, references: Sequence[tuple[str, float]] = ()
+    lines: Sequence[Line],
+    title: str,
+    *,
+    references: Sequence[tuple[str, float]] = (),
+    legend: bool = True,
 ) -> str:
-    """Curves over steps, and level dashed lines to compare them with."""
-    width, height, left, right, top, bottom = 720, 270, 46, 24, 14, 42
+    """Curves over steps, and level dashed lines to compare them with; `legend` names the curves."""
+    width, height, left, right, top, bottom = 720, 270, 60, 24, 14, 42
     finite = [
         (x, y) for line in lines for x, y in line.points if math.isfinite(x) and math.isfinite(y)
     ]
@@ -225,10 +257,10 @@ def curves(
         at = [place(x, y) for x, y in line.points if math.isfinite(x) and math.isfinite(y)]
         if not at:
             continue
-        path = "L".join(f"{x:.1f} {y:.1f}" for x, y in at)
+        path = "L".join(f"{x:.1f} {y:.1f}" for x, y in _thinned(at))
         parts.append(
-            f'<path d="M{path}" style="stroke:var(--{line.color});stroke-width:2.4;fill:none;'
-            'stroke-linejoin:round"/>'
+            f"<g><title>{text(line.label)}</title>"
+            f'<path d="M{path}" style="{_stroke(line.color, 2.4, line.dash)}"/></g>'
         )
         if len(at) <= 40:
             parts += [
@@ -240,10 +272,30 @@ def curves(
         f'<text x="{width - right}" y="{top + 16 + 17 * number}" text-anchor="end" '
         f'font-size="13" font-weight="600" style="fill:var(--{line.color})">'
         f"{text(line.label)}</text>"
-        for number, line in enumerate(lines)
+        for number, line in enumerate(lines if legend else ())
     ]
     parts.append(f'<text class="label" x="{left}" y="{height - 4}" font-size="12">steps</text>')
     return _svg(width, height, title, parts)
+
+
+def _stroke(color: str, width: float, dash: str) -> str:
+    dashes = f";stroke-dasharray:{dash}" if dash else ""
+    return f"stroke:var(--{color});stroke-width:{width};fill:none;stroke-linejoin:round{dashes}"
+
+
+def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The lowest and the highest point of every column of pixels, so that a long run's page stays
+    small and none of its peaks is lost; all points if they are few."""
+    if len(points) <= _MOST_POINTS:
+        return list(points)
+    columns: dict[int, list[tuple[float, float]]] = {}
+    for point in points:
+        columns.setdefault(int(point[0]), []).append(point)
+    kept: list[tuple[float, float]] = []
+    for column in columns.values():
+        ends = {min(column, key=lambda p: p[1]), max(column, key=lambda p: p[1])}
+        kept += sorted(ends)
+    return kept
 
 
 def nice_ticks(low: float, high: float, about: int = 5) -> list[float]:

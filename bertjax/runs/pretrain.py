@@ -12,21 +12,39 @@ from jax.sharding import Mesh
 
 from bertjax.config import BertConfig
 from bertjax.data.corpora import Corpora
-from bertjax.data.mixture import MixedStream, length_buckets, one_bucket
 from bertjax.data.shards import TOKENIZER, Manifest
-from bertjax.data.stream import ShardReader, TrainStream
+from bertjax.data.stream import ShardReader
 from bertjax.errors import UserError
 from bertjax.interop.huggingface import Pretrained, save_pretrained
+from bertjax.runs.pretrain_phases import (
+    Phase,
+    data_identity,
+    identity_at,
+    open_phases,
+    phase_at,
+    run_schedule,
+    second_facts,
+    untrained_positions,
+)
 from bertjax.runs.pretrain_program import Program, Vocabulary, build
-from bertjax.runs.pretrain_scores import fields, make_evaluator, metric_names, verdict
+from bertjax.runs.pretrain_scores import (
+    Evaluator,
+    fields,
+    make_evaluator,
+    make_plateau_meter,
+    metric_names,
+    verdict,
+)
 from bertjax.runs.recipes import PretrainConfig
 from bertjax.runs.workdir import choose_workdir, write_config
 from bertjax.text.tokenizer import Tokenizer, load_tokenizer
-from bertjax.train import sharding
+from bertjax.train import parts, sharding
 from bertjax.train.checkpoint import Checkpoints
 from bertjax.train.loop import fit
+from bertjax.train.optimizer import RATE_FIELDS
 from bertjax.train.step import TrainState
 from bertjax.train.telemetry import Telemetry
+from bertjax.train.trackers import make_profiler, make_trackers
 
 KIND = "pre-training"
 BEST_METRIC = "mlm_loss"
@@ -35,7 +53,8 @@ UNDECIDED_NAMES = (
     *("seed", "start", "objective", "batch_size"),
 )
 """Of a run's identity: what weights that come from elsewhere do not know. They know the rest."""
-# Examples whose tokens are counted for start.mlm_bias, and those of them held in memory at once.
+# Examples whose tokens are counted for start.mlm_bias and for accuracies by frequency, and those of
+# them held in memory at once.
 _COUNTED_EXAMPLES, _COUNTED_AT_ONCE = 50_000, 2_000
 
 
@@ -77,34 +96,39 @@ def pretrain(
     """
     if jax.process_index():  # one of several tells and writes
         log = _silent
-    corpora = Corpora.of(config.directories, config.data_weights)
-    manifest = corpora.manifest
-    tokenizer = _tokenizer_of(corpora)
-    readers = corpora.readers("train")
+    phases = open_phases(config)
+    first, corpora = phases[0], phases[-1].corpora  # what a run comes to is of its last phase
+    tokenizer = _tokenizer_of(first.corpora)
     mesh = sharding.make_mesh(config.mesh)
     vocabulary = Vocabulary.of(tokenizer)
-    unigram = config.start.mlm_bias == "unigram"
-    counts = _count(readers, corpora.shares, vocabulary) if unigram else None
-    program = build(
-        config,
-        mesh,
-        vocabulary,
-        manifest.max_seq_length,
-        counts,
-        objective=manifest.objective,
-    )
-    stream = _stream(config, corpora, readers)
-    mean_length = sum(length * share for length, share in stream.lengths)
-    evaluate = make_evaluator(
-        corpora,
-        program,
-        mesh,
-        batch_size=config.batch_size,
-        max_examples=config.eval_examples,
-        on_evaluate=on_evaluate,
-    )
+    counts = _count(first.readers, first.corpora.shares, vocabulary)
+    schedule = run_schedule(config)
+    programs = [
+        build(
+            phase.config,
+            mesh,
+            vocabulary,
+            phase.corpora.manifest.max_seq_length,
+            counts,
+            objective=phase.corpora.manifest.objective,
+            schedule=schedule,
+        )
+        for phase in phases
+    ]
+    program = programs[0]  # all have the same state
+    evaluators = [
+        make_evaluator(
+            phase.corpora,
+            own,
+            mesh,
+            batch_size=phase.config.batch_size,
+            max_examples=config.eval_examples,
+            on_evaluate=on_evaluate,
+        )
+        for phase, own in zip(phases, programs, strict=True)
+    ]
     workdir = choose_workdir(config.workdir, KIND, fresh=config.fresh)
-    _announce(config, mesh, program, corpora, stream, workdir, log)
+    _announce(config, mesh, program, phases, workdir, log)
     if not (workdir / "config.json").exists():
         _write_run(config, tokenizer, workdir)
 
@@ -114,6 +138,14 @@ def pretrain(
             on_evaluate(0, state.params)
         return state
 
+    telemetry = Telemetry(
+        workdir / "metrics.jsonl",
+        fields(corpora),
+        log=log,
+        trackers=make_trackers(config.telemetry, workdir, dataclasses.asdict(config)),
+        profiler=make_profiler(config.telemetry, workdir),
+        watch=make_plateau_meter(first.corpora),
+    )
     with Checkpoints(
         workdir / "checkpoints",
         keep_last=config.loop.keep_last,
@@ -125,31 +157,39 @@ def pretrain(
             workdir=workdir,
             init=init,
             abstract_state=program.abstract_state,
-            train_step=program.step,
-            batch_at=lambda step: sharding.make_global_batch(
-                mesh, config.batch_size, functools.partial(stream.rows, step)
-            ),
-            evaluate=evaluate,
+            train_step=lambda state, item: programs[item[0]].step(state, item[1]),
+            batch_at=functools.partial(_batch_at, phases, mesh),
+            evaluate=_evaluator_of(phases, evaluators),
             checkpoints=checkpoints,
-            meta=_meta(config, program.model, tokenizer, corpora, stream),
-            telemetry=Telemetry(workdir / "metrics.jsonl", fields(corpora), log=log),
+            meta=_meta(config, program.model, tokenizer, phases),
+            telemetry=telemetry,
             best_metric=BEST_METRIC,
-            tokens_per_step=round(config.batch_size * mean_length),
+            phases=[
+                phase.told(program.model, mesh, str(place + 1) if len(phases) > 1 else "")
+                for place, phase in enumerate(phases)
+            ],
         )
     _write_run(config, tokenizer, workdir)  # again: a resumed run may have changed what may change
     evaluations = [record for record in fitted.history if record.get("kind") == "eval"]
     last = evaluations[-1] if evaluations else {}
+    if speed := telemetry.speed():
+        log(speed)
     export = None
     if not fitted.stopped:
         export = workdir / "export"
-        params = sharding.on_host(mesh, fitted.state.params)
-        _export(export, program.model, params, tokenizer, manifest)
+        params = sharding.on_host(mesh, fitted.state.averaged_params())
+        _export(export, program.model, params, tokenizer, corpora.manifest)
+        if untrained := untrained_positions(phases, program.model.max_position_embeddings):
+            log(
+                f"Warning: positions {untrained} of the exported model are as they were before "
+                "this run, which had no row so long."
+            )
         log(verdict(int(fitted.state.step), last, corpora, export))
     return PretrainResult(
         metrics={
             name: value
             for name, value in last.items()
-            if name.partition(".")[0] in metric_names(manifest.objective)
+            if name.partition(".")[0] in metric_names(corpora.manifest.objective)
         },
         history=fitted.history,
         workdir=workdir,
@@ -163,17 +203,27 @@ def _silent(line: str) -> None:
     del line
 
 
-def _stream(
-    config: PretrainConfig, corpora: Corpora, readers: Sequence[ShardReader]
-) -> TrainStream | MixedStream:
-    where = {"seed": config.seed, "batch_size": config.batch_size}
-    if len(readers) == 1 and not config.length_buckets:
-        return TrainStream(readers[0], **where)
-    if config.length_buckets:
-        buckets = length_buckets(readers, corpora.weights, config.length_buckets)
-    else:
-        buckets = one_bucket(readers, corpora.weights)
-    return MixedStream(readers, buckets, **where)
+def _batch_at(phases: Sequence[Phase], mesh: Mesh, step: int) -> tuple[int, dict[str, jax.Array]]:
+    """The place of a step's phase, and its batch."""
+    place = phase_at(phases, step)
+    read = functools.partial(phases[place].rows, step)
+    size = phases[place].config.batch_size
+    return place, sharding.make_global_batch(mesh, size, read)
+
+
+def _evaluator_of(
+    phases: Sequence[Phase], evaluators: Sequence[Evaluator | None]
+) -> Evaluator | None:
+    """Evaluates on the held-out examples of the phase whose step was the last one done."""
+    if evaluators[0] is None:
+        return None
+
+    def evaluate(state: TrainState, should_stop: Callable[[], bool]) -> dict[str, float] | None:
+        own = evaluators[phase_at(phases, int(state.step) - 1)]
+        assert own is not None
+        return own(state, should_stop)
+
+    return evaluate
 
 
 def _count(
@@ -210,27 +260,28 @@ def _meta(
     config: PretrainConfig,
     model: BertConfig,
     tokenizer: Tokenizer,
-    corpora: Corpora,
-    stream: TrainStream | MixedStream,
+    phases: Sequence[Phase],
 ) -> dict[str, Any]:
     """What a resumed run must share with the one it continues, and what it may change."""
-    optimizer = dataclasses.asdict(config.optimizer)
+    first, objective = phases[0], phases[0].corpora.manifest.objective
+    optimizer = config.optimizer.fields()
+    # What the state is of; the rest of the optimizer may change.
+    held = {name: optimizer.pop(name) for name in ("freeze", "ema_decay") if name in optimizer}
     name = optimizer.pop("name")
     rescheduled = "the learning rate follows the new schedule from here on"
+    identity = {
+        "model": model.to_dict(),
+        "tokenizer": tokenizer.sha256,
+        "seed": config.seed,
+        "start": dataclasses.asdict(config.start),
+        "objective": _objective(config, objective),
+        "optimizer": name,
+        **held,
+        **data_identity(first),
+        **heads_identity(objective),
+    }
     return {
-        "identity": {
-            "model": model.to_dict(),
-            "tokenizer": tokenizer.sha256,
-            "data": corpora.identity(),
-            "order of the data": stream.order_fingerprint(),
-            "seed": config.seed,
-            "start": dataclasses.asdict(config.start),
-            "objective": _objective(config, corpora.manifest.objective),
-            "batch_size": config.batch_size,
-            "optimizer": name,
-            **_buckets_identity(config, stream),
-            **heads_identity(corpora.manifest.objective),
-        },
+        "identity": functools.partial(identity_at, phases=phases, identity=identity),
         "facts": {
             "optimizer": optimizer,
             "mesh": dataclasses.asdict(config.mesh),
@@ -238,12 +289,12 @@ def _meta(
             "execution": dataclasses.asdict(config.execution),
             "accumulation": config.accumulation,
             "eval_examples": config.eval_examples,
+            **second_facts(config),
         },
         "explain": {
             "train_steps": rescheduled,
-            "optimizer.learning_rate": rescheduled,
-            "optimizer.schedule": rescheduled,
-            "optimizer.warmup_steps": rescheduled,
+            **{f"optimizer.{field}": rescheduled for field in RATE_FIELDS},
+            **{f"second.{field}": rescheduled for field in ("learning_rate", "warmup_steps")},
         },
     }
 
@@ -259,15 +310,6 @@ def _objective(config: PretrainConfig, objective: str) -> dict[str, Any]:
     return fields
 
 
-def _buckets_identity(
-    config: PretrainConfig, stream: TrainStream | MixedStream
-) -> dict[str, list[int]]:
-    """Of a run's identity: its lengths, where there are several to choose from."""
-    if not config.length_buckets:
-        return {}
-    return {"length_buckets": [length for length, _ in stream.lengths]}
-
-
 def heads_identity(objective: str) -> dict[str, str]:
     """Of a run's identity: that it has no next-sentence head. Unlike the rest of the objective,
     weights that come from elsewhere do know it."""
@@ -278,14 +320,13 @@ def _announce(
     config: PretrainConfig,
     mesh: Mesh,
     program: Program,
-    corpora: Corpora,
-    stream: TrainStream | MixedStream,
+    phases: Sequence[Phase],
     workdir: epath.Path,
     log: Callable[[str], None],
 ) -> None:
     params = program.abstract_state.params
     count = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
-    model, steps = program.model, config.loop.train_steps
+    model = program.model
     axes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1)
     kind = mesh.devices.flat[0].device_kind
     log(
@@ -293,7 +334,31 @@ def _announce(
         f"{model.vocab_size:,}: {count:,} parameters on {mesh.size} {kind} device"
         f"{f's ({axes})' if axes else ''}."
     )
-    drawn = steps * config.batch_size
+    for place, phase in enumerate(phases):
+        of_phase = f"Phase {place + 1}: " if len(phases) > 1 else ""
+        where = f" Run directory: {workdir}" if phase is phases[-1] else ""
+        log(f"{of_phase}{_told(phase)}{where}")
+        if phase.config.length_buckets:
+            lengths = [f"{share:.1%} of {length}" for length, share in phase.stream.lengths]
+            log(f"{of_phase}Steps have rows of one length: {', '.join(lengths)} tokens.")
+    if untrained := untrained_positions(phases, model.max_position_embeddings):
+        longest = untrained.split()[0]
+        log(
+            f"Warning: positions {untrained} of the model are not trained, as no row of this run "
+            "is so long: add a phase of longer rows (--second.data), or set "
+            f"--model.max-position-embeddings {longest}."
+        )
+    if config.optimizer.freeze:
+        log(parts.trained_share(params, program.frozen))
+    alone = sharding.replicated_moments(mesh, program.abstract_state) if mesh.size > 1 else []
+    if mesh.shape["data"] > 1 and alone:
+        log(f"Not split over data, because no dimension divides: {', '.join(alone)}.")
+
+
+def _told(phase: Phase) -> str:
+    """How much a phase reads of its data."""
+    corpora, steps, batch_size = phase.corpora, phase.end - phase.first, phase.config.batch_size
+    drawn = steps * batch_size
     epochs = [
         drawn * share / manifest.examples("train")
         for share, manifest in zip(corpora.shares, corpora.manifests, strict=True)
@@ -302,16 +367,10 @@ def _announce(
     if len(epochs) > 1:
         rows = zip(corpora.names, corpora.shares, epochs, strict=True)
         told = ", ".join(f"{each:.1f} epochs of {name} ({share:.1%})" for name, share, each in rows)
-    log(
+    return (
         f"{corpora.examples('train'):,} training examples of {corpora.manifest.max_seq_length} "
-        f"tokens: {steps:,} steps of {config.batch_size} are {told}. Run directory: {workdir}"
+        f"tokens: {steps:,} steps of {batch_size} are {told}."
     )
-    if config.length_buckets:
-        lengths = [f"{share:.1%} of {length}" for length, share in stream.lengths]
-        log(f"Steps have rows of one length: {', '.join(lengths)} tokens.")
-    alone = sharding.replicated_moments(mesh, program.abstract_state) if mesh.size > 1 else []
-    if mesh.shape["data"] > 1 and alone:
-        log(f"Not split over data, because no dimension divides: {', '.join(alone)}.")
 
 
 def _write_run(config: PretrainConfig, tokenizer: Tokenizer, workdir: epath.Path) -> None:

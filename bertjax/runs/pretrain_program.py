@@ -23,9 +23,10 @@ from bertjax.objectives.losses import (
     pretraining_weights,
 )
 from bertjax.objectives.masking import mask_tokens
+from bertjax.runs.frequency import token_groups
 from bertjax.runs.recipes import PretrainConfig
 from bertjax.text.tokenizer import Tokenizer
-from bertjax.train import sharding
+from bertjax.train import parts, sharding
 from bertjax.train.optimizer import make_optimizer, make_schedule
 from bertjax.train.step import (
     Batch,
@@ -73,6 +74,10 @@ class Program(NamedTuple):
     abstract_state: TrainState
     """ShapeDtypeStructs with their shardings."""
     abstract_batch: dict[str, jax.ShapeDtypeStruct]
+    frozen: frozenset[str]
+    """Paths of the parameters that are not trained."""
+    token_groups: tuple[str, ...] = ()
+    """The names of the accuracies by frequency that eval_step gives."""
 
 
 def build(
@@ -83,6 +88,7 @@ def build(
     counts: np.ndarray | None = None,
     *,
     objective: str = "nsp",
+    schedule: optax.Schedule | None = None,
 ) -> Program:
     """The step, the evaluation and the state of a recipe on a mesh, without touching a device.
 
@@ -91,8 +97,10 @@ def build(
         mesh: of devices that are there, or of a topology's (`jax.experimental.topologies`).
         vocabulary: the tokenizer's tables.
         max_seq_length: T of the shards.
-        counts: int [V], how often every token is seen; needed by start.mlm_bias="unigram" alone.
+        counts: int [V], how often every token is seen: for accuracies by frequency, and needed by
+            start.mlm_bias="unigram".
         objective: what the shards are for, one of `bertjax.data.sequences.OBJECTIVES`.
+        schedule: of a run with several phases; else that of the recipe.
 
     Raises:
         ValueError: counts are needed and are not there.
@@ -100,9 +108,15 @@ def build(
     """
     model = config.model.resolve(vocabulary.size)
     _check_shapes(config, model, mesh, max_seq_length)
-    optimizer = make_optimizer(config.optimizer, config.loop.train_steps)
-    prepare = functools.partial(_mask, config, vocabulary)
+    recipe, steps = config.optimizer, config.loop.train_steps
+    schedule = schedule or make_schedule(recipe, steps)
+    layers = model.num_hidden_layers
+    optimizer = make_optimizer(recipe, steps, layers=layers, schedule=schedule)
     single = objective == "mlm"
+    first_params = functools.partial(_first_params, config, model, counts, single)
+    params = jax.eval_shape(first_params)
+    frozen = parts.frozen_names(recipe.freeze, params)
+    prepare = functools.partial(_mask, config, vocabulary)
     weights_fn = masked_lm_weights if single else pretraining_weights
     loss: Callable[..., Any] = masked_lm_loss
     if not single:
@@ -115,11 +129,18 @@ def build(
         seed=config.seed,
         prepare=prepare,
         accumulation=config.accumulation,
-        schedule=make_schedule(config.optimizer, config.loop.train_steps),
+        schedule=schedule,
+        frozen=frozen,
+        ema_decay=recipe.ema_decay,
     )
-    evaluation = make_eval_step(loss, weights_fn=weights_fn, seed=config.seed, prepare=prepare)
-    first = functools.partial(_first_state, config, model, optimizer, counts, single)
-    shapes = jax.eval_shape(first)
+    groups = {} if counts is None else token_groups(counts)
+    measure = functools.partial(loss, token_groups=groups)
+    evaluation = make_eval_step(measure, weights_fn=weights_fn, seed=config.seed, prepare=prepare)
+
+    def state_of(params: dict) -> TrainState:
+        return init_state(params, optimizer, frozen=frozen, average=recipe.ema_decay > 0)
+
+    shapes = jax.eval_shape(state_of, params)
     shardings = sharding.state_shardings(mesh, shapes)
     rows = sharding.batch_sharding(mesh)
 
@@ -131,26 +152,23 @@ def build(
     labels = {} if single else {"next_sentence_label": struct(batch)}
     return Program(
         model=model,
-        init=jax.jit(first, out_shardings=shardings),
+        init=jax.jit(lambda: state_of(first_params()), out_shardings=shardings),
         step=jit_train_step(step, mesh, shardings),
         eval_step=jax.jit(evaluation, out_shardings=sharding.replicated(mesh)),
         abstract_state=sharding.placed(shapes, shardings),
         abstract_batch={**{name: struct(batch, length) for name in tokens}, **labels},
+        frozen=frozen,
+        token_groups=tuple(groups),
     )
 
 
-def _first_state(
-    config: PretrainConfig,
-    model: BertConfig,
-    optimizer: optax.GradientTransformation,
-    counts: np.ndarray | None,
-    single: bool,
-) -> TrainState:
+def _first_params(
+    config: PretrainConfig, model: BertConfig, counts: np.ndarray | None, single: bool
+) -> dict:
     key = jax.random.key(config.seed, impl="threefry2x32")
     heads = ("mlm",) if single else ("mlm", "nsp")
     params = init_params(model, key, heads=heads, add_pooler=not single)
-    params = starts.begin(params, model, config.start, counts)
-    return init_state(params, optimizer)
+    return starts.begin(params, model, config.start, counts)
 
 
 def _mask(

@@ -14,10 +14,13 @@ from bertjax.data.corpora import Corpora
 from bertjax.data.stream import HeldOutBatches, read_ahead
 from bertjax.runs.pretrain_program import Program
 from bertjax.train import sharding
+from bertjax.train.plateau import PlateauMeter
 from bertjax.train.step import TrainState
 from bertjax.train.telemetry import Field
 
 Sums = dict[str, np.ndarray]
+Evaluator = Callable[[TrainState, Callable[[], bool]], dict[str, float] | None]
+"""(state, should_stop) -> metrics, or None if it was stopped early."""
 
 
 def metric_names(objective: str) -> tuple[str, ...]:
@@ -48,7 +51,7 @@ def make_evaluator(
     batch_size: int,
     max_examples: int,
     on_evaluate: Callable[[int, Any], None] | None = None,
-) -> Callable[[TrainState, Callable[[], bool]], dict[str, float] | None] | None:
+) -> Evaluator | None:
     """Evaluates on held-out batches with fixed masks; None where nothing was held out.
 
     Of several corpora each gives the same number of examples, as far as it has them. Metrics are
@@ -83,17 +86,18 @@ def make_evaluator(
         return sharding.make_global_batch(mesh, batch_size, read)
 
     def evaluate(state: TrainState, should_stop: Callable[[], bool]) -> dict[str, float] | None:
-        names = metric_names(corpora.manifest.objective)
+        names = (*metric_names(corpora.manifest.objective), *program.token_groups)
+        params = state.averaged_params()
         sums: dict[str, Sums] = {part.name: dict.fromkeys(names, np.zeros(2)) for part in sets}
         with contextlib.closing(read_ahead(batch_at, range(len(order)))) as ahead:
             for number, batch in ahead:
                 if should_stop():
                     return None
-                found = jax.device_get(program.eval_step(state.params, batch, np.int32(number)))
+                found = jax.device_get(program.eval_step(params, batch, np.int32(number)))
                 own = sums[order[number][0].name]
                 own.update({name: own[name] + np.asarray(found[name], float) for name in names})
         if on_evaluate is not None:
-            on_evaluate(int(state.step), state.params)
+            on_evaluate(int(state.step), params)
         whole = dict.fromkeys(names, np.zeros(2))
         for part in sets:
             # An example counts as often as training would have drawn it; of one corpus, once.
@@ -109,7 +113,8 @@ def make_evaluator(
 
 
 def _means(sums: Sums) -> dict[str, float]:
-    return {name: float(total / weight) for name, (total, weight) in sums.items()}
+    """A metric that nothing was measured for is left out: no token of its group was masked."""
+    return {name: float(total / weight) for name, (total, weight) in sums.items() if weight > 0}
 
 
 def fields(corpora: Corpora) -> tuple[Field, ...]:
@@ -137,6 +142,15 @@ def fields(corpora: Corpora) -> tuple[Field, ...]:
         Field("learning_rate", "lr", ".2e", last=True),
         Field("grad_norm", "grad", ".2f"),
     )
+
+
+def make_plateau_meter(corpora: Corpora) -> PlateauMeter:
+    """A meter of the held-out masked-LM loss, or of those of several corpora."""
+    named = [of_corpus("mlm_loss", name) for name in corpora.names]
+    metrics = named if len(named) > 1 else ["mlm_loss"]
+    entropies = [manifest.unigram_entropy for manifest in corpora.manifests]
+    both = zip(metrics, entropies, strict=True)
+    return PlateauMeter({name: entropy for name, entropy in both if entropy is not None})
 
 
 def _loss_field(name: str, label: str, unigram: float | None) -> Field:

@@ -10,6 +10,7 @@ from bertjax.objectives.masking import MaskingConfig
 from bertjax.train.loop import LoopConfig
 from bertjax.train.optimizer import OptimizerConfig
 from bertjax.train.sharding import MeshConfig
+from bertjax.train.trackers import TelemetryConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +53,56 @@ class ModelConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class SecondPhase:
+    """What the last steps of a run have of their own: in the paper 128 tokens a row for nine steps
+    of ten, then 512. Without data there is no second phase."""
+
+    data: str | tuple[str, ...] = ()
+    """Directory of its shards, of the same tokenizer and objective; several are mixed. `bertjax
+    prepare --max-seq-length 128 512` makes those of both phases."""
+    data_weights: tuple[float, ...] = ()
+    """As of the first phase."""
+    length_buckets: tuple[int, ...] = ()
+    """As of the first phase."""
+    after_steps: int | None = None
+    """How many of loop.train_steps the first phase has; this one has the rest."""
+    batch_size: int | None = None
+    """Rows of its global batch; left out: as many as the first phase's."""
+    accumulation: int | None = None
+    """Its microbatches a step; left out: as many as the first phase's."""
+    learning_rate: float | None = None
+    """Peak of a schedule of its own, of the same kind, after that of the first phase has ended;
+    left out: one schedule spans both. Moments go on in either case."""
+    warmup_steps: int | None = None
+    """Of its own schedule; left out: a tenth of its steps."""
+
+    def __post_init__(self) -> None:
+        given = [
+            field.name for field in dataclasses.fields(self) if getattr(self, field.name) not in _NO
+        ]
+        if not self.data:
+            if given:
+                raise UserError(
+                    f"second.{given[0]} is given and second.data is not: name the shards of the "
+                    "second phase, or leave both out."
+                )
+            return
+        if self.after_steps is None or self.after_steps < 1:
+            raise UserError(
+                "second.data is given: give second.after_steps as well, the steps of the first "
+                "phase (in the paper nine tenths of all), at least 1."
+            )
+        if self.warmup_steps is not None and self.learning_rate is None:
+            raise UserError(
+                "second.warmup_steps is of a schedule of its own: give second.learning_rate too, "
+                "or leave it out."
+            )
+
+
+_NO = (None, ())
+
+
+@dataclasses.dataclass(frozen=True)
 class PretrainConfig:
     """Pre-train a BERT on prepared shards: masked LM and what else the shards are for (next
     sentences, the order of sentences, or nothing)."""
@@ -75,10 +126,14 @@ class PretrainConfig:
     """What it has to predict."""
     loop: LoopConfig = LoopConfig()
     """How long, and how often to look and to save."""
+    telemetry: TelemetryConfig = TelemetryConfig()
+    """Where metrics go, and what is looked at."""
     mesh: MeshConfig = MeshConfig()
     """How devices share the work."""
     execution: Execution = Execution()
     """How to compute."""
+    second: SecondPhase = SecondPhase()
+    """Other rows for the last steps."""
     batch_size: int = 256
     """Rows of the global batch, over all devices and microbatches."""
     accumulation: int = 1
@@ -95,12 +150,29 @@ class PretrainConfig:
         """The data directories, one or several."""
         return (self.data,) if isinstance(self.data, str) else tuple(self.data)
 
+    @property
+    def phases(self) -> "tuple[PretrainConfig, ...]":
+        """The phases, each as the configuration of a run that has no other."""
+        second, alone = self.second, SecondPhase()
+        if not second.data:
+            return (self,)
+        own = {
+            "batch_size": second.batch_size or self.batch_size,
+            "accumulation": second.accumulation or self.accumulation,
+            "data": second.data,
+            "data_weights": second.data_weights,
+            "length_buckets": second.length_buckets,
+        }
+        first = dataclasses.replace(self, second=alone)
+        return first, dataclasses.replace(first, **own)
+
     def __post_init__(self) -> None:
         if not self.directories:
             raise UserError("No data: name a directory that `bertjax prepare` wrote.")
         for name in ("batch_size", "accumulation", "eval_examples"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}: give at least 1.")
+        self.telemetry.check(self.loop.train_steps)
         if self.batch_size % self.accumulation:
             raise UserError(
                 f"accumulation {self.accumulation} does not divide batch_size {self.batch_size}: "
@@ -108,3 +180,13 @@ class PretrainConfig:
             )
         if not 0 <= self.seed < 1 << 31:
             raise UserError(f"seed is {self.seed}: give a whole number from 0 to 2147483647.")
+        after, steps = self.second.after_steps, self.loop.train_steps
+        if after is not None and after >= steps:
+            raise UserError(
+                f"second.after_steps {after} is not less than loop.train_steps {steps}, the steps "
+                "of both phases together: the second would have none."
+            )
+        for name in ("batch_size", "accumulation"):
+            if (value := getattr(self.second, name)) is not None and value < 1:
+                raise UserError(f"second.{name} is {value}: give at least 1, or leave it out.")
+        _ = self.phases  # refuses what does not fit together in the second one

@@ -2,38 +2,49 @@
 
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from etils import epath
 
 from bertjax.errors import UserError
 from bertjax.places import writing
-from bertjax.runs import page
+from bertjax.runs import comparison, frequency, page
 from bertjax.runs.page import Bar, Line
+from bertjax.runs.records import CONFIG, KINDS, metric_names, points_of, read_records, run_files
 
 Log = Callable[[str], None]
 
 REPORT, NUMBERS, STORY, PAGE = "report", "numbers.json", "story.json", "index.html"
+COMPARISON = "comparison.html"
 
-_LABELS = {"train": "training", "eval": "held out"}
 
-
-def report(directories: Sequence[epath.PathLike], log: Log) -> list[epath.Path]:
-    """Writes report/index.html, and a PNG of every curve, into run directories.
+def report(
+    directories: Sequence[epath.PathLike], log: Log, output: epath.PathLike | None = None
+) -> list[epath.Path]:
+    """Writes report/index.html, and a PNG of every curve, into run directories; and of several
+    directories one page that compares their runs.
 
     Args:
         directories: of pre-training, of fine-tuning, or of the demo.
         log: is given one line for each page.
+        output: the page that compares; by default report/comparison.html in the first directory.
 
     Returns:
-        The pages, in the order of the directories.
+        The pages, in the order of the directories; then the one that compares.
 
     Raises:
-        UserError: a directory that holds no run.
+        UserError: a directory that holds no run or is named twice, or `output` for a single one.
     """
+    named = [epath.Path(directory) for directory in directories]
+    if twice := {str(path) for path in named if named.count(path) > 1}:
+        raise UserError(f"{min(twice)}: is named twice; name every directory once.")
+    if output is not None and len(named) < 2:
+        raise UserError(
+            f"{output}: --output is the page that compares directories; name at least two of them."
+        )
     pages = []
-    for directory in map(epath.Path, directories):
+    for directory in named:
         if (directory / REPORT / STORY).exists():
             numbers = json.loads((directory / REPORT / NUMBERS).read_text())
             story = json.loads((directory / REPORT / STORY).read_text())
@@ -41,6 +52,10 @@ def report(directories: Sequence[epath.PathLike], log: Log) -> list[epath.Path]:
         else:
             pages.append(_write_run_report(directory, log))
         log(f"Wrote {pages[-1]}.")
+    if len(named) > 1:
+        target = named[0] / REPORT / COMPARISON if output is None else epath.Path(output)
+        pages.append(comparison.write_comparison(named, target))
+        log(f"Wrote {target}, which compares them.")
     return pages
 
 
@@ -143,8 +158,8 @@ def _first_screen(numbers: dict[str, Any], story: dict[str, Any]) -> list[str]:
         page.figure(
             page.curves(
                 [
-                    Line("held out", _points(story["curve"], "eval", "mlm_loss")),
-                    Line("training", _points(story["curve"], "train", "mlm_loss"), "second"),
+                    Line("held out", points_of(story["curve"], "eval", "mlm_loss")),
+                    Line("training", points_of(story["curve"], "train", "mlm_loss"), "second"),
                 ],
                 "Masked-LM loss",
                 references=[("unigram entropy", numbers["unigram_entropy"])],
@@ -258,83 +273,50 @@ def _percent(share: float) -> str:
     return f"{share:.1%}"
 
 
-def _points(records: Iterable[dict[str, Any]], kind: str, name: str) -> list[tuple[float, float]]:
-    return [
-        (record["step"], record[name])
-        for record in records
-        if record.get("kind") == kind and isinstance(record.get(name), int | float)
-    ]
-
-
 def _write_run_report(directory: epath.Path, log: Log) -> epath.Path:
     """The page of a run directory: a curve for each metric of metrics.jsonl, and its settings."""
-    if not directory.is_dir():
-        raise UserError(f"{directory}: no such directory; give a run directory.")
-    runs = _metric_files(directory)
-    if not runs:
-        raise UserError(
-            f"{directory}: holds no metrics.jsonl; give the directory of a run that has begun."
-        )
+    runs = run_files(directory)
     body = [f'<p class="kicker">bertjax</p><h1>{page.text(directory.name)}</h1>']
     target = directory / REPORT
     with writing(target):
         target.mkdir(parents=True, exist_ok=True)
     for name, path in runs:
-        records = _read_records(path)
+        records = read_records(path)
         if len(runs) > 1:
             body.append(page.heading(name))
         body += ['<div class="pair">', *_run_figures(records), "</div>"]
         write_pngs(target, records, {}, log, prefix="" if len(runs) == 1 else f"{name}-")
-    if (directory / "config.json").exists():
-        text = (directory / "config.json").read_text()
+    if (directory / CONFIG).exists():
+        text = (directory / CONFIG).read_text()
         body += [page.heading("Settings"), page.commands(text.rstrip().split("\n"))]
     with writing(target):
         (target / PAGE).write_text(page.page(f"bertjax: {directory.name}", body))
     return target / PAGE
 
 
-def _metric_files(directory: epath.Path) -> list[tuple[str, epath.Path]]:
-    own = directory / "metrics.jsonl"
-    if own.exists():
-        return [(directory.name, own)]
-    found = [*directory.glob("seed-*/metrics.jsonl"), *directory.glob("*/seed-*/metrics.jsonl")]
-    return [
-        (str(path.parent.relative_to(directory)).replace("/", "-"), path) for path in sorted(found)
-    ]
-
-
-def _read_records(path: epath.Path) -> list[dict[str, Any]]:
-    records = []
-    for line in path.read_text().splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue  # a last line that a sudden end cut short
-        if isinstance(record, dict) and isinstance(record.get("step"), int):
-            records.append(record)
-    return records
-
-
 def _run_figures(records: list[dict[str, Any]]) -> list[str]:
     figures = []
-    for name in _metric_names(records):
+    names = metric_names(records)
+    groups = [name for name in names if name.startswith(frequency.METRIC)]
+    for name in (name for name in names if name not in groups):
         lines = [
-            Line(_LABELS[kind], points, color)
+            Line(KINDS[kind], points, color)
             for kind, color in (("train", "second"), ("eval", "accent"))
-            if (points := _points(records, kind, name))
+            if (points := points_of(records, kind, name))
         ]
         figures.append(page.figure(page.curves(lines, name), name))
+    if groups:
+        said = "mlm_accuracy, held out, by the rank of the masked token among the most frequent"
+        lines = [
+            Line(
+                name.removeprefix(frequency.METRIC).replace("_", " to "),
+                points_of(records, "eval", name),
+                *page.color_of(number),
+            )
+            for number, name in enumerate(groups)
+        ]
+        figures.append(page.figure(page.curves(lines, said), said))
     return figures
-
-
-def _metric_names(records: Iterable[dict[str, Any]]) -> list[str]:
-    left_out = {"step", "seconds", "data_wait", "skipped", "learning_rate"}
-    names = dict.fromkeys(name for record in records for name in record if name not in left_out)
-    return [
-        name
-        for name in names
-        if len(_points(records, "train", name)) + len(_points(records, "eval", name)) > 1
-    ]
 
 
 def write_pngs(
@@ -352,14 +334,14 @@ def write_pngs(
         log("Curves as PNG need Matplotlib: pip install 'bertjax[demo]', then bertjax report.")
         return []
     written = []
-    for name in _metric_names(records):
+    for name in metric_names(records):
         picture = Figure(figsize=(6.4, 3.6), layout="constrained")
         FigureCanvasAgg(picture)
         axes = picture.add_subplot()
         for kind, color in (("train", "#b0aa9f"), ("eval", "#1f6f8b")):
-            if points := _points(records, kind, name):
+            if points := points_of(records, kind, name):
                 steps, values = zip(*points, strict=True)
-                axes.plot(steps, values, color=color, label=_LABELS[kind])
+                axes.plot(steps, values, color=color, label=KINDS[kind])
         if name in references and math.isfinite(references[name][1]):
             label, value = references[name]
             axes.axhline(value, color="#c98a3d", linestyle="--", label=label)

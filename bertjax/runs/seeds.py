@@ -16,6 +16,7 @@ from bertjax.errors import Stopped, UserError
 from bertjax.interop.huggingface import Pretrained, save_pretrained
 from bertjax.interop.tensors import weights_hash
 from bertjax.model import starts
+from bertjax.model.flops import classifier_flops, encoder_flops, training_flops
 from bertjax.runs import inference
 from bertjax.runs.finetune import FinetuneConfig, Log, SeedResult
 from bertjax.runs.finetune_program import programs, random_params
@@ -24,10 +25,12 @@ from bertjax.tasks import classification, tables
 from bertjax.train import sharding
 from bertjax.train.checkpoint import Checkpoints
 from bertjax.train.loop import LoopConfig, fit
+from bertjax.train.mfu import Work, work_of
 from bertjax.train.optimizer import make_schedule
 from bertjax.train.restore import abstract
 from bertjax.train.step import TrainState
 from bertjax.train.telemetry import Field, Telemetry
+from bertjax.train.trackers import make_profiler, make_trackers
 
 KIND = "fine-tuning"
 
@@ -128,6 +131,7 @@ class SeedTrainer:
         self.lengths = rows.train.lengths
         self.epoch_steps = -(-len(rows.train) // config.batch_size)
         self.steps = config.epochs * self.epoch_steps
+        config.telemetry.check(self.steps)
         recipe = config.optimizer
         self.warmup = recipe.warmup_steps
         if self.warmup is None:
@@ -136,8 +140,7 @@ class SeedTrainer:
         self.programs = programs(
             model.config,
             config.execution,
-            dataclasses.replace(recipe, learning_rate=1.0, schedule="constant", warmup_steps=0),
-            recipe.schedule,
+            dataclasses.replace(recipe, learning_rate=1.0, warmup_steps=0),
             config.accumulation,
             rows.outputs,
             config.regression,
@@ -184,7 +187,7 @@ class SeedTrainer:
         latest: dict[str, float] = {}
 
         def evaluate(state: TrainState, should_stop: Callable[[], bool]) -> Any:
-            scores = self._scores(state.params, self.rows.dev, should_stop)
+            scores = self._scores(state.averaged_params(), self.rows.dev, should_stop)
             latest.clear()
             latest.update(scores or {})
             return scores
@@ -219,7 +222,7 @@ class SeedTrainer:
             )
             if result.stopped:
                 raise Stopped("stopped in training")
-            params, scores = result.state.params, dict(latest)
+            params, scores = result.state.averaged_params(), dict(latest)
             if select_best and result.best is not None:
                 target = abstract(params)
                 params = checkpoints.restore_params(target, which="best").state
@@ -315,7 +318,7 @@ class SeedTrainer:
             "max_seq_length": config.max_seq_length,
             "select": config.select,
             "optimizer": {
-                **dataclasses.asdict(config.optimizer),
+                **config.optimizer.fields(),
                 "learning_rate": rate,
                 "warmup_proportion": config.warmup_proportion,
             },
@@ -345,7 +348,20 @@ class SeedTrainer:
             log=self.log,
             eval_fields=dev,
             progress=self.progress,
+            trackers=make_trackers(self.config.telemetry, workdir, dataclasses.asdict(self.config)),
+            profiler=make_profiler(self.config.telemetry, workdir),
+            work=self._work(),
         )
+
+    def _work(self) -> Work:
+        """A step's FLOPs, as if every row were as wide as its tokens are many."""
+        shape, outputs = self.model.config, self.rows.outputs
+        lengths, rows = np.unique(self.lengths, return_counts=True)
+        encoders = [encoder_flops(shape, int(length)) for length in lengths]
+        row = float(np.average(encoders, weights=rows)) + classifier_flops(shape, outputs)
+        kind = self.mesh.devices.flat[0].device_kind
+        flops = self.config.batch_size * training_flops(1) * row
+        return work_of(flops, kind, self.mesh.size, self.config.execution.dtype)
 
     def _keep(self, score: float, params: Any) -> None:
         """Remembers the parameters of the best seed, on the host."""

@@ -284,7 +284,10 @@ class Checkpoints:
     def restore_params(
         self, target: Any = None, *, which: Literal["best", "latest"] | int = "latest"
     ) -> Restored:
-        """Only the leaf `params` of a saved state, e.g. for an export.
+        """Only the parameters of a saved state, e.g. for an export.
+
+        They are its leaf `params`, with those of its leaf `ema` in their place where there are
+        some: what the run evaluates (`train.step.TrainState.averaged_params`).
 
         Args:
             target: the parameters as `jax.ShapeDtypeStruct`s; by default a nested dict of all that
@@ -301,17 +304,21 @@ class Checkpoints:
         if step not in self._good:
             raise UserError(f"{self.directory} holds no whole checkpoint ({which} was asked for).")
         try:
+            arrays = self._reader.meta(step)["arrays"]
             if target is None:
-                arrays = self._reader.meta(step)["arrays"]
                 saved = {n: jax.ShapeDtypeStruct(s, d) for n, (d, s, _) in arrays.items()}
                 target = nested(saved)["params"]
-            restored = self._reader.state(step, {"params": target}, partial=True)
+            names = [f"ema/{n}" if f"ema/{n}" in arrays else f"params/{n}" for n in named(target)]
+            wanted = nested(dict(zip(names, jax.tree.leaves(target), strict=True)))
+            restored = self._reader.state(step, wanted, partial=True)
         except Damaged as damage:
             raise UserError(
                 f"The checkpoint of step {step:,} in {self.directory} is damaged ({damage}): "
                 "resume the run, which goes back to a whole one, or name another step."
             ) from None
-        return Restored(restored.state["params"], restored.meta)
+        found, structure = named(restored.state), jax.tree.structure(target)
+        params = jax.tree.unflatten(structure, [found[name] for name in names])
+        return Restored(params, restored.meta)
 
     def _candidates(self) -> list[int]:
         """Committed steps without a marker, newest first; those whose meta is damaged as well."""

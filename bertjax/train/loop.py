@@ -9,13 +9,14 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from etils import epath
 
 from bertjax.errors import UserError
 from bertjax.train.identity import UNDECIDED, changes, refuse_another_run
+from bertjax.train.phases import Phase, phase_of
 from bertjax.train.stopping import stop_requests
 from bertjax.train.telemetry import Telemetry
 
@@ -89,6 +90,7 @@ def fit(
     telemetry: Telemetry,
     best_metric: str | None = None,
     tokens_per_step: int = 0,
+    phases: Sequence[Phase] = (),
 ) -> FitResult:
     """Trains to `config.train_steps`, from the newest whole checkpoint if there is one.
 
@@ -107,11 +109,14 @@ def fit(
         evaluate: (state, should_stop) -> metrics; asks should_stop between its batches, and
             returns None if it stopped early for that.
         checkpoints: of this run.
-        meta: `identity`: {name: JSON value} that may not change on resume; `facts`: {name: JSON
-            value} that may, which is told; `explain`: {name of a fact: what its change does}.
+        meta: `identity`: {name: JSON value} that may not change on resume, or a function that gives
+            them for a checkpoint's step; `facts`: {name: JSON value} that may, which is told;
+            `explain`: {name of a fact: what its change does}.
         telemetry: of this run.
         best_metric: the metric of `evaluate` to keep the best checkpoint by.
         tokens_per_step: for tokens/s.
+        phases: of a run that has several, in their order; they have their own tokens. The last step
+            of each is evaluated and saved, and the best evaluation is the best of its phase.
 
     Returns:
         The state and what is known about the run.
@@ -134,7 +139,7 @@ def fit(
         },
         telemetry,
         best_metric,
-        tokens_per_step,
+        tuple(phases) or (Phase(config.train_steps, tokens_per_step),),
     )
     with stop_requests() as stop:
         try:
@@ -157,12 +162,13 @@ class _Run:
         meta: Mapping[str, Any],
         telemetry: Telemetry,
         best_metric: str | None,
-        tokens_per_step: int,
+        phases: tuple[Phase, ...],
     ) -> None:
         self.config, self.workdir, self.meta = config, workdir, meta
         self.train_step, self.batch_at, self.evaluate = train_step, batch_at, evaluate
         self.checkpoints, self.telemetry = checkpoints, telemetry
-        self.best_metric, self.tokens_per_step = best_metric, tokens_per_step
+        self.best_metric, self.phases = best_metric, phases
+        self.ends = {phase.end for phase in phases}
         self.best: dict[str, Any] | None = None
         self.evaluated = 0  # the last step that was
         self.bad_steps = 0  # in a row
@@ -182,6 +188,7 @@ class _Run:
             return result(state, stopped=False, already_complete=True)
         with contextlib.closing(self._batches(step, total)) as batches:
             for batch in batches:
+                self.telemetry.starting(step + 1)
                 state, metrics = self.train_step(state, batch)
                 # The metrics of the step before: by now the device is busy with this one.
                 self._settle()
@@ -205,7 +212,7 @@ class _Run:
         config = self.config
         last = step == config.train_steps
         evaluation = self._evaluation_due(step)
-        save = last or self.owed or step % config.save_every == 0
+        save = last or self.owed or step % config.save_every == 0 or step in self.ends
         stopping = stop()
         if not (evaluation or save or stopping):
             return False
@@ -223,7 +230,8 @@ class _Run:
         if self.evaluate is None:
             return False
         every = self.config.eval_every
-        return step == self.config.train_steps or (every > 0 and step % every == 0)
+        last = step == self.config.train_steps or step in self.ends
+        return last or (every > 0 and step % every == 0)
 
     def _settle(self) -> None:
         """Fetches the metrics that are pending: counts, tells, and gives up on a run gone bad."""
@@ -273,17 +281,18 @@ class _Run:
         metrics = {name: float(value) for name, value in metrics.items()}
         self.evaluated = step
         value = metrics.get(self.best_metric) if self.best_metric else None
-        is_best = value is not None and self._better(value)
+        is_best = value is not None and self._better(step, value)
         if is_best:
             self.best = {"step": step, "value": value, "metrics": metrics}
         seconds = time.monotonic() - started
         self.telemetry.evaluated(step, metrics, seconds=seconds, best="best" if is_best else "")
         return True, value, is_best
 
-    def _better(self, value: float) -> bool:
+    def _better(self, step: int, value: float) -> bool:
         if not math.isfinite(value):
             return False
-        if self.best is None:
+        phase = phase_of(self.phases, step)
+        if self.best is None or phase_of(self.phases, self.best["step"]) != phase:
             return True
         best = self.best["value"]
         return value < best if self.checkpoints.best_mode == "min" else value > best
@@ -295,8 +304,13 @@ class _Run:
         if self.owed:
             return
         self.telemetry.flush()
-        kept = {name: self.meta[name] for name in ("identity", "facts")}
+        kept = {"identity": self._identity(step), "facts": self.meta["facts"]}
         self.checkpoints.save(state, {**kept, "loop": self._memory()}, value)
+
+    def _identity(self, step: int) -> Mapping[str, Any]:
+        """Of a checkpoint of this step."""
+        identity = self.meta["identity"]
+        return identity if isinstance(identity, Mapping) else identity(step)
 
     def _memory(self) -> dict[str, Any]:
         """What the next process needs to know besides the state."""
@@ -315,7 +329,7 @@ class _Run:
         def accept(saved: Mapping[str, Any]) -> None:
             refuse_another_run(
                 saved["identity"],
-                self.meta["identity"],
+                self._identity(saved["step"]),
                 self.workdir,
                 undecided=saved.get(UNDECIDED, ()),
             )
@@ -333,7 +347,7 @@ class _Run:
             step,
             self.config.train_steps,
             log_every=self.config.log_every,
-            tokens_per_step=self.tokens_per_step,
+            phases=self.phases,
             window=memory.get("window"),
             quiet=jax.process_index() != 0,
         )
@@ -346,7 +360,7 @@ class _Run:
                     f"{self.workdir}: holds a run at step {step:,} already, and train_steps is "
                     f"{self.config.train_steps:,}: give --loop.train-steps above {step:,}."
                 )
-            names = ", ".join(name for name in undecided if name in self.meta["identity"])
+            names = ", ".join(name for name in undecided if name in self._identity(step))
             self.telemetry.say(f"{line}; taken from this command and held from now on: {names}.")
             return state, step
         changed = changes(restored.meta["facts"], self.meta["facts"], self.meta["explain"])

@@ -4,7 +4,7 @@ Everything random in a step follows from (seed, step, row of the global batch), 
 gives the same numbers plain, accumulated, sharded, under shard_map and under pmap.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol
 
 import flax.struct
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from bertjax.train import sharding
+from bertjax.train import parts, sharding
 
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -33,6 +33,13 @@ class TrainState(flax.struct.PyTreeNode):
     """int32: non-finite steps in a row, up to now."""
     params: Any
     opt_state: Any
+    """Of the parameters that are trained."""
+    ema: Any = None
+    """Exponential moving average of the parameters that are trained; None where none is kept."""
+
+    def averaged_params(self) -> Any:
+        """What is evaluated and exported: the averages where there are some, else the params."""
+        return self.params if self.ema is None else parts.join(self.ema, self.params)
 
 
 class LossFn(Protocol):
@@ -45,13 +52,28 @@ class LossFn(Protocol):
         ...
 
 
-def init_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state before the first step."""
+def init_state(
+    params: Any,
+    optimizer: optax.GradientTransformation,
+    *,
+    frozen: Collection[str] = (),
+    average: bool = False,
+) -> TrainState:
+    """The state before the first step.
+
+    Args:
+        params: all of them.
+        optimizer: of those that are trained.
+        frozen: paths of the others, as `parts.frozen_names` gives them.
+        average: keep a moving average.
+    """
 
     def zero() -> jax.Array:  # one array each: donation wants no two leaves in one buffer
         return jnp.zeros((), jnp.int32)
 
-    return TrainState(zero(), zero(), zero(), params, optimizer.init(params))
+    trained, _ = parts.split(params, frozen)
+    ema = jax.tree.map(jnp.copy, trained) if average else None
+    return TrainState(zero(), zero(), zero(), params, optimizer.init(trained), ema)
 
 
 def make_train_step(
@@ -64,6 +86,8 @@ def make_train_step(
     accumulation: int = 1,
     axis_name: str | tuple[str, ...] | None = None,
     schedule: optax.Schedule | None = None,
+    frozen: Collection[str] = (),
+    ema_decay: float = 0.0,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """A pure (state, batch) -> (state, metrics), to be jitted, or mapped with shard_map or pmap.
 
@@ -78,14 +102,21 @@ def make_train_step(
         axis_name: the mapped axes under shard_map or pmap, over which weights and gradients are
             summed; None under jit.
         schedule: reported as the metric learning_rate.
+        frozen: paths of parameters that stay as they are, as given to `init_state`. They are not
+            differentiated: their gradient is neither computed nor part of any norm.
+        ema_decay: of the moving average, where `init_state` made one. After n updates it is at
+            most (1 + n) / (10 + n), as in TensorFlow's ExponentialMovingAverage.
 
     Returns:
         The step. Its metrics are float32 scalars of the global batch: the weighted means of what
         loss_fn reports, loss, grad_norm (before clipping), learning_rate and skipped: 1 where loss
-        or gradient was not finite; then parameters and moments stay and `updates` does not count.
+        or gradient was not finite; then parameters, moments and average stay and `updates` does
+        not count.
     """
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        if (state.ema is None) != (ema_decay == 0.0):
+            raise ValueError("ema_decay belongs to a state that keeps an average, and to no other.")
         batch = dict(batch)
         key = step_key(batch.pop("seed", seed), state.step)
         rows = _global_rows(batch, axis_name)
@@ -94,13 +125,17 @@ def make_train_step(
         weights = _sum_over(weights_fn(batch), axis_name)
         dropout_keys = _keys_of(key, _DROPOUT, rows)
 
+        trained, rest = parts.split(state.params, frozen)
         # Of parameters that shard_map knows to be the same everywhere it gives gradients that are
         # summed already (check_vma): so that the sum below is the only one, these are its own.
-        own_params = _varying(state.params, axis_name)
+        own_params = _varying(trained, axis_name)
+
+        def loss_of_trained(params: Any, batch: Batch, keys: jax.Array):
+            return loss_fn(parts.join(params, rest), batch, weights=weights, dropout_key=keys)
 
         def part(batch: Batch, keys: jax.Array):
-            (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-                own_params, batch, weights=weights, dropout_key=keys
+            (loss, metrics), grads = jax.value_and_grad(loss_of_trained, has_aux=True)(
+                own_params, batch, keys
             )
             return grads, loss, metrics
 
@@ -108,8 +143,8 @@ def make_train_step(
         grads, loss, metrics = _sum_over(sums, axis_name)
         norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-        changes, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, changes)
+        changes, opt_state = optimizer.update(grads, state.opt_state, trained)
+        params = optax.apply_updates(trained, changes)
 
         def kept(new: Any, old: Any) -> Any:
             return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
@@ -126,11 +161,21 @@ def make_train_step(
             step=state.step + 1,
             updates=state.updates + finite.astype(jnp.int32),
             bad_steps=jnp.where(finite, 0, state.bad_steps + 1),
-            params=kept(params, state.params),
+            params=parts.join(kept(params, trained), rest),
             opt_state=kept(opt_state, state.opt_state),
+            ema=kept(_averaged(state, params, ema_decay), state.ema),
         ), report
 
     return train_step
+
+
+def _averaged(state: TrainState, params: Any, decay: float) -> Any:
+    """The moving average with one update more, which came to `params`."""
+    if state.ema is None:
+        return None
+    count = state.updates.astype(jnp.float32)
+    share = jnp.maximum(1.0 - decay, 9.0 / (10.0 + count))  # of the new, and so exact where small
+    return jax.tree.map(lambda mean, new: mean + share * (new - mean), state.ema, params)
 
 
 def make_eval_step(

@@ -1,4 +1,4 @@
-"""What a run tells about itself: metrics.jsonl, and a progress bar or plain lines.
+"""What a run tells about itself: metrics.jsonl, trackers, and a progress bar or plain lines.
 
 Knows no metric by name: a `Field` says how a metric is called, rounded and compared in a line.
 Every metric is written to metrics.jsonl, also those without a field.
@@ -14,6 +14,10 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from bertjax import places
+from bertjax.train.mfu import Work
+from bertjax.train.phases import Phase, phase_of, tokens_between
+from bertjax.train.profiling import Profiler
+from bertjax.train.trackers import Tracker
 
 
 class Field(NamedTuple):
@@ -62,28 +66,42 @@ class Telemetry:
         log: Callable[[str], None],
         eval_fields: Sequence[Field] | None = None,
         progress: bool | None = None,
+        trackers: Sequence[Tracker] = (),
+        work: Work | None = None,
+        profiler: Profiler | None = None,
+        watch: Callable[[Mapping[str, Any]], str | None] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
     ) -> None:
         """Nothing is read or written before `begin`.
 
         Args:
-            path: of metrics.jsonl; one JSON object a line, each with `step` and `kind`.
+            path: of metrics.jsonl; one JSON object a line, each with `step`, `kind` and `time`.
             fields: the metrics of a training line.
             log: writes one line for people.
             eval_fields: the metrics of an evaluation's line; by default those of `fields`.
             progress: a bar instead of the training lines; by default where there's a terminal or
                 a notebook to show it.
+            trackers: are given every record too.
+            work: what a step takes, for MFU.
+            profiler: traces some steps.
+            watch: is given every record, those of `history` at the beginning too, and may have a
+                sentence to say about a new one.
             clock: seconds.
+            now: seconds since 1970.
         """
         self.path = epath.Path(path)
         self.history: list[dict[str, Any]] = []
         self._fields = tuple(fields)
         self._eval_fields = self._fields if eval_fields is None else tuple(eval_fields)
-        self._log, self._clock = log, clock
+        self._log, self._clock, self._now = log, clock, now
+        self._watch, self._profiler = watch or _say_nothing, profiler
+        self._trackers, self._work = tuple(trackers), work or Work()
         self._progress = _can_show_a_bar() if progress is None else progress
         self._bar: Any = None
         self._quiet = False
         self._window = _Window()
+        self._done, self._timed = 0, (0, 0.0)
 
     def begin(
         self,
@@ -91,7 +109,8 @@ class Telemetry:
         total: int,
         *,
         log_every: int,
-        tokens_per_step: int,
+        tokens_per_step: int = 0,
+        phases: Sequence[Phase] = (),
         window: Mapping[str, Any] | None = None,
         quiet: bool = False,
     ) -> None:
@@ -102,15 +121,22 @@ class Telemetry:
             total: steps to do in all.
             log_every: steps between two lines and records.
             tokens_per_step: for the tokens/s.
+            phases: of a run that has several, in their order; they have their own tokens. The last
+                step of each has a line and a record, so that none is of two phases.
             window: what `window` returned when this step was saved.
             quiet: writes nothing: for all processes but the first.
         """
-        self._total, self._log_every, self._tokens = total, log_every, tokens_per_step
+        self._total, self._log_every = total, log_every
+        self._phases = tuple(phases) or (Phase(total, tokens_per_step),)
         self._quiet = quiet
         self._window = _Window(**(window or {}))
         self._started: float | None = None  # the first step compiles: time runs from its end
         self._first = self._done = step
         self._read(step)
+        for record in self.history:
+            self._watch(record)  # what it has to say was said then
+        for tracker in () if quiet else self._trackers:
+            tracker.begin(self.history)
         if self._progress and not quiet and step < total:
             self._bar = _open_bar(step, total)
 
@@ -120,6 +146,11 @@ class Telemetry:
         """Time for which the loop had nothing to do because no batch was there."""
         if self._started is not None:
             self._waited += seconds
+
+    def starting(self, step: int) -> None:
+        """A step is about to be dispatched; the metrics of the one before may not be there yet."""
+        if self._profiler is not None and not self._quiet:
+            self._profiler.before(step)
 
     def step(self, step: int, metrics: Mapping[str, float], *, skipped: bool = False) -> None:
         """A step is done; writes a line and a record where one is due.
@@ -131,7 +162,12 @@ class Telemetry:
         """
         self._window.add(metrics, skipped)
         self._done = step
-        if step % self._log_every == 0 or step == self._total:
+        ends = {phase.end for phase in self._phases}
+        if step - 1 in ends and self._started is not None:  # the first one of a phase compiles too
+            self._window_started, self._window_first = self._clock(), step
+            self._waited = self._paused = 0.0
+            self._timed = (0, 0.0)
+        if step % self._log_every == 0 or step == self._total or step in ends:
             self._report(step)
         if self._started is None:
             self._started = self._window_started = self._clock()
@@ -139,6 +175,8 @@ class Telemetry:
             self._waited = self._paused = 0.0
         if self._bar is not None:
             self._bar.update(step - self._bar.n)
+        if self._profiler is not None and (sentence := self._profiler.after(step)):
+            self.say(sentence)
 
     def evaluated(
         self, step: int, metrics: Mapping[str, float], *, seconds: float, best: str = ""
@@ -153,10 +191,13 @@ class Telemetry:
         """
         if self._started is not None:
             self._paused += seconds
-        self._record("eval", step, metrics, seconds=round(seconds, 3))
-        parts = [f"eval at {step:,}", *self._shown(self._eval_fields, metrics)]
+        record = self._record("eval", step, metrics, seconds=round(seconds, 3))
+        phase = phase_of(self._phases, step)
+        shown = self._shown(phase.fields or self._eval_fields, metrics)
+        parts = [f"eval at {step:,}", *_named(phase), *shown]
         parts += [f"in {duration(seconds)}"] if seconds >= 1 else []
         self.say("  ".join([*parts, best] if best else parts))
+        self._say_what_shows(record)
 
     def say(self, text: str) -> None:
         """One line for people, above the bar if there is one."""
@@ -168,18 +209,44 @@ class Telemetry:
         with self._bar.external_write_mode():
             self._log(text)
 
+    def speed(self) -> str:
+        """How fast this process trained, in a sentence; empty where there was too little to time.
+
+        Of several phases it is of the newest. Compiling, evaluations and the last steps, for which
+        no line was due, are not in it.
+        """
+        steps, seconds = self._timed
+        if not steps:
+            return ""
+        pace, phase = steps / seconds, phase_of(self._phases, self._done)
+        work = self._work_of(phase)
+        parts = [_tokens(pace * phase.tokens_per_step), *work.show(pace)]
+        where = f" in phase {phase.name}" if phase.name else ""
+        return f"Trained{where} at {', '.join(parts)}, over {steps:,} steps on {work.devices}."
+
+    def _work_of(self, phase: Phase) -> Work:
+        return self._work if phase.work is None else phase.work
+
     def window(self) -> dict[str, Any]:
         """The means since the last line, as JSON values, for the checkpoint's meta."""
         return dict(vars(self._window))
 
     def flush(self) -> None:
-        """Brings metrics.jsonl up to date where it can't be appended to; call before a save."""
-        if not self._quiet and not self._appendable and self.history:
+        """Brings files up to date that can't be appended to; call before a save."""
+        if self._quiet:
+            return
+        if not self._appendable and self.history:
             self._rewrite()
+        for tracker in self._trackers:
+            tracker.flush()
 
     def end(self) -> None:
-        """Closes the bar; may be called twice."""
+        """Closes bar and trackers; may be called twice."""
+        if self._profiler is not None and (sentence := self._profiler.close(self._done)):
+            self.say(sentence)
         self.flush()
+        for tracker in () if self._quiet else self._trackers:
+            tracker.end()
         if self._bar is not None:
             self._bar.close()
             self._bar = None
@@ -187,18 +254,23 @@ class Telemetry:
     # Lines
 
     def _report(self, step: int) -> None:
-        lasting = {field.name for field in self._fields if field.last}
+        phase = phase_of(self._phases, step)
+        fields = phase.fields or self._fields
+        lasting = {field.name for field in fields if field.last}
         metrics = self._window.values(lasting)
         skipped = self._window.skipped
-        speed, waiting = self._speed(step)
-        extra = {"skipped": skipped} if skipped else {}
-        self._record("train", step, metrics, tokens_per_second=speed, data_wait=waiting, **extra)
-        parts = self._shown(self._fields, metrics)
+        pace, waiting = self._pace(step)
+        speed, work = None if pace is None else pace * phase.tokens_per_step, self._work_of(phase)
+        extra: dict[str, Any] = {"skipped": skipped} if skipped else {}
+        extra |= work.record(pace)
+        record = self._record(
+            "train", step, metrics, tokens_per_second=speed, data_wait=waiting, **extra
+        )
+        parts = [*_named(phase), *self._shown(fields, metrics)]
         if skipped:
             parts.append(f"skipped {skipped}")
         if speed is not None and waiting is not None:
-            parts += [f"{round(speed, -2 if speed >= 1000 else 0):,.0f} tok/s"]
-            parts += [f"data wait {waiting:.0%}"]
+            parts += [_tokens(speed), *work.show(pace), f"data wait {waiting:.0%}"]
         if self._bar is not None:
             self._bar.set_postfix_str("  ".join(parts), refresh=False)
         else:
@@ -206,13 +278,18 @@ class Telemetry:
             remaining = self._remaining(step)
             eta = [f"ETA {duration(remaining)}"] if remaining is not None else []
             self.say("  ".join([f"step {step:>{width},}/{self._total:,}", *parts, *eta]))
+        self._say_what_shows(record)
         self._window = _Window()
+
+    def _say_what_shows(self, record: Mapping[str, Any]) -> None:
+        if sentence := self._watch(record):
+            self.say(sentence)
 
     def _shown(self, fields: Iterable[Field], metrics: Mapping[str, float]) -> list[str]:
         return [field.show(metrics[field.name]) for field in fields if field.name in metrics]
 
-    def _speed(self, step: int) -> tuple[float | None, float | None]:
-        """(tokens a second, share of the time waited for data) since the line before."""
+    def _pace(self, step: int) -> tuple[float | None, float | None]:
+        """(steps a second, share of the time waited for data) since the line before."""
         if self._started is None:
             return None, None
         now = self._clock()
@@ -223,26 +300,37 @@ class Telemetry:
         self._waited = self._paused = 0.0
         if elapsed <= 0 or steps <= 0:
             return None, None
-        return steps * self._tokens / elapsed, min(1.0, waited / elapsed)
+        self._timed = (self._timed[0] + steps, self._timed[1] + elapsed)
+        return steps / elapsed, min(1.0, waited / elapsed)
 
     def _remaining(self, step: int) -> float | None:
-        """Seconds to the last step at the pace so far, evaluations and saves included."""
+        """Seconds to the last step at the tokens/s so far, evaluations and saves included."""
         if self._started is None or step == self._first or step >= self._total:
             return None
-        return (self._clock() - self._started) / (step - self._first) * (self._total - step)
+        done = tokens_between(self._phases, self._first, step)
+        left = tokens_between(self._phases, step, self._total)
+        return (self._clock() - self._started) / done * left
 
     # metrics.jsonl
 
-    def _record(self, kind: str, step: int, metrics: Mapping[str, float], **more: Any) -> None:
+    def _record(
+        self, kind: str, step: int, metrics: Mapping[str, float], **more: Any
+    ) -> dict[str, Any]:
         values = {**metrics, **{key: value for key, value in more.items() if value is not None}}
-        record = {"step": step, "kind": kind}
+        record: dict[str, Any] = {"step": step, "kind": kind}
+        if name := phase_of(self._phases, step).name:
+            record["phase"] = name
+        record["time"] = round(self._now(), 3)
         record |= {key: _number(value) for key, value in values.items()}
         self.history.append(record)
         if self._quiet:
-            return
+            return record
         if self._appendable:
             with places.writing(self.path), self.path.open("a") as file:
                 file.write(json.dumps(record) + "\n")
+        for tracker in self._trackers:
+            tracker.record(record)
+        return record
 
     @property
     def _appendable(self) -> bool:
@@ -300,9 +388,21 @@ class _Window:
         return means | {name: self.newest[name] for name in lasting if name in self.newest}
 
 
+def _named(phase: Phase) -> list[str]:
+    return [f"phase {phase.name}"] if phase.name else []
+
+
 def _number(value: Any) -> Any:
     """JSON has no NaN and no infinity: None."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _say_nothing(record: Mapping[str, Any]) -> None:
+    del record
+
+
+def _tokens(speed: float) -> str:
+    return f"{round(speed, -2 if speed >= 1000 else 0):,.0f} tok/s"
 
 
 def _can_show_a_bar() -> bool:

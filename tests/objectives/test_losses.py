@@ -95,6 +95,23 @@ def test_masked_lm_alone_is_that_part_of_pretraining(params, dropout):
     np.testing.assert_allclose(whole, loss / 2, rtol=1e-5)
 
 
+def test_accuracies_of_groups_of_tokens_add_up_to_the_whole(params):
+    batch = pretraining_batch()
+    logits, _ = bj.pretraining_logits(params, batch, batch["masked_positions"], CONFIG)
+    # Half of what is predicted becomes right; the padding of the predictions stays so.
+    batch["masked_labels"] = batch["masked_labels"].at[:2].set(logits.argmax(-1)[:2])
+    first = np.arange(40) < 10
+    groups = {"low": first, "high": ~first, "none": np.zeros(40, bool)}
+    _, metrics = bj.pretraining_loss(params, batch, CONFIG, token_groups=groups)
+    _, alone = losses.masked_lm_loss(params, batch, CONFIG, token_groups=groups)
+    low, high, none, whole = (metrics[name] for name in (*groups, "mlm_accuracy"))
+    assert [float(a + b) for a, b in zip(low, high, strict=True)] == [float(x) for x in whole]
+    counted = np.asarray(batch["masked_labels"])[np.asarray(batch["masked_weights"]) > 0]
+    assert float(low[1]) == (counted < 10).sum() and 0 < float(whole[0]) < float(whole[1])
+    assert [float(x) for x in none] == [0, 0]
+    assert {name: alone[name] for name in groups} == {name: metrics[name] for name in groups}
+
+
 def test_the_order_of_segments_is_the_same_loss_by_another_name(params):
     batch = pretraining_batch()
     loss, metrics = pretraining_loss(params, batch, CONFIG)

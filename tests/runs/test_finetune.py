@@ -228,24 +228,25 @@ def test_the_model_that_was_given_is_left_as_it_was(config, tiny_model):
     jax.tree.map(np.testing.assert_array_equal, before, jax.device_get(tiny_model.params))
 
 
-@pytest.mark.parametrize("kind", ["linear_google", "linear", "constant"])
-@pytest.mark.parametrize("warmup", [0, 1, 5])
-def test_the_schedule_in_the_batch_is_the_optimizers(kind, warmup):
-    config = OptimizerConfig(learning_rate=3e-3, schedule=kind, warmup_steps=warmup)
-    theirs = make_schedule(config, 12)
-    schedule = np.array([3e-3, warmup, 12], np.float32)
-    for count in range(15):
-        ours = finetune_program.learning_rate(kind, schedule, np.int32(count))
+def test_the_schedule_in_the_batch_is_the_optimizers(config, tiny_model):
+    recipe = OptimizerConfig(
+        learning_rate=3e-3, warmup_steps=2, schedule="cosine", end_ratio=0.1, cooldown_steps=3
+    )
+    trainer = make_trainer(dataclasses.replace(config, optimizer=recipe), tiny_model)
+    state = jax.device_get(trainer.programs.make_state(trainer._initial(0)))
+    theirs = make_schedule(recipe, trainer.steps)
+    for count in (0, 1, 2, trainer.steps - 3, trainer.steps - 1):
+        batch = trainer._batch(0, 3e-3, 0)
+        _, metrics = trainer.programs.train_step(state.replace(updates=np.int32(count)), batch)
         # Roundings of float32.
-        assert float(ours) == pytest.approx(float(theirs(count)), rel=1e-6, abs=1e-9)
+        assert float(metrics["learning_rate"]) == pytest.approx(float(theirs(count)), rel=1e-6)
 
 
 def test_the_rate_in_the_state_is_the_learning_rate(tiny_model):
     """An optimizer of rate 1, scaled, against one with that schedule: the same but for rounding."""
     base = OptimizerConfig(learning_rate=3e-3, warmup_steps=2)
     direct = make_optimizer(base, 10)
-    one = dataclasses.replace(base, learning_rate=1.0, schedule="constant", warmup_steps=0)
-    scaled = optax.chain(make_optimizer(one, 1), finetune_program.scale_by_rate())
+    scaled = optax.chain(make_optimizer(base.at_rate_one(), 1), finetune_program.scale_by_rate())
     params = tiny_model.params["pooler"]
     states = [direct.init(params), scaled.init(params)]
     both = [params, params]

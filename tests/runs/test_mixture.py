@@ -188,8 +188,11 @@ def test_the_whole_counts_an_example_as_often_as_training_draws_it(data, tmp_pat
         sums = np.array([(tokens * weight).sum(), weight.sum()])
         return dict.fromkeys(metric_names("nsp"), sums)
 
-    program, mesh = types.SimpleNamespace(eval_step=eval_step), make_mesh(MeshConfig())
-    state = types.SimpleNamespace(params=None)
+    program, mesh = (
+        types.SimpleNamespace(eval_step=eval_step, token_groups=()),
+        make_mesh(MeshConfig()),
+    )
+    state = types.SimpleNamespace(averaged_params=lambda: None)
     directories = (data / "wiki", data / "books", tmp_path / "bare")
     mixture = Corpora.of(directories, (5, 3, 2))
     evaluate = make_evaluator(mixture, program, mesh, batch_size=8, max_examples=9999)

@@ -65,8 +65,8 @@ def done(data, recipe):
 
 
 def names(result):
-    """The metrics in the records of a run."""
-    found = {name for record in result.history for name in record}
+    """The metrics in the records of a run, but for accuracies by frequency."""
+    found = {name for record in result.history for name in record if "_rank_" not in name}
     return {name for name in found if name.startswith(("mlm_", "nsp_", "sop_"))}
 
 

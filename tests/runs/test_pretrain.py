@@ -26,6 +26,7 @@ from bertjax.text.tokenizer import TokenizerConfig, train_tokenizer
 from bertjax.train.loop import LoopConfig
 from bertjax.train.optimizer import OptimizerConfig
 from bertjax.train.sharding import MeshConfig, make_mesh
+from bertjax.train.trackers import TelemetryConfig
 
 SHAPE = ModelConfig(
     "tiny",
@@ -139,7 +140,9 @@ def test_it_learns_exports_and_says_so(recipe, tmp_path):
     lines, seen = [], []
     loop = LoopConfig(train_steps=60, log_every=20, eval_every=30, save_every=60)
     result = runs.pretrain(
-        recipe(loop=loop), lines.append, on_evaluate=lambda step, params: seen.append(step)
+        recipe(loop=loop, telemetry=TelemetryConfig(tensorboard=True, profile_steps=(2, 2))),
+        lines.append,
+        on_evaluate=lambda step, params: seen.append(step),
     )
     first, last = (record for record in result.history if record["kind"] == "eval")
     assert seen == [0, 30, 60]
@@ -149,9 +152,20 @@ def test_it_learns_exports_and_says_so(recipe, tmp_path):
     assert lines[-1].startswith("Trained 60 steps: held-out masked-LM loss ")
     assert str(result.export) in lines[-1]
     workdir = tmp_path / "run"
-    assert {"config.json", "tokenizer", "checkpoints", "metrics.jsonl", "export"} <= {
-        path.name for path in workdir.iterdir()
-    }
+    assert {
+        *("config.json", "tokenizer", "checkpoints", "metrics.jsonl", "export"),
+        *("tensorboard", "profile"),
+    } == {path.name for path in workdir.iterdir()}
+    assert {"mlm_accuracy_rank_1_100", "mlm_accuracy_rank_101_up"} < set(last)
+    assert set(result.metrics) == {"mlm_loss", "mlm_accuracy", "nsp_loss", "nsp_accuracy"}
+    train = next(record for record in result.history if record["kind"] == "train")
+    # The products of a row, by hand: D 32, T 32, F 32, V 200, 5 predictions, forward and backward.
+    layer = 2 * 32 * (4 * 32 * 32 + 2 * 32 * 32) + 4 * 32 * 32 * 32
+    row = 3 * (layer + 2 * 5 * (32 * 32 + 32 * 200) + 2 * 32 * (32 + 2))
+    per_token = train["model_flops_per_second"] / train["tokens_per_second"]
+    assert per_token == pytest.approx(row / 32)
+    assert "mfu" not in train  # a CPU has no peak in the table
+    assert lines[-2].startswith("Trained at ") and lines[-2].endswith("over 59 steps on 1 cpu.")
     model = bj.from_pretrained(str(workdir))
     assert model.config == result.model
     assert len(bj.fill_mask(model, ["bal [MASK]"], k=3)) == 1

@@ -226,6 +226,94 @@ def test_report_refuses_what_is_no_run(tmp_path):
         report.report([tmp_path], lambda line: None)
 
 
+def write_run(path, losses, settings=None, *, kind="eval"):
+    path.mkdir(parents=True)
+    records = [
+        {"step": 10 * (at + 1), "kind": kind, "mlm_loss": loss} for at, loss in enumerate(losses)
+    ]
+    (path / "metrics.jsonl").write_text("".join(json.dumps(each) + "\n" for each in records))
+    if settings is not None:
+        (path / "config.json").write_text(json.dumps(settings))
+
+
+def rows_of(source):
+    """The cells of every row of every table, as text."""
+    rows = re.findall(r"<tr>(.*?)</tr>", source)
+    cells = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in rows]
+    return [[re.sub("<[^>]+>", "", cell).strip() for cell in row] for row in cells if row]
+
+
+@pytest.fixture
+def two_runs(tmp_path):
+    """One whose last evaluation is not its best, and one that ends higher."""
+    for name, losses, rate in (("a", [6.0, 5.0, 5.5], 1e-3), ("b & c", [6.0, 5.75], 1e-4)):
+        settings = {"kind": "pre-training", "workdir": name, "seed": 0, "optimizer": {"rate": rate}}
+        write_run(tmp_path / name, losses, settings)
+    return [tmp_path / "a", tmp_path / "b & c"]
+
+
+def test_several_runs_are_drawn_and_compared_in_one_page(two_runs):
+    said = []
+    *pages, target = report.report(two_runs, said.append)
+    assert pages == [path / "report" / "index.html" for path in two_runs]
+    assert target == two_runs[0] / "report" / "comparison.html"
+    assert said[-1] == f"Wrote {target}, which compares them."
+    source, text, reader = read(target)
+    assert reader.loads == [] and "http" not in source and "script" not in reader.tags
+    assert "b & c" in text
+    figure = source[source.index("<figure>") : source.index("</figure>")]
+    assert re.findall("<g><title>(.*?)</title>", figure) == ["a", "b &amp; c"]
+    assert source.count("<figure>") == 1
+    assert "stroke:var(--run0)" in figure and "stroke:var(--run1)" in figure
+    assert figure.count("<circle") == 5
+
+
+def test_last_values_name_the_best_run_and_the_best_evaluation(two_runs):
+    *_, target = report.report(two_runs, lambda line: None)
+    source = target.read_text()
+    assert ["mlm_loss, held out", "5.5best 5 at 20", "5.75"] in rows_of(source)
+    assert "<b>5.5</b>" in source and "<b>5.75</b>" not in source
+
+
+def test_only_settings_that_differ_are_listed(two_runs):
+    *_, target = report.report(two_runs, lambda line: None)
+    rows = rows_of(target.read_text())
+    assert ["optimizer.rate", "0.001", "0.0001"] in rows
+    assert not [row for row in rows if row[0] in ("workdir", "seed", "kind")]
+    assert "2 other settings are the same" in target.read_text()
+
+
+def test_runs_of_the_same_name_and_seeds_are_told_apart(tmp_path):
+    for parent in ("x", "y"):
+        write_run(tmp_path / parent / "run" / "seed-0", [1.0, 0.5])
+        write_run(tmp_path / parent / "run" / "seed-1", [1.0, 0.5])
+    directories = [tmp_path / parent / "run" for parent in ("x", "y")]
+    target = tmp_path / "page.html"
+    assert report.report(directories, lambda line: None, target)[-1] == target
+    labels = [row[0] for row in rows_of(target.read_text())[:4]]
+    assert labels == [f"{path}/seed-{seed}" for path in directories for seed in (0, 1)]
+    assert "No two of these directories have settings" in target.read_text()
+
+
+def test_a_comparison_refuses_what_makes_no_sense(tmp_path):
+    write_run(tmp_path / "run", [1.0])
+    with pytest.raises(UserError, match="named twice"):
+        report.report([tmp_path / "run", tmp_path / "run"], lambda line: None)
+    with pytest.raises(UserError, match="--output is the page that compares"):
+        report.report([tmp_path / "run"], lambda line: None, tmp_path / "page.html")
+
+
+def test_many_lines_are_all_different_and_long_ones_keep_their_peaks():
+    styles = [page.color_of(number) for number in range(24)]
+    assert len(set(styles)) == 24
+    points = [(step, 1.0 + (step == 41_234)) for step in range(100_000)]
+    source = page.curves([page.Line("loss", points)], "loss", legend=False)
+    assert len(source) < 60_000
+    (path,) = re.findall(r'd="M([^"]*L[^"]*)"', source)
+    heights = [float(point.split()[1]) for point in path.split("L")]
+    assert min(heights) < max(heights) and heights.count(min(heights)) == 1
+
+
 def test_bars_have_lengths_in_proportion():
     items = [page.Bar("a", 0.2, None, "accent"), page.Bar("b", 0.6, 0.05, "second")]
     source = page.bars(items, "two")

@@ -24,6 +24,7 @@ import numpy as np
 from jax.experimental import topologies
 
 from bertjax.config import Execution
+from bertjax.model.flops import pretraining_flops, training_flops
 from bertjax.runs.pretrain_program import Vocabulary, build
 from bertjax.runs.recipes import ModelConfig, PretrainConfig
 from bertjax.train.sharding import MeshConfig, make_mesh
@@ -43,7 +44,7 @@ def compiled(batch_size, **execution):
     program = build(config, mesh, vocabulary, max_seq_length=128)
     lowered = program.step.lower(program.abstract_state, program.abstract_batch)
     options = {"exec_time_optimization_effort": -1.0}
-    return program.abstract_state, lowered.compile(compiler_options=options)
+    return program, lowered.compile(compiler_options=options)
 
 
 def on_a_device(tree):
@@ -58,8 +59,9 @@ def size(tree):
 
 
 start = time.perf_counter()
-state, program = compiled(256)
-memory, text = program.memory_analysis(), program.as_text()
+made, program = compiled(256)
+state, memory, text = made.abstract_state, program.memory_analysis(), program.as_text()
+row = training_flops(pretraining_flops(made.model, 128, 19))
 result = {
     "kind": topology.devices[0].device_kind,
     "devices": len(topology.devices),
@@ -71,6 +73,7 @@ result = {
     "moments": size(state.opt_state),
     "moments_on_a_device": on_a_device(state.opt_state),
     "state_on_a_device": on_a_device(state),
+    "flops": program.cost_analysis()["flops"] * len(topology.devices) / (256 * row),
     "collectives": [name for name in ("all-gather", "all-reduce") if name in text],
 }
 try:
@@ -116,6 +119,9 @@ def test_bert_base_compiles_for_v5e_and_fits(capsys: pytest.CaptureFixture[str])
     assert found["state_on_a_device"] < found["peak"] < HBM_OF_V5E
     # The state is donated: what comes in is where what goes out is written.
     assert found["aliased"] >= found["state_on_a_device"]
+    # Nothing is computed twice: beside the matrix products there are softmax, LayerNorm, GELU,
+    # dropout and the optimizer (benchmarks/tpu_flops.py).
+    assert 1.0 < found["flops"] <= 1.05
     # ZeRO-1: each chip keeps about a quarter of the moments.
     assert found["moments_on_a_device"] < 0.26 * found["moments"]
     assert found["collectives"] == ["all-gather", "all-reduce"]

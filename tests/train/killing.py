@@ -14,7 +14,7 @@ import numpy as np
 
 _STEP = re.compile(r"^step +([\d,]+)/")
 # What is measured with a clock differs from run to run.
-_TIMES = ("tokens_per_second", "data_wait", "seconds")
+_TIMES = ("time", "tokens_per_second", "data_wait", "seconds", "model_flops_per_second")
 
 
 def start(command: Sequence[str]) -> subprocess.Popen[str]:

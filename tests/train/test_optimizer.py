@@ -1,4 +1,4 @@
-"""Schedules and optimizers against NumPy, written from the sources they reproduce."""
+"""Optimizers against NumPy, written from the sources they reproduce."""
 
 import jax
 import jax.numpy as jnp
@@ -8,50 +8,20 @@ import pytest
 
 import bertjax as bj
 from bertjax.train.optimizer import OptimizerConfig, decay_mask, make_optimizer, make_schedule
-from bertjax.train.paths import named
+from bertjax.train.paths import named, nested
+
+KERNEL, BIAS = "encoder/layer_0/output/kernel", "encoder/layer_0/layer_norm/bias"
+ZEROS = "mlm/transform/kernel"  # a matrix of zeros: its trust ratio is 1
 
 
-def google_rate(step, peak, total, warmup):
-    """create_optimizer of Google's optimization.py."""
-    rate = peak * (1 - min(step, total) / total)
-    return peak * step / warmup if step < warmup else rate
-
-
-def hugging_face_rate(step, peak, total, warmup):
-    """get_linear_schedule_with_warmup of transformers."""
-    if step < warmup:
-        return peak * step / max(1, warmup)
-    return peak * max(0.0, (total - step) / max(1, total - warmup))
-
-
-@pytest.mark.parametrize(
-    ("schedule", "reference"),
-    [
-        ("linear_google", google_rate),
-        ("linear", hugging_face_rate),
-        ("constant", lambda step, peak, total, warmup: peak * min(1, step / warmup)),
-    ],
-)
-def test_schedules(schedule, reference):
-    made = make_schedule(OptimizerConfig(learning_rate=0.3, schedule=schedule, warmup_steps=7), 50)
-    for step in range(51):
-        np.testing.assert_allclose(made(step), reference(step, 0.3, 50, 7), rtol=2e-6, atol=1e-8)
-
-
-def test_warmup_is_a_tenth_unless_said():
-    made = make_schedule(OptimizerConfig(learning_rate=1.0, schedule="linear"), 100)
-    assert float(made(0)) == 0.0
-    np.testing.assert_allclose([made(5), made(10)], [0.5, 1.0], rtol=1e-6)
-    assert float(make_schedule(OptimizerConfig(learning_rate=1.0), 5)(0)) == 1.0
-
-
-def numpy_adamw(name, params, grads, rates):
-    """AdamWeightDecayOptimizer (Google) or torch.optim.AdamW, in float64, with clipping at 1."""
+def numpy_optimizer(name, params, grads, rates):
+    """AdamWeightDecayOptimizer (Google), torch.optim.AdamW, or FusedLAMB (apex's
+    multi_tensor_lamb.cu), in float64, with clipping at 1."""
     params = {key: np.array(value, np.float64) for key, value in params.items()}
     mean = {key: np.zeros_like(value) for key, value in params.items()}
     square = {key: np.zeros_like(value) for key, value in params.items()}
     for number, (grad, rate) in enumerate(zip(grads, rates, strict=True), start=1):
-        norm = np.sqrt(sum((value**2).sum() for value in grad.values()))
+        norm = np.sqrt(sum((value.astype(np.float64) ** 2).sum() for value in grad.values()))
         for key, g in grad.items():
             g = g / max(norm, 1.0)
             mean[key] = 0.9 * mean[key] + 0.1 * g
@@ -59,36 +29,65 @@ def numpy_adamw(name, params, grads, rates):
             if name == "adamw_google":
                 change = mean[key] / (np.sqrt(square[key]) + 1e-6)
             else:
+                eps = 1e-8 if name == "adamw" else 1e-6
                 corrected = square[key] / (1 - 0.999**number)
-                change = mean[key] / (1 - 0.9**number) / (np.sqrt(corrected) + 1e-8)
-            if key == "kernel":
+                change = mean[key] / (1 - 0.9**number) / (np.sqrt(corrected) + eps)
+            if key != BIAS:
                 change = change + 0.01 * params[key]
+            if name == "lamb" and key != BIAS:
+                sizes = np.linalg.norm(params[key]), np.linalg.norm(change)
+                change = change * (sizes[0] / sizes[1] if all(sizes) else 1)
             params[key] = params[key] - rate * change
     return params
 
 
-@pytest.mark.parametrize("name", ["adamw_google", "adamw"])
+@pytest.mark.parametrize("name", ["adamw_google", "adamw", "lamb"])
 def test_optimizers_for_twenty_steps(name):
     rng = np.random.default_rng(0)
-    params = {"kernel": rng.normal(size=(5, 4)), "bias": rng.normal(size=4)}
+    params = {
+        KERNEL: rng.normal(size=(5, 4)).astype(np.float32),
+        BIAS: rng.normal(size=4).astype(np.float32),
+        ZEROS: np.zeros((3, 3), np.float32),
+    }
     grads = [
         {
-            key: rng.normal(size=value.shape) * (10 if i % 3 else 0.01)
+            key: (rng.normal(size=value.shape) * (10 if i % 3 else 0.01)).astype(np.float32)
             for key, value in params.items()
         }
         for i in range(20)
     ]
-    config = OptimizerConfig(name=name, learning_rate=0.02, warmup_steps=3)
+    config = OptimizerConfig(name=name, learning_rate=0.02, warmup_steps=3, schedule="polynomial")
     optimizer, schedule = make_optimizer(config, 20), make_schedule(config, 20)
-    wanted = numpy_adamw(name, params, grads, [float(schedule(i)) for i in range(20)])
-    got = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params)
+    wanted = numpy_optimizer(name, params, grads, [float(schedule(i)) for i in range(20)])
+    got = nested(jax.tree.map(jnp.asarray, params))
     state = optimizer.init(got)
     update = jax.jit(optimizer.update)
     for grad in grads:
-        change, state = update(jax.tree.map(jnp.float32, grad), state, got)
+        change, state = update(nested(grad), state, got)
         got = optax.apply_updates(got, change)
-    for key in params:
-        np.testing.assert_allclose(got[key], wanted[key], rtol=1e-6, atol=1e-6)
+    for key, value in named(got).items():
+        # Roundings of float32: 2e-7 at most was measured. Corrected as optax does it, 7e-6.
+        error = np.linalg.norm(np.asarray(value, np.float64) - wanted[key])
+        assert error < 1e-6 * np.linalg.norm(wanted[key]), key
+
+
+def test_a_gradient_of_zeros_moves_lamb_by_nothing_but_decay():
+    params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    for decay, moved in ((0.0, 0.0), (0.01, 0.5)):  # the ratio makes up for a small decay
+        config = OptimizerConfig("lamb", learning_rate=0.5, warmup_steps=0, weight_decay=decay)
+        optimizer = make_optimizer(config, 10)
+        change, _ = optimizer.update(zeros, optimizer.init(params), params)
+        np.testing.assert_allclose(change["kernel"], -moved, rtol=1e-6)
+        np.testing.assert_array_equal(change["bias"], 0)
+
+
+def test_beta_of_zero_needs_no_correction():
+    config = OptimizerConfig("adamw", learning_rate=0.1, beta1=0.0, warmup_steps=0, weight_decay=0)
+    optimizer = make_optimizer(config, 10)
+    params = {"kernel": jnp.ones(3)}
+    change, _ = optimizer.update({"kernel": jnp.full(3, 0.2)}, optimizer.init(params), params)
+    np.testing.assert_allclose(change["kernel"], -0.1, rtol=1e-6)
 
 
 def test_the_exact_set_that_does_not_decay():
@@ -130,7 +129,14 @@ def test_the_exact_set_that_does_not_decay():
     [
         ({"learning_rate": 0.0}, "learning_rate is 0.0"),
         ({"learning_rate": float("nan")}, "learning_rate is nan"),
+        ({"name": "lam"}, "name 'lam' is unknown: give one of adamw_google, adamw, lamb"),
         ({"warmup_steps": -1}, "warmup_steps is -1"),
+        ({"cooldown_steps": -1}, "cooldown_steps is -1"),
+        ({"end_ratio": 1.0}, "end_ratio is 1.0"),
+        ({"schedule": "polynomial", "power": 0.0}, "power is 0.0"),
+        ({"schedule": "wsd", "decay_share": 1.5}, "decay_share is 1.5"),
+        ({"ema_decay": 1.0}, "ema_decay is 1.0"),
+        *(({"layer_decay": value}, "layer_decay is") for value in (0.0, 1.1, float("nan"))),
         ({"clip_norm": -1.0}, "clip_norm"),
         ({"weight_decay": float("nan")}, "weight_decay"),
         *(({"beta1": value}, f"beta1 is {value}") for value in (-0.1, 1.0, float("nan"))),
@@ -143,11 +149,6 @@ def test_bad_numbers(fields, sentence):
         OptimizerConfig(**fields)
 
 
-def test_warmup_longer_than_training():
-    with pytest.raises(bj.UserError, match="warmup_steps 20 is not less than the 20 steps"):
-        make_schedule(OptimizerConfig(warmup_steps=20), 20)
-
-
 def test_clipping_can_be_switched_off():
     params = {"kernel": jnp.ones(3)}
     big = {"kernel": jnp.full(3, 100.0)}
@@ -155,3 +156,46 @@ def test_clipping_can_be_switched_off():
         optimizer = make_optimizer(OptimizerConfig(clip_norm=clip), 10)
         _, state = optimizer.update(big, optimizer.init(params), params)
         np.testing.assert_allclose(optax.tree.norm(state[1].mu), 0.1 * norm, rtol=1e-6)
+
+
+def test_layer_decay_by_the_number_of_the_layer():
+    """`layer_1` is a prefix of `layer_10`; what is above the encoder has the whole rate."""
+    parts = ("embeddings/word_embeddings/embedding", "embeddings/layer_norm/bias", "pooler/kernel")
+    heads = ("mlm/transform/kernel", "classifier/bias", "mlm/layer_norm/scale")
+    layers = [f"encoder/layer_{n}/attention/layer_norm/scale" for n in range(12)]
+    params = nested({name: jnp.ones(2) for name in (*parts, *heads, *layers)})
+    grads = jax.tree.map(jnp.ones_like, params)
+    changes = []
+    for decay in (1.0, 0.5):
+        config = OptimizerConfig(layer_decay=decay, warmup_steps=0)
+        optimizer = make_optimizer(config, 10, layers=12)
+        changes.append(optimizer.update(grads, optimizer.init(params), params)[0])
+    scales = named(jax.tree.map(lambda a, b: float((b / a)[0]), *changes))
+    wanted = dict.fromkeys((*heads, "pooler/kernel"), 1.0) | dict.fromkeys(parts[:2], 0.5**13)
+    wanted |= {name: 0.5 ** (12 - number) for number, name in enumerate(layers)}
+    assert scales == wanted  # powers of two: exact
+    with pytest.raises(ValueError, match="layers"):
+        make_optimizer(OptimizerConfig(layer_decay=0.5), 10)
+
+
+def test_newer_fields_are_kept_by_a_run_where_they_are_set():
+    """Runs that began without them go on, and their states have the same names."""
+    plain, newer = OptimizerConfig(), {"ema_decay": 0.9, "freeze": ("pooler",), "power": 1.0}
+    assert plain.fields().keys() == {
+        *("name", "learning_rate", "schedule", "warmup_steps", "weight_decay"),
+        *("beta1", "beta2", "eps", "clip_norm"),
+    }
+    changed = OptimizerConfig(schedule="polynomial", **newer)
+    assert changed.fields() == {**plain.fields(), "schedule": "polynomial", **newer}
+    params = {"kernel": jnp.ones(3)}
+    for name, inner in (("adamw", {"count"}), ("adamw_google", set()), ("lamb", {"count"})):
+        for layer_decay in (1.0, 0.9):
+            config = OptimizerConfig(name, layer_decay=layer_decay)
+            state = make_optimizer(config, 10, layers=1).init(params)
+            own = {f"1/{leaf}" for leaf in (*inner, "mu/kernel", "nu/kernel")}
+            assert named(state).keys() == {*own, "3/count"}
+
+
+def test_one_name_or_a_list_of_parts_to_freeze():
+    assert OptimizerConfig(freeze="pooler").freeze == ("pooler",)
+    assert hash(OptimizerConfig(freeze=["pooler", "nsp"]))

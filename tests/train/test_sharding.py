@@ -109,6 +109,19 @@ def test_every_pattern_of_the_table_is_the_first_for_some_parameter(abstract):
     assert firsts == set(patterns)
 
 
+def test_the_moving_average_is_split_as_the_parameters(abstract):
+    optimizer = make_optimizer(OptimizerConfig("lamb"), 100)
+    frozen = {"pooler/kernel"}
+    state = jax.eval_shape(
+        lambda params: init_state(params, optimizer, frozen=frozen, average=True), abstract.params
+    )
+    found = specs(mesh_of(2, 2, 2), state)
+    assert {name for name in found if "pooler/kernel" in name} == {"params/pooler/kernel"}
+    for name in TABLE.keys() - frozen:
+        assert found[f"ema/{name}"] == found[f"params/{name}"] == TABLE[name][0]
+        assert found[f"opt_state/1/mu/{name}"] == TABLE[name][1]
+
+
 def test_moments_follow_the_table_under_the_names_of_optax(abstract):
     """`mu` and `nu` of optax.scale_by_adam and of our own lie at other places of the state."""
     state = jax.eval_shape(lambda params: init_state(params, optax.adamw(1e-4)), abstract.params)

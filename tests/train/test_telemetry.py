@@ -2,6 +2,8 @@ import json
 
 import pytest
 
+from bertjax.train.mfu import Work
+from bertjax.train.phases import Phase
 from bertjax.train.telemetry import Field, Telemetry, duration
 
 FIELDS = (
@@ -33,7 +35,7 @@ class Clock:
 def make(path, **options):
     """(telemetry, its lines, its clock)"""
     lines, clock = [], Clock()
-    options = {"progress": False, **options}
+    options = {"progress": False, "now": lambda: 1.7e9, **options}
     return Telemetry(path, FIELDS, log=lines.append, clock=clock, **options), lines, clock
 
 
@@ -67,6 +69,22 @@ def test_a_line_and_a_record_hold_everything(tmp_path):
     assert telemetry.history == records(tmp_path / "metrics.jsonl")
 
 
+def test_model_flops_stand_beside_tokens(tmp_path):
+    work = Work(flops=5e9, peak=2e10, devices="1 fast thing")
+    telemetry, lines, clock = make(tmp_path / "m.jsonl", work=work)
+    telemetry.begin(0, 20, log_every=10, tokens_per_step=100)
+    assert telemetry.speed() == ""
+    run(telemetry, clock, range(1, 11))
+    telemetry.evaluated(10, {"mlm_loss": 5.0}, seconds=0.0)
+    run(telemetry, clock, range(11, 21), seconds=1.0)
+    assert "200 tok/s  MFU 50.0%  data wait" in lines[0]
+    first, _, second = records(tmp_path / "m.jsonl")
+    assert (first["mfu"], first["model_flops_per_second"]) == (0.5, 1e10)
+    assert (second["mfu"], second["model_flops_per_second"]) == (0.25, 5e9)
+    # 9 steps of half a second, as the first compiled, and 10 of one
+    assert telemetry.speed() == ("Trained at 131 tok/s, MFU 32.8%, over 19 steps on 1 fast thing.")
+
+
 def test_means_since_the_last_line_but_the_newest_learning_rate(tmp_path):
     telemetry, _, _ = make(tmp_path / "m.jsonl")
     telemetry.begin(0, 4, log_every=2, tokens_per_step=1)
@@ -84,7 +102,10 @@ def test_skipped_steps_are_counted_and_in_no_mean(tmp_path):
         bad = step != 2
         telemetry.step(step, {"mlm_loss": float("nan") if bad else 2.0}, skipped=bad)
     first, second = records(tmp_path / "m.jsonl")
-    assert first == {"step": 3, "kind": "train", "mlm_loss": 2.0, "skipped": 2}
+    assert first == {
+        **{"step": 3, "kind": "train", "time": 1.7e9},
+        **{"mlm_loss": 2.0, "skipped": 2},
+    }
     assert second["skipped"] == 3
     assert "mlm_loss" not in second
     assert "skipped 2" in lines[0]
@@ -186,3 +207,22 @@ def test_the_bar_replaces_training_lines_only(tmp_path, capsys):
 )
 def test_duration(seconds, text):
     assert duration(seconds) == text
+
+
+def test_phases_have_their_own_name_tokens_and_end(tmp_path):
+    telemetry, lines, clock = make(tmp_path / "m.jsonl")
+    other = (Field("mlm_loss", "mlm", ".2f", ("unigram", 5.5)),)
+    phases = (Phase(15, 100, "1"), Phase(40, 400, "2", other))
+    telemetry.begin(0, 40, log_every=10, phases=phases)
+    run(telemetry, clock, range(1, 16), seconds=1.0)
+    run(telemetry, clock, [16], seconds=50.0)  # compiles
+    run(telemetry, clock, range(17, 21), seconds=2.0)
+    telemetry.evaluated(20, {"mlm_loss": 5.0}, seconds=0.1)
+    found = [(r["step"], r["phase"], r.get("tokens_per_second")) for r in telemetry.history]
+    # The end of a phase has a record, so that none is of two.
+    assert found == [(10, "1", 100.0), (15, "1", 100.0), (20, "2", 200.0), (20, "2", None)]
+    assert lines[1].startswith("step 15/40  phase 1  mlm 6.23 (unigram 6.71)  ")
+    assert lines[2].startswith("step 20/40  phase 2  mlm 6.23 (unigram 5.50)  200 tok/s")
+    assert lines[3] == "eval at 20  phase 2  mlm 5.00 (unigram 5.50)"
+    # 14 steps of 100 tokens and 5 of 400 took 72 s; 20 of 400 are left.
+    assert lines[2].endswith(f"ETA {duration(72 / 3400 * 8000)}")

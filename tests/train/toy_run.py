@@ -99,6 +99,7 @@ def run(
     log=lambda line: None,
     best_mode="min",
     init=make_state,
+    profiler=None,
     **extra,
 ) -> FitResult:
     """One call of `fit` in a directory, as a command would make it."""
@@ -121,7 +122,9 @@ def run(
             evaluate=evaluator or functools.partial(evaluate, size=size),
             checkpoints=checkpoints,
             meta={"identity": identity, **extra},
-            telemetry=Telemetry(workdir / "metrics.jsonl", FIELDS, log=log, progress=False),
+            telemetry=Telemetry(
+                workdir / "metrics.jsonl", FIELDS, log=log, progress=False, profiler=profiler
+            ),
             best_metric="loss",
             tokens_per_step=512,
         )

@@ -1,0 +1,30 @@
+"""BERT-base as in the paper (arXiv 1810.04805, A.2): 1,000,000 steps of 256 rows, of which nine of
+ten have 128 tokens and the last have 512, by Adam with 1e-4 under one linear schedule.
+
+    bertjax tokenizer train --input corpus --output tokenizer --vocab-size 30522
+    bertjax prepare --input corpus --tokenizer tokenizer --output shards \\
+      --max-seq-length 128 512 --dupe-factor 10
+    bertjax pretrain experiments/bert_base_paper.py --workdir gs://bucket/bert-base
+
+The paper's corpus is BooksCorpus and the English Wikipedia (3.3 billion words).
+
+Hardware: sixteen chips of TPU v5e (topology 4x4); the paper had four Cloud TPUs of four chips each
+for four days.
+Result: not run. The paper's own: GLUE 79.6 on average, SQuAD 1.1 dev F1 88.5.
+"""
+
+from bertjax.config import Execution
+from bertjax.runs.recipes import ModelConfig, PretrainConfig, SecondPhase
+from bertjax.train.loop import LoopConfig
+from bertjax.train.optimizer import OptimizerConfig
+
+config = PretrainConfig(
+    data="shards/128",
+    workdir="runs/bert-base-paper",
+    model=ModelConfig(size="base"),
+    optimizer=OptimizerConfig(name="adamw_google", learning_rate=1e-4, warmup_steps=10_000),
+    loop=LoopConfig(train_steps=1_000_000, log_every=100, eval_every=10_000, save_every=5_000),
+    second=SecondPhase(data="shards/512", after_steps=900_000),
+    execution=Execution(dtype="bfloat16"),
+    batch_size=256,
+)

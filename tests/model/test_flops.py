@@ -1,0 +1,87 @@
+"""The analytic count against the products of the traced program."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bertjax.config import BertConfig, Execution
+from bertjax.model import bert, flops
+from bertjax.objectives.losses import classification_loss, masked_lm_loss, pretraining_loss
+
+CONFIG = BertConfig(
+    vocab_size=50,
+    hidden_size=24,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    intermediate_size=40,
+    max_position_embeddings=16,
+)
+B, T, P, C = 3, 12, 5, 4
+
+
+def inner(value):
+    """The traced programs in an equation's parameter."""
+    for each in value if isinstance(value, list | tuple) else [value]:
+        each = getattr(each, "jaxpr", each)
+        if hasattr(each, "eqns"):
+            yield each
+
+
+def products(jaxpr):
+    """Operations of every dot_general of a traced program, those of inner ones included."""
+    total = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            left = equation.invars[0].aval.shape
+            depth = int(np.prod([left[axis] for axis in contracted]))
+            total += 2 * depth * int(np.prod(equation.outvars[0].aval.shape))
+        total += sum(products(each) for value in equation.params.values() for each in inner(value))
+    return total
+
+
+def batch():
+    rows = jnp.ones((B, T), jnp.int32)
+    return {
+        **dict.fromkeys(("input_ids", "attention_mask", "token_type_ids"), rows),
+        "masked_positions": jnp.ones((B, P), jnp.int32),
+        "masked_labels": jnp.ones((B, P), jnp.int32),
+        "masked_weights": jnp.ones((B, P), jnp.float32),
+        "next_sentence_label": jnp.zeros(B, jnp.int32),
+        "label": jnp.zeros(B, jnp.int32),
+    }
+
+
+@pytest.mark.parametrize(
+    ("loss", "heads", "pooler", "forward"),
+    [
+        (pretraining_loss, ("mlm", "nsp"), True, flops.pretraining_flops(CONFIG, T, P)),
+        (masked_lm_loss, ("mlm",), False, flops.pretraining_flops(CONFIG, T, P, sentences=False)),
+        (
+            classification_loss,
+            ("classifier",),
+            True,
+            flops.encoder_flops(CONFIG, T) + flops.classifier_flops(CONFIG, C),
+        ),
+    ],
+    ids=["pretraining", "masked LM", "classification"],
+)
+def test_the_count_is_that_of_the_traced_program(loss, heads, pooler, forward):
+    make = functools.partial(bert.init_params, CONFIG, heads=heads, add_pooler=pooler, num_labels=C)
+    params = jax.eval_shape(make, jax.random.key(0))
+    of = functools.partial(loss, config=CONFIG, execution=Execution(attention="plain"))
+    traced = jax.make_jaxpr(lambda params: of(params, batch())[0])(params)
+    assert products(traced.jaxpr) == B * forward
+    both = jax.make_jaxpr(jax.grad(lambda params: of(params, batch())[0]))(params)
+    assert products(both.jaxpr) == B * flops.training_flops(forward)
+
+
+def test_bert_base_takes_545_million_a_token():
+    """As counted apart from this code, for 19 predictions in 128 tokens and 77 in 512."""
+    base, large = (BertConfig.named(size) for size in ("base", "large"))
+    for config, length, millions in ((base, 128, 545), (base, 512, 588), (large, 128, 1880)):
+        forward = flops.pretraining_flops(config, length, round(0.15 * length))
+        assert flops.training_flops(forward) / length / 1e6 == pytest.approx(millions, rel=3e-3)

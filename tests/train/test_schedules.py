@@ -1,0 +1,170 @@
+"""Every schedule against plain Python, written from the sources it reproduces."""
+
+import math
+
+import jax
+import numpy as np
+import pytest
+
+import bertjax as bj
+from bertjax.train.optimizer import OptimizerConfig, learning_rate, make_schedule
+
+PEAK, TOTAL = 0.3, 50
+
+
+def google(step, warmup):
+    """create_optimizer of Google's optimization.py."""
+    if step < warmup:
+        return PEAK * step / warmup
+    return PEAK * (1 - min(step, TOTAL) / TOTAL)
+
+
+def hugging_face(step, warmup):
+    """get_linear_schedule_with_warmup of transformers."""
+    if step < warmup:
+        return PEAK * step / max(1, warmup)
+    return PEAK * max(0.0, (TOTAL - step) / max(1, TOTAL - warmup))
+
+
+def nvidia(step, warmup, power=0.5):
+    """PolyWarmUpScheduler of DeepLearningExamples, but for counting from 1."""
+    progress = min(step, TOTAL) / TOTAL
+    if progress < warmup / TOTAL:
+        return PEAK * progress / (warmup / TOTAL)
+    return PEAK * (1 - progress) ** power
+
+
+def cosine(step, warmup):
+    """get_cosine_schedule_with_warmup of transformers, ended where training ends."""
+    if step < warmup:
+        return PEAK * step / max(1, warmup)
+    progress = (min(step, TOTAL) - warmup) / max(1, TOTAL - warmup)
+    return PEAK * max(0.0, 0.5 * (1 + math.cos(math.pi * 0.5 * 2 * progress)))
+
+
+def stable(step, warmup):
+    return PEAK * step / warmup if step < warmup else PEAK
+
+
+def wsd(share, step, warmup):
+    start = TOTAL * (1 - share)
+    return stable(step, warmup) * min(1, max(0, 1 - (step - start) / (TOTAL - start)))
+
+
+def ending_at(ratio, reference):
+    """What decays from the peak to 0 decays to `ratio` of the peak."""
+
+    def rate(step, warmup):
+        value = reference(step, warmup)
+        return value if step < warmup else PEAK * ratio + (1 - ratio) * value
+
+    return rate
+
+
+def cooled(steps, reference):
+    start = TOTAL - steps
+
+    def rate(step, warmup):
+        if step < start:
+            return reference(step, warmup)
+        return reference(start, warmup) * max(0, (TOTAL - step) / steps)
+
+    return rate
+
+
+SCHEDULES = [
+    ({"schedule": "linear_google"}, google),
+    ({"schedule": "linear"}, hugging_face),
+    ({"schedule": "linear", "end_ratio": 0.1}, ending_at(0.1, hugging_face)),
+    ({"schedule": "polynomial"}, nvidia),
+    ({"schedule": "polynomial", "power": 1.0}, google),
+    (
+        {"schedule": "polynomial", "power": 2.0, "end_ratio": 0.2},
+        ending_at(0.2, lambda step, warmup: nvidia(step, warmup, power=2)),
+    ),
+    ({"schedule": "cosine"}, cosine),
+    ({"schedule": "wsd"}, lambda step, warmup: wsd(0.1, step, warmup)),
+    (
+        {"schedule": "wsd", "decay_share": 0.25, "end_ratio": 0.1},
+        ending_at(0.1, lambda step, warmup: wsd(0.25, step, warmup)),
+    ),
+    ({"schedule": "constant"}, stable),
+    ({"schedule": "constant", "cooldown_steps": 9}, cooled(9, stable)),
+    ({"schedule": "cosine", "cooldown_steps": 20}, cooled(20, cosine)),
+]
+
+
+@pytest.mark.parametrize(
+    ("fields", "reference"), SCHEDULES, ids=[" ".join(map(str, f.values())) for f, _ in SCHEDULES]
+)
+def test_schedules_with_numbers_and_with_traced_values(fields, reference):
+    steps = np.arange(TOTAL + 5)
+    for warmup in (0, 7):
+        config = OptimizerConfig(learning_rate=PEAK, warmup_steps=warmup, **fields)
+        wanted = [reference(step, warmup) for step in steps]
+        made = make_schedule(config, TOTAL)
+        traced = jax.jit(
+            lambda count, peak, warmup, total, config=config: learning_rate(
+                config, count, peak=peak, warmup=warmup, total=total
+            )
+        )
+        for found in (
+            np.array([float(made(int(step))) for step in steps]),
+            traced(steps, np.float32(PEAK), np.float32(warmup), np.float32(TOTAL)),
+        ):
+            # Roundings of float32; near its end the reference of cosine subtracts in float64.
+            np.testing.assert_allclose(found, wanted, rtol=2e-6, atol=1e-8)
+
+
+def test_warmup_is_a_tenth_unless_said():
+    made = make_schedule(OptimizerConfig(learning_rate=1.0, schedule="linear"), 100)
+    assert float(made(0)) == 0.0
+    np.testing.assert_allclose([made(5), made(10)], [0.5, 1.0], rtol=1e-6)
+    assert float(make_schedule(OptimizerConfig(learning_rate=1.0), 5)(0)) == 1.0
+
+
+def test_a_constant_run_that_is_continued_is_cooled_down_from_where_it_was():
+    constant = OptimizerConfig(learning_rate=1.0, schedule="constant", warmup_steps=10)
+    longer = OptimizerConfig(
+        learning_rate=1.0, schedule="constant", warmup_steps=10, cooldown_steps=20
+    )
+    before, after = make_schedule(constant, 100), make_schedule(longer, 120)
+    assert [float(before(step)) for step in range(100)] == [
+        float(after(step)) for step in range(100)
+    ]
+    np.testing.assert_allclose([after(100), after(110), after(119)], [1, 0.5, 0.05], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"warmup_steps": 20}, "warmup_steps 20 is not less than the 20 steps"),
+        (
+            {"schedule": "constant", "warmup_steps": 8, "cooldown_steps": 13},
+            "warmup_steps 8 and cooldown_steps 13 together are more than the 20",
+        ),
+        (
+            {"schedule": "wsd", "warmup_steps": 17, "decay_share": 0.2},
+            "warmup_steps 17 reach into the decay of wsd, the last 20% of 20 steps",
+        ),
+    ],
+)
+def test_what_is_longer_than_training(fields, sentence):
+    with pytest.raises(bj.UserError, match=sentence):
+        make_schedule(OptimizerConfig(**fields), 20)
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"schedule": "linaer"}, "schedule 'linaer' is unknown: give one of linear_google, linear"),
+        ({"power": 0.5}, "power is of the schedule polynomial alone, and the schedule is linear_g"),
+        ({"schedule": "cosine", "decay_share": 0.5}, "decay_share is of the schedule wsd alone"),
+        ({"schedule": "constant", "end_ratio": 0.1}, "constant keeps the peak"),
+        ({"schedule": "wsd", "cooldown_steps": 3}, "wsd decays by decay_share"),
+        ({"schedule": "linear", "cooldown_steps": 3}, "linear falls by a line to 0 as it is"),
+    ],
+)
+def test_what_would_change_nothing_is_refused(fields, sentence):
+    with pytest.raises(bj.UserError, match=sentence):
+        OptimizerConfig(**fields)
