@@ -12,6 +12,7 @@ from etils import epath
 from bertjax.config import Execution
 from bertjax.errors import Stopped, UserError
 from bertjax.model.starts import StartConfig
+from bertjax.tasks.task import Chance
 from bertjax.train.optimizer import OptimizerConfig
 from bertjax.train.sharding import MeshConfig
 
@@ -139,8 +140,8 @@ class FinetuneResult:
     """In the order of the configuration; those that were finished, if the run stopped early."""
     labels: tuple[str, ...]
     """Names of the labels; empty for regression."""
-    majority: float | None
-    """Share of the commonest label among the dev rows; None for regression."""
+    chance: Chance | None
+    """What comes of reading no text: the commonest label's share of the dev rows, say."""
     workdir: str
     """The run directory; with `fresh` it may be another than the one named."""
     export: str | None
@@ -161,9 +162,7 @@ class FinetuneResult:
         spread = ""
         if len(self.seeds) > 1:
             spread = f" ± {self.deviation:.4f} over {len(self.seeds)} seeds"
-        chance = (
-            "" if self.majority is None else f"; the commonest label alone: {self.majority:.4f}"
-        )
+        chance = "" if self.chance is None else f"; {self.chance.said}: {self.chance.score:.4f}"
         return (
             f"{self.metric} {self.mean:.4f}{spread} on the dev rows (learning rate "
             f"{self.learning_rate:g}{chance})."
@@ -197,7 +196,8 @@ def finetune(
 
     from bertjax.data.work import stop_on_signals
     from bertjax.interop.huggingface import from_pretrained
-    from bertjax.runs.seeds import SeedTrainer, read_rows
+    from bertjax.runs.read_task import read_task
+    from bertjax.runs.seeds import SeedTrainer
 
     model = from_pretrained(config.model) if model is None else model
     model.tokenizer.files(export=True)  # what the export would refuse after the last step
@@ -207,11 +207,11 @@ def finetune(
             f"max_seq_length {config.max_seq_length} is longer than the model's {positions} "
             f"positions: give at most {positions}."
         )
-    rows = read_rows(config, model, log)
-    trainer = SeedTrainer(config, model, rows, log, progress)
+    task = read_task(config, model, log)
+    trainer = SeedTrainer(config, model, task, log, progress)
     trainer.write_config(again=False)
     rates = config.learning_rates or (config.optimizer.learning_rate,)
-    rate = rates[0]
+    rate, metric = rates[0], task.metric
     tried: dict[float, SeedResult] = {}
     results: list[SeedResult] = []
     export = None
@@ -221,9 +221,9 @@ def finetune(
     with contextlib.suppress(Stopped), signals:
         for rate in rates:
             tried[rate] = trainer.train(config.seeds[0], rate)
-        rate = max(tried, key=lambda each: tried[each].metrics[trainer.metric])
+        rate = max(tried, key=lambda each: tried[each].metrics[metric])
         if len(rates) > 1:
-            shown = ", ".join(f"{r:g}: {d.metrics[trainer.metric]:.4f}" for r, d in tried.items())
+            shown = ", ".join(f"{r:g}: {d.metrics[metric]:.4f}" for r, d in tried.items())
             log(f"Learning rate {rate:g} is the best on the dev rows ({shown}).")
         results.append(tried[rate])
         for seed in config.seeds[1:]:
@@ -241,16 +241,17 @@ def _result(
 ) -> FinetuneResult:
     """Puts the result together, says it, and writes it to workdir/result.json."""
     seeds = tuple(seeds)
-    scores = [seed.metrics[trainer.metric] for seed in seeds]
+    metric = trainer.task.metric
+    scores = [seed.metrics[metric] for seed in seeds]
     result = FinetuneResult(
-        metric=trainer.metric,
+        metric=metric,
         mean=statistics.fmean(scores) if scores else float("nan"),
         deviation=statistics.stdev(scores) if len(scores) > 1 else 0.0,
         learning_rate=rate,
-        tried={rate: done.metrics[trainer.metric] for rate, done in tried.items()},
+        tried={rate: done.metrics[metric] for rate, done in tried.items()},
         seeds=seeds,
-        labels=trainer.rows.labels,
-        majority=trainer.majority,
+        labels=trainer.task.labels,
+        chance=trainer.task.chance,
         workdir=str(trainer.workdir),
         export=None if export is None else str(export),
         stopped=export is None,

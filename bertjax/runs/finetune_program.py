@@ -11,7 +11,8 @@ from jax.sharding import Mesh
 
 from bertjax.config import BertConfig, Execution
 from bertjax.model import bert
-from bertjax.objectives import losses
+from bertjax.model.heads import TASK_PARTS
+from bertjax.tasks.task import Head
 from bertjax.train import sharding
 from bertjax.train.optimizer import OptimizerConfig, make_optimizer
 from bertjax.train.step import TrainState, init_state, jit_train_step, make_train_step
@@ -75,8 +76,7 @@ def programs(
     optimizer_config: OptimizerConfig,
     kind: str,
     accumulation: int,
-    outputs: int,
-    regression: bool,
+    head: Head,
     mesh: Mesh,
 ) -> Programs:
     """The jitted functions of a recipe, but for its schedule, which comes with the batches.
@@ -85,11 +85,10 @@ def programs(
     share them. Compiling takes as long as hundreds of steps of a small model.
     """
     optimizer = optax.chain(make_optimizer(optimizer_config, 1), scale_by_rate())
-    loss = losses.regression_loss if regression else losses.classification_loss
     one_step = make_train_step(
-        functools.partial(loss, config=config, execution=execution),
+        functools.partial(head.loss, config=config, execution=execution),
         optimizer,
-        weights_fn=losses.classification_weights,
+        weights_fn=head.weights_fn,
         accumulation=accumulation,
     )
 
@@ -103,7 +102,8 @@ def programs(
     def make_state(params: Any) -> TrainState:
         return init_state(params, optimizer)
 
-    params = jax.eval_shape(lambda: random_params(config, jax.random.key(0), outputs, True))
+    key = jax.random.key(0)
+    params = jax.eval_shape(lambda: random_params(config, key, head.kind, head.outputs, whole=True))
     shapes = jax.eval_shape(make_state, params)
     shardings = sharding.state_shardings(mesh, shapes)
     return Programs(
@@ -113,9 +113,15 @@ def programs(
     )
 
 
-@functools.partial(jax.jit, static_argnames=("config", "outputs", "whole"))
-def random_params(config: BertConfig, key: jax.Array, outputs: int, whole: bool) -> dict:
-    """Random weights of a classifier: all of them, or only its head and the pooler."""
-    if whole:
-        return bert.init_params(config, key, heads=("classifier",), num_labels=outputs)
-    return bert.init_classifier(config, key, outputs)
+@functools.partial(jax.jit, static_argnames=("config", "kind", "outputs", "whole"))
+def random_params(
+    config: BertConfig, key: jax.Array, kind: str, outputs: int, *, whole: bool
+) -> dict:
+    """Random weights of a task's model: all of them, or only the parts that the task adds."""
+    if not whole:
+        return bert.init_head(config, key, kind, outputs)
+    parts = TASK_PARTS[kind]
+    heads = [part for part in parts if part != "pooler"]
+    return bert.init_params(
+        config, key, heads=heads, num_labels=outputs, add_pooler="pooler" in parts
+    )

@@ -2,10 +2,8 @@
 
 import dataclasses
 import functools
-import hashlib
-import json
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -20,7 +18,8 @@ from bertjax.runs import inference
 from bertjax.runs.finetune import FinetuneConfig, Log, SeedResult
 from bertjax.runs.finetune_program import programs, random_params
 from bertjax.runs.workdir import CONFIG, choose_workdir, write_config
-from bertjax.tasks import classification, tables
+from bertjax.tasks.batches import batch_indices, bucket_of, length_buckets
+from bertjax.tasks.task import Examples, Task
 from bertjax.train import sharding
 from bertjax.train.checkpoint import Checkpoints
 from bertjax.train.loop import LoopConfig, fit
@@ -32,71 +31,6 @@ from bertjax.train.telemetry import Field, Telemetry
 KIND = "fine-tuning"
 
 
-class Rows(NamedTuple):
-    """The labelled rows of a run, tokenized."""
-
-    labels: tuple[str, ...]
-    """Empty for regression."""
-    train: classification.Examples
-    dev: classification.Examples
-    test: classification.Examples | None
-    data_hash: str
-    """Of the training rows and their labels."""
-    dev_hash: str
-    """Of the dev rows."""
-
-    @property
-    def outputs(self) -> int:
-        """Columns C of the classifier."""
-        return max(1, len(self.labels))
-
-
-def read_rows(config: FinetuneConfig, model: Pretrained, log: Log) -> Rows:
-    """Reads and tokenizes the files of a configuration.
-
-    Raises:
-        UserError: something is wrong with a file; the sentence names the line.
-    """
-    columns = [config.text_column, config.label_column]
-    if config.pair_column:
-        columns.insert(1, config.pair_column)
-
-    def read(path: str) -> tables.Table:
-        return tables.read_table(path, columns, column_names=config.column_names)
-
-    table = read(config.train)
-    labels: tuple[str, ...] = ()
-    if not config.regression:
-        labels = classification.find_labels(table, config.label_column)
-
-    def examples(table: tables.Table) -> classification.Examples:
-        return classification.tokenize(
-            table.columns[config.text_column],
-            table.columns[config.pair_column] if config.pair_column else None,
-            model.tokenizer,
-            config.max_seq_length,
-            classification.read_labels(table, config.label_column, labels or None),
-        )
-
-    # All files are read before any is tokenized: a mistake in the last shows at once.
-    others = [read(path) for path in (config.dev, config.test) if path]
-    for other in others:
-        classification.read_labels(other, config.label_column, labels or None)
-    train, dev, *test = [examples(each) for each in (table, *others)]
-    digests = [
-        hashlib.sha256(json.dumps([labels, each.columns]).encode()).hexdigest()
-        for each in (table, others[0])
-    ]
-    full = int((train.lengths == config.max_seq_length).sum())
-    log(
-        f"Training on {len(train):,} rows"
-        + (f" with {len(labels)} labels ({', '.join(labels[:8])})" if labels else "")
-        + f", evaluating on {len(dev):,}; {full:,} training rows fill all {config.max_seq_length} "
-        "tokens."
-    )
-    return Rows(labels, train, dev, test[0] if test else None, *digests)
-
-
 class SeedTrainer:
     """Trains the seeds of one `finetune`, and remembers the best of them."""
 
@@ -104,7 +38,7 @@ class SeedTrainer:
         self,
         config: FinetuneConfig,
         model: Pretrained,
-        rows: Rows,
+        task: Task,
         log: Log,
         progress: bool | None,
     ) -> None:
@@ -114,7 +48,7 @@ class SeedTrainer:
             UserError: the batch does not divide over the devices, the warm-up is too long, or the
                 directory holds another run.
         """
-        self.config, self.model, self.rows = config, model, rows
+        self.config, self.model, self.task = config, model, task
         self.log, self.progress = log, progress
         self.mesh = sharding.make_mesh(config.mesh)
         ways = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
@@ -123,10 +57,9 @@ class SeedTrainer:
                 f"batch_size {config.batch_size} can't be split over {ways} devices: give a "
                 f"multiple of {ways}, or fewer devices with --mesh.data."
             )
-        self.metric = classification.main_metric(config.regression)
-        self.buckets = classification.length_buckets(config.max_seq_length)
-        self.lengths = rows.train.lengths
-        self.epoch_steps = -(-len(rows.train) // config.batch_size)
+        self.buckets = length_buckets(task.max_seq_length)
+        self.lengths = task.train.lengths
+        self.epoch_steps = -(-len(task.train) // config.batch_size)
         self.steps = config.epochs * self.epoch_steps
         recipe = config.optimizer
         self.warmup = recipe.warmup_steps
@@ -139,19 +72,14 @@ class SeedTrainer:
             dataclasses.replace(recipe, learning_rate=1.0, schedule="constant", warmup_steps=0),
             recipe.schedule,
             config.accumulation,
-            rows.outputs,
-            config.regression,
+            task.head,
             self.mesh,
         )
         self.weights: Any = weights_hash(model.params)
         if config.from_scratch:
             config.start.check(model.config)
             self.weights = {"random": dataclasses.asdict(config.start)}
-        self.majority = None
-        if rows.labels:
-            counts = np.bincount(rows.dev.labels)
-            self.majority = float(counts.max() / counts.sum())
-        self.best: tuple[float, Any] | None = None  # main metric and parameters of the best seed
+        self.best: tuple[dict[str, float], Any] | None = None  # metrics and parameters
         several = len(config.learning_rates) > 1
         rate = "several" if several else (*config.learning_rates, recipe.learning_rate)[0]
         self.identity = self._identity(rate)
@@ -184,7 +112,7 @@ class SeedTrainer:
         latest: dict[str, float] = {}
 
         def evaluate(state: TrainState, should_stop: Callable[[], bool]) -> Any:
-            scores = self._scores(state.params, self.rows.dev, should_stop)
+            scores = self._scores(state.params, self.task.dev, should_stop)
             latest.clear()
             latest.update(scores or {})
             return scores
@@ -214,7 +142,7 @@ class SeedTrainer:
                 meta=self._meta(seed, rate),
                 telemetry=self._telemetry(workdir),
                 # Without it no evaluation saves: a tiny run's time is not spent on checkpoints.
-                best_metric=self.metric if select_best else None,
+                best_metric=self.task.metric if select_best else None,
                 tokens_per_step=round(config.batch_size * float(self.lengths.mean())),
             )
             if result.stopped:
@@ -225,26 +153,19 @@ class SeedTrainer:
                 params = checkpoints.restore_params(target, which="best").state
                 scores = result.best["metrics"]
         # Nothing was evaluated if the run was complete already.
-        scores = scores or self._scores(params, self.rows.dev) or {}
-        test = self._scores(params, self.rows.test) if self.rows.test else None
-        self._keep(scores[self.metric], params)
+        scores = scores or self._scores(params, self.task.dev) or {}
+        test = self._scores(params, self.task.test) if self.task.test else None
+        self._keep(scores, params)
         return SeedResult(seed, rate, scores, test, str(workdir))
 
     def export(self) -> epath.Path:
         """Writes the best seed's model to workdir/export."""
-        config = self.config
         assert self.best is not None
-        task = {
-            "kind": "regression" if config.regression else "sequence_classification",
-            "labels": list(self.rows.labels),
-            "text_column": config.text_column,
-            "pair_column": config.pair_column,
-            "label_column": config.label_column,
-            "max_seq_length": config.max_seq_length,
-        }
+        scores, params = self.best
+        task = {"kind": self.task.head.kind, **self.task.fields(scores)}
         export = self.workdir / "export"
         if jax.process_index() == 0:
-            model = Pretrained(self.model.config, self.best[1], self.model.tokenizer, task)
+            model = Pretrained(self.model.config, params, self.model.tokenizer, task)
             with places.writing(export):
                 save_pretrained(export, model)
         return export
@@ -254,23 +175,24 @@ class SeedTrainer:
         fresh = random_params(
             self.model.config,
             jax.random.key(seed),
-            self.rows.outputs,
-            self.config.from_scratch,
+            self.task.head.kind,
+            self.task.head.outputs,
+            whole=self.config.from_scratch,
         )
         if self.config.from_scratch:
             fresh = starts.begin(fresh, self.model.config, self.config.start)
         else:
-            parts = ("embeddings", "encoder", "pooler")
+            parts = ("embeddings", "encoder", *({"pooler"} & fresh.keys()))
             kept = {name: self.model.params[name] for name in parts if name in self.model.params}
             fresh = {**fresh, **kept}
         return jax.tree.map(np.asarray, fresh)
 
     def _batch(self, seed: int, rate: float, step: int) -> dict[str, jax.Array]:
         """The global batch of a step: a function of its arguments."""
-        train, size = self.rows.train, self.config.batch_size
-        indices = classification.batch_indices(seed, step, len(train), size)
+        train, size = self.task.train, self.config.batch_size
+        indices = batch_indices(seed, step, len(train), size)
         longest = int(self.lengths[indices[indices >= 0]].max())
-        width = classification.bucket_of(longest, self.buckets)
+        width = bucket_of(longest, self.buckets)
         batch = sharding.make_global_batch(
             self.mesh, size, lambda rows: train.batch(indices[rows], width)
         )
@@ -283,24 +205,25 @@ class SeedTrainer:
     def _scores(
         self,
         params: Any,
-        examples: classification.Examples,
+        examples: Examples,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> dict[str, float] | None:
         """Metrics over all examples; None if a signal came in between."""
-        logits = np.zeros((len(examples), self.rows.outputs), np.float32)
-        for rows, values in inference.output_batches(
+        outputs = []
+        for each in inference.output_batches(
             params,
             examples,
             self.model.config,
             batch_size=self.config.batch_size,
             buckets=self.buckets,
+            kind=self.task.head.kind,
             execution=self.config.execution,
             mesh=self.mesh,
         ):
             if should_stop():
                 return None
-            logits[rows] = values
-        return classification.metrics(logits, examples.labels)
+            outputs.append(each)
+        return self.task.scores(examples, outputs)
 
     def _identity(self, rate: float | str) -> dict[str, Any]:
         """What may not change when a run resumes; the same for all seeds."""
@@ -308,11 +231,11 @@ class SeedTrainer:
         return {
             "model": {**self.model.config.to_dict(), "weights": self.weights},
             "tokenizer": self.model.tokenizer.sha256,
-            "data": self.rows.data_hash,
-            **({"dev rows": self.rows.dev_hash} if config.select == "best" else {}),  # they chose
-            "objective": "regression" if config.regression else "classification",
+            "data": self.task.data_hash,
+            **({"dev rows": self.task.dev_hash} if config.select == "best" else {}),  # they chose
+            **self.task.identity,
             "batch_size": config.batch_size,
-            "max_seq_length": config.max_seq_length,
+            "max_seq_length": self.task.max_seq_length,
             "select": config.select,
             "optimizer": {
                 **dataclasses.asdict(config.optimizer),
@@ -326,7 +249,7 @@ class SeedTrainer:
         return {
             "identity": {**self._identity(rate), "seed": seed},
             "facts": {
-                "dev rows": self.rows.dev_hash,
+                "dev rows": self.task.dev_hash,
                 "mesh": dict(self.mesh.shape),
                 "execution": dataclasses.asdict(config.execution),
                 "accumulation": config.accumulation,
@@ -337,8 +260,8 @@ class SeedTrainer:
     def _telemetry(self, workdir: epath.Path) -> Telemetry:
         rate = Field("learning_rate", "lr", ".1e", last=True)
         train = [Field("loss"), Field("accuracy"), rate, Field("grad_norm", "grad", ".2f")]
-        chance = None if self.majority is None else ("majority", self.majority)
-        dev = [Field(self.metric, reference=chance), Field("loss"), Field("pearson")]
+        chance = self.task.chance and (self.task.chance.name, self.task.chance.score)
+        dev = [Field(self.task.metric, reference=chance), *map(Field, self.task.shown)]
         return Telemetry(
             workdir / "metrics.jsonl",
             train,
@@ -347,7 +270,8 @@ class SeedTrainer:
             progress=self.progress,
         )
 
-    def _keep(self, score: float, params: Any) -> None:
+    def _keep(self, scores: dict[str, float], params: Any) -> None:
         """Remembers the parameters of the best seed, on the host."""
-        if self.best is None or score > self.best[0]:
-            self.best = (score, sharding.on_host(self.mesh, params))
+        metric = self.task.metric
+        if self.best is None or scores[metric] > self.best[0][metric]:
+            self.best = (scores, sharding.on_host(self.mesh, params))

@@ -1,14 +1,14 @@
 """Sequence classification and regression, on one text or a pair: features, labels, metrics."""
 
 import dataclasses
-import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bertjax.errors import UserError
+from bertjax.tasks import batches
 from bertjax.tasks.tables import Table
 
 if TYPE_CHECKING:
@@ -18,8 +18,6 @@ MAX_LABEL = 200
 """Longest label in characters: more than that is a text in the label's column."""
 MAX_LABELS = 10_000
 """Most labels a classifier may have: more than that is no column of labels."""
-
-_STEPS = (32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,21 +52,9 @@ class Examples:
             input_ids, attention_mask, token_type_ids int32 [B, T]; label [B]; example_weight
             float32 [B], 0 for the padding rows.
         """
-        rows = np.maximum(indices, 0)
-        shape = (len(rows), width)
-        input_ids = np.full(shape, self.pad_id, np.int32)
-        mask, types = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
-        for at, row in enumerate(rows):
-            length = len(self.input_ids[row])
-            input_ids[at, :length] = self.input_ids[row]
-            types[at, :length] = self.token_type_ids[row]
-            mask[at, :length] = 1
         return {
-            "input_ids": input_ids,
-            "attention_mask": mask,
-            "token_type_ids": types,
-            "label": self.labels[rows],
-            "example_weight": (np.asarray(indices) >= 0).astype(np.float32),
+            **batches.padded(self.input_ids, self.token_type_ids, indices, width, self.pad_id),
+            "label": self.labels[np.maximum(indices, 0)],
         }
 
 
@@ -194,59 +180,6 @@ def target_values(table: Table, column: str) -> np.ndarray:
     return values
 
 
-def length_buckets(max_length: int) -> tuple[int, ...]:
-    """The widths that batches are padded to, up to `max_length`: one compiled program each.
-
-    Never more than 1.5 times too wide above 64 tokens, and few, because every width compiles anew.
-    """
-    return (*(step for step in _STEPS if step < max_length), max_length)
-
-
-def bucket_of(length: int, buckets: Sequence[int]) -> int:
-    """The smallest bucket that holds `length` tokens."""
-    return next(width for width in buckets if width >= length)
-
-
-@functools.lru_cache(maxsize=4)
-def epoch_order(seed: int, epoch: int, rows: int) -> np.ndarray:
-    """int64 [rows]: the order in which an epoch sees the training rows; pure in its arguments.
-
-    Sorts raw draws of PCG64, whose stream NumPy keeps the same in all versions (`permutation`'s
-    it may change, which would change the order on resume).
-    """
-    draws = np.random.PCG64(np.random.SeedSequence([seed, epoch])).random_raw(rows)
-    order = np.argsort(draws, kind="stable")
-    order.flags.writeable = False  # the cache gives every caller the same array
-    return order
-
-
-def batch_indices(seed: int, step: int, rows: int, batch_size: int) -> np.ndarray:
-    """int64 [batch_size]: the rows of a training step; -1 fills the ragged last batch of an epoch.
-
-    Every row comes once an epoch. Pure in its arguments.
-    """
-    epoch, position = divmod(step, -(-rows // batch_size))
-    chosen = epoch_order(seed, epoch, rows)[position * batch_size :][:batch_size]
-    return np.pad(chosen, (0, batch_size - len(chosen)), constant_values=-1)
-
-
-def length_batches(
-    lengths: np.ndarray, batch_size: int, buckets: Sequence[int]
-) -> list[tuple[np.ndarray, int]]:
-    """All rows, those of like length together: (indices [batch_size], width) of every batch.
-
-    -1 fills the last batch. For evaluation and prediction, where the order is of no matter.
-    """
-    order = np.argsort(lengths, kind="stable")
-    batches = []
-    for begin in range(0, len(order), batch_size):
-        chosen = order[begin : begin + batch_size]
-        width = bucket_of(int(lengths[chosen].max()), buckets)
-        padding = batch_size - len(chosen)
-        batches.append((np.pad(chosen, (0, padding), constant_values=-1), width))
-    return batches
-
-
 def metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """The metrics of a task over all its examples, GLUE's among them.
 
@@ -283,6 +216,20 @@ def metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     if classes == 2:
         result["f1"] = float(f1[1])
     return result
+
+
+def scores(
+    examples: Examples, outputs: Iterable[tuple[np.ndarray, np.ndarray]]
+) -> dict[str, float]:
+    """`metrics` of a model's outputs.
+
+    Args:
+        examples: N rows with their labels.
+        outputs: row numbers [n] and their logits [n, C], until every row has come.
+    """
+    rows, logits = zip(*outputs, strict=True)
+    order = np.argsort(np.concatenate(rows))
+    return metrics(np.concatenate(logits)[order], examples.labels)
 
 
 def main_metric(regression: bool) -> str:

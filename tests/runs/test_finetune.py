@@ -15,6 +15,7 @@ from bertjax.errors import UserError
 from bertjax.interop.huggingface import from_pretrained, save_pretrained
 from bertjax.runs import finetune_program, predict, seeds
 from bertjax.runs.finetune import FinetuneConfig, finetune
+from bertjax.runs.read_task import read_task
 from bertjax.train import loop
 from bertjax.train.optimizer import OptimizerConfig, make_optimizer, make_schedule
 from bertjax.train.sharding import MeshConfig
@@ -144,7 +145,7 @@ def test_seeds_vary_head_order_and_dropout_but_not_the_weights_they_start_from(c
         jax.tree.map(np.testing.assert_array_equal, first[part], tiny_model.params[part])
     batches = [trainer._batch(seed, 1e-2, 0) for seed in (0, 1)]
     assert [int(batch["seed"]) for batch in batches] == [0, 1]
-    assert trainer.rows.train.labels.tolist() != []
+    assert trainer.task.train.labels.tolist() != []
     orders = [np.asarray(batch["input_ids"]).tolist() for batch in batches]
     assert orders[0] != orders[1]
     # The same batch and the same weights, but another seed: only dropout differs.
@@ -285,7 +286,7 @@ def test_select_best_takes_the_weights_of_the_best_evaluation(config):
 def test_regression(config, tmp_path):
     config = dataclasses.replace(config, regression=True, label_column="stars")
     result = finetune(config, quiet, progress=False)
-    assert result.metric == "spearman" and result.labels == () and result.majority is None
+    assert result.metric == "spearman" and result.labels == () and result.chance is None
     assert result.mean > 0.5
     model = from_pretrained(tmp_path / "run")
     assert model.kind == "regression"
@@ -299,6 +300,7 @@ PROGRAM = """
 import dataclasses, json, sys
 from bertjax.config import Execution
 from bertjax.runs.finetune import FinetuneConfig, finetune
+from bertjax.runs.read_task import read_task
 from bertjax.train.optimizer import OptimizerConfig
 from bertjax.train.sharding import MeshConfig
 
@@ -398,7 +400,7 @@ def test_a_signal_while_test_rows_are_scored_stops_and_is_resumed(
     scores, times = seeds.SeedTrainer._scores, []
 
     def signalled(self, params, examples, *more):
-        if examples is self.rows.test:
+        if examples is self.task.test:
             times.append(1)
             if len(times) == seeds_done + 1:
                 os.kill(os.getpid(), signal.SIGTERM)
@@ -469,8 +471,8 @@ def test_a_configuration_that_makes_no_sense(change):
 
 
 def make_trainer(config, model):
-    rows = seeds.read_rows(config, model, quiet)
-    return seeds.SeedTrainer(config, model, rows, quiet, False)
+    task = read_task(config, model, quiet)
+    return seeds.SeedTrainer(config, model, task, quiet, False)
 
 
 def read_records(result):

@@ -90,46 +90,6 @@ def test_pairs_and_more_rows_than_a_chunk():
     assert examples.token_type_ids[6].sum() == len(texts[-7]) + 1
 
 
-def test_every_epoch_sees_every_row_once_in_its_own_order():
-    rows, size = 23, 4
-    steps = -(-rows // size)
-    epochs = [
-        np.concatenate([c.batch_indices(7, epoch * steps + s, rows, size) for s in range(steps)])
-        for epoch in range(3)
-    ]
-    for epoch in epochs:
-        assert sorted(epoch[epoch >= 0].tolist()) == list(range(rows))
-        assert (epoch < 0).sum() == steps * size - rows
-    assert epochs[0].tolist() != epochs[1].tolist()
-    # A function of its arguments, not of what was asked before.
-    assert c.batch_indices(7, 9, rows, size).tolist() == c.batch_indices(7, 9, rows, size).tolist()
-    assert c.batch_indices(7, 0, rows, size).tolist() != c.batch_indices(8, 0, rows, size).tolist()
-
-
-def test_the_order_stays_what_it_was():
-    # A resumed run depends on it: these numbers must never change.
-    assert c.epoch_order(3, 1, 10).tolist() == [0, 6, 2, 1, 3, 7, 4, 9, 8, 5]
-
-
-@pytest.mark.parametrize("longest", [8, 32, 100, 128, 512])
-def test_buckets_hold_every_length_and_are_few(longest):
-    buckets = c.length_buckets(longest)
-    assert buckets[-1] == longest and list(buckets) == sorted(set(buckets))
-    assert len(buckets) <= 8
-    for length in range(1, longest + 1):
-        width = c.bucket_of(length, buckets)
-        assert length <= width <= max(32, 2 * length)
-
-
-def test_length_batches_drop_nothing():
-    lengths = np.random.default_rng(0).integers(2, 128, 45)
-    batches = c.length_batches(lengths, 8, c.length_buckets(128))
-    rows = np.concatenate([indices for indices, _ in batches])
-    assert sorted(rows[rows >= 0].tolist()) == list(range(45))
-    for indices, width in batches:
-        assert len(indices) == 8 and lengths[indices[indices >= 0]].max() <= width
-
-
 def test_metrics_agree_with_scikit_learn():
     sklearn = pytest.importorskip("sklearn.metrics")
     rng = np.random.default_rng(1)
