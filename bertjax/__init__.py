@@ -24,6 +24,8 @@ if TYPE_CHECKING:
         classification_weights,
         pretraining_loss,
         pretraining_weights,
+        question_answering_loss,
+        question_answering_weights,
         regression_loss,
     )
     from bertjax.objectives.masking import mask_tokens
@@ -61,6 +63,8 @@ _HOMES = {
     "pretraining_logits": "bertjax.model.bert",
     "pretraining_loss": "bertjax.objectives.losses",
     "pretraining_weights": "bertjax.objectives.losses",
+    "question_answering_loss": "bertjax.objectives.losses",
+    "question_answering_weights": "bertjax.objectives.losses",
     "regression_loss": "bertjax.objectives.losses",
     "save_pretrained": "bertjax.interop.huggingface",
     "task_logits": "bertjax.model.bert",
@@ -91,6 +95,8 @@ __all__ = [
     "pretraining_logits",
     "pretraining_loss",
     "pretraining_weights",
+    "question_answering_loss",
+    "question_answering_weights",
     "regression_loss",
     "save_pretrained",
     "task_logits",

@@ -171,6 +171,66 @@ def regression_loss(
     return total / jnp.maximum(weights["examples"], _EPSILON), {"loss": (total, examples.sum())}
 
 
+def question_answering_weights(batch: Batch) -> Weights:
+    """The normaliser of `question_answering_loss`: the examples of the batch."""
+    return {"examples": _example_weights(batch, "start_position").sum()}
+
+
+def question_answering_loss(
+    params: bert.Params,
+    batch: Batch,
+    config: BertConfig,
+    *,
+    weights: Weights | None = None,
+    execution: Execution = _DEFAULT,
+    dropout_key: jax.Array | None = None,
+) -> tuple[jax.Array, Metrics]:
+    """Mean of the cross-entropies of an answer's start and end, as Google's `run_squad.py`.
+
+    The softmax is over all tokens of a row, those of the question too, as Google's. Google's is
+    over the padding besides; here that has no part in it, so that the loss does not depend on how
+    wide a batch is padded. Of a row without padding both are the same.
+
+    Args:
+        params: with the head qa_outputs.
+        batch: input_ids, attention_mask, token_type_ids [B, T]; start_position, end_position [B]
+            int32, the places in the row of the answer's first and last token, or 0 twice where it
+            has none; optional example_weight [B] (0 for the padding of a ragged last batch).
+        config: the shape.
+        weights: global normalisers (`question_answering_weights`); those of this batch where None.
+        execution: how to compute.
+        dropout_key: as `bertjax.encode` takes it.
+
+    Returns:
+        The loss, and the metrics loss and accuracy (both places are right) as (sum, weight).
+    """
+    weights = question_answering_weights(batch) if weights is None else weights
+    logits = bert.task_logits(
+        params,
+        batch,
+        config,
+        "question_answering",
+        execution=execution,
+        dropout_key=dropout_key,
+    )
+    # Far below any logit, and finite: 0 times infinity would be no number in the gradient.
+    logits = jnp.where(batch["attention_mask"][..., None] != 0, logits, -1e9)  # [B, T, 2]
+    start, end = logits[..., 0], logits[..., 1]
+    examples = _example_weights(batch, "start_position")
+    total = cross_entropy(start, batch["start_position"]) + cross_entropy(
+        end, batch["end_position"]
+    )
+    total = (0.5 * total * examples).sum()
+    right = (start.argmax(-1) == batch["start_position"]) & (
+        end.argmax(-1) == batch["end_position"]
+    )
+    metrics = {
+        "loss": (total, examples.sum()),
+        "accuracy": ((right * examples).sum(), examples.sum()),
+    }
+    return total / jnp.maximum(weights["examples"], _EPSILON), metrics
+
+
 def _example_weights(batch: Batch, label: str) -> jax.Array:
     weights = batch.get("example_weight")
     return jnp.ones(batch[label].shape, jnp.float32) if weights is None else weights

@@ -1,4 +1,4 @@
-"""Fine-tuning: labelled files -> several seeds of one recipe -> metrics, and the best's export."""
+"""Fine-tuning: files of a task -> several seeds of one recipe -> metrics, and the best's export."""
 
 import contextlib
 import dataclasses
@@ -12,6 +12,7 @@ from etils import epath
 from bertjax.config import Execution
 from bertjax.errors import Stopped, UserError
 from bertjax.model.starts import StartConfig
+from bertjax.tasks.question_answering import QuestionAnsweringConfig
 from bertjax.tasks.task import Chance
 from bertjax.train.optimizer import OptimizerConfig
 from bertjax.train.sharding import MeshConfig
@@ -25,14 +26,18 @@ Log = Callable[[str], None]
 
 @dataclasses.dataclass(frozen=True)
 class FinetuneConfig:
-    """Fine-tune a model on labelled rows of a .tsv, .csv or .jsonl file."""
+    """Fine-tune a model on labelled rows of a .tsv, .csv or .jsonl file, or on the questions of a
+    .json file in SQuAD's format."""
 
     model: str
     """Run directory, export, model in Hugging Face's layout, TF1 checkpoint, or name on the hub."""
     train: str
-    """Rows to train on."""
+    """Rows, or questions, to train on."""
     dev: str
-    """Rows to evaluate on; never trained on."""
+    """Rows, or questions, to evaluate on; never trained on."""
+    task: Literal["classification", "question_answering"] = "classification"
+    """classification: labels of texts (or numbers, with regression); question_answering: spans of
+    documents, or that there is no answer, as in SQuAD 1.1 and 2.0."""
     workdir: str = "runs/finetune"
     """Directory of this run; the same command again resumes it."""
     test: str | None = None
@@ -47,6 +52,10 @@ class FinetuneConfig:
     """Names of all columns, for TSV and CSV files without a header."""
     regression: bool = False
     """Predict a number instead of a label."""
+    question_answering: QuestionAnsweringConfig = dataclasses.field(
+        default_factory=QuestionAnsweringConfig
+    )
+    """How questions and documents are cut."""
     from_scratch: bool = False
     """Start from random weights of the same shape: what pre-training is compared with."""
     start: StartConfig = dataclasses.field(default_factory=StartConfig)
@@ -57,8 +66,9 @@ class FinetuneConfig:
     """Times that every row is seen."""
     batch_size: int = 32
     """Rows a step, over all devices."""
-    max_seq_length: int = 128
-    """Most tokens of a row; longer ones lose their end."""
+    max_seq_length: int | None = None
+    """Most tokens of a row; longer ones lose their end, and a document gets several windows. None:
+    128; for question answering 384, or the model's positions if they are fewer."""
     learning_rates: tuple[float, ...] = ()
     """Try these with the first seed and keep the best on the dev rows for all seeds; empty:
     optimizer.learning_rate."""
@@ -92,7 +102,7 @@ class FinetuneConfig:
                 raise UserError(f"{name} is {getattr(self, name)}: give at least 1.")
         if self.eval_every < 0:
             raise UserError(f"eval_every is {self.eval_every}: give at least 0.")
-        if self.max_seq_length < 4:
+        if self.max_seq_length is not None and self.max_seq_length < 4:
             raise UserError(f"max_seq_length is {self.max_seq_length}: give at least 4.")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise UserError(f"seeds are {self.seeds}: give at least one, and each only once.")
@@ -108,6 +118,47 @@ class FinetuneConfig:
             raise UserError(
                 f"accumulation {self.accumulation} does not divide batch_size {self.batch_size}."
             )
+        self._refuse_options_of_other_tasks()
+
+    def _refuse_options_of_other_tasks(self) -> None:
+        for task, names in _OPTIONS.items():
+            for name in names:
+                if task != self.task and getattr(self, name) != _default(name):
+                    raise UserError(
+                        f"{name} is for the task {task}, and task is {self.task}: leave one out."
+                    )
+
+    def row_length(self, positions: int) -> int:
+        """Most tokens of a row of a model with so many positions.
+
+        Raises:
+            UserError: max_seq_length is longer.
+        """
+        length = self.max_seq_length
+        if length is None:
+            length = 128 if self.task == "classification" else min(384, positions)
+        if length > positions:
+            raise UserError(
+                f"max_seq_length {length} is longer than the model's {positions} positions: give "
+                f"at most {positions}."
+            )
+        return length
+
+
+_OPTIONS = {
+    "classification": (
+        *("text_column", "pair_column", "label_column", "column_names", "regression"),
+    ),
+    "question_answering": ("question_answering",),
+}
+"""Options that only one task reads."""
+
+
+def _default(name: str) -> Any:
+    (field,) = (each for each in dataclasses.fields(FinetuneConfig) if each.name == name)
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
 
 
 class SeedResult(NamedTuple):
@@ -127,7 +178,7 @@ class FinetuneResult:
     """What a fine-tuning run came to."""
 
     metric: str
-    """The main metric: accuracy, or spearman for regression."""
+    """The main metric: accuracy; spearman for regression, f1 (in percent) for questions."""
     mean: float
     """Of the main metric over the seeds, on the dev rows."""
     deviation: float
@@ -139,9 +190,9 @@ class FinetuneResult:
     seeds: tuple[SeedResult, ...]
     """In the order of the configuration; those that were finished, if the run stopped early."""
     labels: tuple[str, ...]
-    """Names of the labels; empty for regression."""
+    """Names of the labels; empty where there are none."""
     chance: Chance | None
-    """What comes of reading no text: the commonest label's share of the dev rows, say."""
+    """What comes without a model: the commonest label's share of the dev rows, say."""
     workdir: str
     """The run directory; with `fresh` it may be another than the one named."""
     export: str | None
@@ -178,7 +229,7 @@ def finetune(
 ) -> FinetuneResult:
     """Fine-tunes every seed, reports their metrics and exports the best one.
 
-    The classifier is always new. workdir/seed-N/ is the run directory of a seed (below
+    The head is always new. workdir/seed-N/ is the run directory of a seed (below
     workdir/learning-rate-X/ where several are tried); workdir/export/ holds the model of the seed
     with the best main metric on the dev rows. What is finished is not trained again.
 
@@ -201,12 +252,6 @@ def finetune(
 
     model = from_pretrained(config.model) if model is None else model
     model.tokenizer.files(export=True)  # what the export would refuse after the last step
-    positions = model.config.max_position_embeddings
-    if config.max_seq_length > positions:
-        raise UserError(
-            f"max_seq_length {config.max_seq_length} is longer than the model's {positions} "
-            f"positions: give at most {positions}."
-        )
     task = read_task(config, model, log)
     trainer = SeedTrainer(config, model, task, log, progress)
     trainer.write_config(again=False)

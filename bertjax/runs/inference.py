@@ -45,7 +45,7 @@ def task_outputs(
         params,
         examples,
         config,
-        batch_size=_row_bucket(len(examples), batch_size),
+        batch_size=row_bucket(len(examples), batch_size),
         buckets=length_buckets(config.max_position_embeddings),
         execution=execution,
     ):
@@ -151,12 +151,12 @@ def batches(
 ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
     """(row numbers, batch) with the rows padded to a few sizes; like lengths go together."""
     buckets = length_buckets(max_length)
-    size = _row_bucket(len(examples), batch_size)
+    size = row_bucket(len(examples), batch_size)
     for indices, width in length_batches(examples.lengths, size, buckets):
         yield indices[indices >= 0], examples.batch(indices, width)
 
 
-def _row_bucket(rows: int, batch_size: int) -> int:
+def row_bucket(rows: int, batch_size: int) -> int:
     """A batch of one text should not cost as much as one of 32: powers of two up to the limit."""
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}: give at least 1.")

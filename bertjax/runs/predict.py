@@ -1,4 +1,4 @@
-"""What a trained model says: labels, filled blanks, embeddings, metrics of a labelled file."""
+"""What a trained model says: labels, answers, filled blanks, embeddings, metrics of a file."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,7 +11,7 @@ from etils import epath
 from bertjax.config import Execution
 from bertjax.errors import UserError
 from bertjax.interop.huggingface import Pretrained
-from bertjax.runs import inference
+from bertjax.runs import answer, inference
 from bertjax.runs.inference import Pooling
 from bertjax.tasks import classification, tables
 
@@ -20,9 +20,9 @@ Text = str | tuple[str, str]
 MASK = "[MASK]"
 _CHUNK = 1024  # lines read before the first answer: enough to group them by length
 _DEFAULT = Execution()
-_KINDS = ("sequence_classification", "regression")  # what predict and evaluate can do
+_KINDS = ("sequence_classification", "regression")  # of whole texts
 _FILLING = ("pretraining", "masked_lm")
-LINE_KINDS = (*_KINDS, *_FILLING)
+LINE_KINDS = (*_KINDS, answer.KIND, *_FILLING)
 """Kinds of models that `predict_lines` can answer with; every kind embeds."""
 
 
@@ -30,28 +30,39 @@ def predict(
     model: Pretrained,
     texts: Sequence[Text],
     *,
+    k: int = 5,
     batch_size: int = 32,
     execution: Execution = _DEFAULT,
 ) -> list[dict[str, Any]]:
-    """Labels for texts, or values for a regression model.
+    """Labels for texts, values for a regression model, or answers for questions.
 
     Args:
         model: fine-tuned.
-        texts: N texts, or N pairs of texts if the model was trained on pairs.
+        texts: N texts, or N pairs of texts if the model was trained on pairs; for a model that
+            answers questions N pairs (question, document of any length).
+        k: answers to give for a question.
         batch_size: most rows at a time; texts of like length go together.
         execution: how to compute.
 
     Returns:
         For each text, in order: {"text", "label", "score", "scores": {label: probability}}, and
-        "pair" if there is one; {"text", "score"} for regression.
+        "pair" if there is one; {"text", "score"} for regression. For each question: {"question",
+        "text": the answer as it stands in the document, "start", "end": its first character and
+        one past its last, "score", "n_best": k of {"text", "start", "end", "score"}, the best
+        first}, the scores being probabilities among the 20 best. A model that was trained on
+        unanswerable questions adds "null_difference", how much likelier no answer is than the best
+        one (logits); above the model's threshold "text" is "" and "start" and "end" are None.
 
     Raises:
         UserError: the model has no such head, or a text can't be read.
     """
+    if model.kind == answer.KIND:
+        questions = answer.as_questions(texts)
+        return answer.answer(model, questions, k=k, batch_size=batch_size, execution=execution)
     if model.kind not in _KINDS:
         raise UserError(
-            f"The model does {model.kind}, not classification of whole texts: fine-tune it first "
-            "(bertjax finetune), or use embed or fill-mask."
+            f"The model does {model.kind}, which predict can't: fine-tune it first (bertjax "
+            "finetune), or use embed or fill-mask."
         )
     firsts, seconds = _split_pairs(model, texts)
     examples = classification.tokenize(firsts, seconds, model.tokenizer, _max_length(model))
@@ -218,7 +229,7 @@ def evaluate(
 
     Args:
         model: fine-tuned.
-        path: .tsv, .csv or .jsonl.
+        path: .tsv, .csv or .jsonl; for a model that answers questions .json in SQuAD's format.
         text_column: name of the text's column; by default, as in training.
         pair_column: the same for the second text.
         label_column: the same for the label.
@@ -227,15 +238,22 @@ def evaluate(
         execution: how to compute.
 
     Returns:
-        examples, and the metrics of `tasks.classification.metrics`.
+        examples, and the metrics of `tasks.classification.metrics`, or of
+        `tasks.question_answering.scores` at the model's null_threshold, which is named too.
 
     Raises:
         UserError: the model is not fine-tuned, or something is wrong with the file.
     """
+    if model.kind == answer.KIND:
+        if text_column or pair_column or label_column or column_names:
+            raise UserError(
+                f"The model does {model.kind}, whose files have no columns: name none of them."
+            )
+        return answer.evaluate(model, path, batch_size=batch_size, execution=execution)
     if model.kind not in _KINDS:
         raise UserError(
-            f"The model does {model.kind}, not classification of whole texts: fine-tune it first "
-            "(bertjax finetune)."
+            f"The model does {model.kind}, which evaluate can't: fine-tune it first (bertjax "
+            "finetune)."
         )
     task = model.task or {}
     text: str = text_column or task.get("text_column") or "text"
@@ -263,11 +281,17 @@ def predict_lines(
 ) -> Iterator[str]:
     """One JSON line for each line of text, in order: `predict`, or `fill_mask` if the model can.
 
-    A line is a text; for a model of pairs, two texts with a tab between them.
+    A line is a text; for a model of pairs, two texts with a tab between them; for one that answers
+    questions, {"question": ..., "context": ...} as JSON, or both with a tab between.
 
     Raises:
         UserError: a line can't be read; the sentence says which.
     """
+    if model.kind == answer.KIND:
+        # Documents may be long: few at a time, and lines of any length.
+        chunks = _chunks(lines, 64, longest=None)
+        yield from answer.answer_lines(model, chunks, k=k, batch_size=batch_size)
+        return
     takes_pairs = bool((model.task or {}).get("pair_column"))
     for first, chunk in _chunks(lines):
         if model.kind in _FILLING:
@@ -374,15 +398,19 @@ def _pair(line: str, number: int) -> tuple[str, str]:
     return first, second
 
 
-def _chunks(lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
+def _chunks(
+    lines: Iterable[str], size: int = _CHUNK, *, longest: int | None = tables.MAX_FIELD
+) -> Iterator[tuple[int, list[str]]]:
     """(number of the first line, lines) a chunk at a time, checked, without their ends."""
     chunk: list[str] = []
     first = 1
     for number, line in enumerate(lines, start=1):
         chunk.append(
-            tables.check_text(line.removesuffix("\n").removesuffix("\r"), f"Line {number}")
+            tables.check_text(
+                line.removesuffix("\n").removesuffix("\r"), f"Line {number}", longest=longest
+            )
         )
-        if len(chunk) == _CHUNK:
+        if len(chunk) == size:
             yield first, chunk
             first, chunk = number + 1, []
     if chunk:

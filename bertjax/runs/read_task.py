@@ -1,5 +1,7 @@
 """A fine-tuning configuration's files -> the `Task` that is trained."""
 
+import dataclasses
+import functools
 import hashlib
 import json
 from typing import TYPE_CHECKING
@@ -8,7 +10,15 @@ import numpy as np
 
 from bertjax.interop.huggingface import Pretrained
 from bertjax.objectives import losses
-from bertjax.tasks import classification, tables
+from bertjax.tasks import (
+    classification,
+    question_answering,
+    squad,
+    squad_metric,
+    tables,
+    windows,
+    word_overlap,
+)
 from bertjax.tasks.task import Chance, Head, Task
 
 if TYPE_CHECKING:
@@ -19,8 +29,13 @@ def read_task(config: "FinetuneConfig", model: Pretrained, log: "Log") -> Task:
     """Reads and tokenizes the files of a configuration.
 
     Raises:
-        UserError: something is wrong with a file; the sentence names the line.
+        UserError: something is wrong with a file; the sentence names the line, or the question.
     """
+    return _READERS[config.task](config, model, log)
+
+
+def _read_classification(config: "FinetuneConfig", model: Pretrained, log: "Log") -> Task:
+    length = config.row_length(model.config.max_position_embeddings)
     columns = [config.text_column, config.label_column]
     if config.pair_column:
         columns.insert(1, config.pair_column)
@@ -38,7 +53,7 @@ def read_task(config: "FinetuneConfig", model: Pretrained, log: "Log") -> Task:
             table.columns[config.text_column],
             table.columns[config.pair_column] if config.pair_column else None,
             model.tokenizer,
-            config.max_seq_length,
+            length,
             classification.read_labels(table, config.label_column, labels or None),
         )
 
@@ -51,12 +66,11 @@ def read_task(config: "FinetuneConfig", model: Pretrained, log: "Log") -> Task:
         hashlib.sha256(json.dumps([labels, each.columns]).encode()).hexdigest()
         for each in (table, others[0])
     )
-    full = int((train.lengths == config.max_seq_length).sum())
+    full = int((train.lengths == length).sum())
     log(
         f"Training on {len(train):,} rows"
         + (f" with {len(labels)} labels ({', '.join(labels[:8])})" if labels else "")
-        + f", evaluating on {len(dev):,}; {full:,} training rows fill all {config.max_seq_length} "
-        "tokens."
+        + f", evaluating on {len(dev):,}; {full:,} training rows fill all {length} tokens."
     )
     return Task(
         _classifier(labels),
@@ -65,7 +79,7 @@ def read_task(config: "FinetuneConfig", model: Pretrained, log: "Log") -> Task:
         test[0] if test else None,
         data_hash,
         dev_hash,
-        config.max_seq_length,
+        length,
         metric=classification.main_metric(config.regression),
         scores=classification.scores,
         identity={"objective": "regression" if config.regression else "classification"},
@@ -74,7 +88,7 @@ def read_task(config: "FinetuneConfig", model: Pretrained, log: "Log") -> Task:
             "text_column": config.text_column,
             "pair_column": config.pair_column,
             "label_column": config.label_column,
-            "max_seq_length": config.max_seq_length,
+            "max_seq_length": length,
         },
         labels=labels,
         chance=_majority(dev.labels) if labels else None,
@@ -97,3 +111,83 @@ def _classifier(labels: tuple[str, ...]) -> Head:
 def _majority(labels: np.ndarray) -> Chance:
     counts = np.bincount(labels)
     return Chance("majority", "the commonest label alone", float(counts.max() / counts.sum()))
+
+
+def _read_question_answering(config: "FinetuneConfig", model: Pretrained, log: "Log") -> Task:
+    options = config.question_answering
+    length = config.row_length(model.config.max_position_embeddings)
+    options.check_fits(length)
+    files = [squad.read_squad(path) for path in (config.train, config.dev, config.test) if path]
+    train, dev, *test = [
+        windows.make_windows(
+            each.questions,
+            model.tokenizer,
+            max_seq_length=length,
+            max_query_length=options.max_query_length,
+            doc_stride=options.doc_stride,
+            has_unanswerable=each.has_unanswerable,
+        )
+        for each in files
+    ]
+    answered = int((train.positions[:, 0] > 0).sum())
+    log(
+        f"Training on {len(files[0]):,} questions in {len(train):,} windows of up to {length} "
+        f"tokens, {answered:,} with an answer; evaluating on {len(files[1]):,} questions in "
+        f"{len(dev):,} windows."
+    )
+    return Task(
+        Head(
+            "question_answering",
+            2,
+            losses.question_answering_loss,
+            losses.question_answering_weights,
+        ),
+        train,
+        dev,
+        test[0] if test else None,
+        files[0].sha256,
+        files[1].sha256,
+        length,
+        metric="f1",
+        scores=functools.partial(
+            question_answering.scores, max_answer_length=options.max_answer_length
+        ),
+        identity={
+            "objective": "question_answering",
+            "question_answering": dataclasses.asdict(options),
+        },
+        fields=lambda scores: {
+            "max_seq_length": length,
+            **dataclasses.asdict(options),
+            "has_unanswerable": any(each.has_unanswerable for each in files[:2]),
+            "null_threshold": scores.get("best_f1_threshold", 0.0),
+        },
+        chance=_without_learning(files[0], files[1]),
+        shown=("exact", "best_f1"),
+    )
+
+
+def _without_learning(train: squad.Questions, dev: squad.Questions) -> Chance:
+    """The better of two ways to answer without a model."""
+    length = word_overlap.usual_length(train.questions)
+    answers = {each.id: word_overlap.overlap_answer(each, length) for each in dev.questions}
+    ways = [("word overlap", "the words nearest the question's", answers)]
+    if dev.has_unanswerable:
+        ways.append(("no answer", "never answering", dict.fromkeys(answers, "")))
+    chances = [
+        Chance(
+            name,
+            said,
+            squad_metric.squad_scores(dev.questions, texts, has_unanswerable=dev.has_unanswerable)[
+                "f1"
+            ],
+        )
+        for name, said, texts in ways
+    ]
+    return max(chances, key=lambda chance: chance.score)
+
+
+_READERS = {
+    "classification": _read_classification,
+    "question_answering": _read_question_answering,
+}

@@ -20,7 +20,8 @@ def padded(
     Args:
         input_ids: int32 [length] for every row.
         token_type_ids: the same.
-        indices: rows to take; -1 stands for a row that pads the batch: row 0 with weight 0.
+        indices: rows to take; -1 stands for a row that pads the batch: row 0, cut to the width,
+            with weight 0.
         width: T; at least the longest of these rows.
         pad_id: what they are padded with.
 
@@ -34,8 +35,10 @@ def padded(
     mask, types = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
     for at, row in enumerate(rows):
         length = len(input_ids[row])
-        ids[at, :length] = input_ids[row]
-        types[at, :length] = token_type_ids[row]
+        if indices[at] < 0:
+            length = min(length, width)
+        ids[at, :length] = input_ids[row][:length]
+        types[at, :length] = token_type_ids[row][:length]
         mask[at, :length] = 1
     return {
         "input_ids": ids,

@@ -44,7 +44,7 @@ class Head(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Chance:
-    """What comes of reading no text: beside it the main metric is judged."""
+    """What comes without a model: beside it the main metric is judged."""
 
     name: str
     """In a line of metrics."""

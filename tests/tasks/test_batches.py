@@ -4,6 +4,18 @@ import pytest
 from bertjax.tasks import batches as b
 
 
+def test_what_fills_a_batch_may_be_longer_than_its_rows():
+    rows = [np.arange(9, dtype=np.int32), np.array([5, 6], np.int32)]
+    types = [np.ones(9, np.int32), np.array([0, 1], np.int32)]
+    batch = b.padded(rows, types, np.array([1, -1]), 4, 7)
+    assert batch["input_ids"].tolist() == [[5, 6, 7, 7], [0, 1, 2, 3]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 0, 0], [1, 1, 1, 1]]
+    assert batch["token_type_ids"].tolist() == [[0, 1, 0, 0], [1, 1, 1, 1]]
+    assert batch["example_weight"].tolist() == [1.0, 0.0]
+    with pytest.raises(ValueError, match="broadcast"):
+        b.padded(rows, types, np.array([0, -1]), 4, 7)
+
+
 def test_every_epoch_sees_every_row_once_in_its_own_order():
     rows, size = 23, 4
     steps = -(-rows // size)
