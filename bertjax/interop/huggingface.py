@@ -57,7 +57,8 @@ class Pretrained:
     task: dict[str, Any] | None = None
     """None, or a dict with a "kind", one of `bertjax.model.heads.TASK_PARTS`; the kinds
     sequence_classification and token_classification have "labels" too. Fine-tuning adds
-    "text_column", "pair_column", "label_column" and "max_seq_length"."""
+    "max_seq_length" and, for texts, "text_column", "pair_column" and "label_column"; for questions
+    "doc_stride", "max_query_length", "max_answer_length", "has_unanswerable", "null_threshold"."""
     source: str | None = None
     """For a model of the hub, what was downloaded: "owner/name@" and the hash of the commit."""
 

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import pathlib
 import random
+import runpy
 
 import jax
 import numpy as np
@@ -28,7 +29,7 @@ def write_questions(path, count, seed, unanswerable):
     """The answer is the one good word of the document, if there is one."""
     generator, questions = random.Random(seed), []
     for number in range(count):
-        words = generator.choices(OTHERS, k=generator.randint(3, 40))
+        words = generator.choices(OTHERS, k=generator.randint(3, 24))
         answers = []
         if not unanswerable or generator.random() < 0.7:
             place = generator.randrange(len(words))
@@ -266,9 +267,23 @@ def test_mistakes_are_told_before_any_training(run, tmp_path):
     assert "nothing.json: no such file" in refusal(train=str(tmp_path / "nothing.json"))
 
 
+def test_the_recipe_splits_a_file_by_articles(tmp_path):
+    recipe = runpy.run_path(pathlib.Path(__file__).parents[2] / "experiments" / "squad.py")
+    whole = {"version": "1.1", "data": [{"title": name, "paragraphs": []} for name in "äbcde"]}
+    (tmp_path / "all.json").write_text(json.dumps(whole))
+    recipe["split"](tmp_path / "all.json", tmp_path / "squad", 2)
+    parts = {}
+    for name in ("train", "dev"):
+        assert getattr(recipe["config"], name) == f"squad/{name}.json"
+        parts[name] = json.loads((tmp_path / "squad" / f"{name}.json").read_text())
+        assert parts[name]["version"] == "1.1"
+    assert [each["title"] for each in parts["train"]["data"]] == ["ä", "b", "c"]
+    assert parts["train"]["data"] + parts["dev"]["data"] == whole["data"]
+
+
 @pytest.mark.data
 @pytest.mark.slow
-def test_a_slice_of_squad_trains_and_scores(tiny_config, data_dir, tmp_path, load_helper):
+def test_a_slice_of_squad_trains_and_scores(tiny_config, data_dir, tmp_path):
     """A tiny model over the real vocabulary, 3 articles to train on and 1 to evaluate on."""
     from bertjax.text.tokenizer import load_tokenizer
 
