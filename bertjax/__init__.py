@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from bertjax.objectives.losses import (
         classification_loss,
         classification_weights,
+        multi_label_loss,
         pretraining_loss,
         pretraining_weights,
         question_answering_loss,
@@ -59,6 +60,7 @@ _HOMES = {
     "make_train_step": "bertjax.train.step",
     "mask_tokens": "bertjax.objectives.masking",
     "mlm_logits": "bertjax.model.bert",
+    "multi_label_loss": "bertjax.objectives.losses",
     "predict": "bertjax.runs.predict",
     "pretraining_logits": "bertjax.model.bert",
     "pretraining_loss": "bertjax.objectives.losses",
@@ -91,6 +93,7 @@ __all__ = [
     "make_train_step",
     "mask_tokens",
     "mlm_logits",
+    "multi_label_loss",
     "predict",
     "pretraining_logits",
     "pretraining_loss",

@@ -36,6 +36,7 @@ _TASKS = {
     "next_sentence": BertForNextSentencePrediction,
     "sequence_classification": BertForSequenceClassification,
     "regression": BertForSequenceClassification,
+    "multi_label_classification": BertForSequenceClassification,
     "token_classification": BertForTokenClassification,
     "question_answering": BertForQuestionAnswering,
     "multiple_choice": BertForMultipleChoice,
@@ -209,6 +210,7 @@ def task_logits(
     | masked_lm | mlm | [B, T, V]; at some positions only: `mlm_logits` |
     | next_sentence | pooler, nsp | [B, 2]: B follows A, B is random |
     | sequence_classification, regression | pooler, classifier | [B, C]; C is 1 for regression |
+    | multi_label_classification | pooler, classifier | [B, C], each the logit of a yes |
     | token_classification | classifier | [B, T, C] |
     | question_answering | qa_outputs | [B, T, 2]: the answer's start, its end |
     | multiple_choice | pooler, classifier with one column | [B, C] of inputs [B, C, T] |
@@ -249,8 +251,8 @@ def task_logits(
 
 def _sizes(kind: str, num_labels: int) -> dict[str, int]:
     """The fields that the module of a task has beside config and execution."""
-    sized = ("sequence_classification", "regression", "token_classification")
-    return {"num_labels": num_labels} if kind in sized else {}
+    sized = (BertForSequenceClassification, BertForTokenClassification)
+    return {"num_labels": num_labels} if _TASKS[kind] in sized else {}
 
 
 def row_keys(key: jax.Array | None, rows: int) -> jax.Array | None:

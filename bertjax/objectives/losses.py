@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from bertjax.config import BertConfig, Execution
 from bertjax.model import bert
@@ -117,8 +118,9 @@ def masked_lm_loss(
 
 
 def classification_weights(batch: Batch) -> Weights:
-    """The normaliser of `classification_loss` and `regression_loss`: the examples of the batch."""
-    return {"examples": _example_weights(batch, "label").sum()}
+    """The normaliser of `classification_loss`, `regression_loss` and `multi_label_loss`: the
+    examples of the batch."""
+    return {"examples": _row_weights(batch).sum()}
 
 
 def classification_loss(
@@ -146,7 +148,7 @@ def classification_loss(
     """
     weights = classification_weights(batch) if weights is None else weights
     logits = bert.task_logits(params, batch, config, execution=execution, dropout_key=dropout_key)
-    scores = _scores("task", logits, batch["label"], _example_weights(batch, "label"))
+    scores = _scores("task", logits, batch["label"], _row_weights(batch))
     metrics = {"loss": scores["task_loss"], "accuracy": scores["task_accuracy"]}
     return metrics["loss"][0] / jnp.maximum(weights["examples"], _EPSILON), metrics
 
@@ -166,9 +168,34 @@ def regression_loss(
     """
     weights = classification_weights(batch) if weights is None else weights
     logits = bert.task_logits(params, batch, config, execution=execution, dropout_key=dropout_key)
-    examples = _example_weights(batch, "label")
+    examples = _row_weights(batch)
     total = (jnp.square(logits[:, 0] - batch["label"]) * examples).sum()
     return total / jnp.maximum(weights["examples"], _EPSILON), {"loss": (total, examples.sum())}
+
+
+def multi_label_loss(
+    params: bert.Params,
+    batch: Batch,
+    config: BertConfig,
+    *,
+    weights: Weights | None = None,
+    execution: Execution = _DEFAULT,
+    dropout_key: jax.Array | None = None,
+) -> tuple[jax.Array, Metrics]:
+    """Mean binary cross-entropy over examples and labels, each label a decision of its own, as
+    PyTorch's `BCEWithLogitsLoss`; otherwise as `classification_loss`.
+
+    The batch's label is [B, C] int32, 1 for every label that the example has. The metrics are loss
+    and exact_match (all labels right, by a probability of 0.5), as (sum, weight).
+    """
+    weights = classification_weights(batch) if weights is None else weights
+    logits = bert.task_logits(params, batch, config, execution=execution, dropout_key=dropout_key)
+    label, examples = batch["label"], _row_weights(batch)
+    binary = optax.sigmoid_binary_cross_entropy(logits, label.astype(logits.dtype)).mean(-1)
+    right = ((logits >= 0) == (label > 0)).all(-1).astype(jnp.float32)
+    total, weight = (binary * examples).sum(), examples.sum()
+    loss = total / jnp.maximum(weights["examples"], _EPSILON)
+    return loss, {"loss": (total, weight), "exact_match": ((right * examples).sum(), weight)}
 
 
 def question_answering_weights(batch: Batch) -> Weights:
@@ -234,6 +261,12 @@ def question_answering_loss(
 def _example_weights(batch: Batch, label: str) -> jax.Array:
     weights = batch.get("example_weight")
     return jnp.ones(batch[label].shape, jnp.float32) if weights is None else weights
+
+
+def _row_weights(batch: Batch) -> jax.Array:
+    """[B]: of a row of text one, however many labels it has."""
+    weights = batch.get("example_weight")
+    return jnp.ones(batch["label"].shape[:1], jnp.float32) if weights is None else weights
 
 
 def _masked_weights(batch: Batch) -> jax.Array:

@@ -13,14 +13,15 @@ from bertjax.errors import UserError
 from bertjax.interop.huggingface import Pretrained
 from bertjax.runs import answer, inference
 from bertjax.runs.inference import Pooling
-from bertjax.tasks import classification, tables
+from bertjax.tasks import classification, multi_label, tables
 
 Text = str | tuple[str, str]
 
 MASK = "[MASK]"
 _CHUNK = 1024  # lines read before the first answer: enough to group them by length
 _DEFAULT = Execution()
-_KINDS = ("sequence_classification", "regression")  # of whole texts
+# Of whole texts.
+_KINDS = ("sequence_classification", "regression", "multi_label_classification")
 _FILLING = ("pretraining", "masked_lm")
 LINE_KINDS = (*_KINDS, answer.KIND, *_FILLING)
 """Kinds of models that `predict_lines` can answer with; every kind embeds."""
@@ -46,12 +47,13 @@ def predict(
 
     Returns:
         For each text, in order: {"text", "label", "score", "scores": {label: probability}}, and
-        "pair" if there is one; {"text", "score"} for regression. For each question: {"question",
-        "text": the answer as it stands in the document, "start", "end": its first character and
-        one past its last, "score", "n_best": k of {"text", "start", "end", "score"}, the best
-        first}, the scores being probabilities among the 20 best. A model that was trained on
-        unanswerable questions adds "null_difference", how much likelier no answer is than the best
-        one (logits); above the model's threshold "text" is "" and "start" and "end" are None.
+        "pair" if there is one; {"text", "score"} for regression; {"text", "labels", "scores"} where
+        a text may have several labels: those of probability 0.5 or more. For each question:
+        {"question", "text": the answer as it stands in the document, "start", "end": its first
+        character and one past its last, "score", "n_best": k of {"text", "start", "end", "score"},
+        the best first}, the scores being probabilities among the 20 best. A model that was trained
+        on unanswerable questions adds "null_difference", how much likelier no answer is than the
+        best one (logits); above the model's threshold "text" is "" and "start" and "end" are None.
 
     Raises:
         UserError: the model has no such head, or a text can't be read.
@@ -239,6 +241,7 @@ def evaluate(
 
     Returns:
         examples, and the metrics of `tasks.classification.metrics`, or of
+        `tasks.multi_label.metrics` where a text may have several labels, or of
         `tasks.question_answering.scores` at the model's null_threshold, which is named too.
 
     Raises:
@@ -261,7 +264,7 @@ def evaluate(
     label: str = label_column or task.get("label_column") or "label"
     columns = [text, *([pair] if pair else []), label]
     table = tables.read_table(path, columns, column_names=column_names)
-    labels = classification.read_labels(table, label, _names(model))
+    labels = _read_labels(model, table, label)
     examples = classification.tokenize(
         table.columns[text],
         table.columns[pair] if pair else None,
@@ -272,7 +275,8 @@ def evaluate(
     logits = inference.task_outputs(
         model.params, examples, model.config, batch_size=batch_size, execution=execution
     )
-    scores = classification.metrics(logits, labels)
+    several = model.kind == "multi_label_classification"
+    scores = (multi_label if several else classification).metrics(logits, labels)
     return {"examples": float(len(table)), **scores}
 
 
@@ -364,11 +368,24 @@ def _answer(model: Pretrained, logits: np.ndarray) -> dict[str, Any]:
     labels = _names(model)
     if labels is None:
         return {"score": float(logits[0])}
+    if model.kind == "multi_label_classification":
+        chances = multi_label.probabilities(logits)
+        given = [name for name, yes in zip(labels, multi_label.decide(logits), strict=True) if yes]
+        scores = {name: float(value) for name, value in zip(labels, chances, strict=True)}
+        return {"labels": given, "scores": scores}
     exponents = np.exp(logits.astype(np.float64) - logits.max())
     probabilities = exponents / exponents.sum()
     best = int(probabilities.argmax())
     scores = {label: float(value) for label, value in zip(labels, probabilities, strict=True)}
     return {"label": labels[best], "score": float(probabilities[best]), "scores": scores}
+
+
+def _read_labels(model: Pretrained, table: tables.Table, column: str) -> np.ndarray:
+    names = _names(model)
+    if names is None or model.kind != "multi_label_classification":
+        return classification.read_labels(table, column, names)
+    separator = (model.task or {}).get("label_separator") or multi_label.SEPARATOR
+    return multi_label.label_sets(table, column, names, separator)
 
 
 def _names(model: Pretrained) -> list[str] | None:

@@ -123,10 +123,11 @@ def find_labels(table: Table, column: str) -> tuple[str, ...]:
             f"{table.path}: column {column!r} has {len(names):,} different labels (at most "
             f"{MAX_LABELS:,}); for numbers to predict use --regression."
         )
-    return tuple(sorted(names, key=_label_order(names)))
+    return tuple(sorted(names, key=label_order(names)))
 
 
-def _label_order(names: set[str]) -> Any:
+def label_order(names: set[str]) -> Any:
+    """The key that sorts labels: as numbers if all of them are, else by name."""
     if all(name.isascii() and name.removeprefix("-").isdigit() for name in names):
         return lambda name: (int(name), name)  # "01" beside "1", and neither is the other
     return lambda name: name
@@ -148,14 +149,19 @@ def label_ids(table: Table, column: str, labels: Sequence[str]) -> np.ndarray:
     for row, value in enumerate(table.columns[column]):
         name = value.strip()
         if name not in place:
-            shown = name if len(name) <= 40 else name[:40] + "..."
-            known = ", ".join(labels[:12]) + (", ..." if len(labels) > 12 else "")
-            raise UserError(
-                f"{table.where(row)}: label {shown!r} was not seen in training (those are {known});"
-                " correct it, or add rows with it to the training file."
-            )
+            raise unseen_label(name, labels, table.where(row))
         ids[row] = place[name]
     return ids
+
+
+def unseen_label(name: str, labels: Sequence[str], where: str) -> UserError:
+    """What to say of a label that isn't among `labels`."""
+    shown = name if len(name) <= 40 else name[:40] + "..."
+    known = ", ".join(labels[:12]) + (", ..." if len(labels) > 12 else "")
+    return UserError(
+        f"{where}: label {shown!r} was not seen in training (those are {known}); correct it, or "
+        "add rows with it to the training file."
+    )
 
 
 def target_values(table: Table, column: str) -> np.ndarray:

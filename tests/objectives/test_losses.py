@@ -219,17 +219,18 @@ def test_padding_of_a_ragged_pretraining_batch_counts_nothing(params):
     assert losses.pretraining_weights(ragged) == {"mlm": 5, "nsp": 3}
 
 
-@pytest.mark.parametrize("kind", ["classification", "regression"])
+@pytest.mark.parametrize("kind", ["classification", "regression", "multi_label"])
 def test_padding_of_a_ragged_batch_counts_nothing(params, kind):
-    head = {"classification": 3, "regression": 1}[kind]
+    head = {"regression": 1}.get(kind, 3)
     model = {
         **params,
         "classifier": jax.tree.map(lambda leaf: leaf[..., :head], params["classifier"]),
     }
-    loss_fn = {"classification": bj.classification_loss, "regression": bj.regression_loss}[kind]
-    loss_fn = jax.jit(loss_fn, static_argnames="config")
+    loss_fn = jax.jit(getattr(bj, f"{kind}_loss"), static_argnames="config")
     rng = np.random.default_rng(1)
-    label = jnp.asarray([0, 2, 1, 1]).astype(jnp.int32 if kind == "classification" else jnp.float32)
+    label = jnp.asarray([0, 2, 1, 1]).astype(jnp.float32 if kind == "regression" else jnp.int32)
+    if kind == "multi_label":
+        label = jnp.asarray([[0, 1, 1], [0, 0, 0], [1, 1, 1], [1, 0, 0]])
     batch = {"input_ids": jnp.asarray(rng.integers(5, 40, (4, 8))), "label": label}
     whole, metrics = loss_fn(model, batch, CONFIG)
     task_logits = jax.jit(bj.task_logits, static_argnames="config")
@@ -237,10 +238,19 @@ def test_padding_of_a_ragged_batch_counts_nothing(params, kind):
     if kind == "classification":
         nll = -np.asarray(jax.nn.log_softmax(logits))[np.arange(4), np.asarray(label)]
         assert metrics["accuracy"][0] == (logits.argmax(1) == np.asarray(label)).sum()
-    else:
+    elif kind == "regression":
         nll = (logits[:, 0] - np.asarray(label)) ** 2
+    else:  # every label's own -log p, or -log (1 - p)
+        chances = 1 / (1 + np.exp(-logits.astype(np.float64)))
+        nll = -np.log(np.where(label == 1, chances, 1 - chances)).mean(1)
+        right = ((chances >= 0.5) == (np.asarray(label) == 1)).all(1)
+        assert metrics["exact_match"] == (right.sum(), 4)
     np.testing.assert_allclose(whole, nll.mean(), rtol=1e-6)
     ragged = {**batch, "example_weight": jnp.asarray([1.0, 1.0, 0.0, 0.0])}
     half, metrics = loss_fn(model, ragged, CONFIG)
     np.testing.assert_allclose(half, nll[:2].mean(), rtol=1e-6)
     assert metrics["loss"][1] == 2
+    # Other weights: the weighted mean, as PyTorch's CrossEntropyLoss(weight=...).
+    weights = np.array([0.5, 2.0, 1.0, 0.25], np.float32)
+    weighted, _ = loss_fn(model, {**batch, "example_weight": jnp.asarray(weights)}, CONFIG)
+    np.testing.assert_allclose(weighted, (weights * nll).sum() / weights.sum(), rtol=1e-6)
