@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import json
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from etils import epath
@@ -12,6 +12,8 @@ from etils import epath
 from bertjax.config import Execution
 from bertjax.errors import Stopped, UserError
 from bertjax.model.starts import StartConfig
+from bertjax.runs import grid
+from bertjax.runs.grid import Setting
 from bertjax.tasks.question_answering import QuestionAnsweringConfig
 from bertjax.tasks.task import Chance
 from bertjax.train.optimizer import OptimizerConfig
@@ -69,14 +71,25 @@ class FinetuneConfig:
     max_seq_length: int | None = None
     """Most tokens of a row; longer ones lose their end, and a document gets several windows. None:
     128; for question answering 384, or the model's positions if they are fewer."""
-    learning_rates: tuple[float, ...] = ()
-    """Try these with the first seed and keep the best on the dev rows for all seeds; empty:
-    optimizer.learning_rate."""
+    learning_rates: tuple[float, ...] | None = None
+    """Try these with the first seed and keep the best on the dev rows for all seeds; left out:
+    optimizer.learning_rate. With batch_sizes and epoch_counts every combination is tried: the
+    paper's grid (A.3) is 5e-5 3e-5 2e-5 with 16 32 and 2 3 4."""
+    batch_sizes: tuple[int, ...] | None = None
+    """Try these as well; left out: batch_size."""
+    epoch_counts: tuple[int, ...] | None = None
+    """Try these numbers of epochs as well; left out: epochs."""
     warmup_proportion: float = 0.1
     """Share of the steps that warm up, unless optimizer.warmup_steps says how many."""
     select: Literal["last", "best"] = "last"
     """last: report the weights after the last step; best: those of the best evaluation on the dev
     rows, which makes the dev metric optimistic."""
+    best_metric: str | None = None
+    """Metric of the dev rows by which an evaluation, a setting of the grid or a seed is the best;
+    of loss less is better. Left out: accuracy, or spearman for regression."""
+    patience: int = 0
+    """End a seed early after so many evaluations in a row that were not its best; 0: never. With
+    select best its weights are those of the best one."""
     eval_every: int = 0
     """Steps between two evaluations; 0: once an epoch."""
     save_every: int = 1000
@@ -100,24 +113,25 @@ class FinetuneConfig:
         for name in ("epochs", "batch_size", "save_every", "log_every", "accumulation"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}: give at least 1.")
-        if self.eval_every < 0:
-            raise UserError(f"eval_every is {self.eval_every}: give at least 0.")
+        for name in ("eval_every", "patience"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name} is {getattr(self, name)}: give at least 0.")
         if self.max_seq_length is not None and self.max_seq_length < 4:
             raise UserError(f"max_seq_length is {self.max_seq_length}: give at least 4.")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise UserError(f"seeds are {self.seeds}: give at least one, and each only once.")
         if min(self.seeds) < 0 or max(self.seeds) >= 2**31:
             raise UserError(f"seeds are {self.seeds}: give whole numbers from 0 to 2147483647.")
-        if any(not 0 < rate < float("inf") for rate in self.learning_rates):
-            raise UserError(f"learning_rates are {self.learning_rates}: give numbers above 0.")
+        grid.check_axes(self)
         if not 0 <= self.warmup_proportion < 1:
             raise UserError(
                 f"warmup_proportion is {self.warmup_proportion}: give at least 0 and less than 1."
             )
-        if self.batch_size % self.accumulation:
-            raise UserError(
-                f"accumulation {self.accumulation} does not divide batch_size {self.batch_size}."
-            )
+        for size in self.batch_sizes or (self.batch_size,):
+            if size % self.accumulation:
+                raise UserError(
+                    f"accumulation {self.accumulation} does not divide batch_size {size}."
+                )
         self._refuse_options_of_other_tasks()
 
     def _refuse_options_of_other_tasks(self) -> None:
@@ -166,6 +180,8 @@ class SeedResult(NamedTuple):
 
     seed: int
     learning_rate: float
+    batch_size: int
+    epochs: int
     metrics: dict[str, float]
     """On the dev rows."""
     test_metrics: dict[str, float] | None
@@ -178,15 +194,21 @@ class FinetuneResult:
     """What a fine-tuning run came to."""
 
     metric: str
-    """The main metric: accuracy; spearman for regression, f1 (in percent) for questions."""
+    """The main metric: best_metric, or else the first of the task's."""
     mean: float
     """Of the main metric over the seeds, on the dev rows."""
+    median: float
+    """The same."""
     deviation: float
     """Its standard deviation over the seeds (n - 1); 0 for one seed."""
     learning_rate: float
     """The learning rate of all seeds."""
-    tried: dict[float, float]
-    """Learning rates that were compared with the first seed: the main metric on the dev rows."""
+    batch_size: int
+    """Rows a step, of all seeds."""
+    epochs: int
+    """Times that all seeds saw every row."""
+    tried: dict[Setting, float]
+    """The settings that were compared with the first seed: the main metric on the dev rows."""
     seeds: tuple[SeedResult, ...]
     """In the order of the configuration; those that were finished, if the run stopped early."""
     labels: tuple[str, ...]
@@ -203,7 +225,7 @@ class FinetuneResult:
     def to_json(self) -> dict[str, Any]:
         """All of it as JSON values."""
         seeds = [seed._asdict() for seed in self.seeds]
-        tried = {f"{rate:g}": score for rate, score in self.tried.items()}
+        tried = [{**each._asdict(), self.metric: score} for each, score in self.tried.items()]
         return {**dataclasses.asdict(self), "seeds": seeds, "tried": tried}
 
     def sentence(self) -> str:
@@ -212,12 +234,18 @@ class FinetuneResult:
             return f"Stopped after {len(self.seeds)} finished seeds, to be resumed."
         spread = ""
         if len(self.seeds) > 1:
-            spread = f" ± {self.deviation:.4f} over {len(self.seeds)} seeds"
+            spread = (
+                f" ± {self.deviation:.4f} over {len(self.seeds)} seeds (median {self.median:.4f})"
+            )
         chance = "" if self.chance is None else f"; {self.chance.said}: {self.chance.score:.4f}"
         return (
-            f"{self.metric} {self.mean:.4f}{spread} on the dev rows (learning rate "
-            f"{self.learning_rate:g}{chance})."
+            f"{self.metric} {self.mean:.4f}{spread} on the dev rows "
+            f"({grid.said(self._setting, tuple(self.tried))}{chance})."
         )
+
+    @property
+    def _setting(self) -> Setting:
+        return Setting(self.learning_rate, self.batch_size, self.epochs)
 
 
 def finetune(
@@ -230,8 +258,9 @@ def finetune(
     """Fine-tunes every seed, reports their metrics and exports the best one.
 
     The head is always new. workdir/seed-N/ is the run directory of a seed (below
-    workdir/learning-rate-X/ where several are tried); workdir/export/ holds the model of the seed
-    with the best main metric on the dev rows. What is finished is not trained again.
+    workdir/learning-rate-X/, workdir/learning-rate-X-batch-size-Y/, ... where several are tried);
+    workdir/export/ holds the model of the seed with the best main metric on the dev rows. What is
+    finished is not trained again.
 
     Args:
         config: what, on what, how.
@@ -253,48 +282,49 @@ def finetune(
     model = from_pretrained(config.model) if model is None else model
     model.tokenizer.files(export=True)  # what the export would refuse after the last step
     task = read_task(config, model, log)
+    if config.best_metric is not None:
+        task = task.judged_by(config.best_metric)
     trainer = SeedTrainer(config, model, task, log, progress)
     trainer.write_config(again=False)
-    rates = config.learning_rates or (config.optimizer.learning_rate,)
-    rate, metric = rates[0], task.metric
-    tried: dict[float, SeedResult] = {}
+    settings = grid.settings(config)
+    setting, better = settings[0], min if task.less_is_better else max
+    tried: dict[Setting, SeedResult] = {}
     results: list[SeedResult] = []
     export = None
     # Training has its own way to stop; this is for the time between two seeds and for scoring. In
     # several processes a handler of ours would take the signal from JAX's.
     signals = stop_on_signals() if jax.process_count() == 1 else contextlib.nullcontext()
     with contextlib.suppress(Stopped), signals:
-        for rate in rates:
-            tried[rate] = trainer.train(config.seeds[0], rate)
-        rate = max(tried, key=lambda each: tried[each].metrics[metric])
-        if len(rates) > 1:
-            shown = ", ".join(f"{r:g}: {d.metrics[metric]:.4f}" for r, d in tried.items())
-            log(f"Learning rate {rate:g} is the best on the dev rows ({shown}).")
-        results.append(tried[rate])
+        for each in settings:
+            tried[each] = trainer.train(config.seeds[0], each)
+        setting = better(tried, key=lambda each: tried[each].metrics[task.metric])
+        if len(settings) > 1:
+            log(f"The best on the dev rows is {grid.said(setting, settings)}.")
+        results.append(tried[setting])
         for seed in config.seeds[1:]:
-            results.append(trainer.train(seed, rate))
+            results.append(trainer.train(seed, setting))
         export = trainer.export()
-    return _result(trainer, rate, tried, results, export)
+    return _result(trainer, setting, tried, results, export)
 
 
 def _result(
     trainer: "SeedTrainer",
-    rate: float,
-    tried: dict[float, SeedResult],
-    seeds: Iterable[SeedResult],
+    setting: Setting,
+    tried: Mapping[Setting, SeedResult],
+    seeds: Sequence[SeedResult],
     export: epath.Path | None,
 ) -> FinetuneResult:
     """Puts the result together, says it, and writes it to workdir/result.json."""
-    seeds = tuple(seeds)
     metric = trainer.task.metric
     scores = [seed.metrics[metric] for seed in seeds]
     result = FinetuneResult(
         metric=metric,
         mean=statistics.fmean(scores) if scores else float("nan"),
+        median=statistics.median(scores) if scores else float("nan"),
         deviation=statistics.stdev(scores) if len(scores) > 1 else 0.0,
-        learning_rate=rate,
-        tried={rate: done.metrics[metric] for rate, done in tried.items()},
-        seeds=seeds,
+        **setting._asdict(),
+        tried={each: done.metrics[metric] for each, done in tried.items()},
+        seeds=tuple(seeds),
         labels=trainer.task.labels,
         chance=trainer.task.chance,
         workdir=str(trainer.workdir),
@@ -304,5 +334,8 @@ def _result(
     if export is not None:
         trainer.write_config(again=True)  # a resumed run may have changed what may change
         trainer.write_result(json.dumps(result.to_json(), indent=2) + "\n")
+    if len(tried) > 1 and export is not None:
+        for line in grid.table(result.tried, metric, setting):
+            trainer.log(line)
     trainer.log(result.sentence())
     return result

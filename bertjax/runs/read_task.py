@@ -80,7 +80,7 @@ def _read_classification(config: "FinetuneConfig", model: Pretrained, log: "Log"
         data_hash,
         dev_hash,
         length,
-        metric=classification.main_metric(config.regression),
+        metric=classification.metric_names(len(labels))[0],
         scores=classification.scores,
         identity={"objective": "regression" if config.regression else "classification"},
         fields=lambda _: {
@@ -93,6 +93,7 @@ def _read_classification(config: "FinetuneConfig", model: Pretrained, log: "Log"
         labels=labels,
         chance=_majority(dev.labels) if labels else None,
         shown=("loss", "pearson"),
+        metrics=classification.metric_names(len(labels)),
     )
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -14,9 +14,10 @@ from bertjax.errors import Stopped, UserError
 from bertjax.interop.huggingface import Pretrained, save_pretrained
 from bertjax.interop.tensors import weights_hash
 from bertjax.model import starts
-from bertjax.runs import inference
+from bertjax.runs import grid, inference
 from bertjax.runs.finetune import FinetuneConfig, Log, SeedResult
 from bertjax.runs.finetune_program import programs, random_params
+from bertjax.runs.grid import Setting
 from bertjax.runs.workdir import CONFIG, choose_workdir, write_config
 from bertjax.tasks.batches import batch_indices, bucket_of, length_buckets
 from bertjax.tasks.task import Examples, Task
@@ -29,6 +30,18 @@ from bertjax.train.step import TrainState
 from bertjax.train.telemetry import Field, Telemetry
 
 KIND = "fine-tuning"
+
+
+class Plan(NamedTuple):
+    """The steps of a setting."""
+
+    setting: Setting
+    epoch_steps: int
+    """Of an epoch."""
+    steps: int
+    """In all."""
+    warmup: int
+    """Of the first steps, those that warm up."""
 
 
 class SeedTrainer:
@@ -51,21 +64,22 @@ class SeedTrainer:
         self.config, self.model, self.task = config, model, task
         self.log, self.progress = log, progress
         self.mesh = sharding.make_mesh(config.mesh)
+        self.settings = grid.settings(config)
+        sizes = {setting.batch_size for setting in self.settings}
         ways = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
-        if config.batch_size % ways:
-            raise UserError(
-                f"batch_size {config.batch_size} can't be split over {ways} devices: give a "
-                f"multiple of {ways}, or fewer devices with --mesh.data."
-            )
+        for size in sizes:
+            if size % ways:
+                raise UserError(
+                    f"batch_size {size} can't be split over {ways} devices: give a multiple of "
+                    f"{ways}, or fewer devices with --mesh.data."
+                )
+        self.scored_rows = max(sizes)  # one program for all settings
         self.buckets = length_buckets(task.max_seq_length)
         self.lengths = task.train.lengths
-        self.epoch_steps = -(-len(task.train) // config.batch_size)
-        self.steps = config.epochs * self.epoch_steps
         recipe = config.optimizer
-        self.warmup = recipe.warmup_steps
-        if self.warmup is None:
-            self.warmup = int(config.warmup_proportion * self.steps)
-        make_schedule(dataclasses.replace(recipe, warmup_steps=self.warmup), self.steps)  # checks
+        for setting in self.settings:
+            plan = self.plan(setting)
+            make_schedule(dataclasses.replace(recipe, warmup_steps=plan.warmup), plan.steps)
         self.programs = programs(
             model.config,
             config.execution,
@@ -80,9 +94,8 @@ class SeedTrainer:
             config.start.check(model.config)
             self.weights = {"random": dataclasses.asdict(config.start)}
         self.best: tuple[dict[str, float], Any] | None = None  # metrics and parameters
-        several = len(config.learning_rates) > 1
-        rate = "several" if several else (*config.learning_rates, recipe.learning_rate)[0]
-        self.identity = self._identity(rate)
+        rates = {setting.learning_rate for setting in self.settings}
+        self.identity = self._identity(_only(rates), _only(sizes))
         self.workdir = choose_workdir(
             config.workdir, KIND, fresh=config.fresh, identity=self.identity
         )
@@ -97,18 +110,25 @@ class SeedTrainer:
         if jax.process_index() == 0:
             places.write_atomically(self.workdir / "result.json", text.encode())
 
-    def train(self, seed: int, rate: float) -> SeedResult:
+    def plan(self, setting: Setting) -> Plan:
+        """What a setting comes to in steps."""
+        epoch_steps = -(-len(self.task.train) // setting.batch_size)
+        steps = setting.epochs * epoch_steps
+        warmup = self.config.optimizer.warmup_steps
+        if warmup is None:
+            warmup = int(self.config.warmup_proportion * steps)
+        return Plan(setting, epoch_steps, steps, warmup)
+
+    def train(self, seed: int, setting: Setting) -> SeedResult:
         """Trains one seed, or finds it trained.
 
         Raises:
             Stopped: a signal came; what was done is saved.
         """
-        config = self.config
-        several = len(config.learning_rates) > 1
-        workdir = self.workdir / f"learning-rate-{rate:g}" if several else self.workdir
-        workdir = workdir / f"seed-{seed}"
+        config, plan = self.config, self.plan(setting)
+        workdir = self.workdir / grid.directory(setting, self.settings) / f"seed-{seed}"
         select_best = config.select == "best"
-        self.log(f"Seed {seed}, learning rate {rate:g}: {self.steps:,} steps.")
+        self.log(f"Seed {seed}, {grid.said(setting, self.settings)}: {plan.steps:,} steps.")
         latest: dict[str, float] = {}
 
         def evaluate(state: TrainState, should_stop: Callable[[], bool]) -> Any:
@@ -118,16 +138,17 @@ class SeedTrainer:
             return scores
 
         loop = LoopConfig(
-            train_steps=self.steps,
+            train_steps=plan.steps,
             log_every=config.log_every,
-            eval_every=config.eval_every or self.epoch_steps,
+            eval_every=config.eval_every or plan.epoch_steps,
             save_every=config.save_every,
             keep_best=int(select_best),
+            patience=config.patience,
         )
         with Checkpoints(
             workdir / "checkpoints",
             keep_best=loop.keep_best,
-            best_mode="max",
+            best_mode="min" if self.task.less_is_better else "max",
             log=self.log,
         ) as checkpoints:
             result = fit(
@@ -136,14 +157,14 @@ class SeedTrainer:
                 init=lambda: self.programs.make_state(self._initial(seed)),
                 abstract_state=self.programs.abstract_state,
                 train_step=self.programs.train_step,
-                batch_at=functools.partial(self._batch, seed, rate),
+                batch_at=functools.partial(self._batch, seed, plan),
                 evaluate=evaluate,
                 checkpoints=checkpoints,
-                meta=self._meta(seed, rate),
+                meta=self._meta(seed, setting),
                 telemetry=self._telemetry(workdir),
                 # Without it no evaluation saves: a tiny run's time is not spent on checkpoints.
-                best_metric=self.task.metric if select_best else None,
-                tokens_per_step=round(config.batch_size * float(self.lengths.mean())),
+                best_metric=self.task.metric if self._dev_rows_choose else None,
+                tokens_per_step=round(setting.batch_size * float(self.lengths.mean())),
             )
             if result.stopped:
                 raise Stopped("stopped in training")
@@ -156,7 +177,7 @@ class SeedTrainer:
         scores = scores or self._scores(params, self.task.dev) or {}
         test = self._scores(params, self.task.test) if self.task.test else None
         self._keep(scores, params)
-        return SeedResult(seed, rate, scores, test, str(workdir))
+        return SeedResult(seed, *setting, scores, test, str(workdir))
 
     def export(self) -> epath.Path:
         """Writes the best seed's model to workdir/export."""
@@ -187,9 +208,9 @@ class SeedTrainer:
             fresh = {**fresh, **kept}
         return jax.tree.map(np.asarray, fresh)
 
-    def _batch(self, seed: int, rate: float, step: int) -> dict[str, jax.Array]:
+    def _batch(self, seed: int, plan: Plan, step: int) -> dict[str, jax.Array]:
         """The global batch of a step: a function of its arguments."""
-        train, size = self.task.train, self.config.batch_size
+        train, size = self.task.train, plan.setting.batch_size
         indices = batch_indices(seed, step, len(train), size)
         longest = int(self.lengths[indices[indices >= 0]].max())
         width = bucket_of(longest, self.buckets)
@@ -197,7 +218,7 @@ class SeedTrainer:
             self.mesh, size, lambda rows: train.batch(indices[rows], width)
         )
         whole = sharding.replicated(self.mesh)
-        schedule = np.array([rate, self.warmup, self.steps], np.float32)
+        schedule = np.array([plan.setting.learning_rate, plan.warmup, plan.steps], np.float32)
         batch["seed"] = jax.device_put(np.int32(seed), whole)
         batch["schedule"] = jax.device_put(schedule, whole)
         return batch
@@ -214,7 +235,7 @@ class SeedTrainer:
             params,
             examples,
             self.model.config,
-            batch_size=self.config.batch_size,
+            batch_size=self.scored_rows,
             buckets=self.buckets,
             kind=self.task.head.kind,
             execution=self.config.execution,
@@ -225,16 +246,24 @@ class SeedTrainer:
             outputs.append(each)
         return self.task.scores(examples, outputs)
 
-    def _identity(self, rate: float | str) -> dict[str, Any]:
+    @property
+    def _dev_rows_choose(self) -> bool:
+        """Whether it depends on the dev rows what a seed's weights are."""
+        return self.config.select == "best" or self.config.patience > 0
+
+    def _identity(self, rate: float | str, batch_size: int | str) -> dict[str, Any]:
         """What may not change when a run resumes; the same for all seeds."""
         config = self.config
+        chosen: dict[str, Any] = {"dev rows": self.task.dev_hash} if self._dev_rows_choose else {}
+        if chosen and config.best_metric is not None:
+            chosen["best_metric"] = config.best_metric
         return {
             "model": {**self.model.config.to_dict(), "weights": self.weights},
             "tokenizer": self.model.tokenizer.sha256,
             "data": self.task.data_hash,
-            **({"dev rows": self.task.dev_hash} if config.select == "best" else {}),  # they chose
+            **chosen,
             **self.task.identity,
-            "batch_size": config.batch_size,
+            "batch_size": batch_size,
             "max_seq_length": self.task.max_seq_length,
             "select": config.select,
             "optimizer": {
@@ -244,10 +273,11 @@ class SeedTrainer:
             },
         }
 
-    def _meta(self, seed: int, rate: float) -> dict[str, Any]:
+    def _meta(self, seed: int, setting: Setting) -> dict[str, Any]:
         config = self.config
+        identity = self._identity(setting.learning_rate, setting.batch_size)
         return {
-            "identity": {**self._identity(rate), "seed": seed},
+            "identity": {**identity, "seed": seed},
             "facts": {
                 "dev rows": self.task.dev_hash,
                 "mesh": dict(self.mesh.shape),
@@ -259,7 +289,8 @@ class SeedTrainer:
 
     def _telemetry(self, workdir: epath.Path) -> Telemetry:
         rate = Field("learning_rate", "lr", ".1e", last=True)
-        train = [Field("loss"), Field("accuracy"), rate, Field("grad_norm", "grad", ".2f")]
+        right = [Field("accuracy"), Field("exact_match", "exact")]
+        train = [Field("loss"), *right, rate, Field("grad_norm", "grad", ".2f")]
         chance = self.task.chance and (self.task.chance.name, self.task.chance.score)
         dev = [Field(self.task.metric, reference=chance), *map(Field, self.task.shown)]
         return Telemetry(
@@ -272,6 +303,11 @@ class SeedTrainer:
 
     def _keep(self, scores: dict[str, float], params: Any) -> None:
         """Remembers the parameters of the best seed, on the host."""
-        metric = self.task.metric
-        if self.best is None or scores[metric] > self.best[0][metric]:
+        metric, sign = self.task.metric, -1 if self.task.less_is_better else 1
+        if self.best is None or sign * scores[metric] > sign * self.best[0][metric]:
             self.best = (scores, sharding.on_host(self.mesh, params))
+
+
+def _only(values: set[Any]) -> Any:
+    """The one value, or that there are several."""
+    return next(iter(values)) if len(values) == 1 else "several"

@@ -238,9 +238,11 @@ def scores(
     return metrics(np.concatenate(logits)[order], examples.labels)
 
 
-def main_metric(regression: bool) -> str:
-    """The metric that chooses between learning rates and between epochs; more is better."""
-    return "spearman" if regression else "accuracy"
+def metric_names(labels: int) -> tuple[str, ...]:
+    """What `metrics` gives for so many labels (0: regression), the main one first."""
+    if not labels:
+        return ("spearman", "pearson", "loss")
+    return ("accuracy", "macro_f1", "mcc", "loss", *(("f1",) if labels == 2 else ()))
 
 
 def _cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:

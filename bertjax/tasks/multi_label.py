@@ -42,8 +42,8 @@ def find_labels(table: Table, column: str, separator: str) -> tuple[str, ...]:
     if len(names) < 2:
         found = f"only the label {names.pop()!r}" if names else "no label"
         raise UserError(
-            f"{table.path}: column {column!r} has {found}; several labels a text need two different "
-            f"ones, with {separator!r} between them."
+            f"{table.path}: column {column!r} has {found}; several labels a text need two "
+            f"different ones, with {separator!r} between them."
         )
     if len(names) > MAX_LABELS:
         raise UserError(

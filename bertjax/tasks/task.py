@@ -6,6 +6,11 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from bertjax.errors import UserError
+
+LESS_IS_BETTER = ("loss",)
+"""Metrics of which the least is the best; of all others it is the most."""
+
 
 class Examples(Protocol):
     """The rows of one file, as the model reads them."""
@@ -73,7 +78,7 @@ class Task:
     max_seq_length: int
     """Most tokens of a row."""
     metric: str
-    """The metric that chooses between learning rates and between epochs; more is better."""
+    """The main metric: it chooses between evaluations, settings and seeds."""
     scores: Callable[[Any, Iterable[tuple[np.ndarray, np.ndarray]]], dict[str, float]]
     """(the examples; row numbers [n] and the model's outputs for them [n, ...], batch by batch,
     every row once) -> metrics, the main one among them."""
@@ -88,3 +93,25 @@ class Task:
     """What to compare the main metric with."""
     shown: tuple[str, ...] = ("loss",)
     """Metrics that the line of an evaluation shows beside the main one, if they are there."""
+    metrics: tuple[str, ...] = ()
+    """Names of all that `scores` gives."""
+
+    @property
+    def less_is_better(self) -> bool:
+        """Of the main metric."""
+        return self.metric in LESS_IS_BETTER
+
+    def judged_by(self, metric: str) -> "Task":
+        """The same task with another main metric, which nothing is known to compare with.
+
+        Raises:
+            UserError: `scores` gives no such metric.
+        """
+        if metric == self.metric:
+            return self
+        if metric not in self.metrics:
+            raise UserError(
+                f"best_metric is {metric!r}, which this task has not: give one of "
+                f"{', '.join(self.metrics or (self.metric,))}."
+            )
+        return dataclasses.replace(self, metric=metric, chance=None)

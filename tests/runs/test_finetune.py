@@ -1,5 +1,6 @@
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import pathlib
@@ -96,6 +97,7 @@ def test_learns_reports_exports_and_is_not_trained_twice(config, files, tmp_path
     scores = [seed.metrics["accuracy"] for seed in result.seeds]
     assert max(scores) == 1.0
     assert result.mean == pytest.approx(np.mean(scores))
+    assert result.median == pytest.approx(np.median(scores))
     assert result.deviation == pytest.approx(np.std(scores, ddof=1))
     assert [seed.seed for seed in result.seeds] == [0, 2]
     assert lines[-1] == result.sentence() and "over 2 seeds" in lines[-1]
@@ -143,7 +145,7 @@ def test_seeds_vary_head_order_and_dropout_but_not_the_weights_they_start_from(c
     for part in ("embeddings", "encoder", "pooler"):
         jax.tree.map(np.testing.assert_array_equal, first[part], other[part])
         jax.tree.map(np.testing.assert_array_equal, first[part], tiny_model.params[part])
-    batches = [trainer._batch(seed, 1e-2, 0) for seed in (0, 1)]
+    batches = [trainer._batch(seed, plan_of(trainer), 0) for seed in (0, 1)]
     assert [int(batch["seed"]) for batch in batches] == [0, 1]
     assert trainer.task.train.labels.tolist() != []
     orders = [np.asarray(batch["input_ids"]).tolist() for batch in batches]
@@ -181,9 +183,9 @@ def test_programs_compile_once_a_width_whatever_the_seeds_rates_and_arms(config,
     trainer = make_trainer(config, tiny_model)
     before = trainer.programs.train_step._cache_size()
     widths = {
-        trainer._batch(seed, 1e-3, step)["input_ids"].shape[1]
+        trainer._batch(seed, plan_of(trainer), step)["input_ids"].shape[1]
         for seed in config.seeds
-        for step in range(trainer.steps)
+        for step in range(plan_of(trainer).steps)
     }
     for arm in (False, True):
         workdir = f"{config.workdir}-{arm}"
@@ -195,10 +197,10 @@ def test_programs_compile_once_a_width_whatever_the_seeds_rates_and_arms(config,
 
 def test_every_row_is_seen_once_an_epoch_and_padding_weighs_nothing(config, tiny_model):
     trainer = make_trainer(config, tiny_model)
-    assert trainer.epoch_steps == 4
+    assert plan_of(trainer).epoch_steps == 4
     lengths, weight = [], 0.0
     for step in range(4):
-        batch = jax.device_get(trainer._batch(0, 1e-2, step))
+        batch = jax.device_get(trainer._batch(0, plan_of(trainer), step))
         real = batch["example_weight"] > 0
         lengths += batch["attention_mask"][real].sum(1).tolist()
         weight += batch["example_weight"].sum()
@@ -209,7 +211,7 @@ def test_every_row_is_seen_once_an_epoch_and_padding_weighs_nothing(config, tiny
 
 def test_the_loss_of_a_ragged_batch_ignores_its_padding(config, tiny_model):
     trainer = make_trainer(config, tiny_model)
-    ragged = dict(trainer._batch(0, 1e-2, 3))  # 12 rows and 4 of padding
+    ragged = dict(trainer._batch(0, plan_of(trainer), 3))  # 12 rows and 4 of padding
     params = trainer._initial(0)
     results = []
     for label in (0, 1):
@@ -265,12 +267,83 @@ def test_the_rate_in_the_state_is_the_learning_rate(tiny_model):
 def test_the_best_learning_rate_of_the_first_seed_is_kept_for_all(config):
     config = dataclasses.replace(config, learning_rates=(1e-6, 3e-3), seeds=(0, 1))
     result = finetune(config, quiet, progress=False)
-    assert set(result.tried) == {1e-6, 3e-3} and result.learning_rate == 3e-3
-    assert result.tried[3e-3] > result.tried[1e-6]
+    worse, better = result.tried.values()
+    assert list(result.tried) == [(1e-6, 16, LONG), (3e-3, 16, LONG)]
+    assert result.learning_rate == 3e-3 and better > worse
     assert {seed.learning_rate for seed in result.seeds} == {3e-3}
     records = read_records(result)
     rates = [record["learning_rate"] for record in records if record["kind"] == "train"]
     assert 0 < max(rates) <= 3e-3
+
+
+def test_the_whole_grid_is_tried_with_the_first_seed(config, tiny_model, tmp_path):
+    config = dataclasses.replace(
+        config,
+        learning_rates=(1e-6, 1e-2),
+        batch_sizes=(10, 20),
+        epoch_counts=(1, 2),
+        seeds=(0, 1),
+        best_metric="loss",
+    )
+    program = make_trainer(config, tiny_model).programs.train_step
+    before, lines = program._cache_size(), []
+    result = finetune(config, lines.append, progress=False)
+    assert program._cache_size() == before + 2  # a shape for each batch size
+    assert list(result.tried) == list(itertools.product((1e-6, 1e-2), (10, 20), (1, 2)))
+    best = min(result.tried, key=result.tried.get)
+    assert (result.learning_rate, result.batch_size, result.epochs) == best
+    assert result.metric == "loss" and best[0] == 1e-2
+    assert [seed[1:4] for seed in result.seeds] == [best, best]
+    assert result.seeds[0].metrics["loss"] == result.tried[best]
+    # Each setting has so many steps and rows as it says.
+    for rate, size, epochs in result.tried:
+        seed = tmp_path / "run" / f"learning-rate-{rate:g}-batch-size-{size}-epochs-{epochs}/seed-0"
+        assert sorted(path.name for path in (seed / "checkpoints").iterdir()) == [
+            str(epochs * -(-60 // size))
+        ]
+    # The table is told at the end, and kept; the export is the seed with the least loss.
+    table = lines[-len(result.tried) - 2 : -1]
+    assert table[0].split() == ["learning", "rate", "batch", "size", "epochs", "loss"]
+    marked = [line.split()[:3] for line in table if line.endswith("  best")]
+    assert marked == [[f"{best[0]:g}", str(best[1]), str(best[2])]]
+    saved = json.loads((tmp_path / "run/result.json").read_text())
+    assert saved["tried"][0].keys() == {"learning_rate", "batch_size", "epochs", "loss"}
+    least = min(seed.metrics["loss"] for seed in result.seeds)
+    evaluated = predict.evaluate(from_pretrained(config.workdir), config.dev)
+    assert evaluated["loss"] == pytest.approx(least, rel=1e-5)  # another batch size
+
+
+def test_patience_ends_a_seed_and_another_start_finds_it_done(config):
+    """A learning rate at which nothing changes: no evaluation is better than the first."""
+    still = dataclasses.replace(config.optimizer, learning_rate=1e-12)
+    config = dataclasses.replace(
+        config, optimizer=still, patience=2, select="best", eval_every=1, seeds=(0, 1)
+    )
+    lines = []
+    result = finetune(config, lines.append, progress=False)
+    ends = [line for line in lines if line.startswith("Ended early at step 3 of 40")]
+    assert len(ends) == 2
+    records = read_records(result)
+    assert [record["step"] for record in records if record["kind"] == "eval"] == [1, 2, 3]
+    lines.clear()
+    again = finetune(config, lines.append, progress=False)
+    assert again.seeds == result.seeds and not again.stopped
+    assert sum("complete: step 3 of 40, where it ended early" in line for line in lines) == 2
+    # The dev rows, and the metric on them, decided on the weights.
+    with pytest.raises(UserError, match="another best_metric"):
+        finetune(dataclasses.replace(config, best_metric="loss"), quiet, progress=False)
+
+
+def test_less_loss_is_better(config):
+    """Rates so high that the loss rises in the end."""
+    high = dataclasses.replace(config.optimizer, learning_rate=0.3, schedule="constant")
+    config = dataclasses.replace(
+        config, optimizer=high, select="best", best_metric="loss", epochs=3, eval_every=2
+    )
+    result = finetune(config, quiet, progress=False)
+    losses = [record["loss"] for record in read_records(result) if record["kind"] == "eval"]
+    assert result.mean == min(losses) < losses[-1]
+    assert result.chance is None and "commonest" not in result.sentence()
 
 
 def test_select_best_takes_the_weights_of_the_best_evaluation(config):
@@ -420,7 +493,8 @@ def test_a_signal_while_test_rows_are_scored_stops_and_is_resumed(
 def test_a_warm_up_of_no_steps_is_none(config, tiny_model):
     def warmup(steps):
         recipe = dataclasses.replace(config.optimizer, warmup_steps=steps)
-        return make_trainer(dataclasses.replace(config, optimizer=recipe), tiny_model).warmup
+        trainer = make_trainer(dataclasses.replace(config, optimizer=recipe), tiny_model)
+        return plan_of(trainer).warmup
 
     assert (warmup(0), warmup(3), warmup(None)) == (0, 3, 4)  # of 40 steps
 
@@ -449,6 +523,8 @@ def test_mistakes_are_told_before_any_training(config, tmp_path, files):
     assert "is no finite number" in refusal(regression=True)
     assert "no such directory" in refusal(model=str(tmp_path / "nothing"))
     assert "no such file" in refusal(train=str(tmp_path / "nothing.tsv"))
+    known = "give one of accuracy, macro_f1, mcc, loss, f1."
+    assert f"best_metric is 'bleu', which this task has not: {known}" in refusal(best_metric="bleu")
 
 
 @pytest.mark.parametrize(
@@ -459,6 +535,13 @@ def test_mistakes_are_told_before_any_training(config, tmp_path, files):
         {"seeds": (1, 1)},
         {"seeds": (-1,)},
         {"learning_rates": (0.0,)},
+        {"learning_rates": ()},
+        {"batch_sizes": ()},
+        {"batch_sizes": (16, 16)},
+        {"batch_sizes": (0, 16)},
+        {"epoch_counts": ()},
+        {"patience": -1},
+        {"accumulation": 3, "batch_sizes": (9, 10)},
         {"warmup_proportion": 1.0},
         {"batch_size": 10, "accumulation": 3},
         {"max_seq_length": 3},
@@ -473,6 +556,10 @@ def test_a_configuration_that_makes_no_sense(change):
 def make_trainer(config, model):
     task = read_task(config, model, quiet)
     return seeds.SeedTrainer(config, model, task, quiet, False)
+
+
+def plan_of(trainer):
+    return trainer.plan(trainer.settings[0])
 
 
 def read_records(result):

@@ -89,7 +89,8 @@ def test_merged_is_what_adapters_beside_their_layers_give(params, adapters):
 
 def test_only_what_is_trained_gets_a_gradient(params, adapters):
     base = {name: params[name] for name in ("embeddings", "encoder")}
-    trained = {lora.ADAPTERS: adapters, "pooler": params["pooler"], "classifier": params["classifier"]}
+    on_top = {name: params[name] for name in ("pooler", "classifier")}
+    trained = {lora.ADAPTERS: adapters, **on_top}
     ids = np.arange(12).reshape(2, 6)
 
     @jax.jit
