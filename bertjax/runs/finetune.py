@@ -49,11 +49,17 @@ class FinetuneConfig:
     pair_column: str | None = None
     """Column of the second text, for pairs."""
     label_column: str = "label"
-    """Column of the label, or of the number to predict."""
+    """Column of the label, or of the number to predict; for multi_label of all labels of a text,
+    with label_separator between them, empty for none."""
     column_names: tuple[str, ...] = ()
     """Names of all columns, for TSV and CSV files without a header."""
     regression: bool = False
     """Predict a number instead of a label."""
+    multi_label: bool = False
+    """A text has any number of labels, none included: each is a yes or no of its own, and a yes
+    where its probability is at least 0.5."""
+    label_separator: str = "|"
+    """Stands between the labels of a text in the label column, for multi_label."""
     question_answering: QuestionAnsweringConfig = dataclasses.field(
         default_factory=QuestionAnsweringConfig
     )
@@ -86,7 +92,8 @@ class FinetuneConfig:
     rows, which makes the dev metric optimistic."""
     best_metric: str | None = None
     """Metric of the dev rows by which an evaluation, a setting of the grid or a seed is the best;
-    of loss less is better. Left out: accuracy, or spearman for regression."""
+    of loss less is better. Left out: accuracy, spearman for regression, micro_f1 for several labels
+    a text."""
     patience: int = 0
     """End a seed early after so many evaluations in a row that were not its best; 0: never. With
     select best its weights are those of the best one."""
@@ -127,6 +134,12 @@ class FinetuneConfig:
             raise UserError(
                 f"warmup_proportion is {self.warmup_proportion}: give at least 0 and less than 1."
             )
+        if self.multi_label and self.regression:
+            raise UserError("regression is of numbers and multi_label of labels: give one of them.")
+        if not self.label_separator:
+            raise UserError("label_separator is empty: give what stands between two labels.")
+        if not self.multi_label and self.label_separator != "|":
+            raise UserError("label_separator is of several labels a text: give --multi-label too.")
         for size in self.batch_sizes or (self.batch_size,):
             if size % self.accumulation:
                 raise UserError(

@@ -4,7 +4,8 @@ import dataclasses
 import functools
 import hashlib
 import json
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from bertjax.interop.huggingface import Pretrained
 from bertjax.objectives import losses
 from bertjax.tasks import (
     classification,
+    multi_label,
     question_answering,
     squad,
     squad_metric,
@@ -23,6 +25,22 @@ from bertjax.tasks.task import Chance, Head, Task
 
 if TYPE_CHECKING:
     from bertjax.runs.finetune import FinetuneConfig, Log
+
+
+class _Answers(NamedTuple):
+    """What stands in the label column, and what becomes of it."""
+
+    objective: str
+    """In the identity of the run."""
+    labels: tuple[str, ...]
+    """Empty for regression."""
+    read: Callable[[tables.Table], np.ndarray]
+    """The labels of a file."""
+    head: Head
+    metrics: Callable[[np.ndarray, np.ndarray], dict[str, float]]
+    """Of logits and labels."""
+    names: tuple[str, ...]
+    """Of the metrics, the main one first."""
 
 
 def read_task(config: "FinetuneConfig", model: Pretrained, log: "Log") -> Task:
@@ -44,9 +62,8 @@ def _read_classification(config: "FinetuneConfig", model: Pretrained, log: "Log"
         return tables.read_table(path, columns, column_names=config.column_names)
 
     table = read(config.train)
-    labels: tuple[str, ...] = ()
-    if not config.regression:
-        labels = classification.find_labels(table, config.label_column)
+    answers = _answers(config, table)
+    labels = answers.labels
 
     def examples(table: tables.Table) -> classification.Examples:
         return classification.tokenize(
@@ -54,13 +71,13 @@ def _read_classification(config: "FinetuneConfig", model: Pretrained, log: "Log"
             table.columns[config.pair_column] if config.pair_column else None,
             model.tokenizer,
             length,
-            classification.read_labels(table, config.label_column, labels or None),
+            answers.read(table),
         )
 
     # All files are read before any is tokenized: a mistake in the last shows at once.
     others = [read(path) for path in (config.dev, config.test) if path]
     for other in others:
-        classification.read_labels(other, config.label_column, labels or None)
+        answers.read(other)
     train, dev, *test = [examples(each) for each in (table, *others)]
     data_hash, dev_hash = (
         hashlib.sha256(json.dumps([labels, each.columns]).encode()).hexdigest()
@@ -73,39 +90,67 @@ def _read_classification(config: "FinetuneConfig", model: Pretrained, log: "Log"
         + f", evaluating on {len(dev):,}; {full:,} training rows fill all {length} tokens."
     )
     return Task(
-        _classifier(labels),
+        answers.head,
         train,
         dev,
         test[0] if test else None,
         data_hash,
         dev_hash,
         length,
-        metric=classification.metric_names(len(labels))[0],
-        scores=classification.scores,
-        identity={"objective": "regression" if config.regression else "classification"},
+        metric=answers.names[0],
+        scores=functools.partial(classification.scores, metrics=answers.metrics),
+        identity={"objective": answers.objective},
         fields=lambda _: {
             "labels": list(labels),
             "text_column": config.text_column,
             "pair_column": config.pair_column,
             "label_column": config.label_column,
             "max_seq_length": length,
+            **({"label_separator": config.label_separator} if config.multi_label else {}),
         },
         labels=labels,
-        chance=_majority(dev.labels) if labels else None,
-        shown=("loss", "pearson"),
-        metrics=classification.metric_names(len(labels)),
+        chance=_majority(dev.labels) if answers.objective == "classification" else None,
+        shown=("loss", "pearson", "exact_match"),
+        metrics=answers.names,
     )
 
 
-def _classifier(labels: tuple[str, ...]) -> Head:
-    """The head of these labels; of none, regression's."""
-    if not labels:
-        return Head("regression", 1, losses.regression_loss, losses.classification_weights)
-    return Head(
-        "sequence_classification",
-        len(labels),
-        losses.classification_loss,
+def _answers(config: "FinetuneConfig", table: tables.Table) -> _Answers:
+    """What the configuration says that the label column is; the labels are those of `table`."""
+    column, separator, weights_fn = (
+        config.label_column,
+        config.label_separator,
         losses.classification_weights,
+    )
+    if config.regression:
+        return _Answers(
+            "regression",
+            (),
+            lambda table: classification.target_values(table, column),
+            Head("regression", 1, losses.regression_loss, weights_fn),
+            classification.metrics,
+            classification.metric_names(0),
+        )
+    if config.multi_label:
+        labels = multi_label.find_labels(table, column, separator)
+        kind = "multi_label_classification"
+        return _Answers(
+            "multi-label classification",
+            labels,
+            lambda table: multi_label.label_sets(table, column, labels, separator),
+            Head(kind, len(labels), losses.multi_label_loss, weights_fn),
+            multi_label.metrics,
+            multi_label.METRICS,
+        )
+    labels = classification.find_labels(table, column)
+    kind = "sequence_classification"
+    return _Answers(
+        "classification",
+        labels,
+        lambda table: classification.label_ids(table, column, labels),
+        Head(kind, len(labels), losses.classification_loss, weights_fn),
+        classification.metrics,
+        classification.metric_names(len(labels)),
     )
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,7 +29,8 @@ class Examples:
     token_type_ids: list[np.ndarray]
     """int32 [length] for every row."""
     labels: np.ndarray
-    """int32 [N] (index into the labels) or float32 [N] (regression)."""
+    """int32 [N] (index into the labels), float32 [N] (regression), or int32 [N, C], 1 for every
+    label that a row has (several labels)."""
     pad_id: int
     """What a batch is padded with."""
 
@@ -49,8 +50,8 @@ class Examples:
             width: T; at least the longest of these rows.
 
         Returns:
-            input_ids, attention_mask, token_type_ids int32 [B, T]; label [B]; example_weight
-            float32 [B], 0 for the padding rows.
+            input_ids, attention_mask, token_type_ids int32 [B, T]; label [B] or [B, C];
+            example_weight float32 [B], 0 for the padding rows.
         """
         return {
             **batches.padded(self.input_ids, self.token_type_ids, indices, width, self.pad_id),
@@ -225,13 +226,17 @@ def metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
 
 def scores(
-    examples: Examples, outputs: Iterable[tuple[np.ndarray, np.ndarray]]
+    examples: Examples,
+    outputs: Iterable[tuple[np.ndarray, np.ndarray]],
+    *,
+    metrics: Callable[[np.ndarray, np.ndarray], dict[str, float]] = metrics,
 ) -> dict[str, float]:
-    """`metrics` of a model's outputs.
+    """The metrics of a model's outputs.
 
     Args:
         examples: N rows with their labels.
         outputs: row numbers [n] and their logits [n, C], until every row has come.
+        metrics: of logits and labels.
     """
     rows, logits = zip(*outputs, strict=True)
     order = np.argsort(np.concatenate(rows))

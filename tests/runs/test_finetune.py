@@ -369,6 +369,39 @@ def test_regression(config, tmp_path):
     assert good["score"] > bad["score"] and set(bad) == {"text", "score"}
 
 
+def test_several_labels_a_text(config, tmp_path):
+    generator = random.Random(5)
+    for name, count in (("train", 80), ("dev", 30)):
+        lines = ["text\tlabel"]
+        for _ in range(count):
+            there = generator.sample(["good", "bad"], generator.randint(0, 2))
+            lines.append(f"the film was {' '.join(there)} .\t{', '.join(there)}")
+        (tmp_path / f"{name}.tsv").write_text("\n".join(lines) + "\n")
+    config = dataclasses.replace(
+        config,
+        train=str(tmp_path / "train.tsv"),
+        dev=str(tmp_path / "dev.tsv"),
+        multi_label=True,
+        label_separator=",",
+        epochs=2 * LONG,  # 100 steps
+        eval_every=50,
+    )
+    lines = []
+    result = finetune(config, lines.append, progress=False)
+    assert result.metric == "micro_f1" and result.labels == ("bad", "good")
+    assert result.chance is None and result.mean > 0.95
+    assert any(line.startswith("eval") and "exact_match" in line for line in lines)
+    model = from_pretrained(tmp_path / "run")
+    assert model.kind == "multi_label_classification"
+    evaluated = predict.evaluate(model, config.dev)
+    assert evaluated == pytest.approx({"examples": 30, **result.seeds[0].metrics}, rel=1e-5)
+    texts = ["the film was bad good .", "the film was good .", "the film was ."]
+    answers = predict.predict(model, texts)
+    assert [answer["labels"] for answer in answers] == [["bad", "good"], ["good"], []]
+    assert answers[1].keys() == {"text", "labels", "scores"}
+    assert answers[1]["scores"]["good"] >= 0.5 > answers[1]["scores"]["bad"]
+
+
 PROGRAM = """
 import dataclasses, json, sys
 from bertjax.config import Execution
@@ -541,6 +574,9 @@ def test_mistakes_are_told_before_any_training(config, tmp_path, files):
         {"batch_sizes": (0, 16)},
         {"epoch_counts": ()},
         {"patience": -1},
+        {"regression": True, "multi_label": True},
+        {"label_separator": ";"},
+        {"label_separator": "", "multi_label": True},
         {"accumulation": 3, "batch_sizes": (9, 10)},
         {"warmup_proportion": 1.0},
         {"batch_size": 10, "accumulation": 3},
