@@ -16,6 +16,7 @@ from bertjax.runs import grid
 from bertjax.runs.grid import Setting
 from bertjax.tasks.question_answering import QuestionAnsweringConfig
 from bertjax.tasks.task import Chance
+from bertjax.train.lora import LoraConfig
 from bertjax.train.optimizer import OptimizerConfig
 from bertjax.train.sharding import MeshConfig
 
@@ -109,6 +110,8 @@ class FinetuneConfig:
         default_factory=lambda: OptimizerConfig(learning_rate=5e-5)
     )
     """Optimizer and schedule."""
+    lora: LoraConfig = dataclasses.field(default_factory=LoraConfig)
+    """Train low-rank adapters instead of the encoder."""
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     """How devices share the work."""
     execution: Execution = dataclasses.field(default_factory=Execution)
@@ -134,6 +137,8 @@ class FinetuneConfig:
             raise UserError(
                 f"warmup_proportion is {self.warmup_proportion}: give at least 0 and less than 1."
             )
+        if self.lora.rank and self.from_scratch:
+            raise UserError("lora.rank needs a trained encoder: leave out from_scratch.")
         if self.multi_label and self.regression:
             raise UserError("regression is of numbers and multi_label of labels: give one of them.")
         if not self.label_separator:
@@ -175,6 +180,7 @@ class FinetuneConfig:
 _OPTIONS = {
     "classification": (
         *("text_column", "pair_column", "label_column", "column_names", "regression"),
+        *("multi_label", "label_separator"),
     ),
     "question_answering": ("question_answering",),
 }

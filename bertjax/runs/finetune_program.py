@@ -13,7 +13,8 @@ from bertjax.config import BertConfig, Execution
 from bertjax.model import bert
 from bertjax.model.heads import TASK_PARTS
 from bertjax.tasks.task import Head
-from bertjax.train import sharding
+from bertjax.train import lora, sharding
+from bertjax.train.lora import LoraConfig
 from bertjax.train.optimizer import OptimizerConfig, make_optimizer
 from bertjax.train.step import TrainState, init_state, jit_train_step, make_train_step
 
@@ -24,7 +25,8 @@ class Programs(NamedTuple):
     make_state: Callable[[Any], TrainState]
     """The first state, sharded, from parameters on the host."""
     train_step: Callable[[TrainState, Any], tuple[TrainState, Any]]
-    """The jitted step; a batch also carries seed, int32 [], and schedule, float32 [3]."""
+    """The jitted step; a batch also carries seed, int32 [], and schedule, float32 [3]; with LoRA
+    base, the frozen parameters."""
     abstract_state: TrainState
     """ShapeDtypeStructs with their shardings."""
 
@@ -77,6 +79,7 @@ def programs(
     kind: str,
     accumulation: int,
     head: Head,
+    adapters: LoraConfig,
     mesh: Mesh,
 ) -> Programs:
     """The jitted functions of a recipe, but for its schedule, which comes with the batches.
@@ -85,25 +88,37 @@ def programs(
     share them. Compiling takes as long as hundreds of steps of a small model.
     """
     optimizer = optax.chain(make_optimizer(optimizer_config, 1), scale_by_rate())
-    one_step = make_train_step(
-        functools.partial(head.loss, config=config, execution=execution),
-        optimizer,
-        weights_fn=head.weights_fn,
-        accumulation=accumulation,
-    )
+    loss_fn = functools.partial(head.loss, config=config, execution=execution)
+
+    def one_step(state: TrainState, batch: Any, base: Any) -> tuple[TrainState, Any]:
+        def loss_of_trained(params: Any, batch: Any, **named: Any) -> Any:
+            return loss_fn(lora.whole(base, params, adapters), batch, **named)
+
+        step = make_train_step(
+            loss_of_trained if base else loss_fn,
+            optimizer,
+            weights_fn=head.weights_fn,
+            accumulation=accumulation,
+        )
+        return step(state, batch)
 
     def train_step(state: TrainState, batch: Any) -> tuple[TrainState, Any]:
         batch = dict(batch)
+        base = batch.pop("base", None)
         rate = learning_rate(kind, batch.pop("schedule"), state.updates)
         state = state.replace(opt_state=(*state.opt_state[:-1], RateState(rate)))
-        state, metrics = one_step(state, batch)
+        state, metrics = one_step(state, batch, base)
         return state, {**metrics, "learning_rate": rate}
 
     def make_state(params: Any) -> TrainState:
         return init_state(params, optimizer)
 
-    key = jax.random.key(0)
-    params = jax.eval_shape(lambda: random_params(config, key, head.kind, head.outputs, whole=True))
+    def first_params() -> Any:
+        key = jax.random.key(0)
+        params = random_params(config, key, head.kind, head.outputs, whole=True)
+        return lora.divide(params, key, adapters)[1] if adapters.rank else params
+
+    params = jax.eval_shape(first_params)
     shapes = jax.eval_shape(make_state, params)
     shardings = sharding.state_shardings(mesh, shapes)
     return Programs(

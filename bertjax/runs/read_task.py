@@ -210,6 +210,7 @@ def _read_question_answering(config: "FinetuneConfig", model: Pretrained, log: "
         },
         chance=_without_learning(files[0], files[1]),
         shown=("exact", "best_f1"),
+        metrics=("f1", "exact", *(("best_f1", "best_exact") if files[1].has_unanswerable else ())),
     )
 
 

@@ -21,7 +21,7 @@ from bertjax.runs.grid import Setting
 from bertjax.runs.workdir import CONFIG, choose_workdir, write_config
 from bertjax.tasks.batches import batch_indices, bucket_of, length_buckets
 from bertjax.tasks.task import Examples, Task
-from bertjax.train import sharding
+from bertjax.train import lora, sharding
 from bertjax.train.checkpoint import Checkpoints
 from bertjax.train.loop import LoopConfig, fit
 from bertjax.train.optimizer import make_schedule
@@ -30,6 +30,7 @@ from bertjax.train.step import TrainState
 from bertjax.train.telemetry import Field, Telemetry
 
 KIND = "fine-tuning"
+_ADAPTERS = 0x10BA  # what a seed's key is folded with for them: other draws than the new head's
 
 
 class Plan(NamedTuple):
@@ -87,8 +88,12 @@ class SeedTrainer:
             recipe.schedule,
             config.accumulation,
             task.head,
+            config.lora,
             self.mesh,
         )
+        self.base: dict[str, Any] = {}  # with LoRA, what is frozen, on the mesh
+        if config.lora.rank:
+            self.base = self._place_base()
         self.weights: Any = weights_hash(model.params)
         if config.from_scratch:
             config.start.check(model.config)
@@ -132,7 +137,7 @@ class SeedTrainer:
         latest: dict[str, float] = {}
 
         def evaluate(state: TrainState, should_stop: Callable[[], bool]) -> Any:
-            scores = self._scores(state.params, self.task.dev, should_stop)
+            scores = self._scores(self._whole(state.params), self.task.dev, should_stop)
             latest.clear()
             latest.update(scores or {})
             return scores
@@ -173,6 +178,7 @@ class SeedTrainer:
                 target = abstract(params)
                 params = checkpoints.restore_params(target, which="best").state
                 scores = result.best["metrics"]
+        params = self._whole(params)
         # Nothing was evaluated if the run was complete already.
         scores = scores or self._scores(params, self.task.dev) or {}
         test = self._scores(params, self.task.test) if self.task.test else None
@@ -206,7 +212,20 @@ class SeedTrainer:
             parts = ("embeddings", "encoder", *({"pooler"} & fresh.keys()))
             kept = {name: self.model.params[name] for name in parts if name in self.model.params}
             fresh = {**fresh, **kept}
+        if self.config.lora.rank:
+            key = jax.random.fold_in(jax.random.key(seed), _ADAPTERS)
+            fresh = lora.divide(fresh, key, self.config.lora)[1]
         return jax.tree.map(np.asarray, fresh)
+
+    def _place_base(self) -> dict[str, Any]:
+        base = {name: self.model.params[name] for name in lora.BASE}
+        return jax.device_put(
+            jax.tree.map(np.asarray, base), sharding.state_shardings(self.mesh, base)
+        )
+
+    def _whole(self, params: Any) -> Any:
+        """All parameters of the model, from those that a state holds."""
+        return lora.jit_whole(self.base, params, self.config.lora) if self.base else params
 
     def _batch(self, seed: int, plan: Plan, step: int) -> dict[str, jax.Array]:
         """The global batch of a step: a function of its arguments."""
@@ -219,6 +238,8 @@ class SeedTrainer:
         )
         whole = sharding.replicated(self.mesh)
         schedule = np.array([plan.setting.learning_rate, plan.warmup, plan.steps], np.float32)
+        if self.base:
+            batch |= {"base": self.base}
         batch["seed"] = jax.device_put(np.int32(seed), whole)
         batch["schedule"] = jax.device_put(schedule, whole)
         return batch
@@ -263,6 +284,7 @@ class SeedTrainer:
             "data": self.task.data_hash,
             **chosen,
             **self.task.identity,
+            **({"lora": dataclasses.asdict(config.lora)} if config.lora.rank else {}),
             "batch_size": batch_size,
             "max_seq_length": self.task.max_seq_length,
             "select": config.select,

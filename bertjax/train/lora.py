@@ -20,6 +20,8 @@ from bertjax.train.paths import named, nested
 
 ADAPTERS = "lora"
 """The subtree of the adapters among what is trained."""
+BASE = ("embeddings", "encoder")
+"""The parts that are frozen; the adapters are of the encoder."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,6 +120,16 @@ def merge(params: Mapping[str, Any], adapters: Mapping[str, Any], scale: float) 
         product = jnp.matmul(low[f"{path}/a"], low[f"{path}/b"], precision="highest")
         leaves[f"{path}/kernel"] = leaves[f"{path}/kernel"] + scale * product
     return nested(leaves)
+
+
+def divide(
+    params: Mapping[str, Any], key: jax.Array, config: LoraConfig
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(the frozen base, what is trained) of a whole model's parameters: the latter are fresh
+    adapters, and the parts on top of the encoder as they are."""
+    base = {name: part for name, part in params.items() if name in BASE}
+    on_top = {name: part for name, part in params.items() if name not in BASE}
+    return base, {ADAPTERS: init_adapters(params, key, config), **on_top}
 
 
 def whole(base: Mapping[str, Any], trained: Mapping[str, Any], config: LoraConfig) -> dict:

@@ -18,7 +18,10 @@ from bertjax.runs import finetune_program, predict, seeds
 from bertjax.runs.finetune import FinetuneConfig, finetune
 from bertjax.runs.read_task import read_task
 from bertjax.train import loop
+from bertjax.train.checkpoint import Checkpoints
+from bertjax.train.lora import LoraConfig
 from bertjax.train.optimizer import OptimizerConfig, make_optimizer, make_schedule
+from bertjax.train.paths import named
 from bertjax.train.sharding import MeshConfig
 
 LONG, SHORT = 10, 1
@@ -369,6 +372,56 @@ def test_regression(config, tmp_path):
     assert good["score"] > bad["score"] and set(bad) == {"text", "score"}
 
 
+def test_lora_trains_adapters_and_head_and_exports_an_ordinary_model(config, tiny_model, tmp_path):
+    config = dataclasses.replace(
+        config,
+        lora=LoraConfig(rank=4, alpha=8.0),
+        select="best",
+        save_every=7,
+        optimizer=dataclasses.replace(config.optimizer, learning_rate=1e-2),
+    )
+    result = finetune(config, quiet, progress=False)
+    assert result.mean > 0.8  # the commonest label: 0.57
+    exported = named(from_pretrained(config.workdir).params)
+    for name, before in named(tiny_model.params).items():
+        changes = name.endswith(("query/kernel", "value/kernel")) or name.startswith("pooler/")
+        if not name.startswith(("mlm/", "nsp/")):
+            assert (np.asarray(before).tobytes() != exported[name].tobytes()) == changes, name
+    # Neither moments nor a checkpoint of what is frozen.
+    with Checkpoints(tmp_path / "run/seed-0/checkpoints", read_only=True) as checkpoints:
+        saved = named(checkpoints.restore_params(which="best").state)
+    trained = {name for name in saved if name.startswith("lora/encoder/layer_0/attention/")}
+    assert len(trained) == 4
+    assert saved.keys() - trained == {
+        f"{part}/{leaf}" for part in ("pooler", "classifier") for leaf in ("kernel", "bias")
+    }
+    trainer = make_trainer(config, tiny_model)
+    moments = named(trainer.programs.abstract_state.opt_state)
+    assert not any("embedding" in name or name.endswith("query/kernel") for name in moments)
+    # The export says what the run said.
+    evaluated = predict.evaluate(from_pretrained(config.workdir), config.dev)
+    assert evaluated == pytest.approx({"examples": 21, **result.seeds[0].metrics}, rel=1e-5)
+
+
+def test_before_the_first_step_lora_is_the_model_with_a_new_head(config, tiny_model):
+    plain = make_trainer(config, tiny_model)
+    adapted = make_trainer(dataclasses.replace(config, lora=LoraConfig(rank=2)), tiny_model)
+    whole = adapted._whole(adapted._initial(0))
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(whole), plain._initial(0))
+
+
+def test_lora_is_held_on_resume_and_its_layers_have_to_be_there(config):
+    config = dataclasses.replace(config, epochs=SHORT, lora=LoraConfig(rank=2))
+    finetune(config, quiet, progress=False)
+    another = {LoraConfig(rank=3): r"lora\.rank \(2 there, 3 here\)", LoraConfig(): "lora"}
+    for change, name in another.items():
+        with pytest.raises(UserError, match=f"another {name}"):
+            finetune(dataclasses.replace(config, lora=change), quiet, progress=False)
+    with pytest.raises(UserError, match="has 'dense', which this model's encoder has not"):
+        unknown = LoraConfig(2, layers=("dense",))
+        finetune(dataclasses.replace(config, lora=unknown), quiet, progress=False)
+
+
 def test_several_labels_a_text(config, tmp_path):
     generator = random.Random(5)
     for name, count in (("train", 80), ("dev", 30)):
@@ -575,6 +628,7 @@ def test_mistakes_are_told_before_any_training(config, tmp_path, files):
         {"epoch_counts": ()},
         {"patience": -1},
         {"regression": True, "multi_label": True},
+        {"lora": LoraConfig(2), "from_scratch": True},
         {"label_separator": ";"},
         {"label_separator": "", "multi_label": True},
         {"accumulation": 3, "batch_sizes": (9, 10)},
