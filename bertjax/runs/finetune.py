@@ -65,6 +65,11 @@ class FinetuneConfig:
         default_factory=QuestionAnsweringConfig
     )
     """How questions and documents are cut."""
+    class_weights: Literal["balanced"] | dict[str, float] | None = None
+    """How much the rows of a label weigh in the loss, which is their weighted mean, as in PyTorch's
+    CrossEntropyLoss: labels with their weights (those left out have 1), or balanced: every label
+    weighs the same in all, whatever its number of training rows. Metrics of dev and test rows are
+    not weighted."""
     from_scratch: bool = False
     """Start from random weights of the same shape: what pre-training is compared with."""
     start: StartConfig = dataclasses.field(default_factory=StartConfig)
@@ -141,6 +146,8 @@ class FinetuneConfig:
             raise UserError("lora.rank needs a trained encoder: leave out from_scratch.")
         if self.multi_label and self.regression:
             raise UserError("regression is of numbers and multi_label of labels: give one of them.")
+        if self.class_weights is not None and (self.regression or self.multi_label):
+            raise UserError("class_weights are of labels, one of them a text: leave them out.")
         if not self.label_separator:
             raise UserError("label_separator is empty: give what stands between two labels.")
         if not self.multi_label and self.label_separator != "|":
@@ -180,7 +187,7 @@ class FinetuneConfig:
 _OPTIONS = {
     "classification": (
         *("text_column", "pair_column", "label_column", "column_names", "regression"),
-        *("multi_label", "label_separator"),
+        *("multi_label", "label_separator", "class_weights"),
     ),
     "question_answering": ("question_answering",),
 }

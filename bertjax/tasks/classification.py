@@ -2,8 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -33,6 +33,8 @@ class Examples:
     label that a row has (several labels)."""
     pad_id: int
     """What a batch is padded with."""
+    weights: np.ndarray | None = None
+    """float32 [N]: how much each row weighs in training; None: all the same."""
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -53,10 +55,11 @@ class Examples:
             input_ids, attention_mask, token_type_ids int32 [B, T]; label [B] or [B, C];
             example_weight float32 [B], 0 for the padding rows.
         """
-        return {
-            **batches.padded(self.input_ids, self.token_type_ids, indices, width, self.pad_id),
-            "label": self.labels[np.maximum(indices, 0)],
-        }
+        rows = np.maximum(indices, 0)
+        batch = batches.padded(self.input_ids, self.token_type_ids, indices, width, self.pad_id)
+        if self.weights is not None:
+            batch["example_weight"] = batch["example_weight"] * self.weights[rows]
+        return {**batch, "label": self.labels[rows]}
 
 
 def tokenize(
@@ -163,6 +166,35 @@ def unseen_label(name: str, labels: Sequence[str], where: str) -> UserError:
         f"{where}: label {shown!r} was not seen in training (those are {known}); correct it, or "
         "add rows with it to the training file."
     )
+
+
+def label_weights(
+    weights: Literal["balanced"] | Mapping[str, float], labels: Sequence[str], ids: np.ndarray
+) -> np.ndarray:
+    """float32 [C]: how much a row of each label weighs.
+
+    Args:
+        weights: labels with their weights, those left out have 1; or balanced: N / (C * rows of
+            the label), as scikit-learn's class_weight.
+        labels: the names.
+        ids: int [N]: the label of every training row.
+
+    Raises:
+        UserError: a label that isn't there, a weight that isn't above 0, or none at all.
+    """
+    if weights == "balanced":
+        counts = np.bincount(ids, minlength=len(labels))
+        return (len(ids) / (len(labels) * counts)).astype(np.float32)
+    assert not isinstance(weights, str)
+    if not weights:
+        raise UserError("class_weights is empty: give labels with their weights, or leave it out.")
+    known = ", ".join(labels[:12]) + (", ..." if len(labels) > 12 else "")
+    for name, weight in weights.items():
+        if name not in labels:
+            raise UserError(f"class_weights has {name!r}, which is no label; those are {known}.")
+        if not 0 < weight < math.inf:
+            raise UserError(f"class_weights gives {name!r} {weight}: give a number above 0.")
+    return np.array([weights.get(name, 1.0) for name in labels], np.float32)
 
 
 def target_values(table: Table, column: str) -> np.ndarray:

@@ -372,6 +372,21 @@ def test_regression(config, tmp_path):
     assert good["score"] > bad["score"] and set(bad) == {"text", "score"}
 
 
+def test_class_weights_are_of_the_training_rows_alone(config, tiny_model):
+    weighted = dataclasses.replace(config, class_weights={"neg": 4.0}, epochs=SHORT)
+    trainer = make_trainer(weighted, tiny_model)
+    batch = jax.device_get(trainer._batch(0, plan_of(trainer), 0))
+    assert batch["example_weight"].tolist() == np.where(batch["label"] == 0, 4.0, 1.0).tolist()
+    assert trainer.task.labels == ("neg", "pos")
+    dev = trainer.task.dev.batch(np.arange(5), 32)
+    assert dev["example_weight"].tolist() == [1.0] * 5
+    plain = make_trainer(dataclasses.replace(weighted, class_weights=None), tiny_model)
+    assert plain.programs is trainer.programs
+    finetune(dataclasses.replace(weighted, class_weights="balanced"), quiet, progress=False)
+    with pytest.raises(UserError, match="another class_weights"):
+        finetune(weighted, quiet, progress=False)
+
+
 def test_lora_trains_adapters_and_head_and_exports_an_ordinary_model(config, tiny_model, tmp_path):
     config = dataclasses.replace(
         config,
@@ -628,6 +643,8 @@ def test_mistakes_are_told_before_any_training(config, tmp_path, files):
         {"epoch_counts": ()},
         {"patience": -1},
         {"regression": True, "multi_label": True},
+        {"class_weights": "balanced", "multi_label": True},
+        {"class_weights": {"a": 2.0}, "regression": True},
         {"lora": LoraConfig(2), "from_scratch": True},
         {"label_separator": ";"},
         {"label_separator": "", "multi_label": True},

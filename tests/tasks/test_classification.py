@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from etils import epath
@@ -55,6 +57,40 @@ def test_a_label_not_seen_in_training():
     assert c.label_ids(table(["b", "a"]), "label", ["a", "b"]).tolist() == [1, 0]
     with pytest.raises(UserError, match=r"a.tsv:3: label 'c' was not seen in training .*a, b"):
         c.label_ids(table(["a", "c"]), "label", ["a", "b"])
+
+
+def test_balanced_weights_are_scikit_learns():
+    utils = pytest.importorskip("sklearn.utils.class_weight")
+    ids = np.array([0, 0, 0, 2, 1, 2], np.int32)
+    wanted = utils.compute_class_weight("balanced", classes=np.arange(3), y=ids)
+    ours = c.label_weights("balanced", ["a", "b", "c"], ids)
+    np.testing.assert_allclose(ours, wanted, rtol=1e-6)  # float32
+    np.testing.assert_allclose(np.bincount(ids, ours[ids]), [2, 2, 2], rtol=1e-6)
+
+
+def test_weights_by_label_reach_the_batch():
+    ids = np.array([0, 1, 2], np.int32)
+    weights = c.label_weights({"c": 0.5, "a": 3}, ["a", "b", "c"], ids)
+    assert weights.tolist() == [3.0, 1.0, 0.5]
+    examples = c.tokenize(["x"] * 3, None, Letters(), 5, ids)
+    examples = dataclasses.replace(examples, weights=weights[ids])
+    batch = examples.batch(np.array([2, 0, -1]), 5)
+    assert batch["example_weight"].tolist() == [0.5, 3.0, 0.0]
+    assert batch["example_weight"].dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("weights", "sentence"),
+    [
+        ({}, "class_weights is empty"),
+        ({"d": 1.0}, "class_weights has 'd', which is no label; those are a, b."),
+        ({"a": 0.0}, "class_weights gives 'a' 0.0"),
+        ({"a": float("nan")}, "class_weights gives 'a' nan"),
+    ],
+)
+def test_weights_that_are_none(weights, sentence):
+    with pytest.raises(UserError, match=sentence):
+        c.label_weights(weights, ["a", "b"], np.array([0, 1]))
 
 
 @pytest.mark.parametrize("value", ["x", "", "nan", "-inf", "1e99", "9" * 5000])
