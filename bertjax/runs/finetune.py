@@ -65,6 +65,14 @@ class FinetuneConfig:
         default_factory=QuestionAnsweringConfig
     )
     """How questions and documents are cut."""
+    long_documents: Literal["cut", "windows"] = "cut"
+    """What is done with a text longer than a row: cut: it loses its end; windows: all of it is
+    read, in windows that overlap. A text's logits are then pooled from those of its windows; in
+    training each window has the text's label, and together they weigh as much as one text."""
+    window_overlap: int | None = None
+    """Tokens that neighbouring windows share; left out: a quarter of max_seq_length."""
+    window_logits: Literal["mean", "max"] = "mean"
+    """How the windows' logits become the text's."""
     class_weights: Literal["balanced"] | dict[str, float] | None = None
     """How much the rows of a label weigh in the loss, which is their weighted mean, as in PyTorch's
     CrossEntropyLoss: labels with their weights (those left out have 1), or balanced: every label
@@ -148,6 +156,7 @@ class FinetuneConfig:
             raise UserError("regression is of numbers and multi_label of labels: give one of them.")
         if self.class_weights is not None and (self.regression or self.multi_label):
             raise UserError("class_weights are of labels, one of them a text: leave them out.")
+        self._check_windows()
         if not self.label_separator:
             raise UserError("label_separator is empty: give what stands between two labels.")
         if not self.multi_label and self.label_separator != "|":
@@ -158,6 +167,17 @@ class FinetuneConfig:
                     f"accumulation {self.accumulation} does not divide batch_size {size}."
                 )
         self._refuse_options_of_other_tasks()
+
+    def _check_windows(self) -> None:
+        if self.long_documents == "windows":
+            if self.pair_column:
+                raise UserError("long_documents windows is for one text a row: leave out a pair.")
+            if self.window_overlap is not None and self.window_overlap < 0:
+                raise UserError(f"window_overlap is {self.window_overlap}: give at least 0.")
+        elif self.window_overlap is not None or self.window_logits != "mean":
+            raise UserError(
+                "window_overlap and window_logits are of windows: give --long-documents windows."
+            )
 
     def _refuse_options_of_other_tasks(self) -> None:
         for task, names in _OPTIONS.items():
@@ -188,6 +208,7 @@ _OPTIONS = {
     "classification": (
         *("text_column", "pair_column", "label_column", "column_names", "regression"),
         *("multi_label", "label_separator", "class_weights"),
+        *("long_documents", "window_overlap", "window_logits"),
     ),
     "question_answering": ("question_answering",),
 }

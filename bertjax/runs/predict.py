@@ -1,5 +1,6 @@
 """What a trained model says: labels, answers, filled blanks, embeddings, metrics of a file."""
 
+import functools
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ from bertjax.errors import UserError
 from bertjax.interop.huggingface import Pretrained
 from bertjax.runs import answer, inference
 from bertjax.runs.inference import Pooling
-from bertjax.tasks import classification, multi_label, tables
+from bertjax.tasks import classification, long_documents, multi_label, tables
 
 Text = str | tuple[str, str]
 
@@ -67,10 +68,7 @@ def predict(
             "finetune), or use embed or fill-mask."
         )
     firsts, seconds = _split_pairs(model, texts)
-    examples = classification.tokenize(firsts, seconds, model.tokenizer, _max_length(model))
-    logits = inference.task_outputs(
-        model.params, examples, model.config, batch_size=batch_size, execution=execution
-    )
+    logits = _logits(model, firsts, seconds, batch_size, execution)
     results: list[dict[str, Any]] = []
     for row, text in enumerate(firsts):
         result: dict[str, Any] = {"text": text}
@@ -265,16 +263,8 @@ def evaluate(
     columns = [text, *([pair] if pair else []), label]
     table = tables.read_table(path, columns, column_names=column_names)
     labels = _read_labels(model, table, label)
-    examples = classification.tokenize(
-        table.columns[text],
-        table.columns[pair] if pair else None,
-        model.tokenizer,
-        _max_length(model),
-        labels,
-    )
-    logits = inference.task_outputs(
-        model.params, examples, model.config, batch_size=batch_size, execution=execution
-    )
+    seconds = table.columns[pair] if pair else None
+    logits = _logits(model, table.columns[text], seconds, batch_size, execution)
     several = model.kind == "multi_label_classification"
     scores = (multi_label if several else classification).metrics(logits, labels)
     return {"examples": float(len(table)), **scores}
@@ -362,6 +352,33 @@ def _split_pairs(
     _check_texts(firsts)
     _check_texts(seconds or [])
     return firsts, seconds
+
+
+def _logits(
+    model: Pretrained,
+    firsts: Sequence[str],
+    seconds: Sequence[str] | None,
+    batch_size: int,
+    execution: Execution,
+) -> np.ndarray:
+    """[N, C] of texts or pairs; of a model that reads windows, of all windows of a text."""
+    length, task = _max_length(model), model.task or {}
+    outputs = functools.partial(
+        inference.task_outputs,
+        model.params,
+        config=model.config,
+        batch_size=batch_size,
+        execution=execution,
+    )
+    if task.get("long_documents") != "windows" or seconds is not None:
+        return outputs(classification.tokenize(firsts, seconds, model.tokenizer, length))
+    # From a file: what can't be is as if it were left out.
+    overlap = task.get("window_overlap")
+    if not isinstance(overlap, int) or not 0 <= overlap < length - 2:
+        overlap = length // 4
+    long = long_documents.tokenize(firsts, model.tokenizer, length, overlap)
+    how = "max" if task.get("window_logits") == "max" else "mean"
+    return long_documents.pool(outputs(long.windows), long.documents, how)
 
 
 def _answer(model: Pretrained, logits: np.ndarray) -> dict[str, Any]:

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from bertjax.errors import UserError
 from bertjax.interop.huggingface import Pretrained
 from bertjax.objectives import losses
-from bertjax.tasks import classification, multi_label, tables
+from bertjax.tasks import classification, long_documents, multi_label, tables
+from bertjax.tasks.long_documents import LongDocuments
 from bertjax.tasks.task import Chance, Head, Task
 
 if TYPE_CHECKING:
@@ -49,25 +51,25 @@ def read_classification(config: "FinetuneConfig", model: Pretrained, log: "Log")
         _tokenize(config, model, length, table, labels)
         for table, labels in zip(files, labels_of_files, strict=True)
     ]
-    _say(config, answers, train, dev, length, log)
+    _say(answers, files, train, length, log)
     data_hash, dev_hash = (
         hashlib.sha256(json.dumps([answers.labels, table.columns]).encode()).hexdigest()
         for table in files[:2]
     )
     return Task(
         answers.head,
-        _weighted(config, answers, train),
+        _weighted(config, answers, train, labels_of_files[0]),
         dev,
         test[0] if test else None,
         data_hash,
         dev_hash,
         length,
         metric=answers.names[0],
-        scores=functools.partial(classification.scores, metrics=answers.metrics),
-        identity={"objective": answers.objective, **_identity(config)},
+        scores=_scores(config, answers),
+        identity={"objective": answers.objective, **_identity(config, length)},
         fields=lambda _: _fields(config, answers, length),
         labels=answers.labels,
-        chance=_majority(dev.labels) if answers.objective == "classification" else None,
+        chance=_majority(labels_of_files[1]) if answers.objective == "classification" else None,
         shown=("loss", "pearson", "exact_match"),
         metrics=answers.names,
     )
@@ -115,43 +117,80 @@ def _tokenize(
     length: int,
     table: tables.Table,
     labels: np.ndarray,
-) -> classification.Examples:
+) -> classification.Examples | LongDocuments:
     texts = table.columns[config.text_column]
+    if config.long_documents == "windows":
+        overlap = _overlap(config, length)
+        return long_documents.tokenize(texts, model.tokenizer, length, overlap, labels)
     pairs = table.columns[config.pair_column] if config.pair_column else None
     return classification.tokenize(texts, pairs, model.tokenizer, length, labels)
 
 
+def _overlap(config: "FinetuneConfig", length: int) -> int:
+    """Tokens that two windows of at most `length` tokens share."""
+    overlap = length // 4 if config.window_overlap is None else config.window_overlap
+    if overlap >= length - 2:
+        raise UserError(
+            f"window_overlap {overlap} leaves nothing new in a window, which holds {length - 2} "
+            f"tokens of a text: give less than {length - 2}."
+        )
+    return overlap
+
+
+def _scores(config: "FinetuneConfig", answers: _Answers) -> Callable[..., dict[str, float]]:
+    if config.long_documents == "windows":
+        how = config.window_logits
+        return functools.partial(long_documents.scores, metrics=answers.metrics, how=how)
+    return functools.partial(classification.scores, metrics=answers.metrics)
+
+
 def _say(
-    config: "FinetuneConfig",
     answers: _Answers,
-    train: classification.Examples,
-    dev: classification.Examples,
+    files: list[tables.Table],
+    train: classification.Examples | LongDocuments,
     length: int,
     log: "Log",
 ) -> None:
     labels = answers.labels
     names = f" with {len(labels)} labels ({', '.join(labels[:8])})" if labels else ""
     full = int((train.lengths == length).sum())
-    log(
-        f"Training on {len(train):,} rows{names}, evaluating on {len(dev):,}; {full:,} training "
-        f"rows fill all {length} tokens."
-    )
+    tail = f"{full:,} training rows fill all {length} tokens."
+    if isinstance(train, LongDocuments):
+        tail = f"the training rows are {len(train):,} windows of up to {length} tokens."
+    log(f"Training on {len(files[0]):,} rows{names}, evaluating on {len(files[1]):,}; {tail}")
 
 
 def _weighted(
-    config: "FinetuneConfig", answers: _Answers, train: classification.Examples
-) -> classification.Examples:
+    config: "FinetuneConfig",
+    answers: _Answers,
+    train: classification.Examples | LongDocuments,
+    labels: np.ndarray,
+) -> classification.Examples | LongDocuments:
     """The training rows, each with the weight of its label."""
     if config.class_weights is None:
         return train
-    weights = classification.label_weights(config.class_weights, answers.labels, train.labels)
+    weights = classification.label_weights(config.class_weights, answers.labels, labels)
+    if isinstance(train, LongDocuments):
+        return train.with_weights(weights[train.windows.labels])
     return dataclasses.replace(train, weights=weights[train.labels])
 
 
-def _identity(config: "FinetuneConfig") -> dict[str, Any]:
+def _identity(config: "FinetuneConfig", length: int) -> dict[str, Any]:
     """What else decides what is learned, where it is not as it always was."""
-    weights = config.class_weights
-    return {} if weights is None else {"class_weights": weights}
+    identity: dict[str, Any] = {}
+    if config.class_weights is not None:
+        identity["class_weights"] = config.class_weights
+    if config.long_documents == "windows":
+        identity |= _windows_fields(config, length)
+    return identity
+
+
+def _windows_fields(config: "FinetuneConfig", length: int) -> dict[str, Any]:
+    return {
+        "long_documents": config.long_documents,
+        "window_overlap": _overlap(config, length),
+        "window_logits": config.window_logits,
+    }
 
 
 def _fields(config: "FinetuneConfig", answers: _Answers, length: int) -> dict[str, Any]:
@@ -165,6 +204,8 @@ def _fields(config: "FinetuneConfig", answers: _Answers, length: int) -> dict[st
     }
     if config.multi_label:
         fields["label_separator"] = config.label_separator
+    if config.long_documents == "windows":
+        fields |= _windows_fields(config, length)
     return fields
 
 

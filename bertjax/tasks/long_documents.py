@@ -1,9 +1,12 @@
 """Documents longer than a row: windows of their tokens that overlap, and one answer from all."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+
+from bertjax.tasks import classification
 
 if TYPE_CHECKING:
     from bertjax.text.tokenizer import Tokenizer
@@ -11,13 +14,33 @@ if TYPE_CHECKING:
 Pooled = Literal["mean", "max"]
 
 
-class Windows(NamedTuple):
-    """The windows of N documents, those of a document one after the other."""
+@dataclasses.dataclass(frozen=True)
+class LongDocuments:
+    """N documents as rows of one window each, those of a document one after the other."""
 
-    input_ids: list[np.ndarray]
-    """int32 [length] for every window, with [CLS] and [SEP]."""
+    windows: classification.Examples
+    """Each with its document's label; together the windows of a document weigh as much as one row.
+    """
     documents: np.ndarray
     """int64 [windows]: the document of each, ascending from 0; every document has one at least."""
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """int64 [windows]: tokens of each."""
+        return self.windows.lengths
+
+    def batch(self, indices: np.ndarray, width: int) -> dict[str, np.ndarray]:
+        """As `classification.Examples.batch`, of windows."""
+        return self.windows.batch(indices, width)
+
+    def with_weights(self, weights: np.ndarray) -> "LongDocuments":
+        """The same, each window's weight multiplied by one of `weights` [windows]."""
+        own = self.windows.weights
+        product = weights if own is None else own * weights
+        return dataclasses.replace(self, windows=dataclasses.replace(self.windows, weights=product))
 
 
 def spans(length: int, most: int, overlap: int) -> list[tuple[int, int]]:
@@ -32,9 +55,22 @@ def spans(length: int, most: int, overlap: int) -> list[tuple[int, int]]:
     return [(start, min(start + most, length)) for start in starts]
 
 
-def cut(texts: Sequence[str], tokenizer: "Tokenizer", max_length: int, overlap: int) -> Windows:
-    """Tokenizes texts and cuts each into windows of at most `max_length` tokens, [CLS] and [SEP]
-    included."""
+def tokenize(
+    texts: Sequence[str],
+    tokenizer: "Tokenizer",
+    max_length: int,
+    overlap: int,
+    labels: np.ndarray | None = None,
+) -> LongDocuments:
+    """Turns texts into windows.
+
+    Args:
+        texts: N documents.
+        tokenizer: gives the ids.
+        max_length: most tokens of a window, [CLS] and [SEP] included.
+        overlap: tokens that neighbouring windows share; less than max_length - 2.
+        labels: [N] or [N, C]; zeros where there are none (prediction).
+    """
     input_ids: list[np.ndarray] = []
     documents: list[int] = []
     begin, end = [tokenizer.cls_id], [tokenizer.sep_id]
@@ -45,7 +81,13 @@ def cut(texts: Sequence[str], tokenizer: "Tokenizer", max_length: int, overlap: 
                 row = np.concatenate([begin, ids[start:stop], end])
                 input_ids.append(row.astype(np.int32))
                 documents.append(document)
-    return Windows(input_ids, np.array(documents, np.int64))
+    of_window = np.array(documents, np.int64)
+    labels = np.zeros(len(texts), np.int32) if labels is None else labels
+    types = [np.zeros(len(ids), np.int32) for ids in input_ids]
+    windows = classification.Examples(
+        input_ids, types, labels[of_window], tokenizer.pad_id, shares(of_window)
+    )
+    return LongDocuments(windows, of_window)
 
 
 def shares(documents: np.ndarray) -> np.ndarray:
@@ -66,3 +108,19 @@ def pool(logits: np.ndarray, documents: np.ndarray, how: Pooled) -> np.ndarray:
         return np.maximum.reduceat(logits, starts, axis=0)
     sums = np.add.reduceat(logits, starts, axis=0)
     return sums / np.bincount(documents)[:, None].astype(logits.dtype)
+
+
+def scores(
+    examples: LongDocuments,
+    outputs: Iterable[tuple[np.ndarray, np.ndarray]],
+    *,
+    metrics: Callable[[np.ndarray, np.ndarray], dict[str, float]],
+    how: Pooled,
+) -> dict[str, float]:
+    """The metrics over documents; as `classification.scores`, whose outputs are of windows."""
+    documents = examples.documents
+
+    def of_documents(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+        return metrics(pool(logits, documents, how), labels[first_of_each(documents)])
+
+    return classification.scores(examples.windows, outputs, metrics=of_documents)

@@ -387,6 +387,47 @@ def test_class_weights_are_of_the_training_rows_alone(config, tiny_model):
         finetune(weighted, quiet, progress=False)
 
 
+def test_long_documents_are_read_to_their_end_by_windows(config, tmp_path):
+    """The word that tells comes after more tokens than a row has: cut, no row would have it."""
+    generator = random.Random(6)
+    for name, count in (("train", 48), ("dev", 24)):
+        lines = ["text\tlabel"]
+        for _ in range(count):
+            word = generator.choice(["good", "bad"])
+            neutral = "the film was " * generator.randint(3, 5)
+            lines.append(f"{neutral}{' '.join([word] * 4)}\t{word}")
+        (tmp_path / f"{name}.tsv").write_text("\n".join(lines) + "\n")
+    config = dataclasses.replace(
+        config,
+        train=str(tmp_path / "train.tsv"),
+        dev=str(tmp_path / "dev.tsv"),
+        max_seq_length=10,
+        long_documents="windows",
+        window_logits="max",
+        eval_every=1000,
+    )
+    lines = []
+    result = finetune(config, lines.append, progress=False)
+    assert "windows of up to 10 tokens" in lines[0] and "48 rows" in lines[0]
+    assert result.mean > 0.9
+    model = from_pretrained(config.workdir)
+    fields = ("long_documents", "window_overlap", "window_logits")
+    assert [model.task[field] for field in fields] == ["windows", 2, "max"]
+    scores = predict.evaluate(model, config.dev)
+    assert scores == pytest.approx({"examples": 24, **result.seeds[0].metrics}, rel=1e-5)
+    text = "the film was " * 6 + "bad bad bad bad"
+    (answer,) = predict.predict(model, [text])
+    assert answer["label"] == "bad"
+    # Of one window a text, it is the same whether it is cut or not.
+    short = ["the film was good", "bad"]
+    cut = dataclasses.replace(model, task={**model.task, "long_documents": "cut"})
+    for ours, theirs in zip(
+        predict.predict(model, short), predict.predict(cut, short), strict=True
+    ):
+        assert ours["score"] == pytest.approx(theirs["score"], rel=1e-6)
+    assert predict.predict(cut, [text])[0]["scores"] != answer["scores"]
+
+
 def test_lora_trains_adapters_and_head_and_exports_an_ordinary_model(config, tiny_model, tmp_path):
     config = dataclasses.replace(
         config,
@@ -624,6 +665,9 @@ def test_mistakes_are_told_before_any_training(config, tmp_path, files):
     assert "is no finite number" in refusal(regression=True)
     assert "no such directory" in refusal(model=str(tmp_path / "nothing"))
     assert "no such file" in refusal(train=str(tmp_path / "nothing.tsv"))
+    assert "window_overlap 30 leaves nothing new in a window" in refusal(
+        long_documents="windows", window_overlap=30
+    )
     known = "give one of accuracy, macro_f1, mcc, loss, f1."
     assert f"best_metric is 'bleu', which this task has not: {known}" in refusal(best_metric="bleu")
 
@@ -644,6 +688,10 @@ def test_mistakes_are_told_before_any_training(config, tmp_path, files):
         {"patience": -1},
         {"regression": True, "multi_label": True},
         {"class_weights": "balanced", "multi_label": True},
+        {"long_documents": "windows", "pair_column": "b"},
+        {"window_overlap": 3},
+        {"window_logits": "max"},
+        {"window_overlap": -1, "long_documents": "windows"},
         {"class_weights": {"a": 2.0}, "regression": True},
         {"lora": LoraConfig(2), "from_scratch": True},
         {"label_separator": ";"},
