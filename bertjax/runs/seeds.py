@@ -276,8 +276,8 @@ class SeedTrainer:
         """What may not change when a run resumes; the same for all seeds."""
         config = self.config
         chosen: dict[str, Any] = {"dev rows": self.task.dev_hash} if self._dev_rows_choose else {}
-        if chosen and config.best_metric is not None:
-            chosen["best_metric"] = config.best_metric
+        if chosen and self.task.metric not in self.task.metrics[:1]:
+            chosen["best_metric"] = self.task.metric
         return {
             "model": {**self.model.config.to_dict(), "weights": self.weights},
             "tokenizer": self.model.tokenizer.sha256,
@@ -314,7 +314,9 @@ class SeedTrainer:
         right = [Field("accuracy"), Field("exact_match", "exact")]
         train = [Field("loss"), *right, rate, Field("grad_norm", "grad", ".2f")]
         chance = self.task.chance and (self.task.chance.name, self.task.chance.score)
-        dev = [Field(self.task.metric, reference=chance), *map(Field, self.task.shown)]
+        main = self.task.metric
+        others = [Field(name) for name in self.task.shown if name != main]
+        dev = [Field(main, reference=chance), *others]
         return Telemetry(
             workdir / "metrics.jsonl",
             train,

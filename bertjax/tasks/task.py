@@ -79,6 +79,8 @@ class Task:
     """Most tokens of a row."""
     metric: str
     """The main metric: it chooses between evaluations, settings and seeds."""
+    metrics: tuple[str, ...]
+    """Names of what `scores` gives and may choose, the task's own main metric first."""
     scores: Callable[[Any, Iterable[tuple[np.ndarray, np.ndarray]]], dict[str, float]]
     """(the examples; row numbers [n] and the model's outputs for them [n, ...], batch by batch,
     every row once) -> metrics, the main one among them."""
@@ -93,8 +95,6 @@ class Task:
     """What to compare the main metric with."""
     shown: tuple[str, ...] = ("loss",)
     """Metrics that the line of an evaluation shows beside the main one, if they are there."""
-    metrics: tuple[str, ...] = ()
-    """Names of all that `scores` gives."""
 
     @property
     def less_is_better(self) -> bool:
@@ -112,6 +112,6 @@ class Task:
         if metric not in self.metrics:
             raise UserError(
                 f"best_metric is {metric!r}, which this task has not: give one of "
-                f"{', '.join(self.metrics or (self.metric,))}."
+                f"{', '.join(self.metrics)}."
             )
         return dataclasses.replace(self, metric=metric, chance=None)
