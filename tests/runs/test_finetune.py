@@ -282,7 +282,6 @@ def test_the_best_learning_rate_of_the_first_seed_is_kept_for_all(config):
 def test_the_whole_grid_is_tried_with_the_first_seed(config, tiny_model, tmp_path):
     config = dataclasses.replace(
         config,
-        learning_rates=(1e-6, 1e-2),
         batch_sizes=(10, 20),
         epoch_counts=(1, 2),
         seeds=(0, 1),
@@ -292,15 +291,15 @@ def test_the_whole_grid_is_tried_with_the_first_seed(config, tiny_model, tmp_pat
     before, lines = program._cache_size(), []
     result = finetune(config, lines.append, progress=False)
     assert program._cache_size() == before + 2  # a shape for each batch size
-    assert list(result.tried) == list(itertools.product((1e-6, 1e-2), (10, 20), (1, 2)))
+    assert list(result.tried) == list(itertools.product((3e-3,), (10, 20), (1, 2)))
     best = min(result.tried, key=result.tried.get)
     assert (result.learning_rate, result.batch_size, result.epochs) == best
-    assert result.metric == "loss" and best[0] == 1e-2
+    assert result.metric == "loss"
     assert [seed[1:4] for seed in result.seeds] == [best, best]
     assert result.seeds[0].metrics["loss"] == result.tried[best]
     # Each setting has so many steps and rows as it says.
-    for rate, size, epochs in result.tried:
-        seed = tmp_path / "run" / f"learning-rate-{rate:g}-batch-size-{size}-epochs-{epochs}/seed-0"
+    for _, size, epochs in result.tried:
+        seed = tmp_path / "run" / f"batch-size-{size}-epochs-{epochs}" / "seed-0"
         assert sorted(path.name for path in (seed / "checkpoints").iterdir()) == [
             str(epochs * -(-60 // size))
         ]
@@ -415,17 +414,10 @@ def test_long_documents_are_read_to_their_end_by_windows(config, tmp_path):
     assert [model.task[field] for field in fields] == ["windows", 2, "max"]
     scores = predict.evaluate(model, config.dev)
     assert scores == pytest.approx({"examples": 24, **result.seeds[0].metrics}, rel=1e-5)
-    text = "the film was " * 6 + "bad bad bad bad"
-    (answer,) = predict.predict(model, [text])
+    (answer,) = predict.predict(model, ["the film was " * 6 + "bad bad bad bad"])
     assert answer["label"] == "bad"
-    # Of one window a text, it is the same whether it is cut or not.
-    short = ["the film was good", "bad"]
     cut = dataclasses.replace(model, task={**model.task, "long_documents": "cut"})
-    for ours, theirs in zip(
-        predict.predict(model, short), predict.predict(cut, short), strict=True
-    ):
-        assert ours["score"] == pytest.approx(theirs["score"], rel=1e-6)
-    assert predict.predict(cut, [text])[0]["scores"] != answer["scores"]
+    assert predict.evaluate(cut, config.dev)["accuracy"] < scores["accuracy"]
 
 
 def test_lora_trains_adapters_and_head_and_exports_an_ordinary_model(config, tiny_model, tmp_path):
@@ -457,6 +449,11 @@ def test_lora_trains_adapters_and_head_and_exports_an_ordinary_model(config, tin
     # The export says what the run said.
     evaluated = predict.evaluate(from_pretrained(config.workdir), config.dev)
     assert evaluated == pytest.approx({"examples": 21, **result.seeds[0].metrics}, rel=1e-5)
+    # It is held on resume.
+    another = {LoraConfig(3, 8.0): r"lora\.rank \(4 there, 3 here\)", LoraConfig(): "lora"}
+    for change, name in another.items():
+        with pytest.raises(UserError, match=f"another {name}"):
+            finetune(dataclasses.replace(config, lora=change), quiet, progress=False)
 
 
 def test_before_the_first_step_lora_is_the_model_with_a_new_head(config, tiny_model):
@@ -464,18 +461,6 @@ def test_before_the_first_step_lora_is_the_model_with_a_new_head(config, tiny_mo
     adapted = make_trainer(dataclasses.replace(config, lora=LoraConfig(rank=2)), tiny_model)
     whole = adapted._whole(adapted._initial(0))
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(whole), plain._initial(0))
-
-
-def test_lora_is_held_on_resume_and_its_layers_have_to_be_there(config):
-    config = dataclasses.replace(config, epochs=SHORT, lora=LoraConfig(rank=2))
-    finetune(config, quiet, progress=False)
-    another = {LoraConfig(rank=3): r"lora\.rank \(2 there, 3 here\)", LoraConfig(): "lora"}
-    for change, name in another.items():
-        with pytest.raises(UserError, match=f"another {name}"):
-            finetune(dataclasses.replace(config, lora=change), quiet, progress=False)
-    with pytest.raises(UserError, match="has 'dense', which this model's encoder has not"):
-        unknown = LoraConfig(2, layers=("dense",))
-        finetune(dataclasses.replace(config, lora=unknown), quiet, progress=False)
 
 
 def test_several_labels_a_text(config, tmp_path):
@@ -515,7 +500,6 @@ PROGRAM = """
 import dataclasses, json, sys
 from bertjax.config import Execution
 from bertjax.runs.finetune import FinetuneConfig, finetune
-from bertjax.runs.read_task import read_task
 from bertjax.train.optimizer import OptimizerConfig
 from bertjax.train.sharding import MeshConfig
 
@@ -524,6 +508,7 @@ fields["mesh"] = MeshConfig(**fields["mesh"])
 fields["optimizer"] = OptimizerConfig(**fields["optimizer"])
 fields["execution"] = Execution(**fields["execution"])
 fields["seeds"] = tuple(fields["seeds"])
+del fields["start"], fields["lora"], fields["question_answering"]  # as they are by default
 result = finetune(FinetuneConfig(**fields), lambda line: None, progress=False)
 print(json.dumps(result.seeds[0].metrics))
 """
