@@ -227,19 +227,19 @@ class SeedTrainer:
         """All parameters of the model, from those that a state holds."""
         return lora.jit_whole(self.base, params, self.config.lora) if self.base else params
 
-    def _batch(self, seed: int, plan: Plan, step: int) -> dict[str, jax.Array]:
+    def _batch(self, seed: int, plan: Plan, step: int) -> dict[str, Any]:
         """The global batch of a step: a function of its arguments."""
         train, size = self.task.train, plan.setting.batch_size
         indices = batch_indices(seed, step, len(train), size)
         longest = int(self.lengths[indices[indices >= 0]].max())
         width = bucket_of(longest, self.buckets)
-        batch = sharding.make_global_batch(
+        batch: dict[str, Any] = sharding.make_global_batch(
             self.mesh, size, lambda rows: train.batch(indices[rows], width)
         )
         whole = sharding.replicated(self.mesh)
         schedule = np.array([plan.setting.learning_rate, plan.warmup, plan.steps], np.float32)
         if self.base:
-            batch |= {"base": self.base}
+            batch["base"] = self.base
         batch["seed"] = jax.device_put(np.int32(seed), whole)
         batch["schedule"] = jax.device_put(schedule, whole)
         return batch
