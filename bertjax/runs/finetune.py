@@ -106,8 +106,8 @@ class FinetuneConfig:
     rows, which makes the dev metric optimistic."""
     best_metric: str | None = None
     """Metric of the dev rows by which an evaluation, a setting of the grid or a seed is the best;
-    of loss less is better. Left out: accuracy, spearman for regression, micro_f1 for several labels
-    a text."""
+    of loss less is better. Left out: accuracy; spearman for regression, micro_f1 for several labels
+    a text, f1 for questions."""
     patience: int = 0
     """End a seed early after so many evaluations in a row that were not its best; 0: never. With
     select best its weights are those of the best one."""
