@@ -292,9 +292,11 @@ def _evaluate(
 ) -> int:
     """Score a fine-tuned model on every row of a labelled file; prints one JSON object.
 
+    A model that answers questions takes a file in the format of SQuAD, and no columns.
+
     Args:
         model: Run directory, export, Hugging Face directory, TF1 checkpoint, or name on the hub.
-        data: Labelled .tsv, .csv or .jsonl file.
+        data: Labelled .tsv, .csv or .jsonl file, or SQuAD's .json.
         text_column: Column of the text; left out: as in training.
         pair_column: Column of the second text; left out: as in training.
         label_column: Column of the label; left out: as in training.
@@ -321,11 +323,13 @@ def _predict(model: str, *, k: int = 5, batch_size: int = 32) -> int:
     """Read lines from standard input, write a JSON line for each: label and scores.
 
     A model that was only pre-trained fills in the [MASK] of each line. A model of pairs takes two
-    texts with a tab between them.
+    texts with a tab between them. A model that answers questions takes {"question": ...,
+    "context": ...} as JSON, or both with a tab between, the context of any length; it writes the
+    answer, its first character and one past its last in the context, and the k best.
 
     Args:
         model: Run directory, export, Hugging Face directory, TF1 checkpoint, or name on the hub.
-        k: Words to give for a [MASK].
+        k: Words to give for a [MASK], or answers for a question.
         batch_size: Most lines at a time.
     """
     from bertjax.runs.predict import predict_lines
@@ -422,11 +426,14 @@ VERBS = {
     "prepare": Verb("text + vocabulary -> shards", _prepare),
     "pretrain": Verb("shards -> a pre-trained BERT", _pretrain),
     "convert": Verb("a TF1 checkpoint, a model or a run -> another layout", _convert),
-    "finetune": Verb("a BERT + labelled rows -> a classifier", _finetune),
+    "finetune": Verb("a BERT + labelled rows or questions -> a model of them", _finetune),
     "evaluate": Verb(
-        "a classifier + labelled rows -> scores", _with_positionals(_evaluate, "evaluate")
+        "a fine-tuned model + labelled rows or questions -> scores",
+        _with_positionals(_evaluate, "evaluate"),
     ),
-    "predict": Verb("lines -> labels, or words for [MASK]", _with_positionals(_predict, "predict")),
+    "predict": Verb(
+        "lines -> labels, answers, or words for [MASK]", _with_positionals(_predict, "predict")
+    ),
     "embed": Verb("lines -> vectors", _with_positionals(_embed, "embed")),
     "report": Verb(
         "run directories -> an HTML page each, and one that compares them",

@@ -25,6 +25,7 @@ _ARCHITECTURES = {
     "next_sentence": "BertForNextSentencePrediction",
     "sequence_classification": "BertForSequenceClassification",
     "regression": "BertForSequenceClassification",
+    "multi_label_classification": "BertForSequenceClassification",
     "token_classification": "BertForTokenClassification",
     "question_answering": "BertForQuestionAnswering",
     "multiple_choice": "BertForMultipleChoice",
@@ -38,7 +39,9 @@ _CLASSIFIERS = {
 _PROBLEM_TYPES = {
     "sequence_classification": "single_label_classification",
     "regression": "regression",
+    "multi_label_classification": "multi_label_classification",
 }
+_LABELLED = ("sequence_classification", "multi_label_classification", "token_classification")
 _ENCODER = ("embeddings", "encoder")
 _TASK = "bertjax_task"
 _THEIR_ACTS = {"gelu_tanh": "gelu_new"}
@@ -56,8 +59,11 @@ class Pretrained:
     """Makes the ids this model was trained on."""
     task: dict[str, Any] | None = None
     """None, or a dict with a "kind", one of `bertjax.model.heads.TASK_PARTS`; the kinds
-    sequence_classification and token_classification have "labels" too. Fine-tuning adds
-    "text_column", "pair_column", "label_column" and "max_seq_length"."""
+    sequence_classification, multi_label_classification and token_classification have "labels" too.
+    Fine-tuning adds "max_seq_length" and, for texts, "text_column", "pair_column" and
+    "label_column" (and "label_separator", or "long_documents", "window_overlap", "window_logits");
+    for questions "doc_stride", "max_query_length", "max_answer_length", "has_unanswerable",
+    "null_threshold"."""
     source: str | None = None
     """For a model of the hub, what was downloaded: "owner/name@" and the hash of the commit."""
 
@@ -214,7 +220,7 @@ def _config_json(model: Pretrained) -> dict[str, Any]:
         "pad_token_id": model.tokenizer.pad_id,
         "tie_word_embeddings": True,
     }
-    if kind in ("sequence_classification", "regression", "token_classification"):
+    if kind == "regression" or kind in _LABELLED:
         labels = list((model.task or {}).get("labels") or [])
         labels = labels or [f"LABEL_{i}" for i in range(_outputs(model.params))]
         fields["id2label"] = {str(index): label for index, label in enumerate(labels)}
@@ -275,7 +281,7 @@ def _read_task(fields: dict[str, Any], params: Mapping[str, Any], where: str) ->
             f"{where}: {kind.replace('_', ' ')} has one output and the classifier "
             f"{_outputs(params)}; put the config.json that belongs to these weights beside them."
         )
-    if kind in ("sequence_classification", "token_classification"):
+    if kind in _LABELLED:
         return {**task, "labels": _read_labels(task, fields, _outputs(params), where)}
     return {"labels": [], **task} if kind == "regression" else task
 
@@ -314,10 +320,7 @@ def _read_kind(fields: dict[str, Any], params: Mapping[str, Any], where: str) ->
         return kind
     problem = fields.get("problem_type")
     if problem == "multi_label_classification":
-        raise UserError(
-            f"{where}: problem_type is 'multi_label_classification'; only one label a text can be "
-            "predicted."
-        )
+        return problem
     return "regression" if problem == "regression" or _outputs(params) == 1 else kind
 
 

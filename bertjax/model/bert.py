@@ -36,6 +36,7 @@ _TASKS = {
     "next_sentence": BertForNextSentencePrediction,
     "sequence_classification": BertForSequenceClassification,
     "regression": BertForSequenceClassification,
+    "multi_label_classification": BertForSequenceClassification,
     "token_classification": BertForTokenClassification,
     "question_answering": BertForQuestionAnswering,
     "multiple_choice": BertForMultipleChoice,
@@ -79,32 +80,34 @@ def init_params(
     for head in ("mlm", "nsp"):
         if head not in heads:
             del params[head]
-    if "classifier" in heads:
-        params["classifier"] = init_classifier(config, key, num_labels)["classifier"]
-    if "qa_outputs" in heads:
-        params["qa_outputs"] = _init_qa_outputs(config, key)
+    for head, kind in (
+        ("classifier", "sequence_classification"),
+        ("qa_outputs", "question_answering"),
+    ):
+        if head in heads:
+            params[head] = init_head(config, key, kind, num_labels)[head]
     if not add_pooler:
         del params["pooler"]
     return params
 
 
-def init_classifier(config: BertConfig, key: jax.Array, num_labels: int = 2) -> dict:
-    """The pooler and classifier that `init_params` would draw, without the rest of the model."""
+def init_head(config: BertConfig, key: jax.Array, kind: str, num_labels: int = 2) -> dict:
+    """The parts that `init_params` would draw for a task, without the rest of the model.
 
-    def top(model: BertForSequenceClassification, first: jax.Array) -> jax.Array:
-        return model.classifier(model.pooler(first))
+    Args:
+        config: the shape.
+        key: a JAX random key.
+        kind: a task whose parts (`TASK_PARTS`) are dense layers: one without "mlm".
+        num_labels: columns C of the classifier.
+    """
 
-    model = BertForSequenceClassification(config, num_labels=num_labels)
+    def top(model: Any, x: jax.Array) -> jax.Array:
+        for part in TASK_PARTS[kind]:
+            x = getattr(model, part)(x)
+        return x
+
+    model = _TASKS[kind](config, **_sizes(kind, num_labels))
     return dict(model.init(key, jnp.zeros((1, config.hidden_size)), method=top)["params"])
-
-
-def _init_qa_outputs(config: BertConfig, key: jax.Array) -> dict:
-    def top(model: BertForQuestionAnswering, x: jax.Array) -> jax.Array:
-        return model.qa_outputs(x)
-
-    model = BertForQuestionAnswering(config)
-    x = jnp.zeros((1, config.hidden_size))
-    return dict(model.init(key, x, method=top)["params"]["qa_outputs"])
 
 
 def encode(
@@ -207,6 +210,7 @@ def task_logits(
     | masked_lm | mlm | [B, T, V]; at some positions only: `mlm_logits` |
     | next_sentence | pooler, nsp | [B, 2]: B follows A, B is random |
     | sequence_classification, regression | pooler, classifier | [B, C]; C is 1 for regression |
+    | multi_label_classification | pooler, classifier | [B, C], each the logit of a yes |
     | token_classification | classifier | [B, T, C] |
     | question_answering | qa_outputs | [B, T, 2]: the answer's start, its end |
     | multiple_choice | pooler, classifier with one column | [B, C] of inputs [B, C, T] |
@@ -236,15 +240,19 @@ def task_logits(
             f"The task {kind!r} needs the part {missing[0]}, which is not among the parameters "
             f"({', '.join(params)})."
         )
-    sizes = {}
-    if kind in ("sequence_classification", "regression", "token_classification"):
-        sizes["num_labels"] = params["classifier"]["bias"].shape[0]
+    outputs = params["classifier"]["bias"].shape[0] if "classifier" in params else 0
     return _apply(
-        _TASKS[kind](config, execution, **sizes),
+        _TASKS[kind](config, execution, **_sizes(kind, outputs)),
         params,
         inputs,
         row_keys(dropout_key, inputs["input_ids"].shape[0]),
     )
+
+
+def _sizes(kind: str, num_labels: int) -> dict[str, int]:
+    """The fields that the module of a task has beside config and execution."""
+    sized = (BertForSequenceClassification, BertForTokenClassification)
+    return {"num_labels": num_labels} if _TASKS[kind] in sized else {}
 
 
 def row_keys(key: jax.Array | None, rows: int) -> jax.Array | None:

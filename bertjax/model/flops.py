@@ -7,6 +7,7 @@ tokens; unlike there, attention and the heads are counted exactly.
 """
 
 from bertjax.config import BertConfig
+from bertjax.model.heads import TASK_PARTS
 
 
 def encoder_flops(config: BertConfig, length: int) -> int:
@@ -36,6 +37,21 @@ def pretraining_flops(
 def classifier_flops(config: BertConfig, outputs: int) -> int:
     """Of the pooler and a classifier of its output into C classes, forward, for one row."""
     return 2 * config.hidden_size * (config.hidden_size + outputs)
+
+
+def task_flops(config: BertConfig, kind: str, outputs: int, length: int) -> int:
+    """Of the forward pass of a fine-tuned model over one row.
+
+    Args:
+        config: the shape.
+        kind: one of `TASK_PARTS`: its head reads the pooled output, or every token.
+        outputs: columns of the head.
+        length: T.
+    """
+    head = 2 * length * config.hidden_size * outputs
+    if "pooler" in TASK_PARTS[kind]:
+        head = classifier_flops(config, outputs)
+    return encoder_flops(config, length) + head
 
 
 def training_flops(forward: float) -> float:

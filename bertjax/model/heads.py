@@ -16,6 +16,7 @@ TASK_PARTS: dict[str, tuple[str, ...]] = {
     "next_sentence": ("pooler", "nsp"),
     "sequence_classification": ("pooler", "classifier"),
     "regression": ("pooler", "classifier"),
+    "multi_label_classification": ("pooler", "classifier"),
     "token_classification": ("classifier",),
     "question_answering": ("qa_outputs",),
     "multiple_choice": ("pooler", "classifier"),

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from bertjax.config import BertConfig, Execution
 from bertjax.model import bert
@@ -121,8 +122,9 @@ def masked_lm_loss(
 
 
 def classification_weights(batch: Batch) -> Weights:
-    """The normaliser of `classification_loss` and `regression_loss`: the examples of the batch."""
-    return {"examples": _example_weights(batch, "label").sum()}
+    """The normaliser of `classification_loss`, `regression_loss` and `multi_label_loss`: the
+    examples of the batch."""
+    return {"examples": _row_weights(batch).sum()}
 
 
 def classification_loss(
@@ -150,7 +152,7 @@ def classification_loss(
     """
     weights = classification_weights(batch) if weights is None else weights
     logits = bert.task_logits(params, batch, config, execution=execution, dropout_key=dropout_key)
-    scores = _scores("task", logits, batch["label"], _example_weights(batch, "label"))
+    scores = _scores("task", logits, batch["label"], _row_weights(batch))
     metrics = {"loss": scores["task_loss"], "accuracy": scores["task_accuracy"]}
     return metrics["loss"][0] / jnp.maximum(weights["examples"], _EPSILON), metrics
 
@@ -170,14 +172,105 @@ def regression_loss(
     """
     weights = classification_weights(batch) if weights is None else weights
     logits = bert.task_logits(params, batch, config, execution=execution, dropout_key=dropout_key)
-    examples = _example_weights(batch, "label")
+    examples = _row_weights(batch)
     total = (jnp.square(logits[:, 0] - batch["label"]) * examples).sum()
     return total / jnp.maximum(weights["examples"], _EPSILON), {"loss": (total, examples.sum())}
+
+
+def multi_label_loss(
+    params: bert.Params,
+    batch: Batch,
+    config: BertConfig,
+    *,
+    weights: Weights | None = None,
+    execution: Execution = _DEFAULT,
+    dropout_key: jax.Array | None = None,
+) -> tuple[jax.Array, Metrics]:
+    """Mean binary cross-entropy over examples and labels, each label a decision of its own, as
+    PyTorch's `BCEWithLogitsLoss`; otherwise as `classification_loss`.
+
+    The batch's label is [B, C] int32, 1 for every label that the example has. The metrics are loss
+    and exact_match (all labels right, by a probability of 0.5), as (sum, weight).
+    """
+    weights = classification_weights(batch) if weights is None else weights
+    logits = bert.task_logits(params, batch, config, execution=execution, dropout_key=dropout_key)
+    label, examples = batch["label"], _row_weights(batch)
+    binary = optax.sigmoid_binary_cross_entropy(logits, label.astype(logits.dtype)).mean(-1)
+    right = ((logits >= 0) == (label > 0)).all(-1).astype(jnp.float32)
+    total, weight = (binary * examples).sum(), examples.sum()
+    loss = total / jnp.maximum(weights["examples"], _EPSILON)
+    return loss, {"loss": (total, weight), "exact_match": ((right * examples).sum(), weight)}
+
+
+def question_answering_weights(batch: Batch) -> Weights:
+    """The normaliser of `question_answering_loss`: the examples of the batch."""
+    return {"examples": _example_weights(batch, "start_position").sum()}
+
+
+def question_answering_loss(
+    params: bert.Params,
+    batch: Batch,
+    config: BertConfig,
+    *,
+    weights: Weights | None = None,
+    execution: Execution = _DEFAULT,
+    dropout_key: jax.Array | None = None,
+) -> tuple[jax.Array, Metrics]:
+    """Mean of the cross-entropies of an answer's start and end, as Google's `run_squad.py`.
+
+    The softmax is over all tokens of a row, those of the question too, as Google's. Google's is
+    over the padding besides; here that has no part in it, so that the loss does not depend on how
+    wide a batch is padded. Of a row without padding both are the same.
+
+    Args:
+        params: with the head qa_outputs.
+        batch: input_ids, attention_mask, token_type_ids [B, T]; start_position, end_position [B]
+            int32, the places in the row of the answer's first and last token, or 0 twice where it
+            has none; optional example_weight [B] (0 for the padding of a ragged last batch).
+        config: the shape.
+        weights: global normalisers (`question_answering_weights`); those of this batch where None.
+        execution: how to compute.
+        dropout_key: as `bertjax.encode` takes it.
+
+    Returns:
+        The loss, and the metrics loss and accuracy (both places are right) as (sum, weight).
+    """
+    weights = question_answering_weights(batch) if weights is None else weights
+    logits = bert.task_logits(
+        params,
+        batch,
+        config,
+        "question_answering",
+        execution=execution,
+        dropout_key=dropout_key,
+    )
+    # Far below any logit, and finite: 0 times infinity would be no number in the gradient.
+    logits = jnp.where(batch["attention_mask"][..., None] != 0, logits, -1e9)  # [B, T, 2]
+    start, end = logits[..., 0], logits[..., 1]
+    examples = _example_weights(batch, "start_position")
+    total = cross_entropy(start, batch["start_position"]) + cross_entropy(
+        end, batch["end_position"]
+    )
+    total = (0.5 * total * examples).sum()
+    right = (start.argmax(-1) == batch["start_position"]) & (
+        end.argmax(-1) == batch["end_position"]
+    )
+    metrics = {
+        "loss": (total, examples.sum()),
+        "accuracy": ((right * examples).sum(), examples.sum()),
+    }
+    return total / jnp.maximum(weights["examples"], _EPSILON), metrics
 
 
 def _example_weights(batch: Batch, label: str) -> jax.Array:
     weights = batch.get("example_weight")
     return jnp.ones(batch[label].shape, jnp.float32) if weights is None else weights
+
+
+def _row_weights(batch: Batch) -> jax.Array:
+    """[B]: of a row of text one, however many labels it has."""
+    weights = batch.get("example_weight")
+    return jnp.ones(batch["label"].shape[:1], jnp.float32) if weights is None else weights
 
 
 def _masked_weights(batch: Batch) -> jax.Array:

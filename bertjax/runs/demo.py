@@ -349,7 +349,7 @@ class _Demo:
             "dev": [seed.metrics["accuracy"] for seed in result.seeds],
             "test": [(seed.test_metrics or {})["accuracy"] for seed in result.seeds],
             "learning_rate": result.learning_rate,
-            "tried": {f"{rate:g}": score for rate, score in result.tried.items()},
+            "tried": {f"{each.learning_rate:g}": score for each, score in result.tried.items()},
         }
 
     def _quieter(self, line: str) -> None:

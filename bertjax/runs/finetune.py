@@ -1,10 +1,10 @@
-"""Fine-tuning: labelled files -> several seeds of one recipe -> metrics, and the best's export."""
+"""Fine-tuning: files of a task -> several seeds of one recipe -> metrics, and the best's export."""
 
 import contextlib
 import dataclasses
 import json
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from etils import epath
@@ -12,6 +12,11 @@ from etils import epath
 from bertjax.config import Execution
 from bertjax.errors import Stopped, UserError
 from bertjax.model.starts import StartConfig
+from bertjax.runs import grid
+from bertjax.runs.grid import Setting
+from bertjax.tasks.question_answering import QuestionAnsweringConfig
+from bertjax.tasks.task import Chance
+from bertjax.train.lora import LoraConfig
 from bertjax.train.optimizer import OptimizerConfig
 from bertjax.train.sharding import MeshConfig
 from bertjax.train.trackers import TelemetryConfig
@@ -25,14 +30,18 @@ Log = Callable[[str], None]
 
 @dataclasses.dataclass(frozen=True)
 class FinetuneConfig:
-    """Fine-tune a model on labelled rows of a .tsv, .csv or .jsonl file."""
+    """Fine-tune a model on labelled rows of a .tsv, .csv or .jsonl file, or on the questions of a
+    .json file in SQuAD's format."""
 
     model: str
     """Run directory, export, model in Hugging Face's layout, TF1 checkpoint, or name on the hub."""
     train: str
-    """Rows to train on."""
+    """Rows, or questions, to train on."""
     dev: str
-    """Rows to evaluate on; never trained on."""
+    """Rows, or questions, to evaluate on; never trained on."""
+    task: Literal["classification", "question_answering"] = "classification"
+    """classification: labels of texts (or numbers, with regression); question_answering: spans of
+    documents, or that there is no answer, as in SQuAD 1.1 and 2.0."""
     workdir: str = "runs/finetune"
     """Directory of this run; the same command again resumes it."""
     test: str | None = None
@@ -42,11 +51,34 @@ class FinetuneConfig:
     pair_column: str | None = None
     """Column of the second text, for pairs."""
     label_column: str = "label"
-    """Column of the label, or of the number to predict."""
+    """Column of the label, or of the number to predict; for multi_label of all labels of a text,
+    with label_separator between them, empty for none."""
     column_names: tuple[str, ...] = ()
     """Names of all columns, for TSV and CSV files without a header."""
     regression: bool = False
     """Predict a number instead of a label."""
+    multi_label: bool = False
+    """A text has any number of labels, none included: each is a yes or no of its own, and a yes
+    where its probability is at least 0.5."""
+    label_separator: str = "|"
+    """Stands between the labels of a text in the label column, for multi_label."""
+    question_answering: QuestionAnsweringConfig = dataclasses.field(
+        default_factory=QuestionAnsweringConfig
+    )
+    """How questions and documents are cut."""
+    long_documents: Literal["cut", "windows"] = "cut"
+    """What is done with a text longer than a row: cut: it loses its end; windows: all of it is
+    read, in windows that overlap. A text's logits are then pooled from those of its windows; in
+    training each window has the text's label, and together they weigh as much as one text."""
+    window_overlap: int | None = None
+    """Tokens that neighbouring windows share; left out: a quarter of max_seq_length."""
+    window_logits: Literal["mean", "max"] = "mean"
+    """How the windows' logits become the text's."""
+    class_weights: Literal["balanced"] | dict[str, float] | None = None
+    """How much the rows of a label weigh in the loss, which is their weighted mean, as in PyTorch's
+    CrossEntropyLoss: labels with their weights (those left out have 1), or balanced: every label
+    weighs the same in all, whatever its number of training rows. Metrics of dev and test rows are
+    not weighted."""
     from_scratch: bool = False
     """Start from random weights of the same shape: what pre-training is compared with."""
     start: StartConfig = dataclasses.field(default_factory=StartConfig)
@@ -57,16 +89,29 @@ class FinetuneConfig:
     """Times that every row is seen."""
     batch_size: int = 32
     """Rows a step, over all devices."""
-    max_seq_length: int = 128
-    """Most tokens of a row; longer ones lose their end."""
-    learning_rates: tuple[float, ...] = ()
-    """Try these with the first seed and keep the best on the dev rows for all seeds; empty:
-    optimizer.learning_rate."""
+    max_seq_length: int | None = None
+    """Most tokens of a row; longer ones lose their end, and a document gets several windows. None:
+    128; for question answering 384, or the model's positions if they are fewer."""
+    learning_rates: tuple[float, ...] | None = None
+    """Try these with the first seed and keep the best on the dev rows for all seeds; left out:
+    optimizer.learning_rate. With batch_sizes and epoch_counts every combination is tried: the
+    paper's grid (A.3) is 5e-5 3e-5 2e-5 with 16 32 and 2 3 4."""
+    batch_sizes: tuple[int, ...] | None = None
+    """Try these as well; left out: batch_size."""
+    epoch_counts: tuple[int, ...] | None = None
+    """Try these numbers of epochs as well; left out: epochs."""
     warmup_proportion: float = 0.1
     """Share of the steps that warm up, unless optimizer.warmup_steps says how many."""
     select: Literal["last", "best"] = "last"
     """last: report the weights after the last step; best: those of the best evaluation on the dev
     rows, which makes the dev metric optimistic."""
+    best_metric: str | None = None
+    """Metric of the dev rows by which an evaluation, a setting of the grid or a seed is the best;
+    of loss less is better. Left out: accuracy; spearman for regression, micro_f1 for several labels
+    a text, f1 for questions."""
+    patience: int = 0
+    """End a seed early after so many evaluations in a row that were not its best; 0: never. With
+    select best its weights are those of the best one."""
     eval_every: int = 0
     """Steps between two evaluations; 0: once an epoch."""
     save_every: int = 1000
@@ -81,6 +126,8 @@ class FinetuneConfig:
     """Optimizer and schedule."""
     telemetry: TelemetryConfig = dataclasses.field(default_factory=TelemetryConfig)
     """Where metrics go, and what is looked at."""
+    lora: LoraConfig = dataclasses.field(default_factory=LoraConfig)
+    """Train low-rank adapters instead of the encoder."""
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     """How devices share the work."""
     execution: Execution = dataclasses.field(default_factory=Execution)
@@ -92,24 +139,90 @@ class FinetuneConfig:
         for name in ("epochs", "batch_size", "save_every", "log_every", "accumulation"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}: give at least 1.")
-        if self.eval_every < 0:
-            raise UserError(f"eval_every is {self.eval_every}: give at least 0.")
-        if self.max_seq_length < 4:
+        for name in ("eval_every", "patience"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name} is {getattr(self, name)}: give at least 0.")
+        if self.max_seq_length is not None and self.max_seq_length < 4:
             raise UserError(f"max_seq_length is {self.max_seq_length}: give at least 4.")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise UserError(f"seeds are {self.seeds}: give at least one, and each only once.")
         if min(self.seeds) < 0 or max(self.seeds) >= 2**31:
             raise UserError(f"seeds are {self.seeds}: give whole numbers from 0 to 2147483647.")
-        if any(not 0 < rate < float("inf") for rate in self.learning_rates):
-            raise UserError(f"learning_rates are {self.learning_rates}: give numbers above 0.")
+        grid.check_axes(self)
         if not 0 <= self.warmup_proportion < 1:
             raise UserError(
                 f"warmup_proportion is {self.warmup_proportion}: give at least 0 and less than 1."
             )
-        if self.batch_size % self.accumulation:
+        if self.lora.rank and self.from_scratch:
+            raise UserError("lora.rank needs a trained encoder: leave out from_scratch.")
+        if self.multi_label and self.regression:
+            raise UserError("regression is of numbers and multi_label of labels: give one of them.")
+        if self.class_weights is not None and (self.regression or self.multi_label):
+            raise UserError("class_weights are of labels, one of them a text: leave them out.")
+        self._check_windows()
+        if not self.label_separator:
+            raise UserError("label_separator is empty: give what stands between two labels.")
+        if not self.multi_label and self.label_separator != "|":
+            raise UserError("label_separator is of several labels a text: give --multi-label too.")
+        for size in self.batch_sizes or (self.batch_size,):
+            if size % self.accumulation:
+                raise UserError(
+                    f"accumulation {self.accumulation} does not divide batch_size {size}."
+                )
+        self._refuse_options_of_other_tasks()
+
+    def _check_windows(self) -> None:
+        if self.long_documents == "windows":
+            if self.pair_column:
+                raise UserError("long_documents windows is for one text a row: leave out a pair.")
+            if self.window_overlap is not None and self.window_overlap < 0:
+                raise UserError(f"window_overlap is {self.window_overlap}: give at least 0.")
+        elif self.window_overlap is not None or self.window_logits != "mean":
             raise UserError(
-                f"accumulation {self.accumulation} does not divide batch_size {self.batch_size}."
+                "window_overlap and window_logits are of windows: give --long-documents windows."
             )
+
+    def _refuse_options_of_other_tasks(self) -> None:
+        for task, names in _OPTIONS.items():
+            for name in names:
+                if task != self.task and getattr(self, name) != _default(name):
+                    raise UserError(
+                        f"{name} is for the task {task}, and task is {self.task}: leave one out."
+                    )
+
+    def row_length(self, positions: int) -> int:
+        """Most tokens of a row of a model with so many positions.
+
+        Raises:
+            UserError: max_seq_length is longer.
+        """
+        length = self.max_seq_length
+        if length is None:
+            length = 128 if self.task == "classification" else min(384, positions)
+        if length > positions:
+            raise UserError(
+                f"max_seq_length {length} is longer than the model's {positions} positions: give "
+                f"at most {positions}."
+            )
+        return length
+
+
+_OPTIONS = {
+    "classification": (
+        *("text_column", "pair_column", "label_column", "column_names", "regression"),
+        *("multi_label", "label_separator", "class_weights"),
+        *("long_documents", "window_overlap", "window_logits"),
+    ),
+    "question_answering": ("question_answering",),
+}
+"""Options that only one task reads."""
+
+
+def _default(name: str) -> Any:
+    (field,) = (each for each in dataclasses.fields(FinetuneConfig) if each.name == name)
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
 
 
 class SeedResult(NamedTuple):
@@ -117,6 +230,8 @@ class SeedResult(NamedTuple):
 
     seed: int
     learning_rate: float
+    batch_size: int
+    epochs: int
     metrics: dict[str, float]
     """On the dev rows."""
     test_metrics: dict[str, float] | None
@@ -129,21 +244,27 @@ class FinetuneResult:
     """What a fine-tuning run came to."""
 
     metric: str
-    """The main metric: accuracy, or spearman for regression."""
+    """The main metric: best_metric, or else the first of the task's."""
     mean: float
     """Of the main metric over the seeds, on the dev rows."""
+    median: float
+    """The same."""
     deviation: float
     """Its standard deviation over the seeds (n - 1); 0 for one seed."""
     learning_rate: float
     """The learning rate of all seeds."""
-    tried: dict[float, float]
-    """Learning rates that were compared with the first seed: the main metric on the dev rows."""
+    batch_size: int
+    """Rows a step, of all seeds."""
+    epochs: int
+    """Times that all seeds saw every row."""
+    tried: dict[Setting, float]
+    """The settings that were compared with the first seed: the main metric on the dev rows."""
     seeds: tuple[SeedResult, ...]
     """In the order of the configuration; those that were finished, if the run stopped early."""
     labels: tuple[str, ...]
-    """Names of the labels; empty for regression."""
-    majority: float | None
-    """Share of the commonest label among the dev rows; None for regression."""
+    """Names of the labels; empty where there are none."""
+    chance: Chance | None
+    """What comes without a model: the commonest label's share of the dev rows, say."""
     workdir: str
     """The run directory; with `fresh` it may be another than the one named."""
     export: str | None
@@ -154,7 +275,7 @@ class FinetuneResult:
     def to_json(self) -> dict[str, Any]:
         """All of it as JSON values."""
         seeds = [seed._asdict() for seed in self.seeds]
-        tried = {f"{rate:g}": score for rate, score in self.tried.items()}
+        tried = [{**each._asdict(), self.metric: score} for each, score in self.tried.items()]
         return {**dataclasses.asdict(self), "seeds": seeds, "tried": tried}
 
     def sentence(self) -> str:
@@ -163,14 +284,18 @@ class FinetuneResult:
             return f"Stopped after {len(self.seeds)} finished seeds, to be resumed."
         spread = ""
         if len(self.seeds) > 1:
-            spread = f" ± {self.deviation:.4f} over {len(self.seeds)} seeds"
-        chance = (
-            "" if self.majority is None else f"; the commonest label alone: {self.majority:.4f}"
-        )
+            spread = (
+                f" ± {self.deviation:.4f} over {len(self.seeds)} seeds (median {self.median:.4f})"
+            )
+        chance = "" if self.chance is None else f"; {self.chance.said}: {self.chance.score:.4f}"
         return (
-            f"{self.metric} {self.mean:.4f}{spread} on the dev rows (learning rate "
-            f"{self.learning_rate:g}{chance})."
+            f"{self.metric} {self.mean:.4f}{spread} on the dev rows "
+            f"({grid.said(self._setting, tuple(self.tried))}{chance})."
         )
+
+    @property
+    def _setting(self) -> Setting:
+        return Setting(self.learning_rate, self.batch_size, self.epochs)
 
 
 def finetune(
@@ -182,9 +307,10 @@ def finetune(
 ) -> FinetuneResult:
     """Fine-tunes every seed, reports their metrics and exports the best one.
 
-    The classifier is always new. workdir/seed-N/ is the run directory of a seed (below
-    workdir/learning-rate-X/ where several are tried); workdir/export/ holds the model of the seed
-    with the best main metric on the dev rows. What is finished is not trained again.
+    The head is always new. workdir/seed-N/ is the run directory of a seed (below
+    workdir/learning-rate-X/, workdir/learning-rate-X-batch-size-Y/, ... where several are tried);
+    workdir/export/ holds the model of the seed with the best main metric on the dev rows. What is
+    finished is not trained again.
 
     Args:
         config: what, on what, how.
@@ -200,60 +326,57 @@ def finetune(
 
     from bertjax.data.work import stop_on_signals
     from bertjax.interop.huggingface import from_pretrained
-    from bertjax.runs.seeds import SeedTrainer, read_rows
+    from bertjax.runs.read_task import read_task
+    from bertjax.runs.seeds import SeedTrainer
 
     model = from_pretrained(config.model) if model is None else model
     model.tokenizer.files(export=True)  # what the export would refuse after the last step
-    positions = model.config.max_position_embeddings
-    if config.max_seq_length > positions:
-        raise UserError(
-            f"max_seq_length {config.max_seq_length} is longer than the model's {positions} "
-            f"positions: give at most {positions}."
-        )
-    rows = read_rows(config, model, log)
-    trainer = SeedTrainer(config, model, rows, log, progress)
+    task = read_task(config, model, log)
+    if config.best_metric is not None:
+        task = task.judged_by(config.best_metric)
+    trainer = SeedTrainer(config, model, task, log, progress)
     trainer.write_config(again=False)
-    rates = config.learning_rates or (config.optimizer.learning_rate,)
-    rate = rates[0]
-    tried: dict[float, SeedResult] = {}
+    settings = grid.settings(config)
+    setting, better = settings[0], min if task.less_is_better else max
+    tried: dict[Setting, SeedResult] = {}
     results: list[SeedResult] = []
     export = None
     # Training has its own way to stop; this is for the time between two seeds and for scoring. In
     # several processes a handler of ours would take the signal from JAX's.
     signals = stop_on_signals() if jax.process_count() == 1 else contextlib.nullcontext()
     with contextlib.suppress(Stopped), signals:
-        for rate in rates:
-            tried[rate] = trainer.train(config.seeds[0], rate)
-        rate = max(tried, key=lambda each: tried[each].metrics[trainer.metric])
-        if len(rates) > 1:
-            shown = ", ".join(f"{r:g}: {d.metrics[trainer.metric]:.4f}" for r, d in tried.items())
-            log(f"Learning rate {rate:g} is the best on the dev rows ({shown}).")
-        results.append(tried[rate])
+        for each in settings:
+            tried[each] = trainer.train(config.seeds[0], each)
+        setting = better(tried, key=lambda each: tried[each].metrics[task.metric])
+        if len(settings) > 1:
+            log(f"The best on the dev rows is {grid.said(setting, settings)}.")
+        results.append(tried[setting])
         for seed in config.seeds[1:]:
-            results.append(trainer.train(seed, rate))
+            results.append(trainer.train(seed, setting))
         export = trainer.export()
-    return _result(trainer, rate, tried, results, export)
+    return _result(trainer, setting, tried, results, export)
 
 
 def _result(
     trainer: "SeedTrainer",
-    rate: float,
-    tried: dict[float, SeedResult],
-    seeds: Iterable[SeedResult],
+    setting: Setting,
+    tried: Mapping[Setting, SeedResult],
+    seeds: Sequence[SeedResult],
     export: epath.Path | None,
 ) -> FinetuneResult:
     """Puts the result together, says it, and writes it to workdir/result.json."""
-    seeds = tuple(seeds)
-    scores = [seed.metrics[trainer.metric] for seed in seeds]
+    metric = trainer.task.metric
+    scores = [seed.metrics[metric] for seed in seeds]
     result = FinetuneResult(
-        metric=trainer.metric,
+        metric=metric,
         mean=statistics.fmean(scores) if scores else float("nan"),
+        median=statistics.median(scores) if scores else float("nan"),
         deviation=statistics.stdev(scores) if len(scores) > 1 else 0.0,
-        learning_rate=rate,
-        tried={rate: done.metrics[trainer.metric] for rate, done in tried.items()},
-        seeds=seeds,
-        labels=trainer.rows.labels,
-        majority=trainer.majority,
+        **setting._asdict(),
+        tried={each: done.metrics[metric] for each, done in tried.items()},
+        seeds=tuple(seeds),
+        labels=trainer.task.labels,
+        chance=trainer.task.chance,
         workdir=str(trainer.workdir),
         export=None if export is None else str(export),
         stopped=export is None,
@@ -261,5 +384,8 @@ def _result(
     if export is not None:
         trainer.write_config(again=True)  # a resumed run may have changed what may change
         trainer.write_result(json.dumps(result.to_json(), indent=2) + "\n")
+    if len(tried) > 1 and export is not None:
+        for line in grid.table(result.tried, metric, setting):
+            trainer.log(line)
     trainer.log(result.sentence())
     return result

@@ -11,8 +11,10 @@ from jax.sharding import Mesh
 
 from bertjax.config import BertConfig, Execution
 from bertjax.model import bert
-from bertjax.objectives import losses
-from bertjax.train import parts, sharding
+from bertjax.model.heads import TASK_PARTS
+from bertjax.tasks.task import Head
+from bertjax.train import lora, parts, sharding
+from bertjax.train.lora import LoraConfig
 from bertjax.train.optimizer import OptimizerConfig, learning_rate, make_optimizer
 from bertjax.train.step import TrainState, init_state, jit_train_step, make_train_step
 
@@ -24,7 +26,7 @@ class Programs(NamedTuple):
     """The first state, sharded, from parameters on the host."""
     train_step: Callable[[TrainState, Any], tuple[TrainState, Any]]
     """The jitted step; a batch also carries seed, int32 [], and schedule, float32 [3]: peak,
-    warm-up steps, total steps."""
+    warm-up steps, total steps; with LoRA also base, the frozen parameters."""
     abstract_state: TrainState
     """ShapeDtypeStructs with their shardings."""
 
@@ -57,8 +59,8 @@ def programs(
     execution: Execution,
     recipe: OptimizerConfig,
     accumulation: int,
-    outputs: int,
-    regression: bool,
+    head: Head,
+    adapters: LoraConfig,
     mesh: Mesh,
 ) -> Programs:
     """The jitted functions of a recipe; peak, warm-up and steps come with the batches.
@@ -71,24 +73,37 @@ def programs(
     """
     layers = config.num_hidden_layers
     optimizer = optax.chain(make_optimizer(recipe.at_rate_one(), 1, layers=layers), scale_by_rate())
-    params = jax.eval_shape(lambda: random_params(config, jax.random.key(0), outputs, True))
+
+    def first_params() -> Any:
+        key = jax.random.key(0)
+        params = random_params(config, key, head.kind, head.outputs, whole=True)
+        return lora.divide(params, key, adapters)[1] if adapters.rank else params
+
+    params = jax.eval_shape(first_params)
     frozen = parts.frozen_names(recipe.freeze, params)
-    loss = losses.regression_loss if regression else losses.classification_loss
-    one_step = make_train_step(
-        functools.partial(loss, config=config, execution=execution),
-        optimizer,
-        weights_fn=losses.classification_weights,
-        accumulation=accumulation,
-        frozen=frozen,
-        ema_decay=recipe.ema_decay,
-    )
+    loss_fn = functools.partial(head.loss, config=config, execution=execution)
+
+    def one_step(state: TrainState, batch: Any, base: Any) -> tuple[TrainState, Any]:
+        def loss_of_trained(params: Any, batch: Any, **named: Any) -> Any:
+            return loss_fn(lora.whole(base, params, adapters), batch, **named)
+
+        step = make_train_step(
+            loss_of_trained if base else loss_fn,
+            optimizer,
+            weights_fn=head.weights_fn,
+            accumulation=accumulation,
+            frozen=frozen,
+            ema_decay=recipe.ema_decay,
+        )
+        return step(state, batch)
 
     def train_step(state: TrainState, batch: Any) -> tuple[TrainState, Any]:
         batch = dict(batch)
+        base = batch.pop("base", None)
         peak, warmup, total = batch.pop("schedule")
         rate = learning_rate(recipe, state.updates, peak=peak, warmup=warmup, total=total)
         state = state.replace(opt_state=(*state.opt_state[:-1], RateState(rate)))
-        state, metrics = one_step(state, batch)
+        state, metrics = one_step(state, batch, base)
         return state, {**metrics, "learning_rate": rate}
 
     def make_state(params: Any) -> TrainState:
@@ -103,9 +118,15 @@ def programs(
     )
 
 
-@functools.partial(jax.jit, static_argnames=("config", "outputs", "whole"))
-def random_params(config: BertConfig, key: jax.Array, outputs: int, whole: bool) -> dict:
-    """Random weights of a classifier: all of them, or only its head and the pooler."""
-    if whole:
-        return bert.init_params(config, key, heads=("classifier",), num_labels=outputs)
-    return bert.init_classifier(config, key, outputs)
+@functools.partial(jax.jit, static_argnames=("config", "kind", "outputs", "whole"))
+def random_params(
+    config: BertConfig, key: jax.Array, kind: str, outputs: int, *, whole: bool
+) -> dict:
+    """Random weights of a task's model: all of them, or only the parts that the task adds."""
+    if not whole:
+        return bert.init_head(config, key, kind, outputs)
+    parts = TASK_PARTS[kind]
+    heads = [part for part in parts if part != "pooler"]
+    return bert.init_params(
+        config, key, heads=heads, num_labels=outputs, add_pooler="pooler" in parts
+    )

@@ -13,6 +13,8 @@ from bertjax.config import BertConfig, Execution
 from bertjax.errors import UserError
 from bertjax.model import bert
 from bertjax.tasks import classification
+from bertjax.tasks.batches import length_batches, length_buckets
+from bertjax.tasks.task import Examples
 from bertjax.train import sharding
 
 Pooling = Literal["mean", "cls", "pooler"]
@@ -43,8 +45,8 @@ def task_outputs(
         params,
         examples,
         config,
-        batch_size=_row_bucket(len(examples), batch_size),
-        buckets=classification.length_buckets(config.max_position_embeddings),
+        batch_size=row_bucket(len(examples), batch_size),
+        buckets=length_buckets(config.max_position_embeddings),
         execution=execution,
     ):
         result[rows] = logits
@@ -53,34 +55,36 @@ def task_outputs(
 
 def output_batches(
     params: bert.Params,
-    examples: classification.Examples,
+    examples: Examples,
     config: BertConfig,
     *,
     batch_size: int,
     buckets: Sequence[int],
+    kind: str = "sequence_classification",
     execution: Execution = _DEFAULT,
     mesh: Mesh | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(row numbers, their logits) a batch at a time, those of like length together.
 
     Args:
-        params: with the head classifier; on the mesh, if there is one.
+        params: with the parts of the task; on the mesh, if there is one.
         examples: the rows.
         config: the shape.
         batch_size: rows at a time, over all devices.
         buckets: widths that batches may be padded to.
+        kind: the task, as `bertjax.task_logits` takes it.
         execution: how to compute.
         mesh: over which the parameters are spread, if they are.
     """
-    program = _logits_program(config, execution, mesh)
-    for indices, width in classification.length_batches(examples.lengths, batch_size, buckets):
+    program = _logits_program(config, kind, execution, mesh)
+    for indices, width in length_batches(examples.lengths, batch_size, buckets):
         logits = np.asarray(program(params, _place(examples, indices, width, mesh)))
         real = indices >= 0
         yield indices[real], logits[real]
 
 
 def _place(
-    examples: classification.Examples, indices: np.ndarray, width: int, mesh: Mesh | None
+    examples: Examples, indices: np.ndarray, width: int, mesh: Mesh | None
 ) -> dict[str, Any]:
     if mesh is None:
         return model_inputs(examples.batch(indices, width))
@@ -90,11 +94,13 @@ def _place(
 
 
 @functools.lru_cache(maxsize=8)
-def _logits_program(config: BertConfig, execution: Execution, mesh: Mesh | None) -> Callable:
+def _logits_program(
+    config: BertConfig, kind: str, execution: Execution, mesh: Mesh | None
+) -> Callable:
     """Compiled once for a shape, whatever the seed: the jitted function is kept."""
 
     def logits(params: bert.Params, inputs: dict[str, jax.Array]) -> jax.Array:
-        return bert.task_logits(params, inputs, config, execution=execution)
+        return bert.task_logits(params, inputs, config, kind, execution=execution)
 
     return jax.jit(logits, out_shardings=None if mesh is None else sharding.replicated(mesh))
 
@@ -144,13 +150,13 @@ def batches(
     examples: classification.Examples, batch_size: int, max_length: int
 ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
     """(row numbers, batch) with the rows padded to a few sizes; like lengths go together."""
-    buckets = classification.length_buckets(max_length)
-    size = _row_bucket(len(examples), batch_size)
-    for indices, width in classification.length_batches(examples.lengths, size, buckets):
+    buckets = length_buckets(max_length)
+    size = row_bucket(len(examples), batch_size)
+    for indices, width in length_batches(examples.lengths, size, buckets):
         yield indices[indices >= 0], examples.batch(indices, width)
 
 
-def _row_bucket(rows: int, batch_size: int) -> int:
+def row_bucket(rows: int, batch_size: int) -> int:
     """A batch of one text should not cost as much as one of 32: powers of two up to the limit."""
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}: give at least 1.")

@@ -1,5 +1,6 @@
-"""What a trained model says: labels, filled blanks, embeddings, metrics of a labelled file."""
+"""What a trained model says: labels, answers, filled blanks, embeddings, metrics of a file."""
 
+import functools
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -11,18 +12,19 @@ from etils import epath
 from bertjax.config import Execution
 from bertjax.errors import UserError
 from bertjax.interop.huggingface import Pretrained
-from bertjax.runs import inference
+from bertjax.runs import answer, inference
 from bertjax.runs.inference import Pooling
-from bertjax.tasks import classification, tables
+from bertjax.tasks import classification, long_documents, multi_label, tables
 
 Text = str | tuple[str, str]
 
 MASK = "[MASK]"
 _CHUNK = 1024  # lines read before the first answer: enough to group them by length
 _DEFAULT = Execution()
-_KINDS = ("sequence_classification", "regression")  # what predict and evaluate can do
+# Of whole texts.
+_KINDS = ("sequence_classification", "regression", "multi_label_classification")
 _FILLING = ("pretraining", "masked_lm")
-LINE_KINDS = (*_KINDS, *_FILLING)
+LINE_KINDS = (*_KINDS, answer.KIND, *_FILLING)
 """Kinds of models that `predict_lines` can answer with; every kind embeds."""
 
 
@@ -30,34 +32,43 @@ def predict(
     model: Pretrained,
     texts: Sequence[Text],
     *,
+    k: int = 5,
     batch_size: int = 32,
     execution: Execution = _DEFAULT,
 ) -> list[dict[str, Any]]:
-    """Labels for texts, or values for a regression model.
+    """Labels for texts, values for a regression model, or answers for questions.
 
     Args:
         model: fine-tuned.
-        texts: N texts, or N pairs of texts if the model was trained on pairs.
+        texts: N texts, or N pairs of texts if the model was trained on pairs; for a model that
+            answers questions N pairs (question, document of any length).
+        k: answers to give for a question.
         batch_size: most rows at a time; texts of like length go together.
         execution: how to compute.
 
     Returns:
         For each text, in order: {"text", "label", "score", "scores": {label: probability}}, and
-        "pair" if there is one; {"text", "score"} for regression.
+        "pair" if there is one; {"text", "score"} for regression; {"text", "labels", "scores"} where
+        a text may have several labels: those of probability 0.5 or more. For each question:
+        {"question", "text": the answer as it stands in the document, "start", "end": its first
+        character and one past its last, "score", "n_best": k of {"text", "start", "end", "score"},
+        the best first}, the scores being probabilities among the 20 best. A model that was trained
+        on unanswerable questions adds "null_difference", how much likelier no answer is than the
+        best one (logits); above the model's threshold "text" is "" and "start" and "end" are None.
 
     Raises:
         UserError: the model has no such head, or a text can't be read.
     """
+    if model.kind == answer.KIND:
+        questions = answer.as_questions(texts)
+        return answer.answer(model, questions, k=k, batch_size=batch_size, execution=execution)
     if model.kind not in _KINDS:
         raise UserError(
-            f"The model does {model.kind}, not classification of whole texts: fine-tune it first "
-            "(bertjax finetune), or use embed or fill-mask."
+            f"The model does {model.kind}, which predict can't: fine-tune it first (bertjax "
+            "finetune), or use embed or fill-mask."
         )
     firsts, seconds = _split_pairs(model, texts)
-    examples = classification.tokenize(firsts, seconds, model.tokenizer, _max_length(model))
-    logits = inference.task_outputs(
-        model.params, examples, model.config, batch_size=batch_size, execution=execution
-    )
+    logits = _logits(model, firsts, seconds, batch_size, execution)
     results: list[dict[str, Any]] = []
     for row, text in enumerate(firsts):
         result: dict[str, Any] = {"text": text}
@@ -218,7 +229,7 @@ def evaluate(
 
     Args:
         model: fine-tuned.
-        path: .tsv, .csv or .jsonl.
+        path: .tsv, .csv or .jsonl; for a model that answers questions .json in SQuAD's format.
         text_column: name of the text's column; by default, as in training.
         pair_column: the same for the second text.
         label_column: the same for the label.
@@ -227,15 +238,23 @@ def evaluate(
         execution: how to compute.
 
     Returns:
-        examples, and the metrics of `tasks.classification.metrics`.
+        examples, and the metrics of `tasks.classification.metrics`, or of
+        `tasks.multi_label.metrics` where a text may have several labels, or of
+        `tasks.question_answering.scores` at the model's null_threshold, which is named too.
 
     Raises:
         UserError: the model is not fine-tuned, or something is wrong with the file.
     """
+    if model.kind == answer.KIND:
+        if text_column or pair_column or label_column or column_names:
+            raise UserError(
+                f"The model does {model.kind}, whose files have no columns: name none of them."
+            )
+        return answer.evaluate(model, path, batch_size=batch_size, execution=execution)
     if model.kind not in _KINDS:
         raise UserError(
-            f"The model does {model.kind}, not classification of whole texts: fine-tune it first "
-            "(bertjax finetune)."
+            f"The model does {model.kind}, which evaluate can't: fine-tune it first (bertjax "
+            "finetune)."
         )
     task = model.task or {}
     text: str = text_column or task.get("text_column") or "text"
@@ -243,18 +262,11 @@ def evaluate(
     label: str = label_column or task.get("label_column") or "label"
     columns = [text, *([pair] if pair else []), label]
     table = tables.read_table(path, columns, column_names=column_names)
-    labels = classification.read_labels(table, label, _names(model))
-    examples = classification.tokenize(
-        table.columns[text],
-        table.columns[pair] if pair else None,
-        model.tokenizer,
-        _max_length(model),
-        labels,
-    )
-    logits = inference.task_outputs(
-        model.params, examples, model.config, batch_size=batch_size, execution=execution
-    )
-    scores = classification.metrics(logits, labels)
+    labels = _read_labels(model, table, label)
+    seconds = table.columns[pair] if pair else None
+    logits = _logits(model, table.columns[text], seconds, batch_size, execution)
+    several = model.kind == "multi_label_classification"
+    scores = (multi_label if several else classification).metrics(logits, labels)
     return {"examples": float(len(table)), **scores}
 
 
@@ -263,11 +275,17 @@ def predict_lines(
 ) -> Iterator[str]:
     """One JSON line for each line of text, in order: `predict`, or `fill_mask` if the model can.
 
-    A line is a text; for a model of pairs, two texts with a tab between them.
+    A line is a text; for a model of pairs, two texts with a tab between them; for one that answers
+    questions, {"question": ..., "context": ...} as JSON, or both with a tab between.
 
     Raises:
         UserError: a line can't be read; the sentence says which.
     """
+    if model.kind == answer.KIND:
+        # Documents may be long: few at a time, and lines of any length.
+        chunks = _chunks(lines, 64, longest=None)
+        yield from answer.answer_lines(model, chunks, k=k, batch_size=batch_size)
+        return
     takes_pairs = bool((model.task or {}).get("pair_column"))
     for first, chunk in _chunks(lines):
         if model.kind in _FILLING:
@@ -336,15 +354,55 @@ def _split_pairs(
     return firsts, seconds
 
 
+def _logits(
+    model: Pretrained,
+    firsts: Sequence[str],
+    seconds: Sequence[str] | None,
+    batch_size: int,
+    execution: Execution,
+) -> np.ndarray:
+    """[N, C] of texts or pairs; of a model that reads windows, of all windows of a text."""
+    length, task = _max_length(model), model.task or {}
+    outputs = functools.partial(
+        inference.task_outputs,
+        model.params,
+        config=model.config,
+        batch_size=batch_size,
+        execution=execution,
+    )
+    if task.get("long_documents") != "windows" or seconds is not None:
+        return outputs(classification.tokenize(firsts, seconds, model.tokenizer, length))
+    # From a file: what can't be is as if it were left out.
+    overlap = task.get("window_overlap")
+    if not isinstance(overlap, int) or not 0 <= overlap < length - 2:
+        overlap = length // 4
+    long = long_documents.tokenize(firsts, model.tokenizer, length, overlap)
+    how = "max" if task.get("window_logits") == "max" else "mean"
+    return long_documents.pool(outputs(long.windows), long.documents, how)
+
+
 def _answer(model: Pretrained, logits: np.ndarray) -> dict[str, Any]:
     labels = _names(model)
     if labels is None:
         return {"score": float(logits[0])}
+    if model.kind == "multi_label_classification":
+        chances = multi_label.probabilities(logits)
+        given = [name for name, yes in zip(labels, multi_label.decide(logits), strict=True) if yes]
+        scores = {name: float(value) for name, value in zip(labels, chances, strict=True)}
+        return {"labels": given, "scores": scores}
     exponents = np.exp(logits.astype(np.float64) - logits.max())
     probabilities = exponents / exponents.sum()
     best = int(probabilities.argmax())
     scores = {label: float(value) for label, value in zip(labels, probabilities, strict=True)}
     return {"label": labels[best], "score": float(probabilities[best]), "scores": scores}
+
+
+def _read_labels(model: Pretrained, table: tables.Table, column: str) -> np.ndarray:
+    names = _names(model)
+    if names is None or model.kind != "multi_label_classification":
+        return classification.read_labels(table, column, names)
+    separator = (model.task or {}).get("label_separator") or multi_label.SEPARATOR
+    return multi_label.label_sets(table, column, names, separator)
 
 
 def _names(model: Pretrained) -> list[str] | None:
@@ -374,15 +432,19 @@ def _pair(line: str, number: int) -> tuple[str, str]:
     return first, second
 
 
-def _chunks(lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
+def _chunks(
+    lines: Iterable[str], size: int = _CHUNK, *, longest: int | None = tables.MAX_FIELD
+) -> Iterator[tuple[int, list[str]]]:
     """(number of the first line, lines) a chunk at a time, checked, without their ends."""
     chunk: list[str] = []
     first = 1
     for number, line in enumerate(lines, start=1):
         chunk.append(
-            tables.check_text(line.removesuffix("\n").removesuffix("\r"), f"Line {number}")
+            tables.check_text(
+                line.removesuffix("\n").removesuffix("\r"), f"Line {number}", longest=longest
+            )
         )
-        if len(chunk) == _CHUNK:
+        if len(chunk) == size:
             yield first, chunk
             first, chunk = number + 1, []
     if chunk:

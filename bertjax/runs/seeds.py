@@ -2,8 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
-import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,13 +14,15 @@ from bertjax.errors import Stopped, UserError
 from bertjax.interop.huggingface import Pretrained, save_pretrained
 from bertjax.interop.tensors import weights_hash
 from bertjax.model import starts
-from bertjax.model.flops import classifier_flops, encoder_flops, training_flops
-from bertjax.runs import inference
+from bertjax.model.flops import task_flops, training_flops
+from bertjax.runs import grid, inference
 from bertjax.runs.finetune import FinetuneConfig, Log, SeedResult
 from bertjax.runs.finetune_program import programs, random_params
+from bertjax.runs.grid import Setting
 from bertjax.runs.workdir import CONFIG, choose_workdir, write_config
-from bertjax.tasks import classification, tables
-from bertjax.train import sharding
+from bertjax.tasks.batches import batch_indices, bucket_of, length_buckets
+from bertjax.tasks.task import Examples, Task
+from bertjax.train import lora, sharding
 from bertjax.train.checkpoint import Checkpoints
 from bertjax.train.loop import LoopConfig, fit
 from bertjax.train.mfu import Work, work_of
@@ -33,71 +33,19 @@ from bertjax.train.telemetry import Field, Telemetry
 from bertjax.train.trackers import make_profiler, make_trackers
 
 KIND = "fine-tuning"
+_ADAPTERS = 0x10BA  # what a seed's key is folded with for them: other draws than the new head's
 
 
-class Rows(NamedTuple):
-    """The labelled rows of a run, tokenized."""
+class Plan(NamedTuple):
+    """The steps of a setting."""
 
-    labels: tuple[str, ...]
-    """Empty for regression."""
-    train: classification.Examples
-    dev: classification.Examples
-    test: classification.Examples | None
-    data_hash: str
-    """Of the training rows and their labels."""
-    dev_hash: str
-    """Of the dev rows."""
-
-    @property
-    def outputs(self) -> int:
-        """Columns C of the classifier."""
-        return max(1, len(self.labels))
-
-
-def read_rows(config: FinetuneConfig, model: Pretrained, log: Log) -> Rows:
-    """Reads and tokenizes the files of a configuration.
-
-    Raises:
-        UserError: something is wrong with a file; the sentence names the line.
-    """
-    columns = [config.text_column, config.label_column]
-    if config.pair_column:
-        columns.insert(1, config.pair_column)
-
-    def read(path: str) -> tables.Table:
-        return tables.read_table(path, columns, column_names=config.column_names)
-
-    table = read(config.train)
-    labels: tuple[str, ...] = ()
-    if not config.regression:
-        labels = classification.find_labels(table, config.label_column)
-
-    def examples(table: tables.Table) -> classification.Examples:
-        return classification.tokenize(
-            table.columns[config.text_column],
-            table.columns[config.pair_column] if config.pair_column else None,
-            model.tokenizer,
-            config.max_seq_length,
-            classification.read_labels(table, config.label_column, labels or None),
-        )
-
-    # All files are read before any is tokenized: a mistake in the last shows at once.
-    others = [read(path) for path in (config.dev, config.test) if path]
-    for other in others:
-        classification.read_labels(other, config.label_column, labels or None)
-    train, dev, *test = [examples(each) for each in (table, *others)]
-    digests = [
-        hashlib.sha256(json.dumps([labels, each.columns]).encode()).hexdigest()
-        for each in (table, others[0])
-    ]
-    full = int((train.lengths == config.max_seq_length).sum())
-    log(
-        f"Training on {len(train):,} rows"
-        + (f" with {len(labels)} labels ({', '.join(labels[:8])})" if labels else "")
-        + f", evaluating on {len(dev):,}; {full:,} training rows fill all {config.max_seq_length} "
-        "tokens."
-    )
-    return Rows(labels, train, dev, test[0] if test else None, *digests)
+    setting: Setting
+    epoch_steps: int
+    """Of an epoch."""
+    steps: int
+    """In all."""
+    warmup: int
+    """Of the first steps, those that warm up."""
 
 
 class SeedTrainer:
@@ -107,7 +55,7 @@ class SeedTrainer:
         self,
         config: FinetuneConfig,
         model: Pretrained,
-        rows: Rows,
+        task: Task,
         log: Log,
         progress: bool | None,
     ) -> None:
@@ -117,47 +65,45 @@ class SeedTrainer:
             UserError: the batch does not divide over the devices, the warm-up is too long, or the
                 directory holds another run.
         """
-        self.config, self.model, self.rows = config, model, rows
+        self.config, self.model, self.task = config, model, task
         self.log, self.progress = log, progress
         self.mesh = sharding.make_mesh(config.mesh)
+        self.settings = grid.settings(config)
+        sizes = {setting.batch_size for setting in self.settings}
         ways = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
-        if config.batch_size % ways:
-            raise UserError(
-                f"batch_size {config.batch_size} can't be split over {ways} devices: give a "
-                f"multiple of {ways}, or fewer devices with --mesh.data."
-            )
-        self.metric = classification.main_metric(config.regression)
-        self.buckets = classification.length_buckets(config.max_seq_length)
-        self.lengths = rows.train.lengths
-        self.epoch_steps = -(-len(rows.train) // config.batch_size)
-        self.steps = config.epochs * self.epoch_steps
-        config.telemetry.check(self.steps)
+        for size in sizes:
+            if size % ways:
+                raise UserError(
+                    f"batch_size {size} can't be split over {ways} devices: give a multiple of "
+                    f"{ways}, or fewer devices with --mesh.data."
+                )
+        self.scored_rows = max(sizes)  # one program for all settings
+        self.buckets = length_buckets(task.max_seq_length)
+        self.lengths = task.train.lengths
         recipe = config.optimizer
-        self.warmup = recipe.warmup_steps
-        if self.warmup is None:
-            self.warmup = int(config.warmup_proportion * self.steps)
-        make_schedule(dataclasses.replace(recipe, warmup_steps=self.warmup), self.steps)  # checks
+        for setting in self.settings:
+            plan = self.plan(setting)
+            make_schedule(dataclasses.replace(recipe, warmup_steps=plan.warmup), plan.steps)
+            config.telemetry.check(plan.steps)
         self.programs = programs(
             model.config,
             config.execution,
             dataclasses.replace(recipe, learning_rate=1.0, warmup_steps=0),
             config.accumulation,
-            rows.outputs,
-            config.regression,
+            task.head,
+            config.lora,
             self.mesh,
         )
+        self.base: dict[str, Any] = {}  # with LoRA, what is frozen, on the mesh
+        if config.lora.rank:
+            self.base = self._place_base()
         self.weights: Any = weights_hash(model.params)
         if config.from_scratch:
             config.start.check(model.config)
             self.weights = {"random": dataclasses.asdict(config.start)}
-        self.majority = None
-        if rows.labels:
-            counts = np.bincount(rows.dev.labels)
-            self.majority = float(counts.max() / counts.sum())
-        self.best: tuple[float, Any] | None = None  # main metric and parameters of the best seed
-        several = len(config.learning_rates) > 1
-        rate = "several" if several else (*config.learning_rates, recipe.learning_rate)[0]
-        self.identity = self._identity(rate)
+        self.best: tuple[dict[str, float], Any] | None = None  # metrics and parameters
+        rates = {setting.learning_rate for setting in self.settings}
+        self.identity = self._identity(_only(rates), _only(sizes))
         self.workdir = choose_workdir(
             config.workdir, KIND, fresh=config.fresh, identity=self.identity
         )
@@ -172,37 +118,46 @@ class SeedTrainer:
         if jax.process_index() == 0:
             places.write_atomically(self.workdir / "result.json", text.encode())
 
-    def train(self, seed: int, rate: float) -> SeedResult:
+    def plan(self, setting: Setting) -> Plan:
+        """What a setting comes to in steps."""
+        epoch_steps = -(-len(self.task.train) // setting.batch_size)
+        steps = setting.epochs * epoch_steps
+        warmup = self.config.optimizer.warmup_steps
+        if warmup is None:
+            warmup = int(self.config.warmup_proportion * steps)
+        return Plan(setting, epoch_steps, steps, warmup)
+
+    def train(self, seed: int, setting: Setting) -> SeedResult:
         """Trains one seed, or finds it trained.
 
         Raises:
             Stopped: a signal came; what was done is saved.
         """
-        config = self.config
-        several = len(config.learning_rates) > 1
-        workdir = self.workdir / f"learning-rate-{rate:g}" if several else self.workdir
-        workdir = workdir / f"seed-{seed}"
+        config, plan = self.config, self.plan(setting)
+        workdir = self.workdir / grid.directory(setting, self.settings) / f"seed-{seed}"
         select_best = config.select == "best"
-        self.log(f"Seed {seed}, learning rate {rate:g}: {self.steps:,} steps.")
+        self.log(f"Seed {seed}, {grid.said(setting, self.settings)}: {plan.steps:,} steps.")
         latest: dict[str, float] = {}
 
         def evaluate(state: TrainState, should_stop: Callable[[], bool]) -> Any:
-            scores = self._scores(state.averaged_params(), self.rows.dev, should_stop)
+            params = self._whole(state.averaged_params())
+            scores = self._scores(params, self.task.dev, should_stop)
             latest.clear()
             latest.update(scores or {})
             return scores
 
         loop = LoopConfig(
-            train_steps=self.steps,
+            train_steps=plan.steps,
             log_every=config.log_every,
-            eval_every=config.eval_every or self.epoch_steps,
+            eval_every=config.eval_every or plan.epoch_steps,
             save_every=config.save_every,
             keep_best=int(select_best),
+            patience=config.patience,
         )
         with Checkpoints(
             workdir / "checkpoints",
             keep_best=loop.keep_best,
-            best_mode="max",
+            best_mode="min" if self.task.less_is_better else "max",
             log=self.log,
         ) as checkpoints:
             result = fit(
@@ -211,14 +166,14 @@ class SeedTrainer:
                 init=lambda: self.programs.make_state(self._initial(seed)),
                 abstract_state=self.programs.abstract_state,
                 train_step=self.programs.train_step,
-                batch_at=functools.partial(self._batch, seed, rate),
+                batch_at=functools.partial(self._batch, seed, plan),
                 evaluate=evaluate,
                 checkpoints=checkpoints,
-                meta=self._meta(seed, rate),
-                telemetry=self._telemetry(workdir),
+                meta=self._meta(seed, setting),
+                telemetry=self._telemetry(workdir, setting),
                 # Without it no evaluation saves: a tiny run's time is not spent on checkpoints.
-                best_metric=self.metric if select_best else None,
-                tokens_per_step=round(config.batch_size * float(self.lengths.mean())),
+                best_metric=self.task.metric if self._dev_rows_choose else None,
+                tokens_per_step=round(setting.batch_size * float(self.lengths.mean())),
             )
             if result.stopped:
                 raise Stopped("stopped in training")
@@ -227,27 +182,21 @@ class SeedTrainer:
                 target = abstract(params)
                 params = checkpoints.restore_params(target, which="best").state
                 scores = result.best["metrics"]
+        params = self._whole(params)
         # Nothing was evaluated if the run was complete already.
-        scores = scores or self._scores(params, self.rows.dev) or {}
-        test = self._scores(params, self.rows.test) if self.rows.test else None
-        self._keep(scores[self.metric], params)
-        return SeedResult(seed, rate, scores, test, str(workdir))
+        scores = scores or self._scores(params, self.task.dev) or {}
+        test = self._scores(params, self.task.test) if self.task.test else None
+        self._keep(scores, params)
+        return SeedResult(seed, *setting, scores, test, str(workdir))
 
     def export(self) -> epath.Path:
         """Writes the best seed's model to workdir/export."""
-        config = self.config
         assert self.best is not None
-        task = {
-            "kind": "regression" if config.regression else "sequence_classification",
-            "labels": list(self.rows.labels),
-            "text_column": config.text_column,
-            "pair_column": config.pair_column,
-            "label_column": config.label_column,
-            "max_seq_length": config.max_seq_length,
-        }
+        scores, params = self.best
+        task = {"kind": self.task.head.kind, **self.task.fields(scores)}
         export = self.workdir / "export"
         if jax.process_index() == 0:
-            model = Pretrained(self.model.config, self.best[1], self.model.tokenizer, task)
+            model = Pretrained(self.model.config, params, self.model.tokenizer, task)
             with places.writing(export):
                 save_pretrained(export, model)
         return export
@@ -257,28 +206,44 @@ class SeedTrainer:
         fresh = random_params(
             self.model.config,
             jax.random.key(seed),
-            self.rows.outputs,
-            self.config.from_scratch,
+            self.task.head.kind,
+            self.task.head.outputs,
+            whole=self.config.from_scratch,
         )
         if self.config.from_scratch:
             fresh = starts.begin(fresh, self.model.config, self.config.start)
         else:
-            parts = ("embeddings", "encoder", "pooler")
+            parts = ("embeddings", "encoder", *({"pooler"} & fresh.keys()))
             kept = {name: self.model.params[name] for name in parts if name in self.model.params}
             fresh = {**fresh, **kept}
+        if self.config.lora.rank:
+            key = jax.random.fold_in(jax.random.key(seed), _ADAPTERS)
+            fresh = lora.divide(fresh, key, self.config.lora)[1]
         return jax.tree.map(np.asarray, fresh)
 
-    def _batch(self, seed: int, rate: float, step: int) -> dict[str, jax.Array]:
+    def _place_base(self) -> dict[str, Any]:
+        base = {name: self.model.params[name] for name in lora.BASE}
+        return jax.device_put(
+            jax.tree.map(np.asarray, base), sharding.state_shardings(self.mesh, base)
+        )
+
+    def _whole(self, params: Any) -> Any:
+        """All parameters of the model, from those that a state holds."""
+        return lora.jit_whole(self.base, params, self.config.lora) if self.base else params
+
+    def _batch(self, seed: int, plan: Plan, step: int) -> dict[str, Any]:
         """The global batch of a step: a function of its arguments."""
-        train, size = self.rows.train, self.config.batch_size
-        indices = classification.batch_indices(seed, step, len(train), size)
+        train, size = self.task.train, plan.setting.batch_size
+        indices = batch_indices(seed, step, len(train), size)
         longest = int(self.lengths[indices[indices >= 0]].max())
-        width = classification.bucket_of(longest, self.buckets)
-        batch = sharding.make_global_batch(
+        width = bucket_of(longest, self.buckets)
+        batch: dict[str, Any] = sharding.make_global_batch(
             self.mesh, size, lambda rows: train.batch(indices[rows], width)
         )
         whole = sharding.replicated(self.mesh)
-        schedule = np.array([rate, self.warmup, self.steps], np.float32)
+        schedule = np.array([plan.setting.learning_rate, plan.warmup, plan.steps], np.float32)
+        if self.base:
+            batch["base"] = self.base
         batch["seed"] = jax.device_put(np.int32(seed), whole)
         batch["schedule"] = jax.device_put(schedule, whole)
         return batch
@@ -286,36 +251,46 @@ class SeedTrainer:
     def _scores(
         self,
         params: Any,
-        examples: classification.Examples,
+        examples: Examples,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> dict[str, float] | None:
         """Metrics over all examples; None if a signal came in between."""
-        logits = np.zeros((len(examples), self.rows.outputs), np.float32)
-        for rows, values in inference.output_batches(
+        outputs = []
+        for each in inference.output_batches(
             params,
             examples,
             self.model.config,
-            batch_size=self.config.batch_size,
+            batch_size=self.scored_rows,
             buckets=self.buckets,
+            kind=self.task.head.kind,
             execution=self.config.execution,
             mesh=self.mesh,
         ):
             if should_stop():
                 return None
-            logits[rows] = values
-        return classification.metrics(logits, examples.labels)
+            outputs.append(each)
+        return self.task.scores(examples, outputs)
 
-    def _identity(self, rate: float | str) -> dict[str, Any]:
+    @property
+    def _dev_rows_choose(self) -> bool:
+        """Whether it depends on the dev rows what a seed's weights are."""
+        return self.config.select == "best" or self.config.patience > 0
+
+    def _identity(self, rate: float | str, batch_size: int | str) -> dict[str, Any]:
         """What may not change when a run resumes; the same for all seeds."""
         config = self.config
+        chosen: dict[str, Any] = {"dev rows": self.task.dev_hash} if self._dev_rows_choose else {}
+        if chosen and self.task.metric not in self.task.metrics[:1]:
+            chosen["best_metric"] = self.task.metric
         return {
             "model": {**self.model.config.to_dict(), "weights": self.weights},
             "tokenizer": self.model.tokenizer.sha256,
-            "data": self.rows.data_hash,
-            **({"dev rows": self.rows.dev_hash} if config.select == "best" else {}),  # they chose
-            "objective": "regression" if config.regression else "classification",
-            "batch_size": config.batch_size,
-            "max_seq_length": config.max_seq_length,
+            "data": self.task.data_hash,
+            **chosen,
+            **self.task.identity,
+            **({"lora": dataclasses.asdict(config.lora)} if config.lora.rank else {}),
+            "batch_size": batch_size,
+            "max_seq_length": self.task.max_seq_length,
             "select": config.select,
             "optimizer": {
                 **config.optimizer.fields(),
@@ -324,12 +299,13 @@ class SeedTrainer:
             },
         }
 
-    def _meta(self, seed: int, rate: float) -> dict[str, Any]:
+    def _meta(self, seed: int, setting: Setting) -> dict[str, Any]:
         config = self.config
+        identity = self._identity(setting.learning_rate, setting.batch_size)
         return {
-            "identity": {**self._identity(rate), "seed": seed},
+            "identity": {**identity, "seed": seed},
             "facts": {
-                "dev rows": self.rows.dev_hash,
+                "dev rows": self.task.dev_hash,
                 "mesh": dict(self.mesh.shape),
                 "execution": dataclasses.asdict(config.execution),
                 "accumulation": config.accumulation,
@@ -337,11 +313,14 @@ class SeedTrainer:
             "explain": {"train_steps": "the learning rate follows the new schedule from here on"},
         }
 
-    def _telemetry(self, workdir: epath.Path) -> Telemetry:
+    def _telemetry(self, workdir: epath.Path, setting: Setting) -> Telemetry:
         rate = Field("learning_rate", "lr", ".1e", last=True)
-        train = [Field("loss"), Field("accuracy"), rate, Field("grad_norm", "grad", ".2f")]
-        chance = None if self.majority is None else ("majority", self.majority)
-        dev = [Field(self.metric, reference=chance), Field("loss"), Field("pearson")]
+        right = [Field("accuracy"), Field("exact_match", "exact")]
+        train = [Field("loss"), *right, rate, Field("grad_norm", "grad", ".2f")]
+        chance = self.task.chance and (self.task.chance.name, self.task.chance.score)
+        main = self.task.metric
+        others = [Field(name) for name in self.task.shown if name != main]
+        dev = [Field(main, reference=chance), *others]
         return Telemetry(
             workdir / "metrics.jsonl",
             train,
@@ -350,20 +329,25 @@ class SeedTrainer:
             progress=self.progress,
             trackers=make_trackers(self.config.telemetry, workdir, dataclasses.asdict(self.config)),
             profiler=make_profiler(self.config.telemetry, workdir),
-            work=self._work(),
+            work=self._work(setting.batch_size),
         )
 
-    def _work(self) -> Work:
+    def _work(self, batch_size: int) -> Work:
         """A step's FLOPs, as if every row were as wide as its tokens are many."""
-        shape, outputs = self.model.config, self.rows.outputs
+        shape, head = self.model.config, self.task.head
         lengths, rows = np.unique(self.lengths, return_counts=True)
-        encoders = [encoder_flops(shape, int(length)) for length in lengths]
-        row = float(np.average(encoders, weights=rows)) + classifier_flops(shape, outputs)
+        each = [task_flops(shape, head.kind, head.outputs, int(length)) for length in lengths]
+        flops = batch_size * training_flops(float(np.average(each, weights=rows)))
         kind = self.mesh.devices.flat[0].device_kind
-        flops = self.config.batch_size * training_flops(1) * row
         return work_of(flops, kind, self.mesh.size, self.config.execution.dtype)
 
-    def _keep(self, score: float, params: Any) -> None:
+    def _keep(self, scores: dict[str, float], params: Any) -> None:
         """Remembers the parameters of the best seed, on the host."""
-        if self.best is None or score > self.best[0]:
-            self.best = (score, sharding.on_host(self.mesh, params))
+        metric, sign = self.task.metric, -1 if self.task.less_is_better else 1
+        if self.best is None or sign * scores[metric] > sign * self.best[0][metric]:
+            self.best = (scores, sharding.on_host(self.mesh, params))
+
+
+def _only(values: set[Any]) -> Any:
+    """The one value, or that there are several."""
+    return next(iter(values)) if len(values) == 1 else "several"

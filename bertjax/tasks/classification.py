@@ -1,14 +1,14 @@
 """Sequence classification and regression, on one text or a pair: features, labels, metrics."""
 
 import dataclasses
-import functools
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from bertjax.errors import UserError
+from bertjax.tasks import batches
 from bertjax.tasks.tables import Table
 
 if TYPE_CHECKING:
@@ -18,8 +18,6 @@ MAX_LABEL = 200
 """Longest label in characters: more than that is a text in the label's column."""
 MAX_LABELS = 10_000
 """Most labels a classifier may have: more than that is no column of labels."""
-
-_STEPS = (32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,9 +29,12 @@ class Examples:
     token_type_ids: list[np.ndarray]
     """int32 [length] for every row."""
     labels: np.ndarray
-    """int32 [N] (index into the labels) or float32 [N] (regression)."""
+    """int32 [N] (index into the labels), float32 [N] (regression), or int32 [N, C], 1 for every
+    label that a row has (several labels)."""
     pad_id: int
     """What a batch is padded with."""
+    weights: np.ndarray | None = None
+    """float32 [N]: how much each row weighs in training; None: all the same."""
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -51,25 +52,14 @@ class Examples:
             width: T; at least the longest of these rows.
 
         Returns:
-            input_ids, attention_mask, token_type_ids int32 [B, T]; label [B]; example_weight
-            float32 [B], 0 for the padding rows.
+            input_ids, attention_mask, token_type_ids int32 [B, T]; label [B] or [B, C];
+            example_weight float32 [B], 0 for the padding rows.
         """
         rows = np.maximum(indices, 0)
-        shape = (len(rows), width)
-        input_ids = np.full(shape, self.pad_id, np.int32)
-        mask, types = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
-        for at, row in enumerate(rows):
-            length = len(self.input_ids[row])
-            input_ids[at, :length] = self.input_ids[row]
-            types[at, :length] = self.token_type_ids[row]
-            mask[at, :length] = 1
-        return {
-            "input_ids": input_ids,
-            "attention_mask": mask,
-            "token_type_ids": types,
-            "label": self.labels[rows],
-            "example_weight": (np.asarray(indices) >= 0).astype(np.float32),
-        }
+        batch = batches.padded(self.input_ids, self.token_type_ids, indices, width, self.pad_id)
+        if self.weights is not None:
+            batch["example_weight"] = batch["example_weight"] * self.weights[rows]
+        return {**batch, "label": self.labels[rows]}
 
 
 def tokenize(
@@ -137,10 +127,11 @@ def find_labels(table: Table, column: str) -> tuple[str, ...]:
             f"{table.path}: column {column!r} has {len(names):,} different labels (at most "
             f"{MAX_LABELS:,}); for numbers to predict use --regression."
         )
-    return tuple(sorted(names, key=_label_order(names)))
+    return tuple(sorted(names, key=label_order(names)))
 
 
-def _label_order(names: set[str]) -> Any:
+def label_order(names: set[str]) -> Any:
+    """The key that sorts labels: as numbers if all of them are, else by name."""
     if all(name.isascii() and name.removeprefix("-").isdigit() for name in names):
         return lambda name: (int(name), name)  # "01" beside "1", and neither is the other
     return lambda name: name
@@ -162,14 +153,48 @@ def label_ids(table: Table, column: str, labels: Sequence[str]) -> np.ndarray:
     for row, value in enumerate(table.columns[column]):
         name = value.strip()
         if name not in place:
-            shown = name if len(name) <= 40 else name[:40] + "..."
-            known = ", ".join(labels[:12]) + (", ..." if len(labels) > 12 else "")
-            raise UserError(
-                f"{table.where(row)}: label {shown!r} was not seen in training (those are {known});"
-                " correct it, or add rows with it to the training file."
-            )
+            raise unseen_label(name, labels, table.where(row))
         ids[row] = place[name]
     return ids
+
+
+def unseen_label(name: str, labels: Sequence[str], where: str) -> UserError:
+    """What to say of a label that isn't among `labels`."""
+    shown = name if len(name) <= 40 else name[:40] + "..."
+    known = ", ".join(labels[:12]) + (", ..." if len(labels) > 12 else "")
+    return UserError(
+        f"{where}: label {shown!r} was not seen in training (those are {known}); correct it, or "
+        "add rows with it to the training file."
+    )
+
+
+def label_weights(
+    weights: Literal["balanced"] | Mapping[str, float], labels: Sequence[str], ids: np.ndarray
+) -> np.ndarray:
+    """float32 [C]: how much a row of each label weighs.
+
+    Args:
+        weights: labels with their weights, those left out have 1; or balanced: N / (C * rows of
+            the label), as scikit-learn's class_weight.
+        labels: the names.
+        ids: int [N]: the label of every training row.
+
+    Raises:
+        UserError: a label that isn't there, a weight that isn't above 0, or none at all.
+    """
+    if weights == "balanced":
+        counts = np.bincount(ids, minlength=len(labels))
+        return (len(ids) / (len(labels) * counts)).astype(np.float32)
+    assert not isinstance(weights, str)
+    if not weights:
+        raise UserError("class_weights is empty: give labels with their weights, or leave it out.")
+    known = ", ".join(labels[:12]) + (", ..." if len(labels) > 12 else "")
+    for name, weight in weights.items():
+        if name not in labels:
+            raise UserError(f"class_weights has {name!r}, which is no label; those are {known}.")
+        if not 0 < weight < math.inf:
+            raise UserError(f"class_weights gives {name!r} {weight}: give a number above 0.")
+    return np.array([weights.get(name, 1.0) for name in labels], np.float32)
 
 
 def target_values(table: Table, column: str) -> np.ndarray:
@@ -192,59 +217,6 @@ def target_values(table: Table, column: str) -> np.ndarray:
             )
         values[row] = value
     return values
-
-
-def length_buckets(max_length: int) -> tuple[int, ...]:
-    """The widths that batches are padded to, up to `max_length`: one compiled program each.
-
-    Never more than 1.5 times too wide above 64 tokens, and few, because every width compiles anew.
-    """
-    return (*(step for step in _STEPS if step < max_length), max_length)
-
-
-def bucket_of(length: int, buckets: Sequence[int]) -> int:
-    """The smallest bucket that holds `length` tokens."""
-    return next(width for width in buckets if width >= length)
-
-
-@functools.lru_cache(maxsize=4)
-def epoch_order(seed: int, epoch: int, rows: int) -> np.ndarray:
-    """int64 [rows]: the order in which an epoch sees the training rows; pure in its arguments.
-
-    Sorts raw draws of PCG64, whose stream NumPy keeps the same in all versions (`permutation`'s
-    it may change, which would change the order on resume).
-    """
-    draws = np.random.PCG64(np.random.SeedSequence([seed, epoch])).random_raw(rows)
-    order = np.argsort(draws, kind="stable")
-    order.flags.writeable = False  # the cache gives every caller the same array
-    return order
-
-
-def batch_indices(seed: int, step: int, rows: int, batch_size: int) -> np.ndarray:
-    """int64 [batch_size]: the rows of a training step; -1 fills the ragged last batch of an epoch.
-
-    Every row comes once an epoch. Pure in its arguments.
-    """
-    epoch, position = divmod(step, -(-rows // batch_size))
-    chosen = epoch_order(seed, epoch, rows)[position * batch_size :][:batch_size]
-    return np.pad(chosen, (0, batch_size - len(chosen)), constant_values=-1)
-
-
-def length_batches(
-    lengths: np.ndarray, batch_size: int, buckets: Sequence[int]
-) -> list[tuple[np.ndarray, int]]:
-    """All rows, those of like length together: (indices [batch_size], width) of every batch.
-
-    -1 fills the last batch. For evaluation and prediction, where the order is of no matter.
-    """
-    order = np.argsort(lengths, kind="stable")
-    batches = []
-    for begin in range(0, len(order), batch_size):
-        chosen = order[begin : begin + batch_size]
-        width = bucket_of(int(lengths[chosen].max()), buckets)
-        padding = batch_size - len(chosen)
-        batches.append((np.pad(chosen, (0, padding), constant_values=-1), width))
-    return batches
 
 
 def metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -285,9 +257,29 @@ def metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     return result
 
 
-def main_metric(regression: bool) -> str:
-    """The metric that chooses between learning rates and between epochs; more is better."""
-    return "spearman" if regression else "accuracy"
+def scores(
+    examples: Examples,
+    outputs: Iterable[tuple[np.ndarray, np.ndarray]],
+    *,
+    metrics: Callable[[np.ndarray, np.ndarray], dict[str, float]] = metrics,
+) -> dict[str, float]:
+    """The metrics of a model's outputs.
+
+    Args:
+        examples: N rows with their labels.
+        outputs: row numbers [n] and their logits [n, C], until every row has come.
+        metrics: of logits and labels.
+    """
+    rows, logits = zip(*outputs, strict=True)
+    order = np.argsort(np.concatenate(rows))
+    return metrics(np.concatenate(logits)[order], examples.labels)
+
+
+def metric_names(labels: int) -> tuple[str, ...]:
+    """What `metrics` gives for so many labels (0: regression), the main one first."""
+    if not labels:
+        return ("spearman", "pearson", "loss")
+    return ("accuracy", "macro_f1", "mcc", "loss", *(("f1",) if labels == 2 else ()))
 
 
 def _cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:

@@ -60,7 +60,7 @@ def read_table(
         UserError: anything wrong with the file; the sentence names the file and the line.
     """
     path = places.location(path)
-    text = _read_text(path)
+    text = read_text(path, (".tsv", ".csv", ".jsonl", ".json"), _READERS)
     rows = _rows(path, text, columns, column_names)
     values: dict[str, list[str]] = {name: [] for name in columns}
     lines: list[int] = []
@@ -73,15 +73,20 @@ def read_table(
     return Table(path, values, lines)
 
 
-def check_text(text: str, where: str) -> str:
+def check_text(text: str, where: str, *, longest: int | None = MAX_FIELD) -> str:
     """The text itself, if a tokenizer can read it.
 
+    Args:
+        text: to check.
+        where: what messages call it.
+        longest: most characters of a text that is read whole; None where it may be any.
+
     Raises:
-        UserError: it holds a NUL or a lone surrogate, or is longer than `MAX_FIELD` characters.
+        UserError: it holds a NUL or a lone surrogate, or is longer than that.
     """
-    if len(text) > MAX_FIELD:
+    if longest is not None and len(text) > longest:
         raise UserError(
-            f"{where}: a value has {len(text):,} characters, more than the {MAX_FIELD:,} that are "
+            f"{where}: a value has {len(text):,} characters, more than the {longest:,} that are "
             "read; is a line break or a closing quote missing? Otherwise shorten it."
         )
     if "\0" in text:
@@ -96,15 +101,25 @@ def check_text(text: str, where: str) -> str:
     return text
 
 
-def _read_text(path: epath.Path) -> str:
-    if path.suffix.lower() not in (".tsv", ".csv", ".jsonl", ".json"):
-        raise UserError(f"{path}: can't tell the format by its name; name the file {_READERS}.")
+def read_text(path: epath.Path, suffixes: Sequence[str], formats: str) -> str:
+    """The text of a UTF-8 file, without a byte-order mark.
+
+    Args:
+        path: the file.
+        suffixes: what its name may end with.
+        formats: what messages call these.
+
+    Raises:
+        UserError: another name, no such file, or no text in UTF-8.
+    """
+    if path.suffix.lower() not in suffixes:
+        raise UserError(f"{path}: can't tell the format by its name; name the file {formats}.")
     if path.is_dir():
-        raise UserError(f"{path}: is a directory; name one {_READERS} file.")
+        raise UserError(f"{path}: is a directory; name one {formats} file.")
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file; give the path of a {_READERS} file.") from None
+        raise UserError(f"{path}: no such file; give the path of a {formats} file.") from None
     except PermissionError:
         raise UserError(f"{path}: may not be read; change its permissions.") from None
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):

@@ -42,6 +42,8 @@ class LoopConfig:
     """Best checkpoints to keep besides, by the evaluation."""
     max_bad_steps: int = 20
     """Stop after so many steps in a row whose loss or gradient is not finite; each is skipped."""
+    patience: int = 0
+    """End early after so many evaluations in a row that were not the best so far; 0: never."""
 
     def __post_init__(self) -> None:
         at_least = {
@@ -52,10 +54,17 @@ class LoopConfig:
             "keep_last": 3,
             "keep_best": 0,
             "max_bad_steps": 1,
+            "patience": 0,
         }
         for name, least in at_least.items():
             if getattr(self, name) < least:
                 raise UserError(f"{name} is {getattr(self, name)}: give at least {least}.")
+
+    def facts(self) -> dict[str, Any]:
+        """All fields, for a checkpoint's meta; without what runs made before didn't know, where
+        it is off."""
+        fields = dataclasses.asdict(self)
+        return fields if self.patience else {k: v for k, v in fields.items() if k != "patience"}
 
 
 @dataclasses.dataclass
@@ -74,6 +83,8 @@ class FitResult:
     """The step it was taken up at; None for a new run."""
     already_complete: bool = False
     """There was nothing left to do."""
+    out_of_patience: bool = False
+    """Complete before its last step, because evaluations had stopped getting better."""
 
 
 def fit(
@@ -92,7 +103,8 @@ def fit(
     tokens_per_step: int = 0,
     phases: Sequence[Phase] = (),
 ) -> FitResult:
-    """Trains to `config.train_steps`, from the newest whole checkpoint if there is one.
+    """Trains to `config.train_steps`, or until `config.patience` is used up, from the newest whole
+    checkpoint if there is one.
 
     A run that is killed at any point and started again gives the bits of one that wasn't. On
     SIGTERM or SIGINT it finishes the step, saves and returns; a later second one ends the process.
@@ -113,7 +125,7 @@ def fit(
             them for a checkpoint's step; `facts`: {name: JSON value} that may, which is told;
             `explain`: {name of a fact: what its change does}.
         telemetry: of this run.
-        best_metric: the metric of `evaluate` to keep the best checkpoint by.
+        best_metric: the metric of `evaluate` to keep the best checkpoint by, and patience.
         tokens_per_step: for tokens/s.
         phases: of a run that has several, in their order; they have their own tokens. The last step
             of each is evaluated and saved, and the best evaluation is the best of its phase.
@@ -124,7 +136,10 @@ def fit(
     Raises:
         UserError: the run in workdir is another one, every checkpoint is damaged, there is no space
             for one, or training met too many steps in a row that are not finite.
+        ValueError: there is patience, and nothing is evaluated or no metric is the one that counts.
     """
+    if config.patience and (evaluate is None or best_metric is None):
+        raise ValueError("patience needs evaluations and a best_metric.")
     run = _Run(
         config,
         epath.Path(workdir),
@@ -134,7 +149,7 @@ def fit(
         checkpoints,
         {
             "identity": meta.get("identity", {}),
-            "facts": {**meta.get("facts", {}), **dataclasses.asdict(config)},
+            "facts": {**meta.get("facts", {}), **config.facts()},
             "explain": meta.get("explain", {}),
         },
         telemetry,
@@ -171,6 +186,7 @@ class _Run:
         self.ends = {phase.end for phase in phases}
         self.best: dict[str, Any] | None = None
         self.evaluated = 0  # the last step that was
+        self.no_better = 0  # evaluations in a row
         self.bad_steps = 0  # in a row
         self.owed = False  # a save that fell due in a row of bad steps
         self.pending: tuple[int, Mapping[str, Any]] | None = None  # metrics still on the device
@@ -183,8 +199,9 @@ class _Run:
         result = functools.partial(self._result, resumed_from=resumed_from)
         if resumed_from is not None and not self._catch_up(state, step, stop):
             return result(state, stopped=True)
-        if step >= total:
-            self.telemetry.say(f"The run is complete: step {step:,} of {total:,}.")
+        if step >= total or self._out_of_patience():
+            early = ", where it ended early" if step < total else ""
+            self.telemetry.say(f"The run is complete: step {step:,} of {total:,}{early}.")
             return result(state, stopped=False, already_complete=True)
         with contextlib.closing(self._batches(step, total)) as batches:
             for batch in batches:
@@ -202,6 +219,12 @@ class _Run:
                         f"Stopped at step {step:,} of {total:,}, to be resumed{saved}."
                     )
                     return result(state, stopped=True)
+                if self._out_of_patience():
+                    self.telemetry.say(
+                        f"Ended early at step {step:,} of {total:,}: {self.no_better} evaluations "
+                        f"in a row without a better {self.best_metric}."
+                    )
+                    break
         self.checkpoints.wait()
         return result(state, stopped=False)
 
@@ -212,16 +235,17 @@ class _Run:
         config = self.config
         last = step == config.train_steps
         evaluation = self._evaluation_due(step)
-        save = last or self.owed or step % config.save_every == 0 or step in self.ends
+        save = self.owed or step % config.save_every == 0 or step in self.ends
         stopping = stop()
-        if not (evaluation or save or stopping):
+        if not (evaluation or save or last or stopping):
             return False
         self._settle()
         value, is_best = None, False
         if evaluation and not stopping:
             done, value, is_best = self._evaluate(step, state, stop)
             stopping = not done
-        if save or is_best or stopping:
+            last = last or self._out_of_patience()
+        if save or last or is_best or stopping:
             self._save(step, state, value, last=last)
         # A signal in the last step may leave nothing to resume.
         return stopping and not (last and (self.evaluate is None or self.evaluated == step))
@@ -284,6 +308,7 @@ class _Run:
         is_best = value is not None and self._better(step, value)
         if is_best:
             self.best = {"step": step, "value": value, "metrics": metrics}
+        self.no_better = 0 if is_best else self.no_better + 1
         seconds = time.monotonic() - started
         self.telemetry.evaluated(step, metrics, seconds=seconds, best="best" if is_best else "")
         return True, value, is_best
@@ -296,6 +321,9 @@ class _Run:
             return True
         best = self.best["value"]
         return value < best if self.checkpoints.best_mode == "min" else value > best
+
+    def _out_of_patience(self) -> bool:
+        return 0 < self.config.patience <= self.no_better
 
     def _save(self, step: int, state: Any, value: float | None, *, last: bool) -> None:
         # In a row of bad steps nothing is saved, so that the checkpoints from before the trouble
@@ -317,6 +345,7 @@ class _Run:
         return {
             "best": self.best,
             "evaluated": self.evaluated,
+            "no_better": self.no_better,
             "window": self.telemetry.window(),
         }
 
@@ -341,6 +370,7 @@ class _Run:
         else:
             state, memory = restored.state, restored.meta["loop"]
             self.best, self.evaluated = memory["best"], memory["evaluated"]
+            self.no_better = memory.get("no_better", 0)  # absent in runs made before
             self.bad_steps = int(state.bad_steps)
         step = int(state.step)
         self.telemetry.begin(
@@ -364,7 +394,8 @@ class _Run:
             self.telemetry.say(f"{line}; taken from this command and held from now on: {names}.")
             return state, step
         changed = changes(restored.meta["facts"], self.meta["facts"], self.meta["explain"])
-        if step >= self.config.train_steps and not changed:
+        complete = step >= self.config.train_steps or self._out_of_patience()
+        if complete and not changed:
             return state, step
         self.telemetry.say(f"{line}; changed: {'; '.join(changed)}." if changed else f"{line}.")
         return state, step
@@ -396,5 +427,12 @@ class _Run:
     def _result(
         self, state: Any, *, stopped: bool, resumed_from: int | None, already_complete: bool = False
     ) -> FitResult:
-        history = self.telemetry.history
-        return FitResult(state, history, self.best, stopped, resumed_from, already_complete)
+        return FitResult(
+            state,
+            self.telemetry.history,
+            self.best,
+            stopped,
+            resumed_from,
+            already_complete,
+            out_of_patience=not stopped and self._out_of_patience(),
+        )

@@ -215,7 +215,6 @@ def test_a_classifier_of_sequences_is_read(classifier, architectures):
             "multiple choice has one output and the classifier 3",
         ),
         ({"architectures": 5}, "architectures says 5"),
-        ({"problem_type": "multi_label_classification"}, "'multi_label_classification'"),
         ({"problem_type": "regression"}, "regression has one output and the classifier 3"),
     ],
 )

@@ -10,6 +10,7 @@ import pytest
 
 import bertjax as bj
 from bertjax.model import bert, layers
+from bertjax.model.heads import TASK_PARTS
 from bertjax.model.layers import Attention, dropout
 from bertjax.train.paths import named
 
@@ -315,13 +316,15 @@ def test_a_task_is_a_name_or_what_a_loaded_model_says(inputs):
     assert all(np.array_equal(plain, other) for other in others)
 
 
-def test_a_new_classifier_is_drawn_without_the_model_under_it(monkeypatch):
+def test_a_new_head_is_drawn_without_the_model_under_it(monkeypatch):
     key = jax.random.key(0)
-    whole = init_params(CONFIG, key, heads=("classifier",), num_labels=3)
-    alone = jax.jit(functools.partial(bert.init_classifier, CONFIG, num_labels=3))(key)
-    assert set(alone) == {"pooler", "classifier"}
-    for name, tree in alone.items():
-        jax.tree.map(np.testing.assert_array_equal, tree, whole[name])
+    whole = init_params(CONFIG, key, heads=("classifier", "qa_outputs"), num_labels=3)
+    for kind in ("sequence_classification", "token_classification", "question_answering"):
+        head = functools.partial(bert.init_head, CONFIG, kind=kind, num_labels=3)
+        alone = jax.jit(head)(key)
+        assert tuple(sorted(alone)) == tuple(sorted(TASK_PARTS[kind]))
+        for name, tree in alone.items():
+            jax.tree.map(np.testing.assert_array_equal, tree, whole[name])
     monkeypatch.setattr(bj.linen.BertForSequenceClassification, "__call__", pytest.fail)
     jax.eval_shape(lambda key: bj.init_params(CONFIG, key, heads=("classifier",)), key)
 

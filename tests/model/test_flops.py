@@ -9,7 +9,12 @@ import pytest
 
 from bertjax.config import BertConfig, Execution
 from bertjax.model import bert, flops
-from bertjax.objectives.losses import classification_loss, masked_lm_loss, pretraining_loss
+from bertjax.objectives.losses import (
+    classification_loss,
+    masked_lm_loss,
+    pretraining_loss,
+    question_answering_loss,
+)
 
 CONFIG = BertConfig(
     vocab_size=50,
@@ -51,7 +56,7 @@ def batch():
         "masked_labels": jnp.ones((B, P), jnp.int32),
         "masked_weights": jnp.ones((B, P), jnp.float32),
         "next_sentence_label": jnp.zeros(B, jnp.int32),
-        "label": jnp.zeros(B, jnp.int32),
+        **dict.fromkeys(("label", "start_position", "end_position"), jnp.zeros(B, jnp.int32)),
     }
 
 
@@ -64,10 +69,16 @@ def batch():
             classification_loss,
             ("classifier",),
             True,
-            flops.encoder_flops(CONFIG, T) + flops.classifier_flops(CONFIG, C),
+            flops.task_flops(CONFIG, "sequence_classification", C, T),
+        ),
+        (
+            question_answering_loss,
+            ("qa_outputs",),
+            False,
+            flops.task_flops(CONFIG, "question_answering", 2, T),
         ),
     ],
-    ids=["pretraining", "masked LM", "classification"],
+    ids=["pretraining", "masked LM", "classification", "question answering"],
 )
 def test_the_count_is_that_of_the_traced_program(loss, heads, pooler, forward):
     make = functools.partial(bert.init_params, CONFIG, heads=heads, add_pooler=pooler, num_labels=C)

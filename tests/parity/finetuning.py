@@ -81,7 +81,7 @@ def run_torch(data: pathlib.Path, output: pathlib.Path) -> None:
             texts,
             padding=True,
             truncation=True,
-            max_length=config.max_seq_length,
+            max_length=config.row_length(512),  # of positions that the model has
             return_tensors="pt",
         )
         return dict(encoded), torch.tensor(labels)

@@ -1,5 +1,6 @@
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import pathlib
@@ -15,8 +16,12 @@ from bertjax.errors import UserError
 from bertjax.interop.huggingface import from_pretrained, save_pretrained
 from bertjax.runs import finetune_program, predict, seeds
 from bertjax.runs.finetune import FinetuneConfig, finetune
+from bertjax.runs.read_task import read_task
 from bertjax.train import loop
+from bertjax.train.checkpoint import Checkpoints
+from bertjax.train.lora import LoraConfig
 from bertjax.train.optimizer import OptimizerConfig, make_optimizer, make_schedule
+from bertjax.train.paths import named
 from bertjax.train.sharding import MeshConfig
 
 LONG, SHORT = 10, 1
@@ -95,6 +100,7 @@ def test_learns_reports_exports_and_is_not_trained_twice(config, files, tmp_path
     scores = [seed.metrics["accuracy"] for seed in result.seeds]
     assert max(scores) == 1.0
     assert result.mean == pytest.approx(np.mean(scores))
+    assert result.median == pytest.approx(np.median(scores))
     assert result.deviation == pytest.approx(np.std(scores, ddof=1))
     assert [seed.seed for seed in result.seeds] == [0, 2]
     assert lines[-1] == result.sentence() and "over 2 seeds" in lines[-1]
@@ -142,9 +148,9 @@ def test_seeds_vary_head_order_and_dropout_but_not_the_weights_they_start_from(c
     for part in ("embeddings", "encoder", "pooler"):
         jax.tree.map(np.testing.assert_array_equal, first[part], other[part])
         jax.tree.map(np.testing.assert_array_equal, first[part], tiny_model.params[part])
-    batches = [trainer._batch(seed, 1e-2, 0) for seed in (0, 1)]
+    batches = [trainer._batch(seed, plan_of(trainer), 0) for seed in (0, 1)]
     assert [int(batch["seed"]) for batch in batches] == [0, 1]
-    assert trainer.rows.train.labels.tolist() != []
+    assert trainer.task.train.labels.tolist() != []
     orders = [np.asarray(batch["input_ids"]).tolist() for batch in batches]
     assert orders[0] != orders[1]
     # The same batch and the same weights, but another seed: only dropout differs.
@@ -180,9 +186,9 @@ def test_programs_compile_once_a_width_whatever_the_seeds_rates_and_arms(config,
     trainer = make_trainer(config, tiny_model)
     before = trainer.programs.train_step._cache_size()
     widths = {
-        trainer._batch(seed, 1e-3, step)["input_ids"].shape[1]
+        trainer._batch(seed, plan_of(trainer), step)["input_ids"].shape[1]
         for seed in config.seeds
-        for step in range(trainer.steps)
+        for step in range(plan_of(trainer).steps)
     }
     for arm in (False, True):
         workdir = f"{config.workdir}-{arm}"
@@ -194,10 +200,10 @@ def test_programs_compile_once_a_width_whatever_the_seeds_rates_and_arms(config,
 
 def test_every_row_is_seen_once_an_epoch_and_padding_weighs_nothing(config, tiny_model):
     trainer = make_trainer(config, tiny_model)
-    assert trainer.epoch_steps == 4
+    assert plan_of(trainer).epoch_steps == 4
     lengths, weight = [], 0.0
     for step in range(4):
-        batch = jax.device_get(trainer._batch(0, 1e-2, step))
+        batch = jax.device_get(trainer._batch(0, plan_of(trainer), step))
         real = batch["example_weight"] > 0
         lengths += batch["attention_mask"][real].sum(1).tolist()
         weight += batch["example_weight"].sum()
@@ -208,7 +214,7 @@ def test_every_row_is_seen_once_an_epoch_and_padding_weighs_nothing(config, tiny
 
 def test_the_loss_of_a_ragged_batch_ignores_its_padding(config, tiny_model):
     trainer = make_trainer(config, tiny_model)
-    ragged = dict(trainer._batch(0, 1e-2, 3))  # 12 rows and 4 of padding
+    ragged = dict(trainer._batch(0, plan_of(trainer), 3))  # 12 rows and 4 of padding
     params = trainer._initial(0)
     results = []
     for label in (0, 1):
@@ -265,12 +271,82 @@ def test_the_rate_in_the_state_is_the_learning_rate(tiny_model):
 def test_the_best_learning_rate_of_the_first_seed_is_kept_for_all(config):
     config = dataclasses.replace(config, learning_rates=(1e-6, 3e-3), seeds=(0, 1))
     result = finetune(config, quiet, progress=False)
-    assert set(result.tried) == {1e-6, 3e-3} and result.learning_rate == 3e-3
-    assert result.tried[3e-3] > result.tried[1e-6]
+    worse, better = result.tried.values()
+    assert list(result.tried) == [(1e-6, 16, LONG), (3e-3, 16, LONG)]
+    assert result.learning_rate == 3e-3 and better > worse
     assert {seed.learning_rate for seed in result.seeds} == {3e-3}
     records = read_records(result)
     rates = [record["learning_rate"] for record in records if record["kind"] == "train"]
     assert 0 < max(rates) <= 3e-3
+
+
+def test_the_whole_grid_is_tried_with_the_first_seed(config, tiny_model, tmp_path):
+    config = dataclasses.replace(
+        config,
+        batch_sizes=(10, 20),
+        epoch_counts=(1, 2),
+        seeds=(0, 1),
+        best_metric="loss",
+    )
+    program = make_trainer(config, tiny_model).programs.train_step
+    before, lines = program._cache_size(), []
+    result = finetune(config, lines.append, progress=False)
+    assert program._cache_size() == before + 2  # a shape for each batch size
+    assert list(result.tried) == list(itertools.product((3e-3,), (10, 20), (1, 2)))
+    best = min(result.tried, key=result.tried.get)
+    assert (result.learning_rate, result.batch_size, result.epochs) == best
+    assert result.metric == "loss"
+    assert [seed[1:4] for seed in result.seeds] == [best, best]
+    assert result.seeds[0].metrics["loss"] == result.tried[best]
+    # Each setting has so many steps and rows as it says.
+    for _, size, epochs in result.tried:
+        seed = tmp_path / "run" / f"batch-size-{size}-epochs-{epochs}" / "seed-0"
+        assert sorted(path.name for path in (seed / "checkpoints").iterdir()) == [
+            str(epochs * -(-60 // size))
+        ]
+    # The table is told at the end, and kept; the export is the seed with the least loss.
+    table = lines[-len(result.tried) - 2 : -1]
+    assert table[0].split() == ["learning", "rate", "batch", "size", "epochs", "loss"]
+    marked = [line.split()[:3] for line in table if line.endswith("  best")]
+    assert marked == [[f"{best[0]:g}", str(best[1]), str(best[2])]]
+    saved = json.loads((tmp_path / "run/result.json").read_text())
+    assert saved["tried"][0].keys() == {"learning_rate", "batch_size", "epochs", "loss"}
+    least = min(seed.metrics["loss"] for seed in result.seeds)
+    evaluated = predict.evaluate(from_pretrained(config.workdir), config.dev)
+    assert evaluated["loss"] == pytest.approx(least, rel=1e-5)  # another batch size
+
+
+def test_patience_ends_a_seed_and_another_start_finds_it_done(config):
+    """A learning rate at which nothing changes: no evaluation is better than the first."""
+    still = dataclasses.replace(config.optimizer, learning_rate=1e-12)
+    config = dataclasses.replace(
+        config, optimizer=still, patience=2, select="best", eval_every=1, seeds=(0, 1)
+    )
+    lines = []
+    result = finetune(config, lines.append, progress=False)
+    ends = [line for line in lines if line.startswith("Ended early at step 3 of 40")]
+    assert len(ends) == 2
+    records = read_records(result)
+    assert [record["step"] for record in records if record["kind"] == "eval"] == [1, 2, 3]
+    lines.clear()
+    again = finetune(config, lines.append, progress=False)
+    assert again.seeds == result.seeds and not again.stopped
+    assert sum("complete: step 3 of 40, where it ended early" in line for line in lines) == 2
+    # The dev rows, and the metric on them, decided on the weights.
+    with pytest.raises(UserError, match="another best_metric"):
+        finetune(dataclasses.replace(config, best_metric="loss"), quiet, progress=False)
+
+
+def test_less_loss_is_better(config):
+    """Rates so high that the loss rises in the end."""
+    high = dataclasses.replace(config.optimizer, learning_rate=0.3, schedule="constant")
+    config = dataclasses.replace(
+        config, optimizer=high, select="best", best_metric="loss", epochs=3, eval_every=2
+    )
+    result = finetune(config, quiet, progress=False)
+    losses = [record["loss"] for record in read_records(result) if record["kind"] == "eval"]
+    assert result.mean == min(losses) < losses[-1]
+    assert result.chance is None and "commonest" not in result.sentence()
 
 
 def test_select_best_takes_the_weights_of_the_best_evaluation(config):
@@ -286,7 +362,7 @@ def test_select_best_takes_the_weights_of_the_best_evaluation(config):
 def test_regression(config, tmp_path):
     config = dataclasses.replace(config, regression=True, label_column="stars")
     result = finetune(config, quiet, progress=False)
-    assert result.metric == "spearman" and result.labels == () and result.majority is None
+    assert result.metric == "spearman" and result.labels == () and result.chance is None
     assert result.mean > 0.5
     model = from_pretrained(tmp_path / "run")
     assert model.kind == "regression"
@@ -294,6 +370,131 @@ def test_regression(config, tmp_path):
         model, ["the film was bad", "the film was" + " very" * 20 + " good"]
     )
     assert good["score"] > bad["score"] and set(bad) == {"text", "score"}
+
+
+def test_class_weights_are_of_the_training_rows_alone(config, tiny_model):
+    weighted = dataclasses.replace(config, class_weights={"neg": 4.0}, epochs=SHORT)
+    trainer = make_trainer(weighted, tiny_model)
+    batch = jax.device_get(trainer._batch(0, plan_of(trainer), 0))
+    assert batch["example_weight"].tolist() == np.where(batch["label"] == 0, 4.0, 1.0).tolist()
+    assert trainer.task.labels == ("neg", "pos")
+    dev = trainer.task.dev.batch(np.arange(5), 32)
+    assert dev["example_weight"].tolist() == [1.0] * 5
+    plain = make_trainer(dataclasses.replace(weighted, class_weights=None), tiny_model)
+    assert plain.programs is trainer.programs
+    finetune(dataclasses.replace(weighted, class_weights="balanced"), quiet, progress=False)
+    with pytest.raises(UserError, match="another class_weights"):
+        finetune(weighted, quiet, progress=False)
+
+
+def test_long_documents_are_read_to_their_end_by_windows(config, tmp_path):
+    """The word that tells comes after more tokens than a row has: cut, no row would have it."""
+    generator = random.Random(6)
+    for name, count in (("train", 48), ("dev", 24)):
+        lines = ["text\tlabel"]
+        for _ in range(count):
+            word = generator.choice(["good", "bad"])
+            neutral = "the film was " * generator.randint(3, 5)
+            lines.append(f"{neutral}{' '.join([word] * 4)}\t{word}")
+        (tmp_path / f"{name}.tsv").write_text("\n".join(lines) + "\n")
+    config = dataclasses.replace(
+        config,
+        train=str(tmp_path / "train.tsv"),
+        dev=str(tmp_path / "dev.tsv"),
+        max_seq_length=10,
+        long_documents="windows",
+        window_logits="max",
+        eval_every=1000,
+    )
+    lines = []
+    result = finetune(config, lines.append, progress=False)
+    assert "windows of up to 10 tokens" in lines[0] and "48 rows" in lines[0]
+    assert result.mean > 0.9
+    model = from_pretrained(config.workdir)
+    fields = ("long_documents", "window_overlap", "window_logits")
+    assert [model.task[field] for field in fields] == ["windows", 2, "max"]
+    scores = predict.evaluate(model, config.dev)
+    assert scores == pytest.approx({"examples": 24, **result.seeds[0].metrics}, rel=1e-5)
+    (answer,) = predict.predict(model, ["the film was " * 6 + "bad bad bad bad"])
+    assert answer["label"] == "bad"
+    cut = dataclasses.replace(model, task={**model.task, "long_documents": "cut"})
+    assert predict.evaluate(cut, config.dev)["accuracy"] < scores["accuracy"]
+
+
+def test_lora_trains_adapters_and_head_and_exports_an_ordinary_model(config, tiny_model, tmp_path):
+    config = dataclasses.replace(
+        config,
+        lora=LoraConfig(rank=4, alpha=8.0),
+        select="best",
+        save_every=7,
+        optimizer=dataclasses.replace(config.optimizer, learning_rate=1e-2),
+    )
+    result = finetune(config, quiet, progress=False)
+    assert result.mean > 0.8  # the commonest label: 0.57
+    exported = named(from_pretrained(config.workdir).params)
+    for name, before in named(tiny_model.params).items():
+        changes = name.endswith(("query/kernel", "value/kernel")) or name.startswith("pooler/")
+        if not name.startswith(("mlm/", "nsp/")):
+            assert (np.asarray(before).tobytes() != exported[name].tobytes()) == changes, name
+    # Neither moments nor a checkpoint of what is frozen.
+    with Checkpoints(tmp_path / "run/seed-0/checkpoints", read_only=True) as checkpoints:
+        saved = named(checkpoints.restore_params(which="best").state)
+    trained = {name for name in saved if name.startswith("lora/encoder/layer_0/attention/")}
+    assert len(trained) == 4
+    assert saved.keys() - trained == {
+        f"{part}/{leaf}" for part in ("pooler", "classifier") for leaf in ("kernel", "bias")
+    }
+    trainer = make_trainer(config, tiny_model)
+    moments = named(trainer.programs.abstract_state.opt_state)
+    assert not any("embedding" in name or name.endswith("query/kernel") for name in moments)
+    # The export says what the run said.
+    evaluated = predict.evaluate(from_pretrained(config.workdir), config.dev)
+    assert evaluated == pytest.approx({"examples": 21, **result.seeds[0].metrics}, rel=1e-5)
+    # It is held on resume.
+    another = {LoraConfig(3, 8.0): r"lora\.rank \(4 there, 3 here\)", LoraConfig(): "lora"}
+    for change, name in another.items():
+        with pytest.raises(UserError, match=f"another {name}"):
+            finetune(dataclasses.replace(config, lora=change), quiet, progress=False)
+
+
+def test_before_the_first_step_lora_is_the_model_with_a_new_head(config, tiny_model):
+    plain = make_trainer(config, tiny_model)
+    adapted = make_trainer(dataclasses.replace(config, lora=LoraConfig(rank=2)), tiny_model)
+    whole = adapted._whole(adapted._initial(0))
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(whole), plain._initial(0))
+
+
+def test_several_labels_a_text(config, tmp_path):
+    generator = random.Random(5)
+    for name, count in (("train", 80), ("dev", 30)):
+        lines = ["text\tlabel"]
+        for _ in range(count):
+            there = generator.sample(["good", "bad"], generator.randint(0, 2))
+            lines.append(f"the film was {' '.join(there)} .\t{', '.join(there)}")
+        (tmp_path / f"{name}.tsv").write_text("\n".join(lines) + "\n")
+    config = dataclasses.replace(
+        config,
+        train=str(tmp_path / "train.tsv"),
+        dev=str(tmp_path / "dev.tsv"),
+        multi_label=True,
+        label_separator=",",
+        epochs=2 * LONG,  # 100 steps
+        eval_every=50,
+    )
+    lines = []
+    result = finetune(config, lines.append, progress=False)
+    assert result.metric == "micro_f1" and result.labels == ("bad", "good")
+    assert result.chance is None and result.mean > 0.95
+    assert any(line.startswith("eval") and "exact_match" in line for line in lines)
+    model = from_pretrained(tmp_path / "run")
+    assert model.kind == "multi_label_classification"
+    evaluated = predict.evaluate(model, config.dev)
+    assert evaluated == pytest.approx({"examples": 30, **result.seeds[0].metrics}, rel=1e-5)
+    texts = ["the film was bad good .", "the film was good .", "the film was ."]
+    answers = predict.predict(model, texts)
+    assert [answer["labels"] for answer in answers] == [["bad", "good"], ["good"], []]
+    assert answers[1].keys() == {"text", "labels", "scores"}
+    assert answers[1]["scores"]["good"] >= 0.5 > answers[1]["scores"]["bad"]
 
 
 PROGRAM = """
@@ -308,6 +509,7 @@ fields["mesh"] = MeshConfig(**fields["mesh"])
 fields["optimizer"] = OptimizerConfig(**fields["optimizer"])
 fields["execution"] = Execution(**fields["execution"])
 fields["seeds"] = tuple(fields["seeds"])
+del fields["start"], fields["lora"], fields["question_answering"]  # as they are by default
 result = finetune(FinetuneConfig(**fields), lambda line: None, progress=False)
 print(json.dumps(result.seeds[0].metrics))
 """
@@ -399,7 +601,7 @@ def test_a_signal_while_test_rows_are_scored_stops_and_is_resumed(
     scores, times = seeds.SeedTrainer._scores, []
 
     def signalled(self, params, examples, *more):
-        if examples is self.rows.test:
+        if examples is self.task.test:
             times.append(1)
             if len(times) == seeds_done + 1:
                 os.kill(os.getpid(), signal.SIGTERM)
@@ -419,7 +621,8 @@ def test_a_signal_while_test_rows_are_scored_stops_and_is_resumed(
 def test_a_warm_up_of_no_steps_is_none(config, tiny_model):
     def warmup(steps):
         recipe = dataclasses.replace(config.optimizer, warmup_steps=steps)
-        return make_trainer(dataclasses.replace(config, optimizer=recipe), tiny_model).warmup
+        trainer = make_trainer(dataclasses.replace(config, optimizer=recipe), tiny_model)
+        return plan_of(trainer).warmup
 
     assert (warmup(0), warmup(3), warmup(None)) == (0, 3, 4)  # of 40 steps
 
@@ -448,6 +651,11 @@ def test_mistakes_are_told_before_any_training(config, tmp_path, files):
     assert "is no finite number" in refusal(regression=True)
     assert "no such directory" in refusal(model=str(tmp_path / "nothing"))
     assert "no such file" in refusal(train=str(tmp_path / "nothing.tsv"))
+    assert "window_overlap 30 leaves nothing new in a window" in refusal(
+        long_documents="windows", window_overlap=30
+    )
+    known = "give one of accuracy, macro_f1, mcc, loss, f1."
+    assert f"best_metric is 'bleu', which this task has not: {known}" in refusal(best_metric="bleu")
 
 
 @pytest.mark.parametrize(
@@ -458,6 +666,23 @@ def test_mistakes_are_told_before_any_training(config, tmp_path, files):
         {"seeds": (1, 1)},
         {"seeds": (-1,)},
         {"learning_rates": (0.0,)},
+        {"learning_rates": ()},
+        {"batch_sizes": ()},
+        {"batch_sizes": (16, 16)},
+        {"batch_sizes": (0, 16)},
+        {"epoch_counts": ()},
+        {"patience": -1},
+        {"regression": True, "multi_label": True},
+        {"class_weights": "balanced", "multi_label": True},
+        {"long_documents": "windows", "pair_column": "b"},
+        {"window_overlap": 3},
+        {"window_logits": "max"},
+        {"window_overlap": -1, "long_documents": "windows"},
+        {"class_weights": {"a": 2.0}, "regression": True},
+        {"lora": LoraConfig(2), "from_scratch": True},
+        {"label_separator": ";"},
+        {"label_separator": "", "multi_label": True},
+        {"accumulation": 3, "batch_sizes": (9, 10)},
         {"warmup_proportion": 1.0},
         {"batch_size": 10, "accumulation": 3},
         {"max_seq_length": 3},
@@ -470,8 +695,12 @@ def test_a_configuration_that_makes_no_sense(change):
 
 
 def make_trainer(config, model):
-    rows = seeds.read_rows(config, model, quiet)
-    return seeds.SeedTrainer(config, model, rows, quiet, False)
+    task = read_task(config, model, quiet)
+    return seeds.SeedTrainer(config, model, task, quiet, False)
+
+
+def plan_of(trainer):
+    return trainer.plan(trainer.settings[0])
 
 
 def read_records(result):

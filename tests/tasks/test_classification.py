@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from etils import epath
@@ -57,6 +59,40 @@ def test_a_label_not_seen_in_training():
         c.label_ids(table(["a", "c"]), "label", ["a", "b"])
 
 
+def test_balanced_weights_are_scikit_learns():
+    utils = pytest.importorskip("sklearn.utils.class_weight")
+    ids = np.array([0, 0, 0, 2, 1, 2], np.int32)
+    wanted = utils.compute_class_weight("balanced", classes=np.arange(3), y=ids)
+    ours = c.label_weights("balanced", ["a", "b", "c"], ids)
+    np.testing.assert_allclose(ours, wanted, rtol=1e-6)  # float32
+    np.testing.assert_allclose(np.bincount(ids, ours[ids]), [2, 2, 2], rtol=1e-6)
+
+
+def test_weights_by_label_reach_the_batch():
+    ids = np.array([0, 1, 2], np.int32)
+    weights = c.label_weights({"c": 0.5, "a": 3}, ["a", "b", "c"], ids)
+    assert weights.tolist() == [3.0, 1.0, 0.5]
+    examples = c.tokenize(["x"] * 3, None, Letters(), 5, ids)
+    examples = dataclasses.replace(examples, weights=weights[ids])
+    batch = examples.batch(np.array([2, 0, -1]), 5)
+    assert batch["example_weight"].tolist() == [0.5, 3.0, 0.0]
+    assert batch["example_weight"].dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("weights", "sentence"),
+    [
+        ({}, "class_weights is empty"),
+        ({"d": 1.0}, "class_weights has 'd', which is no label; those are a, b."),
+        ({"a": 0.0}, "class_weights gives 'a' 0.0"),
+        ({"a": float("nan")}, "class_weights gives 'a' nan"),
+    ],
+)
+def test_weights_that_are_none(weights, sentence):
+    with pytest.raises(UserError, match=sentence):
+        c.label_weights(weights, ["a", "b"], np.array([0, 1]))
+
+
 @pytest.mark.parametrize("value", ["x", "", "nan", "-inf", "1e99", "9" * 5000])
 def test_what_regression_can_not_predict(value):
     assert c.target_values(table(["0.5", "-1e3"]), "label").tolist() == [0.5, -1000.0]
@@ -88,46 +124,6 @@ def test_pairs_and_more_rows_than_a_chunk():
         len(a) + len(b) + 3 for a, b in zip(texts, texts[::-1], strict=True)
     ]
     assert examples.token_type_ids[6].sum() == len(texts[-7]) + 1
-
-
-def test_every_epoch_sees_every_row_once_in_its_own_order():
-    rows, size = 23, 4
-    steps = -(-rows // size)
-    epochs = [
-        np.concatenate([c.batch_indices(7, epoch * steps + s, rows, size) for s in range(steps)])
-        for epoch in range(3)
-    ]
-    for epoch in epochs:
-        assert sorted(epoch[epoch >= 0].tolist()) == list(range(rows))
-        assert (epoch < 0).sum() == steps * size - rows
-    assert epochs[0].tolist() != epochs[1].tolist()
-    # A function of its arguments, not of what was asked before.
-    assert c.batch_indices(7, 9, rows, size).tolist() == c.batch_indices(7, 9, rows, size).tolist()
-    assert c.batch_indices(7, 0, rows, size).tolist() != c.batch_indices(8, 0, rows, size).tolist()
-
-
-def test_the_order_stays_what_it_was():
-    # A resumed run depends on it: these numbers must never change.
-    assert c.epoch_order(3, 1, 10).tolist() == [0, 6, 2, 1, 3, 7, 4, 9, 8, 5]
-
-
-@pytest.mark.parametrize("longest", [8, 32, 100, 128, 512])
-def test_buckets_hold_every_length_and_are_few(longest):
-    buckets = c.length_buckets(longest)
-    assert buckets[-1] == longest and list(buckets) == sorted(set(buckets))
-    assert len(buckets) <= 8
-    for length in range(1, longest + 1):
-        width = c.bucket_of(length, buckets)
-        assert length <= width <= max(32, 2 * length)
-
-
-def test_length_batches_drop_nothing():
-    lengths = np.random.default_rng(0).integers(2, 128, 45)
-    batches = c.length_batches(lengths, 8, c.length_buckets(128))
-    rows = np.concatenate([indices for indices, _ in batches])
-    assert sorted(rows[rows >= 0].tolist()) == list(range(45))
-    for indices, width in batches:
-        assert len(indices) == 8 and lengths[indices[indices >= 0]].max() <= width
 
 
 def test_metrics_agree_with_scikit_learn():

@@ -405,6 +405,72 @@ def test_the_best_is_saved_even_between_two_saves(toy, tmp_path):
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["2", "6"]
 
 
+# Patience
+
+
+VALUES = {1: 5.0, 2: 1.0, 3: 4.0, 4: 3.0, 5: 0.5, 6: 6.0, 7: 0.7, 8: 0.6, 9: 0.1}
+PATIENT = LoopConfig(9, eval_every=1, save_every=100, patience=3)
+
+
+def by_step(state, _):
+    return {"loss": VALUES[int(state.step)]}
+
+
+@pytest.mark.parametrize(("patience", "end"), [(1, 3), (3, 8), (4, 9)])
+def test_patience_ends_a_run_after_so_many_evaluations_without_a_better_one(
+    toy, tmp_path, patience, end
+):
+    lines = []
+    config = dataclasses.replace(PATIENT, patience=patience)
+    result = toy.run(tmp_path, config, evaluator=by_step, log=lines.append)
+    assert int(result.state.step) == end
+    assert result.out_of_patience == (end < 9) and not result.stopped
+    early = f"Ended early at step {end} of 9: {patience} evaluations in a row without a better "
+    assert any(line.startswith(early) for line in lines) == (end < 9)
+    # Nothing is left to do, and the last state is there.
+    again = toy.run(tmp_path, config, evaluator=lambda *_: pytest.fail("evaluated twice"))
+    assert again.already_complete and again.out_of_patience == (end < 9)
+    assert toy.digest(again.state) == toy.digest(result.state)
+    assert again.best == result.best
+
+
+@pytest.mark.parametrize("stops", [(2,), (6, 7, 8)], ids=str)
+def test_patience_is_counted_across_a_restart(toy, tmp_path, stops):
+    straight = toy.run(tmp_path / "straight", PATIENT, evaluator=by_step)
+
+    def signalled(state, should_stop):
+        if int(state.step) == stops[-1] and not signalled.done:
+            signalled.done = True
+            terminate()
+            should_stop()
+            return None  # the evaluation is cut short, and caught up
+        return by_step(state, should_stop)
+
+    signalled.done = False
+    for stop in stops[:-1]:
+        result = toy.run(tmp_path, PATIENT, step=acting_at(toy, terminate, stop), evaluator=by_step)
+        assert result.stopped
+    assert toy.run(tmp_path, PATIENT, evaluator=signalled).stopped
+    result = toy.run(tmp_path, PATIENT, evaluator=by_step)
+    assert int(result.state.step) == 8 and result.out_of_patience
+    assert toy.digest(result.state) == toy.digest(straight.state)
+    assert result.best == straight.best
+
+
+def test_more_patience_goes_on_where_less_had_ended(toy, tmp_path):
+    lines = []
+    toy.run(tmp_path, dataclasses.replace(PATIENT, patience=1), evaluator=by_step)
+    more = toy.run(tmp_path, PATIENT, evaluator=by_step, log=lines.append)
+    assert lines[0] == "Resumed at step 3 of 9; changed: patience 1 -> 3."
+    straight = toy.run(tmp_path / "straight", PATIENT, evaluator=by_step)
+    assert toy.digest(more.state) == toy.digest(straight.state)
+
+
+def test_patience_is_no_fact_of_a_run_without_it():
+    """Runs made before there was any go on without a word."""
+    assert "patience" not in LoopConfig().facts() and PATIENT.facts()["patience"] == 3
+
+
 def test_an_error_in_the_data_is_raised_and_the_run_resumes(toy, killing, straight, tmp_path):
     original = toy.batch_at
 
