@@ -240,12 +240,24 @@ def test_the_schedule_in_the_batch_is_the_optimizers(config, tiny_model):
     )
     trainer = make_trainer(dataclasses.replace(config, optimizer=recipe), tiny_model)
     state = jax.device_get(trainer.programs.make_state(trainer._initial(0)))
-    theirs = make_schedule(recipe, trainer.steps)
-    for count in (0, 1, 2, trainer.steps - 3, trainer.steps - 1):
-        batch = trainer._batch(0, 3e-3, 0)
+    plan = trainer.plan(trainer.settings[0])
+    theirs = make_schedule(recipe, plan.steps)
+    for count in (0, 1, 2, plan.steps - 3, plan.steps - 1):
+        batch = trainer._batch(0, plan, 0)
         _, metrics = trainer.programs.train_step(state.replace(updates=np.int32(count)), batch)
         # Roundings of float32.
         assert float(metrics["learning_rate"]) == pytest.approx(float(theirs(count)), rel=1e-6)
+
+
+def test_a_frozen_encoder_is_exported_as_it_was(config, tiny_model):
+    frozen = dataclasses.replace(config.optimizer, freeze=("embeddings", "encoder"))
+    config = dataclasses.replace(config, optimizer=frozen, epochs=SHORT)
+    finetune(config, quiet, progress=False)
+    exported = named(from_pretrained(config.workdir).params)
+    for name, before in named(tiny_model.params).items():
+        if not name.startswith(("mlm/", "nsp/")):
+            changed = np.asarray(before).tobytes() != np.asarray(exported[name]).tobytes()
+            assert changed == name.startswith("pooler/"), name
 
 
 def test_the_rate_in_the_state_is_the_learning_rate(tiny_model):
