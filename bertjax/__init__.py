@@ -30,9 +30,11 @@ if TYPE_CHECKING:
         regression_loss,
     )
     from bertjax.objectives.masking import mask_tokens
+    from bertjax.runs.embed import embed
+    from bertjax.runs.fill import fill_mask
     from bertjax.runs.finetune import FinetuneConfig
     from bertjax.runs.fit import fit
-    from bertjax.runs.predict import embed, fill_mask, predict
+    from bertjax.runs.predict import predict
     from bertjax.runs.recipes import PretrainConfig
     from bertjax.text.tokenizer import load_tokenizer
     from bertjax.train.step import init_state, make_train_step
@@ -48,9 +50,9 @@ _HOMES = {
     "UserError": "bertjax.errors",
     "classification_loss": "bertjax.objectives.losses",
     "classification_weights": "bertjax.objectives.losses",
-    "embed": "bertjax.runs.predict",
+    "embed": "bertjax.runs.embed",
     "encode": "bertjax.model.bert",
-    "fill_mask": "bertjax.runs.predict",
+    "fill_mask": "bertjax.runs.fill",
     "fit": "bertjax.runs.fit",
     "from_pretrained": "bertjax.interop.huggingface",
     "init_params": "bertjax.model.bert",

@@ -355,7 +355,7 @@ def _embed(
         pooling: mean of the tokens; cls, the first token; pooler, the pooled output.
         batch_size: Most lines at a time.
     """
-    from bertjax.runs.predict import embed_lines
+    from bertjax.runs.embed import embed_lines
 
     with _keeping_compiled():
         vectors = embed_lines(

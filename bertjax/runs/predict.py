@@ -1,25 +1,20 @@
-"""What a trained model says: labels, answers, filled blanks, embeddings, metrics of a file."""
+"""What a fine-tuned model says: labels, numbers, answers, metrics of a file."""
 
 import functools
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from etils import epath
 
 from bertjax.config import Execution
 from bertjax.errors import UserError
 from bertjax.interop.huggingface import Pretrained
-from bertjax.runs import answer, inference
-from bertjax.runs.inference import Pooling
+from bertjax.runs import answer, fill, inference
+from bertjax.runs.texts import Text, chunks, max_length, parse_pair, split_pairs
 from bertjax.tasks import classification, long_documents, multi_label, tables
 
-Text = str | tuple[str, str]
-
-MASK = "[MASK]"
-_CHUNK = 1024  # lines read before the first answer: enough to group them by length
 _DEFAULT = Execution()
 # Of whole texts.
 _KINDS = ("sequence_classification", "regression", "multi_label_classification")
@@ -67,7 +62,7 @@ def predict(
             f"The model does {model.kind}, which predict can't: fine-tune it first (bertjax "
             "finetune), or use embed or fill-mask."
         )
-    firsts, seconds = _split_pairs(model, texts)
+    firsts, seconds = split_pairs(model, texts)
     logits = _logits(model, firsts, seconds, batch_size, execution)
     results: list[dict[str, Any]] = []
     for row, text in enumerate(firsts):
@@ -76,142 +71,6 @@ def predict(
             result["pair"] = seconds[row]
         results.append(result | _answer(model, logits[row]))
     return results
-
-
-def fill_mask(
-    model: Pretrained,
-    texts: Sequence[str],
-    k: int = 5,
-    *,
-    batch_size: int = 32,
-    execution: Execution = _DEFAULT,
-) -> list[dict[str, Any]]:
-    """The likeliest tokens for every [MASK] in the texts.
-
-    Args:
-        model: with a masked-LM head.
-        texts: each with at least one "[MASK]".
-        k: how many tokens for each.
-        batch_size: most rows at a time.
-        execution: how to compute.
-
-    Returns:
-        For each text, in order: {"text", "masks": one list for each [MASK] of k times {"token",
-        "score"}, the likeliest first}.
-
-    Raises:
-        UserError: the model has no such head, or a text has no [MASK] that the model gets to read.
-    """
-    _check_texts(texts)
-    return _fill_mask(model, texts, k, batch_size, execution, where=lambda row: f"Text {row + 1}")
-
-
-def _fill_mask(
-    model: Pretrained,
-    texts: Sequence[str],
-    k: int,
-    batch_size: int,
-    execution: Execution,
-    where: Callable[[int], str],
-) -> list[dict[str, Any]]:
-    if "mlm" not in model.params:
-        raise UserError(
-            f"The model does {model.kind} and has no masked-LM head: give the export of a "
-            "pre-training run."
-        )
-    if not 1 <= k <= model.tokenizer.vocab_size:
-        raise UserError(f"k is {k}: give a number from 1 to {model.tokenizer.vocab_size}.")
-    length = _max_length(model)
-    examples = classification.tokenize(texts, None, model.tokenizer, length, parse_mask=True)
-    places = [np.flatnonzero(ids == model.tokenizer.mask_id) for ids in examples.input_ids]
-    for row, text in enumerate(texts):
-        if MASK not in text:
-            raise UserError(f"{where(row)} has no {MASK}: write it where the model should guess.")
-        if len(places[row]) < text.count(MASK):
-            raise UserError(
-                f"{where(row)} has a {MASK} beyond the {length} tokens that the model reads: "
-                "shorten the text before it."
-            )
-    answers: list[list[list[dict[str, Any]]]] = [[] for _ in texts]
-    for rows, batch in inference.batches(examples, batch_size, length):
-        # P a power of two: few programs.
-        most = 1 << (max(len(places[row]) for row in rows) - 1).bit_length()
-        positions = np.zeros((len(batch["label"]), most), np.int32)
-        for at, row in enumerate(rows):
-            positions[at, : len(places[row])] = places[row]
-        best = inference.likeliest_tokens(
-            model.params,
-            inference.model_inputs(batch),
-            positions,
-            pieces=model.tokenizer.vocab_size,
-            k=k,
-            config=model.config,
-            execution=execution,
-        )
-        scores, ids = jax.device_get(best)
-        for at, row in enumerate(rows):
-            answers[row] = [
-                _tokens(model, scores[at, place], ids[at, place])
-                for place in range(len(places[row]))
-            ]
-    return [{"text": text, "masks": masks} for text, masks in zip(texts, answers, strict=True)]
-
-
-def embed(
-    model: Pretrained,
-    texts: Sequence[Text],
-    layer: int | tuple[int, ...] = -1,
-    pooling: Pooling = "mean",
-    *,
-    batch_size: int = 32,
-    execution: Execution = _DEFAULT,
-) -> np.ndarray:
-    """One vector for each text: [N, D] float32, or [N, D * layers] for several layers.
-
-    Args:
-        model: any.
-        texts: N texts or N pairs.
-        layer: 0 is the embeddings' output, 1 the first layer's, -1 the last one's; of several the
-            vectors are joined (the paper's section 5.3 joins the last four).
-        pooling: mean over the tokens ([CLS] and [SEP] included), cls: the first token, pooler: the
-            trained layer over the first token (of the last layer only).
-        batch_size: most rows at a time.
-        execution: how to compute.
-
-    Raises:
-        UserError: no such layer or pooling, or a text can't be read.
-    """
-    layers = (layer,) if isinstance(layer, int) else tuple(layer)
-    depth = model.config.num_hidden_layers
-    for number in layers:
-        if not -depth - 1 <= number <= depth:
-            raise UserError(
-                f"layer is {number}: the model has {depth} layers; give {-depth - 1} to {depth}."
-            )
-    if pooling not in ("mean", "cls", "pooler"):
-        raise UserError(f"pooling is {pooling!r}: use mean, cls or pooler.")
-    if pooling == "pooler" and (layers not in ((-1,), (depth,)) or "pooler" not in model.params):
-        raise UserError(
-            "pooling is pooler, which reads the last layer of a model that has a pooler: leave "
-            "layer at -1, or use mean or cls."
-        )
-    if not layers:
-        raise UserError("layer is empty: name at least one layer.")
-    firsts, seconds = _split_pairs(model, texts, any_form=True)
-    length = _max_length(model)
-    examples = classification.tokenize(firsts, seconds, model.tokenizer, length)
-    result = np.zeros((len(firsts), model.config.hidden_size * len(layers)), np.float32)
-    for rows, batch in inference.batches(examples, batch_size, length):
-        vectors = inference.pooled_vectors(
-            model.params,
-            inference.model_inputs(batch),
-            layers=layers,
-            pooling=pooling,
-            config=model.config,
-            execution=execution,
-        )
-        result[rows] = np.asarray(vectors)[: len(rows)]
-    return result
 
 
 def evaluate(
@@ -283,75 +142,19 @@ def predict_lines(
     """
     if model.kind == answer.KIND:
         # Documents may be long: few at a time, and lines of any length.
-        chunks = _chunks(lines, 64, longest=None)
-        yield from answer.answer_lines(model, chunks, k=k, batch_size=batch_size)
+        read = chunks(lines, 64, longest=None)
+        yield from answer.answer_lines(model, read, k=k, batch_size=batch_size)
+        return
+    if model.kind in _FILLING:
+        yield from fill.fill_lines(model, chunks(lines), k=k, batch_size=batch_size)
         return
     takes_pairs = bool((model.task or {}).get("pair_column"))
-    for first, chunk in _chunks(lines):
-        if model.kind in _FILLING:
-            results = _fill_mask(
-                model,
-                chunk,
-                k,
-                batch_size,
-                _DEFAULT,
-                where=lambda row, first=first: f"Line {first + row}",
-            )
-        else:
-            texts: list[Text] = list(chunk)
-            if takes_pairs:
-                texts = [_pair(line, first + row) for row, line in enumerate(chunk)]
-            results = predict(model, texts, batch_size=batch_size)
+    for first, chunk in chunks(lines):
+        texts: list[Text] = list(chunk)
+        if takes_pairs:
+            texts = [parse_pair(line, first + row) for row, line in enumerate(chunk)]
+        results = predict(model, texts, batch_size=batch_size)
         yield from (json.dumps(result, ensure_ascii=False) for result in results)
-
-
-def embed_lines(
-    model: Pretrained,
-    lines: Iterable[str],
-    *,
-    layer: int | tuple[int, ...] = -1,
-    pooling: Pooling = "mean",
-    batch_size: int = 32,
-) -> Iterator[np.ndarray]:
-    """The vector of every line of text, in order; as `embed`."""
-    for _, chunk in _chunks(lines):
-        yield from embed(model, chunk, layer, pooling, batch_size=batch_size)
-
-
-def _max_length(model: Pretrained) -> int:
-    """Tokens that the model was trained to read."""
-    positions = model.config.max_position_embeddings
-    said = (model.task or {}).get("max_seq_length")
-    return min(said, positions) if isinstance(said, int) and said > 3 else positions
-
-
-def _check_texts(texts: Sequence[str]) -> None:
-    if isinstance(texts, str):
-        raise UserError("texts is one string: give a list of strings.")
-    for row, text in enumerate(texts):
-        tables.check_text(text, f"Text {row + 1}")
-
-
-def _split_pairs(
-    model: Pretrained, texts: Sequence[Text], *, any_form: bool = False
-) -> tuple[list[str], list[str] | None]:
-    """First and second texts, checked; None where there are no second ones."""
-    if isinstance(texts, str):
-        raise UserError("texts is one string: give a list of strings.")
-    pairs = [text for text in texts if not isinstance(text, str)]
-    task = model.task or {}
-    if not any_form and "pair_column" in task and texts:
-        wanted = task["pair_column"] is not None
-        if (len(pairs) > 0) != wanted:
-            form = "(text, pair)" if wanted else "one text"
-            raise UserError(f"The model was trained on {form} a row: give that for every text.")
-    if pairs and len(pairs) != len(texts):
-        raise UserError("Some texts are pairs and some are not: give one form for all.")
-    firsts = [text if isinstance(text, str) else text[0] for text in texts]
-    seconds = [text[1] for text in pairs] if pairs else None
-    _check_texts(firsts)
-    _check_texts(seconds or [])
-    return firsts, seconds
 
 
 def _logits(
@@ -362,7 +165,7 @@ def _logits(
     execution: Execution,
 ) -> np.ndarray:
     """[N, C] of texts or pairs; of a model that reads windows, of all windows of a text."""
-    length, task = _max_length(model), model.task or {}
+    length, task = max_length(model), model.task or {}
     outputs = functools.partial(
         inference.task_outputs,
         model.params,
@@ -411,41 +214,3 @@ def _names(model: Pretrained) -> list[str] | None:
         return None
     outputs = len(model.params["classifier"]["bias"])
     return (model.task or {}).get("labels") or [f"LABEL_{index}" for index in range(outputs)]
-
-
-def _tokens(model: Pretrained, scores: np.ndarray, ids: np.ndarray) -> list[dict[str, Any]]:
-    return [
-        {
-            "token": model.tokenizer.decode([int(token)], skip_special=False),
-            "score": float(score),
-        }
-        for score, token in zip(scores, ids, strict=True)
-    ]
-
-
-def _pair(line: str, number: int) -> tuple[str, str]:
-    first, tab, second = line.partition("\t")
-    if not tab or "\t" in second:
-        raise UserError(
-            f"Line {number}: the model was trained on pairs; write two texts with a tab between."
-        )
-    return first, second
-
-
-def _chunks(
-    lines: Iterable[str], size: int = _CHUNK, *, longest: int | None = tables.MAX_FIELD
-) -> Iterator[tuple[int, list[str]]]:
-    """(number of the first line, lines) a chunk at a time, checked, without their ends."""
-    chunk: list[str] = []
-    first = 1
-    for number, line in enumerate(lines, start=1):
-        chunk.append(
-            tables.check_text(
-                line.removesuffix("\n").removesuffix("\r"), f"Line {number}", longest=longest
-            )
-        )
-        if len(chunk) == size:
-            yield first, chunk
-            first, chunk = number + 1, []
-    if chunk:
-        yield first, chunk

@@ -15,7 +15,7 @@ from etils import epath
 from bertjax.config import BertConfig
 from bertjax.interop.huggingface import Pretrained
 from bertjax.places import write_atomically
-from bertjax.runs.predict import fill_mask
+from bertjax.runs.fill import fill_mask
 
 _PACKAGES = (
     "bertjax",

@@ -9,7 +9,7 @@ import pytest
 from bertjax.errors import UserError
 from bertjax.interop.huggingface import Pretrained
 from bertjax.model import bert
-from bertjax.runs import predict
+from bertjax.runs import embed, fill, predict
 
 TEXTS = ["the film was good", "bad", "", "very " * 20 + "poor", "a film is not one , two ."]
 
@@ -29,10 +29,7 @@ def pair_classifier(classifier):
     return dataclasses.replace(classifier, task={**classifier.task, "pair_column": "second"})
 
 
-task_logits, mlm_logits, encode = (
-    jax.jit(function, static_argnums=2)
-    for function in (bert.task_logits, bert.mlm_logits, bert.encode)
-)
+task_logits = jax.jit(bert.task_logits, static_argnums=2)
 
 
 def one_by_one(model, text, pair=None):
@@ -76,7 +73,7 @@ def test_texts_of_the_wrong_form(classifier, tiny_model):
     with pytest.raises(UserError, match="does pretraining, which predict can't"):
         predict.predict(tiny_model, ["good"])
     with pytest.raises(UserError, match="give one form for all"):
-        predict.embed(tiny_model, ["a", ("b", "c")])
+        embed.embed(tiny_model, ["a", ("b", "c")])
     assert predict.predict(classifier, []) == []
 
 
@@ -92,96 +89,7 @@ def test_what_predict_and_evaluate_cannot_do_yet(classifier, tmp_path, kind):
     with pytest.raises(UserError, match=sentence.replace("predict", "evaluate")):
         predict.evaluate(model, tmp_path / "dev.tsv")
     with pytest.raises(UserError, match=f"does {kind} and has no masked-LM head"):
-        predict.fill_mask(model, ["[MASK]"])
-
-
-def test_fill_mask_gives_the_likeliest_tokens_of_every_blank(tiny_model):
-    texts = ["the film was [MASK] .", "[MASK] [MASK] [MASK] plot", "very " * 15 + "[MASK]"]
-    results = predict.fill_mask(tiny_model, texts, k=3, batch_size=2)
-    tokenizer = tiny_model.tokenizer
-    for text, result in zip(texts, results, strict=True):
-        batch = tokenizer.batch([text], max_length=40, parse_mask=True)
-        logits = mlm_logits(tiny_model.params, batch, tiny_model.config)[0]
-        places = np.flatnonzero(batch["input_ids"][0] == tokenizer.mask_id)
-        assert result["text"] == text and len(result["masks"]) == len(places)
-        for place, guesses in zip(places, result["masks"], strict=True):
-            probabilities = np.asarray(jax.nn.softmax(logits[place]))
-            best = np.argsort(-probabilities)[:3]
-            assert [guess["token"] for guess in guesses] == [
-                tokenizer.decode([token], skip_special=False) for token in best
-            ]
-            np.testing.assert_allclose(
-                [guess["score"] for guess in guesses], probabilities[best], rtol=1e-5
-            )
-
-
-def test_a_masked_lm_without_the_other_heads_fills_too(tiny_model):
-    parts = {n: v for n, v in tiny_model.params.items() if n not in ("nsp", "pooler")}
-    model = dataclasses.replace(tiny_model, params=parts, task=None)
-    assert model.kind == "masked_lm"
-    text = ["the film was [MASK] ."]
-    assert predict.fill_mask(model, text) == predict.fill_mask(tiny_model, text)
-
-
-def test_what_fill_mask_refuses(tiny_model, classifier):
-    for texts, sentence in (
-        (["the [MASK]", "no blank"], "Text 2 has no \\[MASK\\]"),
-        (["very " * 40 + "[MASK]"], "beyond the 40 tokens"),
-    ):
-        with pytest.raises(UserError, match=sentence):
-            predict.fill_mask(tiny_model, texts)
-    with pytest.raises(UserError, match="k is 0"):
-        predict.fill_mask(tiny_model, ["[MASK]"], k=0)
-    encoder = {n: v for n, v in classifier.params.items() if n != "mlm"}
-    with pytest.raises(UserError, match="has no masked-LM head"):
-        predict.fill_mask(dataclasses.replace(classifier, params=encoder), ["[MASK]"])
-
-
-@pytest.mark.parametrize("pooling", ["mean", "cls", "pooler"])
-def test_embeddings_are_those_of_every_text_alone(tiny_model, pooling):
-    vectors = predict.embed(tiny_model, TEXTS, pooling=pooling, batch_size=4)
-    assert vectors.shape == (5, 16) and vectors.dtype == np.float32
-    for text, vector in zip(TEXTS, vectors, strict=True):
-        batch = tiny_model.tokenizer.batch([text], max_length=40)
-        out = encode(tiny_model.params, batch, tiny_model.config)
-        expected = {
-            "mean": out.last_hidden_state[0].mean(0),
-            "cls": out.last_hidden_state[0, 0],
-            "pooler": out.pooled[0],
-        }[pooling]
-        np.testing.assert_allclose(vector, expected, atol=1e-5)
-
-
-def test_embeddings_of_several_layers_are_joined(tiny_model):
-    both = predict.embed(tiny_model, TEXTS, layer=(0, 1), pooling="cls")
-    assert both.shape == (5, 32)
-    np.testing.assert_array_equal(both[:, 16:], predict.embed(tiny_model, TEXTS, pooling="cls"))
-    np.testing.assert_array_equal(both[:, :16], predict.embed(tiny_model, TEXTS, -2, "cls"))
-    assert predict.embed(tiny_model, [("a", "b")]).shape == (1, 16)
-    assert predict.embed(tiny_model, []).shape == (0, 16)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        ({"layer": 2}, "the model has 1 layers; give -2 to 1"),
-        ({"layer": ()}, "layer is empty"),
-        ({"pooling": "max"}, "use mean, cls or pooler"),
-        ({"pooling": "pooler", "layer": 0}, "pooling is pooler"),
-        ({"batch_size": 0}, "batch_size is 0"),
-    ],
-)
-def test_what_embed_refuses(tiny_model, arguments, sentence):
-    with pytest.raises(UserError, match=sentence):
-        predict.embed(tiny_model, ["a"], **arguments)
-
-
-def test_a_missing_pooler_is_not_made_up(tiny_model):
-    parts = {n: v for n, v in tiny_model.params.items() if n != "pooler"}
-    model = dataclasses.replace(tiny_model, params=parts)
-    np.testing.assert_array_equal(predict.embed(model, TEXTS), predict.embed(tiny_model, TEXTS))
-    with pytest.raises(UserError, match="has a pooler"):
-        predict.embed(model, TEXTS, pooling="pooler")
+        fill.fill_mask(model, ["[MASK]"])
 
 
 def test_lines_in_json_lines_out(classifier, pair_classifier, tiny_model):
@@ -203,12 +111,12 @@ def test_lines_in_json_lines_out(classifier, pair_classifier, tiny_model):
 
 
 def test_lines_are_numbered_through_all_chunks(classifier, monkeypatch):
-    monkeypatch.setattr(predict, "_CHUNK", 3)
+    monkeypatch.setattr("bertjax.runs.texts.CHUNK", 3)
     lines = [f"{'very ' * (n % 5)}good" for n in range(7)]
     answers = [json.loads(line)["text"] for line in predict.predict_lines(classifier, lines)]
     assert answers == lines
-    vectors = list(predict.embed_lines(classifier, lines))
-    np.testing.assert_allclose(vectors, predict.embed(classifier, lines), atol=1e-5)
+    vectors = list(embed.embed_lines(classifier, lines))
+    np.testing.assert_allclose(vectors, embed.embed(classifier, lines), atol=1e-5)
     with pytest.raises(UserError, match="Line 8: holds a NUL"):
         list(predict.predict_lines(classifier, [*lines, "a\0"]))
 

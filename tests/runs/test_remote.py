@@ -10,8 +10,9 @@ import pytest
 
 from bertjax.data.prepare import PrepareConfig, prepare
 from bertjax.interop.huggingface import from_pretrained
+from bertjax.runs.fill import fill_mask
 from bertjax.runs.finetune import FinetuneConfig, finetune
-from bertjax.runs.predict import fill_mask, predict
+from bertjax.runs.predict import predict
 from bertjax.runs.pretrain import pretrain
 from bertjax.runs.recipes import ModelConfig, PretrainConfig
 from bertjax.text.tokenizer import TokenizerConfig, train_tokenizer
