@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from bertjax.runs.fill import fill_mask
     from bertjax.runs.finetune import FinetuneConfig
     from bertjax.runs.fit import fit
+    from bertjax.runs.likelihood import pseudo_log_likelihood
     from bertjax.runs.predict import predict
     from bertjax.runs.recipes import PretrainConfig
     from bertjax.text.tokenizer import load_tokenizer
@@ -67,6 +68,7 @@ _HOMES = {
     "pretraining_logits": "bertjax.model.bert",
     "pretraining_loss": "bertjax.objectives.losses",
     "pretraining_weights": "bertjax.objectives.losses",
+    "pseudo_log_likelihood": "bertjax.runs.likelihood",
     "question_answering_loss": "bertjax.objectives.losses",
     "question_answering_weights": "bertjax.objectives.losses",
     "regression_loss": "bertjax.objectives.losses",
@@ -100,6 +102,7 @@ __all__ = [
     "pretraining_logits",
     "pretraining_loss",
     "pretraining_weights",
+    "pseudo_log_likelihood",
     "question_answering_loss",
     "question_answering_weights",
     "regression_loss",

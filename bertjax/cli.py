@@ -319,7 +319,13 @@ def _evaluate(
     return EXIT_DONE
 
 
-def _predict(model: str, *, k: int = 5, batch_size: int = 32) -> int:
+def _predict(
+    model: str,
+    *,
+    k: int | None = None,
+    pseudo_log_likelihood: bool = False,
+    batch_size: int = 32,
+) -> int:
     """Read lines from standard input, write a JSON line for each: label and scores.
 
     A model that was only pre-trained fills in the [MASK] of each line. A model of pairs takes two
@@ -329,13 +335,21 @@ def _predict(model: str, *, k: int = 5, batch_size: int = 32) -> int:
 
     Args:
         model: Run directory, export, Hugging Face directory, TF1 checkpoint, or name on the hub.
-        k: Words to give for a [MASK], or answers for a question.
-        batch_size: Most lines at a time.
+        k: Words to give for a [MASK], or answers for a question; left out: 5.
+        pseudo_log_likelihood: Score each line by a pre-trained model: the sum over its tokens of
+            log p(token | all others) in nats, each masked alone, and its pseudo-perplexity.
+        batch_size: Most lines (or masked copies of them) at a time.
     """
     from bertjax.runs.predict import predict_lines
 
     with _keeping_compiled():
-        for line in predict_lines(_load(model), _stdin(), k=k, batch_size=batch_size):
+        for line in predict_lines(
+            _load(model),
+            _stdin(),
+            k=k,
+            pseudo_log_likelihood=pseudo_log_likelihood,
+            batch_size=batch_size,
+        ):
             _say(line)
     return EXIT_DONE
 

@@ -272,6 +272,10 @@ def test_predict_and_embed_read_lines(made, bertjax, monkeypatch):
     assert [row["text"] for row in rows] == ["bal [MASK] dem", "fir [MASK]"]
     assert [len(mask) for row in rows for mask in row["masks"]] == [3, 3]
     feed(b"bal dem\nfir\n")
+    _, out, _ = bertjax("predict", made / "run", "--pseudo-log-likelihood")
+    assert all(json.loads(line)["pseudo_perplexity"] > 1 for line in out.splitlines())
+    assert out.count("\n") == 2
+    feed(b"bal dem\nfir\n")
     _, out, _ = bertjax("embed", made / "run", "--layer", -1, 0, "--pooling", "cls")
     assert [len(json.loads(line)) for line in out.splitlines()] == [32, 32]
     feed(b"fine\n\xff\n")

@@ -123,6 +123,21 @@ def likeliest_tokens(
     return scores, ids
 
 
+@functools.partial(jax.jit, static_argnames=("config", "execution"))
+def token_log_likelihoods(
+    params: bert.Params,
+    inputs: dict[str, jax.Array],
+    positions: jax.Array,
+    targets: jax.Array,
+    config: BertConfig,
+    execution: Execution,
+) -> jax.Array:
+    """Log-probabilities [B, P] float32 of the tokens `targets` [B, P] at positions [B, P]."""
+    logits = bert.mlm_logits(params, inputs, config, positions=positions, execution=execution)
+    scores = jax.nn.log_softmax(logits)
+    return jnp.take_along_axis(scores, targets[..., None], axis=-1)[..., 0]
+
+
 @functools.partial(jax.jit, static_argnames=("layers", "pooling", "config", "execution"))
 def pooled_vectors(
     params: bert.Params,

@@ -11,7 +11,7 @@ from etils import epath
 from bertjax.config import Execution
 from bertjax.errors import UserError
 from bertjax.interop.huggingface import Pretrained
-from bertjax.runs import answer, fill, inference
+from bertjax.runs import answer, fill, inference, likelihood
 from bertjax.runs.texts import Text, chunks, max_length, parse_pair, split_pairs
 from bertjax.tasks import classification, long_documents, multi_label, tables
 
@@ -130,16 +130,35 @@ def evaluate(
 
 
 def predict_lines(
-    model: Pretrained, lines: Iterable[str], *, k: int = 5, batch_size: int = 32
+    model: Pretrained,
+    lines: Iterable[str],
+    *,
+    k: int | None = None,
+    pseudo_log_likelihood: bool = False,
+    batch_size: int = 32,
 ) -> Iterator[str]:
     """One JSON line for each line of text, in order: `predict`, or `fill_mask` if the model can.
 
     A line is a text; for a model of pairs, two texts with a tab between them; for one that answers
     questions, {"question": ..., "context": ...} as JSON, or both with a tab between.
 
+    Args:
+        model: one of LINE_KINDS.
+        lines: to answer.
+        k: words to give for a [MASK], or answers for a question; None: 5.
+        pseudo_log_likelihood: give that of each text instead.
+        batch_size: most rows at a time.
+
     Raises:
         UserError: a line can't be read; the sentence says which.
     """
+    if pseudo_log_likelihood:
+        if k is not None:
+            raise UserError(f"k is {k}: a likelihood has no words to choose from; leave k out.")
+        # A line is read once for each of its tokens: few at a time, so that answers come.
+        yield from likelihood.likelihood_lines(model, chunks(lines, 64), batch_size=batch_size)
+        return
+    k = 5 if k is None else k
     if model.kind == answer.KIND:
         # Documents may be long: few at a time, and lines of any length.
         read = chunks(lines, 64, longest=None)
