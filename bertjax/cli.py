@@ -358,6 +358,7 @@ def _embed(
     model: str,
     *,
     layer: tuple[int, ...] = (-1,),
+    layer_weights: tuple[float, ...] | None = None,
     pooling: Literal["mean", "cls", "pooler"] = "mean",
     batch_size: int = 32,
 ) -> int:
@@ -366,6 +367,7 @@ def _embed(
     Args:
         model: Run directory, export, Hugging Face directory, TF1 checkpoint, or name on the hub.
         layer: Layer to take (0: the embeddings, -1: the last); several are concatenated.
+        layer_weights: One number for each layer: their weighted sum instead.
         pooling: mean of the tokens; cls, the first token; pooler, the pooled output.
         batch_size: Most lines at a time.
     """
@@ -373,7 +375,12 @@ def _embed(
 
     with _keeping_compiled():
         vectors = embed_lines(
-            _load(model), _stdin(), layer=layer, pooling=pooling, batch_size=batch_size
+            _load(model),
+            _stdin(),
+            layer=layer,
+            pooling=pooling,
+            layer_weights=layer_weights,
+            batch_size=batch_size,
         )
         for vector in vectors:
             _say(json.dumps([round(float(value), 6) for value in vector]))

@@ -278,6 +278,10 @@ def test_predict_and_embed_read_lines(made, bertjax, monkeypatch):
     feed(b"bal dem\nfir\n")
     _, out, _ = bertjax("embed", made / "run", "--layer", -1, 0, "--pooling", "cls")
     assert [len(json.loads(line)) for line in out.splitlines()] == [32, 32]
+    feed(b"bal dem\nfir\n")
+    summed = ("--layer", -1, 0, "--layer-weights", 0.5, -1)
+    _, out, _ = bertjax("embed", made / "run", *summed, "--pooling", "cls")
+    assert [len(json.loads(line)) for line in out.splitlines()] == [16, 16]
     feed(b"fine\n\xff\n")
     code, _, err = bertjax("embed", made / "run")
     assert code == 2

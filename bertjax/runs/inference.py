@@ -142,19 +142,25 @@ def token_log_likelihoods(
 def pooled_vectors(
     params: bert.Params,
     inputs: dict[str, jax.Array],
+    layer_weights: jax.Array | None,
     layers: tuple[int, ...],
     pooling: Pooling,
     config: BertConfig,
     execution: Execution,
 ) -> jax.Array:
-    """[B, D * layers] float32."""
+    """[B, D * layers] float32, or [B, D]: their sum with layer_weights [layers] float32."""
     out = bert.encode(params, inputs, config, execution=execution, output_hidden_states=True)
     if pooling == "pooler":
         assert out.pooled is not None
         return out.pooled.astype(jnp.float32)
     assert out.hidden_states is not None
-    states = jnp.concatenate([out.hidden_states[layer] for layer in layers], axis=-1)
+    states = jnp.stack([out.hidden_states[layer] for layer in layers], axis=2)  # [B, T, layers, D]
     states = states.astype(jnp.float32)
+    if layer_weights is None:
+        states = states.reshape(*states.shape[:2], -1)
+    else:
+        # No einsum: a TPU rounds the factors of a matrix product to bfloat16.
+        states = (states * layer_weights[:, None]).sum(2)
     if pooling == "cls":
         return states[:, 0]
     mask = inputs["attention_mask"].astype(jnp.float32)[..., None]

@@ -37,6 +37,15 @@ def test_embeddings_of_several_layers_are_joined(tiny_model):
     assert embed(tiny_model, []).shape == (0, 16)
 
 
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_layers_are_summed_with_their_weights(tiny_model, pooling):
+    joined = embed(tiny_model, TEXTS, (0, -1), pooling)
+    summed = embed(tiny_model, TEXTS, (0, -1), pooling, layer_weights=(0.25, -2))
+    assert summed.shape == (5, 16) and summed.dtype == np.float32
+    # Pooling the sum or summing what is pooled: another order of float32 sums.
+    np.testing.assert_allclose(summed, joined[:, :16] / 4 - 2 * joined[:, 16:], atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -45,6 +54,11 @@ def test_embeddings_of_several_layers_are_joined(tiny_model):
         ({"pooling": "max"}, "use mean, cls or pooler"),
         ({"pooling": "pooler", "layer": 0}, "pooling is pooler"),
         ({"batch_size": 0}, "batch_size is 0"),
+        ({"layer_weights": (0.5, 0.5)}, "layer_weights has 2 numbers for 1 layers"),
+        ({"layer": (0, 1), "layer_weights": ()}, "layer_weights has 0 numbers for 2 layers"),
+        ({"layer_weights": (float("nan"),)}, "layer_weights has nan: give finite"),
+        ({"layer_weights": (1e39,)}, "layer_weights has 1e\\+39: give finite"),
+        ({"pooling": "pooler", "layer_weights": (1.0,)}, "leave layer_weights out"),
     ],
 )
 def test_what_embed_refuses(tiny_model, arguments, sentence):
