@@ -387,6 +387,18 @@ def _embed(
     return EXIT_DONE
 
 
+def _probe(arguments: list[str]) -> int:
+    import tyro
+
+    from bertjax.runs.probe import ProbeConfig, probe
+
+    markers = (tyro.conf.PositionalMetavarFromFieldName,)
+    config = _parse(ProbeConfig, "probe", arguments, config=markers)
+    with _keeping_compiled():
+        _say(json.dumps(probe(config)))
+    return EXIT_DONE
+
+
 def _report(directories: tuple[str, ...], *, output: str | None = None) -> int:
     """Write the report of runs, or of a demo, from what they measured; several are compared.
 
@@ -456,6 +468,7 @@ VERBS = {
         "lines -> labels, answers, or words for [MASK]", _with_positionals(_predict, "predict")
     ),
     "embed": Verb("lines -> vectors", _with_positionals(_embed, "embed")),
+    "probe": Verb("a frozen model + labelled rows -> how well its vectors tell the labels", _probe),
     "report": Verb(
         "run directories -> an HTML page each, and one that compares them",
         _with_positionals(_report, "report"),

@@ -288,6 +288,17 @@ def test_predict_and_embed_read_lines(made, bertjax, monkeypatch):
     assert "not UTF-8" in err
 
 
+def test_a_probe_is_told_as_json(made, bertjax, mistake, tmp_path):
+    rows = tmp_path / "rows.tsv"
+    rows.write_text("text\tlabel\n" + "bal\ta\ndem fir\tb\n" * 4)
+    files = ("--train", rows, "--dev", rows)
+    code, out, err = bertjax("probe", made / "run", *files, "--layer", 0, "--pooling", "mean")
+    assert code == 0, err
+    told = json.loads(out)
+    assert (told["examples"], told["accuracy"], told["layer"]) == (8, 1.0, [0])
+    assert "the model has 1 layers" in mistake("probe", made / "run", *files, "--layer", 7)
+
+
 def test_a_recipe_is_a_file_with_a_config(made, bertjax, mistake, tmp_path):
     recipe = tmp_path / "recipe.py"
     recipe.write_text(

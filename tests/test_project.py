@@ -27,6 +27,7 @@ VERBS = (
     ["evaluate"],
     ["predict"],
     ["embed"],
+    ["probe"],
     ["report"],
 )
 
