@@ -8,18 +8,16 @@ import contextlib
 import io
 import json
 import os
-import runpy
-import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple
 
+from bertjax import parsing
 from bertjax.errors import Stopped, UserError
+from bertjax.parsing import command, parse_recipe, with_positionals
 
 EXIT_DONE, EXIT_INTERRUPTED, EXIT_WARNED, EXIT_MISTAKE, EXIT_STOPPED = 0, 1, 1, 2, 75
 _RESUMABLE = ("demo", "prepare", "pretrain", "finetune")
-
-Config = TypeVar("Config")
 
 
 class Verb(NamedTuple):
@@ -119,11 +117,6 @@ def _keeping_compiled() -> Iterator[None]:
         print(told, file=sys.stderr)
 
 
-def _command(*words: object) -> str:
-    """A command as it may be typed."""
-    return shlex.join(["bertjax", *map(str, words)])
-
-
 def _say_how_to_go_on(verb: str, arguments: list[str], fresh: bool, workdir: object) -> None:
     """The command that resumes a run; one that began with --fresh is resumed without it."""
     words, rest = [], iter(arguments)
@@ -135,29 +128,7 @@ def _say_how_to_go_on(verb: str, arguments: list[str], fresh: bool, workdir: obj
     if fresh:
         words += ["--workdir", str(workdir)]
         words += [] if "--fresh" in arguments else ["--no-fresh"]  # it is in the recipe
-    _say(f"To go on: {_command(verb, *words)}")
-
-
-def _parse(kind: Callable[..., Config], verb: str, arguments: list[str], **more: Any) -> Config:
-    import tyro
-
-    return tyro.cli(kind, args=arguments, prog=f"bertjax {verb}", **more)
-
-
-def _parse_recipe(kind: type[Config], verb: str, arguments: list[str]) -> Config:
-    """A configuration: flags over a recipe, if the first argument is one, or over defaults."""
-    if not arguments or arguments[0].startswith("-"):
-        return _parse(kind, f"{verb} [RECIPE.py]", arguments)
-    recipe, *flags = arguments
-    if not os.path.isfile(recipe):  # noqa: PTH113 - recipes are local Python files
-        raise UserError(
-            f"{recipe}: no such file; the first argument is a recipe (a .py file with `config = "
-            f"{kind.__name__}(...)`), or a flag."
-        )
-    config = runpy.run_path(recipe).get("config")
-    if not isinstance(config, kind):
-        raise UserError(f"{recipe}: defines no `config = {kind.__name__}(...)`.")
-    return _parse(kind, f"{verb} {recipe}", flags, default=config)
+    _say(f"To go on: {command(verb, *words)}")
 
 
 # The verbs --------------------------------------------------------------------------------------
@@ -167,7 +138,7 @@ def _demo(arguments: list[str]) -> int:
     from bertjax import places
     from bertjax.runs.demo import DemoConfig, demo
 
-    config = _parse(DemoConfig, "demo", arguments)
+    config = parsing.parse(DemoConfig, "demo", arguments)
     places.output_directory(config.workdir)
     _keep_compiled()
     return EXIT_STOPPED if demo(config, _say).stopped else EXIT_DONE
@@ -176,7 +147,7 @@ def _demo(arguments: list[str]) -> int:
 def _tokenizer_train(arguments: list[str]) -> int:
     from bertjax.text.tokenizer import TokenizerConfig, train_tokenizer
 
-    config = _parse(TokenizerConfig, "tokenizer train", arguments)
+    config = parsing.parse(TokenizerConfig, "tokenizer train", arguments)
     train_tokenizer(config, _say)
     inputs = config.input if len(config.input) <= 3 else (*config.input[:3], "...")
     rest = ["--tokenizer", config.output, "--output", "data/shards"]
@@ -184,7 +155,7 @@ def _tokenizer_train(arguments: list[str]) -> int:
         rest += ["--text-feature", config.text_feature]
     if config.tfds_data_dir is not None:
         rest += ["--tfds-data-dir", config.tfds_data_dir]
-    _say(f"Next: {_command('prepare', '--input', *inputs, *rest)}")
+    _say(f"Next: {command('prepare', '--input', *inputs, *rest)}")
     return EXIT_DONE
 
 
@@ -196,10 +167,10 @@ def _prepare(arguments: list[str]) -> int:
     from bertjax.data.prepare import PrepareConfig, prepare
 
     if _is_audit(arguments):
-        audited = _parse(AuditConfig, "prepare --audit", arguments)
+        audited = parsing.parse(AuditConfig, "prepare --audit", arguments)
         is_clean = all(not report.findings for report in audit_data(audited, _say))
         return EXIT_DONE if is_clean or not audited.strict else EXIT_WARNED
-    config = _parse(PrepareConfig, "prepare", arguments)
+    config = parsing.parse(PrepareConfig, "prepare", arguments)
     if config.estimate:
         estimate(config, _say)
         return EXIT_DONE
@@ -212,7 +183,7 @@ def _prepare(arguments: list[str]) -> int:
     data = f"{place}/{lengths[0]}" if len(lengths) > 1 else place
     if len(lengths) > 1:  # nine of ten of the 1,000 steps are short, as in the paper
         rest = ("--second.data", f"{place}/{lengths[1]}", "--second.after-steps", 900)
-    _say(f"Next: {_command('pretrain', '--data', data, *rest, '--workdir', 'runs/pretrain')}")
+    _say(f"Next: {command('pretrain', '--data', data, *rest, '--workdir', 'runs/pretrain')}")
     return EXIT_DONE
 
 
@@ -223,7 +194,7 @@ def _is_audit(words: list[str]) -> bool:
 def _pretrain(arguments: list[str]) -> int:
     from bertjax.runs.recipes import PretrainConfig
 
-    config = _parse_recipe(PretrainConfig, "pretrain", arguments)
+    config = parse_recipe(PretrainConfig, "pretrain", arguments)
 
     from bertjax.runs.pretrain import pretrain
 
@@ -233,8 +204,8 @@ def _pretrain(arguments: list[str]) -> int:
         _say_how_to_go_on("pretrain", arguments, config.fresh, result.workdir)
         return EXIT_STOPPED
     files = ("--train", "train.csv", "--dev", "dev.csv")
-    _say(f"Next: {_command('finetune', '--model', result.workdir, *files)}")
-    _say(f'  or: echo "the cat [MASK] on the mat." | {_command("predict", result.workdir)}')
+    _say(f"Next: {command('finetune', '--model', result.workdir, *files)}")
+    _say(f'  or: echo "the cat [MASK] on the mat." | {command("predict", result.workdir)}')
     return EXIT_DONE
 
 
@@ -245,13 +216,13 @@ def _convert(arguments: list[str]) -> int:
     from bertjax.runs.predict import LINE_KINDS
 
     markers = (tyro.conf.PositionalRequiredArgs, tyro.conf.PositionalMetavarFromFieldName)
-    config = _parse(convert.ConvertConfig, "convert", arguments, config=markers)
+    config = parsing.parse(convert.ConvertConfig, "convert", arguments, config=markers)
     result = convert.convert(config, _say)
     if config.to == "huggingface":
         files = ("--train", "train.csv", "--dev", "dev.csv")
-        _say(f"Next: {_command('finetune', '--model', result.dest, *files)}")
+        _say(f"Next: {command('finetune', '--model', result.dest, *files)}")
         verb = "predict" if result.kind in LINE_KINDS else "embed"
-        _say(f"  or: {_command(verb, result.dest)} < lines.txt")
+        _say(f"  or: {command(verb, result.dest)} < lines.txt")
         return EXIT_DONE
     length = min(128, result.model.max_position_embeddings)
     shards = ("--tokenizer", result.dest / "tokenizer", "--output", "data/shards")
@@ -259,24 +230,24 @@ def _convert(arguments: list[str]) -> int:
     steps = ("--loop.train-steps", result.step + 10_000)
     objective = config.objective or ("mlm" if result.kind == "masked_lm" else "nsp")
     shards += () if objective == "nsp" else ("--objective", objective)
-    _say(f"Next: {_command('prepare', '--input', 'text', *shards, '--max-seq-length', length)}")
+    _say(f"Next: {command('prepare', '--input', 'text', *shards, '--max-seq-length', length)}")
     run = ("--data", "data/shards", "--workdir", result.dest)
-    _say(f"then: {_command('pretrain', *run, *flags, *steps)}")
+    _say(f"then: {command('pretrain', *run, *flags, *steps)}")
     return EXIT_DONE
 
 
 def _finetune(arguments: list[str]) -> int:
     from bertjax.runs.finetune import FinetuneConfig, finetune
 
-    config = _parse_recipe(FinetuneConfig, "finetune", arguments)
+    config = parse_recipe(FinetuneConfig, "finetune", arguments)
     _keep_compiled()
     result = finetune(config, _say)
     if result.stopped:
         _say_how_to_go_on("finetune", arguments, config.fresh, result.workdir)
         return EXIT_STOPPED
     names = ("--column-names", *config.column_names) if config.column_names else ()
-    _say(f"Next: {_command('evaluate', result.workdir, config.dev, *names)}")
-    _say(f"  or: {_command('predict', result.workdir)} < lines.txt")
+    _say(f"Next: {command('evaluate', result.workdir, config.dev, *names)}")
+    _say(f"  or: {command('predict', result.workdir)} < lines.txt")
     return EXIT_DONE
 
 
@@ -393,7 +364,7 @@ def _probe(arguments: list[str]) -> int:
     from bertjax.runs.probe import ProbeConfig, probe
 
     markers = (tyro.conf.PositionalMetavarFromFieldName,)
-    config = _parse(ProbeConfig, "probe", arguments, config=markers)
+    config = parsing.parse(ProbeConfig, "probe", arguments, config=markers)
     with _keeping_compiled():
         _say(json.dumps(probe(config)))
     return EXIT_DONE
@@ -441,18 +412,6 @@ def _stdin() -> Iterator[str]:
         number += 1
 
 
-def _with_positionals(function: Callable[..., int], verb: str) -> Callable[[list[str]], int]:
-    """A verb whose required arguments are positions instead of flags."""
-
-    def run_verb(arguments: list[str]) -> int:
-        import tyro
-
-        markers = (tyro.conf.PositionalRequiredArgs, tyro.conf.PositionalMetavarFromFieldName)
-        return _parse(function, verb, arguments, config=markers)
-
-    return run_verb
-
-
 VERBS = {
     "demo": Verb("the whole way on the documentation installed here, in minutes", _demo),
     "tokenizer train": Verb("text -> a vocabulary", _tokenizer_train),
@@ -462,16 +421,17 @@ VERBS = {
     "finetune": Verb("a BERT + labelled rows or questions -> a model of them", _finetune),
     "evaluate": Verb(
         "a fine-tuned model + labelled rows or questions -> scores",
-        _with_positionals(_evaluate, "evaluate"),
+        with_positionals(_evaluate, "evaluate"),
     ),
     "predict": Verb(
-        "lines -> labels, answers, or words for [MASK]", _with_positionals(_predict, "predict")
+        "lines -> labels, answers, or words for [MASK]",
+        with_positionals(_predict, "predict"),
     ),
-    "embed": Verb("lines -> vectors", _with_positionals(_embed, "embed")),
+    "embed": Verb("lines -> vectors", with_positionals(_embed, "embed")),
     "probe": Verb("a frozen model + labelled rows -> how well its vectors tell the labels", _probe),
     "report": Verb(
         "run directories -> an HTML page each, and one that compares them",
-        _with_positionals(_report, "report"),
+        with_positionals(_report, "report"),
     ),
 }
 

@@ -1,5 +1,7 @@
 """Mistakes of the user's, said in one sentence; and the user's wish to stop."""
 
+from collections.abc import Iterable
+
 
 class UserError(Exception):
     """What is wrong, where (file:line if there is one), and what to do instead, in one sentence.
@@ -14,3 +16,13 @@ class Stopped(BaseException):
 
     The command line exits with code 75.
     """
+
+
+def refuse_unknown(field: str, value: object, known: Iterable[str]) -> None:
+    """Raises `UserError` unless a field has one of its known values.
+
+    For what the command line checks by itself and a recipe, which is Python, does not.
+    """
+    names = tuple(known)
+    if value not in names:
+        raise UserError(f"{field} {value!r} is unknown: give one of {', '.join(names)}.")

@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 
-from bertjax import cli
+from bertjax import cli, parsing
 from bertjax.errors import Stopped
 from bertjax.runs import pretrain
 
@@ -132,7 +132,7 @@ class Parsed(Exception):
 @pytest.fixture
 def parse(monkeypatch):
     """The configuration that a command as it was printed gives, by the real parser."""
-    real = cli._parse
+    real = parsing.parse
 
     def only_parsed(kind, verb, arguments, **more):
         if not isinstance(kind, type):  # a function, which the parser would call
@@ -148,7 +148,7 @@ def parse(monkeypatch):
         words = shlex.split(line.rpartition("| ")[2].partition(" < ")[0])
         assert words[0] == "bertjax"
         with monkeypatch.context() as patch, pytest.raises(Parsed) as caught:
-            patch.setattr(cli, "_parse", only_parsed)
+            patch.setattr(parsing, "parse", only_parsed)
             cli.run(words[1:])
         (meaning,) = caught.value.args
         return meaning if isinstance(meaning, dict) else vars(meaning)

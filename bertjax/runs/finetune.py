@@ -5,12 +5,12 @@ import dataclasses
 import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from etils import epath
 
 from bertjax.config import Execution
-from bertjax.errors import Stopped, UserError
+from bertjax.errors import Stopped, UserError, refuse_unknown
 from bertjax.model.starts import StartConfig
 from bertjax.runs import grid
 from bertjax.runs.grid import Setting
@@ -27,6 +27,17 @@ if TYPE_CHECKING:
 
 Log = Callable[[str], None]
 
+_Task = Literal["classification", "question_answering"]
+_LongDocuments = Literal["cut", "windows"]
+_WindowLogits = Literal["mean", "max"]
+_Select = Literal["last", "best"]
+_CHOICES = {
+    "task": _Task,
+    "long_documents": _LongDocuments,
+    "window_logits": _WindowLogits,
+    "select": _Select,
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class FinetuneConfig:
@@ -39,13 +50,13 @@ class FinetuneConfig:
     """Rows, or questions, to train on."""
     dev: str
     """Rows, or questions, to evaluate on; never trained on."""
-    task: Literal["classification", "question_answering"] = "classification"
-    """classification: labels of texts (or numbers, with regression); question_answering: spans of
-    documents, or that there is no answer, as in SQuAD 1.1 and 2.0."""
     workdir: str = "runs/finetune"
     """Directory of this run; the same command again resumes it."""
     test: str | None = None
     """Rows that are evaluated once, at the end of every seed, and choose nothing."""
+    task: _Task = "classification"
+    """classification: labels of texts (or numbers, with regression); question_answering: spans of
+    documents, or that there is no answer, as in SQuAD 1.1 and 2.0."""
     text_column: str = "text"
     """Column of the text."""
     pair_column: str | None = None
@@ -66,13 +77,13 @@ class FinetuneConfig:
         default_factory=QuestionAnsweringConfig
     )
     """How questions and documents are cut."""
-    long_documents: Literal["cut", "windows"] = "cut"
+    long_documents: _LongDocuments = "cut"
     """What is done with a text longer than a row: cut: it loses its end; windows: all of it is
     read, in windows that overlap. A text's logits are then pooled from those of its windows; in
     training each window has the text's label, and together they weigh as much as one text."""
     window_overlap: int | None = None
     """Tokens that neighbouring windows share; left out: a quarter of max_seq_length."""
-    window_logits: Literal["mean", "max"] = "mean"
+    window_logits: _WindowLogits = "mean"
     """How the windows' logits become the text's."""
     class_weights: Literal["balanced"] | dict[str, float] | None = None
     """How much the rows of a label weigh in the loss, which is their weighted mean, as in PyTorch's
@@ -102,7 +113,7 @@ class FinetuneConfig:
     """Try these numbers of epochs as well; left out: epochs."""
     warmup_proportion: float = 0.1
     """Share of the steps that warm up, unless optimizer.warmup_steps says how many."""
-    select: Literal["last", "best"] = "last"
+    select: _Select = "last"
     """last: report the weights after the last step; best: those of the best evaluation on the dev
     rows, which makes the dev metric optimistic."""
     best_metric: str | None = None
@@ -136,6 +147,8 @@ class FinetuneConfig:
     """Start beside the run that is in workdir, in workdir-2 (-3, ...); nothing is deleted."""
 
     def __post_init__(self) -> None:
+        for name, kind in _CHOICES.items():
+            refuse_unknown(name, getattr(self, name), get_args(kind))
         for name in ("epochs", "batch_size", "save_every", "log_every", "accumulation"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}: give at least 1.")

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bertjax.errors import UserError
+from bertjax.errors import UserError, refuse_unknown
 from bertjax.train import parts, schedules
 from bertjax.train.paths import path_name
 from bertjax.train.schedules import ScheduleName
@@ -66,8 +66,8 @@ class OptimizerConfig:
     e.g. 0.999 (less in the first steps, so that it forgets where they began); 0: none."""
 
     def __post_init__(self) -> None:
-        _check_known("name", self.name, get_args(OptimizerName))
-        _check_known("schedule", self.schedule, get_args(ScheduleName))
+        refuse_unknown("name", self.name, get_args(OptimizerName))
+        refuse_unknown("schedule", self.schedule, get_args(ScheduleName))
         # A recipe may say one name, or a list, which no cache of programs takes.
         freeze = (self.freeze,) if isinstance(self.freeze, str) else tuple(self.freeze)
         object.__setattr__(self, "freeze", freeze)
@@ -132,12 +132,6 @@ _SHAPE = ("power", "end_ratio", "decay_share", "cooldown_steps")
 _NEWER = (*_SHAPE, "layer_decay", "freeze", "ema_decay")
 RATE_FIELDS = ("learning_rate", "schedule", "warmup_steps", "layer_decay", *_SHAPE)
 """What the learning rate follows from, besides the number of steps."""
-
-
-def _check_known(field: str, value: str, known: tuple[str, ...]) -> None:
-    # From the command line it is one of these; from a recipe it may be anything.
-    if value not in known:
-        raise UserError(f"{field} {value!r} is unknown: give one of {', '.join(known)}.")
 
 
 def learning_rate(

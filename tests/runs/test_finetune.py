@@ -521,7 +521,8 @@ fields["mesh"] = MeshConfig(**fields["mesh"])
 fields["optimizer"] = OptimizerConfig(**fields["optimizer"])
 fields["execution"] = Execution(**fields["execution"])
 fields["seeds"] = tuple(fields["seeds"])
-del fields["start"], fields["lora"], fields["question_answering"]  # as they are by default
+for name in ("start", "lora", "telemetry", "question_answering"):
+    del fields[name]  # as they are by default
 result = finetune(FinetuneConfig(**fields), lambda line: None, progress=False)
 print(json.dumps(result.seeds[0].metrics))
 """
@@ -556,6 +557,14 @@ def test_another_run_in_the_same_directory_is_refused_by_name(config, change, na
     with pytest.raises(UserError, match=name) as caught:
         finetune(dataclasses.replace(config, epochs=SHORT, **change), quiet, progress=False)
     assert "fresh" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "known"), [("task", "classification"), ("select", "last"), ("window_logits", "mean")]
+)
+def test_what_a_recipe_says_is_checked_as_the_command_line_is(config, field, known):
+    with pytest.raises(UserError, match=f"{field} 'x' is unknown: give one of {known}, "):
+        dataclasses.replace(config, **{field: "x"})
 
 
 def test_a_refused_run_leaves_everything_as_it_was(config, tmp_path):

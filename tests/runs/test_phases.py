@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import bertjax as bj
-from bertjax import cli
+from bertjax import parsing
 from bertjax.data.prepare import PrepareConfig, prepare
 from bertjax.runs import pretrain as runs
 from bertjax.runs.pretrain_phases import run_schedule
@@ -259,7 +259,7 @@ def test_one_schedule_spans_both_phases_or_each_has_its_own(recipe):
 def test_flags_say_it_too(recipe, data):
     flags = ["--data", str(data / "16"), "--workdir", "run", "--loop.train-steps", "9"]
     flags += ["--second.data", str(data / "32"), "--second.after-steps", "5"]
-    config = cli._parse_recipe(PretrainConfig, "pretrain", flags)
+    config = parsing.parse_recipe(PretrainConfig, "pretrain", flags)
     assert config.second == SecondPhase(str(data / "32"), after_steps=5)
     assert ModelConfig() == config.model
 
