@@ -9,7 +9,11 @@ novels_sst2.py fine-tunes it. Short rows, many updates and three words of ten ma
 text is small; the first values let a small model learn sooner (bertjax/model/starts.py).
 
 Hardware: two CPU cores.
-Result: not run.
+Result: 82 minutes on cores that other work shared (2026-11-26). Held-out masked-LM loss 4.030 nats,
+beside a unigram entropy of 6.472; next sentences 67.7% (majority 57.8%). On the way, at steps 300,
+600, 1,200, 2,400, 3,600 and 4,800: 5.624, 5.046, 4.636, 4.357, 4.182, 4.066. With positions
+sinusoidal and attention averaging instead, under a schedule of 6,400 steps, the loss was still
+6.470 at step 2,545, when that run was stopped.
 """
 
 from bertjax.model.starts import StartConfig
