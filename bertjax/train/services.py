@@ -14,7 +14,8 @@ from etils import epath
 from bertjax import places
 from bertjax.errors import UserError
 
-_KINDS = ("train", "eval")
+KINDS = ("train", "eval")
+"""The kinds of records."""
 # What a record says of itself instead of the model.
 _NO_METRIC = frozenset({"step", "kind", "time"})
 
@@ -83,7 +84,7 @@ class Service:
     def record(self, record: Mapping[str, Any]) -> None:
         """Logs a record, unless an earlier process has."""
         kind, step = record.get("kind"), record["step"]
-        if kind not in _KINDS:
+        if kind not in KINDS:
             return
         named = {f"{kind}/{name}": value for name, value in scalars(record).items()}
         self._latest |= named

@@ -12,11 +12,10 @@ from etils import epath
 from bertjax import places, wire
 from bertjax.errors import UserError
 from bertjax.train.profiling import Profiler
-from bertjax.train.services import Service, scalars
+from bertjax.train.services import KINDS, Service, scalars
 
 Record = Mapping[str, Any]
 
-_KINDS = ("train", "eval")
 SERVICES = ("wandb", "trackio")
 
 
@@ -126,7 +125,7 @@ class EventFiles:
 
     def begin(self, history: Sequence[Record]) -> None:
         """Writes the files of what was recorded, and removes those from before."""
-        for kind in _KINDS:
+        for kind in KINDS:
             directory = self._directory / kind
             with places.writing(directory):
                 directory.mkdir(parents=True, exist_ok=True)

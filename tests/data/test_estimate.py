@@ -1,6 +1,7 @@
 """What preparing would take, from a sample: held to what it did take; and the check of the disk."""
 
 import json
+import math
 import os
 import shutil
 import tarfile
@@ -221,7 +222,9 @@ def test_nothing_is_known_of_an_object_store(config, make_corpus):
 
 
 @pytest.mark.data
-def test_novels(data_dir, tmp_path, log):
+def test_novels(data_dir, tmp_path, log, monkeypatch):
+    # A loaded machine would read fewer places in its five seconds, and know less.
+    monkeypatch.setattr(sample, "_SECONDS", math.inf)
     with tarfile.open(data_dir / "pretrain" / "novels.tar.xz") as archive:
         archive.extractall(tmp_path, filter="data")
     cfg = PrepareConfig(
@@ -233,13 +236,8 @@ def test_novels(data_dir, tmp_path, log):
     )
     found = estimate.estimate(cfg, log)
     manifests, sizes = truth(cfg, log)
-    # A loaded machine reads fewer places in the time: four of what the estimate says is its error,
-    # which is less than a tenth in any case.
-    assert found.tokens.value == pytest.approx(manifests[128].tokens, abs=4 * found.tokens.error)
+    assert found.tokens.value == pytest.approx(manifests[128].tokens, rel=0.02)
     for length, manifest in manifests.items():
         mine = found.examples[length]
-        assert mine.train.error < 0.1 * mine.train.value
-        error = 4 * mine.train.error
-        assert mine.train.value == pytest.approx(manifest.examples("train"), abs=error)
-        error *= mine.shard_bytes.value / mine.train.value
-        assert mine.shard_bytes.value == pytest.approx(sizes[length], abs=error)
+        assert mine.train.value == pytest.approx(manifest.examples("train"), rel=0.03)
+        assert mine.shard_bytes.value == pytest.approx(sizes[length], rel=0.05)

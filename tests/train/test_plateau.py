@@ -1,4 +1,4 @@
-"""The plateau meter on curves made by hand: H is 6."""
+"""The plateau meter on curves made by hand, where H is 6, and on two that were measured."""
 
 import numpy as np
 import pytest
@@ -27,8 +27,18 @@ def test_a_model_that_stands_at_the_entropy_is_told_of_once():
     assert "From step 1,000 to 1,500" in sentence
     assert "held-out mlm_loss 6.010, unigram entropy 6.000" in sentence
     assert "learning rate too low or too high (it is 1.0e-04)" in sentence
-    assert "--start.attention averaging" in sentence
+    assert "--start.positions waves --start.attention neighbours" in sentence
     assert sentence.count(". ") == 0 and sentence.endswith(".")
+
+
+def test_two_runs_on_novels():
+    """experiments/novels_l4_h256.py with averaging attention, which stood, and as it is."""
+    entropy = 6.472 / H
+    stood = [loss / entropy for loss in (6.516, 6.495, 6.477, 6.468, 6.469, 6.470)]
+    ((step, _),) = said(stood, every=400)
+    assert step == 1200
+    learned = [loss / entropy for loss in (5.624, 5.046, 4.792, 4.636, 4.545, 4.470)]
+    assert said(learned, every=300) == []
 
 
 def test_leaving_is_told_once_and_coming_back_is_not():
