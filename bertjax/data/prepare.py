@@ -99,7 +99,9 @@ def prepare(config: PrepareConfig, log: Callable[[str], None]) -> Manifest:
                 there = [output / BUILDING / "pass1", *directories.values()]
                 there += [_built(config, output / BUILDING, length) for length in config.lengths]
                 estimate.refuse_full_disk(config, tokenizer, sources, sizes, there)
-            building, resumed = _start(output, plan, log)
+            # An unfinished run of another release may have cut the text elsewhere.
+            cut = {"part_bytes": config.part_bytes(sum(sizes))}
+            building, resumed = _start(output, plan | cut, log)
             tokenizer.save(building / shards.TOKENIZER)
             log(
                 f"Reading {len(sources):,} files, {sum(sizes) / 1e6:,.1f} MB, with {processes} "

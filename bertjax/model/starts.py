@@ -162,8 +162,8 @@ def _neighbours(layer: dict[str, Any], config: BertConfig) -> dict[str, Any]:
     """A layer whose heads attend to the tokens at offsets -1, 1, -2, 2, ..., by `wave_positions`.
 
     A head's key is the wave of a position and its query that of its own position, turned by the
-    offset: their product has its peak where the two meet. Value and output are random, and as large
-    as what they are added to, as otherwise the layers above hide it.
+    offset: their product has its peak where the two meet. Value and output stay random, in a size
+    that makes what they add about as large as what it is added to.
     """
     attention, size = layer["attention"], config.head_size
     rates = _wave_rates(size // 2)

@@ -400,6 +400,23 @@ def test_handlers_are_put_back(config, make_corpus, log):
     assert before == [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
 
 
+def test_a_stopped_run_that_cut_the_text_elsewhere_is_not_gone_on_with(
+    config, make_corpus, log, monkeypatch
+):
+    cfg = config(make_corpus(20))
+    with monkeypatch.context() as patch:
+        patch.setattr(work, "pair", lambda *arguments: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            prepare.prepare(cfg, log)
+    path = Path(cfg.output, prepare.BUILDING, "plan.json")
+    plan = json.loads(path.read_text())
+    del plan["part_bytes"]  # as releases wrote it that had one size for all
+    path.write_text(json.dumps(plan))
+    with pytest.raises(UserError, match=r"unfinished run with other .*part_bytes"):
+        prepare.prepare(cfg, log)
+    assert path.exists()
+
+
 def test_a_stopped_run_is_not_mixed_with_other_settings(config, make_corpus, log, monkeypatch):
     corpus = make_corpus(20)
     cfg = config(corpus)
