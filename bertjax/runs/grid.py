@@ -86,16 +86,17 @@ def _varying(grid: Sequence[Setting]) -> list[bool]:
 
 
 def table(tried: Mapping[Setting, float], metric: str, best: Setting) -> list[str]:
-    """Lines of text: every setting with its metric on the dev rows."""
-    header = ("learning rate", "batch size", "epochs", metric)
-    rows = [
-        (f"{rate:g}", str(size), str(epochs), f"{score:.4f}")
-        for (rate, size, epochs), score in tried.items()
-    ]
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    """Lines of text: what varies among the settings, each with its metric on the dev rows."""
+    varying = _varying(tuple(tried))
+    names = itertools.compress(("learning rate", "batch size", "epochs"), varying)
+    rows = [(*names, metric)]
+    for setting, score in tried.items():
+        values = itertools.compress((f"{value:g}" for value in setting), varying)
+        rows.append((*values, f"{score:.4f}"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-        for row in (header, *rows)
+        for row in rows
     ]
     marks = ["", *("  best" if setting == best else "" for setting in tried)]
     return [line + mark for line, mark in zip(lines, marks, strict=True)]

@@ -318,9 +318,9 @@ def test_the_whole_grid_is_tried_with_the_first_seed(config, tiny_model, tmp_pat
         ]
     # The table is told at the end, and kept; the export is the seed with the least loss.
     table = lines[-len(result.tried) - 2 : -1]
-    assert table[0].split() == ["learning", "rate", "batch", "size", "epochs", "loss"]
-    marked = [line.split()[:3] for line in table if line.endswith("  best")]
-    assert marked == [[f"{best[0]:g}", str(best[1]), str(best[2])]]
+    assert table[0].split() == ["batch", "size", "epochs", "loss"]  # of one learning rate
+    marked = [line.split() for line in table if line.endswith("  best")]
+    assert marked == [[str(best[1]), str(best[2]), f"{result.tried[best]:.4f}", "best"]]
     saved = json.loads((tmp_path / "run/result.json").read_text())
     assert saved["tried"][0].keys() == {"learning_rate", "batch_size", "epochs", "loss"}
     least = min(seed.metrics["loss"] for seed in result.seeds)
