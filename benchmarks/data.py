@@ -22,13 +22,10 @@ Parts, and what is held of them:
 
 import argparse
 import concurrent.futures
-import datetime
-import importlib.metadata
 import importlib.util
 import json
 import multiprocessing
 import os
-import platform
 import random
 import resource
 import shlex
@@ -40,8 +37,11 @@ import tempfile
 import time
 from pathlib import Path
 
+from recorded import keep, machine
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).with_name("results") / "data.json"
+PACKAGES = ("bertjax", "tokenizers", "numpy", "array_record", "protobuf")
 LENGTH, PREDICTIONS, SHORT, SEED = 128, 20, 0.1, 12345
 # A v5e chip at its peak in bfloat16, and BERT-base's forward and backward pass with the masked-LM
 # head at 20 of 128 positions.
@@ -425,20 +425,6 @@ class Data:
         return corpus
 
 
-def machine():
-    """What the numbers are of."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    packages = ("bertjax", "tokenizers", "numpy", "array_record", "protobuf")
-    return {
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "cpu": f"{os.cpu_count()} x {names[0] if names else platform.machine()}",
-        "load_average": round(os.getloadavg()[0], 1),
-        "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in packages},
-    }
-
-
 def main():
     """Measures a part, prints it and adds it to the results."""
     parser = argparse.ArgumentParser(
@@ -452,14 +438,11 @@ def main():
     if "BERTJAX_TEST_DATA" not in os.environ:
         parser.error("set BERTJAX_TEST_DATA to the directory with pretrain/novels.tar.xz")
     command = shlex.join(["python", "benchmarks/data.py", *sys.argv[1:]])
-    facts = {"command": command, **machine()}
+    facts = {"command": command, **machine(*PACKAGES)}
     with tempfile.TemporaryDirectory(prefix="bertjax-novels-") as room:
         data = Data(Path(os.environ["BERTJAX_TEST_DATA"]), Path(room))
         facts |= PARTS[asked.part](asked, data)
-    results = json.loads(asked.output.read_text()) if asked.output.exists() else {}
-    results[asked.part] = facts
-    asked.output.parent.mkdir(parents=True, exist_ok=True)
-    asked.output.write_text(json.dumps(dict(sorted(results.items())), indent=1) + "\n")
+    keep(asked.output, asked.part, facts)
     print(json.dumps({name: value for name, value in facts.items() if name != "rounds"}))
 
 

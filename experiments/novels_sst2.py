@@ -24,6 +24,7 @@ config = FinetuneConfig(
     seeds=(0, 1, 2),
     epochs=4,
     batch_size=32,
+    group_by_length=True,
     max_seq_length=64,
     learning_rates=(1e-4, 3e-4, 1e-3),
     optimizer=OptimizerConfig(name="adamw", schedule="linear"),

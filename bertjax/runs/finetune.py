@@ -100,6 +100,9 @@ class FinetuneConfig:
     """Times that every row is seen."""
     batch_size: int = 32
     """Rows a step, over all devices."""
+    group_by_length: bool = False
+    """Rows of like length share a step: less padding, at the price of batches that are less random
+    (the option of Hugging Face's Trainer)."""
     max_seq_length: int | None = None
     """Most tokens of a row; longer ones lose their end, and a document gets several windows. None:
     128; for question answering 384, or the model's positions if they are fewer."""

@@ -20,7 +20,7 @@ from bertjax.runs.finetune import FinetuneConfig, Log, SeedResult
 from bertjax.runs.finetune_program import programs, random_params
 from bertjax.runs.grid import Setting
 from bertjax.runs.workdir import CONFIG, choose_workdir, write_config
-from bertjax.tasks.batches import batch_indices, bucket_of, length_buckets
+from bertjax.tasks.batches import bucket_of, epoch_batches, length_buckets
 from bertjax.tasks.task import Examples, Task
 from bertjax.train import lora, sharding
 from bertjax.train.checkpoint import Checkpoints
@@ -80,6 +80,7 @@ class SeedTrainer:
         self.scored_rows = max(sizes)  # one program for all settings
         self.buckets = length_buckets(task.max_seq_length)
         self.lengths = task.train.lengths
+        self._epoch = functools.lru_cache(maxsize=4)(self._epoch_batches)
         recipe = config.optimizer
         for setting in self.settings:
             plan = self.plan(setting)
@@ -163,10 +164,10 @@ class SeedTrainer:
             result = fit(
                 loop,
                 workdir=workdir,
-                init=lambda: self.programs.make_state(self._initial(seed)),
+                init=lambda: self.programs.make_state(self.initial(seed)),
                 abstract_state=self.programs.abstract_state,
                 train_step=self.programs.train_step,
-                batch_at=functools.partial(self._batch, seed, plan),
+                batch_at=functools.partial(self.batch, seed, plan),
                 evaluate=evaluate,
                 checkpoints=checkpoints,
                 meta=self._meta(seed, setting),
@@ -201,7 +202,7 @@ class SeedTrainer:
                 save_pretrained(export, model)
         return export
 
-    def _initial(self, seed: int) -> dict[str, Any]:
+    def initial(self, seed: int) -> dict[str, Any]:
         """The weights to start from, on the host: the step donates its state's arrays."""
         fresh = random_params(
             self.model.config,
@@ -231,10 +232,11 @@ class SeedTrainer:
         """All parameters of the model, from those that a state holds."""
         return lora.jit_whole(self.base, params, self.config.lora) if self.base else params
 
-    def _batch(self, seed: int, plan: Plan, step: int) -> dict[str, Any]:
+    def batch(self, seed: int, plan: Plan, step: int) -> dict[str, Any]:
         """The global batch of a step: a function of its arguments."""
         train, size = self.task.train, plan.setting.batch_size
-        indices = batch_indices(seed, step, len(train), size)
+        epoch, place = divmod(step, plan.epoch_steps)
+        indices = self._epoch(seed, epoch, size)[place]
         longest = int(self.lengths[indices[indices >= 0]].max())
         width = bucket_of(longest, self.buckets)
         batch: dict[str, Any] = sharding.make_global_batch(
@@ -247,6 +249,11 @@ class SeedTrainer:
         batch["seed"] = jax.device_put(np.int32(seed), whole)
         batch["schedule"] = jax.device_put(schedule, whole)
         return batch
+
+    def _epoch_batches(self, seed: int, epoch: int, size: int) -> np.ndarray:
+        """The rows of every step of an epoch; called by way of the cache `_epoch`."""
+        grouped = self.config.group_by_length
+        return epoch_batches(seed, epoch, self.lengths, size, grouped=grouped)
 
     def _scores(
         self,
@@ -288,6 +295,7 @@ class SeedTrainer:
             "data": self.task.data_hash,
             **chosen,
             **self.task.identity,
+            **({"group_by_length": True} if config.group_by_length else {}),
             **({"lora": dataclasses.asdict(config.lora)} if config.lora.rank else {}),
             "batch_size": batch_size,
             "max_seq_length": self.task.max_seq_length,

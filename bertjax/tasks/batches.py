@@ -1,11 +1,10 @@
 """Rows of tokens as batches: which rows a step sees, and how wide they are padded."""
 
-import functools
 from collections.abc import Sequence
 
 import numpy as np
 
-_STEPS = (32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
+_STEPS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
 
 
 def padded(
@@ -51,7 +50,7 @@ def padded(
 def length_buckets(max_length: int) -> tuple[int, ...]:
     """The widths that batches are padded to, up to `max_length`: one compiled program each.
 
-    Never more than 1.5 times too wide above 64 tokens, and few, because every width compiles anew.
+    Never more than 1.5 times too wide above 16 tokens, and few, because every width compiles anew.
     """
     return (*(step for step in _STEPS if step < max_length), max_length)
 
@@ -61,27 +60,44 @@ def bucket_of(length: int, buckets: Sequence[int]) -> int:
     return next(width for width in buckets if width >= length)
 
 
-@functools.lru_cache(maxsize=4)
 def epoch_order(seed: int, epoch: int, rows: int) -> np.ndarray:
     """int64 [rows]: the order in which an epoch sees the training rows; pure in its arguments.
 
     Sorts raw draws of PCG64, whose stream NumPy keeps the same in all versions (`permutation`'s
     it may change, which would change the order on resume).
     """
-    draws = np.random.PCG64(np.random.SeedSequence([seed, epoch])).random_raw(rows)
-    order = np.argsort(draws, kind="stable")
-    order.flags.writeable = False  # the cache gives every caller the same array
-    return order
+    return _shuffled([seed, epoch], rows)
 
 
-def batch_indices(seed: int, step: int, rows: int, batch_size: int) -> np.ndarray:
-    """int64 [batch_size]: the rows of a training step; -1 fills the ragged last batch of an epoch.
+def epoch_batches(
+    seed: int, epoch: int, lengths: np.ndarray, batch_size: int, *, grouped: bool = False
+) -> np.ndarray:
+    """int64 [steps, batch_size]: the rows of an epoch's steps, every row once; -1 fills the last of
+    them. Pure in its arguments.
 
-    Every row comes once an epoch. Pure in its arguments.
+    Args:
+        seed: of the run.
+        epoch: from 0.
+        lengths: int [N]: tokens of every row.
+        batch_size: rows a step.
+        grouped: rows of like length share a step. As `group_by_length` of Hugging Face's Trainer
+            it sorts runs of up to 50 batches, at least 4 of them an epoch where there are so many;
+            unlike there the steps then come in random order, not from long to short.
     """
-    epoch, position = divmod(step, -(-rows // batch_size))
-    chosen = epoch_order(seed, epoch, rows)[position * batch_size :][:batch_size]
-    return np.pad(chosen, (0, batch_size - len(chosen)), constant_values=-1)
+    order = epoch_order(seed, epoch, len(lengths))
+    steps = -(-len(order) // batch_size)
+    if grouped:
+        run = batch_size * max(1, min(len(order) // (4 * batch_size), 50))
+        place = np.arange(len(order)) // run
+        order = order[np.lexsort((-lengths[order], place))]
+    batches = np.pad(order, (0, steps * batch_size - len(order)), constant_values=-1)
+    batches = batches.reshape(steps, batch_size)
+    return batches[_shuffled([seed, epoch, 1], steps)] if grouped else batches
+
+
+def _shuffled(seed: Sequence[int], count: int) -> np.ndarray:
+    draws = np.random.PCG64(np.random.SeedSequence(seed)).random_raw(count)
+    return np.argsort(draws, kind="stable")
 
 
 def length_batches(

@@ -62,7 +62,7 @@ def config(files, tmp_path, tiny_model):
         workdir=str(tmp_path / "run"),
         epochs=LONG,
         batch_size=16,
-        max_seq_length=32,  # one bucket: one program to compile
+        max_seq_length=16,  # one bucket: one program to compile
         optimizer=OptimizerConfig(learning_rate=3e-3),
     )
 
@@ -142,13 +142,13 @@ def test_stopped_and_resumed_is_bitwise_the_run_that_was_not(
 
 def test_seeds_vary_head_order_and_dropout_but_not_the_weights_they_start_from(config, tiny_model):
     trainer = make_trainer(config, tiny_model)
-    first, again, other = (trainer._initial(seed) for seed in (0, 0, 1))
+    first, again, other = (trainer.initial(seed) for seed in (0, 0, 1))
     jax.tree.map(np.testing.assert_array_equal, first, again)
     assert (first["classifier"]["kernel"] != other["classifier"]["kernel"]).all()
     for part in ("embeddings", "encoder", "pooler"):
         jax.tree.map(np.testing.assert_array_equal, first[part], other[part])
         jax.tree.map(np.testing.assert_array_equal, first[part], tiny_model.params[part])
-    batches = [trainer._batch(seed, plan_of(trainer), 0) for seed in (0, 1)]
+    batches = [trainer.batch(seed, plan_of(trainer), 0) for seed in (0, 1)]
     assert [int(batch["seed"]) for batch in batches] == [0, 1]
     assert trainer.task.train.labels.tolist() != []
     orders = [np.asarray(batch["input_ids"]).tolist() for batch in batches]
@@ -166,7 +166,7 @@ def test_from_scratch_starts_from_random_weights_of_the_same_shape(config, tiny_
     scratch = make_trainer(dataclasses.replace(config, from_scratch=True), tiny_model)
     tuned = make_trainer(config, tiny_model)
     assert scratch.programs is tuned.programs  # compiled once for both arms
-    a, b, other = scratch._initial(0), tuned._initial(0), scratch._initial(1)
+    a, b, other = scratch.initial(0), tuned.initial(0), scratch.initial(1)
     assert jax.tree.map(np.shape, a) == jax.tree.map(np.shape, b)
     table = ("embeddings", "word_embeddings", "embedding")
     assert (pick(a, table) != pick(b, table)).all()
@@ -186,7 +186,7 @@ def test_programs_compile_once_a_width_whatever_the_seeds_rates_and_arms(config,
     trainer = make_trainer(config, tiny_model)
     before = trainer.programs.train_step._cache_size()
     widths = {
-        trainer._batch(seed, plan_of(trainer), step)["input_ids"].shape[1]
+        trainer.batch(seed, plan_of(trainer), step)["input_ids"].shape[1]
         for seed in config.seeds
         for step in range(plan_of(trainer).steps)
     }
@@ -198,12 +198,14 @@ def test_programs_compile_once_a_width_whatever_the_seeds_rates_and_arms(config,
     assert trainer.programs.train_step._cache_size() == before + 2
 
 
-def test_every_row_is_seen_once_an_epoch_and_padding_weighs_nothing(config, tiny_model):
+@pytest.mark.parametrize("grouped", [False, True])
+def test_every_row_is_seen_once_an_epoch_and_padding_weighs_nothing(config, tiny_model, grouped):
+    config = dataclasses.replace(config, group_by_length=grouped)
     trainer = make_trainer(config, tiny_model)
     assert plan_of(trainer).epoch_steps == 4
     lengths, weight = [], 0.0
     for step in range(4):
-        batch = jax.device_get(trainer._batch(0, plan_of(trainer), step))
+        batch = jax.device_get(trainer.batch(0, plan_of(trainer), step))
         real = batch["example_weight"] > 0
         lengths += batch["attention_mask"][real].sum(1).tolist()
         weight += batch["example_weight"].sum()
@@ -214,8 +216,8 @@ def test_every_row_is_seen_once_an_epoch_and_padding_weighs_nothing(config, tiny
 
 def test_the_loss_of_a_ragged_batch_ignores_its_padding(config, tiny_model):
     trainer = make_trainer(config, tiny_model)
-    ragged = dict(trainer._batch(0, plan_of(trainer), 3))  # 12 rows and 4 of padding
-    params = trainer._initial(0)
+    ragged = dict(trainer.batch(0, plan_of(trainer), 3))  # 12 rows and 4 of padding
+    params = trainer.initial(0)
     results = []
     for label in (0, 1):
         labels = np.array(ragged["label"])
@@ -239,11 +241,11 @@ def test_the_schedule_in_the_batch_is_the_optimizers(config, tiny_model):
         learning_rate=3e-3, warmup_steps=2, schedule="cosine", end_ratio=0.1, cooldown_steps=3
     )
     trainer = make_trainer(dataclasses.replace(config, optimizer=recipe), tiny_model)
-    state = jax.device_get(trainer.programs.make_state(trainer._initial(0)))
+    state = jax.device_get(trainer.programs.make_state(trainer.initial(0)))
     plan = trainer.plan(trainer.settings[0])
     theirs = make_schedule(recipe, plan.steps)
     for count in (0, 1, 2, plan.steps - 3, plan.steps - 1):
-        batch = trainer._batch(0, plan, 0)
+        batch = trainer.batch(0, plan, 0)
         _, metrics = trainer.programs.train_step(state.replace(updates=np.int32(count)), batch)
         # Roundings of float32.
         assert float(metrics["learning_rate"]) == pytest.approx(float(theirs(count)), rel=1e-6)
@@ -387,7 +389,7 @@ def test_regression(config, tmp_path):
 def test_class_weights_are_of_the_training_rows_alone(config, tiny_model):
     weighted = dataclasses.replace(config, class_weights={"neg": 4.0}, epochs=SHORT)
     trainer = make_trainer(weighted, tiny_model)
-    batch = jax.device_get(trainer._batch(0, plan_of(trainer), 0))
+    batch = jax.device_get(trainer.batch(0, plan_of(trainer), 0))
     assert batch["example_weight"].tolist() == np.where(batch["label"] == 0, 4.0, 1.0).tolist()
     assert trainer.task.labels == ("neg", "pos")
     dev = trainer.task.dev.batch(np.arange(5), 32)
@@ -472,8 +474,8 @@ def test_lora_trains_adapters_and_head_and_exports_an_ordinary_model(config, tin
 def test_before_the_first_step_lora_is_the_model_with_a_new_head(config, tiny_model):
     plain = make_trainer(config, tiny_model)
     adapted = make_trainer(dataclasses.replace(config, lora=LoraConfig(rank=2)), tiny_model)
-    whole = adapted._whole(adapted._initial(0))
-    jax.tree.map(np.testing.assert_array_equal, jax.device_get(whole), plain._initial(0))
+    whole = adapted._whole(adapted.initial(0))
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(whole), plain.initial(0))
 
 
 def test_several_labels_a_text(config, tmp_path):
@@ -549,6 +551,7 @@ def test_four_devices_give_what_one_gives(config, run_python):
         ({"batch_size": 8}, "batch_size"),
         ({"from_scratch": True}, "model.weights"),
         ({"max_seq_length": 31}, "max_seq_length"),
+        ({"group_by_length": True}, "group_by_length"),
         ({"regression": True, "label_column": "stars"}, "objective"),
     ],
 )

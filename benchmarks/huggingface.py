@@ -1,0 +1,375 @@
+"""Training and inference beside transformers on PyTorch, on this machine, in one process.
+
+    make parity                                            # makes .venv-parity, which has both
+    .venv-parity/bin/python benchmarks/huggingface.py --part step
+
+The sides take turns, round by round; a ratio is the median of the rounds' ratios, theirs over ours,
+so above 1 we are faster. What is compiled and touched first is not timed. Results are added to
+benchmarks/results/huggingface.json, which has the command of each.
+
+Parts:
+    step        a pre-training step with dropout, clipping and the optimizer, of rows with
+                15% masked: transformers eager, with SDPA (its default), and at its best: SDPA, the
+                vocabulary head at the masked positions alone, all of it by torch.compile.
+                Masking is part of our step and not of theirs.
+    forward     the encoder and the pooler, against SDPA by torch.compile
+    finetuning  the small SST-2 on all-MiniLM-L6-v2, from lists of ids to the updated weights, in
+                real tokens a second: rows padded to 128 (transformers' run_glue.py), to the longest
+                of a batch (its Trainer), and grouped by length. Needs BERTJAX_TEST_DATA.
+
+With a GPU that both see, both use it.
+"""
+
+import argparse
+import contextlib
+import itertools
+import json
+import math
+import os
+import shlex
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+import transformers
+from pretrain_step import make_step, matmul_rate, products_of
+from recorded import keep, machine
+from transformers.trainer_pt_utils import LengthGroupedSampler
+
+import bertjax as bj
+from bertjax.model.flops import training_flops
+
+RESULTS = Path(__file__).with_name("results") / "huggingface.json"
+VOCABULARY, CLASSES = 30522, 2
+ROOT = Path(__file__).resolve().parents[1]
+GPU = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+# PyTorch's side ---------------------------------------------------------------------------------
+
+
+def torch_config(size, attention):
+    """A released size as transformers writes it."""
+    shape = bj.BertConfig.named(size, vocab_size=VOCABULARY).to_dict()
+    return transformers.BertConfig(**shape, attn_implementation=attention)
+
+
+def torch_optimizer(model):
+    """AdamW as the Trainer makes it: fused, without decay of biases and LayerNorms."""
+    plain = {n for n, _ in model.named_parameters() if n.endswith("bias") or "LayerNorm" in n}
+    named = dict(model.named_parameters())
+    groups = [
+        {"params": [named[name] for name in named if name not in plain]},
+        {"params": [named[name] for name in plain], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=1e-4, eps=1e-8, weight_decay=0.01, fused=True)
+
+
+def torch_step(model, loss_of, dtype):
+    """One step of the Trainer: loss, gradients, clipping, AdamW, the schedule."""
+    optimizer = torch_optimizer(model)
+    schedule = transformers.get_linear_schedule_with_warmup(optimizer, 100, 10_000)
+    mixed = dtype == "bfloat16"
+
+    def step(batch):
+        with torch.autocast(GPU, torch.bfloat16) if mixed else contextlib.nullcontext():
+            loss = loss_of(**batch)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        return loss.item()
+
+    return step
+
+
+def pretraining_side(asked, batch, *, attention, best=False):
+    """A step of BertForPreTraining on one batch, again and again."""
+    torch.manual_seed(0)
+    model = transformers.BertForPreTraining(torch_config(asked.size, attention)).to(GPU).train()
+    entropy = torch.nn.functional.cross_entropy
+
+    def gathered(input_ids, positions, labels, next_sentence_label):
+        found = model.bert(input_ids)
+        rows = torch.arange(len(positions), device=positions.device)[:, None]
+        words, pair = model.cls(found.last_hidden_state[rows, positions], found.pooler_output)
+        masked = entropy(words.flatten(0, 1).float(), labels.flatten())
+        return masked + entropy(pair.float(), next_sentence_label)
+
+    def whole(input_ids, labels, next_sentence_label):
+        return model(input_ids, labels=labels, next_sentence_label=next_sentence_label).loss
+
+    positions = torch.tensor(batch["positions"])
+    labels = torch.gather(torch.tensor(batch["input_ids"]), 1, positions)
+    inputs = {name: torch.tensor(batch[name]) for name in ("input_ids", "next_sentence_label")}
+    if best:
+        inputs |= {"positions": positions, "labels": labels}
+    else:
+        everywhere = torch.full(inputs["input_ids"].shape, -100)
+        inputs["labels"] = everywhere.scatter(1, positions, labels)
+    inputs = {name: array.long().to(GPU) for name, array in inputs.items()}
+    step = torch_step(model, torch.compile(gathered) if best else whole, asked.dtype)
+    return lambda: step(inputs)
+
+
+def forward_side(asked, input_ids):
+    """The encoder and the pooler by torch.compile."""
+    torch.manual_seed(0)
+    model = transformers.BertModel(torch_config(asked.size, "sdpa")).to(GPU).eval()
+    model = model.to(getattr(torch, asked.dtype))
+    compiled, inputs = torch.compile(model), torch.tensor(input_ids).long().to(GPU)
+
+    def run():
+        with torch.inference_mode():
+            found = compiled(inputs)
+        if GPU == "cuda":
+            torch.cuda.synchronize()
+        return found
+
+    return run
+
+
+def finetuning_side(asked, directory, rows, labels, *, order, width=None):
+    """Steps of a classifier: `order` gives the rows; padded to the longest of them, or `width`."""
+    torch.manual_seed(0)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(
+        directory, num_labels=CLASSES
+    )
+    model = model.to(GPU).train()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
+    how = {"padding": "max_length", "max_length": width} if width else {"padding": True}
+    step = torch_step(model, lambda **batch: model(**batch).loss, asked.dtype)
+
+    def run():
+        chosen = list(itertools.islice(order, asked.batch_size))
+        batch = tokenizer.pad(
+            {"input_ids": [rows[at] for at in chosen]}, return_tensors="pt", **how
+        )
+        step({**batch, "labels": torch.tensor(labels[chosen])}.copy())
+        return sum(len(rows[at]) for at in chosen)
+
+    return run
+
+
+# The parts --------------------------------------------------------------------------------------
+
+
+def step(asked):
+    """Pre-training."""
+    rng = np.random.default_rng(0)
+    predictions = round(0.15 * asked.length)
+    shape = (asked.batch_size, asked.length)
+    places = rng.permuted(np.tile(np.arange(asked.length), (asked.batch_size, 1)), axis=1)
+    batch = {
+        "input_ids": rng.integers(1000, VOCABULARY, shape),
+        "positions": places[:, :predictions],
+        "next_sentence_label": rng.integers(0, 2, asked.batch_size),
+    }
+    execution = bj.Execution(dtype=asked.dtype)
+    program, state, ours = make_step(
+        asked.size, VOCABULARY, asked.batch_size, asked.length, execution
+    )
+    held = {"state": state}
+
+    def run():
+        held["state"], metrics = program.step(held["state"], ours)
+        return float(metrics["loss"])
+
+    product, operations = matmul_rate()
+    sides = {
+        "bertjax": run,
+        "eager": pretraining_side(asked, batch, attention="eager"),
+        "sdpa": pretraining_side(asked, batch, attention="sdpa"),
+        "best": pretraining_side(asked, batch, attention="sdpa", best=True),
+        "jax_product": lambda: [product() for _ in range(8)][-1].block_until_ready(),
+    }
+    if asked.dtype == "float32":
+        a, b = torch.ones(2048, 1024), torch.ones(1024, 1024)
+        sides["torch_product"] = lambda: [a @ b for _ in range(8)][-1]
+    seconds = in_turn(asked.rounds, sides)
+    products = products_of(program.model, asked.batch_size, asked.length, predictions)
+    flops = training_flops(sum(2 * m * k * n * count for m, k, n, count in products))
+    shares = {}
+    for name in sides.keys() & {"jax_product", "torch_product"}:
+        rate = 8 * operations / statistics.median(seconds[name])
+        shares[f"{name}_gflops"] = round(rate / 1e9, 1)
+        shares[f"share_of_{name}"] = round(flops / statistics.median(seconds["bertjax"]) / rate, 3)
+    return {"size": asked.size, "length": asked.length, **compared(seconds), **shares}
+
+
+def forward(asked):
+    """Inference, for a batch and for a single row."""
+    config = bj.BertConfig.named(asked.size, vocab_size=VOCABULARY)
+    execution = bj.Execution(dtype=asked.dtype)
+    params = jax.jit(lambda: bj.init_params(config, jax.random.key(0)))()
+    if asked.dtype == "bfloat16":  # theirs are too
+        params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
+    encode = jax.jit(lambda inputs: bj.encode(params, inputs, config, execution=execution)[:2])
+    found = {"size": asked.size, "length": asked.length}
+    for rows in (asked.batch_size, 1):
+        shape = (rows, asked.length)
+        ids = np.random.default_rng(0).integers(1000, VOCABULARY, shape).astype(np.int32)
+        inputs = {"input_ids": jnp.asarray(ids)}
+        sides = {
+            "bertjax": lambda inputs=inputs: jax.block_until_ready(encode(inputs)),
+            "best": forward_side(asked, ids),
+        }
+        found[f"{rows}x{asked.length}"] = compared(in_turn(asked.rounds, sides))
+    return found
+
+
+def finetuning(asked):
+    """Classification."""
+    from bertjax.interop.huggingface import from_pretrained
+    from bertjax.runs.finetune import FinetuneConfig
+    from bertjax.runs.read_task import read_task
+    from bertjax.runs.seeds import SeedTrainer
+
+    sys.path.insert(0, str(ROOT / "tests/parity"))
+    from finetuning import minilm
+
+    directory, data = minilm(), Path(os.environ["BERTJAX_TEST_DATA"]) / "sst2"
+    model = from_pretrained(str(directory))
+
+    def our_side(room, grouped):
+        config = FinetuneConfig(
+            model=str(directory),
+            train=str(data / "train.tsv"),
+            dev=str(data / "dev.tsv"),
+            workdir=f"{room}/{grouped}",
+            column_names=("text", "label"),
+            batch_size=asked.batch_size,
+            group_by_length=grouped,
+            execution=bj.Execution(dtype=asked.dtype),
+        )
+        task = read_task(config, model, lambda line: None)
+        trainer = SeedTrainer(config, model, task, lambda line: None, progress=False)
+        plan = trainer.plan(trainer.settings[0])
+        held = {"state": trainer.programs.make_state(trainer.initial(0)), "step": 0}
+
+        def run():
+            batch = trainer.batch(0, plan, held["step"])
+            held["state"], metrics = trainer.programs.train_step(held["state"], batch)
+            metrics["loss"].block_until_ready()
+            held["step"] += 1
+            return int(batch["attention_mask"].sum())
+
+        return run, task.train
+
+    with tempfile.TemporaryDirectory(prefix="bertjax-finetuning-") as room:
+        grouped, train = our_side(room, True)
+        plain, _ = our_side(room, False)
+        rows = [ids.tolist() for ids in train.input_ids]
+        random = np.random.default_rng(0).permutation(len(rows)).tolist()
+        generator = torch.Generator().manual_seed(0)
+        lengths = [len(row) for row in rows]
+        sampler = LengthGroupedSampler(asked.batch_size, lengths=lengths, generator=generator)
+        # Its steps go from long to short: taken as they come, the first would be the longest.
+        whole = np.array(list(sampler)[: len(rows) // asked.batch_size * asked.batch_size])
+        steps = np.random.default_rng(0).permutation(whole.reshape(-1, asked.batch_size))
+
+        def side(order, **options):
+            cycled = itertools.cycle(order)
+            return finetuning_side(asked, directory, rows, train.labels, order=cycled, **options)
+
+        sides = {
+            "bertjax": plain,
+            "bertjax_grouped": grouped,
+            "padded_to_128": side(random, width=128),
+            "padded_to_longest": side(random),
+            "grouped": side(steps.reshape(-1).tolist()),
+        }
+        return real_tokens(asked, sides)
+
+
+def real_tokens(asked, sides):
+    """Tokens a second of every side, some steps of each in turn; all their programs compiled."""
+    for run in sides.values():
+        for _ in range(asked.steps):
+            run()
+    rates = {name: [] for name in sides}
+    for _ in range(asked.rounds):
+        for name, run in sides.items():
+            started = time.perf_counter()
+            tokens = sum(run() for _ in range(asked.steps))
+            rates[name].append(tokens / (time.perf_counter() - started))
+    ratio = {}
+    for ours, theirs in itertools.product(("bertjax", "bertjax_grouped"), list(sides)[2:]):
+        pairs = zip(rates[ours], rates[theirs], strict=True)
+        ratio[f"{ours} / {theirs}"] = round(statistics.median(a / b for a, b in pairs), 3)
+    medians = {name: round(statistics.median(found)) for name, found in rates.items()}
+    return {"steps": asked.steps, "tokens_per_second": medians, "ratio": ratio}
+
+
+# What is measured -------------------------------------------------------------------------------
+
+
+def in_turn(rounds, sides):
+    """{name: seconds of every round}, after two of each that are not counted."""
+    seconds = {name: [] for name in sides}
+    for number in range(rounds + 2):
+        for name, run in sides.items():
+            started = time.perf_counter()
+            last = run()
+            if number >= 2:
+                seconds[name].append(time.perf_counter() - started)
+            elif isinstance(last, float):
+                assert math.isfinite(last), name
+    return seconds
+
+
+def compared(seconds):
+    """Medians, and the ratios of the others to bertjax."""
+    others = [name for name in seconds if name != "bertjax" and "product" not in name]
+    ratio = {}
+    for name in others:
+        pairs = zip(seconds[name], seconds["bertjax"], strict=True)
+        ratio[f"{name} / bertjax"] = round(statistics.median(a / b for a, b in pairs), 3)
+    medians = {name: round(statistics.median(times), 5) for name, times in seconds.items()}
+    return {"seconds": medians, "ratio": ratio}
+
+
+PARTS = {"step": step, "forward": forward, "finetuning": finetuning}
+
+
+def main():
+    """Measures a part, prints it and adds it to the results."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--part", choices=PARTS, required=True)
+    parser.add_argument("--size", default="base", help="of step and forward")
+    parser.add_argument("--batch-size", type=int, help="left out: 16; for finetuning 32")
+    parser.add_argument("--length", type=int, default=128, help="of step and forward")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=24, help="of a round, for finetuning")
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    asked = parser.parse_args()
+    asked.batch_size = asked.batch_size or (32 if asked.part == "finetuning" else 16)
+    if asked.part == "finetuning" and "BERTJAX_TEST_DATA" not in os.environ:
+        parser.error("set BERTJAX_TEST_DATA to the directory with sst2/train.tsv")
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    transformers.logging.set_verbosity_error()
+    command = shlex.join(["python", "benchmarks/huggingface.py", *sys.argv[1:]])
+    facts = {
+        "command": command,
+        "device": torch.cuda.get_device_name() if GPU == "cuda" else "cpu",
+        **machine("jax", "torch", "transformers"),
+        "dtype": asked.dtype,
+        "batch_size": asked.batch_size,
+        **PARTS[asked.part](asked),
+    }
+    keep(asked.output, f"{asked.part}, {asked.dtype}, jax {jax.__version__}", facts)
+    print(json.dumps(facts))
+
+
+if __name__ == "__main__":
+    main()
