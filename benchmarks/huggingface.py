@@ -152,7 +152,8 @@ def finetuning_side(asked, directory, rows, labels, *, order, width=None):
         batch = tokenizer.pad(
             {"input_ids": [rows[at] for at in chosen]}, return_tensors="pt", **how
         )
-        step({**batch, "labels": torch.tensor(labels[chosen])}.copy())
+        batch["labels"] = torch.tensor(labels[chosen]).long()
+        step({name: tensor.to(GPU) for name, tensor in batch.items()})
         return sum(len(rows[at]) for at in chosen)
 
     return run
@@ -182,7 +183,7 @@ def step(asked):
         held["state"], metrics = program.step(held["state"], ours)
         return float(metrics["loss"])
 
-    product, operations = matmul_rate()
+    product, operations = matmul_rate(asked.dtype)
     sides = {
         "bertjax": run,
         "eager": pretraining_side(asked, batch, attention="eager"),
@@ -190,9 +191,9 @@ def step(asked):
         "best": pretraining_side(asked, batch, attention="sdpa", best=True),
         "jax_product": lambda: [product() for _ in range(8)][-1].block_until_ready(),
     }
-    if asked.dtype == "float32":
-        a, b = torch.ones(2048, 1024), torch.ones(1024, 1024)
-        sides["torch_product"] = lambda: [a @ b for _ in range(8)][-1]
+    a, b = torch.ones(2048, 1024), torch.ones(1024, 1024)
+    a, b = (matrix.to(GPU, getattr(torch, asked.dtype)) for matrix in (a, b))
+    sides["torch_product"] = lambda: [a @ b for _ in range(8)][-1][0, 0].item()
     seconds = in_turn(asked.rounds, sides)
     products = products_of(program.model, asked.batch_size, asked.length, predictions)
     flops = training_flops(sum(2 * m * k * n * count for m, k, n, count in products))
@@ -290,9 +291,10 @@ def finetuning(asked):
 
 
 def real_tokens(asked, sides):
-    """Tokens a second of every side, some steps of each in turn; all their programs compiled."""
+    """Tokens a second of every side, some steps of each in turn; more of them come before, in which
+    the programs of the widths are compiled."""
     for run in sides.values():
-        for _ in range(asked.steps):
+        for _ in range(2 * asked.steps):
             run()
     rates = {name: [] for name in sides}
     for _ in range(asked.rounds):
@@ -367,7 +369,10 @@ def main():
         "batch_size": asked.batch_size,
         **PARTS[asked.part](asked),
     }
-    keep(asked.output, f"{asked.part}, {asked.dtype}, jax {jax.__version__}", facts)
+    named = [asked.part, asked.dtype, f"jax {jax.__version__}", facts["device"]]
+    if asked.part != "finetuning":
+        named.insert(1, f"{asked.size} {asked.batch_size} x {asked.length}")
+    keep(asked.output, ", ".join(named), facts)
     print(json.dumps(facts))
 
 

@@ -55,10 +55,9 @@ def products_of(model, batch_size, length, predictions):
     ]
 
 
-def matmul_rate():
-    """A function that does 2 x 2048 x 1024 x 1024 operations in a few products."""
-    a = jnp.ones((2048, 1024), jnp.float32)
-    b = jnp.ones((1024, 1024), jnp.float32)
+def matmul_rate(dtype):
+    """A function that multiplies two matrices, and how many operations that takes."""
+    a, b = jnp.ones((2048, 1024), dtype), jnp.ones((1024, 1024), dtype)
     product = jax.jit(lambda a, b: a @ b)
     return functools.partial(product, a, b), 2 * 2048 * 1024 * 1024
 
@@ -83,7 +82,7 @@ def main():
         )
         ways[attention] = [program, state, batch]
     model = ways["auto"][0].model
-    product, operations = matmul_rate()
+    product, operations = matmul_rate(asked.dtype)
 
     seconds = {"plain": [], "auto": [], "product": []}
     for number in range(asked.steps + 2):

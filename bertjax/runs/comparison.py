@@ -156,9 +156,10 @@ def _best_so_far(run: Run, kind: str, metric: str, last: tuple[float, float] | N
 
 
 def _best(kind: str, metric: str, values: Sequence[float]) -> float | None:
-    """Of evaluations: losses are better low, and all else (accuracies, F1, correlations) high."""
+    """Of evaluations: losses are better low, and all else (accuracies, F1, correlations) high; a
+    threshold is neither."""
     finite = [value for value in values if math.isfinite(value)]
-    if kind != "eval" or not finite:
+    if kind != "eval" or not finite or metric.endswith("_threshold"):
         return None
     return min(finite) if "loss" in metric else max(finite)
 

@@ -203,6 +203,11 @@ def _read_run(path: epath.Path, *, with_moments: bool) -> _Source:
         params, meta = checkpoints.restore_params()
         shape = BertConfig.from_dict(meta["identity"]["model"], where=str(path))
         tokenizer = load_tokenizer(path / "tokenizer")
+        if tokenizer.sha256 != meta["identity"]["tokenizer"]:
+            raise UserError(
+                f"{path}/tokenizer: not the vocabulary that the run was trained with: put a copy "
+                "of that one back."
+            )
         model = Pretrained(shape, params, tokenizer, {"kind": kind_of_parts(params)})
         if not with_moments:
             return _Source(model, meta["step"], has_moments=True, notes=tuple(notes))

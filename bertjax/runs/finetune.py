@@ -173,6 +173,8 @@ class FinetuneConfig:
             raise UserError("lora.rank needs a trained encoder: leave out from_scratch.")
         if self.multi_label and self.regression:
             raise UserError("regression is of numbers and multi_label of labels: give one of them.")
+        if isinstance(self.class_weights, str):
+            refuse_unknown("class_weights", self.class_weights, ("balanced",))
         if self.class_weights is not None and (self.regression or self.multi_label):
             raise UserError("class_weights are of labels, one of them a text: leave them out.")
         self._check_windows()
@@ -345,6 +347,8 @@ def finetune(
     from bertjax.runs.read_task import read_task
     from bertjax.runs.seeds import SeedTrainer
 
+    if jax.process_index():  # one of several tells and writes
+        log = _silent
     model = from_pretrained(config.model) if model is None else model
     model.tokenizer.files(export=True)  # what the export would refuse after the last step
     task = read_task(config, model, log)
@@ -371,6 +375,10 @@ def finetune(
             results.append(trainer.train(seed, setting))
         export = trainer.export()
     return _result(trainer, setting, tried, results, export)
+
+
+def _silent(line: str) -> None:
+    del line
 
 
 def _result(

@@ -36,7 +36,7 @@ from bertjax.runs.pretrain_scores import (
     verdict,
 )
 from bertjax.runs.recipes import PretrainConfig
-from bertjax.runs.workdir import choose_workdir, write_config
+from bertjax.runs.workdir import CONFIG, choose_workdir, write_config
 from bertjax.text.tokenizer import Tokenizer, load_tokenizer
 from bertjax.train import parts, sharding
 from bertjax.train.checkpoint import Checkpoints
@@ -127,10 +127,13 @@ def pretrain(
         )
         for phase, own in zip(phases, programs, strict=True)
     ]
+    if config.loop.patience and evaluators[0] is None:
+        raise UserError(
+            "loop.patience goes by held-out examples, and the shards have none: leave it out, or "
+            "prepare them with --held-out above 0."
+        )
     workdir = choose_workdir(config.workdir, KIND, fresh=config.fresh)
     _announce(config, mesh, program, phases, workdir, log)
-    if not (workdir / "config.json").exists():
-        _write_run(config, tokenizer, workdir)
 
     def init() -> TrainState:
         state = program.init()
@@ -152,6 +155,8 @@ def pretrain(
         keep_best=config.loop.keep_best,
         log=log,
     ) as checkpoints:
+        if not checkpoints.steps() or not (workdir / CONFIG).exists():
+            _write_run(config, tokenizer, workdir)  # also over what a run left that saved nothing
         fitted = fit(
             config.loop,
             workdir=workdir,

@@ -161,7 +161,7 @@ def verdict(step: int, scores: Mapping[str, Any], corpora: Corpora, export: epat
     """The one sentence that a run comes to."""
     sentence = f"Trained {step:,} steps"
     if scores:
-        sentence += f": held-out masked-LM loss {scores['mlm_loss']:.3f} nats"
+        sentence += f": held-out masked-LM loss {_nats(scores['mlm_loss'])}"
         sentence += f" ({_beside_loss(scores, corpora)})"
         if (task := corpora.manifest.objective) != "mlm":
             what = "next-sentence" if task == "nsp" else "sentence-order"
@@ -169,6 +169,10 @@ def verdict(step: int, scores: Mapping[str, Any], corpora: Corpora, export: epat
             if len(corpora.names) == 1:
                 sentence += f" (majority {corpora.manifest.nsp_majority:.1%})"
     return f"{sentence}. The model is in {export}."
+
+
+def _nats(loss: float | None) -> str:
+    return "not finite" if loss is None else f"{loss:.3f} nats"  # None: how a record says NaN
 
 
 def _beside_loss(scores: Mapping[str, Any], corpora: Corpora) -> str:

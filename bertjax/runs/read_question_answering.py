@@ -53,6 +53,9 @@ def read_question_answering(config: "FinetuneConfig", model: Pretrained, log: "L
         scores=functools.partial(
             question_answering.scores, max_answer_length=options.max_answer_length
         ),
+        test_scores=functools.partial(
+            question_answering.test_scores, max_answer_length=options.max_answer_length
+        ),
         identity={
             "objective": "question_answering",
             "question_answering": dataclasses.asdict(options),

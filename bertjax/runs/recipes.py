@@ -180,6 +180,11 @@ class PretrainConfig:
             )
         if not 0 <= self.seed < 1 << 31:
             raise UserError(f"seed is {self.seed}: give a whole number from 0 to 2147483647.")
+        if self.second.data and self.loop.patience:
+            raise UserError(
+                "loop.patience may end a run before its second phase: leave out loop.patience or "
+                "second.data."
+            )
         after, steps = self.second.after_steps, self.loop.train_steps
         if after is not None and after >= steps:
             raise UserError(

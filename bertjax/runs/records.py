@@ -7,10 +7,11 @@ from typing import Any
 from etils import epath
 
 from bertjax.errors import UserError
+from bertjax.runs.workdir import CONFIG
 
 Record = dict[str, Any]
 
-METRICS, CONFIG, DEMO = "metrics.jsonl", "config.json", "report/story.json"
+METRICS, DEMO = "metrics.jsonl", "report/story.json"
 KINDS = {"eval": "held out", "train": "training"}
 """Kinds of records, and what people call them."""
 

@@ -11,7 +11,8 @@ from bertjax.errors import UserError
 from bertjax.places import writing
 from bertjax.runs import comparison, frequency, page
 from bertjax.runs.page import Bar, Line
-from bertjax.runs.records import CONFIG, KINDS, metric_names, points_of, read_records, run_files
+from bertjax.runs.records import KINDS, metric_names, points_of, read_records, run_files
+from bertjax.runs.workdir import CONFIG
 
 Log = Callable[[str], None]
 

@@ -70,6 +70,7 @@ class SeedTrainer:
         self.mesh = sharding.make_mesh(config.mesh)
         self.settings = grid.settings(config)
         sizes = {setting.batch_size for setting in self.settings}
+        epochs = {setting.epochs for setting in self.settings}
         ways = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
         for size in sizes:
             if size % ways:
@@ -105,6 +106,8 @@ class SeedTrainer:
         self.best: tuple[dict[str, float], Any] | None = None  # metrics and parameters
         rates = {setting.learning_rate for setting in self.settings}
         self.identity = self._identity(_only(rates), _only(sizes))
+        if len(epochs) > 1:
+            self.identity["epochs"] = _only(epochs)
         self.workdir = choose_workdir(
             config.workdir, KIND, fresh=config.fresh, identity=self.identity
         )
@@ -171,22 +174,26 @@ class SeedTrainer:
                 evaluate=evaluate,
                 checkpoints=checkpoints,
                 meta=self._meta(seed, setting),
-                telemetry=self._telemetry(workdir, setting),
+                telemetry=self._telemetry(workdir, plan),
                 # Without it no evaluation saves: a tiny run's time is not spent on checkpoints.
                 best_metric=self.task.metric if self._dev_rows_choose else None,
-                tokens_per_step=round(setting.batch_size * float(self.lengths.mean())),
+                tokens_per_step=round(self.lengths.sum() / plan.epoch_steps),
             )
             if result.stopped:
                 raise Stopped("stopped in training")
             params, scores = result.state.averaged_params(), dict(latest)
             if select_best and result.best is not None:
                 target = abstract(params)
-                params = checkpoints.restore_params(target, which="best").state
+                params = checkpoints.restore_params(target, which=result.best["step"]).state
                 scores = result.best["metrics"]
         params = self._whole(params)
         # Nothing was evaluated if the run was complete already.
         scores = scores or self._scores(params, self.task.dev) or {}
-        test = self._scores(params, self.task.test) if self.task.test else None
+        test = None
+        if self.task.test:
+            of_test = self.task.test_scores
+            score = functools.partial(of_test, scores) if of_test else None
+            test = self._scores(params, self.task.test, score=score)
         self._keep(scores, params)
         return SeedResult(seed, *setting, scores, test, str(workdir))
 
@@ -242,12 +249,11 @@ class SeedTrainer:
         batch: dict[str, Any] = sharding.make_global_batch(
             self.mesh, size, lambda rows: train.batch(indices[rows], width)
         )
-        whole = sharding.replicated(self.mesh)
         schedule = np.array([plan.setting.learning_rate, plan.warmup, plan.steps], np.float32)
         if self.base:
             batch["base"] = self.base
-        batch["seed"] = jax.device_put(np.int32(seed), whole)
-        batch["schedule"] = jax.device_put(schedule, whole)
+        batch["seed"] = sharding.place_everywhere(self.mesh, np.int32(seed))
+        batch["schedule"] = sharding.place_everywhere(self.mesh, schedule)
         return batch
 
     def _epoch_batches(self, seed: int, epoch: int, size: int) -> np.ndarray:
@@ -260,8 +266,10 @@ class SeedTrainer:
         params: Any,
         examples: Examples,
         should_stop: Callable[[], bool] = lambda: False,
+        score: Callable[..., dict[str, float]] | None = None,
     ) -> dict[str, float] | None:
-        """Metrics over all examples; None if a signal came in between."""
+        """Metrics over all examples, by the task's scores or others; None if a signal came in
+        between."""
         outputs = []
         for each in inference.output_batches(
             params,
@@ -276,7 +284,7 @@ class SeedTrainer:
             if should_stop():
                 return None
             outputs.append(each)
-        return self.task.scores(examples, outputs)
+        return (score or self.task.scores)(examples, outputs)
 
     @property
     def _dev_rows_choose(self) -> bool:
@@ -321,7 +329,7 @@ class SeedTrainer:
             "explain": {"train_steps": "the learning rate follows the new schedule from here on"},
         }
 
-    def _telemetry(self, workdir: epath.Path, setting: Setting) -> Telemetry:
+    def _telemetry(self, workdir: epath.Path, plan: Plan) -> Telemetry:
         rate = Field("learning_rate", "lr", ".1e", last=True)
         right = [Field("accuracy"), Field("exact_match", "exact")]
         train = [Field("loss"), *right, rate, Field("grad_norm", "grad", ".2f")]
@@ -337,15 +345,15 @@ class SeedTrainer:
             progress=self.progress,
             trackers=make_trackers(self.config.telemetry, workdir, dataclasses.asdict(self.config)),
             profiler=make_profiler(self.config.telemetry, workdir),
-            work=self._work(setting.batch_size),
+            work=self._work(len(self.task.train) / plan.epoch_steps),
         )
 
-    def _work(self, batch_size: int) -> Work:
-        """A step's FLOPs, as if every row were as wide as its tokens are many."""
+    def _work(self, rows_per_step: float) -> Work:
+        """A step's FLOPs on average, as if every row were as wide as its tokens are many."""
         shape, head = self.model.config, self.task.head
         lengths, rows = np.unique(self.lengths, return_counts=True)
         each = [task_flops(shape, head.kind, head.outputs, int(length)) for length in lengths]
-        flops = batch_size * training_flops(float(np.average(each, weights=rows)))
+        flops = rows_per_step * training_flops(float(np.average(each, weights=rows)))
         kind = self.mesh.devices.flat[0].device_kind
         return work_of(flops, kind, self.mesh.size, self.config.execution.dtype)
 

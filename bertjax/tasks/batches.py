@@ -72,8 +72,8 @@ def epoch_order(seed: int, epoch: int, rows: int) -> np.ndarray:
 def epoch_batches(
     seed: int, epoch: int, lengths: np.ndarray, batch_size: int, *, grouped: bool = False
 ) -> np.ndarray:
-    """int64 [steps, batch_size]: the rows of an epoch's steps, every row once; -1 fills the last of
-    them. Pure in its arguments.
+    """int64 [steps, batch_size]: the rows of an epoch's steps, every row once; -1 fills the last
+    step, which comes anywhere if `grouped`. Pure in its arguments.
 
     Args:
         seed: of the run.

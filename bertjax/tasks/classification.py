@@ -185,7 +185,7 @@ def label_weights(
     if weights == "balanced":
         counts = np.bincount(ids, minlength=len(labels))
         return (len(ids) / (len(labels) * counts)).astype(np.float32)
-    assert not isinstance(weights, str)
+    assert not isinstance(weights, str), weights
     if not weights:
         raise UserError("class_weights is empty: give labels with their weights, or leave it out.")
     known = ", ".join(labels[:12]) + (", ..." if len(labels) > 12 else "")

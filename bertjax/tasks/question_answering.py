@@ -1,7 +1,7 @@
 """Answers as spans of a document (SQuAD), out of the logits of its windows; their metrics."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -137,6 +137,15 @@ def scores(
             best, threshold = squad_metric.best_threshold(column, differences, has_answer)
             result |= {f"best_{name}": best, f"best_{name}_threshold": threshold}
     return result
+
+
+def test_scores(
+    dev: Mapping[str, float], windows: Windows, outputs: Outputs, *, max_answer_length: int
+) -> dict[str, float]:
+    """The metrics at the null threshold that was the best one on the dev questions."""
+    threshold = dev.get("best_f1_threshold", 0.0)
+    found = scores(windows, outputs, max_answer_length=max_answer_length, null_threshold=threshold)
+    return {name: value for name, value in found.items() if not name.startswith("best_")}
 
 
 def _predict(

@@ -91,6 +91,14 @@ class Task:
     predicting has to know."""
     labels: tuple[str, ...] = ()
     """Names of the outputs, where they have names."""
+    test_scores: (
+        Callable[
+            [Mapping[str, float], Any, Iterable[tuple[np.ndarray, np.ndarray]]], dict[str, float]
+        ]
+        | None
+    ) = None
+    """As `scores`, for the test rows, of which nothing may be chosen: after a seed's metrics on the
+    dev rows, which may decide something. None: `scores`."""
     chance: Chance | None = None
     """What to compare the main metric with."""
     shown: tuple[str, ...] = ("loss",)

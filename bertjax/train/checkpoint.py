@@ -67,6 +67,8 @@ class Checkpoints:
         self.directory = epath.Path(directory)
         self.best_mode = best_mode
         self._keep_last, self._keep_best = keep_last, keep_best
+        self.ranked_after = 0
+        """Only later steps compete for keep_best: those of another phase are no rivals."""
         self._read_only, self._log = read_only, log
         self._pending: tuple[int, float | None] | None = None
         self._storage = Storage(self.directory, read_only=read_only)
@@ -95,7 +97,8 @@ class Checkpoints:
     def _ranked(self) -> list[int]:
         sign = 1 if self.best_mode == "min" else -1
         # Of equal scores the earlier step is the better one: it took less to get there.
-        scored = [(sign * score, s) for s in self._good if (score := self._scores[s]) is not None]
+        rivals = (step for step in self._good if step > self.ranked_after)
+        scored = [(sign * score, s) for s in rivals if (score := self._scores[s]) is not None]
         return [step for _, step in sorted(scored)]
 
     def _scan(self) -> None:

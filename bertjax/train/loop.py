@@ -16,7 +16,7 @@ from etils import epath
 
 from bertjax.errors import UserError
 from bertjax.train.identity import UNDECIDED, changes, refuse_another_run
-from bertjax.train.phases import Phase, phase_of
+from bertjax.train.phases import Phase, phase_start
 from bertjax.train.stopping import stop_requests
 from bertjax.train.telemetry import Telemetry
 
@@ -305,10 +305,12 @@ class _Run:
         metrics = {name: float(value) for name, value in metrics.items()}
         self.evaluated = step
         value = metrics.get(self.best_metric) if self.best_metric else None
-        is_best = value is not None and self._better(step, value)
+        # In a row of bad steps nothing is saved (`_save`), and what is not saved is not the best.
+        judged = self.bad_steps == 0 or step == self.config.train_steps
+        is_best = judged and value is not None and self._better(step, value)
         if is_best:
             self.best = {"step": step, "value": value, "metrics": metrics}
-        self.no_better = 0 if is_best else self.no_better + 1
+        self.no_better = 0 if is_best else self.no_better + judged
         seconds = time.monotonic() - started
         self.telemetry.evaluated(step, metrics, seconds=seconds, best="best" if is_best else "")
         return True, value, is_best
@@ -316,8 +318,7 @@ class _Run:
     def _better(self, step: int, value: float) -> bool:
         if not math.isfinite(value):
             return False
-        phase = phase_of(self.phases, step)
-        if self.best is None or phase_of(self.phases, self.best["step"]) != phase:
+        if self.best is None or self.best["step"] <= phase_start(self.phases, step):
             return True
         best = self.best["value"]
         return value < best if self.checkpoints.best_mode == "min" else value > best
@@ -332,11 +333,11 @@ class _Run:
         if self.owed:
             return
         self.telemetry.flush()
+        self.checkpoints.ranked_after = phase_start(self.phases, step)
         kept = {"identity": self._identity(step), "facts": self.meta["facts"]}
         self.checkpoints.save(state, {**kept, "loop": self._memory()}, value)
 
     def _identity(self, step: int) -> Mapping[str, Any]:
-        """Of a checkpoint of this step."""
         identity = self.meta["identity"]
         return identity if isinstance(identity, Mapping) else identity(step)
 
@@ -378,6 +379,7 @@ class _Run:
             self.config.train_steps,
             log_every=self.config.log_every,
             phases=self.phases,
+            evaluated=self.evaluated,
             window=memory.get("window"),
             quiet=jax.process_index() != 0,
         )

@@ -39,6 +39,9 @@ class LoraConfig:
     that of the feed-forward."""
 
     def __post_init__(self) -> None:
+        # A recipe may say one name, or a list, which no cache of programs takes.
+        layers = (self.layers,) if isinstance(self.layers, str) else tuple(self.layers)
+        object.__setattr__(self, "layers", layers)
         if self.rank < 0:
             raise UserError(f"lora.rank is {self.rank}: give at least 1, or 0 for no adapters.")
         if not 0 < self.alpha < math.inf:

@@ -7,6 +7,7 @@ whole, padding included; rows of fine-tuning count their own tokens alone, thoug
 What is computed again to save memory, the optimizer, and evaluations do not count.
 """
 
+import re
 from typing import NamedTuple
 
 _TERA = 10**12
@@ -51,7 +52,7 @@ def peak_flops(device_kind: str, dtype: str) -> float | None:
         device_kind: as `jax.Device` has it.
         dtype: of the matrix products, "bfloat16" or "float32".
     """
-    words = device_kind.split()
+    words = re.split(r"[ -]", device_kind)  # e.g. NVIDIA A100-SXM4-80GB
     for peak in _PEAKS:  # the first that fits: longer names come before what they contain
         own = peak.kind.split()
         starts = range(len(words) - len(own) + 1)

@@ -28,6 +28,11 @@ def phase_of(phases: Sequence[Phase], step: int) -> Phase:
     return next((phase for phase in phases if step <= phase.end), phases[-1])
 
 
+def phase_start(phases: Sequence[Phase], step: int) -> int:
+    """How many steps come before the phase that a step is of."""
+    return max((phase.end for phase in phases if phase.end < step), default=0)
+
+
 def tokens_between(phases: Sequence[Phase], start: int, stop: int) -> int:
     """Tokens of the steps after `start` up to `stop`; where none are known, the steps."""
     tokens, begin = 0, 0

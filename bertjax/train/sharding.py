@@ -156,6 +156,13 @@ def on_host(mesh: Mesh, tree: Any) -> Any:
     return jax.tree.map(np.asarray, whole)
 
 
+def place_everywhere(mesh: Mesh, value: np.ndarray | np.generic) -> jax.Array:
+    """The value on every device, the same in all processes. Unlike `jax.device_put`, which compares
+    it between processes by a program of its own, this may be called from any thread."""
+    array = np.asarray(value)
+    return jax.make_array_from_callback(array.shape, replicated(mesh), lambda index: array[index])
+
+
 def make_global_batch(
     mesh: Mesh, batch_size: int, read_rows: Callable[[np.ndarray], dict[str, np.ndarray]]
 ) -> dict[str, jax.Array]:

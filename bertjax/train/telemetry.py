@@ -111,6 +111,7 @@ class Telemetry:
         log_every: int,
         tokens_per_step: int = 0,
         phases: Sequence[Phase] = (),
+        evaluated: int | None = None,
         window: Mapping[str, Any] | None = None,
         quiet: bool = False,
     ) -> None:
@@ -123,6 +124,8 @@ class Telemetry:
             tokens_per_step: for the tokens/s.
             phases: of a run that has several, in their order; they have their own tokens. The last
                 step of each has a line and a record, so that none is of two phases.
+            evaluated: the last step whose evaluation is known, which may be an earlier one than
+                `step`; None: all that are written down.
             window: what `window` returned when this step was saved.
             quiet: writes nothing: for all processes but the first.
         """
@@ -132,7 +135,7 @@ class Telemetry:
         self._window = _Window(**(window or {}))
         self._started: float | None = None  # the first step compiles: time runs from its end
         self._first = self._done = step
-        self._read(step)
+        self._read(step, step if evaluated is None else evaluated)
         for record in self.history:
             self._watch(record)  # what it has to say was said then
         for tracker in () if quiet else self._trackers:
@@ -337,8 +340,9 @@ class Telemetry:
         # An object of an object store is written whole, so only at saves and at the end.
         return places.is_local(self.path)
 
-    def _read(self, step: int) -> None:
-        """Takes up the records up to a step; a last line cut short by a kill is dropped."""
+    def _read(self, step: int, evaluated: int) -> None:
+        """Takes up the records up to a step, of evaluations up to another; a last line cut short by
+        a kill is dropped."""
         self.history = []
         if not self._quiet:
             with places.writing(self.path):
@@ -351,7 +355,10 @@ class Telemetry:
                 record = json.loads(line)
             except ValueError:
                 continue
-            if isinstance(record, dict) and record.get("step", math.inf) <= step:
+            if not isinstance(record, dict):
+                continue
+            known = evaluated if record.get("kind") == "eval" else step
+            if record.get("step", math.inf) <= known:
                 self.history.append(record)
         if len(self.history) < len(lines) and not self._quiet:
             self._rewrite()
