@@ -10,11 +10,12 @@ from etils import epath
 
 from bertjax.errors import UserError
 
-# No room (disk, quota, size of a file), no permission, or a file where a directory would be.
+# No room (disk, quota, size of a file), no permission, or a file where a directory would be, and
+# the other way round.
 _NOT_WRITABLE = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
     *(errno.EACCES, errno.EPERM, errno.EROFS),
-    *(errno.EEXIST, errno.ENOTDIR),
+    *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR),
 )
 _NOT_READABLE = (errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR)
 

@@ -40,10 +40,12 @@ def check_axes(config: "FinetuneConfig") -> None:
         values = getattr(config, name)
         if values is None:
             continue
-        if not values or len(set(values)) < len(values):
+        # As directories and tables show them: 1e-5 and 1.0000001e-5 would be one.
+        shown = {f"{value:g}" for value in values}
+        if not values or len(shown) < len(values):
             raise UserError(
-                f"{name} is {tuple(values)}: give at least one to try, and each only once, or "
-                "leave it out."
+                f"{name} is {tuple(values)}: give at least one to try, and each only once (to "
+                "six digits), or leave it out."
             )
         if not all(0 < value < float("inf") for value in values):
             raise UserError(f"{name} are {tuple(values)}: give numbers above 0.")

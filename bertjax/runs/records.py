@@ -41,9 +41,10 @@ def run_files(directory: epath.Path) -> list[tuple[str, epath.Path]]:
 
 
 def read_records(path: epath.Path) -> list[Record]:
-    """The records of a metrics.jsonl; a last line that a sudden end cut short is left out."""
+    """The records of a metrics.jsonl; what is damaged, as a last line that a sudden end cut short,
+    is left out."""
     records = []
-    for line in path.read_text().splitlines():
+    for line in path.read_bytes().decode(errors="replace").splitlines():
         try:
             record = json.loads(line)
         except ValueError:
@@ -54,14 +55,16 @@ def read_records(path: epath.Path) -> list[Record]:
 
 
 def read_settings(directory: epath.Path) -> dict[str, Any]:
-    """config.json with its parts' fields named as flags are (`optimizer.learning_rate`); empty
-    where there is none, or it is not JSON."""
+    """config.json with its parts' fields named as flags are (`optimizer.learning_rate`), without
+    the identity that repeats them; empty where there is none, or it is not JSON."""
     path = directory / CONFIG
     try:
         fields = json.loads(path.read_text()) if path.exists() else {}
     except ValueError:
         return {}
-    return dict(_flat(fields)) if isinstance(fields, dict) else {}
+    if not isinstance(fields, dict):
+        return {}
+    return dict(_flat({name: value for name, value in fields.items() if name != "identity"}))
 
 
 def _flat(fields: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:

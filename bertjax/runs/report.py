@@ -7,6 +7,7 @@ from typing import Any
 
 from etils import epath
 
+from bertjax.config import read_json_object
 from bertjax.errors import UserError
 from bertjax.places import writing
 from bertjax.runs import comparison, frequency, page
@@ -47,8 +48,9 @@ def report(
     pages = []
     for directory in named:
         if (directory / REPORT / STORY).exists():
-            numbers = json.loads((directory / REPORT / NUMBERS).read_text())
-            story = json.loads((directory / REPORT / STORY).read_text())
+            numbers, story = (
+                read_json_object(directory / REPORT / name) for name in (NUMBERS, STORY)
+            )
             pages.append(write_demo_report(directory, numbers, story, log))
         else:
             pages.append(_write_run_report(directory, log))
@@ -288,7 +290,7 @@ def _write_run_report(directory: epath.Path, log: Log) -> epath.Path:
         body += ['<div class="pair">', *_run_figures(records), "</div>"]
         write_pngs(target, records, {}, log, prefix="" if len(runs) == 1 else f"{name}-")
     if (directory / CONFIG).exists():
-        text = (directory / CONFIG).read_text()
+        text = (directory / CONFIG).read_bytes().decode(errors="replace")
         body += [page.heading("Settings"), page.commands(text.rstrip().split("\n"))]
     with writing(target):
         (target / PAGE).write_text(page.page(f"bertjax: {directory.name}", body))

@@ -98,9 +98,11 @@ def _read_json(path: epath.Path) -> dict[str, Any]:
         data = json.loads(text)
     except RecursionError:
         raise UserError(f"{path}: the JSON is nested too deeply; give a SQuAD file.") from None
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # JSONDecodeError, or a number of thousands of digits
+        line = f":{error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else error
         raise UserError(
-            f"{path}:{error.lineno}: not JSON ({error.msg}); give a file in the format of SQuAD."
+            f"{path}{line}: not JSON ({reason}); give a file in the format of SQuAD."
         ) from None
     if not isinstance(data, dict) or "data" not in data:
         raise UserError(

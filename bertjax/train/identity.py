@@ -88,3 +88,16 @@ def _show(value: Any) -> str:
         return f"{value:,}"
     text = value if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def refuse_fewer_steps(step: int, train_steps: int, workdir: object) -> None:
+    """Refuses to call what was trained for longer the result of so many steps.
+
+    Raises:
+        UserError: the run is beyond train_steps.
+    """
+    if step > train_steps:
+        raise UserError(
+            f"{workdir}: holds a run at step {step:,}, beyond the {train_steps:,} steps of this "
+            "command: ask for more steps or epochs, or start beside it with --fresh."
+        )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from etils import epath
 
 from bertjax.errors import UserError
-from bertjax.train.identity import UNDECIDED, changes, refuse_another_run
+from bertjax.train.identity import UNDECIDED, changes, refuse_another_run, refuse_fewer_steps
 from bertjax.train.phases import Phase, phase_start
 from bertjax.train.stopping import stop_requests
 from bertjax.train.telemetry import Telemetry
@@ -253,9 +253,8 @@ class _Run:
     def _evaluation_due(self, step: int) -> bool:
         if self.evaluate is None:
             return False
-        every = self.config.eval_every
-        last = step == self.config.train_steps or step in self.ends
-        return last or (every > 0 and step % every == 0)
+        every, ends = self.config.eval_every, {self.config.train_steps, *self.ends}
+        return step in ends or (every > 0 and step % every == 0)
 
     def _settle(self) -> None:
         """Fetches the metrics that are pending: counts, tells, and gives up on a run gone bad."""
@@ -395,6 +394,7 @@ class _Run:
             names = ", ".join(name for name in undecided if name in self._identity(step))
             self.telemetry.say(f"{line}; taken from this command and held from now on: {names}.")
             return state, step
+        refuse_fewer_steps(step, self.config.train_steps, self.workdir)
         changed = changes(restored.meta["facts"], self.meta["facts"], self.meta["explain"])
         complete = step >= self.config.train_steps or self._out_of_patience()
         if complete and not changed:

@@ -30,6 +30,7 @@ _PEAKS = (
     _Peak("TPU v4", 275, 275),
     _Peak("TPU v5 lite", 197, 197),
     _Peak("TPU v5e", 197, 197),
+    _Peak("TPU v5p", 459, 459),
     _Peak("TPU v5", 459, 459),
     _Peak("TPU v6 lite", 918, 918),
     _Peak("TPU v6e", 918, 918),

@@ -169,7 +169,8 @@ def make_schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
             f"than the {total_steps} steps of training: make one of them shorter."
         )
     share = schedules.DECAY_SHARE if config.decay_share is None else config.decay_share
-    if config.schedule == "wsd" and warmup > total_steps * (1 - share):
+    before_decay = total_steps * (1 - share) * (1 + 1e-9)  # 1000 * (1 - 0.9) is below 100
+    if config.schedule == "wsd" and warmup > before_decay:
         raise UserError(
             f"warmup_steps {warmup} reach into the decay of wsd, the last {share:.0%} of "
             f"{total_steps} steps: make warmup_steps or decay_share smaller."

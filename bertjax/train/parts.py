@@ -85,6 +85,7 @@ def scale_of(path: str, layer_decay: float, layers: int) -> float:
 def _parts(names: Iterable[str]) -> list[str]:
     """What can be frozen, by the names that a person would type."""
     names = list(names)
-    layers = sorted({int(found[1]) for name in names if (found := _LAYER.search(name))})
+    own = (name for name in names if name.startswith("encoder/"))
+    layers = sorted({int(found[1]) for name in own if (found := _LAYER.search(name))})
     tops = list(dict.fromkeys(name.split("/")[0] for name in names))
     return [*tops, f"layer_{layers[0]}-{layers[-1]}"] if layers else tops

@@ -349,7 +349,7 @@ class Telemetry:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
         if not self.path.exists():
             return
-        lines = self.path.read_text().splitlines()
+        lines = self.path.read_bytes().decode(errors="replace").splitlines()
         for line in lines:
             try:
                 record = json.loads(line)

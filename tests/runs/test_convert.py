@@ -343,6 +343,14 @@ def test_a_run_to_hugging_face(run, continued, tmp_path):
     same(bj.from_pretrained(tmp_path / "unfinished").params, exported.params)
 
 
+def test_a_run_with_another_vocabulary_than_its_checkpoint_is_refused(run, tmp_path, tokens):
+    path = run / "tokenizer" / "vocab.txt"
+    path.write_text("\n".join([*tokens[:-2], tokens[-1], tokens[-2]]) + "\n")
+    said = refusal(ConvertConfig(str(run), str(tmp_path / "hf")))
+    assert f"{run}/tokenizer: not the vocabulary that the run was trained with" in said
+    assert not (tmp_path / "hf").exists()
+
+
 # Nothing overwritten, nothing half-written
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from bertjax.errors import UserError
 from bertjax.interop.huggingface import from_pretrained, save_pretrained
+from bertjax.model.flops import task_flops, training_flops
 from bertjax.runs import finetune_program, predict, seeds
 from bertjax.runs.finetune import FinetuneConfig, finetune
 from bertjax.runs.read_task import read_task
@@ -212,6 +213,25 @@ def test_every_row_is_seen_once_an_epoch_and_padding_weighs_nothing(config, tiny
         assert batch["input_ids"].shape[1] in trainer.buckets
     assert sorted(lengths) == sorted(trainer.lengths.tolist())
     assert weight == 60
+
+
+def test_a_steps_tokens_and_flops_are_of_the_rows_there_are(config, tiny_model, monkeypatch):
+    steps = []
+
+    def fit(*arguments, tokens_per_step, **named):
+        steps.append(tokens_per_step)
+        return loop.fit(*arguments, tokens_per_step=tokens_per_step, **named)
+
+    monkeypatch.setattr(seeds, "fit", fit)
+    config = dataclasses.replace(config, epochs=SHORT, log_every=1)
+    result = finetune(config, quiet, progress=False)
+    lengths = make_trainer(config, tiny_model).lengths.tolist()
+    assert steps == [round(sum(lengths) / 4)]
+    record = next(record for record in read_records(result) if "tokens_per_second" in record)
+    seconds = steps[0] / record["tokens_per_second"]
+    kind = "sequence_classification"
+    forward = sum(task_flops(tiny_model.config, kind, 2, length) for length in lengths) / 4
+    assert record["model_flops_per_second"] * seconds == pytest.approx(training_flops(forward))
 
 
 def test_the_loss_of_a_ragged_batch_ignores_its_padding(config, tiny_model):
@@ -577,6 +597,7 @@ def test_a_refused_run_leaves_everything_as_it_was(config, tmp_path):
     for change, name in (
         ({"batch_size": 8, "seeds": (1,)}, "batch_size"),  # no seed of these was trained before
         ({"learning_rates": (1e-3, 3e-3)}, "optimizer.learning_rate"),
+        ({"epoch_counts": (1, 2)}, r"another epochs \("),
     ):
         with pytest.raises(UserError, match=name):
             finetune(dataclasses.replace(config, **change), quiet, progress=False)
@@ -703,6 +724,7 @@ def test_mistakes_are_told_before_any_training(config, tmp_path, files):
         {"window_logits": "max"},
         {"window_overlap": -1, "long_documents": "windows"},
         {"class_weights": {"a": 2.0}, "regression": True},
+        {"class_weights": "blanced"},
         {"lora": LoraConfig(2), "from_scratch": True},
         {"label_separator": ";"},
         {"label_separator": "", "multi_label": True},

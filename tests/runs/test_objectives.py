@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 
 import bertjax as bj
+from bertjax.data.corpora import Corpora
 from bertjax.data.prepare import PrepareConfig, prepare
 from bertjax.data.shards import read_manifest
 from bertjax.model.heads import TASK_PARTS
 from bertjax.objectives.masking import MaskingConfig
 from bertjax.runs import pretrain as runs
 from bertjax.runs.convert import MODEL, ConvertConfig, convert
+from bertjax.runs.pretrain_scores import verdict
 from bertjax.runs.recipes import ModelConfig, PretrainConfig
 from bertjax.runs.report import report
 from bertjax.train.loop import LoopConfig
@@ -86,6 +88,12 @@ def test_single_sequences_know_no_next_sentence(done):
     (page,) = report([result.workdir], silent)
     text = page.read_text()
     assert "mlm_loss" in text and "nsp" not in text
+
+
+def test_a_loss_that_is_not_finite_is_said(data):
+    said = verdict(2, {"mlm_loss": None}, Corpora.of([data / "mlm"]), data / "export")
+    assert said.startswith("Trained 2 steps: held-out masked-LM loss not finite (unigram entropy ")
+    assert said.endswith(f"The model is in {data / 'export'}.")
 
 
 def test_single_sequences_go_on_and_other_data_are_refused(done, recipe):

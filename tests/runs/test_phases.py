@@ -239,6 +239,12 @@ def test_a_second_phase_that_makes_no_sense(recipe, fields, sentence):
         recipe("run", second=SecondPhase(**fields))
 
 
+def test_patience_that_might_end_a_run_before_its_second_phase_is_refused(recipe):
+    sentence = r"^loop\.patience may end .*: leave out loop\.patience or second\.data\.$"
+    with pytest.raises(bj.UserError, match=sentence):
+        recipe("run", loop=dataclasses.replace(LOOP, patience=2))
+
+
 def test_one_schedule_spans_both_phases_or_each_has_its_own(recipe):
     config = recipe("run", loop=LoopConfig(train_steps=100))
     peak, second = OptimizerConfig(learning_rate=1.0), SecondPhase("x", after_steps=90)

@@ -22,7 +22,7 @@ from bertjax.objectives.masking import MaskingConfig
 from bertjax.runs import pretrain as runs
 from bertjax.runs.pretrain_program import Vocabulary, build
 from bertjax.runs.recipes import ModelConfig, PretrainConfig, StartConfig
-from bertjax.text.tokenizer import TokenizerConfig, train_tokenizer
+from bertjax.text.tokenizer import TokenizerConfig, load_tokenizer, train_tokenizer
 from bertjax.train.loop import LoopConfig
 from bertjax.train.optimizer import OptimizerConfig
 from bertjax.train.sharding import MeshConfig, make_mesh
@@ -347,6 +347,21 @@ def test_the_directory_of_a_fine_tuning_is_refused(recipe, tmp_path):
     assert [path.name for path in run.iterdir()] == ["config.json"]
 
 
+def test_a_run_that_saved_nothing_leaves_nothing_to_the_next(recipe, data, tmp_path):
+    run, seen = tmp_path / "run", []
+    text = (str(data / "text.txt"),)
+    train_tokenizer(TokenizerConfig(text, str(run / "tokenizer"), vocab_size=180), silent)
+    (run / "config.json").write_text('{"kind": "pre-training", "batch_size": 99}')
+
+    def look(step, params):
+        config = json.loads((run / "config.json").read_text())
+        seen.append((step, config["batch_size"], load_tokenizer(run / "tokenizer").sha256))
+
+    short = LoopConfig(train_steps=1, eval_every=0)
+    runs.pretrain(recipe(loop=short), silent, on_evaluate=look)
+    assert seen[0] == (0, 8, read_manifest(data / "shards").tokenizer_sha256)
+
+
 def test_fresh_starts_beside(recipe, tmp_path):
     short = LoopConfig(train_steps=1, eval_every=0)
     for name in ("run", "run-2", "run-3"):
@@ -453,6 +468,16 @@ def test_what_does_not_fit_is_said_before_anything_is_written(recipe, tmp_path, 
 def test_bad_numbers(recipe, fields, sentence):
     with pytest.raises(bj.UserError, match=sentence):
         recipe(**fields)
+
+
+def test_patience_without_held_out_examples_is_refused(recipe, data, tmp_path):
+    text, tokenizer = (str(data / "text.txt"),), str(data / "tokenizer")
+    shards = str(tmp_path / "shards")
+    prepare(PrepareConfig(text, tokenizer, shards, max_seq_length=32, held_out=0), silent)
+    patient = dataclasses.replace(LOOP, patience=1)
+    with pytest.raises(bj.UserError, match=r"loop\.patience goes by held-out examples"):
+        runs.pretrain(recipe(data=shards, loop=patient), silent)
+    assert not (tmp_path / "run").exists()
 
 
 def test_another_tokenizer_than_the_shards_is_refused(recipe, data, tmp_path):

@@ -117,6 +117,15 @@ def test_the_export_says_how_it_answers_and_scores_as_the_run_did(run, files):
     assert {"examples": 10.0, **best.test_metrics} == scores
 
 
+def test_test_questions_are_scored_at_the_threshold_of_the_dev_questions(run, tmp_path):
+    """The dev questions themselves as test questions: what their best threshold gives."""
+    few = dataclasses.replace(run[0], workdir=str(tmp_path), test=run[0].dev, seeds=(0,), epochs=1)
+    (seed,) = finetune(few, quiet, progress=False).seeds
+    assert seed.metrics["f1"] < seed.metrics["best_f1"] == seed.test_metrics["f1"]
+    assert "NoAns_f1" in seed.test_metrics
+    assert not [name for name in seed.test_metrics if name.startswith("best_")]
+
+
 def test_stopped_and_resumed_is_bitwise_the_run_that_was_not(run, tmp_path, monkeypatch):
     config = dataclasses.replace(run[0], seeds=(0,), epochs=1, test=None)
     straight = dataclasses.replace(config, workdir=str(tmp_path / "straight"))

@@ -226,10 +226,10 @@ def test_report_refuses_what_is_no_run(tmp_path):
         report.report([tmp_path], lambda line: None)
 
 
-def write_run(path, losses, settings=None, *, kind="eval"):
+def write_run(path, values, settings=None, *, kind="eval", metric="mlm_loss"):
     path.mkdir(parents=True)
     records = [
-        {"step": 10 * (at + 1), "kind": kind, "mlm_loss": loss} for at, loss in enumerate(losses)
+        {"step": 10 * (at + 1), "kind": kind, metric: value} for at, value in enumerate(values)
     ]
     (path / "metrics.jsonl").write_text("".join(json.dumps(each) + "\n" for each in records))
     if settings is not None:
@@ -273,6 +273,14 @@ def test_last_values_name_the_best_run_and_the_best_evaluation(two_runs):
     source = target.read_text()
     assert ["mlm_loss, held out", "5.5best 5 at 20", "5.75"] in rows_of(source)
     assert "<b>5.5</b>" in source and "<b>5.75</b>" not in source
+
+
+def test_no_threshold_is_the_best(tmp_path):
+    for name, thresholds in (("a", [1.0, -2.0]), ("b", [0.5])):
+        write_run(tmp_path / name, thresholds, metric="best_f1_threshold")
+    *_, target = report.report([tmp_path / "a", tmp_path / "b"], lambda line: None)
+    assert ["best_f1_threshold, held out", "-2", "0.5"] in rows_of(target.read_text())
+    assert "<b>0.5</b>" not in target.read_text()
 
 
 def test_only_settings_that_differ_are_listed(two_runs):

@@ -149,6 +149,16 @@ def test_scores_name_the_threshold_that_would_have_been_best():
     assert again["f1"] == scores["best_f1"] == again["best_f1"]
 
 
+def test_test_questions_are_answered_at_the_threshold_of_the_dev_questions():
+    windows = one(answers=(Answer("b", 1),), has_unanswerable=True)
+    nulls = {"w0_s-1": 5.0, "w1_s-1": 5.0}  # against 4: a difference of 1
+    logits = outputs_of(windows, **nulls, w0_s1=2.0, w0_e1=2.0)
+    for dev, f1 in (({"best_f1_threshold": 1.0, "f1": 50.0}, 100.0), ({"f1": 50.0}, 0.0)):
+        found = qa.test_scores(dev, windows, logits, max_answer_length=5)
+        assert found["f1"] == found["exact"] == f1
+        assert not [name for name in found if name.startswith("best_")]
+
+
 def test_without_unanswerable_questions_there_is_always_an_answer():
     windows = one(answers=(Answer("b", 1),))
     logits = outputs_of(windows, **{"w0_s-1": 30.0, "w1_s-1": 30.0}, w0_s1=2.0, w0_e1=2.0)

@@ -134,6 +134,17 @@ def test_keeps_the_newest_and_the_best(tmp_path):
         assert checkpoints.best_step() == 1
 
 
+def test_steps_that_are_not_ranked_are_no_rivals_of_later_ones(tmp_path):
+    metrics = {1: 0.5, 2: 0.1, 3: 4.0, 4: 1.0, 5: 2.0, 6: 3.0, 7: 5.0}
+    with Checkpoints(tmp_path, keep_last=3, keep_best=1) as checkpoints:
+        save(checkpoints, 1, 2, metrics=metrics)
+        assert checkpoints.best_step() == 2
+        checkpoints.ranked_after = 2
+        save(checkpoints, *range(3, 8), metrics=metrics)
+        assert checkpoints.best_step() == 4
+        assert checkpoints.steps() == [4, 5, 6, 7]
+
+
 def test_keep_last_below_three_is_refused(tmp_path):
     with pytest.raises(UserError, match="at least 3"):
         Checkpoints(tmp_path, keep_last=2)

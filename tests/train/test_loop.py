@@ -15,6 +15,7 @@ import pytest
 from bertjax.errors import UserError
 from bertjax.train.checkpoint import Checkpoints
 from bertjax.train.loop import LoopConfig
+from bertjax.train.phases import Phase
 
 SCRIPT = str(pathlib.Path(__file__).with_name("toy_run.py"))
 
@@ -116,6 +117,20 @@ def test_sigterm_in_an_evaluation_is_caught_up(toy, killing, straight, tmp_path,
     assert same(toy, killing, tmp_path, toy.run(tmp_path), straight)
     again = toy.run(tmp_path, evaluator=lambda *_: pytest.fail("evaluated twice"))
     assert again.already_complete
+
+
+def test_a_crash_after_an_evaluation_that_was_caught_up_leaves_one_record_of_it(
+    toy, killing, straight, tmp_path, monkeypatch
+):
+    def cut_short(state, should_stop):
+        terminate()
+        return toy.evaluate(state, should_stop)
+
+    assert toy.run(tmp_path, evaluator=cut_short).stopped
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power"):
+        patch.setattr(Checkpoints, "amend", lambda *_, **__: crash())
+        toy.run(tmp_path)
+    assert same(toy, killing, tmp_path, toy.run(tmp_path), straight)
 
 
 def test_sigterm_during_a_save(toy, killing, straight, tmp_path, monkeypatch):
@@ -405,6 +420,45 @@ def test_the_best_is_saved_even_between_two_saves(toy, tmp_path):
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["2", "6"]
 
 
+def test_the_best_of_a_phase_is_kept_whatever_an_earlier_one_had(toy, tmp_path):
+    losses = {1: 0.1, 2: 0.2, 3: 0.3, 4: 5.0, 5: 1.0, 6: 4.0, 7: 3.0, 8: 2.0, 9: 2.0}
+    config = LoopConfig(9, eval_every=1, save_every=1)
+    result = toy.run(
+        tmp_path,
+        config,
+        evaluator=lambda state, _: {"loss": losses[int(state.step)]},
+        phases=(Phase(3, 512, "1"), Phase(9, 512, "2")),
+    )
+    assert (result.best["step"], result.best["value"]) == (5, 1.0)
+    with Checkpoints(tmp_path / "checkpoints", read_only=True) as checkpoints:
+        assert checkpoints.steps() == [5, 7, 8, 9]
+
+
+@pytest.mark.parametrize(
+    ("bad", "best", "saved"),
+    [({2, 3}, 4, [1, 4, 5]), ({2, 3, 4, 5}, 5, [1, 5])],
+    ids=["between good steps", "to the last step"],
+)
+def test_an_evaluation_in_a_row_of_bad_steps_is_the_best_only_at_the_end(
+    toy, tmp_path, bad, best, saved
+):
+    losses = {1: 5.0, 2: 1.0, 3: 4.0, 4: 2.0, 5: 3.0}
+    lines = []
+    result = toy.run(
+        tmp_path,
+        LoopConfig(5, eval_every=1, save_every=100),
+        evaluator=lambda state, _: {"loss": losses[int(state.step)]},
+        poison=frozenset(step - 1 for step in bad),
+        log=lines.append,
+    )
+    assert (result.best["step"], result.best["value"]) == (best, losses[best])
+    ends = [line for line in lines if line.startswith("eval at ") and line.endswith("  best")]
+    assert [line.split()[2] for line in ends] == ["1", str(best)]
+    with Checkpoints(tmp_path / "checkpoints", read_only=True) as checkpoints:
+        assert checkpoints.steps() == saved
+        assert checkpoints.best_step() == best
+
+
 # Patience
 
 
@@ -432,6 +486,13 @@ def test_patience_ends_a_run_after_so_many_evaluations_without_a_better_one(
     assert again.already_complete and again.out_of_patience == (end < 9)
     assert toy.digest(again.state) == toy.digest(result.state)
     assert again.best == result.best
+
+
+def test_evaluations_in_a_row_of_bad_steps_cost_no_patience(toy, tmp_path):
+    config = dataclasses.replace(PATIENT, patience=2)
+    poison = frozenset({1, 2})  # of these batches are steps 2 and 3
+    result = toy.run(tmp_path, config, evaluator=lambda *_: {"loss": 1.0}, poison=poison)
+    assert int(result.state.step) == 5 and result.out_of_patience
 
 
 @pytest.mark.parametrize("stops", [(2,), (6, 7, 8)], ids=str)

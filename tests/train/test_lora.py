@@ -115,6 +115,13 @@ def test_layers_are_named_by_the_end_of_their_path(params, layers, count):
     assert len(paths) == count and all(path.endswith(layers) for path in paths)
 
 
+@pytest.mark.parametrize("layers", [["key"], "key"], ids=str)
+def test_layers_of_a_recipe_are_a_tuple(layers):
+    config = LoraConfig(rank=2, layers=layers)
+    assert config == LoraConfig(rank=2, layers=("key",))
+    assert hash(config) == hash(LoraConfig(rank=2, layers=("key",)))
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [

@@ -152,6 +152,22 @@ def test_resuming_drops_what_came_later_and_a_line_cut_short(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["m.jsonl"]
 
 
+def test_an_evaluation_that_is_not_known_is_dropped_and_written_once(tmp_path):
+    path = tmp_path / "m.jsonl"
+    telemetry, _, clock = make(path)
+    telemetry.begin(0, 6, log_every=2)
+    for step in (2, 4):
+        run(telemetry, clock, [step - 1, step])
+        telemetry.evaluated(step, {"mlm_loss": 5.0}, seconds=0.1)
+    telemetry, _, _ = make(path)
+    telemetry.begin(4, 6, log_every=2, evaluated=2)
+    known = [(2, "train"), (2, "eval"), (4, "train")]
+    assert [(record["step"], record["kind"]) for record in telemetry.history] == known
+    telemetry.evaluated(4, {"mlm_loss": 5.0}, seconds=0.1)
+    written = [(record["step"], record["kind"]) for record in records(path)]
+    assert written == [*known, (4, "eval")]
+
+
 def test_a_window_that_was_saved_goes_on_with_the_same_bits(tmp_path):
     losses = [0.1, 0.7, 1e-9, 3.3, 0.2, 0.9]
 

@@ -100,6 +100,7 @@ def run(
     best_mode="min",
     init=make_state,
     profiler=None,
+    phases=(),
     **extra,
 ) -> FitResult:
     """One call of `fit` in a directory, as a command would make it."""
@@ -127,6 +128,7 @@ def run(
             ),
             best_metric="loss",
             tokens_per_step=512,
+            phases=phases,
         )
 
 
