@@ -254,6 +254,9 @@ def finetuning(asked):
         trainer = SeedTrainer(config, model, task, lambda line: None, progress=False)
         plan = trainer.plan(trainer.settings[0])
         held = {"state": trainer.programs.make_state(trainer.initial(0)), "step": 0}
+        batches = (trainer.batch(0, plan, step) for step in range(plan.epoch_steps))
+        for batch in {batch["input_ids"].shape: batch for batch in batches}.values():
+            held["state"], _ = trainer.programs.train_step(held["state"], batch)  # compiles
 
         def run():
             batch = trainer.batch(0, plan, held["step"])
@@ -291,10 +294,9 @@ def finetuning(asked):
 
 
 def real_tokens(asked, sides):
-    """Tokens a second of every side, some steps of each in turn; more of them come before, in which
-    the programs of the widths are compiled."""
+    """Tokens a second of every side, some steps of each in turn, after some that do not count."""
     for run in sides.values():
-        for _ in range(2 * asked.steps):
+        for _ in range(3):
             run()
     rates = {name: [] for name in sides}
     for _ in range(asked.rounds):

@@ -155,7 +155,7 @@ def pretrain(
         keep_best=config.loop.keep_best,
         log=log,
     ) as checkpoints:
-        if not checkpoints.steps() or not (workdir / CONFIG).exists():
+        if checkpoints.empty() or not (workdir / CONFIG).exists():
             _write_run(config, tokenizer, workdir)  # also over what a run left that saved nothing
         fitted = fit(
             config.loop,

@@ -99,7 +99,8 @@ def best_threshold(
 
     As `find_best_thresh` of the official script for version 2.0, but that questions of the same
     difference are answered together, so that the score is what the threshold gives, and that the
-    difference may be negative for all.
+    difference may be negative for all. The threshold lies midway between two differences: the same
+    model in other batches or on another device, whose roundings are others, answers the same ones.
 
     Args:
         scores: of every question if it is answered, from 0 to 1.
@@ -114,9 +115,10 @@ def best_threshold(
     threshold = differences[order[0]] - 1.0
     for place, index in enumerate(order):
         current += scores[index] - (not has_answer[index])
-        last = place + 1 == len(order) or differences[order[place + 1]] > differences[index]
-        if last and current > best:
-            best, threshold = current, differences[index]
+        here, following = differences[index], order[place + 1 : place + 2]
+        above = differences[following[0]] if following else here + 2.0
+        if above > here and current > best:
+            best, threshold = current, (here + above) / 2
     return 100.0 * best / len(scores), float(threshold)
 
 

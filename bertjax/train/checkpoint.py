@@ -89,6 +89,10 @@ class Checkpoints:
         """The committed steps that are not marked as bad, ascending; a save under way isn't one."""
         return list(self._good)
 
+    def empty(self) -> bool:
+        """Whether nothing was ever saved here: neither whole nor damaged."""
+        return not self._storage.steps()
+
     def best_step(self) -> int | None:
         """The step with the best metric among `steps()`; None if none of them was evaluated."""
         ranked = self._ranked()

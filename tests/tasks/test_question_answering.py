@@ -142,9 +142,9 @@ def test_scores_name_the_threshold_that_would_have_been_best():
     scores = qa.scores(windows, outputs_of(windows, **planted, **nulls), max_answer_length=5)
     assert scores["exact"] == pytest.approx(200 / 3)  # at 0 the second is not answered
     assert (scores["HasAns_f1"], scores["NoAns_f1"]) == (50.0, 100.0)
-    assert (scores["best_f1"], scores["best_f1_threshold"]) == (100.0, 1.0)
+    assert (scores["best_f1"], scores["best_f1_threshold"]) == (100.0, 1.5)
     again = qa.scores(
-        windows, outputs_of(windows, **planted, **nulls), max_answer_length=5, null_threshold=1.0
+        windows, outputs_of(windows, **planted, **nulls), max_answer_length=5, null_threshold=1.5
     )
     assert again["f1"] == scores["best_f1"] == again["best_f1"]
 

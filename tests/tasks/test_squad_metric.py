@@ -137,10 +137,11 @@ def test_the_best_threshold_is_the_official_scripts():
         has_answer = [generator.random() < 0.6 for _ in range(30)]
         scores = [generator.random() if has else 0.0 for has in has_answer]
         differences = [generator.gauss(-4 if has else 4, 4) for has in has_answer]
-        ours = squad_metric.best_threshold(scores, differences, has_answer)
-        assert ours == pytest.approx(
-            found_by_the_official_script(scores, differences, has_answer), rel=1e-12
-        )
+        best, ours = squad_metric.best_threshold(scores, differences, has_answer)
+        official, theirs = found_by_the_official_script(scores, differences, has_answer)
+        assert best == pytest.approx(official, rel=1e-12)
+        assert [gap <= ours for gap in differences] == [gap <= theirs for gap in differences]
+        assert min(abs(gap - ours) for gap in differences) > 0
 
 
 def test_the_best_threshold_scores_what_it_says_also_where_differences_are_equal():
