@@ -12,7 +12,9 @@ epochs of 32 windows at 5e-5; this one is a single epoch, for two cores. What co
 is printed with the result: the words of the document that stand nearest the question's.
 
 Hardware: two CPU cores.
-Result: not run.
+Result (2026-11-26, jax 0.10.2, seed 0): stopped after the first evaluation, at 100 of its 703
+steps: F1 48.0 and exact match 37.3 on the 788 questions of the last four articles; the words that
+stand nearest the question give an F1 of 11.5. The rest, and the run from scratch, were not run.
 """
 
 import json

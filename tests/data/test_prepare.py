@@ -379,7 +379,7 @@ def _alive(pid):
 def test_a_signal_leaves_what_the_same_command_finishes(
     config, make_corpus, log, differing, start, number, processes
 ):
-    corpus = make_corpus(500, sentences=(10, 40))
+    corpus = make_corpus(2000, sentences=(10, 40))
     straight = config(corpus, "straight", block_mib=1)
     prepare.prepare(straight, log)
     cfg = config(corpus, "stopped", block_mib=1, processes=processes)

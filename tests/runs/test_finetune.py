@@ -645,12 +645,12 @@ def test_a_signal_while_test_rows_are_scored_stops_and_is_resumed(
     config = dataclasses.replace(config, epochs=SHORT, seeds=(0, 1), test=files["test"])
     scores, times = seeds.SeedTrainer._scores, []
 
-    def signalled(self, params, examples, *more):
+    def signalled(self, params, examples, *more, **named):
         if examples is self.task.test:
             times.append(1)
             if len(times) == seeds_done + 1:
                 os.kill(os.getpid(), signal.SIGTERM)
-        return scores(self, params, examples, *more)
+        return scores(self, params, examples, *more, **named)
 
     monkeypatch.setattr(seeds.SeedTrainer, "_scores", signalled)
     lines = []
