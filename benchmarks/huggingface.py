@@ -48,7 +48,7 @@ from bertjax.model.flops import training_flops
 RESULTS = Path(__file__).with_name("results") / "huggingface.json"
 VOCABULARY, CLASSES = 30522, 2
 ROOT = Path(__file__).resolve().parents[1]
-GPU = "cuda" if torch.cuda.is_available() else "cpu"
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 # PyTorch's side ---------------------------------------------------------------------------------
@@ -78,7 +78,7 @@ def torch_step(model, loss_of, dtype):
     mixed = dtype == "bfloat16"
 
     def step(batch):
-        with torch.autocast(GPU, torch.bfloat16) if mixed else contextlib.nullcontext():
+        with torch.autocast(DEVICE, torch.bfloat16) if mixed else contextlib.nullcontext():
             loss = loss_of(**batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -93,7 +93,7 @@ def torch_step(model, loss_of, dtype):
 def pretraining_side(asked, batch, *, attention, best=False):
     """A step of BertForPreTraining on one batch, again and again."""
     torch.manual_seed(0)
-    model = transformers.BertForPreTraining(torch_config(asked.size, attention)).to(GPU).train()
+    model = transformers.BertForPreTraining(torch_config(asked.size, attention)).to(DEVICE).train()
     entropy = torch.nn.functional.cross_entropy
 
     def gathered(input_ids, positions, labels, next_sentence_label):
@@ -114,7 +114,7 @@ def pretraining_side(asked, batch, *, attention, best=False):
     else:
         everywhere = torch.full(inputs["input_ids"].shape, -100)
         inputs["labels"] = everywhere.scatter(1, positions, labels)
-    inputs = {name: array.long().to(GPU) for name, array in inputs.items()}
+    inputs = {name: array.long().to(DEVICE) for name, array in inputs.items()}
     step = torch_step(model, torch.compile(gathered) if best else whole, asked.dtype)
     return lambda: step(inputs)
 
@@ -122,14 +122,14 @@ def pretraining_side(asked, batch, *, attention, best=False):
 def forward_side(asked, input_ids):
     """The encoder and the pooler by torch.compile."""
     torch.manual_seed(0)
-    model = transformers.BertModel(torch_config(asked.size, "sdpa")).to(GPU).eval()
+    model = transformers.BertModel(torch_config(asked.size, "sdpa")).to(DEVICE).eval()
     model = model.to(getattr(torch, asked.dtype))
-    compiled, inputs = torch.compile(model), torch.tensor(input_ids).long().to(GPU)
+    compiled, inputs = torch.compile(model), torch.tensor(input_ids).long().to(DEVICE)
 
     def run():
         with torch.inference_mode():
             found = compiled(inputs)
-        if GPU == "cuda":
+        if DEVICE == "cuda":
             torch.cuda.synchronize()
         return found
 
@@ -142,7 +142,7 @@ def finetuning_side(asked, directory, rows, labels, *, order, width=None):
     model = transformers.AutoModelForSequenceClassification.from_pretrained(
         directory, num_labels=CLASSES
     )
-    model = model.to(GPU).train()
+    model = model.to(DEVICE).train()
     tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
     how = {"padding": "max_length", "max_length": width} if width else {"padding": True}
     step = torch_step(model, lambda **batch: model(**batch).loss, asked.dtype)
@@ -153,7 +153,7 @@ def finetuning_side(asked, directory, rows, labels, *, order, width=None):
             {"input_ids": [rows[at] for at in chosen]}, return_tensors="pt", **how
         )
         batch["labels"] = torch.tensor(labels[chosen]).long()
-        step({name: tensor.to(GPU) for name, tensor in batch.items()})
+        step({name: tensor.to(DEVICE) for name, tensor in batch.items()})
         return sum(len(rows[at]) for at in chosen)
 
     return run
@@ -184,21 +184,23 @@ def step(asked):
         return float(metrics["loss"])
 
     product, operations = matmul_rate(asked.dtype)
+    a, b = (
+        torch.ones(*shape, dtype=getattr(torch, asked.dtype), device=DEVICE)
+        for shape in ((2048, 1024), (1024, 1024))
+    )
     sides = {
         "bertjax": run,
         "eager": pretraining_side(asked, batch, attention="eager"),
         "sdpa": pretraining_side(asked, batch, attention="sdpa"),
         "best": pretraining_side(asked, batch, attention="sdpa", best=True),
         "jax_product": lambda: [product() for _ in range(8)][-1].block_until_ready(),
+        "torch_product": lambda: [a @ b for _ in range(8)][-1][0, 0].item(),
     }
-    a, b = torch.ones(2048, 1024), torch.ones(1024, 1024)
-    a, b = (matrix.to(GPU, getattr(torch, asked.dtype)) for matrix in (a, b))
-    sides["torch_product"] = lambda: [a @ b for _ in range(8)][-1][0, 0].item()
     seconds = in_turn(asked.rounds, sides)
     products = products_of(program.model, asked.batch_size, asked.length, predictions)
     flops = training_flops(sum(2 * m * k * n * count for m, k, n, count in products))
     shares = {}
-    for name in sides.keys() & {"jax_product", "torch_product"}:
+    for name in ("jax_product", "torch_product"):
         rate = 8 * operations / statistics.median(seconds[name])
         shares[f"{name}_gflops"] = round(rate / 1e9, 1)
         shares[f"share_of_{name}"] = round(flops / statistics.median(seconds["bertjax"]) / rate, 3)
@@ -263,7 +265,8 @@ def finetuning(asked):
             held["state"], metrics = trainer.programs.train_step(held["state"], batch)
             metrics["loss"].block_until_ready()
             held["step"] += 1
-            return int(batch["attention_mask"].sum())
+            real = np.asarray(batch["example_weight"]) > 0  # not the rows that fill the last batch
+            return int(np.asarray(batch["attention_mask"])[real].sum())
 
         return run, task.train
 
@@ -365,7 +368,7 @@ def main():
     command = shlex.join(["python", "benchmarks/huggingface.py", *sys.argv[1:]])
     facts = {
         "command": command,
-        "device": torch.cuda.get_device_name() if GPU == "cuda" else "cpu",
+        "device": torch.cuda.get_device_name() if DEVICE == "cuda" else "cpu",
         **machine("jax", "torch", "transformers"),
         "dtype": asked.dtype,
         "batch_size": asked.batch_size,

@@ -10,9 +10,9 @@ Hardware: two CPU cores.
 Result (2026-11-26, jax 0.10.2, cores shared with other work; learning rate 3e-4 was the best for
 both): accuracy on dev 0.7760 +- 0.0134 over 3 seeds, from scratch 0.7653 +- 0.0089; the commonest
 label alone 0.5092. By epoch, mean of the seeds: 0.748 0.771 0.768 0.776, from scratch 0.738 0.765
-0.771 0.765. So these 82 minutes (11 million tokens of novels, held-out loss 4.03 nats) are worth
-one point of films' reviews, within the seeds' spread: less than the three that were hoped for. In
-both arms the loss on dev grows from the second epoch on: 6,920 sentences are learned by heart.
+0.771 0.765. So the 82 minutes of pre-training (held-out loss 4.03 nats) are worth one point here,
+within the seeds' spread, and not the three that were hoped for. In both arms the loss on dev grows
+from the second epoch on.
 """
 
 from bertjax.model.starts import StartConfig

@@ -197,6 +197,12 @@ def test_importing_bertjax_alone_loads_no_jax() -> None:
     assert not modules & {*HEAVY, "jax", "flax"}
 
 
+def test_reports_load_no_jax() -> None:
+    modules, _ = loaded_by("import bertjax.runs.report; report()")
+    assert "bertjax" in modules
+    assert not modules & {*HEAVY, "jax", "flax"}
+
+
 def test_ci_runs_every_slow_test_of_resuming() -> None:
     chosen = re.search(r"-m 'slow or not slow' -k '([\w ]+)'", (ROOT / ".ci" / "run").read_text())
     assert chosen is not None

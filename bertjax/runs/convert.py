@@ -21,7 +21,8 @@ from bertjax.model.bert import init_params
 from bertjax.model.heads import TASK_PARTS, kind_of_parts
 from bertjax.runs import reference, verify
 from bertjax.runs.pretrain import KIND, UNDECIDED_NAMES, heads_identity
-from bertjax.runs.workdir import CONFIG, write_config
+from bertjax.runs.records import CONFIG
+from bertjax.runs.workdir import write_config
 from bertjax.text.tokenizer import Tokenizer, load_tokenizer
 from bertjax.train.checkpoint import Checkpoints
 from bertjax.train.identity import UNDECIDED

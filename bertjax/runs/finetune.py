@@ -346,9 +346,9 @@ def finetune(
     from bertjax.interop.huggingface import from_pretrained
     from bertjax.runs.read_task import read_task
     from bertjax.runs.seeds import SeedTrainer
+    from bertjax.train.storage import told_by_first_process
 
-    if jax.process_index():  # one of several tells and writes
-        log = _silent
+    log = told_by_first_process(log)
     model = from_pretrained(config.model) if model is None else model
     model.tokenizer.files(export=True)  # what the export would refuse after the last step
     task = read_task(config, model, log)
@@ -375,10 +375,6 @@ def finetune(
             results.append(trainer.train(seed, setting))
         export = trainer.export()
     return _result(trainer, setting, tried, results, export)
-
-
-def _silent(line: str) -> None:
-    del line
 
 
 def _result(

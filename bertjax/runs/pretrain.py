@@ -36,13 +36,15 @@ from bertjax.runs.pretrain_scores import (
     verdict,
 )
 from bertjax.runs.recipes import PretrainConfig
-from bertjax.runs.workdir import CONFIG, choose_workdir, write_config
+from bertjax.runs.records import CONFIG
+from bertjax.runs.workdir import choose_workdir, write_config
 from bertjax.text.tokenizer import Tokenizer, load_tokenizer
 from bertjax.train import parts, sharding
 from bertjax.train.checkpoint import Checkpoints
 from bertjax.train.loop import fit
 from bertjax.train.optimizer import RATE_FIELDS
 from bertjax.train.step import TrainState
+from bertjax.train.storage import told_by_first_process
 from bertjax.train.telemetry import Telemetry
 from bertjax.train.trackers import make_profiler, make_trackers
 
@@ -94,8 +96,7 @@ def pretrain(
     Raises:
         UserError: the recipe, the data and the run directory do not fit together.
     """
-    if jax.process_index():  # one of several tells and writes
-        log = _silent
+    log = told_by_first_process(log)
     phases = open_phases(config)
     first, corpora = phases[0], phases[-1].corpora  # what a run comes to is of its last phase
     tokenizer = _tokenizer_of(first.corpora)
@@ -202,10 +203,6 @@ def pretrain(
         stopped=fitted.stopped,
         model=program.model,
     )
-
-
-def _silent(line: str) -> None:
-    del line
 
 
 def _batch_at(phases: Sequence[Phase], mesh: Mesh, step: int) -> tuple[int, dict[str, jax.Array]]:

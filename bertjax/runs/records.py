@@ -7,11 +7,10 @@ from typing import Any
 from etils import epath
 
 from bertjax.errors import UserError
-from bertjax.runs.workdir import CONFIG
 
 Record = dict[str, Any]
 
-METRICS, DEMO = "metrics.jsonl", "report/story.json"
+METRICS, CONFIG, DEMO = "metrics.jsonl", "config.json", "report/story.json"
 KINDS = {"eval": "held out", "train": "training"}
 """Kinds of records, and what people call them."""
 

@@ -12,8 +12,7 @@ from bertjax.errors import UserError
 from bertjax.places import writing
 from bertjax.runs import comparison, frequency, page
 from bertjax.runs.page import Bar, Line
-from bertjax.runs.records import KINDS, metric_names, points_of, read_records, run_files
-from bertjax.runs.workdir import CONFIG
+from bertjax.runs.records import CONFIG, KINDS, metric_names, points_of, read_records, run_files
 
 Log = Callable[[str], None]
 
@@ -48,6 +47,11 @@ def report(
     pages = []
     for directory in named:
         if (directory / REPORT / STORY).exists():
+            if not (directory / REPORT / NUMBERS).exists():
+                raise UserError(
+                    f"{directory / REPORT / NUMBERS}: no such file; the same `bertjax demo` again "
+                    "writes it."
+                )
             numbers, story = (
                 read_json_object(directory / REPORT / name) for name in (NUMBERS, STORY)
             )

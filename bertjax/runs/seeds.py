@@ -19,7 +19,8 @@ from bertjax.runs import grid, inference
 from bertjax.runs.finetune import FinetuneConfig, Log, SeedResult
 from bertjax.runs.finetune_program import programs, random_params
 from bertjax.runs.grid import Setting
-from bertjax.runs.workdir import CONFIG, choose_workdir, write_config
+from bertjax.runs.records import CONFIG
+from bertjax.runs.workdir import choose_workdir, write_config
 from bertjax.tasks.batches import bucket_of, epoch_batches, length_buckets
 from bertjax.tasks.task import Examples, Task
 from bertjax.train import lora, sharding

@@ -9,10 +9,10 @@ from etils import epath
 
 from bertjax import places
 from bertjax.errors import UserError
+from bertjax.runs.records import CONFIG
 from bertjax.train.identity import as_json, refuse_another_run
 from bertjax.train.storage import from_first_process
 
-CONFIG = "config.json"
 KINDS = ("pre-training", "fine-tuning")
 
 

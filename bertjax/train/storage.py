@@ -8,6 +8,7 @@ import functools
 import logging
 import re
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -172,6 +173,11 @@ def _mute() -> None:
 
 
 # Several processes ------------------------------------------------------------------------------
+
+
+def told_by_first_process(log: Callable[[str], None]) -> Callable[[str], None]:
+    """`log`, and in all processes but the first one that says nothing."""
+    return (lambda line: None) if jax.process_index() else log
 
 
 def from_first_process(steps: list[int]) -> list[int]:

@@ -712,6 +712,7 @@ def test_mistakes_are_told_before_any_training(config, tmp_path, files):
         {"seeds": (-1,)},
         {"learning_rates": (0.0,)},
         {"learning_rates": ()},
+        {"learning_rates": (1e-5, 1.0000001e-5)},
         {"batch_sizes": ()},
         {"batch_sizes": (16, 16)},
         {"batch_sizes": (0, 16)},

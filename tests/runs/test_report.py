@@ -226,6 +226,29 @@ def test_report_refuses_what_is_no_run(tmp_path):
         report.report([tmp_path], lambda line: None)
 
 
+def test_a_report_leaves_out_what_is_damaged(tmp_path):
+    write_run(tmp_path / "run", [6.0, 5.0], {})
+    with (tmp_path / "run/metrics.jsonl").open("ab") as file:
+        file.write(b"\xff\xfe\n")
+    (tmp_path / "run/config.json").write_bytes(b"\xff{}")
+    (page_,) = report.report([tmp_path / "run"], lambda line: None)
+    assert page_.read_text().count("<circle") == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [("numbers.json", None, "no such file"), ("story.json", "{", "story.json: not JSON")],
+)
+def test_a_demo_that_is_not_whole_is_refused(tmp_path, name, content, sentence):
+    report.write_demo_report(tmp_path, numbers(), story(), lambda line: None)
+    path = tmp_path / "report" / name
+    path.unlink()
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UserError, match=sentence):
+        report.report([tmp_path], lambda line: None)
+
+
 def write_run(path, values, settings=None, *, kind="eval", metric="mlm_loss"):
     path.mkdir(parents=True)
     records = [
@@ -248,6 +271,7 @@ def two_runs(tmp_path):
     """One whose last evaluation is not its best, and one that ends higher."""
     for name, losses, rate in (("a", [6.0, 5.0, 5.5], 1e-3), ("b & c", [6.0, 5.75], 1e-4)):
         settings = {"kind": "pre-training", "workdir": name, "seed": 0, "optimizer": {"rate": rate}}
+        settings["identity"] = {"optimizer": {"rate": rate}}
         write_run(tmp_path / name, losses, settings)
     return [tmp_path / "a", tmp_path / "b & c"]
 
@@ -288,6 +312,7 @@ def test_only_settings_that_differ_are_listed(two_runs):
     rows = rows_of(target.read_text())
     assert ["optimizer.rate", "0.001", "0.0001"] in rows
     assert not [row for row in rows if row[0] in ("workdir", "seed", "kind")]
+    assert not [row for row in rows if row[0].startswith("identity")]
     assert "2 other settings are the same" in target.read_text()
 
 
@@ -309,6 +334,9 @@ def test_a_comparison_refuses_what_makes_no_sense(tmp_path):
         report.report([tmp_path / "run", tmp_path / "run"], lambda line: None)
     with pytest.raises(UserError, match="--output is the page that compares"):
         report.report([tmp_path / "run"], lambda line: None, tmp_path / "page.html")
+    write_run(tmp_path / "other", [1.0])
+    with pytest.raises(UserError, match="can't be written"):
+        report.report([tmp_path / "run", tmp_path / "other"], lambda line: None, tmp_path)
 
 
 def test_many_lines_are_all_different_and_long_ones_keep_their_peaks():

@@ -80,6 +80,7 @@ def test_what_is_wrong_with_a_question_is_said_in_a_sentence(tmp_path, questions
         ("a.json", "{\n'x'", "a.json:2: not JSON"),
         ("a.json", "[]", "no file in the format of SQuAD"),
         ("a.json", "[" * 100_000, "nested too deeply"),
+        ("a.json", '{"data": ' + "9" * 5000 + "}", "a.json: not JSON .*digits"),
         ("a.json", '{"data": {}}', "has no list 'data'"),
         ("a.json", '{"data": [1]}', "article 1: has no list 'paragraphs'"),
         ("a.json", '{"data": [{"paragraphs": [{"qas": []}]}]}', "'context' is missing or no text"),

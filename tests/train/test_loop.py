@@ -388,6 +388,14 @@ def test_what_may_change_is_told_in_one_line(toy, tmp_path):
 # Ends, best, data
 
 
+def test_a_run_is_not_called_the_result_of_fewer_steps_than_it_has(toy, tmp_path):
+    toy.run(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match=r"run at step 12, beyond the 9 steps of this command"):
+        toy.run(tmp_path, LoopConfig(9))
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
 def test_a_complete_run_does_nothing_and_says_so(toy, killing, straight, tmp_path):
     toy.run(tmp_path)
     before = sorted(path.stat().st_mtime_ns for path in tmp_path.rglob("*"))

@@ -17,6 +17,7 @@ from bertjax.train.mfu import Work, peak_flops, work_of
         ("NVIDIA L4", "float32", 60),
         ("TPU v5 lite", "bfloat16", 197),
         ("TPU v5", "bfloat16", 459),
+        ("TPU v5p", "bfloat16", 459),
         ("TPU v6 lite", "float32", 918),
     ],
 )

@@ -73,6 +73,12 @@ def test_parts_that_are_not_there(freeze, sentence):
         parts.frozen_names(freeze, PARAMS)
 
 
+def test_the_layers_to_freeze_are_those_of_the_encoder():
+    lora = {"lora": {"layer_0": {"a": jax.ShapeDtypeStruct((2, 3), jnp.float32)}}}
+    with pytest.raises(bj.UserError, match=r"it has lora, pooler\.$"):
+        parts.frozen_names(("layer_0",), {**lora, "pooler": PARAMS["pooler"]})
+
+
 def linear_loss(params, batch, *, weights, dropout_key):
     """Of three matrices, one after the other."""
     del dropout_key

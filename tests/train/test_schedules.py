@@ -135,6 +135,16 @@ def test_a_constant_run_that_is_continued_is_cooled_down_from_where_it_was():
     np.testing.assert_allclose([after(100), after(110), after(119)], [1, 0.5, 0.05], rtol=1e-6)
 
 
+@pytest.mark.parametrize("share", [0.1, 0.8, 0.9])
+def test_a_warm_up_may_end_where_the_decay_begins(share):
+    warmup = round(1000 * (1 - share))
+    fields = {"schedule": "wsd", "decay_share": share, "learning_rate": 1.0}
+    schedule = make_schedule(OptimizerConfig(**fields, warmup_steps=warmup), 1000)
+    assert float(schedule(warmup)) == pytest.approx(1.0)
+    with pytest.raises(bj.UserError, match="reach into the decay"):
+        make_schedule(OptimizerConfig(**fields, warmup_steps=warmup + 1), 1000)
+
+
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [

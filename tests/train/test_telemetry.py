@@ -137,13 +137,13 @@ def test_eval_fields_may_differ(tmp_path):
     assert records(tmp_path / "m.jsonl")[0]["other"] == 1.0
 
 
-def test_resuming_drops_what_came_later_and_a_line_cut_short(tmp_path):
+def test_resuming_drops_what_came_later_and_damaged_lines(tmp_path):
     path = tmp_path / "m.jsonl"
     telemetry, _, clock = make(path)
     telemetry.begin(0, 100, log_every=2, tokens_per_step=1)
     run(telemetry, clock, range(1, 9))
-    with path.open("a") as file:
-        file.write('{"step": 10, "kind": "tra')
+    with path.open("ab") as file:
+        file.write(b'\xff\xfe\n{"step": 10, "kind": "tra')
     telemetry, _, clock = make(path)
     telemetry.begin(5, 100, log_every=2, tokens_per_step=1)
     assert [record["step"] for record in telemetry.history] == [2, 4]
