@@ -12,9 +12,15 @@ epochs of 32 windows at 5e-5; this one is a single epoch, for two cores. What co
 is printed with the result: the words of the document that stand nearest the question's.
 
 Hardware: two CPU cores.
-Result (2026-11-26, jax 0.10.2, seed 0): stopped after the first evaluation, at 100 of its 703
-steps: F1 48.0 and exact match 37.3 on the 788 questions of the last four articles; the words that
-stand nearest the question give an F1 of 11.5. The rest, and the run from scratch, were not run.
+Result (2026-11-27, jax 0.10.2, seed 0, stopped twice and resumed): F1 69.8 and exact match 59.4 on
+the 788 questions of the last four articles; the words that stand nearest the question give an F1 of
+11.5. Its curve, of 703 steps:
+
+    step          100   200   300   400   500   600   703
+    F1           48.0  56.8  64.8  65.2  68.1  68.6  69.8
+    exact match  37.3  45.6  53.7  54.1  58.2  57.4  59.4
+
+From scratch was not run.
 """
 
 import json

@@ -86,6 +86,7 @@ def small(monkeypatch):
     monkeypatch.setattr(passages, "TaskSizes", lambda: sizes)
 
 
+@pytest.mark.slow
 def test_the_whole_way_and_again(small, tmp_path, monkeypatch):
     workdir, said = tmp_path / "demo", []
     result = demo(DemoConfig(workdir=str(workdir)), said.append)

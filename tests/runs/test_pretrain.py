@@ -277,6 +277,7 @@ for steps, mesh in ((1, MeshConfig(data=4)), (2, MeshConfig(data=2, fsdp=2))):
 """
 
 
+@pytest.mark.slow
 def test_another_mesh_is_said_in_one_line(recipe, run_python):
     config = recipe()
     fields = {"data": config.data, "workdir": config.workdir, "batch_size": 8}

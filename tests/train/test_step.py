@@ -21,9 +21,10 @@ BOUND = 1e-6
 @pytest.mark.parametrize(
     "ways",
     [
-        ["accumulated", "data 4 x fsdp 2", "shard_map"],
+        ["data 4 x fsdp 2"],
         pytest.param(
-            ["scanned", "remat", "data 8", "data 2 x tensor 4", "pmap"], marks=pytest.mark.slow
+            ["accumulated", "scanned", "remat", "data 8", "data 2 x tensor 4", "shard_map", "pmap"],
+            marks=pytest.mark.slow,
         ),
     ],
     ids=", ".join,
