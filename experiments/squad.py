@@ -12,7 +12,7 @@ epochs of 32 windows at 5e-5; this one is a single epoch, for two cores. What co
 is printed with the result: the words of the document that stand nearest the question's.
 
 Hardware: two CPU cores.
-Result (2026-11-27, jax 0.10.2, seed 0, stopped twice and resumed): F1 69.8 and exact match 59.4 on
+Result (2026-11-27, jax 0.10.2, seed 0, stopped midway and resumed): F1 69.8 and exact match 59.4 on
 the 788 questions of the last four articles; the words that stand nearest the question give an F1 of
 11.5. Its curve, of 703 steps:
 

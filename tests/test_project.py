@@ -193,12 +193,12 @@ def test_reports_load_no_jax() -> None:
     assert not modules & {*HEAVY, "jax", "flax"}
 
 
-def test_ci_runs_every_slow_test_of_resuming() -> None:
+def test_ci_runs_every_slow_test_of_pre_training_and_the_demo() -> None:
     chosen = re.search(r"-m 'slow or not slow' -k '([\w ]+)'", (ROOT / ".ci" / "run").read_text())
     assert chosen is not None
     words = chosen[1].split(" or ")
     slow = re.compile(r"@pytest\.mark\.slow\n(?:@.*\n)*def (test_\w+)")
-    for name in ("train/test_loop.py", "runs/test_pretrain.py"):
+    for name in ("train/test_loop.py", "runs/test_pretrain.py", "runs/test_demo.py"):
         found = slow.findall((ROOT / "tests" / name).read_text())
         assert found
         assert all(any(word in test for word in words) for test in found), (name, found)
