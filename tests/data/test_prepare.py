@@ -32,6 +32,8 @@ from bertjax.errors import UserError
 
 if __name__ == "__main__":
     fields, largest = json.loads(sys.argv[1]), int(sys.argv[2])
+    # What the shell ignores for a job in the background is ignored by all that the job starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if largest:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
