@@ -115,9 +115,9 @@ class ShardReader:
         records = [b""] * len(files)
         order = np.lexsort((numbers, files)).tolist()
         for file, group in itertools.groupby(order, key=files.tolist().__getitem__):
-            places = list(group)
-            found = self._read(file, numbers[places].tolist())
-            for place, record in zip(places, found, strict=True):
+            positions = list(group)
+            found = self._read(file, numbers[positions].tolist())
+            for place, record in zip(positions, found, strict=True):
                 records[place] = record
         return records
 

@@ -71,15 +71,19 @@ def dropout(x: jax.Array, keys: jax.Array | None, site: int, rate: float) -> jax
     threshold = round(rate * (1 << 16))
     if keys is None or threshold == 0:
         return x
-    size = math.prod(x.shape[1:])
+    shape = x.shape[1:]
+    # A TPU tiles the last axis by 128 lanes: the two halves of the words lie one behind the other
+    # on the axis before it.
+    axis = max(len(shape) - 2, 0)
+    words_shape = (*shape[:axis], (shape[axis] + 1) // 2, *shape[axis + 1 :])
 
-    def words_of(key: jax.Array) -> jax.Array:
-        return jax.random.bits(jax.random.fold_in(key, site), ((size + 1) // 2,), jnp.uint32)
+    def draw(key: jax.Array) -> jax.Array:
+        words = jax.random.bits(jax.random.fold_in(key, site), words_shape, jnp.uint32)
+        halves = jnp.concatenate([words & 0xFFFF, words >> 16], axis)
+        return jax.lax.slice_in_dim(halves, 0, shape[axis], axis=axis)
 
-    draws = jax.lax.bitcast_convert_type(jax.vmap(words_of)(keys), jnp.uint16)
-    draws = draws.reshape(x.shape[0], -1)[:, :size].reshape(x.shape)
     scale = jnp.asarray(1.0 / (1.0 - threshold / (1 << 16)), x.dtype)
-    return jnp.where(draws >= threshold, x * scale, jnp.zeros((), x.dtype))
+    return jnp.where(jax.vmap(draw)(keys) >= threshold, x * scale, jnp.zeros((), x.dtype))
 
 
 def dense(

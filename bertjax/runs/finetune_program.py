@@ -125,8 +125,8 @@ def random_params(
     """Random weights of a task's model: all of them, or only the parts that the task adds."""
     if not whole:
         return bert.init_head(config, key, kind, outputs)
-    parts = TASK_PARTS[kind]
-    heads = [part for part in parts if part != "pooler"]
+    names = TASK_PARTS[kind]
+    heads = [part for part in names if part != "pooler"]
     return bert.init_params(
-        config, key, heads=heads, num_labels=outputs, add_pooler="pooler" in parts
+        config, key, heads=heads, num_labels=outputs, add_pooler="pooler" in names
     )

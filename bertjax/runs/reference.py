@@ -54,13 +54,13 @@ class Statistics:
     @classmethod
     def of(cls, output: np.ndarray, sample: int | None = None) -> "Statistics":
         """Of an output, whole or at `sample` places that follow from its size alone."""
-        places = np.arange(output.size)
+        positions = np.arange(output.size)
         if sample is not None and sample < output.size:
             rng = np.random.default_rng(output.size)
-            places = np.sort(rng.choice(output.size, sample, replace=False))
-        values = output.reshape(-1)[places].astype(np.float32)
+            positions = np.sort(rng.choice(output.size, sample, replace=False))
+        values = output.reshape(-1)[positions].astype(np.float32)
         mean, std = output.mean(dtype=np.float64), output.std(dtype=np.float64)
-        return cls(output.shape, float(mean), float(std), places, values)
+        return cls(output.shape, float(mean), float(std), positions, values)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -250,11 +250,11 @@ def _reference(fields: Mapping[str, Any]) -> Reference:
 
 def _statistics(fields: Mapping[str, Any]) -> Statistics:
     shape = tuple(_array(fields["shape"], np.int64).tolist())
-    places, values = _array(fields["places"], np.int64), _array(fields["values"], np.float32)
-    inside = places.size and places.min() >= 0 and places.max() < int(np.prod(shape))
-    if places.shape != values.shape or places.ndim != 1 or not inside:
+    positions, values = _array(fields["places"], np.int64), _array(fields["values"], np.float32)
+    inside = positions.size and positions.min() >= 0 and positions.max() < int(np.prod(shape))
+    if positions.shape != values.shape or positions.ndim != 1 or not inside:
         raise ValueError
-    return Statistics(shape, float(fields["mean"]), float(fields["std"]), places, values)
+    return Statistics(shape, float(fields["mean"]), float(fields["std"]), positions, values)
 
 
 def _array(rows: Sequence[Any], kind: type) -> np.ndarray:
