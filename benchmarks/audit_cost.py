@@ -13,16 +13,18 @@ from unittest import mock
 
 import numpy as np
 
-from bertjax.data import audit, measure, publish, repeats
-from bertjax.data.prepare import PrepareConfig, prepare
+from bertjax.data.audit import duplicates, measure
+from bertjax.data.audit.report import Report
+from bertjax.data.prepare import publish
+from bertjax.data.prepare.run import PrepareConfig, prepare
 
 NOTHING = {
     (measure.TextSums, "add"): lambda *_: None,
     (measure, "document_sums"): lambda *_: {},
     (measure, "same_document"): lambda *_: 0,
     (measure, "lengths_of"): lambda *_: np.zeros(1, int),
-    (repeats, "sentence_hashes"): lambda *_: np.zeros(0, np.uint64),
-    (publish, "make_report"): lambda *_: audit.Report({}, ()),
+    (duplicates, "sentence_hashes"): lambda *_: np.zeros(0, np.uint64),
+    (publish, "make_report"): lambda *_: Report({}, ()),
 }
 
 

@@ -53,7 +53,7 @@ V5E_OPERATIONS, OPERATIONS_PER_TOKEN = 197e12, 545e6
 
 def prepared(corpus, vocabulary, output, dupe_factor, processes):
     """bertjax prepare, from the text's files to shards and their manifest."""
-    from bertjax.data.prepare import PrepareConfig, prepare
+    from bertjax.data.prepare.run import PrepareConfig, prepare
 
     config = PrepareConfig(
         input=(corpus,),
@@ -201,7 +201,7 @@ def example_writer():
 
 def framed(record):
     """A record as TFRecordWriter writes it."""
-    from bertjax.wire import masked_crc32c
+    from bertjax.protobuf import masked_crc32c
 
     length = struct.pack("<Q", len(record))
     sums = [struct.pack("<I", masked_crc32c(data)) for data in (length, record)]

@@ -230,10 +230,10 @@ def forward(asked):
 
 def finetuning(asked):
     """Classification."""
+    from bertjax.finetune.read_task import read_task
+    from bertjax.finetune.run import FinetuneConfig
+    from bertjax.finetune.trainer import SeedTrainer
     from bertjax.interop.huggingface import from_pretrained
-    from bertjax.runs.finetune import FinetuneConfig
-    from bertjax.runs.read_task import read_task
-    from bertjax.runs.seeds import SeedTrainer
 
     sys.path.insert(0, str(ROOT / "tests/parity"))
     from finetuning import minilm

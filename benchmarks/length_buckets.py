@@ -19,8 +19,8 @@ import jax
 
 from bertjax.data.mixture import MixedStream, length_buckets
 from bertjax.data.stream import ShardReader, TrainStream, read_ahead
-from bertjax.runs.pretrain_program import Vocabulary, build
-from bertjax.runs.recipes import ModelConfig, PretrainConfig
+from bertjax.pretrain.config import ModelConfig, PretrainConfig
+from bertjax.pretrain.program import Vocabulary, build
 from bertjax.text.tokenizer import load_tokenizer
 from bertjax.train import sharding
 from bertjax.train.sharding import MeshConfig, make_mesh

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import bertjax as bj
-from bertjax.runs.pretrain_program import Vocabulary, build
-from bertjax.runs.recipes import ModelConfig, PretrainConfig
+from bertjax.pretrain.config import ModelConfig, PretrainConfig
+from bertjax.pretrain.program import Vocabulary, build
 from bertjax.train.sharding import MeshConfig, make_mesh
 
 

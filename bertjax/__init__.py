@@ -8,8 +8,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bertjax.api import fit
     from bertjax.config import BertConfig, Execution
     from bertjax.errors import UserError
+    from bertjax.finetune.run import FinetuneConfig
+    from bertjax.inference.embed import embed
+    from bertjax.inference.fill_mask import fill_mask
+    from bertjax.inference.likelihood import pseudo_log_likelihood
+    from bertjax.inference.predict import predict
     from bertjax.interop.huggingface import Pretrained, from_pretrained, save_pretrained
     from bertjax.model import linen
     from bertjax.model.bert import (
@@ -30,13 +36,7 @@ if TYPE_CHECKING:
         regression_loss,
     )
     from bertjax.objectives.masking import mask_tokens
-    from bertjax.runs.embed import embed
-    from bertjax.runs.fill import fill_mask
-    from bertjax.runs.finetune import FinetuneConfig
-    from bertjax.runs.fit import fit
-    from bertjax.runs.likelihood import pseudo_log_likelihood
-    from bertjax.runs.predict import predict
-    from bertjax.runs.recipes import PretrainConfig
+    from bertjax.pretrain.config import PretrainConfig
     from bertjax.text.tokenizer import load_tokenizer
     from bertjax.train.step import init_state, make_train_step
 
@@ -45,16 +45,16 @@ __version__ = "0.1.0"
 _HOMES = {
     "BertConfig": "bertjax.config",
     "Execution": "bertjax.config",
-    "FinetuneConfig": "bertjax.runs.finetune",
-    "PretrainConfig": "bertjax.runs.recipes",
+    "FinetuneConfig": "bertjax.finetune.run",
+    "PretrainConfig": "bertjax.pretrain.config",
     "Pretrained": "bertjax.interop.huggingface",
     "UserError": "bertjax.errors",
     "classification_loss": "bertjax.objectives.losses",
     "classification_weights": "bertjax.objectives.losses",
-    "embed": "bertjax.runs.embed",
+    "embed": "bertjax.inference.embed",
     "encode": "bertjax.model.bert",
-    "fill_mask": "bertjax.runs.fill",
-    "fit": "bertjax.runs.fit",
+    "fill_mask": "bertjax.inference.fill_mask",
+    "fit": "bertjax.api",
     "from_pretrained": "bertjax.interop.huggingface",
     "init_params": "bertjax.model.bert",
     "init_state": "bertjax.train.step",
@@ -64,11 +64,11 @@ _HOMES = {
     "mask_tokens": "bertjax.objectives.masking",
     "mlm_logits": "bertjax.model.bert",
     "multi_label_loss": "bertjax.objectives.losses",
-    "predict": "bertjax.runs.predict",
+    "predict": "bertjax.inference.predict",
     "pretraining_logits": "bertjax.model.bert",
     "pretraining_loss": "bertjax.objectives.losses",
     "pretraining_weights": "bertjax.objectives.losses",
-    "pseudo_log_likelihood": "bertjax.runs.likelihood",
+    "pseudo_log_likelihood": "bertjax.inference.likelihood",
     "question_answering_loss": "bertjax.objectives.losses",
     "question_answering_weights": "bertjax.objectives.losses",
     "regression_loss": "bertjax.objectives.losses",

@@ -100,7 +100,7 @@ def _say(line: str) -> None:
 
 def _keep_compiled() -> None:
     """Turns the compilation cache on, where it was not switched off, and says where it is."""
-    from bertjax.runs.compilation_cache import keep_compiled
+    from bertjax.rundir.compilation_cache import keep_compiled
 
     if told := keep_compiled():
         _say(told)
@@ -109,7 +109,7 @@ def _keep_compiled() -> None:
 @contextlib.contextmanager
 def _keeping_compiled() -> Iterator[None]:
     """The same where standard output is data: told on stderr, after them."""
-    from bertjax.runs.compilation_cache import keep_compiled
+    from bertjax.rundir.compilation_cache import keep_compiled
 
     told = keep_compiled()
     yield
@@ -135,11 +135,11 @@ def _say_how_to_go_on(verb: str, arguments: list[str], fresh: bool, workdir: obj
 
 
 def _demo(arguments: list[str]) -> int:
-    from bertjax import places
-    from bertjax.runs.demo import DemoConfig, demo
+    from bertjax.demo.run import DemoConfig, demo
+    from bertjax.files import output_directory
 
     config = parsing.parse(DemoConfig, "demo", arguments)
-    places.output_directory(config.workdir)
+    output_directory(config.workdir)
     _keep_compiled()
     return EXIT_STOPPED if demo(config, _say).stopped else EXIT_DONE
 
@@ -160,11 +160,11 @@ def _tokenizer_train(arguments: list[str]) -> int:
 
 
 def _prepare(arguments: list[str]) -> int:
-    from bertjax import places
-    from bertjax.data import audit
-    from bertjax.data.estimate import estimate
-    from bertjax.data.inspection import AuditConfig, audit_data
-    from bertjax.data.prepare import PrepareConfig, prepare
+    from bertjax.data.audit import report as audit
+    from bertjax.data.prepare.estimate import estimate
+    from bertjax.data.prepare.inspection import AuditConfig, audit_data
+    from bertjax.data.prepare.run import PrepareConfig, prepare
+    from bertjax.files import location
 
     if _is_audit(arguments):
         audited = parsing.parse(AuditConfig, "prepare --audit", arguments)
@@ -175,7 +175,7 @@ def _prepare(arguments: list[str]) -> int:
         estimate(config, _say)
         return EXIT_DONE
     prepare(config, _say)
-    directories = config.directories(places.location(str(config.output))).values()
+    directories = config.directories(location(str(config.output))).values()
     if config.strict and not all(map(audit.is_clean, directories)):
         _say("Exit code 1, by --strict: see the warnings. The shards are finished all the same.")
         return EXIT_WARNED
@@ -192,11 +192,11 @@ def _is_audit(words: list[str]) -> bool:
 
 
 def _pretrain(arguments: list[str]) -> int:
-    from bertjax.runs.recipes import PretrainConfig
+    from bertjax.pretrain.config import PretrainConfig
 
     config = parse_recipe(PretrainConfig, "pretrain", arguments)
 
-    from bertjax.runs.pretrain import pretrain
+    from bertjax.pretrain.run import pretrain
 
     _keep_compiled()
     result = pretrain(config, _say)
@@ -212,8 +212,8 @@ def _pretrain(arguments: list[str]) -> int:
 def _convert(arguments: list[str]) -> int:
     import tyro
 
-    from bertjax.runs import convert
-    from bertjax.runs.predict import LINE_KINDS
+    from bertjax.convert import run as convert
+    from bertjax.inference.predict import LINE_KINDS
 
     markers = (tyro.conf.PositionalRequiredArgs, tyro.conf.PositionalMetavarFromFieldName)
     config = parsing.parse(convert.ConvertConfig, "convert", arguments, config=markers)
@@ -237,7 +237,7 @@ def _convert(arguments: list[str]) -> int:
 
 
 def _finetune(arguments: list[str]) -> int:
-    from bertjax.runs.finetune import FinetuneConfig, finetune
+    from bertjax.finetune.run import FinetuneConfig, finetune
 
     config = parse_recipe(FinetuneConfig, "finetune", arguments)
     _keep_compiled()
@@ -274,7 +274,7 @@ def _evaluate(
         column_names: Names of all columns, of a file that has no header.
         batch_size: Most rows at a time.
     """
-    from bertjax.runs import predict
+    from bertjax.inference import predict
 
     with _keeping_compiled():
         scores = predict.evaluate(
@@ -311,7 +311,7 @@ def _predict(
             log p(token | all others) in nats, each masked alone, and its pseudo-perplexity.
         batch_size: Most lines (or masked copies of them) at a time.
     """
-    from bertjax.runs.predict import predict_lines
+    from bertjax.inference.predict import predict_lines
 
     with _keeping_compiled():
         for line in predict_lines(
@@ -342,7 +342,7 @@ def _embed(
         pooling: mean of the tokens; cls, the first token; pooler, the pooled output.
         batch_size: Most lines at a time.
     """
-    from bertjax.runs.embed import embed_lines
+    from bertjax.inference.embed import embed_lines
 
     with _keeping_compiled():
         vectors = embed_lines(
@@ -361,7 +361,7 @@ def _embed(
 def _probe(arguments: list[str]) -> int:
     import tyro
 
-    from bertjax.runs.probe import ProbeConfig, probe
+    from bertjax.inference.probe import ProbeConfig, probe
 
     markers = (tyro.conf.PositionalMetavarFromFieldName,)
     config = parsing.parse(ProbeConfig, "probe", arguments, config=markers)
@@ -380,11 +380,11 @@ def _report(directories: tuple[str, ...], *, output: str | None = None) -> int:
     if not directories:
         raise UserError("report: name at least one run directory.")
 
-    from bertjax import places
-    from bertjax.runs.report import report
+    from bertjax.files import location
+    from bertjax.report.run import report
 
-    page = None if output is None else places.location(output)
-    report(tuple(map(places.location, directories)), _say, page)
+    page = None if output is None else location(output)
+    report(tuple(map(location, directories)), _say, page)
     return EXIT_DONE
 
 

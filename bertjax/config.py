@@ -7,8 +7,8 @@ from typing import Any, Literal, get_args
 
 from etils import epath
 
-from bertjax import places
 from bertjax.errors import UserError
+from bertjax.files import reading
 
 HIDDEN_ACTS = ("gelu", "gelu_new", "gelu_tanh", "relu")
 # Names of Hugging Face's for the same functions.
@@ -34,7 +34,7 @@ def read_json_object(path: epath.Path) -> dict[str, Any]:
     Raises:
         UserError: there is none in it, or it can't be read.
     """
-    with places.reading(path):
+    with reading(path):
         data = path.read_bytes()
     try:
         fields = json.loads(data)

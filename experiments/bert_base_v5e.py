@@ -11,7 +11,7 @@ prints the peak memory of a device.
 """
 
 from bertjax.config import Execution
-from bertjax.runs.recipes import ModelConfig, PretrainConfig
+from bertjax.pretrain.config import ModelConfig, PretrainConfig
 from bertjax.train.loop import LoopConfig
 from bertjax.train.optimizer import OptimizerConfig
 

@@ -15,7 +15,7 @@ Result: not run.
 """
 
 from bertjax.config import Execution
-from bertjax.runs.recipes import ModelConfig, PretrainConfig, SecondPhase
+from bertjax.pretrain.config import ModelConfig, PretrainConfig, SecondPhase
 from bertjax.train.loop import LoopConfig
 from bertjax.train.optimizer import OptimizerConfig
 

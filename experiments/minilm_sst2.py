@@ -12,7 +12,7 @@ bertjax 0.8819 0.8819 0.8727 0.8750 0.8739, mean 0.8771; PyTorch 2.14 with trans
 0.8761 0.8704 0.8761 0.8830 0.8796, mean 0.8770. Two standard errors of the difference are 0.0058.
 """
 
-from bertjax.runs.finetune import FinetuneConfig
+from bertjax.finetune.run import FinetuneConfig
 from bertjax.train.optimizer import OptimizerConfig
 
 config = FinetuneConfig(

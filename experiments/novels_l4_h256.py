@@ -6,7 +6,7 @@
     bertjax pretrain experiments/novels_l4_h256.py
 
 novels_sst2.py fine-tunes it. Short rows, many updates and three words of ten masked, because the
-text is small; the first values let a small model learn sooner (bertjax/model/starts.py).
+text is small; the first values let a small model learn sooner (bertjax/model/initializers.py).
 
 Hardware: two CPU cores.
 Result: 82 minutes on cores that other work shared (2026-11-26). Held-out masked-LM loss 4.030 nats,
@@ -16,9 +16,9 @@ sinusoidal and attention averaging instead, under a schedule of 6,400 steps, the
 6.470 at step 2,545, when that run was stopped.
 """
 
-from bertjax.model.starts import StartConfig
+from bertjax.model.initializers import StartConfig
 from bertjax.objectives.masking import MaskingConfig
-from bertjax.runs.recipes import ModelConfig, PretrainConfig
+from bertjax.pretrain.config import ModelConfig, PretrainConfig
 from bertjax.train.loop import LoopConfig
 from bertjax.train.optimizer import OptimizerConfig
 

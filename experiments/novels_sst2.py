@@ -15,8 +15,8 @@ within the seeds' spread, and not the three that were hoped for. In both arms th
 from the second epoch on.
 """
 
-from bertjax.model.starts import StartConfig
-from bertjax.runs.finetune import FinetuneConfig
+from bertjax.finetune.run import FinetuneConfig
+from bertjax.model.initializers import StartConfig
 from bertjax.train.optimizer import OptimizerConfig
 
 config = FinetuneConfig(

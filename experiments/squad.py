@@ -27,7 +27,7 @@ import json
 import pathlib
 import sys
 
-from bertjax.runs.finetune import FinetuneConfig
+from bertjax.finetune.run import FinetuneConfig
 from bertjax.train.optimizer import OptimizerConfig
 
 config = FinetuneConfig(

@@ -13,7 +13,7 @@ import pytest
 
 from bertjax import cli, parsing
 from bertjax.errors import Stopped
-from bertjax.runs import pretrain
+from bertjax.pretrain import run as pretrain
 
 SHAPE = [
     *("--model.size", "tiny", "--model.hidden-size", "16", "--model.num-attention-heads", "2"),
@@ -242,7 +242,7 @@ def test_a_stopped_run_prints_the_command_that_resumes_it(
     """Stopped as soon as it began: only what is printed is looked at here."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "recipe.py").write_text(
-        "from bertjax.runs.recipes import PretrainConfig\n"
+        "from bertjax.pretrain.config import PretrainConfig\n"
         f"config = PretrainConfig(data='d', workdir='x', fresh={fresh == 'recipe'})\n"
     )
 
@@ -302,7 +302,7 @@ def test_a_probe_is_told_as_json(made, bertjax, mistake, tmp_path):
 def test_a_recipe_is_a_file_with_a_config(made, bertjax, mistake, tmp_path):
     recipe = tmp_path / "recipe.py"
     recipe.write_text(
-        "from bertjax.runs.recipes import LoopConfig, ModelConfig, PretrainConfig\n"
+        "from bertjax.pretrain.config import LoopConfig, ModelConfig, PretrainConfig\n"
         f"config = PretrainConfig(data={str(made / 'shards')!r}, workdir='unused', batch_size=4,\n"
         "    model=ModelConfig('tiny', hidden_size=16, num_attention_heads=2,\n"
         "        num_hidden_layers=1, intermediate_size=16),\n"

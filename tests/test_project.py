@@ -188,7 +188,7 @@ def test_importing_bertjax_alone_loads_no_jax() -> None:
 
 
 def test_reports_load_no_jax() -> None:
-    modules = loaded_by("import bertjax.runs.report; report()")
+    modules = loaded_by("import bertjax.report.run; report()")
     assert "bertjax" in modules
     assert not modules & {*HEAVY, "jax", "flax"}
 

@@ -1,0 +1,1 @@
+"""Prepared examples: their files and the batches that training reads."""

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from bertjax import places
 from bertjax.data import tfrecords
 from bertjax.data.pairs import SPECIALS_PER_PAIR, Pair
 from bertjax.data.sequences import OBJECTIVES
 from bertjax.errors import UserError
+from bertjax.files import CannotWrite, is_local, location, replacing
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -196,7 +196,7 @@ def read_manifest(directory: epath.PathLike) -> Manifest:
         UserError: no directory, no manifest (preparing never finished), a manifest that can't be
             read or is of another version, or a shard that is missing or of another size.
     """
-    directory = places.location(directory)
+    directory = location(directory)
     path = directory / MANIFEST
     if not path.exists():
         if command := tfrecords.prepare_command(directory):
@@ -285,11 +285,11 @@ def write_records(path: epath.Path, records: Iterable[bytes]) -> ShardFile:
     Raises:
         CannotWrite: no room for it, or no permission.
     """
-    if not places.is_local(path):
+    if not is_local(path):
         with tempfile.TemporaryDirectory(prefix="bertjax-") as directory:
             local = epath.Path(directory) / path.name
             return copy_file(local, path, _write_local(local, records, path))
-    with places.replacing(path) as local:
+    with replacing(path) as local:
         examples = _write_local(local, records, path)
         size, digest = file_digest(local)
     return ShardFile(path.name, examples, size, digest)
@@ -309,7 +309,7 @@ def _write_local(local: epath.Path, records: Iterable[bytes], path: epath.Path) 
         writer.close()
     except RuntimeError as error:  # all that ArrayRecord says of a failed write
         reason = str(error).split(";")[0].removeprefix("write() failed: ")
-        raise places.CannotWrite(path, reason) from None
+        raise CannotWrite(path, reason) from None
     return count
 
 

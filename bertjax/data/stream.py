@@ -17,12 +17,12 @@ from typing import Any, TypeVar
 import numpy as np
 from etils import epath
 
-from bertjax import places
 from bertjax.data import sequences, shards
 from bertjax.data.order import EPOCHS, in_epochs
 from bertjax.data.rows import BadRecord, make_rows
 from bertjax.data.shards import Manifest
 from bertjax.errors import UserError
+from bertjax.files import is_local
 
 T = TypeVar("T")
 
@@ -56,7 +56,7 @@ class ShardReader:
         self._names = directory
         self._files = self.manifest.files[split]
         self._starts = np.cumsum([0, *(file.examples for file in self._files)])
-        self._local = directory if places.is_local(directory) else self._copy(directory)
+        self._local = directory if is_local(directory) else self._copy(directory)
         self._open: collections.OrderedDict[int, tuple[threading.Lock, Any]]
         self._open = collections.OrderedDict()
         self._lock = threading.Lock()

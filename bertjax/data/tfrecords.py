@@ -19,9 +19,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
-from bertjax import places, wire
+from bertjax import protobuf
 from bertjax.data.pairs import Pair
 from bertjax.errors import UserError
+from bertjax.files import location, reading
 from bertjax.text import corpus
 from bertjax.text.corpus import Source
 from bertjax.text.tokenizer import Tokenizer
@@ -79,12 +80,12 @@ def read_examples(
             missing or has values that can't be, another length, ids or special tokens of another
             vocabulary; named by the file and the record's number, from 1.
     """
-    path = places.location(path)
+    path = location(path)
     numbered = enumerate(read_records(path), start=1)
     while batch := list(itertools.islice(numbered, _AT_ONCE)):
         try:
             examples = _decode([record for _, record in batch], max_seq_length, tokenizer)
-        except (wire.Malformed, _Unfit):
+        except (protobuf.Malformed, _Unfit):
             examples = _decode_singly(path, batch, max_seq_length, tokenizer)
         max_seq_length = examples[0].max_seq_length
         yield from examples
@@ -96,15 +97,15 @@ def read_records(path: epath.PathLike) -> Iterator[bytes]:
     Raises:
         UserError: no such file, damage or truncation, named by the record's number.
     """
-    path = places.location(path)
+    path = location(path)
     if not path.exists():
         raise UserError(f"{path}: no such file; give a TFRecord file.")
-    with places.reading(path), path.open("rb") as file:
+    with reading(path), path.open("rb") as file:
         stream = _decompressed(file)
         for number in itertools.count(1):
             try:
                 record = _next_record(stream)
-            except wire.Malformed as error:
+            except protobuf.Malformed as error:
                 raise _damaged(path, number, error) from None
             if record is None:
                 return
@@ -114,7 +115,7 @@ def read_records(path: epath.PathLike) -> Iterator[bytes]:
 def framed(record: bytes) -> bytes:
     """A record as a TFRecord file has it: its length and the record, each with its CRC32C."""
     length = _HEADER.pack(len(record), 0)[:8]
-    sums = (_SUM.pack(wire.masked_crc32c(part)) for part in (length, record))
+    sums = (_SUM.pack(protobuf.masked_crc32c(part)) for part in (length, record))
     return length + next(sums) + record + next(sums)
 
 
@@ -127,10 +128,10 @@ def is_tfrecord(path: epath.Path) -> bool:
     """Whether a file is one, by its name, or because it begins with a length and the sum of it."""
     if is_named_tfrecord(path):
         return True
-    with places.reading(path), path.open("rb") as file:
+    with reading(path), path.open("rb") as file:
         try:
             header = _read(_decompressed(file), _HEADER.size)
-        except wire.Malformed:
+        except protobuf.Malformed:
             return False
     return len(header) == _HEADER.size and _has_sum(header[:8], header[8:])
 
@@ -148,7 +149,7 @@ def expanded(patterns: Sequence[str], leave_out: Sequence[epath.Path]) -> list[s
     found: list[str] = []
     others = {path.resolve() for path in leave_out}
     for pattern in patterns:
-        path = places.location(pattern)
+        path = location(pattern)
         files = list(corpus.files_in(path)) if path.is_dir() else []
         if records := [file for file in files if is_named_tfrecord(file)]:
             for file in files:
@@ -200,17 +201,17 @@ def _next_record(stream: Any) -> bytes | None:
     if not header:
         return None
     if len(header) < _HEADER.size:
-        raise wire.Malformed("the file ends in it")
+        raise protobuf.Malformed("the file ends in it")
     if not _has_sum(header[:8], header[8:]):
-        raise wire.Malformed("the CRC32C of its length is wrong")
+        raise protobuf.Malformed("the CRC32C of its length is wrong")
     length, _ = _HEADER.unpack(header)
     if length > _LONGEST_RECORD:
-        raise wire.Malformed(f"{length} bytes long")
+        raise protobuf.Malformed(f"{length} bytes long")
     data = _read(stream, length + _SUM.size)
     if len(data) < length + _SUM.size:
-        raise wire.Malformed("the file ends in it")
+        raise protobuf.Malformed("the file ends in it")
     if not _has_sum(data[:length], data[length:]):
-        raise wire.Malformed("its CRC32C is wrong")
+        raise protobuf.Malformed("its CRC32C is wrong")
     return data[:length]
 
 
@@ -218,14 +219,14 @@ def _read(stream: Any, size: int) -> bytes:
     try:
         return stream.read(size)
     except (EOFError, zlib.error, gzip.BadGzipFile):
-        raise wire.Malformed("what gzip compressed is cut off or changed") from None
+        raise protobuf.Malformed("what gzip compressed is cut off or changed") from None
 
 
 def _has_sum(data: bytes, crc: bytes) -> bool:
-    return wire.masked_crc32c(data) == _SUM.unpack(crc)[0]
+    return protobuf.masked_crc32c(data) == _SUM.unpack(crc)[0]
 
 
-def _damaged(path: epath.Path, number: int, error: wire.Malformed) -> UserError:
+def _damaged(path: epath.Path, number: int, error: protobuf.Malformed) -> UserError:
     return UserError(
         f"{path}, record {number}: damaged ({error}); copy the file again, or leave it out."
     )
@@ -242,7 +243,7 @@ def _decode_singly(
     for number, record in batch:
         try:
             examples += _decode([record], max_seq_length, tokenizer)
-        except wire.Malformed as error:
+        except protobuf.Malformed as error:
             raise _damaged(path, number, error) from None
         except _Unfit as error:
             raise UserError(f"{path}, record {number}: {error}") from None
@@ -296,12 +297,12 @@ def _decode(
 def _features(record: bytes) -> dict[str, bytes]:
     """The packed values of the features that an example needs, by their names."""
     found = {}
-    for features in wire.messages(wire.fields(record), 1):
-        for entry in wire.messages(wire.fields(features), 1):
-            parts = wire.fields(entry)
-            name = b"".join(wire.messages(parts, 1)[-1:]).decode(errors="replace")
+    for features in protobuf.messages(protobuf.fields(record), 1):
+        for entry in protobuf.messages(protobuf.fields(features), 1):
+            parts = protobuf.fields(entry)
+            name = b"".join(protobuf.messages(parts, 1)[-1:]).decode(errors="replace")
             if name in _FEATURES:
-                feature = wire.fields(b"".join(wire.messages(parts, 2)))
+                feature = protobuf.fields(b"".join(protobuf.messages(parts, 2)))
                 found[name] = _packed(name, feature)
     if missing := [name for name in _FEATURES if name not in found]:
         raise _Unfit(
@@ -311,19 +312,19 @@ def _features(record: bytes) -> dict[str, bytes]:
     return found
 
 
-def _packed(name: str, feature: wire.Fields) -> bytes:
+def _packed(name: str, feature: protobuf.Fields) -> bytes:
     """The numbers of a feature as they are written."""
     if any(kind != _FEATURES[name] for kind in feature):
         raise _Unfit(f"its {name} is of another type; make the file again.")
-    values = wire.fields(b"".join(wire.messages(feature, _FEATURES[name]))).get(1, [])
+    values = protobuf.fields(b"".join(protobuf.messages(feature, _FEATURES[name]))).get(1, [])
     if not all(isinstance(value, bytes) for value in values):
-        raise wire.Malformed(f"its {name} is not packed, as TensorFlow does")
+        raise protobuf.Malformed(f"its {name} is not packed, as TensorFlow does")
     return b"".join(value for value in values if isinstance(value, bytes))
 
 
 def _rows(name: str, columns: Sequence[bytes], length: int | None) -> np.ndarray:
     """A feature of some records: int64 [records, length]; `length` None takes the first one's."""
-    values, offsets = wire.packed_varints(columns)
+    values, offsets = protobuf.packed_varints(columns)
     counts = np.diff(offsets)
     if length is None:
         length = int(counts[0])
@@ -337,8 +338,8 @@ def _rows(name: str, columns: Sequence[bytes], length: int | None) -> np.ndarray
 
 def _predictions(columns: dict[str, list[bytes]]) -> tuple[np.ndarray, ...]:
     """The record, the position and the original id of what was masked: int64 [predictions] each."""
-    positions, offsets = wire.packed_varints(columns["masked_lm_positions"])
-    ids, id_offsets = wire.packed_varints(columns["masked_lm_ids"])
+    positions, offsets = protobuf.packed_varints(columns["masked_lm_positions"])
+    ids, id_offsets = protobuf.packed_varints(columns["masked_lm_ids"])
     sizes = 4 * np.diff(offsets)
     weights = columns["masked_lm_weights"]
     if not np.array_equal(offsets, id_offsets) or sizes.tolist() != [*map(len, weights)]:

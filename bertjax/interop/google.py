@@ -16,7 +16,7 @@ from bertjax.interop.tensor_bundle import INDEX, TensorBundle
 from bertjax.interop.tensors import expected_shapes, module_name
 from bertjax.interop.weights import find_weights
 from bertjax.model.heads import OPTIONAL_PARTS
-from bertjax.train.paths import named, nested
+from bertjax.train.tree import named, nested
 
 CONFIGS = ("bert_config.json", "config.json")
 

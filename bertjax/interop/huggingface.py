@@ -8,9 +8,9 @@ from typing import Any
 
 from etils import epath
 
-from bertjax import places
 from bertjax.config import BertConfig, read_json_object
 from bertjax.errors import UserError
+from bertjax.files import location, output_directory, writing
 from bertjax.interop import distilbert, google, hub
 from bertjax.interop.tensors import read_params, write_params
 from bertjax.interop.weights import WEIGHTS, find_weights, read_weights
@@ -93,8 +93,8 @@ def save_pretrained(path: epath.PathLike, model: Pretrained) -> epath.Path:
     """
     path = epath.Path(path)
     params = _params_of_kind(path, model)
-    with places.writing(path):
-        path = places.output_directory(path)
+    with writing(path):
+        path = output_directory(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"
         temporary.mkdir()
@@ -126,7 +126,7 @@ def from_pretrained(path: epath.PathLike) -> Pretrained:
     source = None
     if (name := hub.parse_name(path)) is not None:
         path, source = hub.download(name)
-    path = places.location(path)
+    path = location(path)
     if google.is_checkpoint(path):
         return from_google(google.read_checkpoint(path, moments=False))
     path = find_export(path)

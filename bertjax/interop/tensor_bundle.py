@@ -15,9 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from bertjax import places, wire
+from bertjax import protobuf
 from bertjax.errors import UserError
-from bertjax.wire import Fields, Malformed, masked_crc32c
+from bertjax.files import reading
+from bertjax.protobuf import Fields, Malformed, masked_crc32c
 
 INDEX = ".index"
 
@@ -81,10 +82,10 @@ class TensorBundle:
                 "its path up to .index."
             )
         try:
-            with places.reading(self._index):
+            with reading(self._index):
                 index = _read_small(self._index)
             header, self._entries = _read_index(index)
-            self._shards, big_endian = wire.number(header, 1), wire.number(header, 2)
+            self._shards, big_endian = protobuf.number(header, 1), protobuf.number(header, 2)
         except Malformed as error:
             raise UserError(
                 f"{self._index}: damaged ({error}); copy the checkpoint again."
@@ -135,7 +136,7 @@ class TensorBundle:
                 f"have {entry.size:,} bytes); copy the checkpoint again."
             )
         path = self._shard(entry.shard)
-        with places.reading(path), path.open("rb") as file:
+        with reading(path), path.open("rb") as file:
             file.seek(entry.offset)
             data = file.read(entry.size)
         if len(data) != entry.size or masked_crc32c(data) != entry.crc32c:
@@ -201,12 +202,12 @@ def _read_index(data: bytes) -> tuple[Fields, dict[str, Entry]]:
             if total > _LARGEST_KEYS:
                 raise Malformed(f"its names have more than {_LARGEST_KEYS >> 20} MiB")
             if not key:
-                header = wire.fields(message)
+                header = protobuf.fields(message)
             elif key[0]:  # a key that begins with a zero byte is a slice's
-                entries[_text(key)] = _entry(wire.fields(message))
+                entries[_text(key)] = _entry(protobuf.fields(message))
     if header is None:
         raise Malformed("it has no header")
-    shards = wire.number(header, 1)
+    shards = protobuf.number(header, 1)
     if not 0 < shards < 100_000 or any(not 0 <= e.shard < shards for e in entries.values()):
         raise Malformed("a number of a data file is out of range")
     return header, entries
@@ -230,9 +231,9 @@ def _block(data: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]
     last = size - 4 - 4 * restarts
     at, key = 0, b""
     while at < last:
-        shared, at = wire.varint(block, at)
-        added, at = wire.varint(block, at)
-        length, at = wire.varint(block, at)
+        shared, at = protobuf.varint(block, at)
+        added, at = protobuf.varint(block, at)
+        length, at = protobuf.varint(block, at)
         if shared > len(key) or at + added + length > last:
             raise Malformed(f"the block at byte {offset:,} has a key that is out of range")
         if shared + added > _LONGEST_KEY:
@@ -244,27 +245,27 @@ def _block(data: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]
 
 def _handle(data: bytes, at: int) -> tuple[tuple[int, int], int]:
     """(offset, size) of a block, and where the reading ended."""
-    offset, at = wire.varint(data, at)
-    size, at = wire.varint(data, at)
+    offset, at = protobuf.varint(data, at)
+    size, at = protobuf.varint(data, at)
     return (offset, size), at
 
 
 def _entry(fields: Fields) -> Entry:
     """A BundleEntryProto."""
-    shapes = [wire.fields(each) for each in wire.messages(fields, 2)]
-    dims = [wire.fields(dim) for each in shapes for dim in wire.messages(each, 2)]
-    shape = tuple(wire.number(dim, 1) for dim in dims)
+    shapes = [protobuf.fields(each) for each in protobuf.messages(fields, 2)]
+    dims = [protobuf.fields(dim) for each in shapes for dim in protobuf.messages(each, 2)]
+    shape = tuple(protobuf.number(dim, 1) for dim in dims)
     if any(size >= 1 << 63 for size in shape):
         raise Malformed("a shape is negative")
     if len(shape) > _MOST_AXES or math.prod(size for size in shape if size) >= 1 << 60:
         raise Malformed("a shape is larger than any array's")
     return Entry(
-        dtype=wire.number(fields, 1),
+        dtype=protobuf.number(fields, 1),
         shape=shape,
-        shard=wire.number(fields, 3),
-        offset=wire.number(fields, 4),
-        size=wire.number(fields, 5),
-        crc32c=wire.number(fields, 6),
+        shard=protobuf.number(fields, 3),
+        offset=protobuf.number(fields, 4),
+        size=protobuf.number(fields, 5),
+        crc32c=protobuf.number(fields, 6),
         sliced=7 in fields,
     )
 

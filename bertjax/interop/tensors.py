@@ -12,13 +12,13 @@ import numpy as np
 import safetensors.numpy
 from etils import epath
 
-from bertjax import places
 from bertjax.config import BertConfig
 from bertjax.errors import UserError
+from bertjax.files import writing
 from bertjax.interop.weights import PAYLOAD_HASH, Weights, payload_hash, safetensors_header
 from bertjax.model.bert import init_params
 from bertjax.model.heads import OPTIONAL_PARTS
-from bertjax.train.paths import named
+from bertjax.train.tree import named
 
 # Our modules and theirs, tried in this order; `transformers/models/bert/modeling_bert.py`.
 _MODULES = (
@@ -109,7 +109,7 @@ def write_params(path: epath.Path, params: Mapping[str, Any], *, prefix: bool = 
     head = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
     head += b" " * (-len(head) % 8)
     payload = memoryview(data)[8 + int.from_bytes(data[:8], "little") :]
-    with places.writing(path):
+    with writing(path):
         path.write_bytes(b"".join([len(head).to_bytes(8, "little"), head, payload]))
 
 

@@ -16,9 +16,9 @@ import numpy as np
 import safetensors
 from etils import epath
 
-from bertjax import places
 from bertjax.config import read_json_object
 from bertjax.errors import UserError
+from bertjax.files import reading
 from bertjax.interop.flax_files import read_flax
 from bertjax.interop.torch_files import read_torch
 
@@ -115,7 +115,7 @@ def read_weights(path: epath.Path) -> Weights:
 
 
 def _read_file(path: epath.Path) -> dict[str, np.ndarray]:
-    with places.reading(path):
+    with reading(path):
         _check_size(path, path.stat().length)
         data = path.read_bytes()
     if path.name.endswith(".safetensors"):

@@ -1,0 +1,1 @@
+"""The encoder, its heads, and pure functions over their parameters."""

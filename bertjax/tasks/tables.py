@@ -10,8 +10,8 @@ from typing import Any, NoReturn
 
 from etils import epath
 
-from bertjax import places
 from bertjax.errors import UserError
+from bertjax.files import location
 
 MAX_FIELD = 131_072
 """Longest value in characters, the csv module's own limit: far beyond what a BERT reads."""
@@ -59,7 +59,7 @@ def read_table(
     Raises:
         UserError: anything wrong with the file; the sentence names the file and the line.
     """
-    path = places.location(path)
+    path = location(path)
     text = read_text(path, (".tsv", ".csv", ".jsonl", ".json"), _READERS)
     rows = _rows(path, text, columns, column_names)
     values: dict[str, list[str]] = {name: [] for name in columns}

@@ -1,4 +1,4 @@
-"""What a kind of task is to fine-tuning: `runs/seeds.py` trains, scores and exports any of them."""
+"""What fine-tuning needs to know of a kind of task."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping

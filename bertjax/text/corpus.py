@@ -10,11 +10,11 @@ from typing import BinaryIO
 
 from etils import epath
 
-from bertjax import places
+from bertjax.demo.documentation import Passage, installed_documentation
 from bertjax.errors import UserError
+from bertjax.files import location
 from bertjax.text import compressed, tfds_source
 from bertjax.text import sentences as sentences_lib
-from bertjax.text.documentation import Passage, installed_documentation
 from bertjax.text.tfds_source import TfdsSplit
 
 __all__ = [
@@ -152,7 +152,7 @@ def is_json_lines(path: epath.Path) -> bool:
 
 
 def _expand(pattern: str) -> Iterator[epath.Path]:
-    path = places.location(pattern)
+    path = location(pattern)
     if path.is_dir():
         yield from filter(is_named_text, files_in(path))
     elif path.exists():

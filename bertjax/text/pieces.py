@@ -7,8 +7,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from etils import epath
 
-from bertjax import places
 from bertjax.errors import UserError
+from bertjax.files import write_atomically
 
 Kind = Literal["sentencepiece", "wordpiece"]
 
@@ -246,7 +246,7 @@ class PieceTokenizer(abc.ABC):
         """Writes `files` into a directory; the vocabulary comes last."""
         directory = epath.Path(directory)
         for name, data in self.files(export=export).items():
-            places.write_atomically(directory / name, data)
+            write_atomically(directory / name, data)
 
     def _plain(self, text: str, parse_mask: bool) -> tuple[list[int], list[tuple[int, int]]]:
         if not parse_mask or "[MASK]" not in text:

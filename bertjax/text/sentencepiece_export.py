@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from bertjax import wire
+from bertjax import protobuf
 from bertjax.errors import UserError
 from bertjax.text.pieces import SPECIALS
 
@@ -25,8 +25,8 @@ class _Model(NamedTuple):
 
     pieces: list[tuple[str, float]]
     types: list[int]
-    trainer: wire.Fields
-    normalizer: wire.Fields
+    trainer: protobuf.Fields
+    normalizer: protobuf.Fields
 
 
 def tokenizer_json(
@@ -63,7 +63,7 @@ def tokenizer_json(
         )
     trainer, rules = parsed.trainer, parsed.normalizer
     names = {name: parsed.pieces[number][0] for name, number in special_ids.items()}
-    options: dict[str, Any] = {"byte_fallback": bool(wire.number(trainer, 35))}
+    options: dict[str, Any] = {"byte_fallback": bool(protobuf.number(trainer, 35))}
     if _kind(parsed) == _UNIGRAM:
         cutter = models.Unigram(parsed.pieces, unk_id=special_ids["[UNK]"], **options)
     else:
@@ -72,7 +72,7 @@ def tokenizer_json(
         cutter = models.BPE(ids, _merges(_scores(parsed)), **options)
     library = tokenizers.Tokenizer(cutter)
     steps: list[Any] = [
-        normalizers.Precompiled(table) for table in wire.messages(rules, 2) if table
+        normalizers.Precompiled(table) for table in protobuf.messages(rules, 2) if table
     ]
     if "A" not in normalize("A"):
         # Of a letter and its accents the library looks up the first part that the table has, and
@@ -87,9 +87,9 @@ def tokenizer_json(
     steps.append(normalizers.Replace(tokenizers.Regex(" {2,}"), " "))
     steps.append(normalizers.Replace(tokenizers.Regex("^ | $"), ""))
     library.normalizer = normalizers.Sequence(steps)
-    prefix = "always" if wire.number(rules, 3, 1) else "never"  # add_dummy_prefix
+    prefix = "always" if protobuf.number(rules, 3, 1) else "never"  # add_dummy_prefix
     # split_by_whitespace says what training did, and the pieces whether words can be cut alone.
-    words = wire.number(trainer, 22, 1) and not any(_SPACE in p[1:] for p, _ in parsed.pieces)
+    words = protobuf.number(trainer, 22, 1) and not any(_SPACE in p[1:] for p, _ in parsed.pieces)
     library.pre_tokenizer = pre_tokenizers.Metaspace(_SPACE, prefix, bool(words))
     library.decoder = decoders.Metaspace(_SPACE, prefix, bool(words))
     cls, sep = names["[CLS]"], names["[SEP]"]
@@ -114,13 +114,15 @@ def settings(tokens: Sequence[str], special_ids: dict[str, int]) -> dict[str, An
 
 def _parse(model: bytes) -> _Model:
     """The message of a model that the sentencepiece library has read."""
-    proto = wire.fields(model)
+    proto = protobuf.fields(model)
     pieces, types = [], []
-    for message in wire.messages(proto, 1):
-        piece = wire.fields(message)
-        pieces.append((wire.messages(piece, 1)[0].decode(), wire.float32(piece, 2)))
-        types.append(wire.number(piece, 3, _NORMAL))
-    trainer, normalizer = (wire.fields(b"".join(wire.messages(proto, field))) for field in (2, 3))
+    for message in protobuf.messages(proto, 1):
+        piece = protobuf.fields(message)
+        pieces.append((protobuf.messages(piece, 1)[0].decode(), protobuf.float32(piece, 2)))
+        types.append(protobuf.number(piece, 3, _NORMAL))
+    trainer, normalizer = (
+        protobuf.fields(b"".join(protobuf.messages(proto, field))) for field in (2, 3)
+    )
     return _Model(pieces, types, trainer, normalizer)
 
 
@@ -129,9 +131,9 @@ def _reason_against(model: _Model) -> str | None:
     kind = _kind(model)
     if kind not in (_UNIGRAM, _BPE):
         return f"it is a {_KINDS.get(kind, kind)} model, and only unigram and BPE models can"
-    if wire.number(model.trainer, 24):
+    if protobuf.number(model.trainer, 24):
         return "its spaces end a word instead of beginning it"
-    if not wire.number(model.normalizer, 4, 1) or not wire.number(model.normalizer, 5, 1):
+    if not protobuf.number(model.normalizer, 4, 1) or not protobuf.number(model.normalizer, 5, 1):
         return "it keeps spaces as they are"
     if _USER_DEFINED in model.types:
         piece = model.pieces[model.types.index(_USER_DEFINED)][0]
@@ -142,7 +144,7 @@ def _reason_against(model: _Model) -> str | None:
 
 
 def _kind(model: _Model) -> int:
-    return wire.number(model.trainer, 3, _UNIGRAM)
+    return protobuf.number(model.trainer, 3, _UNIGRAM)
 
 
 def _scores(model: _Model) -> dict[str, float]:

@@ -13,8 +13,8 @@ from typing import Any
 
 from etils import epath
 
-from bertjax import places
 from bertjax.errors import UserError
+from bertjax.files import is_local
 
 PREFIX = "tfds:"
 
@@ -120,7 +120,7 @@ def _root(data_dir: epath.PathLike | None) -> epath.Path:
         from tensorflow_datasets.core import constants
 
         return epath.Path(constants.get_default_data_dir())
-    if not places.is_local(data_dir):
+    if not is_local(data_dir):
         raise UserError(
             f"{data_dir}: data sets of TFDS are read from a local disk; copy it to one."
         )

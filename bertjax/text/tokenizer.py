@@ -12,8 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 from etils import epath
 
-from bertjax import places
 from bertjax.errors import UserError
+from bertjax.files import location, output_directory, write_atomically
 from bertjax.text import corpus, sentencepiece, tokenizer_files, wordpiece
 from bertjax.text.pieces import SETTINGS_FILE, SPECIALS, Encoding, Kind, Surface
 
@@ -173,7 +173,7 @@ def load_tokenizer(
         UserError: nothing there, the other kind, a damaged file, a token twice, a special token
             missing, or a setting that would give other ids than BERT's rules do.
     """
-    path = places.location(path)
+    path = location(path)
     file = _vocabulary_file(path, kind)
     data = file.read_bytes()
     if file.suffix == ".json":
@@ -213,7 +213,7 @@ def train_tokenizer(config: TokenizerConfig, log: Callable[[str], None]) -> Toke
         UserError: bad input, a vocabulary size that the text can't fill, or an output directory
             that holds another tokenizer or can't be written.
     """
-    output = places.output_directory(config.output)
+    output = output_directory(config.output)
     # Of an output inside the input, what an earlier run wrote is no text.
     sources = corpus.expand_inputs(
         config.input,
@@ -243,7 +243,7 @@ def train_tokenizer(config: TokenizerConfig, log: Callable[[str], None]) -> Toke
         return existing
     log(f"Training a {config.kind} vocabulary of {config.vocab_size} on {len(sample)} sentences.")
     tokenizer = _train(sample, config)
-    places.write_atomically(output / _TRAINING_FILE, json.dumps(facts, indent=2).encode() + b"\n")
+    write_atomically(output / _TRAINING_FILE, json.dumps(facts, indent=2).encode() + b"\n")
     tokenizer.save(output)
     log(f"Saved {output}: {tokenizer.vocab_size} tokens.")
     return tokenizer

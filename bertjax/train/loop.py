@@ -15,13 +15,18 @@ from typing import TYPE_CHECKING, Any
 from etils import epath
 
 from bertjax.errors import UserError
-from bertjax.train.identity import UNDECIDED, changes, refuse_another_run, refuse_fewer_steps
+from bertjax.train.checkpoint.identity import (
+    UNDECIDED,
+    changes,
+    refuse_another_run,
+    refuse_fewer_steps,
+)
 from bertjax.train.phases import Phase, phase_start
 from bertjax.train.stopping import stop_requests
-from bertjax.train.telemetry import Telemetry
+from bertjax.train.telemetry.logger import Telemetry
 
 if TYPE_CHECKING:
-    from bertjax.train.checkpoint import Checkpoints
+    from bertjax.train.checkpoint.manager import Checkpoints
 
 
 @dataclasses.dataclass(frozen=True)

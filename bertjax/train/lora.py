@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from bertjax.errors import UserError
-from bertjax.train.paths import named, nested
+from bertjax.train.tree import named, nested
 
 ADAPTERS = "lora"
 """The subtree of the adapters among what is trained."""

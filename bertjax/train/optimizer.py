@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import optax
 
 from bertjax.errors import UserError, refuse_unknown
-from bertjax.train import parts, schedules
-from bertjax.train.paths import path_name
+from bertjax.train import param_groups, schedules
 from bertjax.train.schedules import ScheduleName
+from bertjax.train.tree import path_name
 
 OptimizerName = Literal["adamw_google", "adamw", "lamb"]
 _EPS = {"adamw_google": 1e-6, "adamw": 1e-8, "lamb": 1e-6}
@@ -239,7 +239,7 @@ def scale_by_layer(layer_decay: float, layers: int) -> optax.GradientTransformat
         del params
 
         def scaled(path: tuple, leaf: jax.Array) -> jax.Array:
-            return leaf * parts.scale_of(path_name(path), layer_decay, layers)
+            return leaf * param_groups.scale_of(path_name(path), layer_decay, layers)
 
         return jax.tree_util.tree_map_with_path(scaled, updates)
 

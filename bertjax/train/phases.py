@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from bertjax.train.mfu import Work
+from bertjax.train.telemetry.mfu import Work
 
 if TYPE_CHECKING:
-    from bertjax.train.telemetry import Field
+    from bertjax.train.telemetry.logger import Field
 
 
 class Phase(NamedTuple):

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from bertjax.errors import UserError
-from bertjax.train.paths import named, path_name
+from bertjax.train.tree import named, path_name
 
 AXES = ("data", "fsdp", "tensor")
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from bertjax.train import parts, sharding
+from bertjax.train import param_groups, sharding
 
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -39,7 +39,7 @@ class TrainState(flax.struct.PyTreeNode):
 
     def averaged_params(self) -> Any:
         """What is evaluated and exported: the averages where there are some, else the params."""
-        return self.params if self.ema is None else parts.join(self.ema, self.params)
+        return self.params if self.ema is None else param_groups.join(self.ema, self.params)
 
 
 class LossFn(Protocol):
@@ -71,7 +71,7 @@ def init_state(
     def zero() -> jax.Array:  # one array each: donation wants no two leaves in one buffer
         return jnp.zeros((), jnp.int32)
 
-    trained, _ = parts.split(params, frozen)
+    trained, _ = param_groups.split(params, frozen)
     ema = jax.tree.map(jnp.copy, trained) if average else None
     return TrainState(zero(), zero(), zero(), params, optimizer.init(trained), ema)
 
@@ -125,13 +125,15 @@ def make_train_step(
         weights = _sum_over(weights_fn(batch), axis_name)
         dropout_keys = _keys_of(key, _DROPOUT, rows)
 
-        trained, rest = parts.split(state.params, frozen)
+        trained, rest = param_groups.split(state.params, frozen)
         # Of parameters that shard_map knows to be the same everywhere it gives gradients that are
         # summed already (check_vma): so that the sum below is the only one, these are its own.
         own_params = _varying(trained, axis_name)
 
         def loss_of_trained(params: Any, batch: Batch, keys: jax.Array):
-            return loss_fn(parts.join(params, rest), batch, weights=weights, dropout_key=keys)
+            return loss_fn(
+                param_groups.join(params, rest), batch, weights=weights, dropout_key=keys
+            )
 
         def part(batch: Batch, keys: jax.Array):
             (loss, metrics), grads = jax.value_and_grad(loss_of_trained, has_aux=True)(
@@ -161,7 +163,7 @@ def make_train_step(
             step=state.step + 1,
             updates=state.updates + finite.astype(jnp.int32),
             bad_steps=jnp.where(finite, 0, state.bad_steps + 1),
-            params=parts.join(kept(params, trained), rest),
+            params=param_groups.join(kept(params, trained), rest),
             opt_state=kept(opt_state, state.opt_state),
             ema=kept(_averaged(state, params, ema_decay), state.ema),
         ), report

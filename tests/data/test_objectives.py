@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bertjax.data import prepare, publish, shards, work
+from bertjax.data import shards
 from bertjax.data.pairs import Pair
-from bertjax.data.prepare import PrepareConfig
+from bertjax.data.prepare import publish, workers
+from bertjax.data.prepare import run as prepare
+from bertjax.data.prepare.run import PrepareConfig
 from bertjax.data.stream import HeldOutBatches, ShardReader, TrainStream
 from bertjax.errors import UserError
 
@@ -178,8 +180,8 @@ def test_several_lengths_are_what_each_alone_is(
     corpus = make_corpus(60, files=2)
     cfg = config(corpus, "both", max_seq_length=(32, 96), objective=objective)
     calls = []
-    tokenise = work.tokenise
-    monkeypatch.setattr(work, "tokenise", lambda *task: calls.append(task) or tokenise(*task))
+    tokenise = workers.tokenise
+    monkeypatch.setattr(workers, "tokenise", lambda *task: calls.append(task) or tokenise(*task))
     manifest = prepare.prepare(cfg, log)
     both = Path(cfg.output)
     assert len(calls) == 1 and manifest == shards.read_manifest(both / "32")
@@ -208,7 +210,7 @@ def test_several_lengths_stopped_anywhere_end_with_the_same_bytes(
     straight = config(corpus, "straight", max_seq_length=(32, 64))
     prepare.prepare(straight, log)
     # Two lengths of two splits, and two directories to publish: stopped before each.
-    for name, place, count in (("pair", work, 4), ("publish", publish, 2)):
+    for name, place, count in (("pair", workers, 4), ("publish", publish, 2)):
         for stop_at in range(count):
             cfg = dataclasses.replace(straight, output=f"{straight.output}-{name}-{stop_at}")
             calls = itertools.count()

@@ -17,7 +17,7 @@ from bertjax.interop.google import is_checkpoint, read_checkpoint, variable_name
 from bertjax.interop.tensor_bundle import TensorBundle
 from bertjax.model.bert import init_params
 from bertjax.train.optimizer import OptimizerConfig, make_optimizer
-from bertjax.train.paths import named
+from bertjax.train.tree import named
 
 TRAINED = Path(__file__).with_name("tf1_training.npz")
 CONFIG = BertConfig(

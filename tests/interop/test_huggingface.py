@@ -14,7 +14,7 @@ from bertjax.interop import tensors
 from bertjax.interop.huggingface import Pretrained, from_pretrained, save_pretrained
 from bertjax.model.bert import init_params
 from bertjax.text.tokenizer import load_tokenizer
-from bertjax.train.paths import named
+from bertjax.train.tree import named
 
 CONFIG = BertConfig(
     vocab_size=12,

@@ -15,8 +15,8 @@ from bertjax.objectives.losses import pretraining_loss, pretraining_weights
 from bertjax.text import sentencepiece
 from bertjax.text.wordpiece import WordPieceTokenizer
 from bertjax.train.optimizer import OptimizerConfig, make_optimizer
-from bertjax.train.paths import named
 from bertjax.train.step import init_state, make_train_step
+from bertjax.train.tree import named
 
 # Google's order: [unused0] comes second and the rest after the special tokens.
 TOKENS = [

@@ -12,7 +12,7 @@ import bertjax as bj
 from bertjax.model import bert, layers
 from bertjax.model.heads import TASK_PARTS
 from bertjax.model.layers import Attention, dropout
-from bertjax.train.paths import named
+from bertjax.train.tree import named
 
 CONFIG = bj.BertConfig(
     vocab_size=50,

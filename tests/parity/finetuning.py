@@ -49,7 +49,7 @@ def rows(path: pathlib.Path) -> tuple[list[str], list[int]]:
 
 def run_bertjax(data: pathlib.Path, output: pathlib.Path) -> None:
     """All seeds in bertjax; the accuracies of dev go to output/bertjax.json."""
-    from bertjax.runs.finetune import finetune
+    from bertjax.finetune.run import finetune
 
     config = dataclasses.replace(
         recipe(),

@@ -9,7 +9,7 @@ import numpy as np
 
 import bertjax as bj
 from bertjax.interop.tensors import tensor_name
-from bertjax.train.paths import named, nested
+from bertjax.train.tree import named, nested
 
 EXECUTION = bj.Execution(precision="highest")
 SCAN = bj.Execution(precision="highest", scan_layers=True)

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from bertjax.train.paths import named, nested
+from bertjax.train.tree import named, nested
 
 BOUND = 1e-5
 KINDS = (

@@ -54,7 +54,7 @@ def test_every_tensor_comes_back_with_equal_bytes(directory, theirs, tmp_path, h
 
 def test_what_is_read_is_what_the_forward_tests_run_on(directory, ours):
     """So the outputs that are equal there are those of the weights that are read here."""
-    from bertjax.train.paths import named
+    from bertjax.train.tree import named
 
     read, drawn = named(bj.from_pretrained(directory).params), named(ours.params("tiny_erf"))
     assert set(read) == set(drawn)

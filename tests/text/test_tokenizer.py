@@ -12,7 +12,7 @@ from etils import epath
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bertjax import places
+from bertjax import files
 from bertjax.errors import UserError
 from bertjax.text import pieces
 from bertjax.text.tokenizer import TokenizerConfig, load_tokenizer, train_tokenizer
@@ -582,7 +582,7 @@ def test_a_killed_training_leaves_no_vocabulary_and_can_be_run_again(
     corpus_file, tmp_path, monkeypatch
 ):
     config = TokenizerConfig((str(corpus_file),), str(tmp_path), vocab_size=48)
-    real = places.write_atomically
+    real = files.write_atomically
 
     def die_at_the_vocabulary(path, data):
         if path.name == "spm.model":
@@ -590,7 +590,7 @@ def test_a_killed_training_leaves_no_vocabulary_and_can_be_run_again(
         real(path, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(places, "write_atomically", die_at_the_vocabulary)
+        patch.setattr(files, "write_atomically", die_at_the_vocabulary)
         with pytest.raises(KeyboardInterrupt):
             train_tokenizer(config, lambda line: None)
     with pytest.raises(UserError, match="neither"):

@@ -15,8 +15,8 @@ from jax.sharding import PartitionSpec
 import bertjax as bj
 from bertjax.train import optimizer as optimizers
 from bertjax.train import sharding
-from bertjax.train.paths import named
 from bertjax.train.step import init_state, jit_train_step, make_train_step
+from bertjax.train.tree import named
 
 B, T, V, STEPS = 16, 32, 512, 20
 CONFIG = bj.BertConfig(

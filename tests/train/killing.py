@@ -1,5 +1,5 @@
 """Kills a training command at random places and starts it again; for any command that prints
-`step 12/100` lines, as `bertjax.train.telemetry` does."""
+`step 12/100` lines, as `bertjax.train.telemetry.logger` does."""
 
 import json
 import os

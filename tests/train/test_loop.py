@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from bertjax.errors import UserError
-from bertjax.train.checkpoint import Checkpoints
+from bertjax.train.checkpoint.manager import Checkpoints
 from bertjax.train.loop import LoopConfig
 from bertjax.train.phases import Phase
 

@@ -9,7 +9,7 @@ from bertjax.errors import UserError
 from bertjax.model import bert
 from bertjax.train import lora
 from bertjax.train.lora import LoraConfig
-from bertjax.train.paths import named
+from bertjax.train.tree import named
 
 CONFIG = BertConfig(
     vocab_size=30,

@@ -8,7 +8,7 @@ import pytest
 
 import bertjax as bj
 from bertjax.train.optimizer import OptimizerConfig, decay_mask, make_optimizer, make_schedule
-from bertjax.train.paths import named, nested
+from bertjax.train.tree import named, nested
 
 KERNEL, BIAS = "encoder/layer_0/output/kernel", "encoder/layer_0/layer_norm/bias"
 ZEROS = "mlm/transform/kernel"  # a matrix of zeros: its trust ratio is 1

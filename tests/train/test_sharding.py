@@ -12,8 +12,8 @@ from jax.sharding import PartitionSpec as P
 import bertjax as bj
 from bertjax.train import sharding
 from bertjax.train.optimizer import OptimizerConfig, make_optimizer
-from bertjax.train.paths import named
 from bertjax.train.step import init_state
+from bertjax.train.tree import named
 
 BASE = bj.BertConfig.named("base")  # 12 layers of 768, 3,072 in between, a vocabulary of 30,522
 LAYERS = [f"encoder/layer_{number}" for number in range(12)]

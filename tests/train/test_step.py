@@ -9,8 +9,8 @@ import numpy as np
 import optax
 import pytest
 
-from bertjax.train.paths import named
 from bertjax.train.step import init_state, make_eval_step, make_train_step
+from bertjax.train.tree import named
 
 # Float32 sums in another order. Measured over 20 steps: 2e-7 at most for every way.
 BOUND = 1e-6
@@ -44,7 +44,7 @@ _MAPPED = """
 import itertools
 import jax, jax.numpy as jnp, numpy as np, optax
 from jax.sharding import AxisType, Mesh, PartitionSpec as P
-from bertjax.train.paths import named
+from bertjax.train.tree import named
 from bertjax.train.step import init_state, make_train_step
 
 def loss_fn(params, batch, *, weights, dropout_key):
@@ -96,7 +96,7 @@ import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import PartitionSpec as P
 from bertjax.train import sharding
 from bertjax.train.optimizer import OptimizerConfig, make_optimizer
-from bertjax.train.paths import named, nested
+from bertjax.train.tree import named, nested
 from bertjax.train.step import init_state, jit_train_step, make_train_step
 
 SHAPES = {}

@@ -14,9 +14,9 @@ import optax
 from etils import epath
 
 from bertjax.errors import UserError
-from bertjax.train.checkpoint import Checkpoints
+from bertjax.train.checkpoint.manager import Checkpoints
 from bertjax.train.loop import FitResult, LoopConfig, fit
-from bertjax.train.telemetry import Field, Telemetry
+from bertjax.train.telemetry.logger import Field, Telemetry
 
 OPTIMIZER = optax.adam(1e-2)
 FIELDS = (Field("loss", format=".4f", reference=("noise", 0.01)), Field("grad_norm", "grad", ".2e"))

@@ -14,10 +14,10 @@ import toy_run as toy
 from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from bertjax.train.checkpoint import Checkpoints
+from bertjax.train.checkpoint.manager import Checkpoints
+from bertjax.train.checkpoint.restore import abstract
 from bertjax.train.loop import LoopConfig, fit
-from bertjax.train.restore import abstract
-from bertjax.train.telemetry import Telemetry
+from bertjax.train.telemetry.logger import Telemetry
 
 
 def main(rank: int, port: str, workdir: epath.Path, stop_at: int) -> None:

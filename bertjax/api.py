@@ -1,0 +1,29 @@
+"""`bertjax.fit`: one function for every kind of run, for notebooks and other people's code."""
+
+from collections.abc import Callable
+from typing import Any
+
+
+def fit(config: Any, *, log: Callable[[str], None] = print) -> Any:
+    """Runs, or resumes, what the configuration describes.
+
+    Args:
+        config: a `bertjax.PretrainConfig` or a `bertjax.FinetuneConfig`.
+        log: told what happens, line by line; by default printed.
+
+    Returns:
+        PretrainResult or FinetuneResult.
+
+    Raises:
+        UserError: a mistake in the configuration, the data or the run directory.
+        TypeError: neither of the two.
+    """
+    from bertjax.finetune.run import FinetuneConfig, finetune
+    from bertjax.pretrain.config import PretrainConfig
+    from bertjax.pretrain.run import pretrain
+
+    if isinstance(config, PretrainConfig):
+        return pretrain(config, log)
+    if isinstance(config, FinetuneConfig):
+        return finetune(config, log)
+    raise TypeError(f"fit takes a PretrainConfig or a FinetuneConfig, not {type(config).__name__}.")

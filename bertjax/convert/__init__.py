@@ -1,0 +1,1 @@
+"""`bertjax convert`: models from one layout into another."""

@@ -1,0 +1,1 @@
+"""Checks of text and of prepared shards."""

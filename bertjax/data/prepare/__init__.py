@@ -1,0 +1,1 @@
+"""`bertjax prepare`: raw text to shards."""

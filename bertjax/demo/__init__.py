@@ -1,0 +1,1 @@
+"""`bertjax demo`: the whole pipeline in minutes."""

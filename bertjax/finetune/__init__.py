@@ -1,0 +1,1 @@
+"""`bertjax finetune`: training a task head and its encoder."""

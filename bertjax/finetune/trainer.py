@@ -1,0 +1,371 @@
+"""Training the seeds of a fine-tuning run; what they share is read and compiled once."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from etils import epath
+
+from bertjax.errors import Stopped, UserError
+from bertjax.files import write_atomically, writing
+from bertjax.finetune import grid
+from bertjax.finetune.grid import Setting
+from bertjax.finetune.program import programs, random_params
+from bertjax.finetune.run import FinetuneConfig, Log, SeedResult
+from bertjax.inference.programs import output_batches
+from bertjax.interop.huggingface import Pretrained, save_pretrained
+from bertjax.interop.tensors import weights_hash
+from bertjax.model import initializers
+from bertjax.model.flops import task_flops, training_flops
+from bertjax.rundir.records import CONFIG
+from bertjax.rundir.workdir import choose_workdir, write_config
+from bertjax.tasks.batches import bucket_of, epoch_batches, length_buckets
+from bertjax.tasks.task import Examples, Task
+from bertjax.train import lora, sharding
+from bertjax.train.checkpoint.manager import Checkpoints
+from bertjax.train.checkpoint.restore import abstract
+from bertjax.train.loop import LoopConfig, fit
+from bertjax.train.optimizer import make_schedule
+from bertjax.train.step import TrainState
+from bertjax.train.telemetry.logger import Field, Telemetry
+from bertjax.train.telemetry.mfu import Work, work_of
+from bertjax.train.telemetry.trackers import make_profiler, make_trackers
+
+KIND = "fine-tuning"
+_ADAPTERS = 0x10BA  # what a seed's key is folded with for them: other draws than the new head's
+
+
+class Plan(NamedTuple):
+    """The steps of a setting."""
+
+    setting: Setting
+    epoch_steps: int
+    """Of an epoch."""
+    steps: int
+    """In all."""
+    warmup: int
+    """Of the first steps, those that warm up."""
+
+
+class SeedTrainer:
+    """Trains the seeds of one `finetune`, and remembers the best of them."""
+
+    def __init__(
+        self,
+        config: FinetuneConfig,
+        model: Pretrained,
+        task: Task,
+        log: Log,
+        progress: bool | None,
+    ) -> None:
+        """Finds or compiles the programs and chooses the directory; trains and writes nothing yet.
+
+        Raises:
+            UserError: the batch does not divide over the devices, the warm-up is too long, or the
+                directory holds another run.
+        """
+        self.config, self.model, self.task = config, model, task
+        self.log, self.progress = log, progress
+        self.mesh = sharding.make_mesh(config.mesh)
+        self.settings = grid.settings(config)
+        sizes = {setting.batch_size for setting in self.settings}
+        epochs = {setting.epochs for setting in self.settings}
+        ways = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        for size in sizes:
+            if size % ways:
+                raise UserError(
+                    f"batch_size {size} can't be split over {ways} devices: give a multiple of "
+                    f"{ways}, or fewer devices with --mesh.data."
+                )
+        self.scored_rows = max(sizes)  # one program for all settings
+        self.buckets = length_buckets(task.max_seq_length)
+        self.lengths = task.train.lengths
+        self._epoch = functools.lru_cache(maxsize=4)(self._epoch_batches)
+        recipe = config.optimizer
+        for setting in self.settings:
+            plan = self.plan(setting)
+            make_schedule(dataclasses.replace(recipe, warmup_steps=plan.warmup), plan.steps)
+            config.telemetry.check(plan.steps)
+        self.programs = programs(
+            model.config,
+            config.execution,
+            dataclasses.replace(recipe, learning_rate=1.0, warmup_steps=0),
+            config.accumulation,
+            task.head,
+            config.lora,
+            self.mesh,
+        )
+        self.base: dict[str, Any] = {}  # with LoRA, what is frozen, on the mesh
+        if config.lora.rank:
+            self.base = self._place_base()
+        self.weights: Any = weights_hash(model.params)
+        if config.from_scratch:
+            config.start.check(model.config)
+            self.weights = {"random": dataclasses.asdict(config.start)}
+        self.best: tuple[dict[str, float], Any] | None = None  # metrics and parameters
+        rates = {setting.learning_rate for setting in self.settings}
+        self.identity = self._identity(_only(rates), _only(sizes))
+        if len(epochs) > 1:
+            self.identity["epochs"] = _only(epochs)
+        self.workdir = choose_workdir(
+            config.workdir, KIND, fresh=config.fresh, identity=self.identity
+        )
+
+    def write_config(self, *, again: bool) -> None:
+        """Keeps the configuration in workdir/config.json; unless `again`, what is there stays."""
+        if jax.process_index() == 0 and (again or not (self.workdir / CONFIG).exists()):
+            write_config(self.workdir, KIND, self.config, self.identity)
+
+    def write_result(self, text: str) -> None:
+        """Keeps the result in workdir/result.json."""
+        if jax.process_index() == 0:
+            write_atomically(self.workdir / "result.json", text.encode())
+
+    def plan(self, setting: Setting) -> Plan:
+        """What a setting comes to in steps."""
+        epoch_steps = -(-len(self.task.train) // setting.batch_size)
+        steps = setting.epochs * epoch_steps
+        warmup = self.config.optimizer.warmup_steps
+        if warmup is None:
+            warmup = int(self.config.warmup_proportion * steps)
+        return Plan(setting, epoch_steps, steps, warmup)
+
+    def train(self, seed: int, setting: Setting) -> SeedResult:
+        """Trains one seed, or finds it trained.
+
+        Raises:
+            Stopped: a signal came; what was done is saved.
+        """
+        config, plan = self.config, self.plan(setting)
+        workdir = self.workdir / grid.directory(setting, self.settings) / f"seed-{seed}"
+        select_best = config.select == "best"
+        self.log(f"Seed {seed}, {grid.said(setting, self.settings)}: {plan.steps:,} steps.")
+        latest: dict[str, float] = {}
+
+        def evaluate(state: TrainState, should_stop: Callable[[], bool]) -> Any:
+            params = self._whole(state.averaged_params())
+            scores = self._scores(params, self.task.dev, should_stop)
+            latest.clear()
+            latest.update(scores or {})
+            return scores
+
+        loop = LoopConfig(
+            train_steps=plan.steps,
+            log_every=config.log_every,
+            eval_every=config.eval_every or plan.epoch_steps,
+            save_every=config.save_every,
+            keep_best=int(select_best),
+            patience=config.patience,
+        )
+        with Checkpoints(
+            workdir / "checkpoints",
+            keep_best=loop.keep_best,
+            best_mode="min" if self.task.less_is_better else "max",
+            log=self.log,
+        ) as checkpoints:
+            result = fit(
+                loop,
+                workdir=workdir,
+                init=lambda: self.programs.make_state(self.initial(seed)),
+                abstract_state=self.programs.abstract_state,
+                train_step=self.programs.train_step,
+                batch_at=functools.partial(self.batch, seed, plan),
+                evaluate=evaluate,
+                checkpoints=checkpoints,
+                meta=self._meta(seed, setting),
+                telemetry=self._telemetry(workdir, plan),
+                # Without it no evaluation saves: a tiny run's time is not spent on checkpoints.
+                best_metric=self.task.metric if self._dev_rows_choose else None,
+                tokens_per_step=round(self.lengths.sum() / plan.epoch_steps),
+            )
+            if result.stopped:
+                raise Stopped("stopped in training")
+            params, scores = result.state.averaged_params(), dict(latest)
+            if select_best and result.best is not None:
+                target = abstract(params)
+                params = checkpoints.restore_params(target, which=result.best["step"]).state
+                scores = result.best["metrics"]
+        params = self._whole(params)
+        # Nothing was evaluated if the run was complete already.
+        scores = scores or self._scores(params, self.task.dev) or {}
+        test = None
+        if self.task.test:
+            of_test = self.task.test_scores
+            score = functools.partial(of_test, scores) if of_test else None
+            test = self._scores(params, self.task.test, score=score)
+        self._keep(scores, params)
+        return SeedResult(seed, *setting, scores, test, str(workdir))
+
+    def export(self) -> epath.Path:
+        """Writes the best seed's model to workdir/export."""
+        assert self.best is not None
+        scores, params = self.best
+        task = {"kind": self.task.head.kind, **self.task.fields(scores)}
+        export = self.workdir / "export"
+        if jax.process_index() == 0:
+            model = Pretrained(self.model.config, params, self.model.tokenizer, task)
+            with writing(export):
+                save_pretrained(export, model)
+        return export
+
+    def initial(self, seed: int) -> dict[str, Any]:
+        """The weights to start from, on the host: the step donates its state's arrays."""
+        fresh = random_params(
+            self.model.config,
+            jax.random.key(seed),
+            self.task.head.kind,
+            self.task.head.outputs,
+            whole=self.config.from_scratch,
+        )
+        if self.config.from_scratch:
+            fresh = initializers.begin(fresh, self.model.config, self.config.start)
+        else:
+            parts = ("embeddings", "encoder", *({"pooler"} & fresh.keys()))
+            kept = {name: self.model.params[name] for name in parts if name in self.model.params}
+            fresh = {**fresh, **kept}
+        if self.config.lora.rank:
+            key = jax.random.fold_in(jax.random.key(seed), _ADAPTERS)
+            fresh = lora.divide(fresh, key, self.config.lora)[1]
+        return jax.tree.map(np.asarray, fresh)
+
+    def _place_base(self) -> dict[str, Any]:
+        base = {name: self.model.params[name] for name in lora.BASE}
+        return jax.device_put(
+            jax.tree.map(np.asarray, base), sharding.state_shardings(self.mesh, base)
+        )
+
+    def _whole(self, params: Any) -> Any:
+        """All parameters of the model, from those that a state holds."""
+        return lora.jit_whole(self.base, params, self.config.lora) if self.base else params
+
+    def batch(self, seed: int, plan: Plan, step: int) -> dict[str, Any]:
+        """The global batch of a step: a function of its arguments."""
+        train, size = self.task.train, plan.setting.batch_size
+        epoch, place = divmod(step, plan.epoch_steps)
+        indices = self._epoch(seed, epoch, size)[place]
+        longest = int(self.lengths[indices[indices >= 0]].max())
+        width = bucket_of(longest, self.buckets)
+        batch: dict[str, Any] = sharding.make_global_batch(
+            self.mesh, size, lambda rows: train.batch(indices[rows], width)
+        )
+        schedule = np.array([plan.setting.learning_rate, plan.warmup, plan.steps], np.float32)
+        if self.base:
+            batch["base"] = self.base
+        batch["seed"] = sharding.place_everywhere(self.mesh, np.int32(seed))
+        batch["schedule"] = sharding.place_everywhere(self.mesh, schedule)
+        return batch
+
+    def _epoch_batches(self, seed: int, epoch: int, size: int) -> np.ndarray:
+        """The rows of every step of an epoch; called by way of the cache `_epoch`."""
+        grouped = self.config.group_by_length
+        return epoch_batches(seed, epoch, self.lengths, size, grouped=grouped)
+
+    def _scores(
+        self,
+        params: Any,
+        examples: Examples,
+        should_stop: Callable[[], bool] = lambda: False,
+        score: Callable[..., dict[str, float]] | None = None,
+    ) -> dict[str, float] | None:
+        """Metrics over all examples, by the task's scores or others; None if a signal came in
+        between."""
+        outputs = []
+        for each in output_batches(
+            params,
+            examples,
+            self.model.config,
+            batch_size=self.scored_rows,
+            buckets=self.buckets,
+            kind=self.task.head.kind,
+            execution=self.config.execution,
+            mesh=self.mesh,
+        ):
+            if should_stop():
+                return None
+            outputs.append(each)
+        return (score or self.task.scores)(examples, outputs)
+
+    @property
+    def _dev_rows_choose(self) -> bool:
+        """Whether it depends on the dev rows what a seed's weights are."""
+        return self.config.select == "best" or self.config.patience > 0
+
+    def _identity(self, rate: float | str, batch_size: int | str) -> dict[str, Any]:
+        """What may not change when a run resumes; the same for all seeds."""
+        config = self.config
+        chosen: dict[str, Any] = {"dev rows": self.task.dev_hash} if self._dev_rows_choose else {}
+        if chosen and self.task.metric not in self.task.metrics[:1]:
+            chosen["best_metric"] = self.task.metric
+        return {
+            "model": {**self.model.config.to_dict(), "weights": self.weights},
+            "tokenizer": self.model.tokenizer.sha256,
+            "data": self.task.data_hash,
+            **chosen,
+            **self.task.identity,
+            **({"group_by_length": True} if config.group_by_length else {}),
+            **({"lora": dataclasses.asdict(config.lora)} if config.lora.rank else {}),
+            "batch_size": batch_size,
+            "max_seq_length": self.task.max_seq_length,
+            "select": config.select,
+            "optimizer": {
+                **config.optimizer.fields(),
+                "learning_rate": rate,
+                "warmup_proportion": config.warmup_proportion,
+            },
+        }
+
+    def _meta(self, seed: int, setting: Setting) -> dict[str, Any]:
+        config = self.config
+        identity = self._identity(setting.learning_rate, setting.batch_size)
+        return {
+            "identity": {**identity, "seed": seed},
+            "facts": {
+                "dev rows": self.task.dev_hash,
+                "mesh": dict(self.mesh.shape),
+                "execution": dataclasses.asdict(config.execution),
+                "accumulation": config.accumulation,
+            },
+            "explain": {"train_steps": "the learning rate follows the new schedule from here on"},
+        }
+
+    def _telemetry(self, workdir: epath.Path, plan: Plan) -> Telemetry:
+        rate = Field("learning_rate", "lr", ".1e", last=True)
+        right = [Field("accuracy"), Field("exact_match", "exact")]
+        train = [Field("loss"), *right, rate, Field("grad_norm", "grad", ".2f")]
+        chance = self.task.chance and (self.task.chance.name, self.task.chance.score)
+        main = self.task.metric
+        others = [Field(name) for name in self.task.shown if name != main]
+        dev = [Field(main, reference=chance), *others]
+        return Telemetry(
+            workdir / "metrics.jsonl",
+            train,
+            log=self.log,
+            eval_fields=dev,
+            progress=self.progress,
+            trackers=make_trackers(self.config.telemetry, workdir, dataclasses.asdict(self.config)),
+            profiler=make_profiler(self.config.telemetry, workdir),
+            work=self._work(len(self.task.train) / plan.epoch_steps),
+        )
+
+    def _work(self, rows_per_step: float) -> Work:
+        """A step's FLOPs on average, as if every row were as wide as its tokens are many."""
+        shape, head = self.model.config, self.task.head
+        lengths, rows = np.unique(self.lengths, return_counts=True)
+        each = [task_flops(shape, head.kind, head.outputs, int(length)) for length in lengths]
+        flops = rows_per_step * training_flops(float(np.average(each, weights=rows)))
+        kind = self.mesh.devices.flat[0].device_kind
+        return work_of(flops, kind, self.mesh.size, self.config.execution.dtype)
+
+    def _keep(self, scores: dict[str, float], params: Any) -> None:
+        """Remembers the parameters of the best seed, on the host."""
+        metric, sign = self.task.metric, -1 if self.task.less_is_better else 1
+        if self.best is None or sign * scores[metric] > sign * self.best[0][metric]:
+            self.best = (scores, sharding.on_host(self.mesh, params))
+
+
+def _only(values: set[Any]) -> Any:
+    """The one value, or that there are several."""
+    return next(iter(values)) if len(values) == 1 else "several"

@@ -1,0 +1,1 @@
+"""Predictions, embeddings and scores of trained models."""

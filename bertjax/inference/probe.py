@@ -1,0 +1,207 @@
+"""A linear probe: what a linear model can read from a frozen model's vectors (extra demo)."""
+
+import dataclasses
+import importlib.util
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+import tyro
+
+from bertjax.errors import UserError
+from bertjax.tasks import tables
+from bertjax.tasks.classification.features import find_labels, metrics, read_labels
+
+if TYPE_CHECKING:
+    from bertjax.interop.huggingface import Pretrained
+
+_STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
+_MOST_FOLDS = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class ProbeConfig:
+    """Fit a linear model to the vectors of a frozen model, and score it on labelled rows.
+
+    Logistic regression, or ridge regression, of scikit-learn on standardised vectors. How much it
+    is regularised is chosen by cross-validation on the training rows alone. Prints one JSON object.
+    """
+
+    model: tyro.conf.Positional[str]
+    """Run directory, export, Hugging Face directory, TF1 checkpoint, or name on the hub."""
+    train: str
+    """Rows to fit to: a .tsv, .csv or .jsonl file."""
+    dev: str
+    """Rows to score on, which choose nothing."""
+    text_column: str = "text"
+    """Column of the text."""
+    pair_column: str | None = None
+    """Column of the second text, for pairs."""
+    label_column: str = "label"
+    """Column of the label, or of the number to predict."""
+    column_names: tuple[str, ...] = ()
+    """Names of all columns, for TSV and CSV files without a header."""
+    regression: bool = False
+    """Predict a number instead of a label."""
+    layer: tuple[int, ...] = (-1,)
+    """Layer to take (0: the embeddings, -1: the last); several are concatenated."""
+    layer_weights: tuple[float, ...] | None = None
+    """One number for each layer: their weighted sum instead."""
+    pooling: Literal["mean", "cls", "pooler"] = "mean"
+    """mean of the tokens; cls, the first token; pooler, the pooled output."""
+    seed: int = 0
+    """Shares the training rows out among the parts of the cross-validation."""
+    batch_size: int = 32
+    """Most rows at a time."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"seed is {self.seed}: give a number from 0 to {2**32 - 1}.")
+
+
+class Probe(NamedTuple):
+    """A fitted linear model on rows that it was not fitted to."""
+
+    outputs: np.ndarray
+    """float64: logits [N, C], or values [N, 1] for regression."""
+    strength: float
+    """Chosen: C of logistic regression (more is freer), alpha of ridge (more is stricter)."""
+    tried: dict[float, float]
+    """Cross-validated on the training rows: accuracy, or mean squared error, of each strength."""
+
+
+def probe(config: ProbeConfig, model: "Pretrained | None" = None) -> dict[str, Any]:
+    """Fits a linear probe on the training rows and scores it on the dev rows.
+
+    Args:
+        config: what to fit, to what.
+        model: in place of loading `config.model`.
+
+    Returns:
+        examples and train_examples; the metrics of `tasks.classification.metrics` on the dev rows;
+        layer, layer_weights and pooling; C (or alpha), and tried: what each of them reached in the
+        cross-validation.
+
+    Raises:
+        UserError: scikit-learn is missing, something is wrong with a file, a label has too few
+            training rows to be cross-validated, or the model has no such layer or pooling.
+    """
+    _check_installed()
+    train, dev = (_read(config, path) for path in (config.train, config.dev))
+    labels = None
+    if not config.regression:
+        labels = find_labels(train, config.label_column)
+    train_labels, dev_labels = (
+        read_labels(table, config.label_column, labels) for table in (train, dev)
+    )
+    folds = _folds(train, train_labels, labels)
+    train_vectors, dev_vectors = _vectors(config, model, train, dev)
+    fitted = fit_probe(train_vectors, train_labels, dev_vectors, folds=folds, seed=config.seed)
+    return {
+        "examples": len(dev),
+        "train_examples": len(train),
+        **metrics(fitted.outputs, dev_labels),
+        "layer": list(config.layer),
+        "layer_weights": config.layer_weights and list(config.layer_weights),
+        "pooling": config.pooling,
+        "alpha" if config.regression else "C": fitted.strength,
+        "tried": {f"{strength:g}": score for strength, score in fitted.tried.items()},
+    }
+
+
+def fit_probe(
+    vectors: np.ndarray, labels: np.ndarray, others: np.ndarray, *, folds: int, seed: int
+) -> Probe:
+    """Fits to some rows and answers for others, which choose nothing.
+
+    Mean and deviation are those of the rows fitted to, in each part of the cross-validation anew.
+    Of strengths that do equally well the strictest is chosen.
+
+    Args:
+        vectors: float [N, D], of the rows to fit to.
+        labels: their labels, int [N], each of 0 .. C-1 among them; float [N] for regression.
+        others: float [M, D], of the rows to answer for.
+        folds: parts of the cross-validation, at least 2.
+        seed: shuffles the rows among them.
+    """
+    from sklearn.linear_model import LogisticRegression, Ridge
+    from sklearn.model_selection import GridSearchCV, KFold, StratifiedKFold
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    is_regression = np.issubdtype(labels.dtype, np.floating)
+    if is_regression:
+        # Of equal scores scikit-learn takes the first: the strictest comes first.
+        linear, name, strengths = Ridge(), "ridge__alpha", [1 / s for s in _STRENGTHS]
+        parts, scoring = KFold(folds, shuffle=True, random_state=seed), "neg_mean_squared_error"
+    else:
+        linear, name = LogisticRegression(max_iter=2000, tol=1e-3), "logisticregression__C"
+        strengths, scoring = list(_STRENGTHS), "accuracy"
+        parts = StratifiedKFold(folds, shuffle=True, random_state=seed)
+    search = GridSearchCV(
+        make_pipeline(StandardScaler(), linear), {name: strengths}, scoring=scoring, cv=parts
+    )
+    search.fit(vectors.astype(np.float64), labels)
+    answer = search.predict if is_regression else search.decision_function
+    outputs = np.asarray(answer(others.astype(np.float64)))
+    if is_regression:
+        outputs = outputs[:, None]
+    elif outputs.ndim == 1:  # of two labels, the logit of the second against the first
+        outputs = np.stack([np.zeros_like(outputs), outputs], axis=1)
+    scores = search.cv_results_["mean_test_score"] * (-1 if is_regression else 1)
+    tried = dict(zip(strengths, map(float, scores), strict=True))
+    return Probe(outputs, search.best_params_[name], tried)
+
+
+def _check_installed() -> None:
+    if importlib.util.find_spec("sklearn") is None:
+        raise UserError(
+            "A probe is fitted by scikit-learn, which is not installed: pip install "
+            "'bertjax[demo]'."
+        )
+
+
+def _read(config: ProbeConfig, path: str) -> tables.Table:
+    columns = [config.text_column, config.label_column]
+    if config.pair_column:
+        columns.insert(1, config.pair_column)
+    return tables.read_table(path, columns, column_names=config.column_names)
+
+
+def _folds(table: tables.Table, labels: np.ndarray, names: tuple[str, ...] | None) -> int:
+    """Parts of the cross-validation: each has a row of every label."""
+    counts = np.bincount(labels) if names is not None else np.array([len(table)])
+    rarest = int(counts.argmin())
+    if counts[rarest] < 2:
+        of = f" of the label {names[rarest]!r}" if names is not None else ""
+        raise UserError(
+            f"{table.path}: has a single row{of}, and cross-validation needs at least two: add "
+            "rows" + (", or drop the label." if names is not None else ".")
+        )
+    return min(_MOST_FOLDS, int(counts[rarest]))
+
+
+def _vectors(
+    config: ProbeConfig, model: "Pretrained | None", *files: tables.Table
+) -> list[np.ndarray]:
+    """float32 [N, D] of each file."""
+    from bertjax.inference.embed import embed
+    from bertjax.interop.huggingface import from_pretrained
+
+    if model is None:
+        model = from_pretrained(config.model)
+    vectors = []
+    for table in files:
+        texts: list[Any] = table.columns[config.text_column]
+        if config.pair_column:
+            texts = list(zip(texts, table.columns[config.pair_column], strict=True))
+        vectors.append(
+            embed(
+                model,
+                texts,
+                config.layer,
+                config.pooling,
+                layer_weights=config.layer_weights,
+                batch_size=config.batch_size,
+            )
+        )
+    return vectors

@@ -1,0 +1,1 @@
+"""`bertjax pretrain`: masked-LM pre-training runs."""

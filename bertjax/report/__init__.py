@@ -1,0 +1,1 @@
+"""`bertjax report`: HTML reports of runs."""

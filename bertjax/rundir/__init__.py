@@ -1,0 +1,1 @@
+"""Run directories: their files, their records, and the compilation cache."""

@@ -1,0 +1,77 @@
+"""Run directories: which one a command gets, and whose it is."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+
+from bertjax.errors import UserError
+from bertjax.files import output_directory, write_atomically
+from bertjax.rundir.records import CONFIG
+from bertjax.train.checkpoint.identity import as_json, refuse_another_run
+from bertjax.train.checkpoint.orbax_storage import from_first_process
+
+KINDS = ("pre-training", "fine-tuning")
+
+
+def choose_workdir(
+    workdir: str, kind: str, *, fresh: bool, identity: Mapping[str, Any] | None = None
+) -> epath.Path:
+    """The directory named, or with `fresh` the first of name-2, name-3, ... that is not taken.
+
+    Args:
+        workdir: what the user named.
+        kind: of the run, one of `KINDS`.
+        fresh: never go on with what is there.
+        identity: what every run there must share; None leaves that to its checkpoints.
+
+    Raises:
+        UserError: a file is in the way, or the directory belongs to another run.
+    """
+    path = output_directory(workdir)
+    number = 1
+    if fresh and path.exists():
+        number = 2
+        while (path.parent / f"{path.name}-{number}").exists():
+            number += 1
+    # One process may come late, and find that another has taken the directory already.
+    (number,) = from_first_process([number])
+    if number > 1:
+        return path.parent / f"{path.name}-{number}"
+    if (path / CONFIG).exists():
+        _refuse_another(path, kind, identity)
+    return path
+
+
+def _refuse_another(path: epath.Path, kind: str, identity: Mapping[str, Any] | None) -> None:
+    try:
+        saved = json.loads((path / CONFIG).read_text())
+    except (ValueError, RecursionError):
+        saved = None
+    saved = saved if isinstance(saved, dict) else {}
+    found = saved.get("kind")
+    if found != kind:
+        what = f"a {found} run" if found in KINDS else f"a {CONFIG} that is of no run"
+        raise UserError(
+            f"{path}: holds {what}, and this is a {kind} run: give another --workdir, or --fresh "
+            "to start beside it."
+        )
+    if identity is not None:
+        refuse_another_run(saved.get("identity", {}), identity, path)
+
+
+def write_config(
+    workdir: epath.Path, kind: str, config: Any, identity: Mapping[str, Any] | None = None
+) -> None:
+    """Keeps the configuration, and whose the directory is, in workdir/config.json.
+
+    Raises:
+        CannotWrite: no room for it, or no permission.
+    """
+    fields = {"kind": kind, **dataclasses.asdict(config)}
+    if identity is not None:
+        fields["identity"] = as_json(identity)
+    text = json.dumps(fields, indent=2) + "\n"
+    write_atomically(workdir / CONFIG, text.encode())

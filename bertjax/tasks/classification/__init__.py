@@ -1,0 +1,1 @@
+"""Classification of texts: one label, several labels, or a number."""

@@ -1,0 +1,1 @@
+"""Question answering over documents in the format of SQuAD."""

@@ -1,0 +1,1 @@
+"""Checkpoints: saving, verifying and restoring training state."""

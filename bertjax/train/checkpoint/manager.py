@@ -1,0 +1,358 @@
+"""Checkpoints that are verified.
+
+A step is the state (arrays named by their paths in the pytree) and a JSON `meta` with a fingerprint
+of every array; storage.py commits both at once, in the background. What Orbax does not do is done
+here and in restore.py: a restored array must have the fingerprint, shape and dtype that were saved,
+a damaged step is marked and the one before is taken, a state that is not finite is refused, and
+only steps whose meta is whole count towards `keep_last` and `keep_best`.
+"""
+
+import contextlib
+import importlib.metadata
+import json
+import logging
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from etils import epath
+
+from bertjax.errors import UserError
+from bertjax.train.checkpoint.fingerprint import Damaged, describe, seal
+from bertjax.train.checkpoint.orbax_storage import Storage, barrier, from_first_process
+from bertjax.train.checkpoint.restore import (
+    AMENDMENT,
+    FORMAT_VERSION,
+    Reader,
+    Restored,
+    some,
+)
+from bertjax.train.tree import named, nested
+
+_LOGGER = logging.getLogger("bertjax")
+_MARKER = "bad"
+_FULL_DISK = ("No space left", "File too large", "Disk quota", "os_error_code='28'")
+
+
+class Checkpoints:
+    """The saved steps of a run, in one directory; call from the main thread of every process."""
+
+    def __init__(
+        self,
+        directory: epath.PathLike,
+        *,
+        keep_last: int = 3,
+        keep_best: int = 1,
+        best_mode: Literal["min", "max"] = "min",
+        read_only: bool = False,
+        log: Callable[[str], None] = _LOGGER.warning,
+    ) -> None:
+        """Opens or makes the directory and removes what interrupted saves left behind.
+
+        Args:
+            directory: local or remote, e.g. `gs://bucket/run/checkpoints`.
+            keep_last: how many of the newest whole steps stay; at least 3, so that a damaged
+                checkpoint, or a run that went wrong, leaves something to go back to.
+            keep_best: how many of the steps with the best metric stay besides.
+            best_mode: whether a lower or a higher metric is better.
+            read_only: never writes, cleans or marks: for reading a run that may be going on.
+            log: told in one line about damage and what was done about it.
+
+        Raises:
+            UserError: keep_last is below 3, or keep_best is negative.
+        """
+        if keep_last < 3:
+            raise UserError(
+                f"keep_last is {keep_last}: keep at least 3 checkpoints, so that a damaged one "
+                "leaves a good one to go back to."
+            )
+        if keep_best < 0:
+            raise UserError(f"keep_best is {keep_best}: give 0 or more.")
+        self.directory = epath.Path(directory)
+        self.best_mode = best_mode
+        self._keep_last, self._keep_best = keep_last, keep_best
+        self.ranked_after = 0
+        """Only later steps compete for keep_best: those of another phase are no rivals."""
+        self._read_only, self._log = read_only, log
+        self._pending: tuple[int, float | None] | None = None
+        self._storage = Storage(self.directory, read_only=read_only)
+        self._reader = Reader(self._storage, self.directory)
+        self._scores: dict[int, float | None] = {}
+        self._good: list[int] = []
+        self._scan()
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # Which steps there are
+
+    def steps(self) -> list[int]:
+        """The committed steps that are not marked as bad, ascending; a save under way isn't one."""
+        return list(self._good)
+
+    def empty(self) -> bool:
+        """Whether nothing was ever saved here: neither whole nor damaged."""
+        return not self._storage.steps()
+
+    def best_step(self) -> int | None:
+        """The step with the best metric among `steps()`; None if none of them was evaluated."""
+        ranked = self._ranked()
+        return ranked[0] if ranked else None
+
+    def _ranked(self) -> list[int]:
+        sign = 1 if self.best_mode == "min" else -1
+        # Of equal scores the earlier step is the better one: it took less to get there.
+        rivals = (step for step in self._good if step > self.ranked_after)
+        scored = [(sign * score, s) for s in rivals if (score := self._scores[s]) is not None]
+        return [step for _, step in sorted(scored)]
+
+    def _scan(self) -> None:
+        """Reads the steps there are; once, before any save: Orbax still lists one that failed."""
+        self._good, self._scores = [], {}
+        for step in reversed(self._candidates()):
+            with contextlib.suppress(Damaged):
+                self._scores[step] = self._reader.meta(step).get("metric")
+                self._good.append(step)
+
+    def _marker(self, step: int) -> epath.Path:
+        return self.directory / str(step) / _MARKER
+
+    # Saving
+
+    def save(
+        self, state: Any, meta: dict[str, Any], metric: float | None = None, *, wait: bool = False
+    ) -> bool:
+        """Saves a state under the number in its leaf `step`, in the background.
+
+        The arrays are copied before this returns, so they may be donated right after. Their
+        fingerprints are those of the very arrays handed to Orbax.
+
+        Args:
+            state: a pytree of arrays with an integer leaf named `step`.
+            meta: JSON values to keep with it; returned by `restore`.
+            metric: what `best_mode` compares, if this state was evaluated.
+            wait: return only when the step is committed.
+
+        Returns:
+            False if the very same state was there already, so that there was nothing to do.
+
+        Raises:
+            UserError: the state is not finite (nothing is saved, nothing deleted), or the save
+                before this one failed for want of space.
+        """
+        self.wait()
+        arrays = {name: jnp.asarray(leaf) for name, leaf in named(state).items()}
+        step = int(arrays["step"])
+        described, poisoned = describe(arrays)
+        if poisoned:
+            raise UserError(
+                f"The state of step {step:,} is not finite ({some(poisoned)}) and was not saved; "
+                f"{self._safe()}. Lower the learning rate and run the same command again."
+            )
+        if step in self._good and self._reader.meta(step)["arrays"] == described:
+            return False
+        if step in self._storage.steps():
+            self._delete(step)
+        if metric is not None and not math.isfinite(metric):
+            metric = None
+        content = {
+            "format": FORMAT_VERSION,
+            "step": step,
+            "metric": metric,
+            "versions": _versions(),
+            **meta,
+            "arrays": described,
+        }
+        with self._explained(step):
+            self._storage.write(step, arrays, seal(content))
+        self._pending = (step, metric)
+        if wait:
+            self.wait()
+        return True
+
+    def amend(self, step: int, *, metric: float | None = None, **fields: Any) -> None:
+        """Adds to a saved step's meta what became known later, e.g. an evaluation cut short before.
+
+        Args:
+            step: one of `steps()`.
+            metric: the step's, as `save` takes it.
+            fields: keys of the meta to replace.
+        """
+        self.wait()
+        if metric is not None and math.isfinite(metric):
+            self._scores[step] = fields["metric"] = metric
+        if jax.process_index() == 0:
+            path = self.directory / str(step) / AMENDMENT
+            path.write_text(json.dumps(seal(fields)))
+        barrier("bertjax_amended")
+
+    def poll(self) -> None:
+        """Raises what a finished save has to report; does not wait for one under way."""
+        # Waiting deletes old steps, which is collective: several processes do it at the next save.
+        if self._pending and jax.process_count() == 1 and not self._storage.writing():
+            self.wait()
+
+    def wait(self) -> None:
+        """Returns when the save under way, if any, is committed, and old steps are deleted.
+
+        Raises:
+            UserError: there was no space for it; older steps are as they were.
+        """
+        if self._pending is None:
+            return
+        # Forgotten before it is known to have worked: a failed save must never count as a step.
+        (step, metric), self._pending = self._pending, None
+        with self._explained(step):
+            self._storage.wait()
+        self._good = sorted({*self._good, step})
+        self._scores[step] = metric
+        self._collect_garbage()
+
+    def close(self) -> None:
+        """Waits for the save under way and releases Orbax's threads."""
+        try:
+            self.wait()
+        finally:
+            self._storage.close()
+
+    @contextlib.contextmanager
+    def _explained(self, step: int) -> Iterator[None]:
+        """Turns a full disk into a sentence that names the step; lets everything else through."""
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            if not any(sign in str(error) for sign in _FULL_DISK):
+                raise
+            raise UserError(
+                f"The checkpoint of step {step:,} could not be written to {self.directory}: no "
+                f"space left there; {self._safe()}. Free some space and run the same command again."
+            ) from error
+
+    def _safe(self) -> str:
+        if not self._good:
+            return "there is no earlier checkpoint"
+        return f"the checkpoint of step {self._good[-1]:,} is whole"
+
+    def _collect_garbage(self) -> None:
+        last = self._good[-self._keep_last :]
+        keep = {*last, *self._ranked()[: self._keep_best]}
+        for step in self._storage.steps():
+            # A step that is not good is left for inspection until good ones have replaced it.
+            if step not in keep and (step in self._good or step < last[0]):
+                self._delete(step)
+
+    def _delete(self, step: int) -> None:
+        self._storage.delete(step)
+        if step in self._good:
+            self._good.remove(step)
+            del self._scores[step]
+
+    # Restoring
+
+    def restore(
+        self,
+        target: Any,
+        *,
+        step: int | None = None,
+        accept: Callable[[dict[str, Any]], None] | None = None,
+    ) -> Restored | None:
+        """The newest whole state, verified; damaged ones are marked, reported and passed over.
+
+        Args:
+            target: the state as `jax.ShapeDtypeStruct`s with shardings (see `abstract`); arrays are
+                restored onto those shardings, whatever the topology they were saved from.
+            step: this step only.
+            accept: called with the meta before any array is read; may raise to refuse the run.
+
+        Returns:
+            The state and its meta, or None if nothing was ever saved.
+
+        Raises:
+            UserError: every checkpoint is damaged, or their arrays are not those of `target`.
+        """
+        self.wait()
+        candidates = self._candidates() if step is None else [step]
+        if step is not None and step not in self._storage.steps():
+            raise UserError(f"{self.directory} holds no checkpoint of step {step:,}.")
+        for candidate in candidates:
+            try:
+                return self._reader.state(candidate, target, accept)
+            except Damaged as damage:
+                self._mark(candidate, str(damage))
+        # Steps that were all marked before are no empty directory: training would replace them.
+        damaged = candidates or from_first_process(self._storage.steps()[::-1])
+        if not damaged:
+            return None
+        names = ", ".join(f"{each:,}" for each in damaged)
+        raise UserError(
+            f"No checkpoint in {self.directory} is whole (damaged: step {names}): start beside "
+            "them with --fresh, or put a copy back."
+        )
+
+    def restore_params(
+        self, target: Any = None, *, which: Literal["best", "latest"] | int = "latest"
+    ) -> Restored:
+        """Only the parameters of a saved state, e.g. for an export.
+
+        They are its leaf `params`, with those of its leaf `ema` in their place where there are
+        some: what the run evaluates (`train.step.TrainState.averaged_params`).
+
+        Args:
+            target: the parameters as `jax.ShapeDtypeStruct`s; by default a nested dict of all that
+                is under `params`, on the first device.
+            which: the best step (the latest if none was evaluated), the latest, or a step's number.
+
+        Raises:
+            UserError: no such step, or it is damaged.
+        """
+        self.wait()
+        latest = max(self._good, default=None)
+        best = self.best_step()
+        step = {"best": latest if best is None else best, "latest": latest}.get(str(which), which)
+        if step not in self._good:
+            raise UserError(f"{self.directory} holds no whole checkpoint ({which} was asked for).")
+        try:
+            arrays = self._reader.meta(step)["arrays"]
+            if target is None:
+                saved = {n: jax.ShapeDtypeStruct(s, d) for n, (d, s, _) in arrays.items()}
+                target = nested(saved)["params"]
+            names = [f"ema/{n}" if f"ema/{n}" in arrays else f"params/{n}" for n in named(target)]
+            wanted = nested(dict(zip(names, jax.tree.leaves(target), strict=True)))
+            restored = self._reader.state(step, wanted, partial=True)
+        except Damaged as damage:
+            raise UserError(
+                f"The checkpoint of step {step:,} in {self.directory} is damaged ({damage}): "
+                "resume the run, which goes back to a whole one, or name another step."
+            ) from None
+        found, structure = named(restored.state), jax.tree.structure(target)
+        params = jax.tree.unflatten(structure, [found[name] for name in names])
+        return Restored(params, restored.meta)
+
+    def _candidates(self) -> list[int]:
+        """Committed steps without a marker, newest first; those whose meta is damaged as well."""
+        steps = self._storage.steps()[::-1]
+        return from_first_process([step for step in steps if not self._marker(step).exists()])
+
+    def _mark(self, step: int, why: str) -> None:
+        self._log(
+            f"WARNING: the checkpoint of step {step:,} in {self.directory} is damaged ({why}); it "
+            "is marked as bad, and the one before is taken."
+        )
+        if step in self._good:
+            self._good.remove(step)
+            del self._scores[step]
+        if not self._read_only:
+            # A marker and not a rename, which is not atomic on an object store.
+            if jax.process_index() == 0:
+                self._marker(step).write_text(why)
+            barrier("bertjax_marked")
+
+
+def _versions() -> dict[str, str]:
+    names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    return {name: importlib.metadata.version(name) for name in names}

@@ -1,0 +1,684 @@
+"""Preparing: the same bytes whatever happens on the way, no leak, a sentence for every fault."""
+
+import dataclasses
+import errno
+import itertools
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from etils import epath
+
+from bertjax import files as places
+from bertjax.data import shards
+from bertjax.data.prepare import (
+    file_ranges,
+)
+from bertjax.data.prepare import (
+    run as prepare,
+)
+from bertjax.data.prepare import (
+    segments as spill,
+)
+from bertjax.data.prepare import (
+    splits as division,
+)
+from bertjax.data.prepare import (
+    workers as work,
+)
+from bertjax.data.prepare.run import PrepareConfig
+from bertjax.data.stream import ShardReader
+from bertjax.errors import UserError
+
+# Runs prepare on the JSON of its configuration, as a user's program would.
+PROGRAM = """
+import json, resource, signal, sys
+from bertjax.data import work
+from bertjax.data.prepare.run import PrepareConfig, prepare
+from bertjax.errors import UserError
+
+if __name__ == "__main__":
+    fields, largest = json.loads(sys.argv[1]), int(sys.argv[2])
+    # What the shell ignores for a job in the background is ignored by all that the job starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if largest:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
+    try:
+        prepare(PrepareConfig(**{**fields, "input": tuple(fields["input"])}), print)
+    except UserError as error:
+        sys.exit(str(error))
+    except work.Stopped as stopped:
+        print(stopped)
+        sys.exit(75)
+"""
+
+
+@pytest.fixture
+def config(vocabulary, tmp_path):
+    """A configuration over a corpus; more fields by name."""
+
+    def make(corpus, output="out", **fields):
+        return PrepareConfig(
+            **{
+                "input": (str(corpus),),
+                "tokenizer": str(vocabulary),
+                "output": str(tmp_path / output),
+                "processes": 1,
+                "max_seq_length": 64,
+                "held_out": 0.1,
+                **fields,
+            }
+        )
+
+    return make
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Starts the program; returns the process."""
+
+    def run(config, *, largest_file=0, program=PROGRAM):
+        path = tmp_path / "program.py"
+        path.write_text(program)
+        return subprocess.Popen(
+            [
+                sys.executable,
+                str(path),
+                json.dumps(dataclasses.asdict(config)),
+                str(largest_file),
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(Path(prepare.__file__).parents[3])},
+        )
+
+    return run
+
+
+def examples(directory, split):
+    """(A, B, is_random) of a split, as the texts' token ids."""
+    reader = ShardReader(directory, split)
+    rows = reader.rows(np.arange(len(reader)))
+    found = []
+    for ids, mask, types, label in zip(*rows.values(), strict=True):
+        length = mask.sum()
+        a_end = int((types == 0)[:length].sum())
+        found.append((ids[1 : a_end - 1].tolist(), ids[a_end : length - 1].tolist(), int(label)))
+    return found
+
+
+def test_shards_hold_the_corpus(config, make_corpus, log, vocabulary):
+    corpus = make_corpus(60, files=3)
+    cfg = config(corpus, dupe_factor=3)
+    manifest = prepare.prepare(cfg, log)
+    output = Path(cfg.output)
+    assert manifest == shards.read_manifest(output)
+
+    lines = [line for file in sorted(corpus.iterdir()) for line in file.read_text().splitlines()]
+    sentences = [[int(word[1:]) + 5 for word in line.split()] for line in lines if line]
+    assert (manifest.documents, manifest.sentences) == (60, len(sentences))
+    assert manifest.words == manifest.tokens == sum(map(len, sentences))
+    assert [file.name for file in manifest.corpus] == ["00.txt", "01.txt", "02.txt"]
+    for file in manifest.corpus:
+        data = (corpus / file.name).read_bytes()
+        assert file.bytes == len(data)
+        assert shards.file_digest(prepare.epath.Path(corpus / file.name))[1] == file.sha256
+
+    # Every sentence is in one split, and all of it, unless it was cut off, is there.
+    where = {tuple(sentence[:2]): set() for sentence in sentences}
+    starts = set(where)
+    count, label, padding = {}, {}, {}
+    for split in shards.SPLITS:
+        found = examples(output, split)
+        count[split], label[split] = len(found), np.mean([row[2] for row in found])
+        padding[split] = 1 - np.mean([len(a) + len(b) + 3 for a, b, _ in found]) / 64
+        assert len(found) == manifest.examples(split)
+        for a, b, _ in found:
+            for side in (a, b):
+                for pair in itertools.pairwise(side):
+                    if pair in starts:
+                        where[pair].add(split)
+    # A pair of random words may look like a sentence's first two: such are few.
+    both = sum(len(splits) == 2 for splits in where.values())
+    assert both < 0.03 * len(where), both
+    assert sum(bool(splits) for splits in where.values()) > 0.97 * len(where)
+    assert manifest.padding == pytest.approx(padding["train"], abs=1e-6)
+    assert manifest.nsp_random == pytest.approx(label["train"], abs=1e-6)
+    majority = max(label["held_out"], 1 - label["held_out"])
+    assert manifest.nsp_majority == pytest.approx(majority, abs=1e-6)
+
+    assert (output / "tokenizer" / "vocab.txt").read_text().split() == (
+        vocabulary / "vocab.txt"
+    ).read_text().split()
+    assert not (output / prepare.BUILDING).exists()
+    assert "60 documents" in log.text and "words/s" in log.text and "padding" in log.text
+    assert "held-out examples" in log.text and "random next sentences" in log.text
+
+
+def _documents(directory, cfg):
+    """The held-out and the training documents of a corpus in one part, by the rule itself."""
+    hashes, texts = [], []
+    for number, file in enumerate(sorted(Path(directory).iterdir())):
+        for place, text in enumerate(file.read_text().strip().split("\n\n")):
+            hashes.append(spill._hashes(cfg.seed, (number, 0, place), 1)[0])
+            texts.append([[int(w[1:]) + 5 for w in line.split()] for line in text.splitlines()])
+    return hashes, texts
+
+
+def test_held_out_documents_follow_their_hash_and_give_the_entropy(config, make_corpus, log):
+    corpus = make_corpus(200, files=2)
+    cfg = config(corpus, dupe_factor=2)
+    manifest = prepare.prepare(cfg, log)
+    hashes, texts = _documents(corpus, cfg)
+    held = [text for value, text in zip(hashes, texts, strict=True) if value < 0.1 * 2**64]
+    train = [text for value, text in zip(hashes, texts, strict=True) if value >= 0.1 * 2**64]
+    assert 8 < len(held) < 35
+    # All tokens of the held-out examples come from the held-out documents.
+    sentences = {tuple(sentence) for text in held for sentence in text}
+    for a, b, _ in examples(cfg.output, "held_out"):
+        for side in (a, b):
+            assert any(_overlap(side, sentence) for sentence in sentences)
+
+    counts = np.ones(1005)
+    counts[[0, 2, 3, 4]] = 0  # specials; [UNK] is text
+    np.add.at(counts, [token for text in train for sentence in text for token in sentence], 1)
+    ids = [token for text in held for sentence in text for token in sentence]
+    expected = -sum(math.log(counts[token] / counts.sum()) for token in ids) / len(ids)
+    assert manifest.unigram_entropy == pytest.approx(expected, abs=1e-5)
+
+
+def _overlap(side, sentence):
+    text, part = " ".join(map(str, sentence)), " ".join(map(str, side))
+    return (
+        text in part
+        or part in text
+        or any(part.endswith(" ".join(map(str, sentence[:k]))) for k in range(2, len(sentence)))
+        or any(part.startswith(" ".join(map(str, sentence[k:]))) for k in range(len(sentence) - 1))
+    )
+
+
+def test_the_same_bytes_for_any_number_of_processes(config, make_corpus, log, differing):
+    # 3 MB in blocks of 1 MiB and parts of 256 KiB: several of everything, one file in many parts.
+    corpus = make_corpus(900, sentences=(10, 40), files=1)
+    (corpus / "small.txt").write_text("w1 w2.\nw3\n\nw4\n")
+    configs = [config(corpus, f"p{n}", processes=n, block_mib=1) for n in (1, 2)]
+    manifests = [prepare.prepare(each, log) for each in configs]
+    assert manifests[0].blocks >= 2 and len(manifests[0].files["held_out"]) >= 2
+    assert manifests[0].documents == 902
+    for each in configs[1:]:
+        assert differing(configs[0].output, each.output) == []
+    other = prepare.prepare(config(corpus, "seed", block_mib=1, seed=1), log)
+    assert other.hash != manifests[0].hash
+
+
+def test_parts_of_a_file_are_the_whole_of_it(make_corpus, tmp_path):
+    corpus = make_corpus(12)
+    text = (corpus / "00.txt").read_text()
+    rows = [json.dumps({"text": " ".join(t.split("\n"))}) for t in text.split("\n\n")]
+    variants = {
+        "lf.txt": text,
+        "crlf.txt": text.replace("\n", "\r\n"),
+        "bom.txt": "\ufeff" + text,
+        "gaps.txt": text.replace("\n\n", "\n\n\n \n\n"),
+        "lines.jsonl": "\n".join(rows),
+        "one.txt": text.replace("\n\n", "\n"),
+    }
+    for name, data in variants.items():
+        path = prepare.epath.Path(tmp_path / name)
+        path.write_bytes(data.encode())
+        size = path.stat().length
+        (whole,) = file_ranges.make_tasks([path], [size], size)
+        expected = [d for part in whole for d in file_ranges.read_part(part, "en")]
+        for part_bytes in (size - 1, 700, 97):
+            tasks = file_ranges.make_tasks([path], [size], part_bytes)
+            assert len(tasks) == -(-size // part_bytes)
+            found = [
+                document
+                for task in tasks
+                for part in task
+                for document in file_ranges.read_part(part, "en")
+            ]
+            assert found == expected
+
+
+def test_small_files_go_together():
+    paths = [prepare.epath.Path(f"{n}.txt") for n in range(7)]
+    tasks = file_ranges.make_tasks(paths, [10, 20, 80, 5, 100, 250, 1], 100)
+    assert [[(p.number, p.start, p.stop) for p in task] for task in tasks] == [
+        [(0, 0, None), (1, 0, None)],
+        [(2, 0, None), (3, 0, None)],
+        [(4, 0, None)],
+        [(5, 0, 100)],
+        [(5, 100, 200)],
+        [(5, 200, None)],
+        [(6, 0, None)],
+    ]
+
+
+def test_workers_never_load_jax(make_corpus, config, log):
+    corpus = make_corpus(200, sentences=(10, 50))
+    cfg = config(corpus, processes=2)
+    tokenizer = cfg.tokenizer
+    segment = Path(cfg.output).parent / "a.segment"
+    marker = Path(cfg.output).parent / "train-00000.json"
+    (file,) = corpus.iterdir()
+    task = (file_ranges.Part(0, epath.Path(file), 0, None),)
+    options = work.PairOptions(64, 0.1, 1, 1, tokenizer)
+    with work.Workers(2) as workers:
+        settings = {"seed": 1, "blocks": 1, "language": "en"}
+        workers.run(work.tokenise, [([str(segment)], [task], tokenizer, settings)])
+        workers.run(work.pair, [(str(marker), "train", (0,), 0, (str(segment),), options)])
+        modules = set(workers.run(eval, [("set(__import__('sys').modules)",)] * 4)[0])
+    assert marker.exists() and "bertjax.data.prepare.workers" in modules
+    assert not modules & {"jax", "jaxlib", "grain", "flax", "tensorflow", "torch", "orbax"}
+
+
+def test_again_on_a_finished_directory(config, make_corpus, log, differing):
+    corpus = make_corpus(20)
+    cfg = config(corpus)
+    manifest = prepare.prepare(cfg, log)
+    before = {path: path.stat().st_mtime_ns for path in Path(cfg.output).rglob("*")}
+    log.lines.clear()
+    assert prepare.prepare(cfg, log) == manifest
+    assert log.lines == [
+        f"{cfg.output} is already prepared from this text with these settings; nothing to do."
+    ]
+    assert before == {path: path.stat().st_mtime_ns for path in Path(cfg.output).rglob("*")}
+    # The number of processes is no part of what the shards are.
+    assert prepare.prepare(dataclasses.replace(cfg, processes=2), log) == manifest
+
+    for change, says in (
+        ({"seed": 7}, "seed: 12345 there, 7 now"),
+        ({"dupe_factor": 5, "max_seq_length": 32}, "max_seq_length: 64 there, 32 now; dupe_factor"),
+    ):
+        with pytest.raises(UserError, match=says):
+            prepare.prepare(dataclasses.replace(cfg, **change), log)
+    with (corpus / "00.txt").open("a") as file:
+        file.write("\nw1 w2\n")
+    with pytest.raises(UserError, match=r"already holds shards of other text or settings \(corpus"):
+        prepare.prepare(cfg, log)
+
+
+@pytest.mark.parametrize("name", ["vocabulary", "vocabulary/vocab.txt", "."])
+def test_a_vocabulary_and_an_output_inside_the_input_are_not_read_as_text(
+    config, make_corpus, log, vocabulary, name
+):
+    corpus = make_corpus(20)
+    (corpus / name).parent.mkdir(exist_ok=True)
+    inside = corpus / (name if name.endswith("vocab.txt") else f"{name}/vocab.txt")
+    inside.parent.mkdir(exist_ok=True)
+    inside.write_bytes((vocabulary / "vocab.txt").read_bytes())
+    cfg = config(corpus, output="corpus/shards", tokenizer=str(corpus / name))
+    manifest = prepare.prepare(cfg, log)
+    assert [file.name for file in manifest.corpus] == ["00.txt"]
+    assert prepare.prepare(cfg, log) == manifest
+
+
+def _wait_for(process, pattern, directory):
+    """Waits until a file that matches is there, or the process ended; whether it is there."""
+    while process.poll() is None:
+        if any(directory.glob(pattern)):
+            return True
+        time.sleep(0.002)
+    return any(directory.glob(pattern))
+
+
+KILLS = {
+    1: (
+        ".building/plan.json",
+        ".building/pass1/000002.segment",
+        ".building/pass2/*.array_record",
+        ".building/pass2/train-00000.json",
+        "held_out-*",
+        "tokenizer",
+    ),
+    2: (".building/pass1/*.segment", ".building/pass2/*.array_record", "tokenizer/vocab.txt"),
+}
+
+
+@pytest.mark.parametrize("processes", KILLS)
+def test_killed_anywhere_it_finishes_with_the_same_bytes(
+    config, make_corpus, log, differing, start, processes
+):
+    corpus = make_corpus(500, sentences=(10, 40))
+    straight = config(corpus, "straight", block_mib=1)
+    prepare.prepare(straight, log)
+    cfg = config(corpus, "killed", block_mib=1, processes=processes)
+    output = Path(cfg.output)
+    killed = 0
+    for pattern in KILLS[processes]:
+        process = start(cfg)
+        _wait_for(process, pattern, output)
+        process.kill()
+        process.communicate()
+        killed += process.returncode == -signal.SIGKILL
+    assert killed >= len(KILLS[processes]) - 1  # the last may have been too quick
+    log.lines.clear()
+    prepare.prepare(dataclasses.replace(cfg, processes=1), log)
+    assert differing(straight.output, output) == []
+    assert log.lines[0].startswith("Going on with the run") or "already prepared" in log.text
+
+
+def test_workers_end_with_their_parent(config, make_corpus, start):
+    corpus = make_corpus(500, sentences=(10, 40))
+    cfg = config(corpus, block_mib=1, processes=2)
+    process = start(cfg)
+    assert _wait_for(process, ".building/pass1/*.segment", Path(cfg.output))
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    workers = [int(pid) for pid in children.read_text().split()]
+    assert len(workers) >= 2
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 20
+    while any(_alive(pid) for pid in workers) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(_alive(pid) for pid in workers)
+
+
+def _alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize(("number", "processes"), [(signal.SIGTERM, 2), (signal.SIGINT, 1)])
+def test_a_signal_leaves_what_the_same_command_finishes(
+    config, make_corpus, log, differing, start, number, processes
+):
+    corpus = make_corpus(2000, sentences=(10, 40))
+    straight = config(corpus, "straight", block_mib=1)
+    prepare.prepare(straight, log)
+    cfg = config(corpus, "stopped", block_mib=1, processes=processes)
+    process = start(cfg)
+    assert _wait_for(process, ".building/pass1/*.segment", Path(cfg.output))
+    process.send_signal(number)
+    out, error = process.communicate(timeout=60)
+    assert (process.returncode, error) == (75, "")
+    assert f"stopped by {number.name}" in out
+    assert not (Path(cfg.output) / "manifest.json").exists()
+    prepare.prepare(dataclasses.replace(cfg, processes=1), log)
+    assert differing(straight.output, cfg.output) == []
+
+
+def test_handlers_are_put_back(config, make_corpus, log):
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    prepare.prepare(config(make_corpus(20)), log)
+    assert before == [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+
+
+def test_a_stopped_run_that_cut_the_text_elsewhere_is_not_gone_on_with(
+    config, make_corpus, log, monkeypatch
+):
+    cfg = config(make_corpus(20))
+    with monkeypatch.context() as patch:
+        patch.setattr(work, "pair", lambda *arguments: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            prepare.prepare(cfg, log)
+    path = Path(cfg.output, prepare.BUILDING, "plan.json")
+    plan = json.loads(path.read_text())
+    del plan["part_bytes"]  # as releases wrote it that had one size for all
+    path.write_text(json.dumps(plan))
+    with pytest.raises(UserError, match=r"unfinished run with other .*part_bytes"):
+        prepare.prepare(cfg, log)
+    assert path.exists()
+
+
+def test_a_stopped_run_is_not_mixed_with_other_settings(config, make_corpus, log, monkeypatch):
+    corpus = make_corpus(20)
+    cfg = config(corpus)
+    with monkeypatch.context() as patch:
+        patch.setattr(work, "pair", lambda *arguments: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            prepare.prepare(cfg, log)
+    with pytest.raises(UserError, match=r"unfinished run with other .*seed: 12345 there, 3 now"):
+        prepare.prepare(dataclasses.replace(cfg, seed=3), log)
+    prepare.prepare(cfg, log)
+
+
+@pytest.mark.parametrize("largest", [1000, 30_000, 100_000])
+def test_a_full_disk_is_said_and_survived(config, make_corpus, log, differing, start, largest):
+    # No file may be longer than this: in turn the tokenizer or a segment, a segment, a shard.
+    corpus = make_corpus(900, sentences=(3, 9))
+    cfg = config(corpus)
+    process = start(cfg, largest_file=largest)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert error.count("\n") == 1 and "Traceback" not in error, error
+    assert "can't be written (File too large)" in error
+    assert not (Path(cfg.output) / "manifest.json").exists()
+    prepare.prepare(cfg, log)
+    straight = config(corpus, "straight")
+    prepare.prepare(straight, log)
+    assert differing(straight.output, cfg.output) == []
+
+
+# Runs prepare with a worker that dies at its last piece of text, when the others are tokenised.
+DYING = PROGRAM.replace(
+    "\nif __name__",
+    """
+import os, time
+from pathlib import Path
+
+whole = work.tokenise
+
+def tokenise(segments, tasks, vocabulary, options):
+    segment = Path(segments[0])
+    if tasks[0][-1].stop is None:
+        while len(list(segment.parent.glob("*.segment"))) < int(segment.stem):
+            time.sleep(0.01)
+        os._exit(3)
+    whole(segments, tasks, vocabulary, options)
+
+work.tokenise = tokenise
+
+if __name__""",
+    1,
+)
+
+
+def test_a_dead_worker_is_said_and_costs_only_its_own_work(
+    config, make_corpus, log, differing, start, monkeypatch
+):
+    corpus = make_corpus(500, sentences=(10, 40))
+    cfg = config(corpus, block_mib=1, processes=2)
+    process = start(cfg, program=DYING)
+    _, error = process.communicate(timeout=60)
+    assert (process.returncode, error.count("\n")) == (1, 1), error
+    assert "A worker process died" in error and "run the same command again to go on" in error
+    segments = list((Path(cfg.output) / ".building" / "pass1").glob("*.segment"))
+    assert len(segments) >= 3
+    again, whole = [], work.tokenise
+
+    def tokenise(*task):
+        again.append(task)
+        whole(*task)
+
+    monkeypatch.setattr(work, "tokenise", tokenise)
+    prepare.prepare(dataclasses.replace(cfg, processes=1), log)
+    assert len(again) == 1
+    monkeypatch.undo()
+    straight = config(corpus, "straight", block_mib=1)
+    prepare.prepare(straight, log)
+    assert differing(straight.output, cfg.output) == []
+
+
+def test_what_a_killed_run_was_writing_goes(config, make_corpus, log, monkeypatch):
+    cfg = config(make_corpus(20))
+    building = Path(cfg.output) / ".building"
+    with monkeypatch.context() as patch:
+        patch.setattr(work, "pair", lambda *arguments: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            prepare.prepare(cfg, log)
+    for room in (".", "pass1", "pass2", "tokenizer"):
+        (building / room / ".shard.1234.tmp").write_bytes(b"half")
+    monkeypatch.setattr(work, "pair", lambda *arguments: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        prepare.prepare(cfg, log)
+    assert list(building.rglob("*.segment")) and not list(building.rglob(".*.tmp"))
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        ({}, "nothing matches"),
+        ({"a.txt": b""}, "no text"),
+        ({"a.txt": b" \n\n \n"}, "no text"),
+        ({"a.txt": b"w1 w2\n"}, "one sentence in all; a next-sentence pair needs two"),
+        ({"a.txt": b"w1 w2\nw3\n"}, "2 sentences but one document"),
+        ({"a.txt": b"w1\n\nw2\n\nw3\n"}, "only 3 documents, and training and held-out need 2"),
+        ({"a.txt": b"w1\n\nw2\xff\n"}, r"a\.txt:3: not UTF-8"),
+        ({"a.jsonl": b'{"text": "w1."}\n{"txt": 3}\n'}, r"a\.jsonl:2: has no \"text\""),
+    ],
+)
+def test_bad_input(config, tmp_path, log, files, says):
+    corpus = tmp_path / "bad"
+    corpus.mkdir()
+    for name, data in files.items():
+        (corpus / name).write_bytes(data)
+    cfg = config(corpus)
+    with pytest.raises(UserError, match=says) as caught:
+        prepare.prepare(cfg, log)
+    assert "\n" not in str(caught.value)
+    assert not (Path(cfg.output) / "manifest.json").exists()
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_bad_input_deep_in_a_file_is_named_by_its_line(config, make_corpus, log, processes):
+    corpus = make_corpus(500, sentences=(10, 40))
+    path = corpus / "00.txt"
+    lines = path.read_bytes().split(b"\n")
+    lines[9_111] += b"\xff"
+    path.write_bytes(b"\n".join(lines))
+    cfg = config(corpus, block_mib=1, processes=processes)
+    with pytest.raises(UserError, match=r"/corpus/00\.txt:9112: not UTF-8"):
+        prepare.prepare(cfg, log)
+    assert not Path(cfg.output).exists()  # no worker wrote there after it was removed
+
+
+def test_few_documents_are_divided_by_the_order_of_their_hashes(config, make_corpus, log):
+    corpus = make_corpus(4)
+    for held_out, expected in ((0.0001, 2), (0.9999, 2)):
+        cfg = config(corpus, f"out{held_out}", held_out=held_out)
+        assert prepare.prepare(cfg, log).examples("held_out") > 0
+        hashes, texts = _documents(corpus, cfg)
+        order = np.argsort(np.array(hashes, np.uint64))
+        held = {token for i in order[:expected] for line in texts[i] for token in line}
+        train = {token for i in order[expected:] for line in texts[i] for token in line}
+        for split, tokens in (("held_out", held), ("train", train)):
+            for a, b, _ in examples(cfg.output, split):
+                assert set(a) | set(b) <= tokens
+
+
+def test_without_held_out(config, make_corpus, log):
+    manifest = prepare.prepare(config(make_corpus(2), held_out=0), log)
+    assert manifest.examples("held_out") == 0 and manifest.files["held_out"] == ()
+    assert manifest.unigram_entropy is None and manifest.nsp_majority is None
+    assert manifest.examples("train") > 0
+
+
+def test_blocks_of_few_documents_are_paired_with_others():
+    grouped = division._grouped(np.array([3, 0, 1, 0, 1, 1, 5, 1]))
+    assert grouped == [(0,), (2, 4), (5, 6, 7)]
+    assert division._grouped(np.array([0, 0])) == []
+
+
+def test_a_remote_output_is_the_local_one(config, make_corpus, log, remote, differing):
+    corpus = make_corpus(30)
+    local = config(corpus)
+    prepare.prepare(local, log)
+    (remote[1] / "corpus").mkdir()
+    for file in corpus.iterdir():
+        (remote[1] / "corpus" / file.name).write_bytes(file.read_bytes())
+    manifest = prepare.prepare(
+        dataclasses.replace(local, input=("gs://bucket/corpus",), output="gs://bucket/out"), log
+    )
+    assert differing(local.output, remote[1] / "out") == []
+    assert manifest == shards.read_manifest(local.output)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("dupe_factor", 0),
+        ("seed", -1),
+        ("processes", -1),
+        ("block_mib", 0),
+        ("max_seq_length", 4),
+        ("short_seq_prob", 1.5),
+        ("held_out", 1.0),
+    ],
+)
+def test_settings_that_cannot_be(config, tmp_path, field, value):
+    with pytest.raises(UserError, match=f"{field} is {value}: give"):
+        config(tmp_path, **{field: value})
+
+
+@pytest.mark.parametrize("output", ["mine", "mine/shards", "mine/far/shards"])
+def test_an_output_with_a_file_in_its_way(config, make_corpus, log, tmp_path, output):
+    (tmp_path / "mine").write_text("mine")
+    with pytest.raises(UserError, match=r"(mine: is|shards: lies under .*mine, which is) a file; "):
+        prepare.prepare(config(make_corpus(5), output), log)
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+def test_an_output_that_holds_nothing_but_shards_is_no_input(config, make_corpus, log):
+    cfg = config(make_corpus(5))
+    prepare.prepare(cfg, log)
+    with pytest.raises(UserError, match="out: nothing matches"):
+        prepare.prepare(dataclasses.replace(cfg, input=(cfg.output,)), log)
+
+
+def test_another_vocabulary_at_the_same_place_is_read_anew(config, make_corpus, vocabulary, log):
+    cfg = config(make_corpus(20))
+    first = prepare.prepare(cfg, log)
+    shutil.rmtree(cfg.output)
+    file = vocabulary / "vocab.txt"
+    specials, words = file.read_text().split("\n")[:5], file.read_text().split("\n")[5:]
+    file.write_text("\n".join([*specials, *reversed(words)]))
+    second = prepare.prepare(cfg, log)
+    assert (first.tokens, first.examples("train")) == (second.tokens, second.examples("train"))
+    assert first.files["train"][0].sha256 != second.files["train"][0].sha256
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES])
+def test_a_system_error_while_writing_is_a_sentence(config, make_corpus, log, monkeypatch, code):
+    def fail(*arguments):
+        raise OSError(code, os.strerror(code))
+
+    cfg = config(make_corpus(5))
+    with monkeypatch.context() as patch:
+        patch.setattr(places, "write_atomically", fail)
+        with pytest.raises(UserError, match=rf"can't be written \({os.strerror(code)}\)"):
+            prepare.prepare(cfg, log)
+    with monkeypatch.context() as patch:
+        patch.setattr(work, "pair", lambda *arguments: Path("/absent").stat())
+        with pytest.raises(FileNotFoundError):  # no mistake of the user's
+            prepare.prepare(cfg, log)
+
+
+def test_progress_is_lines_in_a_file_and_a_bar_on_a_terminal(
+    config, make_corpus, log, monkeypatch, capsys
+):
+    corpus = make_corpus(500, sentences=(10, 40))
+    monkeypatch.setattr(work, "_SECONDS_BETWEEN_LINES", -1.0)
+    prepare.prepare(config(corpus, "lines", block_mib=1), log)
+    assert any(line.startswith("Tokenising: 1 of ") for line in log.lines)
+    assert any(line.startswith("Pairing: 2 of ") for line in log.lines)
+    assert capsys.readouterr() == ("", "")
+    log.lines.clear()
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    prepare.prepare(config(corpus, "bar", block_mib=1), log)
+    bar = capsys.readouterr().err
+    assert "Tokenising: 100%" in bar and "Pairing: 100%" in bar
+    assert len(log.lines) == 2

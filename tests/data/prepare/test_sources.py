@@ -1,0 +1,271 @@
+"""Preparing from compressed files and data sets of TFDS: what plain text would give, resumable."""
+
+import bz2
+import dataclasses
+import functools
+import gzip
+import json
+import lzma
+from pathlib import Path
+
+import pytest
+from etils import epath
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from bertjax.data import shards
+from bertjax.data.prepare import file_ranges, survey, workers
+from bertjax.data.prepare import run as prepare
+from bertjax.data.prepare.run import PrepareConfig
+from bertjax.errors import UserError
+from bertjax.text import compressed, corpus, tfds_source
+from bertjax.text.tokenizer import TokenizerConfig, train_tokenizer
+
+COMPRESS = {
+    ".gz": gzip.compress,
+    ".bz2": bz2.compress,
+    ".xz": functools.partial(lzma.compress, preset=0),
+}
+
+
+@pytest.fixture
+def config(vocabulary, tmp_path):
+    """A configuration over a corpus; more fields by name."""
+
+    def make(source, output="out", **fields):
+        names = {"tokenizer": str(vocabulary), "output": str(tmp_path / output), "processes": 1}
+        return PrepareConfig((str(source),), **{**names, "block_mib": 1, **fields})
+
+    return make
+
+
+@pytest.fixture
+def packed(make_corpus, tmp_path):
+    """A plain corpus of several parts, and the same compressed: two directories."""
+    plain = make_corpus(650, sentences=(10, 40), files=2)
+    (plain / "small.txt").write_text("w1 w2.\nw3\n\nw4\n")
+    directory = tmp_path / "packed"
+    directory.mkdir()
+    for path, suffix in zip(sorted(plain.iterdir()), COMPRESS, strict=True):
+        (directory / f"{path.name}{suffix}").write_bytes(COMPRESS[suffix](path.read_bytes()))
+    return plain, directory
+
+
+def stop_in_pass_2(cfg, log, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(workers, "pair", lambda *arguments: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            prepare.prepare(cfg, log)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_compressed_text_gives_the_shards_of_the_plain_one(
+    config, packed, log, differing, processes
+):
+    plain, directory = packed
+    configs = config(plain, "one"), config(directory, "other", processes=processes)
+    first, second = (prepare.prepare(each, log) for each in configs)
+    assert first.blocks >= 2 and len(list(Path(configs[0].output).glob("*"))) > 4
+    assert differing(configs[0].output, configs[1].output) == ["manifest.json"]
+    for one, other in zip(first.corpus, second.corpus, strict=True):
+        assert other == dataclasses.replace(one, name=other.name)
+        assert other.name == one.name + Path(other.name).suffix
+    assert dataclasses.replace(second, corpus=first.corpus) == first
+
+
+def test_a_compressed_file_is_gone_through_once_and_only_its_missing_segments_are_made(
+    config, packed, log, differing, monkeypatch
+):
+    _, directory = packed
+    straight, cfg = config(directory, "straight"), config(directory, "stopped")
+    prepare.prepare(straight, log)
+    stop_in_pass_2(cfg, log, monkeypatch)
+    segments = sorted((Path(cfg.output) / ".building/pass1").glob("*.segment"))
+    assert len(segments) > 5
+    kept = segments[1].stat().st_mtime_ns
+    for segment in (segments[0], segments[2], segments[5]):
+        segment.unlink()
+    opened = []
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            file_ranges, "Window", lambda path: opened.append(path) or compressed.Window(path)
+        )
+        prepare.prepare(cfg, log)
+    assert len(opened) == len(set(opened)) <= 2
+    assert not segments[1].exists() or segments[1].stat().st_mtime_ns == kept
+    assert differing(straight.output, cfg.output) == []
+
+
+def test_another_text_under_an_unfinished_run_is_refused_however_it_is_packed(
+    config, packed, log, monkeypatch
+):
+    _, directory = packed
+    cfg = config(directory)
+    stop_in_pass_2(cfg, log, monkeypatch)
+    path = directory / "00.txt.gz"
+    text = gzip.decompress(path.read_bytes())
+    path.write_bytes(gzip.compress(text.replace(b"w1 ", b"w2 ", 1)))
+    with pytest.raises(UserError, match=r"unfinished run with other text or settings \(corpus\)"):
+        prepare.prepare(cfg, log)
+    path.write_bytes(gzip.compress(text, 1))  # other bytes, the same text
+    prepare.prepare(cfg, log)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_cut_off_archive_is_found_before_anything_is_written(config, packed, log, processes):
+    _, directory = packed
+    path = directory / "01.txt.bz2"
+    path.write_bytes(path.read_bytes()[:-5])
+    cfg = config(directory, processes=processes)
+    with pytest.raises(UserError, match=r"/01\.txt\.bz2:\d+: the compressed text is cut off here"):
+        prepare.prepare(cfg, log)
+    assert not Path(cfg.output).exists()
+
+
+def test_a_fault_deep_in_a_compressed_file_is_named_by_its_line(config, packed, log):
+    plain, directory = packed
+    lines = (plain / "00.txt").read_bytes().split(b"\n")
+    lines[6_011] += b"\xff"
+    (directory / "00.txt.gz").write_bytes(gzip.compress(b"\n".join(lines)))
+    cfg = config(directory)
+    with pytest.raises(UserError, match=r"/packed/00\.txt\.gz:6012: not UTF-8"):
+        prepare.prepare(cfg, log)
+    assert not Path(cfg.output).exists()
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    text=st.text("ab\n\r ", max_size=150),
+    part_bytes=st.integers(1, 60),
+    scan=st.integers(3, 40),
+    name=st.sampled_from(["a.txt", "a.jsonl"]),
+    there=st.sets(st.integers(0, 20)),
+)
+def test_parts_of_a_compressed_file_are_those_of_the_plain_one(
+    tmp_path, monkeypatch, text, part_bytes, scan, name, there
+):
+    """Whatever the boundaries, and whichever parts were done before."""
+    monkeypatch.setattr(file_ranges, "_SCAN_BYTES", scan)
+    if name == "a.jsonl":
+        text = "\n".join(json.dumps({"text": line}) for line in text.split("\n"))
+    data = text.encode()
+    plain, packed = epath.Path(tmp_path / name), epath.Path(tmp_path / f"{name}.gz")
+    plain.write_bytes(data)
+    packed.write_bytes(gzip.compress(data))
+    tasks = [file_ranges.make_tasks([path], [len(data)], part_bytes) for path in (plain, packed)]
+    for (one,), (other,) in zip(*tasks, strict=True):
+        assert (one.start, one.stop) == (other.start, other.stop)
+    (group,) = file_ranges.groups(tasks[1])
+    assert [each for numbers in file_ranges.groups(tasks[0]) for each in numbers] == group
+    with file_ranges.window_on(tasks[1]) as window:
+        for number, ((one,), (other,)) in enumerate(zip(*tasks, strict=True)):
+            if number not in there:
+                found = list(file_ranges.read_part(other, "en", window))
+                assert found == list(file_ranges.read_part(one, "en"))
+
+
+def test_a_window_goes_back_to_what_it_still_holds(tmp_path):
+    path = epath.Path(tmp_path / "a.gz")
+    path.write_bytes(gzip.compress(bytes(range(100))))
+    with compressed.Window(path) as window:
+        window.seek(40)
+        assert window.read(3) == bytes((40, 41, 42)) and window.tell() == 43
+        window.forget(20)
+        window.seek(20)
+        assert window.read(2) == bytes((20, 21))
+        with pytest.raises(ValueError, match="forgotten"):
+            window.seek(19)
+        window.forget(90)
+        window.seek(95)
+        assert window.read(50) == bytes(range(95, 100)) and window.read(1) == b""
+        window.forget(500)
+
+
+# Data sets of TFDS
+
+
+@pytest.fixture
+def novels(store_tfds, make_corpus, tmp_path):
+    """A data set of several parts, its directory, and the same texts as JSON Lines."""
+    directory = make_corpus(400, sentences=(10, 40))
+    (path,) = directory.iterdir()
+    texts = [text.replace("\n", ".\n\n") for text in path.read_text().strip().split("\n\n")]
+    data_dir = tmp_path / "tfds"
+    store_tfds(data_dir, {"train": texts, "test": texts[:3]}, name="novels")
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return data_dir, texts, rows
+
+
+def test_a_data_set_is_prepared_whatever_the_number_of_processes(
+    config, novels, log, differing, monkeypatch
+):
+    data_dir, texts, rows = novels
+    monkeypatch.setattr(survey, "_EXAMPLES", 150)
+    options = {"tfds_data_dir": str(data_dir)}
+    configs = [config("tfds:novels", f"p{n}", processes=n, **options) for n in (1, 2)]
+    manifests = [prepare.prepare(each, log) for each in configs]
+    assert differing(configs[0].output, configs[1].output) == []
+    manifest = shards.read_manifest(configs[0].output)
+    assert manifest == manifests[0]
+    assert manifest.documents == 400
+    (file,) = manifest.corpus
+    assert file.name == "tfds:novels:1.0.0:train" and file.bytes == sum(map(len, texts))
+    plain = prepare.prepare(config(rows, "rows"), log)
+    assert (plain.sentences, plain.tokens) == (manifest.sentences, manifest.tokens)
+
+
+def test_ranges_of_examples_are_the_whole(novels):
+    data_dir, texts, rows = novels
+    split = tfds_source.find("tfds:novels", "text", data_dir)
+    expected = list(corpus.read_documents(rows))
+    for part_bytes in (10_000_000, 100_000, 7_000, 1):
+        tasks = file_ranges.make_tasks([split], [sum(map(len, texts))], part_bytes)
+        assert len(file_ranges.groups(tasks)) == len(tasks) <= 400
+        found = [
+            doc for task in tasks for part in task for doc in file_ranges.read_part(part, "en")
+        ]
+        assert found == expected
+    assert len(tasks) == 400
+
+
+def test_another_data_set_under_an_unfinished_run_is_refused(
+    config, store_tfds, log, tmp_path, monkeypatch
+):
+    texts = [f"w{n} w1. w2 w{n}." for n in range(50)]
+    cfg = config("tfds:tiny", tfds_data_dir=str(tmp_path / "one"))
+    store_tfds(tmp_path / "one", {"train": texts})
+    # The same letters, and an end elsewhere.
+    moved = [texts[0] + " w7.", *texts[1:]], [texts[0], "w7. " + texts[1], *texts[2:]]
+    store_tfds(tmp_path / "two", {"train": moved[0]})
+    store_tfds(tmp_path / "three", {"train": moved[1]})
+    stop_in_pass_2(cfg, log, monkeypatch)
+    for directory in ("two", "three"):
+        other = dataclasses.replace(cfg, tfds_data_dir=str(tmp_path / directory))
+        with pytest.raises(UserError, match=r"unfinished run with other .*\(corpus\)"):
+            prepare.prepare(other, log)
+    assert prepare.prepare(cfg, log).documents == 50
+
+
+def test_no_bad_example_leaves_anything(config, store_tfds, log, tmp_path):
+    store_tfds(tmp_path / "tfds", {"train": ["w1. w2.", b"w3\xff", "w4."]})
+    cfg = config("tfds:tiny", tfds_data_dir=str(tmp_path / "tfds"))
+    with pytest.raises(UserError, match=r"tfds:tiny:1\.0\.0:train: example 1: not UTF-8"):
+        prepare.prepare(cfg, log)
+    assert not Path(cfg.output).exists()
+
+
+def test_a_vocabulary_of_a_data_set_is_that_of_its_texts(store_tfds, log, tmp_path):
+    texts = [f"The {word} of {word} and rain. Snow {word}." for word in ("sun", "moon", "star")] * 9
+    store_tfds(tmp_path / "tfds", {"train": texts}, features=("body",))
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
+    fields = {"kind": "wordpiece", "vocab_size": 50}
+    tfds = {"text_feature": "body", "tfds_data_dir": str(tmp_path / "tfds")}
+    inputs = ("tfds:tiny",), (str(tmp_path / "a.jsonl"),)
+    outputs = [str(tmp_path / name) for name in ("one", "two")]
+    for names, output, more in zip(inputs, outputs, (tfds, {}), strict=True):
+        train_tokenizer(TokenizerConfig(names, output, **fields, **more), log)
+    one, two = (json.loads(Path(name, "training.json").read_text()) for name in outputs)
+    assert one["sentences_sha256"] == two["sentences_sha256"]

@@ -1,0 +1,74 @@
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from bertjax.errors import UserError
+from bertjax.inference.embed import embed
+from bertjax.model import bert
+
+TEXTS = ["the film was good", "bad", "", "very " * 20 + "poor", "a film is not one , two ."]
+
+encode = jax.jit(bert.encode, static_argnums=2)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls", "pooler"])
+def test_embeddings_are_those_of_every_text_alone(tiny_model, pooling):
+    vectors = embed(tiny_model, TEXTS, pooling=pooling, batch_size=4)
+    assert vectors.shape == (5, 16) and vectors.dtype == np.float32
+    for text, vector in zip(TEXTS, vectors, strict=True):
+        batch = tiny_model.tokenizer.batch([text], max_length=40)
+        out = encode(tiny_model.params, batch, tiny_model.config)
+        expected = {
+            "mean": out.last_hidden_state[0].mean(0),
+            "cls": out.last_hidden_state[0, 0],
+            "pooler": out.pooled[0],
+        }[pooling]
+        np.testing.assert_allclose(vector, expected, atol=1e-5)
+
+
+def test_embeddings_of_several_layers_are_joined(tiny_model):
+    both = embed(tiny_model, TEXTS, layer=(0, 1), pooling="cls")
+    assert both.shape == (5, 32)
+    np.testing.assert_array_equal(both[:, 16:], embed(tiny_model, TEXTS, pooling="cls"))
+    np.testing.assert_array_equal(both[:, :16], embed(tiny_model, TEXTS, -2, "cls"))
+    assert embed(tiny_model, [("a", "b")]).shape == (1, 16)
+    assert embed(tiny_model, []).shape == (0, 16)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_layers_are_summed_with_their_weights(tiny_model, pooling):
+    joined = embed(tiny_model, TEXTS, (0, -1), pooling)
+    summed = embed(tiny_model, TEXTS, (0, -1), pooling, layer_weights=(0.25, -2))
+    assert summed.shape == (5, 16) and summed.dtype == np.float32
+    # Pooling the sum or summing what is pooled: another order of float32 sums.
+    np.testing.assert_allclose(summed, joined[:, :16] / 4 - 2 * joined[:, 16:], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"layer": 2}, "the model has 1 layers; give -2 to 1"),
+        ({"layer": ()}, "layer is empty"),
+        ({"pooling": "max"}, "use mean, cls or pooler"),
+        ({"pooling": "pooler", "layer": 0}, "pooling is pooler"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"layer_weights": (0.5, 0.5)}, "layer_weights has 2 numbers for 1 layers"),
+        ({"layer": (0, 1), "layer_weights": ()}, "layer_weights has 0 numbers for 2 layers"),
+        ({"layer_weights": (float("nan"),)}, "layer_weights has nan: give finite"),
+        ({"layer_weights": (1e39,)}, "layer_weights has 1e\\+39: give finite"),
+        ({"pooling": "pooler", "layer_weights": (1.0,)}, "leave layer_weights out"),
+    ],
+)
+def test_what_embed_refuses(tiny_model, arguments, sentence):
+    with pytest.raises(UserError, match=sentence):
+        embed(tiny_model, ["a"], **arguments)
+
+
+def test_a_missing_pooler_is_not_made_up(tiny_model):
+    parts = {n: v for n, v in tiny_model.params.items() if n != "pooler"}
+    model = dataclasses.replace(tiny_model, params=parts)
+    np.testing.assert_array_equal(embed(model, TEXTS), embed(tiny_model, TEXTS))
+    with pytest.raises(UserError, match="has a pooler"):
+        embed(model, TEXTS, pooling="pooler")

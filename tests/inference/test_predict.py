@@ -1,0 +1,149 @@
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bertjax.errors import UserError
+from bertjax.inference import embed, fill_mask, predict
+from bertjax.interop.huggingface import Pretrained
+from bertjax.model import bert
+
+TEXTS = ["the film was good", "bad", "", "very " * 20 + "poor", "a film is not one , two ."]
+
+
+@pytest.fixture(scope="module")
+def classifier(tiny_model):
+    rng = np.random.default_rng(0)
+    head = {"kernel": rng.normal(size=(16, 3)).astype(np.float32), "bias": np.zeros(3, np.float32)}
+    task = {"kind": "sequence_classification", "labels": ["a", "b", "c"], "pair_column": None}
+    task |= {"text_column": "text", "label_column": "label", "max_seq_length": 32}
+    params = {**tiny_model.params, "classifier": head}
+    return Pretrained(tiny_model.config, params, tiny_model.tokenizer, task)
+
+
+@pytest.fixture(scope="module")
+def pair_classifier(classifier):
+    return dataclasses.replace(classifier, task={**classifier.task, "pair_column": "second"})
+
+
+task_logits = jax.jit(bert.task_logits, static_argnums=2)
+
+
+def one_by_one(model, text, pair=None):
+    """The model's probabilities of one text alone, without padding."""
+    batch = model.tokenizer.batch([text], None if pair is None else [pair], max_length=32)
+    return jax.nn.softmax(task_logits(model.params, batch, model.config))[0]
+
+
+def test_predictions_come_in_order_and_as_if_every_text_were_alone(classifier):
+    results = predict.predict(classifier, TEXTS, batch_size=2)
+    assert [result["text"] for result in results] == TEXTS
+    for text, result in zip(TEXTS, results, strict=True):
+        expected = one_by_one(classifier, text)
+        # Padding changes the order of float32 sums.
+        np.testing.assert_allclose(list(result["scores"].values()), expected, rtol=1e-5)
+        assert list(result["scores"]) == ["a", "b", "c"]
+        assert result["label"] == "abc"[int(expected.argmax())]
+        assert result["score"] == max(result["scores"].values())
+
+
+def test_pairs(pair_classifier):
+    pairs = [("good film", "bad plot"), ("bad", "very " * 30)]
+    results = predict.predict(pair_classifier, pairs)
+    for (text, second), result in zip(pairs, results, strict=True):
+        assert (result["text"], result["pair"]) == (text, second)
+        expected = one_by_one(pair_classifier, text, second)
+        np.testing.assert_allclose(list(result["scores"].values()), expected, rtol=1e-5)
+    with pytest.raises(UserError, match="was trained on \\(text, pair\\)"):
+        predict.predict(pair_classifier, ["good"])
+
+
+def test_texts_of_the_wrong_form(classifier, tiny_model):
+    for texts, sentence in (
+        ("good", "texts is one string"),
+        ([("good", "bad")], "was trained on one text"),
+        (["a", "b\0"], "Text 2: holds a NUL"),
+        (["a\udc80"], "Text 1: holds half of a surrogate pair"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            predict.predict(classifier, texts)
+    with pytest.raises(UserError, match="does pretraining, which predict can't"):
+        predict.predict(tiny_model, ["good"])
+    with pytest.raises(UserError, match="give one form for all"):
+        embed.embed(tiny_model, ["a", ("b", "c")])
+    assert predict.predict(classifier, []) == []
+
+
+@pytest.mark.parametrize("kind", ["next_sentence", "token_classification", "multiple_choice"])
+def test_what_predict_and_evaluate_cannot_do_yet(classifier, tmp_path, kind):
+    parts = {name: tree for name, tree in classifier.params.items() if name != "mlm"}
+    model = dataclasses.replace(classifier, params=parts, task={"kind": kind})
+    sentence = f"The model does {kind}, which predict can't: fine-tune it first"
+    with pytest.raises(UserError, match=sentence):
+        predict.predict(model, ["good"])
+    with pytest.raises(UserError, match=sentence):
+        list(predict.predict_lines(model, ["good"]))
+    with pytest.raises(UserError, match=sentence.replace("predict", "evaluate")):
+        predict.evaluate(model, tmp_path / "dev.tsv")
+    with pytest.raises(UserError, match=f"does {kind} and has no masked-LM head"):
+        fill_mask.fill_mask(model, ["[MASK]"])
+
+
+def test_lines_in_json_lines_out(classifier, pair_classifier, tiny_model):
+    lines = ["the film was good\n", "bad\r\n", "naïve"]
+    answers = [json.loads(line) for line in predict.predict_lines(classifier, lines)]
+    assert [answer["text"] for answer in answers] == ["the film was good", "bad", "naïve"]
+    assert set(answers[0]) == {"text", "label", "score", "scores"}
+    assert "naïve" in list(predict.predict_lines(classifier, lines))[2]  # readable, not \\u00ef
+
+    (answer,) = map(json.loads, predict.predict_lines(pair_classifier, ["good\tbad\n"]))
+    assert (answer["text"], answer["pair"]) == ("good", "bad")
+    with pytest.raises(UserError, match=r"Line 2: .*a tab between"):
+        list(predict.predict_lines(pair_classifier, ["good\tbad", "good"]))
+
+    (answer,) = map(json.loads, predict.predict_lines(tiny_model, ["a [MASK]"], k=2))
+    assert len(answer["masks"][0]) == 2
+    with pytest.raises(UserError, match="Line 2 has no"):
+        list(predict.predict_lines(tiny_model, ["a [MASK]", "none"]))
+
+
+def test_lines_are_numbered_through_all_chunks(classifier, monkeypatch):
+    monkeypatch.setattr("bertjax.inference.texts.CHUNK", 3)
+    lines = [f"{'very ' * (n % 5)}good" for n in range(7)]
+    answers = [json.loads(line)["text"] for line in predict.predict_lines(classifier, lines)]
+    assert answers == lines
+    vectors = list(embed.embed_lines(classifier, lines))
+    np.testing.assert_allclose(vectors, embed.embed(classifier, lines), atol=1e-5)
+    with pytest.raises(UserError, match="Line 8: holds a NUL"):
+        list(predict.predict_lines(classifier, [*lines, "a\0"]))
+
+
+def test_evaluate_counts_every_row(classifier, tmp_path):
+    path = tmp_path / "dev.jsonl"
+    said = [result["label"] for result in predict.predict(classifier, TEXTS)]
+    gold = [*said[:4], "abc"[("abc".index(said[4]) + 1) % 3]]
+    rows = [{"text": t, "label": g} for t, g in zip(TEXTS, gold, strict=True)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    scores = predict.evaluate(classifier, path, batch_size=2)
+    assert scores["examples"] == 5 and scores["accuracy"] == pytest.approx(0.8)
+    path.write_text('{"body": "good", "gold": "a"}\n{"body": "bad", "gold": "d"}')
+    with pytest.raises(UserError, match=f"{path}:1: no column 'text'"):
+        predict.evaluate(classifier, path)
+    with pytest.raises(UserError, match=f"{path}:2: label 'd' was not seen in training"):
+        predict.evaluate(classifier, path, text_column="body", label_column="gold")
+
+
+def test_regression_gives_a_score(classifier, tmp_path):
+    head = {"kernel": jnp.ones((16, 1)), "bias": jnp.ones(1)}
+    task = {**classifier.task, "kind": "regression", "labels": []}
+    model = dataclasses.replace(
+        classifier, params={**classifier.params, "classifier": head}, task=task
+    )
+    results = predict.predict(model, TEXTS)
+    assert [set(result) for result in results] == [{"text", "score"}] * 5
+    batch = model.tokenizer.batch(TEXTS[:1])
+    expected = task_logits(model.params, batch, model.config)[0, 0]
+    assert results[0]["score"] == pytest.approx(float(expected), rel=1e-5)

@@ -1,0 +1,244 @@
+import json
+
+import pytest
+
+from bertjax.train.phases import Phase
+from bertjax.train.telemetry.logger import Field, Telemetry, duration
+from bertjax.train.telemetry.mfu import Work
+
+FIELDS = (
+    Field("mlm_loss", "mlm", ".2f", ("unigram", 6.71)),
+    Field("mlm_accuracy", "mlm_acc"),
+    Field("nsp_accuracy", "nsp_acc", ".3f", ("majority", 0.571)),
+    Field("learning_rate", "lr", ".1e", last=True),
+    Field("grad_norm", "grad", ".2f"),
+)
+METRICS = {
+    "grad_norm": 1.12,
+    "learning_rate": 9.8e-4,
+    "mlm_accuracy": 0.121,
+    "mlm_loss": 6.23,
+    "nsp_accuracy": 0.661,
+    "unlisted": 3.0,
+}
+
+
+class Clock:
+    """Seconds that the test advances."""
+
+    now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+def make(path, **options):
+    """(telemetry, its lines, its clock)"""
+    lines, clock = [], Clock()
+    options = {"progress": False, "now": lambda: 1.7e9, **options}
+    return Telemetry(path, FIELDS, log=lines.append, clock=clock, **options), lines, clock
+
+
+def records(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def run(telemetry, clock, steps, *, seconds=0.5, metrics=METRICS):
+    for step in steps:
+        clock.now += seconds
+        telemetry.step(step, metrics)
+
+
+def test_a_line_and_a_record_hold_everything(tmp_path):
+    telemetry, lines, clock = make(tmp_path / "metrics.jsonl")
+    telemetry.begin(0, 10_000, log_every=600, tokens_per_step=8192)
+    clock.now += 60  # compiling counts in nothing
+    telemetry.waited(5.0)
+    run(telemetry, clock, range(1, 601))
+    run(telemetry, clock, range(601, 1201), seconds=0.5)
+    telemetry.end()
+    assert lines[1] == (
+        "step  1,200/10,000  mlm 6.23 (unigram 6.71)  mlm_acc 0.121  nsp_acc 0.661 "
+        "(majority 0.571)  lr 9.8e-04  grad 1.12  16,400 tok/s  data wait 0%  ETA 1h13m"
+    )
+    record = records(tmp_path / "metrics.jsonl")[1]
+    assert record["step"] == 1200
+    assert record["kind"] == "train"
+    assert record["tokens_per_second"] == pytest.approx(16384)
+    assert {key: record[key] for key in METRICS} == pytest.approx(METRICS)
+    assert telemetry.history == records(tmp_path / "metrics.jsonl")
+
+
+def test_model_flops_stand_beside_tokens(tmp_path):
+    work = Work(flops=5e9, peak=2e10, devices="1 fast thing")
+    telemetry, lines, clock = make(tmp_path / "m.jsonl", work=work)
+    telemetry.begin(0, 20, log_every=10, tokens_per_step=100)
+    assert telemetry.speed() == ""
+    run(telemetry, clock, range(1, 11))
+    telemetry.evaluated(10, {"mlm_loss": 5.0}, seconds=0.0)
+    run(telemetry, clock, range(11, 21), seconds=1.0)
+    assert "200 tok/s  MFU 50.0%  data wait" in lines[0]
+    first, _, second = records(tmp_path / "m.jsonl")
+    assert (first["mfu"], first["model_flops_per_second"]) == (0.5, 1e10)
+    assert (second["mfu"], second["model_flops_per_second"]) == (0.25, 5e9)
+    # 9 steps of half a second, as the first compiled, and 10 of one
+    assert telemetry.speed() == ("Trained at 131 tok/s, MFU 32.8%, over 19 steps on 1 fast thing.")
+
+
+def test_means_since_the_last_line_but_the_newest_learning_rate(tmp_path):
+    telemetry, _, _ = make(tmp_path / "m.jsonl")
+    telemetry.begin(0, 4, log_every=2, tokens_per_step=1)
+    for step in range(1, 5):
+        telemetry.step(step, {"mlm_loss": float(step), "learning_rate": float(step)})
+    first, second = records(tmp_path / "m.jsonl")
+    assert (first["mlm_loss"], first["learning_rate"]) == (1.5, 2.0)
+    assert (second["mlm_loss"], second["learning_rate"]) == (3.5, 4.0)
+
+
+def test_skipped_steps_are_counted_and_in_no_mean(tmp_path):
+    telemetry, lines, _ = make(tmp_path / "m.jsonl")
+    telemetry.begin(0, 6, log_every=3, tokens_per_step=1)
+    for step in range(1, 7):
+        bad = step != 2
+        telemetry.step(step, {"mlm_loss": float("nan") if bad else 2.0}, skipped=bad)
+    first, second = records(tmp_path / "m.jsonl")
+    assert first == {
+        **{"step": 3, "kind": "train", "time": 1.7e9},
+        **{"mlm_loss": 2.0, "skipped": 2},
+    }
+    assert second["skipped"] == 3
+    assert "mlm_loss" not in second
+    assert "skipped 2" in lines[0]
+
+
+def test_waiting_and_evaluations_are_taken_apart_from_training(tmp_path):
+    telemetry, lines, clock = make(tmp_path / "m.jsonl")
+    telemetry.begin(0, 100, log_every=10, tokens_per_step=100)
+    run(telemetry, clock, [1])
+    for step in range(2, 11):
+        telemetry.waited(0.25)
+        run(telemetry, clock, [step], seconds=1.0)
+    clock.now += 90
+    telemetry.evaluated(10, {"mlm_loss": 5.0}, seconds=90.0, best="best")
+    for step in range(11, 21):
+        run(telemetry, clock, [step], seconds=1.0)
+    assert "100 tok/s  data wait 25%" in lines[0]
+    assert lines[1] == "eval at 10  mlm 5.00 (unigram 6.71)  in 1m30s  best"
+    assert "100 tok/s  data wait 0%" in lines[2]
+    # 19 steps and an evaluation took 109 s; 80 steps are left, with their evaluations.
+    assert lines[2].endswith(f"ETA {duration(109 / 19 * 80)}")
+
+
+def test_eval_fields_may_differ(tmp_path):
+    telemetry, lines, _ = make(tmp_path / "m.jsonl", eval_fields=(Field("matthews", "MCC", ".1f"),))
+    telemetry.begin(0, 10, log_every=10, tokens_per_step=1)
+    telemetry.evaluated(5, {"matthews": 0.5, "other": 1.0}, seconds=0.1)
+    assert lines == ["eval at 5  MCC 0.5"]
+    assert records(tmp_path / "m.jsonl")[0]["other"] == 1.0
+
+
+def test_resuming_drops_what_came_later_and_damaged_lines(tmp_path):
+    path = tmp_path / "m.jsonl"
+    telemetry, _, clock = make(path)
+    telemetry.begin(0, 100, log_every=2, tokens_per_step=1)
+    run(telemetry, clock, range(1, 9))
+    with path.open("ab") as file:
+        file.write(b'\xff\xfe\n{"step": 10, "kind": "tra')
+    telemetry, _, clock = make(path)
+    telemetry.begin(5, 100, log_every=2, tokens_per_step=1)
+    assert [record["step"] for record in telemetry.history] == [2, 4]
+    run(telemetry, clock, range(6, 9))
+    assert [record["step"] for record in records(path)] == [2, 4, 6, 8]
+    assert [file.name for file in tmp_path.iterdir()] == ["m.jsonl"]
+
+
+def test_an_evaluation_that_is_not_known_is_dropped_and_written_once(tmp_path):
+    path = tmp_path / "m.jsonl"
+    telemetry, _, clock = make(path)
+    telemetry.begin(0, 6, log_every=2)
+    for step in (2, 4):
+        run(telemetry, clock, [step - 1, step])
+        telemetry.evaluated(step, {"mlm_loss": 5.0}, seconds=0.1)
+    telemetry, _, _ = make(path)
+    telemetry.begin(4, 6, log_every=2, evaluated=2)
+    known = [(2, "train"), (2, "eval"), (4, "train")]
+    assert [(record["step"], record["kind"]) for record in telemetry.history] == known
+    telemetry.evaluated(4, {"mlm_loss": 5.0}, seconds=0.1)
+    written = [(record["step"], record["kind"]) for record in records(path)]
+    assert written == [*known, (4, "eval")]
+
+
+def test_a_window_that_was_saved_goes_on_with_the_same_bits(tmp_path):
+    losses = [0.1, 0.7, 1e-9, 3.3, 0.2, 0.9]
+
+    def line(*parts):
+        path = tmp_path / f"{len(parts)}.jsonl"
+        window, done = None, 0
+        for part in parts:
+            telemetry, _, _ = make(path)
+            telemetry.begin(done, 6, log_every=6, tokens_per_step=1, window=window)
+            for step in part:
+                telemetry.step(step, {"mlm_loss": losses[step - 1]})
+            window, done = json.loads(json.dumps(telemetry.window())), part[-1]
+        return records(path)[-1]["mlm_loss"].hex()
+
+    assert line(range(1, 7)) == line(range(1, 3), range(3, 6), range(6, 7))
+
+
+def test_what_is_not_finite_is_null_in_the_file(tmp_path):
+    telemetry, lines, _ = make(tmp_path / "m.jsonl")
+    telemetry.begin(0, 1, log_every=1, tokens_per_step=1)
+    telemetry.step(1, {"mlm_loss": float("inf"), "grad_norm": 1.0})
+    assert json.loads((tmp_path / "m.jsonl").read_text())["mlm_loss"] is None
+    assert "mlm inf" in lines[0]
+
+
+def test_a_quiet_process_writes_nothing(tmp_path):
+    telemetry, lines, clock = make(tmp_path / "sub" / "m.jsonl")
+    telemetry.begin(0, 4, log_every=1, tokens_per_step=1, quiet=True)
+    run(telemetry, clock, range(1, 5))
+    telemetry.say("nothing")
+    telemetry.end()
+    assert lines == []
+    assert list(tmp_path.iterdir()) == []
+    assert len(telemetry.history) == 4
+
+
+def test_the_bar_replaces_training_lines_only(tmp_path, capsys):
+    telemetry, lines, clock = make(tmp_path / "m.jsonl", progress=True)
+    telemetry.begin(2, 6, log_every=2, tokens_per_step=1)
+    run(telemetry, clock, range(3, 7))
+    telemetry.evaluated(6, {"mlm_loss": 5.0}, seconds=0.1)
+    telemetry.end()
+    telemetry.end()
+    assert lines == ["eval at 6  mlm 5.00 (unigram 6.71)"]
+    bar = capsys.readouterr().err
+    assert "6/6" in bar
+    assert "mlm 6.23" in bar
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.2, "0s"), (59.6, "1m00s"), (250, "4m10s"), (11_100, "3h05m"), (187_200, "2d04h")],
+)
+def test_duration(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_phases_have_their_own_name_tokens_and_end(tmp_path):
+    telemetry, lines, clock = make(tmp_path / "m.jsonl")
+    other = (Field("mlm_loss", "mlm", ".2f", ("unigram", 5.5)),)
+    phases = (Phase(15, 100, "1"), Phase(40, 400, "2", other))
+    telemetry.begin(0, 40, log_every=10, phases=phases)
+    run(telemetry, clock, range(1, 16), seconds=1.0)
+    run(telemetry, clock, [16], seconds=50.0)  # compiles
+    run(telemetry, clock, range(17, 21), seconds=2.0)
+    telemetry.evaluated(20, {"mlm_loss": 5.0}, seconds=0.1)
+    found = [(r["step"], r["phase"], r.get("tokens_per_second")) for r in telemetry.history]
+    # The end of a phase has a record, so that none is of two.
+    assert found == [(10, "1", 100.0), (15, "1", 100.0), (20, "2", 200.0), (20, "2", None)]
+    assert lines[1].startswith("step 15/40  phase 1  mlm 6.23 (unigram 6.71)  ")
+    assert lines[2].startswith("step 20/40  phase 2  mlm 6.23 (unigram 5.50)  200 tok/s")
+    assert lines[3] == "eval at 20  phase 2  mlm 5.00 (unigram 5.50)"
+    # 14 steps of 100 tokens and 5 of 400 took 72 s; 20 of 400 are left.
+    assert lines[2].endswith(f"ETA {duration(72 / 3400 * 8000)}")

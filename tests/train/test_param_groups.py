@@ -1,0 +1,160 @@
+"""Parts of a model by name, and a step that trains only some of them."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import bertjax as bj
+from bertjax.train import param_groups
+from bertjax.train.optimizer import OptimizerConfig, make_optimizer
+from bertjax.train.step import init_state, make_train_step
+from bertjax.train.tree import named, nested
+
+NAMES = (
+    *(f"embeddings/{name}/embedding" for name in ("word_embeddings", "position_embeddings")),
+    *(f"encoder/layer_{n}/{name}/kernel" for n in range(12) for name in ("output", "attention")),
+    "pooler/kernel",
+    "classifier/kernel",
+)
+PARAMS = nested({name: jax.ShapeDtypeStruct((2, 3), jnp.float32) for name in NAMES})
+
+
+def of_layers(*numbers):
+    return {name for name in NAMES if any(f"layer_{n}/" in name for n in numbers)}
+
+
+@pytest.mark.parametrize(
+    ("freeze", "wanted"),
+    [
+        ((), set()),
+        (("embeddings",), set(NAMES[:2])),
+        (("embeddings/word_embeddings",), {NAMES[0]}),
+        (("layer_1",), of_layers(1)),  # and not layer_10
+        (("encoder/layer_11", "pooler"), of_layers(11) | {"pooler/kernel"}),
+        (("layer_8-10",), of_layers(8, 9, 10)),
+        (("layer_0-layer_1",), of_layers(0, 1)),
+        (("encoder",), of_layers(*range(12))),
+        (("layer_3/output",), {"encoder/layer_3/output/kernel"}),
+    ],
+    # Not of the sets: their order, and with it the name of a test, differs from process to process.
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_what_is_frozen(freeze, wanted):
+    frozen = param_groups.frozen_names(freeze, PARAMS)
+    assert frozen == wanted
+    trained, rest = param_groups.split(PARAMS, frozen)
+    assert named(trained).keys() == set(NAMES) - wanted and named(rest).keys() == wanted
+    assert param_groups.join(trained, rest) == PARAMS
+    assert param_groups.trained_share(PARAMS, frozen) == (
+        f"{6 * (len(NAMES) - len(wanted))} of {6 * len(NAMES)} parameters are trained, the rest is "
+        "frozen."
+    )
+
+
+@pytest.mark.parametrize(
+    ("freeze", "sentence"),
+    [
+        (("layer_12",), "no part 'layer_12' in this model; it has .*, pooler, layer_0-11.$"),
+        (("layer_8-12",), "no part 'layer_12'"),
+        (("layer_5-3",), "no part 'layer_5-3'"),
+        (("embedding",), "no part 'embedding'"),
+        (("",), "no part ''"),
+        (("/",), "no part '/'"),
+        (("embeddings", "encoder", "pooler", "classifier"), "leaves nothing to train"),
+    ],
+    ids=str,
+)
+def test_parts_that_are_not_there(freeze, sentence):
+    with pytest.raises(bj.UserError, match=sentence):
+        param_groups.frozen_names(freeze, PARAMS)
+
+
+def test_the_layers_to_freeze_are_those_of_the_encoder():
+    lora = {"lora": {"layer_0": {"a": jax.ShapeDtypeStruct((2, 3), jnp.float32)}}}
+    with pytest.raises(bj.UserError, match=r"it has lora, pooler\.$"):
+        param_groups.frozen_names(("layer_0",), {**lora, "pooler": PARAMS["pooler"]})
+
+
+def linear_loss(params, batch, *, weights, dropout_key):
+    """Of three matrices, one after the other."""
+    del dropout_key
+    hidden = batch["x"]
+    for name in ("layer_0", "layer_1", "layer_10"):
+        hidden = hidden @ params[name]["kernel"]
+    error = ((hidden - batch["y"]) ** 2).sum()
+    return error / weights, {"error": (error, weights)}
+
+
+def a_step(loss, params, freeze, **changes):
+    """A train step, its first state, its optimizer, and what is frozen."""
+    frozen = param_groups.frozen_names(freeze, params)
+    optimizer = make_optimizer(OptimizerConfig(warmup_steps=0, clip_norm=1e-3), 10)
+    step = make_train_step(
+        loss, optimizer, weights_fn=lambda batch: jnp.float32(4), frozen=frozen, **changes
+    )
+    return step, init_state(params, optimizer, frozen=frozen), optimizer, frozen
+
+
+def test_frozen_parts_stay_and_count_nowhere():
+    """One step against the optimizer called with the gradients of what is trained."""
+    rng = np.random.default_rng(0)
+    params = {
+        name: {"kernel": jnp.asarray(rng.normal(size=(3, 3)), jnp.float32)}
+        for name in ("layer_0", "layer_1", "layer_10")
+    }
+    batch = {name: rng.normal(size=(4, 3)).astype(np.float32) for name in "xy"}
+    step, state, optimizer, frozen = a_step(linear_loss, params, ("layer_1",), accumulation=2)
+    assert frozen == {"layer_1/kernel"}
+    grads = jax.grad(lambda params: linear_loss(params, batch, weights=4, dropout_key=None)[0])(
+        params
+    )
+    grads, trained = param_groups.split(grads, frozen)[0], param_groups.split(params, frozen)[0]
+    changes, _ = optimizer.update(grads, state.opt_state, trained)
+    wanted = optax.apply_updates(trained, changes)
+
+    new, metrics = jax.jit(step)(state, batch)
+    np.testing.assert_array_equal(new.params["layer_1"]["kernel"], params["layer_1"]["kernel"])
+    assert new.params.keys() == params.keys()
+    assert new.opt_state[1].mu.keys() == {"layer_0", "layer_10"}
+    np.testing.assert_allclose(metrics["grad_norm"], optax.tree.norm(grads), rtol=1e-6)
+    for name in ("layer_0", "layer_10"):
+        found = new.params[name]["kernel"]
+        assert not np.array_equal(found, params[name]["kernel"])
+        np.testing.assert_allclose(found, wanted[name]["kernel"], rtol=1e-6)  # accumulated
+
+
+CONFIG = bj.BertConfig(
+    vocab_size=11,
+    hidden_size=8,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    intermediate_size=16,
+    max_position_embeddings=8,
+)
+
+
+def test_what_is_below_the_trained_parts_is_not_differentiated():
+    """A matrix product for each of the two trained kernels, and one between them."""
+    draw = functools.partial(bj.init_params, CONFIG, heads=("classifier",))
+    shapes = jax.eval_shape(draw, jax.random.key(0))
+    params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
+    batch = {"input_ids": np.ones((2, 8), np.int32), "label": np.zeros(2, np.int32)}
+
+    def loss(params, batch, *, weights=None, dropout_key=None):
+        weights = None if weights is None else {"examples": weights}
+        return bj.classification_loss(params, batch, CONFIG, weights=weights)
+
+    def products(function, *arguments):
+        return jax.jit(function).lower(*arguments).as_text().count("dot_general")
+
+    def products_of_step(freeze):
+        step, state, *_ = a_step(loss, params, freeze)
+        return products(step, state, batch)
+
+    forward = products(loss, params, batch)
+    assert products_of_step(("embeddings", "encoder")) == forward + 3
+    assert products_of_step(()) > 2.5 * forward
