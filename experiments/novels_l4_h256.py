@@ -16,7 +16,7 @@ sinusoidal and attention averaging instead, under a schedule of 6,400 steps, the
 6.470 at step 2,545, when that run was stopped.
 """
 
-from bertjax.model.initializers import StartConfig
+from bertjax.model.initializers import InitializationConfig
 from bertjax.objectives.masking import MaskingConfig
 from bertjax.pretrain.config import ModelConfig, PretrainConfig
 from bertjax.train.loop import LoopConfig
@@ -31,7 +31,9 @@ config = PretrainConfig(
         attention_probs_dropout_prob=0.0,
         initializer_range=0.035,  # BERT-base's 0.02 at this width: 0.02 * sqrt(768 / 256)
     ),
-    start=StartConfig(mlm_bias="unigram", positions="waves", attention="neighbours"),
+    initialization=InitializationConfig(
+        mlm_bias="unigram", positions="waves", attention="neighbours"
+    ),
     masking=MaskingConfig(rate=0.3),
     optimizer=OptimizerConfig(
         name="adamw", learning_rate=1e-3, schedule="linear", warmup_steps=600, beta2=0.98

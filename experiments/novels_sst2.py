@@ -16,7 +16,7 @@ from the second epoch on.
 """
 
 from bertjax.finetune.run import FinetuneConfig
-from bertjax.model.initializers import StartConfig
+from bertjax.model.initializers import InitializationConfig
 from bertjax.train.optimizer import OptimizerConfig
 
 config = FinetuneConfig(
@@ -25,7 +25,9 @@ config = FinetuneConfig(
     dev="sst2/dev.tsv",
     workdir="runs/novels-sst2",
     column_names=("text", "label"),
-    start=StartConfig(mlm_bias="unigram", positions="waves", attention="neighbours"),
+    initialization=InitializationConfig(
+        mlm_bias="unigram", positions="waves", attention="neighbours"
+    ),
     seeds=(0, 1, 2),
     epochs=4,
     batch_size=32,

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bertjax.data.order import DEAL, EPOCHS, deal, in_epochs
+from bertjax.data.order import EPOCHS, INTERLEAVE, in_epochs, interleave
 from bertjax.data.stream import ShardReader
 from bertjax.errors import UserError
 
@@ -139,7 +139,7 @@ class MixedStream:
         number, earlier = self._bucket(step)
         parts = self.buckets[number].parts
         places = earlier * self.batch_size + np.asarray(rows, np.int64)
-        chosen, draws = deal(places, [part.weight for part in parts])
+        chosen, draws = interleave(places, [part.weight for part in parts])
         corpus, indices = np.empty_like(draws), np.empty_like(draws)
         for place, part in enumerate(parts):
             here = chosen == place
@@ -171,10 +171,10 @@ class MixedStream:
             (bucket.length, [(part.corpus, part.size, part.weight) for part in bucket.parts])
             for bucket in self.buckets
         ]
-        facts = (DEAL, EPOCHS, self.seed, self.batch_size, hashes, shares, sample)
+        facts = (INTERLEAVE, EPOCHS, self.seed, self.batch_size, hashes, shares, sample)
         return hashlib.sha256(repr(facts).encode()).hexdigest()
 
     def _bucket(self, step: int) -> tuple[int, int]:
         """The bucket of a step, and how many steps before it have the same."""
-        chosen, earlier = deal(np.array([step]), [bucket.weight for bucket in self.buckets])
+        chosen, earlier = interleave(np.array([step]), [bucket.weight for bucket in self.buckets])
         return int(chosen[0]), int(earlier[0])

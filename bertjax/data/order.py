@@ -10,7 +10,7 @@ import numpy as np
 
 # Names of the two orders below. Another one needs another name: runs must not resume across it.
 EPOCHS = "feistel-2"
-DEAL = "halves-1"
+INTERLEAVE = "halves-1"
 # With six, pairs of neighbours among 5 or 10 places were not uniform (chi-square, 4,000 keys).
 _ROUNDS = 8
 
@@ -67,7 +67,7 @@ def permuted(places: np.ndarray, size: int, key: tuple[int, ...]) -> np.ndarray:
     return values.astype(np.int64)
 
 
-def deal(places: np.ndarray, weights: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+def interleave(places: np.ndarray, weights: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """Deals the places 0, 1, 2, ... out to parts, in shares that hold wherever one stops.
 
     The parts are halved, and of any number of first places one half gets its share, rounded, the
@@ -95,7 +95,7 @@ def deal(places: np.ndarray, weights: Sequence[int]) -> tuple[np.ndarray, np.nda
     before = first_of(places).astype(np.int64)
     first = first_of(places + 1) > before
     parts, draws = np.empty_like(places), np.empty_like(places)
-    parts[first], draws[first] = deal(before[first], weights[:middle])
-    parts[~first], draws[~first] = deal((places - before)[~first], weights[middle:])
+    parts[first], draws[first] = interleave(before[first], weights[:middle])
+    parts[~first], draws[~first] = interleave((places - before)[~first], weights[middle:])
     parts[~first] += middle
     return parts, draws

@@ -20,7 +20,7 @@ from bertjax.demo.pacing import Recipe
 from bertjax.errors import Stopped, UserError
 from bertjax.files import output_directory, write_atomically, writing
 from bertjax.objectives.masking import MaskingConfig
-from bertjax.pretrain.config import ModelConfig, PretrainConfig, StartConfig
+from bertjax.pretrain.config import InitializationConfig, ModelConfig, PretrainConfig
 from bertjax.train.loop import LoopConfig
 from bertjax.train.optimizer import OptimizerConfig
 from bertjax.train.telemetry.logger import duration
@@ -43,7 +43,9 @@ PHASES: tuple[str, ...] = (
     "report",
 )
 LEAST_MINUTES = 3.0
-START = StartConfig(mlm_bias="unigram", positions="sinusoidal", attention="averaging")
+INITIALIZATION = InitializationConfig(
+    mlm_bias="unigram", positions="sinusoidal", attention="averaging"
+)
 """Of pre-training, and of the network from scratch that it is compared with."""
 
 
@@ -270,7 +272,7 @@ class _Demo:
             data=str(self.workdir / "data"),
             workdir=str(self.workdir / "pretrain"),
             model=ModelConfig(size=str(shape)),
-            start=START,
+            initialization=INITIALIZATION,
             masking=MaskingConfig(rate=recipe.masking_rate),
             optimizer=OptimizerConfig(
                 name="adamw",
@@ -331,7 +333,7 @@ class _Demo:
             test=str(corpus / "test.jsonl"),
             workdir=str(self.workdir / "finetune" / f"{arm}-{rows}"),
             from_scratch=arm == "scratch",
-            start=START,
+            initialization=INITIALIZATION,
             seeds=self.seeds,
             epochs=recipe.epochs if rows == "train" else recipe.epochs_few,
             batch_size=recipe.finetune_batch_size,

@@ -77,7 +77,7 @@ def programs(
     def first_params() -> Any:
         key = jax.random.key(0)
         params = random_params(config, key, head.kind, head.outputs, whole=True)
-        return lora.divide(params, key, adapters)[1] if adapters.rank else params
+        return lora.partition(params, key, adapters)[1] if adapters.rank else params
 
     params = jax.eval_shape(first_params)
     frozen = param_groups.frozen_names(recipe.freeze, params)
@@ -85,12 +85,12 @@ def programs(
 
     def one_step(state: TrainState, batch: Any, base: Any) -> tuple[TrainState, Any]:
         def loss_of_trained(params: Any, batch: Any, **named: Any) -> Any:
-            return loss_fn(lora.whole(base, params, adapters), batch, **named)
+            return loss_fn(lora.combine(base, params, adapters), batch, **named)
 
         step = make_train_step(
             loss_of_trained if base else loss_fn,
             optimizer,
-            weights_fn=head.weights_fn,
+            normalizers_fn=head.normalizers_fn,
             accumulation=accumulation,
             frozen=frozen,
             ema_decay=recipe.ema_decay,

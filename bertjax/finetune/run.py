@@ -13,9 +13,9 @@ from bertjax.config import Execution
 from bertjax.errors import Stopped, UserError, refuse_unknown
 from bertjax.finetune import grid
 from bertjax.finetune.grid import Setting
-from bertjax.model.initializers import StartConfig
+from bertjax.model.initializers import InitializationConfig
 from bertjax.tasks.question_answering.predictions import QuestionAnsweringConfig
-from bertjax.tasks.task import Chance
+from bertjax.tasks.task import Baseline
 from bertjax.train.lora import LoraConfig
 from bertjax.train.optimizer import OptimizerConfig
 from bertjax.train.sharding import MeshConfig
@@ -92,7 +92,7 @@ class FinetuneConfig:
     not weighted."""
     from_scratch: bool = False
     """Start from random weights of the same shape: what pre-training is compared with."""
-    start: StartConfig = dataclasses.field(default_factory=StartConfig)
+    initialization: InitializationConfig = dataclasses.field(default_factory=InitializationConfig)
     """First values of these random weights, as pre-training has them."""
     seeds: tuple[int, ...] = (0,)
     """One run each; a seed fixes the new head, the dropout and the order of the rows."""
@@ -281,7 +281,7 @@ class FinetuneResult:
     """In the order of the configuration; those that were finished, if the run stopped early."""
     labels: tuple[str, ...]
     """Names of the labels; empty where there are none."""
-    chance: Chance | None
+    baseline: Baseline | None
     """What comes without a model: the commonest label's share of the dev rows, say."""
     workdir: str
     """The run directory; with `fresh` it may be another than the one named."""
@@ -305,10 +305,12 @@ class FinetuneResult:
             spread = (
                 f" ± {self.deviation:.4f} over {len(self.seeds)} seeds (median {self.median:.4f})"
             )
-        chance = "" if self.chance is None else f"; {self.chance.said}: {self.chance.score:.4f}"
+        baseline = (
+            "" if self.baseline is None else f"; {self.baseline.said}: {self.baseline.score:.4f}"
+        )
         return (
             f"{self.metric} {self.mean:.4f}{spread} on the dev rows "
-            f"({grid.said(self._setting, tuple(self.tried))}{chance})."
+            f"({grid.said(self._setting, tuple(self.tried))}{baseline})."
         )
 
     @property
@@ -396,7 +398,7 @@ def _result(
         tried={each: done.metrics[metric] for each, done in tried.items()},
         seeds=tuple(seeds),
         labels=trainer.task.labels,
-        chance=trainer.task.chance,
+        baseline=trainer.task.baseline,
         workdir=str(trainer.workdir),
         export=None if export is None else str(export),
         stopped=export is None,

@@ -103,8 +103,8 @@ class SeedTrainer:
             self.base = self._place_base()
         self.weights: Any = weights_hash(model.params)
         if config.from_scratch:
-            config.start.check(model.config)
-            self.weights = {"random": dataclasses.asdict(config.start)}
+            config.initialization.check(model.config)
+            self.weights = {"random": dataclasses.asdict(config.initialization)}
         self.best: tuple[dict[str, float], Any] | None = None  # metrics and parameters
         rates = {setting.learning_rate for setting in self.settings}
         self.identity = self._identity(_only(rates), _only(sizes))
@@ -221,14 +221,14 @@ class SeedTrainer:
             whole=self.config.from_scratch,
         )
         if self.config.from_scratch:
-            fresh = initializers.begin(fresh, self.model.config, self.config.start)
+            fresh = initializers.begin(fresh, self.model.config, self.config.initialization)
         else:
             parts = ("embeddings", "encoder", *({"pooler"} & fresh.keys()))
             kept = {name: self.model.params[name] for name in parts if name in self.model.params}
             fresh = {**fresh, **kept}
         if self.config.lora.rank:
             key = jax.random.fold_in(jax.random.key(seed), _ADAPTERS)
-            fresh = lora.divide(fresh, key, self.config.lora)[1]
+            fresh = lora.partition(fresh, key, self.config.lora)[1]
         return jax.tree.map(np.asarray, fresh)
 
     def _place_base(self) -> dict[str, Any]:
@@ -239,7 +239,7 @@ class SeedTrainer:
 
     def _whole(self, params: Any) -> Any:
         """All parameters of the model, from those that a state holds."""
-        return lora.jit_whole(self.base, params, self.config.lora) if self.base else params
+        return lora.jit_combine(self.base, params, self.config.lora) if self.base else params
 
     def batch(self, seed: int, plan: Plan, step: int) -> dict[str, Any]:
         """The global batch of a step: a function of its arguments."""
@@ -335,10 +335,10 @@ class SeedTrainer:
         rate = Field("learning_rate", "lr", ".1e", last=True)
         right = [Field("accuracy"), Field("exact_match", "exact")]
         train = [Field("loss"), *right, rate, Field("grad_norm", "grad", ".2f")]
-        chance = self.task.chance and (self.task.chance.name, self.task.chance.score)
+        baseline = self.task.baseline and (self.task.baseline.name, self.task.baseline.score)
         main = self.task.metric
         others = [Field(name) for name in self.task.shown if name != main]
-        dev = [Field(main, reference=chance), *others]
+        dev = [Field(main, reference=baseline), *others]
         return Telemetry(
             workdir / "metrics.jsonl",
             train,

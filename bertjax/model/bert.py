@@ -125,7 +125,7 @@ def encode(
     Args:
         params: as `init_params` gives them; heads are ignored.
         inputs: input_ids [B, T] int32 and, optional, attention_mask, token_type_ids, position_ids
-            [B, T]; example_ids [B, T] and cls_positions [B, S] for rows that pack several examples.
+            [B, T]; segment_ids [B, T] and cls_positions [B, S] for rows that pack several examples.
         config: the shape.
         execution: how to compute.
         dropout_key: None for no dropout; one key (row b draws from fold_in(key, b)) or keys [B],

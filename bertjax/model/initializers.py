@@ -22,7 +22,7 @@ _POSITION_SHARE = 0.4
 
 
 @dataclasses.dataclass(frozen=True)
-class StartConfig:
+class InitializationConfig:
     """The first values of the weights; the defaults are Google's. For short runs there are better
     ones, which change nothing of what the model is."""
 
@@ -46,20 +46,20 @@ class StartConfig:
         """
         if self.attention == "neighbours" and self.positions != "waves":
             raise UserError(
-                f"start.attention neighbours finds them by start.positions waves, and those are "
-                f"{self.positions}: give --start.positions waves."
+                f"initialization.attention neighbours finds them by initialization.positions waves, and those are "
+                f"{self.positions}: give --initialization.positions waves."
             )
         if self.positions == "sinusoidal" and config.hidden_size % 2:
             raise UserError(
                 f"hidden_size {config.hidden_size} is odd: sinusoidal positions are pairs of sine "
-                "and cosine; take an even one, or --start.positions random."
+                "and cosine; take an even one, or --initialization.positions random."
             )
 
 
 def begin(
     params: dict[str, Any],
     config: BertConfig,
-    start: StartConfig,
+    initialization: InitializationConfig,
     counts: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """The parameters of `init_params` with the first values of a start.
@@ -73,24 +73,24 @@ def begin(
     Raises:
         ValueError: counts are needed and are not there.
     """
-    if start.mlm_bias == "unigram" and "mlm" in params:
+    if initialization.mlm_bias == "unigram" and "mlm" in params:
         if counts is None:
-            raise ValueError('start.mlm_bias="unigram" needs the counts of the tokens.')
+            raise ValueError('initialization.mlm_bias="unigram" needs the counts of the tokens.')
         params = {**params, "mlm": {**params["mlm"], "bias": jnp.asarray(unigram_bias(counts))}}
     shape = (config.max_position_embeddings, config.hidden_size)
     table = None
-    if start.positions == "sinusoidal":
+    if initialization.positions == "sinusoidal":
         table = sinusoidal_positions(*shape, _POSITION_SHARE * config.initializer_range)
-    if start.positions == "waves":
+    if initialization.positions == "waves":
         table = wave_positions(*shape, config.head_size, config.initializer_range)
     if table is not None:
         positions = {"embedding": jnp.asarray(table)}
         embeddings = {**params["embeddings"], "position_embeddings": positions}
         params = {**params, "embeddings": embeddings}
-    if start.attention == "averaging":
+    if initialization.attention == "averaging":
         layers = {name: _averaging(layer) for name, layer in params["encoder"].items()}
         params = {**params, "encoder": layers}
-    if start.attention == "neighbours":
+    if initialization.attention == "neighbours":
         first = _neighbours(params["encoder"]["layer_0"], config)
         params = {**params, "encoder": {**params["encoder"], "layer_0": first}}
     return params

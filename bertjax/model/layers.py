@@ -72,15 +72,13 @@ def dropout(x: jax.Array, keys: jax.Array | None, site: int, rate: float) -> jax
     if keys is None or threshold == 0:
         return x
     shape = x.shape[1:]
-    # A TPU tiles the last axis by 128 lanes: the two halves of the words lie one behind the other
-    # on the axis before it.
-    axis = max(len(shape) - 2, 0)
-    words_shape = (*shape[:axis], (shape[axis] + 1) // 2, *shape[axis + 1 :])
 
     def draw(key: jax.Array) -> jax.Array:
-        words = jax.random.bits(jax.random.fold_in(key, site), words_shape, jnp.uint32)
-        halves = jnp.concatenate([words & 0xFFFF, words >> 16], axis)
-        return jax.lax.slice_in_dim(halves, 0, shape[axis], axis=axis)
+        # Two halves one after the other on the first axis: a TPU lays out a last axis of two in
+        # 128 lanes.
+        half = ((shape[0] + 1) // 2, *shape[1:])
+        words = jax.random.bits(jax.random.fold_in(key, site), half, jnp.uint32)
+        return jnp.concatenate([words & 0xFFFF, words >> 16])[: shape[0]]
 
     scale = jnp.asarray(1.0 / (1.0 - threshold / (1 << 16)), x.dtype)
     return jnp.where(jax.vmap(draw)(keys) >= threshold, x * scale, jnp.zeros((), x.dtype))

@@ -225,9 +225,9 @@ class BertForQuestionAnswering(BertEncoder):
 def attention_mask(inputs: Inputs) -> jax.Array | None:
     """bool [B, 1, 1 or T, T] of what may be attended to; None where nothing is masked.
 
-    `example_ids` [B, T] keep the examples of a packed row apart (0 is padding).
+    `segment_ids` [B, T] keep the examples of a packed row apart (0 is padding).
     """
-    examples, mask = inputs.get("example_ids"), inputs.get("attention_mask")
+    examples, mask = inputs.get("segment_ids"), inputs.get("attention_mask")
     allowed = None if mask is None else (mask != 0)[:, None, None, :]
     if examples is None:
         return allowed

@@ -30,10 +30,10 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return jax.nn.logsumexp(logits, axis=-1) - jnp.where(chosen, logits, 0.0).sum(-1)
 
 
-def pretraining_weights(batch: Batch) -> Weights:
+def pretraining_normalizers(batch: Batch) -> Weights:
     """The normalisers of `pretraining_loss`: predictions and examples of a masked batch."""
     examples = _example_weights(batch, "next_sentence_label").sum()
-    return {**masked_lm_weights(batch), "nsp": examples}
+    return {**masked_lm_normalizers(batch), "nsp": examples}
 
 
 def pretraining_loss(
@@ -55,12 +55,12 @@ def pretraining_loss(
         batch: input_ids, attention_mask, token_type_ids [B, T]; masked_positions, masked_labels,
             masked_weights [B, P]; next_sentence_label [B] (0 = B follows A, 1 = B is random, or A
             and B are swapped); optional example_weight [B], which weighs predictions and label of
-            an example. Packed rows have example_ids, position_ids [B, T] and cls_positions [B, S]
+            an example. Packed rows have segment_ids, position_ids [B, T] and cls_positions [B, S]
             too; next_sentence_label and example_weight are then [B, S].
         config: the shape.
         sentence_task: names the metrics: "nsp", or "sop" for the order of segments.
         token_groups: {name: bool [V]}: more metrics, the accuracy where such a token is masked.
-        weights: global normalisers (`pretraining_weights`); those of this batch where None.
+        weights: global normalisers (`pretraining_normalizers`); those of this batch where None.
         execution: how to compute.
         dropout_key: as `bertjax.encode` takes it.
 
@@ -68,7 +68,7 @@ def pretraining_loss(
         sum_mlm / (W_mlm + 1e-5) + sum_nsp / W_nsp, float32, and the metrics mlm_loss, mlm_accuracy,
         nsp_loss, nsp_accuracy (or sop_loss, sop_accuracy), each as (sum, weight).
     """
-    weights = pretraining_weights(batch) if weights is None else weights
+    weights = pretraining_normalizers(batch) if weights is None else weights
     mlm_logits, nsp_logits = bert.pretraining_logits(
         params,
         batch,
@@ -89,7 +89,7 @@ def pretraining_loss(
     return loss, {**masked, **sentences}
 
 
-def masked_lm_weights(batch: Batch) -> Weights:
+def masked_lm_normalizers(batch: Batch) -> Weights:
     """The normaliser of `masked_lm_loss`: the predictions of a masked batch."""
     return {"mlm": _masked_weights(batch).sum()}
 
@@ -108,7 +108,7 @@ def masked_lm_loss(
 
     Params need neither a pooler nor the head nsp. The metrics are mlm_loss and mlm_accuracy.
     """
-    weights = masked_lm_weights(batch) if weights is None else weights
+    weights = masked_lm_normalizers(batch) if weights is None else weights
     logits = bert.mlm_logits(
         params,
         batch,
@@ -121,7 +121,7 @@ def masked_lm_loss(
     return metrics["mlm_loss"][0] / (weights["mlm"] + _EPSILON), metrics
 
 
-def classification_weights(batch: Batch) -> Weights:
+def classification_normalizers(batch: Batch) -> Weights:
     """The normaliser of `classification_loss`, `regression_loss` and `multi_label_loss`: the
     examples of the batch."""
     return {"examples": _row_weights(batch).sum()}
@@ -143,14 +143,14 @@ def classification_loss(
         batch: input_ids, attention_mask, token_type_ids [B, T]; label [B] int32; optional
             example_weight [B] (0 for the padding of a ragged last batch).
         config: the shape.
-        weights: global normalisers (`classification_weights`); those of this batch where None.
+        weights: global normalisers (`classification_normalizers`); those of this batch where None.
         execution: how to compute.
         dropout_key: as `bertjax.encode` takes it.
 
     Returns:
         The loss, and the metrics loss and accuracy as (sum, weight).
     """
-    weights = classification_weights(batch) if weights is None else weights
+    weights = classification_normalizers(batch) if weights is None else weights
     logits = bert.task_logits(params, batch, config, execution=execution, dropout_key=dropout_key)
     scores = _scores("task", logits, batch["label"], _row_weights(batch))
     metrics = {"loss": scores["task_loss"], "accuracy": scores["task_accuracy"]}
@@ -170,7 +170,7 @@ def regression_loss(
 
     The batch's label is [B] float32. The metric is loss as (sum, weight).
     """
-    weights = classification_weights(batch) if weights is None else weights
+    weights = classification_normalizers(batch) if weights is None else weights
     logits = bert.task_logits(params, batch, config, execution=execution, dropout_key=dropout_key)
     examples = _row_weights(batch)
     total = (jnp.square(logits[:, 0] - batch["label"]) * examples).sum()
@@ -192,7 +192,7 @@ def multi_label_loss(
     The batch's label is [B, C] int32, 1 for every label that the example has. The metrics are loss
     and exact_match (all labels right, by a probability of 0.5), as (sum, weight).
     """
-    weights = classification_weights(batch) if weights is None else weights
+    weights = classification_normalizers(batch) if weights is None else weights
     logits = bert.task_logits(params, batch, config, execution=execution, dropout_key=dropout_key)
     label, examples = batch["label"], _row_weights(batch)
     binary = optax.sigmoid_binary_cross_entropy(logits, label.astype(logits.dtype)).mean(-1)
@@ -202,7 +202,7 @@ def multi_label_loss(
     return loss, {"loss": (total, weight), "exact_match": ((right * examples).sum(), weight)}
 
 
-def question_answering_weights(batch: Batch) -> Weights:
+def question_answering_normalizers(batch: Batch) -> Weights:
     """The normaliser of `question_answering_loss`: the examples of the batch."""
     return {"examples": _example_weights(batch, "start_position").sum()}
 
@@ -228,14 +228,14 @@ def question_answering_loss(
             int32, the places in the row of the answer's first and last token, or 0 twice where it
             has none; optional example_weight [B] (0 for the padding of a ragged last batch).
         config: the shape.
-        weights: global normalisers (`question_answering_weights`); those of this batch where None.
+        weights: global normalisers (`question_answering_normalizers`); those of this batch where None.
         execution: how to compute.
         dropout_key: as `bertjax.encode` takes it.
 
     Returns:
         The loss, and the metrics loss and accuracy (both places are right) as (sum, weight).
     """
-    weights = question_answering_weights(batch) if weights is None else weights
+    weights = question_answering_normalizers(batch) if weights is None else weights
     logits = bert.task_logits(
         params,
         batch,

@@ -5,7 +5,7 @@ import dataclasses
 from bertjax.config import BertConfig, Execution
 from bertjax.errors import UserError
 from bertjax.files import location
-from bertjax.model.initializers import StartConfig
+from bertjax.model.initializers import InitializationConfig
 from bertjax.objectives.masking import MaskingConfig
 from bertjax.train.loop import LoopConfig
 from bertjax.train.optimizer import OptimizerConfig
@@ -118,7 +118,7 @@ class PretrainConfig:
     example is in the shortest that holds it."""
     model: ModelConfig = ModelConfig()
     """What the model is."""
-    start: StartConfig = StartConfig()
+    initialization: InitializationConfig = InitializationConfig()
     """What its weights start from."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """How it learns."""

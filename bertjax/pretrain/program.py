@@ -18,9 +18,9 @@ from bertjax.model import initializers
 from bertjax.model.bert import init_params
 from bertjax.objectives.losses import (
     masked_lm_loss,
-    masked_lm_weights,
+    masked_lm_normalizers,
     pretraining_loss,
-    pretraining_weights,
+    pretraining_normalizers,
 )
 from bertjax.objectives.masking import mask_tokens
 from bertjax.pretrain.config import PretrainConfig
@@ -98,7 +98,7 @@ def build(
         vocabulary: the tokenizer's tables.
         max_seq_length: T of the shards.
         counts: int [V], how often every token is seen: for accuracies by frequency, and needed by
-            start.mlm_bias="unigram".
+            initialization.mlm_bias="unigram".
         objective: what the shards are for, one of `bertjax.data.sequences.OBJECTIVES`.
         schedule: of a run with several phases; else that of the recipe.
 
@@ -117,7 +117,7 @@ def build(
     params = jax.eval_shape(first_params)
     frozen = param_groups.frozen_names(recipe.freeze, params)
     prepare = functools.partial(_mask, config, vocabulary)
-    weights_fn = masked_lm_weights if single else pretraining_weights
+    normalizers_fn = masked_lm_normalizers if single else pretraining_normalizers
     loss: Callable[..., Any] = masked_lm_loss
     if not single:
         loss = functools.partial(pretraining_loss, sentence_task=objective)
@@ -125,7 +125,7 @@ def build(
     step = make_train_step(
         loss,
         optimizer,
-        weights_fn=weights_fn,
+        normalizers_fn=normalizers_fn,
         seed=config.seed,
         prepare=prepare,
         accumulation=config.accumulation,
@@ -135,7 +135,9 @@ def build(
     )
     groups = {} if counts is None else token_groups(counts)
     measure = functools.partial(loss, token_groups=groups)
-    evaluation = make_eval_step(measure, weights_fn=weights_fn, seed=config.seed, prepare=prepare)
+    evaluation = make_eval_step(
+        measure, normalizers_fn=normalizers_fn, seed=config.seed, prepare=prepare
+    )
 
     def state_of(params: dict) -> TrainState:
         return init_state(params, optimizer, frozen=frozen, average=recipe.ema_decay > 0)
@@ -168,7 +170,7 @@ def _first_params(
     key = jax.random.key(config.seed, impl="threefry2x32")
     heads = ("mlm",) if single else ("mlm", "nsp")
     params = init_params(model, key, heads=heads, add_pooler=not single)
-    return initializers.begin(params, model, config.start, counts)
+    return initializers.begin(params, model, config.initialization, counts)
 
 
 def _mask(
@@ -202,7 +204,7 @@ def _check_shapes(
             f"{model.max_position_embeddings} positions: raise --model.max-position-embeddings, or "
             "prepare with a smaller --max-seq-length."
         )
-    config.start.check(model)
+    config.initialization.check(model)
     config.masking.predictions(max_seq_length)  # refuses too few of them
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
     if config.batch_size % (ways * config.accumulation):

@@ -52,10 +52,10 @@ KIND = "pre-training"
 BEST_METRIC = "mlm_loss"
 UNDECIDED_NAMES = (
     *("data", "order of the data", "length_buckets"),
-    *("seed", "start", "objective", "batch_size"),
+    *("seed", "initialization", "objective", "batch_size"),
 )
 """Of a run's identity: what weights that come from elsewhere do not know. They know the rest."""
-# Examples whose tokens are counted for start.mlm_bias and for accuracies by frequency, and those of
+# Examples whose tokens are counted for initialization.mlm_bias and for accuracies by frequency, and those of
 # them held in memory at once.
 _COUNTED_EXAMPLES, _COUNTED_AT_ONCE = 50_000, 2_000
 
@@ -275,7 +275,7 @@ def _meta(
         "model": model.to_dict(),
         "tokenizer": tokenizer.sha256,
         "seed": config.seed,
-        "start": dataclasses.asdict(config.start),
+        "initialization": dataclasses.asdict(config.initialization),
         "objective": _objective(config, objective),
         "optimizer": name,
         **held,

@@ -43,12 +43,12 @@ class Head(NamedTuple):
     loss: Callable
     """A loss of `bertjax.objectives.losses`: (params, batch, config, *, weights, execution,
     dropout_key) -> (loss, metrics as (sum, weight)); a metric `accuracy` is shown in training."""
-    weights_fn: Callable
+    normalizers_fn: Callable
     """Its normalisers: batch -> weights."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Chance:
+class Baseline:
     """What comes without a model: beside it the main metric is judged."""
 
     name: str
@@ -99,7 +99,7 @@ class Task:
     ) = None
     """As `scores`, for the test rows, of which nothing may be chosen: after a seed's metrics on the
     dev rows, which may decide something. None: `scores`."""
-    chance: Chance | None = None
+    baseline: Baseline | None = None
     """What to compare the main metric with."""
     shown: tuple[str, ...] = ("loss",)
     """Metrics that the line of an evaluation shows beside the main one, if they are there."""
@@ -122,4 +122,4 @@ class Task:
                 f"best_metric is {metric!r}, which this task has not: give one of "
                 f"{', '.join(self.metrics)}."
             )
-        return dataclasses.replace(self, metric=metric, chance=None)
+        return dataclasses.replace(self, metric=metric, baseline=None)

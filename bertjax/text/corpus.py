@@ -1,7 +1,4 @@
-"""Raw text in: documents, which are tuples of sentences, from files and from data sets of TFDS.
-
-`installed_documentation`, the corpus that needs no download, has a file of its own.
-"""
+"""Raw text in: documents, which are tuples of sentences, from files and from data sets of TFDS."""
 
 import json
 import re
@@ -10,7 +7,6 @@ from typing import BinaryIO
 
 from etils import epath
 
-from bertjax.demo.documentation import Passage, installed_documentation
 from bertjax.errors import UserError
 from bertjax.files import location
 from bertjax.text import compressed, tfds_source
@@ -18,11 +14,9 @@ from bertjax.text import sentences as sentences_lib
 from bertjax.text.tfds_source import TfdsSplit
 
 __all__ = [
-    "Passage",
     "Source",
     "expand_inputs",
     "find_line",
-    "installed_documentation",
     "read_documents",
 ]
 

@@ -125,7 +125,7 @@ def merge(params: Mapping[str, Any], adapters: Mapping[str, Any], scale: float) 
     return nested(leaves)
 
 
-def divide(
+def partition(
     params: Mapping[str, Any], key: jax.Array, config: LoraConfig
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """(the frozen base, what is trained) of a whole model's parameters: the latter are fresh
@@ -135,7 +135,7 @@ def divide(
     return base, {ADAPTERS: init_adapters(params, key, config), **on_top}
 
 
-def whole(base: Mapping[str, Any], trained: Mapping[str, Any], config: LoraConfig) -> dict:
+def combine(base: Mapping[str, Any], trained: Mapping[str, Any], config: LoraConfig) -> dict:
     """The model's parameters, from the frozen base and what is trained beside it.
 
     Args:
@@ -147,5 +147,5 @@ def whole(base: Mapping[str, Any], trained: Mapping[str, Any], config: LoraConfi
     return {**merge(base, trained[ADAPTERS], config.scale), **on_top}
 
 
-jit_whole = functools.partial(jax.jit, static_argnames="config")(whole)
-"""`whole`, compiled: for scoring and for the export."""
+jit_combine = functools.partial(jax.jit, static_argnames="config")(combine)
+"""`combine`, compiled: for scoring and for the export."""

@@ -80,7 +80,7 @@ def make_train_step(
     loss_fn: LossFn,
     optimizer: optax.GradientTransformation,
     *,
-    weights_fn: Callable[[Batch], Any],
+    normalizers_fn: Callable[[Batch], Any],
     seed: int = 0,
     prepare: Callable[[Batch, jax.Array], Batch] | None = None,
     accumulation: int = 1,
@@ -94,7 +94,7 @@ def make_train_step(
     Args:
         loss_fn: gives the part of the loss that lies in its batch, normalised by `weights`.
         optimizer: any Optax transformation.
-        weights_fn: the normalisers of a prepared batch; they are known, and summed over all
+        normalizers_fn: the normalisers of a prepared batch; they are known, and summed over all
             devices, before the first backward pass.
         seed: of masks and dropout. A batch that carries an int32 scalar `seed` overrides it.
         prepare: (batch, keys [B]) -> batch: masks the whole batch before it is split.
@@ -122,7 +122,7 @@ def make_train_step(
         rows = _global_rows(batch, axis_name)
         if prepare is not None:
             batch = dict(prepare(batch, _keys_of(key, _MASKS, rows)))
-        weights = _sum_over(weights_fn(batch), axis_name)
+        weights = _sum_over(normalizers_fn(batch), axis_name)
         dropout_keys = _keys_of(key, _DROPOUT, rows)
 
         trained, rest = param_groups.split(state.params, frozen)
@@ -183,7 +183,7 @@ def _averaged(state: TrainState, params: Any, decay: float) -> Any:
 def make_eval_step(
     metrics_fn: LossFn,
     *,
-    weights_fn: Callable[[Batch], Any],
+    normalizers_fn: Callable[[Batch], Any],
     seed: int = 0,
     prepare: Callable[[Batch, jax.Array], Batch] | None = None,
 ) -> Callable[[Any, Batch, jax.Array], dict[str, tuple[jax.Array, jax.Array]]]:
@@ -196,7 +196,7 @@ def make_eval_step(
         if prepare is not None:
             rows = _global_rows(batch, None)
             batch = prepare(batch, _keys_of(step_key(seed, batch_index), _HELD_OUT, rows))
-        weights = weights_fn(batch)
+        weights = normalizers_fn(batch)
         return metrics_fn(params, batch, weights=weights, dropout_key=None)[1]
 
     return eval_step

@@ -19,7 +19,7 @@ from bertjax.errors import UserError
 from bertjax.model.bert import init_params
 from bertjax.objectives.masking import MaskingConfig
 from bertjax.pretrain import run as runs
-from bertjax.pretrain.config import ModelConfig, PretrainConfig, StartConfig
+from bertjax.pretrain.config import InitializationConfig, ModelConfig, PretrainConfig
 from bertjax.pretrain.program import Vocabulary, build
 from bertjax.text.tokenizer import load_tokenizer
 from bertjax.train.checkpoint.manager import Checkpoints
@@ -263,7 +263,7 @@ def test_what_the_first_command_brought_holds_from_then_on(continued, shards, re
         ({"seed": 7}, "seed"),
         ({"batch_size": 8}, "batch_size"),
         ({"masking": MaskingConfig(rate=0.2)}, "objective.rate"),
-        ({"start": StartConfig(positions="sinusoidal")}, "start.positions"),
+        ({"start": InitializationConfig(positions="sinusoidal")}, "initialization.positions"),
     ):
         with pytest.raises(UserError, match=rf"another {name} \("):
             runs.pretrain(recipe(STEP + 4, **changes), silent)

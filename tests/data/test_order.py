@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from bertjax.data.order import deal, in_epochs, permuted
+from bertjax.data.order import in_epochs, interleave, permuted
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 16, 17, 1000, 4097])
@@ -64,7 +64,7 @@ def test_the_order_is_this_one():
     st.integers(1, 200),
 )
 def test_shares_hold_at_every_place(weights, start, count):
-    parts, draws = deal(np.arange(start, start + count), weights)
+    parts, draws = interleave(np.arange(start, start + count), weights)
     most = fractions.Fraction(math.ceil(math.log2(len(weights))), 2)
     for part, weight in enumerate(weights):
         share = fractions.Fraction(weight, sum(weights))
@@ -78,16 +78,16 @@ def test_shares_hold_at_every_place(weights, start, count):
         for part in set(parts.tolist()):
             assert draws[parts == part][0] == 0
     chosen = np.random.default_rng(0).integers(0, count, 7)
-    for here, alone in zip((parts, draws), deal(start + chosen, weights), strict=True):
+    for here, alone in zip((parts, draws), interleave(start + chosen, weights), strict=True):
         assert here[chosen].tolist() == alone.tolist()
 
 
 def test_seven_to_three_by_hand():
-    parts, draws = deal(np.arange(10), [7, 3])
+    parts, draws = interleave(np.arange(10), [7, 3])
     assert parts.tolist() == [0, 1, 0, 0, 0, 1, 0, 0, 1, 0]
     assert draws.tolist() == [0, 0, 1, 2, 3, 1, 4, 5, 2, 6]
     # Of up to four parts, each has its share of the first places give or take one.
-    parts, _ = deal(np.arange(1000), [500, 300, 199, 1])
+    parts, _ = interleave(np.arange(1000), [500, 300, 199, 1])
     for end in range(1, 1001):
         found = np.bincount(parts[:end], minlength=4)
         assert np.abs(found - end * np.array([0.5, 0.3, 0.199, 0.001])).max() <= 1

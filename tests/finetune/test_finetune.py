@@ -382,7 +382,7 @@ def test_less_loss_is_better(config):
     result = finetune(config, quiet, progress=False)
     losses = [record["loss"] for record in read_records(result) if record["kind"] == "eval"]
     assert result.mean == min(losses) < losses[-1]
-    assert result.chance is None and "commonest" not in result.sentence()
+    assert result.baseline is None and "commonest" not in result.sentence()
 
 
 def test_select_best_takes_the_weights_of_the_best_evaluation(config):
@@ -398,7 +398,7 @@ def test_select_best_takes_the_weights_of_the_best_evaluation(config):
 def test_regression(config, tmp_path):
     config = dataclasses.replace(config, regression=True, label_column="stars")
     result = finetune(config, quiet, progress=False)
-    assert result.metric == "spearman" and result.labels == () and result.chance is None
+    assert result.metric == "spearman" and result.labels == () and result.baseline is None
     assert result.mean > 0.5
     model = from_pretrained(tmp_path / "run")
     assert model.kind == "regression"
@@ -520,7 +520,7 @@ def test_several_labels_a_text(config, tmp_path):
     lines = []
     result = finetune(config, lines.append, progress=False)
     assert result.metric == "micro_f1" and result.labels == ("bad", "good")
-    assert result.chance is None and result.mean > 0.95
+    assert result.baseline is None and result.mean > 0.95
     assert any(line.startswith("eval") and "exact_match" in line for line in lines)
     model = from_pretrained(tmp_path / "run")
     assert model.kind == "multi_label_classification"
@@ -545,7 +545,7 @@ fields["mesh"] = MeshConfig(**fields["mesh"])
 fields["optimizer"] = OptimizerConfig(**fields["optimizer"])
 fields["execution"] = Execution(**fields["execution"])
 fields["seeds"] = tuple(fields["seeds"])
-for name in ("start", "lora", "telemetry", "question_answering"):
+for name in ("initialization", "lora", "telemetry", "question_answering"):
     del fields[name]  # as they are by default
 result = finetune(FinetuneConfig(**fields), lambda line: None, progress=False)
 print(json.dumps(result.seeds[0].metrics))

@@ -83,12 +83,12 @@ def test_learns_to_answer_and_not_to_answer(run):
     config, result, lines = run
     assert result.metric == "f1" and len(result.seeds) == 2 and not result.stopped
     best = max(seed.metrics["f1"] for seed in result.seeds)
-    assert best > 90 > 50 > result.chance.score
+    assert best > 90 > 50 > result.baseline.score
     for seed in result.seeds:
         assert seed.metrics["best_f1"] >= seed.metrics["f1"]
         assert "NoAns_f1" in seed.metrics and "NoAns_f1" not in seed.test_metrics
     assert "120 questions in" in lines[0] and "with an answer" in lines[0]
-    assert lines[-1].startswith("f1 ") and f"{result.chance.said}: " in lines[-1]
+    assert lines[-1].startswith("f1 ") and f"{result.baseline.said}: " in lines[-1]
     repeated = []
     assert finetune(config, repeated.append, progress=False).seeds == result.seeds
     assert sum("is complete" in line for line in repeated) == 2

@@ -11,7 +11,7 @@ from bertjax.errors import UserError
 from bertjax.interop.huggingface import Pretrained, from_pretrained, save_pretrained
 from bertjax.interop.vocabulary import add_words, swap_vocabulary
 from bertjax.model.bert import init_params
-from bertjax.objectives.losses import pretraining_loss, pretraining_weights
+from bertjax.objectives.losses import pretraining_loss, pretraining_normalizers
 from bertjax.text import sentencepiece
 from bertjax.text.wordpiece import WordPieceTokenizer
 from bertjax.train.optimizer import OptimizerConfig, make_optimizer
@@ -263,7 +263,7 @@ def test_the_result_is_saved_read_again_and_trained_further(model, moments, tmp_
     def loss(params, batch, *, weights, dropout_key):
         return pretraining_loss(params, batch, read.config, weights=weights)
 
-    step = make_train_step(loss, optimizer, weights_fn=pretraining_weights)
+    step = make_train_step(loss, optimizer, normalizers_fn=pretraining_normalizers)
     state, metrics = jax.jit(step)(state, batch)
     assert int(state.updates) == 1 and np.isfinite(metrics["loss"])
     assert np.any(row(state.params, 1)[0] != row(done.model.params, 1)[0])

@@ -190,7 +190,7 @@ def test_a_packed_row_is_its_examples(params):
     one, two = rng.integers(5, 50, 5), rng.integers(5, 50, 4)
     packed = {
         "input_ids": jnp.asarray([[*one, *two, 0, 0, 0]]),
-        "example_ids": jnp.asarray([[1] * 5 + [2] * 4 + [0] * 3]),
+        "segment_ids": jnp.asarray([[1] * 5 + [2] * 4 + [0] * 3]),
         "position_ids": jnp.asarray([[*range(5), *range(4), 0, 0, 0]]),
         "cls_positions": jnp.asarray([[0, 5]]),
     }

@@ -89,7 +89,7 @@ def test_softmax_layer_norm_and_loss_are_float32_in_bfloat16(params, batch, exec
 def test_master_weights_moments_and_gradients_are_float32_in_bfloat16(params, batch):
     optimizer = make_optimizer(OptimizerConfig(), 10)
     loss = functools.partial(bj.pretraining_loss, config=CONFIG, execution=NARROW)
-    step = make_train_step(loss, optimizer, weights_fn=bj.pretraining_weights)
+    step = make_train_step(loss, optimizer, normalizers_fn=bj.pretraining_normalizers)
     state = jax.eval_shape(lambda params: init_state(params, optimizer), params)
     new, metrics = jax.eval_shape(step, state, batch)
     grads = jax.eval_shape(jax.grad(functools.partial(loss_of, execution=NARROW)), params, batch)

@@ -29,7 +29,9 @@ def test_sinusoidal_positions_turn_alike_everywhere():
 def test_averaging_attention_adds_the_mean_of_what_it_attends_to():
     config = bj.BertConfig.named("tiny", vocab_size=30, max_position_embeddings=16)
     plain = init_params(config, jax.random.key(0))
-    params = initializers.begin(plain, config, initializers.StartConfig(attention="averaging"))
+    params = initializers.begin(
+        plain, config, initializers.InitializationConfig(attention="averaging")
+    )
     attention = params["encoder"]["layer_0"]["attention"]
     assert attention["query"] is plain["encoder"]["layer_0"]["attention"]["query"]
     product = attention["value"]["kernel"] @ attention["output"]["kernel"]  # [D, D]
@@ -44,7 +46,7 @@ def test_averaging_attention_adds_the_mean_of_what_it_attends_to():
 
 def test_every_head_of_the_first_layer_looks_at_its_own_neighbour():
     config = bj.BertConfig.named("tiny", vocab_size=500, num_attention_heads=4, hidden_size=256)
-    start = initializers.StartConfig(positions="waves", attention="neighbours")
+    start = initializers.InitializationConfig(positions="waves", attention="neighbours")
     plain = init_params(config, jax.random.key(0))
     params = initializers.begin(plain, config, start)
     assert params["encoder"]["layer_1"] is plain["encoder"]["layer_1"]
@@ -62,10 +64,10 @@ def test_every_head_of_the_first_layer_looks_at_its_own_neighbour():
 def test_neighbours_are_found_by_waves():
     config = bj.BertConfig.named("tiny", vocab_size=30)
     with pytest.raises(UserError, match=r"start\.positions waves"):
-        initializers.StartConfig(attention="neighbours").check(config)
+        initializers.InitializationConfig(attention="neighbours").check(config)
 
 
 def test_a_start_of_google_changes_nothing():
     config = bj.BertConfig.named("tiny", vocab_size=30, max_position_embeddings=16)
     params = init_params(config, jax.random.key(0))
-    assert initializers.begin(params, config, initializers.StartConfig()) is params
+    assert initializers.begin(params, config, initializers.InitializationConfig()) is params

@@ -108,7 +108,7 @@ def test_question_answering_does_not_see_how_wide_a_batch_is_padded(qa_params):
 def test_parts_of_a_batch_add_up_to_its_question_answering_loss(qa_params):
     config, params = qa_params
     batch = question_answering_batch()
-    weights = bj.question_answering_weights(batch)
+    weights = bj.question_answering_normalizers(batch)
     whole = question_answering_loss(params, batch, config)[0]
     parts = [
         question_answering_loss(
@@ -118,7 +118,7 @@ def test_parts_of_a_batch_add_up_to_its_question_answering_loss(qa_params):
     ]
     np.testing.assert_allclose(sum(parts), whole, rtol=1e-6)
     everything = {name: value for name, value in batch.items() if name != "example_weight"}
-    assert bj.question_answering_weights(everything)["examples"] == 3
+    assert bj.question_answering_normalizers(everything)["examples"] == 3
 
 
 def test_cross_entropy_by_hand():
@@ -167,7 +167,7 @@ def test_masked_lm_alone_is_that_part_of_pretraining(params, dropout):
         np.testing.assert_allclose(total, both[name][0], rtol=1e-6)
         assert weight == both[name][1] == 5
     np.testing.assert_allclose(loss, metrics["mlm_loss"][0] / (5 + 1e-5), rtol=1e-6)
-    assert losses.masked_lm_weights(batch) == {"mlm": 5}
+    assert losses.masked_lm_normalizers(batch) == {"mlm": 5}
     half = {"mlm": jnp.asarray(10.0)}
     whole, _ = masked_lm_loss(alone, batch, CONFIG, weights=half, dropout_key=key)
     np.testing.assert_allclose(whole, loss / 2, rtol=1e-5)
@@ -202,7 +202,7 @@ def test_the_order_of_segments_is_the_same_loss_by_another_name(params):
 
 def test_parts_add_up_to_the_whole(params):
     batch = pretraining_batch()
-    weights = losses.pretraining_weights(batch)
+    weights = losses.pretraining_normalizers(batch)
 
     def grad_of(batch):
         value, _ = pretraining_loss(params, batch, CONFIG, weights=weights)
@@ -233,7 +233,7 @@ def test_padding_of_a_ragged_pretraining_batch_counts_nothing(params):
         strict=True,
     ):
         np.testing.assert_allclose(one, two, rtol=1e-6)  # float32 sums of another shape
-    assert losses.pretraining_weights(ragged) == {"mlm": 5, "nsp": 3}
+    assert losses.pretraining_normalizers(ragged) == {"mlm": 5, "nsp": 3}
 
 
 @pytest.mark.parametrize("kind", ["classification", "regression", "multi_label"])

@@ -68,7 +68,7 @@ def curve(recipe, cases, ours, **changes):
         return loss_fn(params, batch, weights=weights)
 
     step = jax.jit(
-        bj.make_train_step(without_dropout, optimizer, weights_fn=bj.pretraining_weights)
+        bj.make_train_step(without_dropout, optimizer, normalizers_fn=bj.pretraining_normalizers)
     )
     state = bj.init_state(ours.params("tiny_erf"), optimizer)
     losses = []

@@ -20,7 +20,7 @@ from bertjax.files import CannotWrite
 from bertjax.model import initializers
 from bertjax.objectives.masking import MaskingConfig
 from bertjax.pretrain import run as runs
-from bertjax.pretrain.config import ModelConfig, PretrainConfig, StartConfig
+from bertjax.pretrain.config import InitializationConfig, ModelConfig, PretrainConfig
 from bertjax.pretrain.program import Vocabulary, build
 from bertjax.text.tokenizer import TokenizerConfig, load_tokenizer, train_tokenizer
 from bertjax.train.loop import LoopConfig
@@ -117,7 +117,7 @@ def test_a_unigram_start_begins_at_the_unigram_entropy(recipe, data):
         kind: runs.pretrain(
             recipe(
                 workdir=f"{data}/start-{kind}",
-                start=StartConfig(mlm_bias=kind, positions="sinusoidal"),
+                initialization=InitializationConfig(mlm_bias=kind, positions="sinusoidal"),
                 loop=LoopConfig(train_steps=1, eval_every=1, save_every=1),
                 optimizer=OptimizerConfig(learning_rate=1e-12),
             ),
@@ -329,12 +329,14 @@ def test_a_full_disk_is_one_sentence_and_the_same_call_goes_on(recipe, tmp_path)
 
 def test_another_start_is_refused(recipe):
     runs.pretrain(recipe(loop=LoopConfig(train_steps=1, eval_every=0)), silent)
-    with pytest.raises(bj.UserError, match=r"start.mlm_bias \(zeros there, unigram here\)"):
-        runs.pretrain(recipe(start=StartConfig(mlm_bias="unigram")), silent)
+    with pytest.raises(
+        bj.UserError, match=r"initialization.mlm_bias \(zeros there, unigram here\)"
+    ):
+        runs.pretrain(recipe(initialization=InitializationConfig(mlm_bias="unigram")), silent)
 
 
 def test_a_unigram_start_without_counts_is_no_start(recipe):
-    config = recipe(start=StartConfig(mlm_bias="unigram"))
+    config = recipe(initialization=InitializationConfig(mlm_bias="unigram"))
     vocabulary = Vocabulary(200, 0, 4, np.arange(200) < 5, np.ones(200, bool))
     with pytest.raises(ValueError, match="counts"):
         build(config, make_mesh(MeshConfig()), vocabulary, 32)
@@ -444,7 +446,7 @@ def test_two_processes_tell_and_write_once_what_one_would(recipe, tmp_path, kill
         (
             {
                 "model": ModelConfig("tiny", hidden_size=33, num_attention_heads=1),
-                "start": StartConfig(positions="sinusoidal"),
+                "initialization": InitializationConfig(positions="sinusoidal"),
             },
             "hidden_size 33 is odd",
         ),

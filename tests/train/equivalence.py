@@ -59,7 +59,7 @@ def step_and_state(accumulation, execution, axis_name=None):
     step = make_train_step(
         functools.partial(bj.pretraining_loss, config=CONFIG, execution=execution),
         optimizer,
-        weights_fn=bj.pretraining_weights,
+        normalizers_fn=bj.pretraining_normalizers,
         seed=1,
         prepare=prepare,
         accumulation=accumulation,

@@ -96,7 +96,7 @@ def test_only_what_is_trained_gets_a_gradient(params, adapters):
     @jax.jit
     @jax.grad
     def gradient(trained):
-        model = lora.whole(base, trained, LORA)
+        model = lora.combine(base, trained, LORA)
         return bert.task_logits(model, {"input_ids": ids}, CONFIG)[:, 0].sum()
 
     grads = named(gradient(trained))

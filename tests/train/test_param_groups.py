@@ -94,7 +94,7 @@ def a_step(loss, params, freeze, **changes):
     frozen = param_groups.frozen_names(freeze, params)
     optimizer = make_optimizer(OptimizerConfig(warmup_steps=0, clip_norm=1e-3), 10)
     step = make_train_step(
-        loss, optimizer, weights_fn=lambda batch: jnp.float32(4), frozen=frozen, **changes
+        loss, optimizer, normalizers_fn=lambda batch: jnp.float32(4), frozen=frozen, **changes
     )
     return step, init_state(params, optimizer, frozen=frozen), optimizer, frozen
 

@@ -52,12 +52,12 @@ def loss_fn(params, batch, *, weights, dropout_key):
     error = (batch["x"] @ params["w"] + noise - batch["y"]) ** 2
     return error.sum() / weights["n"], {"error": (error.sum(), jnp.float32(len(error)))}
 
-def weights_fn(batch):
+def normalizers_fn(batch):
     return {"n": jnp.float32(len(batch["y"]))}
 
 def step_of(axis_name, accumulation):
     return make_train_step(
-        loss_fn, optimizer, weights_fn=weights_fn, axis_name=axis_name, accumulation=accumulation
+        loss_fn, optimizer, normalizers_fn=normalizers_fn, axis_name=axis_name, accumulation=accumulation
     )
 
 rng = np.random.default_rng(0)
@@ -124,7 +124,7 @@ def step_of(axis_name=None):
     return make_train_step(
         loss_fn,
         optimizer,
-        weights_fn=lambda batch: {"n": jnp.float32(len(batch["y"]))},
+        normalizers_fn=lambda batch: {"n": jnp.float32(len(batch["y"]))},
         axis_name=axis_name,
         frozen=FROZEN,
         ema_decay=0.5,
@@ -176,7 +176,7 @@ def toy_batch(poison=False):
 
 def test_a_step_that_is_not_finite_changes_nothing_but_counts():
     optimizer = optax.adam(0.1)
-    step = jax.jit(make_train_step(toy_loss, optimizer, weights_fn=toy_weights))
+    step = jax.jit(make_train_step(toy_loss, optimizer, normalizers_fn=toy_weights))
     state = init_state({"w": jnp.ones(())}, optimizer)
     state, metrics = step(state, toy_batch())
     assert metrics["skipped"] == 0
@@ -202,7 +202,7 @@ def test_the_moving_average_is_of_applied_updates():
     step = make_train_step(
         lambda params, batch, **more: toy_loss(params["trained"], batch, **more),
         optimizer,
-        weights_fn=toy_weights,
+        normalizers_fn=toy_weights,
         frozen={"frozen/w"},
         ema_decay=0.5,
     )
@@ -228,7 +228,7 @@ def test_without_an_average_the_params_are_what_is_evaluated():
     state = init_state({"w": jnp.ones(2)}, optax.sgd(0.1))
     assert state.averaged_params() is state.params
     assert not any("ema" in name for name in named(state))
-    step = make_train_step(toy_loss, optax.sgd(0.1), weights_fn=toy_weights, ema_decay=0.9)
+    step = make_train_step(toy_loss, optax.sgd(0.1), normalizers_fn=toy_weights, ema_decay=0.9)
     with pytest.raises(ValueError, match="a state that keeps an average"):
         step(state, toy_batch())
 
@@ -236,7 +236,7 @@ def test_without_an_average_the_params_are_what_is_evaluated():
 def test_the_schedule_follows_updates_not_steps():
     optimizer = optax.sgd(0.0)
     step = make_train_step(
-        toy_loss, optimizer, weights_fn=toy_weights, schedule=lambda count: 10.0 + count
+        toy_loss, optimizer, normalizers_fn=toy_weights, schedule=lambda count: 10.0 + count
     )
     state = init_state({"w": jnp.ones(())}, optimizer)
     state, _ = step(state, toy_batch(poison=True))
@@ -246,7 +246,7 @@ def test_the_schedule_follows_updates_not_steps():
 
 def test_accumulation_must_divide():
     optimizer = optax.sgd(0.1)
-    step = make_train_step(toy_loss, optimizer, weights_fn=toy_weights, accumulation=3)
+    step = make_train_step(toy_loss, optimizer, normalizers_fn=toy_weights, accumulation=3)
     with pytest.raises(ValueError, match="accumulation 3 does not divide the 4 rows"):
         step(init_state({"w": jnp.ones(())}, optimizer), toy_batch())
 
@@ -258,7 +258,7 @@ def test_a_batch_can_carry_the_seed():
         noise = jax.vmap(jax.random.uniform)(dropout_key).sum()
         return params["w"] * noise, {"noise": (noise, jnp.float32(1))}
 
-    step = make_train_step(noisy_loss, optax.sgd(0.0), weights_fn=toy_weights, seed=5)
+    step = make_train_step(noisy_loss, optax.sgd(0.0), normalizers_fn=toy_weights, seed=5)
     state = init_state({"w": jnp.ones(())}, optax.sgd(0.0))
     own = step(state, toy_batch())[1]["noise"]
     same, other = (
@@ -275,6 +275,6 @@ def test_evaluation_masks_never_change():
         assert dropout_key is None
         return jnp.zeros(()), {"noise": (batch["noise"].sum(), weights["n"])}
 
-    evaluate = make_eval_step(metrics_fn, weights_fn=toy_weights, prepare=prepare)
+    evaluate = make_eval_step(metrics_fn, normalizers_fn=toy_weights, prepare=prepare)
     one, again, next_one = (evaluate({}, toy_batch(), index)["noise"][0] for index in (0, 0, 1))
     assert one == again != next_one

@@ -15,7 +15,7 @@ from bertjax.objectives import losses
 from bertjax.tasks import tables
 from bertjax.tasks.classification import features, long_documents, multi_label
 from bertjax.tasks.classification.long_documents import LongDocuments
-from bertjax.tasks.task import Chance, Head, Task
+from bertjax.tasks.task import Baseline, Head, Task
 
 if TYPE_CHECKING:
     from bertjax.finetune.run import FinetuneConfig, Log
@@ -70,7 +70,7 @@ def read_classification(config: "FinetuneConfig", model: Pretrained, log: "Log")
         identity={"objective": answers.objective, **_identity(config, length)},
         fields=lambda _: _fields(config, answers, length),
         labels=answers.labels,
-        chance=_majority(labels_of_files[1]) if answers.objective == "classification" else None,
+        baseline=_majority(labels_of_files[1]) if answers.objective == "classification" else None,
         shown=("loss", "pearson", "exact_match"),
         metrics=answers.names,
     )
@@ -79,13 +79,13 @@ def read_classification(config: "FinetuneConfig", model: Pretrained, log: "Log")
 def _answers(config: "FinetuneConfig", table: tables.Table) -> _Answers:
     """What the configuration says that the label column is; the labels are those of `table`."""
     column, separator = config.label_column, config.label_separator
-    weights_fn = losses.classification_weights
+    normalizers_fn = losses.classification_normalizers
     if config.regression:
         return _Answers(
             "regression",
             (),
             lambda table: features.target_values(table, column),
-            Head("regression", 1, losses.regression_loss, weights_fn),
+            Head("regression", 1, losses.regression_loss, normalizers_fn),
             features.metrics,
             features.metric_names(0),
         )
@@ -96,7 +96,7 @@ def _answers(config: "FinetuneConfig", table: tables.Table) -> _Answers:
             "multi-label classification",
             labels,
             lambda table: multi_label.label_sets(table, column, labels, separator),
-            Head(kind, len(labels), losses.multi_label_loss, weights_fn),
+            Head(kind, len(labels), losses.multi_label_loss, normalizers_fn),
             multi_label.metrics,
             multi_label.METRICS,
         )
@@ -106,7 +106,7 @@ def _answers(config: "FinetuneConfig", table: tables.Table) -> _Answers:
         "classification",
         labels,
         lambda table: features.label_ids(table, column, labels),
-        Head(kind, len(labels), losses.classification_loss, weights_fn),
+        Head(kind, len(labels), losses.classification_loss, normalizers_fn),
         features.metrics,
         features.metric_names(len(labels)),
     )
@@ -210,6 +210,6 @@ def _fields(config: "FinetuneConfig", answers: _Answers, length: int) -> dict[st
     return fields
 
 
-def _majority(labels: np.ndarray) -> Chance:
+def _majority(labels: np.ndarray) -> Baseline:
     counts = np.bincount(labels)
-    return Chance("majority", "the commonest label alone", float(counts.max() / counts.sum()))
+    return Baseline("majority", "the commonest label alone", float(counts.max() / counts.sum()))

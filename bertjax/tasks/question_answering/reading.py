@@ -8,7 +8,7 @@ from bertjax.interop.huggingface import Pretrained
 from bertjax.objectives import losses
 from bertjax.tasks.question_answering import baseline, metrics, predictions, squad
 from bertjax.tasks.question_answering.features import make_windows
-from bertjax.tasks.task import Chance, Head, Task
+from bertjax.tasks.task import Baseline, Head, Task
 
 if TYPE_CHECKING:
     from bertjax.finetune.run import FinetuneConfig, Log
@@ -42,7 +42,7 @@ def read_question_answering(config: "FinetuneConfig", model: Pretrained, log: "L
             "question_answering",
             2,
             losses.question_answering_loss,
-            losses.question_answering_weights,
+            losses.question_answering_normalizers,
         ),
         train,
         dev,
@@ -65,13 +65,13 @@ def read_question_answering(config: "FinetuneConfig", model: Pretrained, log: "L
             "has_unanswerable": any(each.has_unanswerable for each in files[:2]),
             "null_threshold": scores.get("best_f1_threshold", 0.0),
         },
-        chance=_without_learning(files[0], files[1]),
+        baseline=_without_learning(files[0], files[1]),
         shown=("exact", "best_f1"),
         metrics=("f1", "exact", *(("best_f1", "best_exact") if files[1].has_unanswerable else ())),
     )
 
 
-def _without_learning(train: squad.Questions, dev: squad.Questions) -> Chance:
+def _without_learning(train: squad.Questions, dev: squad.Questions) -> Baseline:
     """The better of two ways to answer without a model."""
     length = baseline.usual_length(train.questions)
     answers = {each.id: baseline.overlap_answer(each, length) for each in dev.questions}
@@ -79,11 +79,11 @@ def _without_learning(train: squad.Questions, dev: squad.Questions) -> Chance:
     if dev.has_unanswerable:
         ways.append(("no answer", "never answering", dict.fromkeys(answers, "")))
     chances = [
-        Chance(
+        Baseline(
             name,
             said,
             metrics.squad_scores(dev.questions, texts, has_unanswerable=dev.has_unanswerable)["f1"],
         )
         for name, said, texts in ways
     ]
-    return max(chances, key=lambda chance: chance.score)
+    return max(chances, key=lambda baseline: baseline.score)
