@@ -46,7 +46,7 @@ class InitializationConfig:
         """
         if self.attention == "neighbours" and self.positions != "waves":
             raise UserError(
-                f"initialization.attention neighbours finds them by initialization.positions waves, and those are "
+                "initialization.attention neighbours needs initialization.positions waves, not "
                 f"{self.positions}: give --initialization.positions waves."
             )
         if self.positions == "sinusoidal" and config.hidden_size % 2:

@@ -228,7 +228,7 @@ def question_answering_loss(
             int32, the places in the row of the answer's first and last token, or 0 twice where it
             has none; optional example_weight [B] (0 for the padding of a ragged last batch).
         config: the shape.
-        weights: global normalisers (`question_answering_normalizers`); those of this batch where None.
+        weights: global normalizers (`question_answering_normalizers`); by default this batch's.
         execution: how to compute.
         dropout_key: as `bertjax.encode` takes it.
 

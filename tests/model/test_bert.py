@@ -220,7 +220,8 @@ def test_one_dropout_key_is_folded_with_the_row(params, inputs):
     folded = jnp.stack([jax.random.fold_in(key, row) for row in range(3)])
     one = encode(params, inputs, CONFIG, dropout_key=key).pooled
     two = encode(params, inputs, CONFIG, dropout_key=folded).pooled
-    assert np.array_equal(one, two)
+    # The same draws in two programs, which XLA fuses in different ways.
+    np.testing.assert_allclose(one, two, atol=2 * FLOAT32_NOISE)
 
 
 def test_raw_keys_are_keys(params, inputs):

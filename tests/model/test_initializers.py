@@ -63,7 +63,7 @@ def test_every_head_of_the_first_layer_looks_at_its_own_neighbour():
 
 def test_neighbours_are_found_by_waves():
     config = bj.BertConfig.named("tiny", vocab_size=30)
-    with pytest.raises(UserError, match=r"start\.positions waves"):
+    with pytest.raises(UserError, match=r"initialization\.positions waves"):
         initializers.InitializationConfig(attention="neighbours").check(config)
 
 

@@ -71,7 +71,8 @@ class PlateauMeter:
             f"then fall, and if this one does not, the usual causes are a learning rate too low or "
             f"too high{rate}, too short a warm-up, too small a batch, or data whose tokens do not "
             "follow from each other (bertjax prepare --audit); a new run may begin with first "
-            "values that don't stand there (--initialization.positions waves --initialization.attention neighbours)."
+            "values that don't stand there (--initialization.positions waves "
+            "--initialization.attention neighbours)."
         )
 
     def _leaving(self, step: int, losses: dict[str, float]) -> str | None:
