@@ -55,8 +55,8 @@ UNDECIDED_NAMES = (
     *("seed", "initialization", "objective", "batch_size"),
 )
 """Of a run's identity: what weights that come from elsewhere do not know. They know the rest."""
-# Examples whose tokens are counted, for initialization.mlm_bias and for accuracies by frequency, and
-# the examples held in memory at once.
+# The examples whose tokens are counted (for initialization.mlm_bias and accuracies by frequency),
+# and how many of them are in memory at once.
 _COUNTED_EXAMPLES, _COUNTED_AT_ONCE = 50_000, 2_000
 
 

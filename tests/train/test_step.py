@@ -57,7 +57,11 @@ def normalizers_fn(batch):
 
 def step_of(axis_name, accumulation):
     return make_train_step(
-        loss_fn, optimizer, normalizers_fn=normalizers_fn, axis_name=axis_name, accumulation=accumulation
+        loss_fn,
+        optimizer,
+        normalizers_fn=normalizers_fn,
+        axis_name=axis_name,
+        accumulation=accumulation,
     )
 
 rng = np.random.default_rng(0)
