@@ -1,6 +1,6 @@
 """What length buckets save: padding, and seconds of a training step, on prepared shards.
 
-    bertjax prepare --input corpus/*.txt --tokenizer tokenizer --output shards --objective mlm
+    bertjax prepare --input corpus/*.txt --tokenizer tokenizer --output shards --segments single
     python benchmarks/length_buckets.py --data shards --buckets 64 --size tiny
 
 Steps without buckets and steps of each bucket are taken in turn, in one process, on batches that
@@ -19,6 +19,7 @@ import jax
 
 from bertjax.data.mixture import MixedStream, length_buckets
 from bertjax.data.stream import ShardReader, TrainStream, read_ahead
+from bertjax.objectives.objective import objective_for
 from bertjax.pretrain.config import ModelConfig, PretrainConfig
 from bertjax.pretrain.program import Vocabulary, build
 from bertjax.text.tokenizer import load_tokenizer
@@ -73,7 +74,7 @@ def main():
     )
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     vocabulary = Vocabulary.of(load_tokenizer(f"{asked.data}/tokenizer"))
-    longest, objective = reader.manifest.max_seq_length, reader.manifest.objective
+    longest, objective = reader.manifest.max_seq_length, objective_for(reader.manifest.segments)
     program = build(config, mesh, vocabulary, longest, objective=objective)
 
     order = {"seed": 0, "batch_size": asked.batch_size}

@@ -214,6 +214,7 @@ def _convert(arguments: list[str]) -> int:
 
     from bertjax.convert import run as convert
     from bertjax.inference.predict import LINE_KINDS
+    from bertjax.objectives.objective import SEGMENTS
 
     markers = (tyro.conf.PositionalRequiredArgs, tyro.conf.PositionalMetavarFromFieldName)
     config = parsing.parse(convert.ConvertConfig, "convert", arguments, config=markers)
@@ -229,7 +230,7 @@ def _convert(arguments: list[str]) -> int:
     flags = ("--model.size", result.dest / convert.MODEL, "--optimizer.name", result.optimizer)
     steps = ("--loop.train-steps", result.step + 10_000)
     objective = config.objective or ("mlm" if result.kind == "masked_lm" else "nsp")
-    shards += () if objective == "nsp" else ("--objective", objective)
+    shards += () if objective == "nsp" else ("--segments", SEGMENTS[objective])
     _say(f"Next: {command('prepare', '--input', 'text', *shards, '--max-seq-length', length)}")
     run = ("--data", "data/shards", "--workdir", result.dest)
     _say(f"then: {command('pretrain', *run, *flags, *steps)}")

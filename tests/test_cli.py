@@ -184,7 +184,7 @@ def test_each_step_prints_the_next_which_the_parser_takes(made, bertjax, parse, 
 
     # Of several lengths, the shorter one comes first.
     _, out, _ = bertjax(
-        *("prepare", "--input", *inputs, "--tokenizer", place / "tok", "--objective", "mlm"),
+        *("prepare", "--input", *inputs, "--tokenizer", place / "tok", "--segments", "single"),
         *("--output", place / "both", "--max-seq-length", 32, 16, "--held-out", 0.1),
     )
     (following,) = map(parse, printed(out))

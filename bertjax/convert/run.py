@@ -13,13 +13,13 @@ from etils import epath
 
 from bertjax.config import BertConfig, read_json_object
 from bertjax.convert import reference, verify
-from bertjax.data.sequences import Objective
 from bertjax.errors import UserError
 from bertjax.files import filling, location, output_directory, write_atomically
 from bertjax.interop import google, hub, vocabulary
 from bertjax.interop.huggingface import Pretrained, from_google, from_pretrained, save_pretrained
 from bertjax.model.bert import init_params
 from bertjax.model.heads import TASK_PARTS, kind_of_parts
+from bertjax.objectives.objective import ObjectiveName
 from bertjax.pretrain.run import KIND, UNDECIDED_NAMES, heads_identity
 from bertjax.rundir.records import CONFIG
 from bertjax.rundir.workdir import write_config
@@ -73,9 +73,9 @@ class ConvertConfig:
     it is a run, else adamw_google."""
     seed: int = 0
     """Of a run: draws the heads that the source has not got."""
-    objective: Objective | None = None
-    """Of a run: what its data will be for (`bertjax prepare --objective`), and so which heads it
-    has; left out: that of SOURCE, if it is a run of single sequences, else nsp."""
+    objective: ObjectiveName | None = None
+    """Of a run: the objective that will go on with it, and so which heads it has; left out: mlm if
+    SOURCE is a run of single sequences, else nsp."""
 
     def __post_init__(self) -> None:
         if self.add_words and self.vocabulary:

@@ -17,7 +17,7 @@ _HEAD = 12  # characters of a SHA-256 in a message
 
 
 class Corpora(NamedTuple):
-    """The data directories of a run, which have one tokenizer, length and objective."""
+    """The data directories of a run, which have one tokenizer, length and kind of segments."""
 
     directories: tuple[epath.Path, ...]
     names: tuple[str, ...]
@@ -51,7 +51,7 @@ class Corpora(NamedTuple):
 
     @property
     def manifest(self) -> Manifest:
-        """The first one: what the tokenizer, the length and the objective of all of them are."""
+        """The first one: what the tokenizer, the length and the segments of all of them are."""
         return self.manifests[0]
 
     @property
@@ -92,7 +92,7 @@ def _check_weights(directories: Sequence[epath.Path], weights: Sequence[float]) 
 def _refuse_strangers(
     directories: Sequence[epath.Path], manifests: Sequence[Manifest], one: int, other: int
 ) -> None:
-    """Two directories that can't be mixed: another tokenizer, length or objective, or the same."""
+    """Refuses two directories that differ in tokenizer, length or segments, or are the same."""
     first, second = manifests[one], manifests[other]
     both = f"{directories[one]} and {directories[other]}"
     if first.tokenizer_sha256 != second.tokenizer_sha256:
@@ -100,7 +100,7 @@ def _refuse_strangers(
             f"{both} come from different tokenizers (SHA-256 {first.tokenizer_sha256[:_HEAD]} and "
             f"{second.tokenizer_sha256[:_HEAD]}): prepare both with the same one."
         )
-    for name, flag in (("max_seq_length", "--max-seq-length"), ("objective", "--objective")):
+    for name, flag in (("max_seq_length", "`max_seq_length`"), ("segments", "`segments`")):
         values = getattr(first, name), getattr(second, name)
         if values[0] != values[1]:
             raise UserError(

@@ -5,7 +5,7 @@ from typing import NoReturn
 
 import numpy as np
 
-from bertjax.data import sequences, shards
+from bertjax.data import shards
 from bertjax.data.pairs import Pair
 from bertjax.data.shards import Manifest
 
@@ -20,7 +20,7 @@ class BadRecord(ValueError):
 
 def make_rows(records: Sequence[bytes], manifest: Manifest) -> dict[str, np.ndarray]:
     """Examples as rows [CLS] A [SEP] B [SEP], padded to T = manifest.max_seq_length; single
-    sequences (of the objective "mlm") as rows [CLS] A [SEP].
+    sequences as rows [CLS] A [SEP].
 
     Args:
         records: as `shards.encode_bytes` makes them, n of them.
@@ -28,13 +28,13 @@ def make_rows(records: Sequence[bytes], manifest: Manifest) -> dict[str, np.ndar
 
     Returns:
         input_ids, attention_mask (1 for tokens, 0 for padding) and token_type_ids (1 for B [SEP]),
-        each [n, T] int32, and next_sentence_label [n] int32 (1: B is random, or for "sop" A and B
-        are swapped), which single sequences have none of.
+        each [n, T] int32, and next_sentence_label [n] int32 (1: B is random, or A and B are
+        swapped). Single sequences have no label.
 
     Raises:
         BadRecord: the first that is no such example, or has ids outside the vocabulary.
     """
-    single = manifest.objective == "mlm"
+    single = not manifest.segment_kind.is_pair
     dtype = shards.id_dtype(shards.needs_wide_ids(manifest.vocab_size))
     flags, a_length, b_length, first = _headers(records, manifest, dtype)
     ids = np.frombuffer(b"".join(records), dtype)
@@ -68,11 +68,11 @@ def example_of(record: bytes, manifest: Manifest) -> Pair:
         ValueError: the bytes are no record, or one of other shards; its ids are not looked at.
     """
     pair = shards.decode_pair(record)
-    if (len(pair.b) == 0) != (manifest.objective == "mlm"):
-        raise ValueError("an example of another objective")
+    if (len(pair.b) > 0) != manifest.segment_kind.is_pair:
+        raise ValueError("an example of other segments")
     if pair.a.dtype != shards.id_dtype(shards.needs_wide_ids(manifest.vocab_size)):
         raise ValueError("an example of another vocabulary")
-    tokens = len(pair.a) + len(pair.b) + sequences.specials(manifest.objective)
+    tokens = len(pair.a) + len(pair.b) + manifest.segment_kind.special_tokens
     if tokens > manifest.max_seq_length:
         raise ValueError("an example longer than max_seq_length")
     return pair
@@ -92,12 +92,12 @@ def _headers(
     flags, a_length = np.frombuffer(heads, "<u2").astype(np.int64).reshape(-1, 2).T
     total = (sizes - shards.HEADER_BYTES) // dtype.itemsize
     b_length = total - a_length
-    single = manifest.objective == "mlm"
+    single = not manifest.segment_kind.is_pair
     kind = (shards.WIDE if dtype.itemsize == 4 else 0) | (shards.SINGLE if single else 0)
     # The upper byte of the first word is the record's zero byte.
     good = (flags & ~(0 if single else shards.RANDOM)) == kind
     good &= (a_length > 0) & ((b_length == 0) if single else (b_length > 0))
-    good &= total + sequences.specials(manifest.objective) <= manifest.max_seq_length
+    good &= total + manifest.segment_kind.special_tokens <= manifest.max_seq_length
     if not good.all():
         _refuse(records, int(good.argmin()), manifest)
     return flags, a_length, b_length, (starts + shards.HEADER_BYTES) // dtype.itemsize

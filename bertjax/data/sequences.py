@@ -1,8 +1,7 @@
-"""What an example is for each objective: next-sentence pairs (`pairs.py`), single sequences, or two
-segments in order or swapped. As there, examples are positions in one flat array of ids.
-"""
+"""Draws single sequences, and two consecutive segments in order or swapped.
 
-from typing import Literal, get_args
+As in `pairs.py`, an example is a set of positions in one flat array of ids.
+"""
 
 import numpy as np
 
@@ -14,37 +13,11 @@ from bertjax.data.pairs import (
     chain,
     chunk_stops,
     draw_targets,
-    pair_spans,
     truncate,
 )
 
-Objective = Literal["nsp", "mlm", "sop"]
-"""What is learned beside masked words: next sentences, nothing, the order of sentences."""
-OBJECTIVES: tuple[str, ...] = get_args(Objective)
 # [CLS] A [SEP]
 SPECIALS_PER_SINGLE = 2
-
-
-def specials(objective: str) -> int:
-    """How many special tokens an example has."""
-    return SPECIALS_PER_SINGLE if objective == "mlm" else SPECIALS_PER_PAIR
-
-
-def example_spans(
-    objective: str,
-    documents: FlatDocuments,
-    *,
-    max_seq_length: int,
-    short_seq_prob: float,
-    rng: np.random.Generator,
-) -> Spans:
-    """One pass over the documents: their examples for an objective, in document order.
-
-    Raises:
-        ValueError: `max_seq_length` below 5, or fewer than two documents for "nsp".
-    """
-    make = {"nsp": pair_spans, "mlm": single_spans, "sop": ordered_spans}[objective]
-    return make(documents, max_seq_length=max_seq_length, short_seq_prob=short_seq_prob, rng=rng)
 
 
 def single_spans(

@@ -16,7 +16,7 @@ from etils import epath
 
 from bertjax.data import tfrecords
 from bertjax.data.pairs import SPECIALS_PER_PAIR, Pair
-from bertjax.data.sequences import OBJECTIVES
+from bertjax.data.segments import SEGMENTS, SegmentKind
 from bertjax.errors import UserError
 from bertjax.files import CannotWrite, is_local, location, replacing
 
@@ -156,17 +156,21 @@ class Manifest:
     tokens: int
     padding: float
     """Share of a training row, on average, that is padding."""
-    nsp_random: float | None
-    """Share of training examples with label 1: B is random or, for "sop", A and B are swapped. None
-    for "mlm"."""
+    label_1_share: float | None
+    """Share of training examples with label 1. None if examples have no label."""
     unigram_entropy: float | None
     """Nats a token: cross-entropy of the held-out ids under the training ids' frequencies, add-one
     smoothed, special tokens left out. None without held-out documents."""
-    nsp_majority: float | None
+    majority: float | None
     """Share of the commoner label among the held-out examples. None without held-out examples, and
-    for "mlm"."""
-    objective: str = "nsp"
-    """What the examples are for, one of `sequences.OBJECTIVES`; manifests of before have none."""
+    if examples have no label."""
+    segments: str
+    """The kind of segments that examples hold, a key of `SEGMENTS`."""
+
+    @property
+    def segment_kind(self) -> SegmentKind:
+        """The kind of segments that examples hold."""
+        return SEGMENTS[self.segments]
 
     def examples(self, split: str) -> int:
         """The number of examples of a split."""
@@ -175,11 +179,9 @@ class Manifest:
     @property
     def hash(self) -> str:
         """SHA-256 of what training depends on: the examples in their order and how to read them."""
-        names = ("format_version", "vocab_size", "tokenizer_sha256", "max_seq_length")
+        names = ("format_version", "vocab_size", "tokenizer_sha256", "max_seq_length", "segments")
         names += ("pad_id", "cls_id", "sep_id", "mask_id", "unk_id")
         content: dict[str, Any] = {name: getattr(self, name) for name in names}
-        if self.objective != "nsp":  # whose hash is what it was before there were others
-            content["objective"] = self.objective
         for split in SPLITS:
             content[split] = [(file.examples, file.sha256) for file in self.files[split]]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -245,8 +247,8 @@ def _parse_manifest(path: epath.Path) -> Manifest:
             getattr(manifest, field.name), field.type
         ):
             raise UserError(f"{damaged} (its {field.name} can't be right); prepare the data again.")
-    if manifest.objective not in OBJECTIVES:
-        raise UserError(f"{damaged} (its objective can't be right); prepare the data again.")
+    if manifest.segments not in SEGMENTS:
+        raise UserError(f"{damaged} (its segments can't be right); prepare the data again.")
     if manifest.max_seq_length < SPECIALS_PER_PAIR + 2 or manifest.vocab_size < 1:
         raise UserError(f"{damaged} (its sizes can't be right); prepare the data again.")
     return manifest

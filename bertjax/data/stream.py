@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 from etils import epath
 
-from bertjax.data import sequences, shards
+from bertjax.data import shards
 from bertjax.data.order import EPOCHS, in_epochs
 from bertjax.data.rows import BadRecord, make_rows
 from bertjax.data.shards import Manifest
@@ -82,7 +82,7 @@ class ShardReader:
                 records = self._read_carefully(file, list(range(stop - start)))
                 sizes = [shards.ids_of(record) for record in records]
             lengths[start:stop] = sizes
-        return lengths + sequences.specials(self.manifest.objective)
+        return lengths + self.manifest.segment_kind.special_tokens
 
     def rows(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         """Examples as rows; see `make_rows` for what they hold.

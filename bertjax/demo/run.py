@@ -227,7 +227,7 @@ class _Demo:
         return {
             "examples": manifest.examples("train"),
             "unigram_entropy": manifest.unigram_entropy,
-            "nsp_majority": manifest.nsp_majority,
+            "majority": manifest.majority,
         }
 
     def _plan(self) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def numbers(
         "mlm_accuracy": metrics["mlm_accuracy"],
         "unigram_entropy": phases["prepare"]["unigram_entropy"],
         "nsp_accuracy": metrics["nsp_accuracy"],
-        "nsp_majority": phases["prepare"]["nsp_majority"],
+        "majority": phases["prepare"]["majority"],
         "labels": corpus["labels"],
         "labels_all": round(corpus["rows"]["train"] / len(corpus["labels"])),
         "labels_few": round(corpus["rows"]["few"] / len(corpus["labels"])),

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from bertjax.data.corpora import Corpora
 from bertjax.data.stream import HeldOutBatches, read_ahead
+from bertjax.objectives.objective import objective_for
 from bertjax.pretrain.program import Program
 from bertjax.train import sharding
 from bertjax.train.step import TrainState
@@ -86,7 +87,7 @@ def make_evaluator(
         return sharding.make_global_batch(mesh, batch_size, read)
 
     def evaluate(state: TrainState, should_stop: Callable[[], bool]) -> dict[str, float] | None:
-        names = (*metric_names(corpora.manifest.objective), *program.token_groups)
+        names = (*metric_names(objective_for(corpora.manifest.segments)), *program.token_groups)
         params = state.averaged_params()
         sums: dict[str, Sums] = {part.name: dict.fromkeys(names, np.zeros(2)) for part in sets}
         with contextlib.closing(read_ahead(batch_at, range(len(order)))) as ahead:
@@ -119,11 +120,11 @@ def _means(sums: Sums) -> dict[str, float]:
 
 def fields(corpora: Corpora) -> tuple[Field, ...]:
     """The metrics of a line, the losses beside what a model gets that knows nothing of the text."""
-    task, sentences = corpora.manifest.objective, ()
+    task, sentences = objective_for(corpora.manifest.segments), ()
     several = len(corpora.names) > 1
     unigram = majority = None
     if not several:  # of several it is not known
-        unigram, majority = corpora.manifest.unigram_entropy, corpora.manifest.nsp_majority
+        unigram, majority = corpora.manifest.unigram_entropy, corpora.manifest.majority
     if task != "mlm":
         beside = None if majority is None else ("majority", majority)
         sentences = (
@@ -163,11 +164,11 @@ def verdict(step: int, scores: Mapping[str, Any], corpora: Corpora, export: epat
     if scores:
         sentence += f": held-out masked-LM loss {_nats(scores['mlm_loss'])}"
         sentence += f" ({_beside_loss(scores, corpora)})"
-        if (task := corpora.manifest.objective) != "mlm":
+        if (task := objective_for(corpora.manifest.segments)) != "mlm":
             what = "next-sentence" if task == "nsp" else "sentence-order"
             sentence += f", {what} accuracy {scores[f'{task}_accuracy']:.1%}"
             if len(corpora.names) == 1:
-                sentence += f" (majority {corpora.manifest.nsp_majority:.1%})"
+                sentence += f" (majority {corpora.manifest.majority:.1%})"
     return f"{sentence}. The model is in {export}."
 
 

@@ -46,7 +46,7 @@ class Phase(NamedTuple):
     def told(self, model: BertConfig, mesh: Mesh, name: str) -> stretches.Phase:
         """What telemetry has to know of it, tokens and FLOPs as means over the lengths of rows."""
         config, lengths = self.config, self.stream.lengths
-        sentences = self.corpora.manifest.objective != "mlm"
+        sentences = self.corpora.manifest.segment_kind.is_pair
         row = sum(
             share
             * pretraining_flops(
@@ -69,7 +69,7 @@ def open_phases(config: PretrainConfig) -> tuple[Phase, ...]:
     """Opens the data of a run's phases.
 
     Raises:
-        UserError: data that can't be mixed, or phases of another tokenizer or objective, or of
+        UserError: data that can't be mixed, or phases of another tokenizer or segments, or of
             which one has no held-out examples.
     """
     phases, steps = [], config.loop.train_steps
@@ -110,10 +110,10 @@ def _refuse_strangers(first: Corpora, second: Corpora) -> None:
             f"{both} come from different tokenizers: prepare the data of both phases with the same "
             "one."
         )
-    if one.objective != other.objective:
+    if one.segments != other.segments:
         raise UserError(
-            f"{both} have another objective ({one.objective} and {other.objective}): prepare the "
-            "data of both phases with the same --objective."
+            f"{both} hold different segments ({one.segments} and {other.segments}): prepare the "
+            "data of both phases with the same `segments`."
         )
     if bool(first.examples("held_out")) != bool(second.examples("held_out")):
         raise UserError(

@@ -99,7 +99,7 @@ def build(
         max_seq_length: T of the shards.
         counts: int [V], how often every token is seen: for accuracies by frequency, and needed by
             initialization.mlm_bias="unigram".
-        objective: what the shards are for, one of `bertjax.data.sequences.OBJECTIVES`.
+        objective: the name of the objective.
         schedule: of a run with several phases; else that of the recipe.
 
     Raises:

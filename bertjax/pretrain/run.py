@@ -16,6 +16,7 @@ from bertjax.data.shards import TOKENIZER, Manifest
 from bertjax.data.stream import ShardReader
 from bertjax.errors import UserError
 from bertjax.interop.huggingface import Pretrained, save_pretrained
+from bertjax.objectives.objective import objective_for
 from bertjax.pretrain.config import PretrainConfig
 from bertjax.pretrain.evaluation import (
     Evaluator,
@@ -111,7 +112,7 @@ def pretrain(
             vocabulary,
             phase.corpora.manifest.max_seq_length,
             counts,
-            objective=phase.corpora.manifest.objective,
+            objective=objective_for(phase.corpora.manifest.segments),
             schedule=schedule,
         )
         for phase in phases
@@ -195,7 +196,7 @@ def pretrain(
         metrics={
             name: value
             for name, value in last.items()
-            if name.partition(".")[0] in metric_names(corpora.manifest.objective)
+            if name.partition(".")[0] in metric_names(objective_for(corpora.manifest.segments))
         },
         history=fitted.history,
         workdir=workdir,
@@ -265,7 +266,7 @@ def _meta(
     phases: Sequence[Phase],
 ) -> dict[str, Any]:
     """What a resumed run must share with the one it continues, and what it may change."""
-    first, objective = phases[0], phases[0].corpora.manifest.objective
+    first, objective = phases[0], objective_for(phases[0].corpora.manifest.segments)
     optimizer = config.optimizer.fields()
     # What the state is of; the rest of the optimizer may change.
     held = {name: optimizer.pop(name) for name in ("freeze", "ema_decay") if name in optimizer}
@@ -387,6 +388,6 @@ def _export(
 ) -> None:
     if jax.process_index():
         return
-    kind = "masked_lm" if manifest.objective == "mlm" else "pretraining"
+    kind = "pretraining" if manifest.segment_kind.is_pair else "masked_lm"
     task = {"kind": kind, "max_seq_length": manifest.max_seq_length}
     save_pretrained(path, Pretrained(model, params, tokenizer, task))

@@ -141,7 +141,7 @@ def write_demo_report(
         (directory / NUMBERS).write_text(json.dumps(numbers, indent=2, ensure_ascii=False) + "\n")
         target.write_text(html.page("bertjax demo", body))
     references = {"mlm_loss": ("unigram entropy", numbers["unigram_entropy"])}
-    references["nsp_accuracy"] = ("majority", numbers["nsp_majority"])
+    references["nsp_accuracy"] = ("majority", numbers["majority"])
     write_pngs(directory, story["curve"], references, log)
     return target
 
@@ -183,7 +183,7 @@ def _first_screen(numbers: dict[str, Any], story: dict[str, Any]) -> list[str]:
             "at the end. Knowing only how often each token occurs gives "
             f"{numbers['unigram_entropy']:.2f}. Does sentence B follow sentence A? "
             f"{numbers['nsp_accuracy']:.1%} right, where always giving the commoner answer is "
-            f"{numbers['nsp_majority']:.1%}.",
+            f"{numbers['majority']:.1%}.",
         ),
         html.heading("Now with your text"),
         html.paragraph(

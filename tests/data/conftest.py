@@ -65,9 +65,10 @@ def make_data(tmp_path, encode_pair):
                 "words": 2,
                 "tokens": 2,
                 "padding": 0.0,
-                "nsp_random": 0.5,
+                "label_1_share": 0.5,
                 "unigram_entropy": None,
-                "nsp_majority": 0.5,
+                "majority": 0.5,
+                "segments": "next_sentence",
                 **fields,
             }
         )

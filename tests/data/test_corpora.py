@@ -49,7 +49,10 @@ def test_names_tell_the_directories_apart(make_data, some_pairs, tmp_path):
             r"wiki and .*books come from different tokenizers \(SHA-256 000000000000 and 11111",
         ),
         ({"max_seq_length": 32}, r"wiki and .*books have another max_seq_length \(16 and 32\)"),
-        ({"objective": "sop"}, r"wiki and .*books have another objective \(nsp and sop\)"),
+        (
+            {"segments": "sentence_order"},
+            r"wiki and .*books have another segments \(next_sentence and sentence_order\)",
+        ),
     ],
 )
 def test_directories_that_do_not_fit_together(make_data, some_pairs, fields, sentence):

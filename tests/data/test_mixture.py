@@ -153,7 +153,7 @@ def test_lengths_are_those_of_the_rows(make_data, some_pairs):
     expected = reader.rows(np.arange(40))["attention_mask"].sum(1)
     assert reader.lengths().tolist() == expected.tolist()
     singles = [Pair(np.arange(5, 5 + n), np.array([], int), False) for n in range(1, 9)]
-    reader = ShardReader(make_data(singles, name="mlm", objective="mlm"), "train")
+    reader = ShardReader(make_data(singles, name="single", segments="single"), "train")
     assert reader.lengths().tolist() == list(range(3, 11))
 
     shard = directory / "train-00014.array_record"

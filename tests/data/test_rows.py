@@ -15,13 +15,13 @@ LENGTH = 16
 
 @pytest.fixture
 def manifests(make_data, some_pairs):
-    """By (objective, whether ids are wide)."""
+    """By (segments, whether ids are wide)."""
     read = shards.read_manifest
     return {
-        (objective, wide): read(
-            make_data([], name=f"{objective}-{wide}", objective=objective, vocab_size=size)
+        (segments, wide): read(
+            make_data([], name=f"{segments}-{wide}", segments=segments, vocab_size=size)
         )
-        for objective in ("nsp", "mlm")
+        for segments in ("next_sentence", "single")
         for wide, size in ((False, 65_536), (True, 65_537))
     }
 
@@ -29,7 +29,7 @@ def manifests(make_data, some_pairs):
 def by_hand(pair, manifest):
     """input_ids, attention_mask, token_type_ids of one example."""
     first = [manifest.cls_id, *pair.a.tolist(), manifest.sep_id]
-    second = [] if manifest.objective == "mlm" else [*pair.b.tolist(), manifest.sep_id]
+    second = [] if manifest.segments == "single" else [*pair.b.tolist(), manifest.sep_id]
     rest = LENGTH - len(first) - len(second)
     return (
         first + second + [manifest.pad_id] * rest,
@@ -39,9 +39,9 @@ def by_hand(pair, manifest):
 
 
 @pytest.mark.parametrize("wide", [False, True])
-@pytest.mark.parametrize("objective", ["nsp", "mlm"])
-def test_rows_of_a_batch_are_those_of_its_records(manifests, objective, wide):
-    manifest, rng = manifests[objective, wide], np.random.default_rng(0)
+@pytest.mark.parametrize("segments", ["next_sentence", "single"])
+def test_rows_of_a_batch_are_those_of_its_records(manifests, segments, wide):
+    manifest, rng = manifests[segments, wide], np.random.default_rng(0)
     dtype = shards.id_dtype(wide)
 
     def ids(most):
@@ -50,9 +50,9 @@ def test_rows_of_a_batch_are_those_of_its_records(manifests, objective, wide):
 
     records = []
     for _ in range(200):
-        a = ids(LENGTH - 2 if objective == "mlm" else 7)
-        b = b"" if objective == "mlm" else ids(LENGTH - 3 - len(a)).tobytes()
-        random = objective == "nsp" and bool(rng.integers(2))
+        a = ids(LENGTH - 2 if segments == "single" else 7)
+        b = b"" if segments == "single" else ids(LENGTH - 3 - len(a)).tobytes()
+        random = segments == "next_sentence" and bool(rng.integers(2))
         records.append(shards.encode_bytes(a.tobytes(), b, is_random=random, wide=wide))
     rows = make_rows(records, manifest)
     assert {array.dtype for array in rows.values()} == {np.dtype(np.int32)}
@@ -61,9 +61,9 @@ def test_rows_of_a_batch_are_those_of_its_records(manifests, objective, wide):
         names = ("input_ids", "attention_mask", "token_type_ids")
         for name, expected in zip(names, by_hand(pair, manifest), strict=True):
             assert rows[name][place].tolist() == expected
-        if objective == "nsp":
+        if segments == "next_sentence":
             assert rows["next_sentence_label"][place] == pair.is_random
-    assert ("next_sentence_label" in rows) == (objective == "nsp")
+    assert ("next_sentence_label" in rows) == (segments == "next_sentence")
 
 
 @hypothesis.settings(
@@ -81,7 +81,9 @@ def test_rows_of_a_batch_are_those_of_its_records(manifests, objective, wide):
         ),
         max_size=4,
     ),
-    st.sampled_from([("nsp", False), ("nsp", True), ("mlm", False), ("mlm", True)]),
+    st.sampled_from(
+        [("next_sentence", False), ("next_sentence", True), ("single", False), ("single", True)]
+    ),
 )
 def test_any_bytes_are_rows_or_the_first_bad_record_is_named(manifests, records, kind):
     manifest = manifests[kind]
@@ -104,12 +106,12 @@ def test_any_bytes_are_rows_or_the_first_bad_record_is_named(manifests, records,
 
 
 @pytest.mark.parametrize(
-    ("objective", "wide", "reason"),
-    [("mlm", False, "another objective"), ("nsp", True, "another vocabulary")],
+    ("segments", "wide", "reason"),
+    [("single", False, "other segments"), ("next_sentence", True, "another vocabulary")],
 )
-def test_an_example_of_other_shards_is_named(make_data, some_pairs, objective, wide, reason):
+def test_an_example_of_other_shards_is_named(make_data, some_pairs, segments, wide, reason):
     size = 65_537 if wide else 100
-    directory = make_data(some_pairs(9), objective=objective, vocab_size=size)
+    directory = make_data(some_pairs(9), segments=segments, vocab_size=size)
     with pytest.raises(
         UserError, match=rf"train-00007\.array_record, record 1: damaged \(an example of {reason}\)"
     ):

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bertjax.data.pairs import FlatDocuments, offsets_of
-from bertjax.data.sequences import example_spans, ordered_spans, single_spans
+from bertjax.data.segments import SEGMENTS
+from bertjax.data.sequences import ordered_spans, single_spans
 
 
 def flat(lengths):
@@ -177,11 +178,10 @@ def test_the_cuts_of_segments_are_uniform():
     assert counts[0] == 0 and (np.abs(counts[1:] - 500) < 4 * np.sqrt(500 * 10 / 11)).all()
 
 
-@pytest.mark.parametrize("objective", ["nsp", "mlm", "sop"])
-def test_too_short_is_refused(objective):
+@pytest.mark.parametrize("kind", SEGMENTS.values())
+def test_too_short_is_refused(kind):
     with pytest.raises(ValueError, match="at least 5"):
-        example_spans(
-            objective,
+        kind.draw(
             flat([[1, 2], [3]]),
             max_seq_length=4,
             short_seq_prob=0.1,

@@ -35,7 +35,7 @@ KEYS = [
     "mlm_loss",
     "unigram_entropy",
     "nsp_accuracy",
-    "nsp_majority",
+    "majority",
     "accuracy_pretrained",
     "accuracy_pretrained_deviation",
     "accuracy_pretrained_few",

@@ -13,6 +13,7 @@ from bertjax.data.prepare.run import PrepareConfig, prepare
 from bertjax.data.shards import read_manifest
 from bertjax.model.heads import TASK_PARTS
 from bertjax.objectives.masking import MaskingConfig
+from bertjax.objectives.objective import SEGMENTS
 from bertjax.pretrain import run as runs
 from bertjax.pretrain.config import ModelConfig, PretrainConfig
 from bertjax.pretrain.evaluation import verdict
@@ -35,12 +36,12 @@ def data(tmp_path_factory):
     (root / "tokenizer").mkdir()
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
     (root / "tokenizer" / "vocab.txt").write_text("\n".join(tokens) + "\n")
-    for objective in ("nsp", "mlm", "sop"):
+    for objective, segments in SEGMENTS.items():
         config = PrepareConfig(
             (str(root / "text.txt"),),
             str(root / "tokenizer"),
             str(root / objective),
-            objective=objective,
+            segments=segments,
             max_seq_length=32,
             held_out=0.1,
         )
@@ -145,7 +146,7 @@ def test_the_order_of_sentences_has_names_of_its_own(data, recipe, tmp_path):
     wanted = {"mlm_loss", "mlm_accuracy", "sop_loss", "sop_accuracy"}
     assert names(result) == wanted == set(result.metrics)
     assert "sop" in "\n".join(lines) and "nsp" not in "\n".join(lines)
-    majority = read_manifest(data / "sop").nsp_majority
+    majority = read_manifest(data / "sop").majority
     assert f"sentence-order accuracy {result.metrics['sop_accuracy']:.1%}" in lines[-1]
     assert f"(majority {majority:.1%})" in lines[-1]
     assert bj.from_pretrained(result.export).kind == "pretraining"

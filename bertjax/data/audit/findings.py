@@ -7,6 +7,8 @@ there, and what the warning says.
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
+from bertjax.data.segments import SEGMENTS
+
 # "The novels" are 87 English novels, a sentence a line and a blank line after a chapter, with
 # BERT's own uncased vocabulary: what a healthy text looks like.
 
@@ -35,12 +37,6 @@ PARAGRAPH_CHARACTERS = 0.2
 LONG_SENTENCES = 0.1
 # A row that is mostly padding costs twice what it is worth.
 PADDING = 0.5
-# Google's algorithm aims at half and gives some more, as a chunk of one sentence always takes a
-# random B: 53% at 128 tokens of the novels, more where examples are shorter. Outside 25% to 75% the
-# commoner label is right too often to learn from.
-NEXT_SENTENCE_MARGIN = 0.25
-# Whether two segments are swapped is the toss of a coin.
-ORDER_MARGIN = 0.05
 # Of a few hundred examples a share says little: so many standard errors are chance.
 STANDARD_ERRORS = 4.0
 # 0.08% of the novels' sentences of 8 tokens or more. Lee et al. (2022, "Deduplicating Training Data
@@ -85,7 +81,7 @@ def judge(numbers: Mapping[str, Any], example: Example) -> tuple[Finding, ...]:
     """The warnings that numbers give.
 
     Args:
-        numbers: of `audit.py`, with the objective and max_seq_length.
+        numbers: of `audit.py`, with the segments and max_seq_length.
         example: an example in the data of a finding.
     """
     checks = (_damage, _documents, _vocabulary, _lines, _repeats, _labels, _rows)
@@ -116,11 +112,7 @@ def _documents(numbers: Mapping[str, Any], example: Example) -> _Said:
     if _has_single_sentences(numbers):
         single = numbers["one_sentence_documents"]
         every = "Every document has" if single == 1 else f"{single:.0%} of the documents have"
-        because = {
-            "nsp": "a document of one sentence gives nothing but pairs with a random B",
-            "sop": "a document of one sentence has no order that could be learned",
-            "mlm": "an example ends with its document, and the rest of its row is padding",
-        }[numbers["objective"]]
+        because = SEGMENTS[numbers["segments"]].why_not_one_sentence
         yield (
             "one_sentence_documents",
             f"{every} one sentence: is there a blank line after each line? It should stand between "
@@ -181,7 +173,8 @@ def _lines(numbers: Mapping[str, Any], example: Example) -> _Said:
             "whose sentences are found for you.",
         )
     long = numbers.get("long_sentences", 0)
-    if long > LONG_SENTENCES and numbers["objective"] != "mlm":  # which drops nothing
+    # Single sequences drop no text.
+    if long > LONG_SENTENCES and SEGMENTS[numbers["segments"]].is_pair:
         yield (
             "long_sentences",
             f"{long:.0%} of the sentences are longer than an example of "
@@ -253,19 +246,18 @@ def _labels(numbers: Mapping[str, Any], example: Example) -> _Said:
 
 
 def _label_shares(numbers: Mapping[str, Any]) -> _Said:
-    is_order = numbers["objective"] == "sop"
-    margin = ORDER_MARGIN if is_order else NEXT_SENTENCE_MARGIN
+    kind = SEGMENTS[numbers["segments"]]
     wrong = [
         f"{share:.1%} of the {_SPLITS[split]}"
         for split, share in (numbers.get("label_1") or {}).items()
         if (examples := numbers["examples"][split])
-        and abs(share - 0.5) > margin + STANDARD_ERRORS * 0.5 / examples**0.5
+        and abs(share - 0.5) > kind.label_margin + STANDARD_ERRORS * 0.5 / examples**0.5
     ]
     if wrong:
         yield (
             "label_shares",
             f"{' and '.join(wrong)} examples have label 1 "
-            f"({'A and B are swapped' if is_order else 'B is random'}), where about half should: "
+            f"({kind.label}), where about half should: "
             "the model would learn which label is the commoner one; look at the labels where they "
             "were made, and whether a line is a sentence and blank lines stand between documents "
             "only.",

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bertjax.data import sequences
 from bertjax.data.audit.duplicates import Repeats, is_sampled, window_hashes
 from bertjax.data.pairs import FlatDocuments, Pair, Spans, offsets_of
 
@@ -175,10 +174,10 @@ def same_document(documents: FlatDocuments, spans: Spans) -> int:
     return int((of_a == of_b).sum())
 
 
-def lengths_of(spans: Spans, max_seq_length: int, objective: str) -> np.ndarray:
+def lengths_of(spans: Spans, max_seq_length: int, special_tokens: int) -> np.ndarray:
     """How many examples have 0, 1, ... tokens, special ones included: [max_seq_length + 1]."""
     tokens = spans.a_stop - spans.a_start + spans.b_stop - spans.b_start
-    return np.bincount(tokens + sequences.specials(objective), minlength=max_seq_length + 1)
+    return np.bincount(tokens + special_tokens, minlength=max_seq_length + 1)
 
 
 class ExampleSums:

@@ -22,6 +22,7 @@ from bertjax.data.audit.findings import (
     Finding,
 )
 from bertjax.data.audit.measure import DOCUMENT_SUMS, TEXT_SUMS, ExampleSums
+from bertjax.data.segments import SEGMENTS
 
 FILE = "audit.json"
 _FORMAT_VERSION = 1
@@ -108,7 +109,7 @@ def document_numbers(sums: Mapping[str, int]) -> dict[str, Any]:
 
 
 def example_numbers(
-    objective: str,
+    segments: str,
     max_seq_length: int,
     lengths: Mapping[str, Sequence[int]],
     random: Mapping[str, int],
@@ -117,7 +118,7 @@ def example_numbers(
     """What is known of examples alone.
 
     Args:
-        objective: what they are for, one of `sequences.OBJECTIVES`.
+        segments: what they hold, a key of `SEGMENTS`.
         max_seq_length: tokens of a row.
         lengths: of each split, how many examples have 0, 1, 2, ... tokens, special ones included.
         random: of each split, how many examples have label 1.
@@ -131,7 +132,7 @@ def example_numbers(
     wanted = np.maximum(1, np.round(sizes * MASKED_RATE)) * counts
     budget = counts * (max_seq_length if max_predictions is None else max_predictions)
     return {
-        "objective": objective,
+        "segments": segments,
         "max_seq_length": max_seq_length,
         "examples": {split: int(sum(each)) for split, each in lengths.items()},
         "padding": share(
@@ -141,9 +142,9 @@ def example_numbers(
             f"to {edge}": share(int(count), examples)
             for edge, count in zip(edges, bins, strict=True)
         },
-        "label_1": None
-        if objective == "mlm"
-        else {split: share(count, sum(lengths[split])) for split, count in random.items()},
+        "label_1": {split: share(count, sum(lengths[split])) for split, count in random.items()}
+        if SEGMENTS[segments].is_pair
+        else None,
         "max_predictions": max_predictions,
         "predictions_cut": share(int(np.maximum(wanted - budget, 0).sum()), int(wanted.sum())),
     }

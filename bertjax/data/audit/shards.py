@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from bertjax.data import rows, sequences, shards
+from bertjax.data import rows, shards
 from bertjax.data.audit import findings
 from bertjax.data.audit import report as audit
 from bertjax.data.audit.measure import ExampleSums
@@ -95,7 +95,7 @@ def audit_examples(
             manifest.max_seq_length,
             manifest.vocab_size,
             manifest.unk_id,
-            sequences.specials(manifest.objective),
+            manifest.segment_kind.special_tokens,
         )
         for batch in examples:
             wrong = sums[split].add(batch.pairs)
@@ -122,7 +122,7 @@ def _numbers(
     tokens = sum(each.tokens for each in sums.values())
     numbers = {
         **audit.example_numbers(
-            manifest.objective, manifest.max_seq_length, lengths, random, max_predictions
+            manifest.segments, manifest.max_seq_length, lengths, random, max_predictions
         ),
         **audit.run_numbers(sums, text_tokens),
         "vocab_size": manifest.vocab_size,
@@ -131,8 +131,8 @@ def _numbers(
         "ids_out_of_range": sum(each.out_of_range for each in sums.values()),
     }
     share = audit.share(random["train"], sum(lengths["train"]))
-    if manifest.nsp_random not in (None, share) and not damage.records:
-        numbers["label_1_in_manifest"] = manifest.nsp_random
+    if manifest.label_1_share not in (None, share) and not damage.records:
+        numbers["label_1_in_manifest"] = manifest.label_1_share
     return numbers
 
 

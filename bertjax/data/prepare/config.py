@@ -8,7 +8,7 @@ from etils import epath
 from bertjax.data import shards, tfrecords
 from bertjax.data.pairs import SHORTEST_SEQUENCE
 from bertjax.data.prepare.workers import cores
-from bertjax.data.sequences import OBJECTIVES, Objective
+from bertjax.data.segments import DEFAULT_SEGMENTS, SEGMENTS, SegmentKind, SegmentsName
 from bertjax.errors import UserError
 from bertjax.text import corpus, wordpiece
 from bertjax.text.corpus import Source
@@ -36,19 +36,19 @@ class PrepareConfig:
     """Directory of the tokenizer (`bertjax tokenizer train`), or its vocabulary file."""
     output: str | None = None
     """Directory for the shards; an estimate needs none."""
-    objective: Objective = "nsp"
-    """What is learned beside masked words. nsp: whether sentences B follow sentences A (pairs, as
-    BERT); mlm: nothing (single sequences, as RoBERTa); sop: the order of two segments (as ALBERT).
-    `bertjax pretrain` learns what the shards are for."""
+    segments: SegmentsName = DEFAULT_SEGMENTS
+    """What an example holds. next_sentence: sentences A and sentences B, which follow A or come
+    from another document (BERT). sentence_order: two consecutive segments, swapped in half of the
+    examples (ALBERT). single: one sequence of consecutive sentences (RoBERTa, ELECTRA)."""
     max_seq_length: int | tuple[int, ...] = 128
     """Longest example in tokens, [CLS] and [SEP] included. Several (128 512) are made from text
     that is tokenised once, each in a directory of its own: OUTPUT/128, OUTPUT/512."""
     dupe_factor: int = 2
     """Passes over the training text, each of which cuts it into other pairs: more examples of a
     small text, and so many times the disk. (Which words are masked changes every epoch anyway.) For
-    mlm the passes differ by short_seq_prob alone."""
+    single segments the passes differ by short_seq_prob alone."""
     short_seq_prob: float = 0.1
-    """Share of documents (for mlm: of examples) that are cut into shorter examples."""
+    """Share of documents (for single segments: of examples) that are cut into shorter examples."""
     held_out: float = 0.02
     """Share of documents kept for evaluation, at least two of them; 0 keeps none."""
     seed: int = 12345
@@ -74,10 +74,8 @@ class PrepareConfig:
         for name, least in (("dupe_factor", 1), ("seed", 0), ("processes", 0), ("block_mib", 1)):
             if getattr(self, name) < least:
                 raise UserError(f"{name} is {getattr(self, name)}: give at least {least}.")
-        if self.objective not in OBJECTIVES:
-            raise UserError(
-                f"objective is {self.objective!r}: give one of {', '.join(OBJECTIVES)}."
-            )
+        if self.segments not in SEGMENTS:
+            raise UserError(f"segments is {self.segments!r}: give one of {', '.join(SEGMENTS)}.")
         for length in self.lengths:
             if not SHORTEST_SEQUENCE <= length <= 1 << 16:
                 raise UserError(
@@ -97,9 +95,9 @@ class PrepareConfig:
         return (length,) if isinstance(length, int) else tuple(length)
 
     @property
-    def least_documents(self) -> int:
-        """That what is paired at once needs: B may be of another document."""
-        return 2 if self.objective == "nsp" else 1
+    def segment_kind(self) -> SegmentKind:
+        """The kind of segments that examples hold."""
+        return SEGMENTS[self.segments]
 
     def part_bytes(self, text_bytes: int) -> int:
         """Text of one task of pass 1, of a corpus of this size."""

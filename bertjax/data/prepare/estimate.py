@@ -27,7 +27,6 @@ from bertjax.data.prepare.segments import (
 )
 from bertjax.data.prepare.splits import TooFew, refuse_few
 from bertjax.data.prepare.workers import BYTES_PER_COUNT, PairOptions, pair_documents
-from bertjax.data.sequences import example_spans
 from bertjax.errors import UserError
 from bertjax.files import free_bytes
 from bertjax.text import corpus
@@ -227,7 +226,7 @@ def of_text(
         )
         found = int(drawn.documents.sum()), int(drawn.sentences.sum())
         where = f"{paths[0]}{' ...' * (len(paths) > 1)} (a sample of it)"
-        refuse_few(*found, 0.0, where, config.least_documents)
+        refuse_few(*found, 0.0, where, config.segment_kind.min_documents)
 
         blocks = config.blocks(drawn.total)
         divided = _divide(config, drawn.all_documents.value, blocks)
@@ -280,7 +279,7 @@ class _Split(NamedTuple):
 
 def _divide(config: PrepareConfig, documents: float, blocks: int) -> tuple[_Split, _Split]:
     """For training, and held out."""
-    held_out, least = config.held_out, config.least_documents
+    held_out, least = config.held_out, config.segment_kind.min_documents
     if held_out:
         held_out = min(0.5, max(held_out, least / documents))
     error = math.sqrt(held_out * (1 - held_out) / documents)  # each is drawn alone, by its hash
@@ -308,14 +307,13 @@ def _examples(
         seed=config.seed,
         dupe_factor=1,
         vocabulary="",  # the documents are tokenised
-        objective=config.objective,
+        segments=config.segments,
     )
     begun = clock()
     pair_documents(directory / f"{length}.json", "train", 0, text, vocab_size, options)
     seconds = clock() - begun
 
-    spans = example_spans(
-        config.objective,
+    spans = config.segment_kind.draw(
         text,
         max_seq_length=length,
         short_seq_prob=config.short_seq_prob,

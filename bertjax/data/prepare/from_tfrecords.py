@@ -27,7 +27,7 @@ from bertjax.text.tokenizer import load_tokenizer
 
 # What a manifest says of the text and its pairing, and TFRecords do not tell.
 UNKNOWN = {"dupe_factor": 0, "short_seq_prob": 0.0, "block_mib": 0, "language": ""}
-_OF_TEXT = (*UNKNOWN, "objective")
+_OF_TEXT = (*UNKNOWN, "segments")
 _HASH_RANGE = 1 << 64
 _HASH = np.dtype("<u8")
 _COUNTED_AT_ONCE = 1 << 24

@@ -13,6 +13,7 @@ from bertjax.data.audit.report import OF_THE_TEXT, Report, read, tell
 from bertjax.data.audit.shards import audit_shards
 from bertjax.data.prepare.config import PrepareConfig
 from bertjax.data.prepare.run import prepare
+from bertjax.data.segments import SEGMENTS
 from bertjax.errors import UserError
 from bertjax.files import location
 
@@ -138,7 +139,7 @@ def _describe(name: str, report: Report, log: Callable[[str], None]) -> None:
         log(f"  {split}: {count:,} examples{labels}")
     lengths = (f"{name} {share:.0%}" for name, share in known["lengths"].items())
     log(f"  rows: {known['padding']:.1%} padding; lengths {', '.join(lengths)}")
-    if known["objective"] == "nsp":
+    if SEGMENTS[known["segments"]].draws_other_documents:
         same = known.get("same_document_pairs")
         log(
             "  random B from A's own document: "

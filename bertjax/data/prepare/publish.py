@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from bertjax.data import sequences, shards
+from bertjax.data import shards
 from bertjax.data.audit import duplicates, findings, measure
 from bertjax.data.audit.duplicates import Repeats
 from bertjax.data.audit.report import (
@@ -24,6 +24,7 @@ from bertjax.data.audit.report import (
 )
 from bertjax.data.prepare.segments import Totals, text_sums
 from bertjax.data.prepare.splits import Unit
+from bertjax.data.segments import SEGMENTS
 from bertjax.data.shards import Manifest, ShardFile
 from bertjax.errors import UserError
 from bertjax.text import corpus
@@ -53,7 +54,7 @@ def make_manifest(
         built: where pass 2 left its files.
 
     Raises:
-        UserError: the text gives no example for this objective.
+        UserError: the text gives no example of this kind.
     """
     by_split = {
         split: [result for unit, result in zip(units, results, strict=True) if unit.split == split]
@@ -66,17 +67,14 @@ def make_manifest(
     train, held_out = total("train", "examples"), total("held_out", "examples")
     if not train:  # pairs of sentences of a document, and a document has one
         raise UserError(
-            "Every document that is trained on is one sentence, and none has an order of "
-            "sentences: put blank lines between documents only, or prepare with --objective nsp or "
-            "mlm."
+            "Every training document has one sentence, and none has an order of sentences: put "
+            "blank lines between documents only, or choose other `segments`."
         )
-    objective, length = plan["objective"], plan["max_seq_length"]
-    specials = sequences.specials(objective)
+    kind, length = SEGMENTS[plan["segments"]], plan["max_seq_length"]
     random_share = total("held_out", "random") / max(held_out, 1)
-    is_labelled = objective != "mlm"
     majority = round(max(random_share, 1 - random_share), 6)
     names = ("max_seq_length", "seed", "dupe_factor", "short_seq_prob", "held_out", "language")
-    names += ("block_mib", "objective", "format_version", "tokenizer_sha256")
+    names += ("block_mib", "segments", "format_version", "tokenizer_sha256")
     return Manifest(
         **{name: plan[name] for name in names},
         vocab_size=tokenizer.vocab_size,
@@ -93,10 +91,10 @@ def make_manifest(
         sentences=sum(each.sentences for each in totals),
         words=sum(each.words for each in totals),
         tokens=sum(each.ids for each in totals),
-        padding=round(1 - (total("train", "ids") / train + specials) / length, 6),
-        nsp_random=round(total("train", "random") / train, 6) if is_labelled else None,
+        padding=round(1 - (total("train", "ids") / train + kind.special_tokens) / length, 6),
+        label_1_share=round(total("train", "random") / train, 6) if kind.is_pair else None,
         unigram_entropy=_unigram_entropy(built, units, tokenizer) if held_out else None,
-        nsp_majority=majority if held_out and is_labelled else None,
+        majority=majority if held_out and kind.is_pair else None,
     )
 
 
@@ -148,9 +146,9 @@ def make_report(
         **text_numbers(text.sums, manifest.words),
         **document_numbers(documents),
         **repeat_numbers(train, held_out, bits),
-        **example_numbers(manifest.objective, manifest.max_seq_length, lengths, random),
+        **example_numbers(manifest.segments, manifest.max_seq_length, lengths, random),
     }
-    if manifest.objective == "nsp":
+    if manifest.segment_kind.draws_other_documents:
         numbers["same_document_pairs"] = sum(result["same_document"] for result in results)
 
     def example(finding: str) -> str:
@@ -228,7 +226,6 @@ def summarise(
             f"held-out examples of up to {manifest.max_seq_length} tokens; "
             f"{manifest.padding:.1%} padding"
         )
-        if manifest.nsp_random is not None:
-            label = "in the wrong order" if manifest.objective == "sop" else "random next sentences"
-            line += f", {manifest.nsp_random:.1%} {label}"
+        if manifest.label_1_share is not None:
+            line += f", {manifest.label_1_share:.1%} {manifest.segment_kind.label_share}"
         log(f"{text}{speed}: {line}." if manifest is first else f"{line}.")

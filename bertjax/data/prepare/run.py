@@ -137,7 +137,7 @@ def _of_text(job: _Job) -> _Finished:
     """Both passes over text."""
     with _faults_of_the_text():
         segments = _tokenise(job)
-        where, least = _named(job.sources), job.config.least_documents
+        where, least = _named(job.sources), job.config.segment_kind.min_documents
         units = divide(segments, job.config.held_out, where=where, least=least)
     totals = [segment_totals(segment) for segment in segments]
     results = _pair(job, units, segments)
@@ -186,7 +186,7 @@ def _plan(
         "max_seq_length": list(config.lengths) if several else config.lengths[0]
     }
     names = ("dupe_factor", "short_seq_prob", "held_out", "seed", "block_mib", "language")
-    plan |= {name: getattr(config, name) for name in (*names, "objective")}
+    plan |= {name: getattr(config, name) for name in (*names, "segments")}
     plan["format_version"] = shards.FORMAT_VERSION
     plan["tokenizer_sha256"] = tokenizer_sha256
     plan["corpus"] = [dataclasses.asdict(file) for file in texts]
@@ -293,7 +293,7 @@ def _changed(plan: dict[str, Any], there: dict[str, Any]) -> str:
     for name, value in plan.items():
         other = there.get(name)
         if value != other:
-            brief = isinstance(value, int | float) or name in ("language", "objective")
+            brief = isinstance(value, int | float) or name in ("language", "segments")
             changed.append(f"{name}: {other} there, {value} now" if brief else name)
     return "; ".join(changed)
 
@@ -336,7 +336,7 @@ def _pair(
             seed=config.seed,
             dupe_factor=config.dupe_factor,
             vocabulary=str(job.building / shards.TOKENIZER),
-            objective=config.objective,
+            segments=config.segments,
             sample_bits=sample_bits,
         )
         left += [

@@ -22,11 +22,12 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from bertjax.data import sequences, shards
+from bertjax.data import shards
 from bertjax.data.audit import duplicates, measure
 from bertjax.data.pairs import FlatDocuments
 from bertjax.data.prepare import file_ranges
 from bertjax.data.prepare.segments import read_blocks, write_segment
+from bertjax.data.segments import DEFAULT_SEGMENTS, SEGMENTS, SegmentKind
 from bertjax.errors import Stopped, UserError
 from bertjax.files import write_atomically
 from bertjax.text.tokenizer import Tokenizer, load_tokenizer
@@ -52,10 +53,15 @@ class PairOptions:
     dupe_factor: int
     vocabulary: str
     """Directory of the tokenizer."""
-    objective: str = "nsp"
-    """One of `sequences.OBJECTIVES`."""
+    segments: str = DEFAULT_SEGMENTS
+    """The kind of segments, a key of `SEGMENTS`."""
     sample_bits: int = 0
     """Of `repeats.sentence_hashes`."""
+
+    @property
+    def kind(self) -> SegmentKind:
+        """The kind of segments."""
+        return SEGMENTS[self.segments]
 
 
 def cores() -> int:
@@ -111,7 +117,7 @@ def pair_documents(
     Held-out text is paired once: pairing it again would only weigh the same sentences twice.
     """
     wide = shards.needs_wide_ids(vocab_size)
-    limit = options.max_seq_length - sequences.specials(options.objective)
+    limit = options.max_seq_length - options.kind.special_tokens
     result: dict[str, Any] = {"examples": 0, "ids": 0, "random": 0, "files": []}
     result |= {"same_document": 0, "lengths": [0] * (options.max_seq_length + 1)}
     result["text"] = measure.document_sums(documents, limit)
@@ -142,8 +148,7 @@ def _write_dupe(
     result: dict[str, Any],
 ) -> None:
     """Makes the documents' examples once, writes them in random order, and adds to `result`."""
-    spans = sequences.example_spans(
-        options.objective,
+    spans = options.kind.draw(
         documents,
         max_seq_length=options.max_seq_length,
         short_seq_prob=options.short_seq_prob,
@@ -154,11 +159,11 @@ def _write_dupe(
     result["examples"] += examples
     result["random"] += int(spans.is_random.sum())
     result["ids"] += int((rows[:, 1] - rows[:, 0] + rows[:, 3] - rows[:, 2]).sum())
-    lengths = measure.lengths_of(spans, options.max_seq_length, options.objective)
+    lengths = measure.lengths_of(spans, options.max_seq_length, options.kind.special_tokens)
     result["lengths"] = (lengths + result["lengths"]).tolist()
-    if options.objective == "nsp":
+    if options.kind.draws_other_documents:
         result["same_document"] += measure.same_document(documents, spans)
-    if not examples:  # of "sop", from documents of one sentence
+    if not examples:  # documents of one sentence may give none
         return
     data, width = documents.ids.view(np.uint8).data, documents.ids.itemsize
     for number, part in enumerate(np.array_split(rows, -(-examples // shards.EXAMPLES_PER_FILE))):

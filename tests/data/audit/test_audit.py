@@ -115,9 +115,9 @@ def each_line(text, change):
 # Healthy ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("objective", ["nsp", "mlm", "sop"])
-def test_a_healthy_text_gives_no_warning(healthy, prepared, objective, log):
-    output, report = prepared(*healthy, objective=objective)
+@pytest.mark.parametrize("segments", ["next_sentence", "single", "sentence_order"])
+def test_a_healthy_text_gives_no_warning(healthy, prepared, segments, log):
+    output, report = prepared(*healthy, segments=segments)
     assert names(report) == set()
     assert report.numbers["documents"] == sum(map(len, healthy[0].values()))
     # Nor do its shards, whether the report of preparing lies beside them or not.
@@ -303,7 +303,9 @@ def changed(prepared):
             manifest, files={split: tuple(rows) for split, rows in files.items()}
         )
         if and_share:
-            manifest = dataclasses.replace(manifest, nsp_random=and_share(manifest.nsp_random))
+            manifest = dataclasses.replace(
+                manifest, label_1_share=and_share(manifest.label_1_share)
+            )
         (directory / shards.MANIFEST).write_text(manifest.to_json())
         return audit_shards(directory)
 

@@ -40,10 +40,10 @@ def truth(config, log):
     return manifests, sizes
 
 
-@pytest.mark.parametrize("objective", ["nsp", "mlm", "sop"])
-def test_a_text_that_is_small_is_counted(config, make_corpus, log, objective):
+@pytest.mark.parametrize("segments", ["next_sentence", "single", "sentence_order"])
+def test_a_text_that_is_small_is_counted(config, make_corpus, log, segments):
     corpus = make_corpus(1500, files=3)
-    cfg = config(corpus, objective=objective, max_seq_length=(64, 128), held_out=0.1)
+    cfg = config(corpus, segments=segments, max_seq_length=(64, 128), held_out=0.1)
     found = estimate.estimate(cfg, log)
     assert not Path(cfg.output).exists()
     manifests, sizes = truth(cfg, log)
@@ -127,7 +127,7 @@ def test_one_document_is_said_at_once(config, tmp_path, log):
     path.write_text("w1 w2 w3 w4 w5 w6 w7.\n" * 200_000)
     with pytest.raises(UserError, match=r"text\.txt \(a sample of it\).*but one document.*blank"):
         estimate.estimate(config(path), log)
-    found = estimate.estimate(config(path, objective="mlm"), log)
+    found = estimate.estimate(config(path, segments="single"), log)
     assert found.sampled_bytes < 1.3 * (1 << 20)
     assert found.tokens.value == pytest.approx(200_000 * 8, rel=0.001)
 

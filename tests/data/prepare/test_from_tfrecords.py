@@ -107,13 +107,13 @@ def test_the_same_examples_and_no_copy_on_the_other_side(old, config, log, monke
     assert 6 < len(held_out) < 48
     assert max(file.examples for file in manifest.files["train"]) == 13
 
-    assert (manifest.max_seq_length, manifest.objective) == (LENGTH, "nsp")
+    assert (manifest.max_seq_length, manifest.segments) == (LENGTH, "next_sentence")
     assert manifest.tokens == sum(len(a) + len(b) for a, b, _ in rows)
     assert (manifest.dupe_factor, manifest.documents, manifest.sentences, manifest.words) == (
         0,
     ) * 4
     assert [file.name for file in manifest.corpus] == sorted(p.name for p in directory.iterdir())
-    assert manifest.nsp_random == pytest.approx(np.mean([row[2] for row in train]), abs=1e-6)
+    assert manifest.label_1_share == pytest.approx(np.mean([row[2] for row in train]), abs=1e-6)
     full = np.mean([len(a) + len(b) + 3 for a, b, _ in train]) / LENGTH
     assert manifest.padding == pytest.approx(1 - full, abs=1e-6)
     counts = np.ones(1005)
@@ -164,7 +164,7 @@ def test_the_same_bytes_for_any_number_of_processes_and_after_a_stop(
     [
         ({"dupe_factor": 10}, "dupe_factor is 10, but"),
         ({"short_seq_prob": 0.5}, "leave short_seq_prob out"),
-        ({"objective": "mlm"}, "objective is mlm, but"),
+        ({"segments": "single"}, "segments is single, but"),
         ({"block_mib": 1}, "block_mib is 1"),
         ({"language": "de"}, "language is de"),
         ({"max_seq_length": 64}, "max_seq_length is 64, but .* were made with 32: leave"),

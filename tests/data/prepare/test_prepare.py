@@ -153,9 +153,9 @@ def test_shards_hold_the_corpus(config, make_corpus, log, vocabulary):
     assert both < 0.03 * len(where), both
     assert sum(bool(splits) for splits in where.values()) > 0.97 * len(where)
     assert manifest.padding == pytest.approx(padding["train"], abs=1e-6)
-    assert manifest.nsp_random == pytest.approx(label["train"], abs=1e-6)
+    assert manifest.label_1_share == pytest.approx(label["train"], abs=1e-6)
     majority = max(label["held_out"], 1 - label["held_out"])
-    assert manifest.nsp_majority == pytest.approx(majority, abs=1e-6)
+    assert manifest.majority == pytest.approx(majority, abs=1e-6)
 
     assert (output / "tokenizer" / "vocab.txt").read_text().split() == (
         vocabulary / "vocab.txt"
@@ -583,7 +583,7 @@ def test_few_documents_are_divided_by_the_order_of_their_hashes(config, make_cor
 def test_without_held_out(config, make_corpus, log):
     manifest = prepare.prepare(config(make_corpus(2), held_out=0), log)
     assert manifest.examples("held_out") == 0 and manifest.files["held_out"] == ()
-    assert manifest.unigram_entropy is None and manifest.nsp_majority is None
+    assert manifest.unigram_entropy is None and manifest.majority is None
     assert manifest.examples("train") > 0
 
 

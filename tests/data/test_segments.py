@@ -1,4 +1,4 @@
-"""Preparing for other objectives than next sentences, and several lengths at once."""
+"""Preparing other segments than next-sentence pairs, and several lengths at once."""
 
 import dataclasses
 import itertools
@@ -10,7 +10,7 @@ import pytest
 
 from bertjax.data import shards
 from bertjax.data.pairs import Pair
-from bertjax.data.prepare import publish, workers
+from bertjax.data.prepare import publish
 from bertjax.data.prepare import run as prepare
 from bertjax.data.prepare.run import PrepareConfig
 from bertjax.data.stream import HeldOutBatches, ShardReader, TrainStream
@@ -44,9 +44,9 @@ def sentences_of(corpus):
 
 def test_single_sequences_are_the_text_once_a_pass(config, make_corpus, log, differing):
     corpus = make_corpus(60, files=3)
-    cfg = config(corpus, objective="mlm", dupe_factor=1, short_seq_prob=0.2)
+    cfg = config(corpus, segments="single", dupe_factor=1, short_seq_prob=0.2)
     manifest = prepare.prepare(cfg, log)
-    assert (manifest.objective, manifest.nsp_random, manifest.nsp_majority) == ("mlm", None, None)
+    assert (manifest.segments, manifest.label_1_share, manifest.majority) == ("single", None, None)
     assert manifest.unigram_entropy > 0
     assert "next sentence" not in log.text and "padding" in log.text
     written = []
@@ -70,13 +70,13 @@ def test_single_sequences_are_the_text_once_a_pass(config, make_corpus, log, dif
 
 def test_segments_are_in_order_or_swapped(config, make_corpus, log):
     corpus = make_corpus(60)
-    cfg = config(corpus, objective="sop", max_seq_length=128)
+    cfg = config(corpus, segments="sentence_order", max_seq_length=128)
     manifest = prepare.prepare(cfg, log)
     known = sentences_of(corpus)
     starts = {ids[:2]: place for ids, place in known.items()}
     batch = rows_of(cfg.output, "train")
-    assert manifest.nsp_random == pytest.approx(batch["next_sentence_label"].mean(), abs=1e-6)
-    assert 0.3 < manifest.nsp_random < 0.7 and "in the wrong order" in log.text
+    assert manifest.label_1_share == pytest.approx(batch["next_sentence_label"].mean(), abs=1e-6)
+    assert 0.3 < manifest.label_1_share < 0.7 and "in the wrong order" in log.text
     checked = [0, 0]
     for ids, mask, types, label in zip(*batch.values(), strict=True):
         end, middle = int(mask.sum()), int(((types == 0) & (mask == 1)).sum())
@@ -91,74 +91,71 @@ def test_segments_are_in_order_or_swapped(config, make_corpus, log):
 def test_the_order_of_sentences_needs_documents_of_two(config, tmp_path, log):
     corpus = tmp_path / "blank.txt"
     corpus.write_text("\n\n".join(f"w{i} w{i + 1}" for i in range(30)))
-    cfg = config(corpus, objective="sop")
+    cfg = config(corpus, segments="sentence_order")
     with pytest.raises(UserError, match="one sentence, and none has an order"):
         prepare.prepare(cfg, log)
     assert not Path(cfg.output).exists()
-    prepare.prepare(dataclasses.replace(cfg, objective="mlm"), log)
+    prepare.prepare(dataclasses.replace(cfg, segments="single"), log)
 
 
 def test_one_document_is_enough_for_single_sequences(config, tmp_path, log):
     corpus = tmp_path / "one.txt"
     corpus.write_text("w1 w2\nw3 w4\n")
     with pytest.raises(UserError, match="only one document, and training and held-out need 1"):
-        prepare.prepare(config(corpus, objective="mlm"), log)
-    manifest = prepare.prepare(config(corpus, objective="mlm", held_out=0), log)
+        prepare.prepare(config(corpus, segments="single"), log)
+    manifest = prepare.prepare(config(corpus, segments="single", held_out=0), log)
     assert rows_of(config(corpus).output, "train")["input_ids"][0, :6].tolist() == [
         *(2, 6, 7, 8, 9),
         3,
     ]
     assert manifest.examples("train") == 2  # one a pass
     with pytest.raises(UserError, match="one document; half of all pairs"):
-        prepare.prepare(config(corpus, "nsp", held_out=0), log)
+        prepare.prepare(config(corpus, "next_sentence", held_out=0), log)
 
 
-def test_another_objective_is_refused_where_one_is(config, make_corpus, log):
+def test_other_segments_are_refused_where_shards_are(config, make_corpus, log):
     corpus = make_corpus(20)
     prepare.prepare(config(corpus), log)
-    with pytest.raises(UserError, match="objective: nsp there, mlm now"):
-        prepare.prepare(config(corpus, objective="mlm"), log)
-    with pytest.raises(UserError, match="give one of nsp, mlm, sop"):
-        config(corpus, objective="rtd")
+    with pytest.raises(UserError, match="segments: next_sentence there, single now"):
+        prepare.prepare(config(corpus, segments="single"), log)
+    with pytest.raises(UserError, match="give one of next_sentence, single, sentence_order"):
+        config(corpus, segments="rtd")
 
 
-def test_a_manifest_of_before_there_were_objectives_is_of_pairs(config, make_corpus, log):
+def test_a_manifest_with_unknown_segments_is_refused(config, make_corpus, log):
     cfg = config(make_corpus(20))
     manifest = prepare.prepare(cfg, log)
     path = Path(cfg.output) / shards.MANIFEST
     fields = json.loads(path.read_text())
-    assert fields.pop("objective") == "nsp"
-    path.write_text(json.dumps(fields))
-    assert shards.read_manifest(cfg.output) == manifest
-    assert prepare.prepare(cfg, log) == manifest and "nothing to do" in log.text
+    assert fields["segments"] == manifest.segments == "next_sentence"
     for wrong in ("rtd", 3, None):
-        path.write_text(json.dumps({**fields, "objective": wrong}))
-        with pytest.raises(UserError, match="its objective can't be right"):
+        path.write_text(json.dumps({**fields, "segments": wrong}))
+        with pytest.raises(UserError, match="its segments can't be right"):
             shards.read_manifest(cfg.output)
 
 
-def test_the_objective_is_part_of_what_training_depends_on(make_data, some_pairs):
+def test_the_segments_are_part_of_what_training_depends_on(make_data, some_pairs):
     hashes = {
-        shards.read_manifest(make_data(some_pairs(9), objective=objective, name=objective)).hash
-        for objective in ("nsp", "sop", "mlm")
+        shards.read_manifest(make_data(some_pairs(9), segments=segments, name=segments)).hash
+        for segments in ("next_sentence", "sentence_order", "single")
     }
     assert len(hashes) == 3
 
 
-def test_records_of_another_objective_are_damage(make_data, some_pairs):
-    reader = ShardReader(make_data(some_pairs(9), objective="mlm"), "train")
-    with pytest.raises(UserError, match=r"record 0: damaged \(an example of another objective\)"):
+def test_records_of_other_segments_are_damage(make_data, some_pairs):
+    reader = ShardReader(make_data(some_pairs(9), segments="single"), "train")
+    with pytest.raises(UserError, match=r"record 0: damaged \(an example of other segments\)"):
         reader.rows(np.array([0]))
     single = [Pair(np.array([7, 8]), np.array([], int), False)]
     reader = ShardReader(make_data(single, name="single"), "train")
-    with pytest.raises(UserError, match="another objective"):
+    with pytest.raises(UserError, match="other segments"):
         reader.rows(np.array([0]))
 
 
 def test_single_rows_by_hand_in_batches(make_data):
     none = np.array([], int)
     singles = [Pair(np.arange(10, 10 + n), none, False) for n in (1, 14, 3)]
-    directory = make_data(singles, singles, objective="mlm", max_seq_length=16)
+    directory = make_data(singles, singles, segments="single", max_seq_length=16)
     reader = ShardReader(directory, "train")
     rows = reader.rows(np.array([1, 0]))
     assert rows["input_ids"].tolist() == [[2, *range(10, 24), 3], [2, 10, 3] + [0] * 13]
@@ -168,20 +165,20 @@ def test_single_rows_by_hand_in_batches(make_data):
     batch = HeldOutBatches(ShardReader(directory, "held_out"), batch_size=2).rows(1, np.arange(2))
     assert batch["example_weight"].tolist() == [1, 0]
     longer = [Pair(np.arange(10, 25), none, False)]
-    directory = make_data(longer, objective="mlm", max_seq_length=16, name="longer")
+    directory = make_data(longer, segments="single", max_seq_length=16, name="longer")
     with pytest.raises(UserError, match="longer than max_seq_length"):
         ShardReader(directory, "train").rows(np.array([0]))
 
 
-@pytest.mark.parametrize("objective", ["nsp", "mlm"])
+@pytest.mark.parametrize("segments", ["next_sentence", "single"])
 def test_several_lengths_are_what_each_alone_is(
-    config, make_corpus, log, differing, monkeypatch, objective
+    config, make_corpus, log, differing, monkeypatch, segments
 ):
     corpus = make_corpus(60, files=2)
-    cfg = config(corpus, "both", max_seq_length=(32, 96), objective=objective)
+    cfg = config(corpus, "both", max_seq_length=(32, 96), segments=segments)
     calls = []
-    tokenise = workers.tokenise
-    monkeypatch.setattr(workers, "tokenise", lambda *task: calls.append(task) or tokenise(*task))
+    tokenise = prepare.tokenise
+    monkeypatch.setattr(prepare, "tokenise", lambda *task: calls.append(task) or tokenise(*task))
     manifest = prepare.prepare(cfg, log)
     both = Path(cfg.output)
     assert len(calls) == 1 and manifest == shards.read_manifest(both / "32")
@@ -210,7 +207,7 @@ def test_several_lengths_stopped_anywhere_end_with_the_same_bytes(
     straight = config(corpus, "straight", max_seq_length=(32, 64))
     prepare.prepare(straight, log)
     # Two lengths of two splits, and two directories to publish: stopped before each.
-    for name, place, count in (("pair", workers, 4), ("publish", publish, 2)):
+    for name, place, count in (("pair", prepare, 4), ("publish", publish, 2)):
         for stop_at in range(count):
             cfg = dataclasses.replace(straight, output=f"{straight.output}-{name}-{stop_at}")
             calls = itertools.count()
