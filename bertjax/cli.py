@@ -8,16 +8,19 @@ import contextlib
 import io
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 from bertjax import parsing
+from bertjax.commands import command
 from bertjax.errors import Stopped, UserError
-from bertjax.parsing import command, parse_recipe, with_positionals
+from bertjax.parsing import flags_of, parse_recipe, with_positionals
 
 EXIT_DONE, EXIT_INTERRUPTED, EXIT_WARNED, EXIT_MISTAKE, EXIT_STOPPED = 0, 1, 1, 2, 75
 _RESUMABLE = ("demo", "prepare", "pretrain", "finetune")
+_LABELLED = {"train": "train.csv", "dev": "dev.csv"}
 
 
 class Verb(NamedTuple):
@@ -128,7 +131,7 @@ def _say_how_to_go_on(verb: str, arguments: list[str], fresh: bool, workdir: obj
     if fresh:
         words += ["--workdir", str(workdir)]
         words += [] if "--fresh" in arguments else ["--no-fresh"]  # it is in the recipe
-    _say(f"To go on: {command(verb, *words)}")
+    _say(f"To go on: {shlex.join(['bertjax', verb, *words])}")
 
 
 # The verbs --------------------------------------------------------------------------------------
@@ -138,24 +141,28 @@ def _demo(arguments: list[str]) -> int:
     from bertjax.demo.run import DemoConfig, demo
     from bertjax.files import output_directory
 
-    config = parsing.parse(DemoConfig, "demo", arguments)
-    output_directory(config.workdir)
-    _keep_compiled()
-    return EXIT_STOPPED if demo(config, _say).stopped else EXIT_DONE
+    with flags_of(DemoConfig, _say) as say:
+        config = parsing.parse(DemoConfig, "demo", arguments)
+        output_directory(config.workdir)
+        _keep_compiled()
+        return EXIT_STOPPED if demo(config, say).stopped else EXIT_DONE
 
 
 def _tokenizer_train(arguments: list[str]) -> int:
     from bertjax.text.tokenizer import TokenizerConfig, train_tokenizer
 
-    config = parsing.parse(TokenizerConfig, "tokenizer train", arguments)
-    train_tokenizer(config, _say)
-    inputs = config.input if len(config.input) <= 3 else (*config.input[:3], "...")
-    rest = ["--tokenizer", config.output, "--output", "data/shards"]
-    if config.text_feature != "text":
-        rest += ["--text-feature", config.text_feature]
-    if config.tfds_data_dir is not None:
-        rest += ["--tfds-data-dir", config.tfds_data_dir]
-    _say(f"Next: {command('prepare', '--input', *inputs, *rest)}")
+    with flags_of(TokenizerConfig, _say) as say:
+        config = parsing.parse(TokenizerConfig, "tokenizer train", arguments)
+        train_tokenizer(config, say)
+    following = command(
+        "prepare",
+        input=config.input if len(config.input) <= 3 else (*config.input[:3], "..."),
+        tokenizer=config.output,
+        output="data/shards",
+        text_feature=None if config.text_feature == "text" else config.text_feature,
+        tfds_data_dir=config.tfds_data_dir,
+    )
+    _say(f"Next: {following}")
     return EXIT_DONE
 
 
@@ -167,23 +174,26 @@ def _prepare(arguments: list[str]) -> int:
     from bertjax.files import location
 
     if _is_audit(arguments):
-        audited = parsing.parse(AuditConfig, "prepare --audit", arguments)
-        is_clean = all(not report.findings for report in audit_data(audited, _say))
+        with flags_of(AuditConfig, _say) as say:
+            audited = parsing.parse(AuditConfig, "prepare --audit", arguments)
+            is_clean = all(not report.findings for report in audit_data(audited, say))
         return EXIT_DONE if is_clean or not audited.strict else EXIT_WARNED
-    config = parsing.parse(PrepareConfig, "prepare", arguments)
-    if config.estimate:
-        estimate(config, _say)
-        return EXIT_DONE
-    prepare(config, _say)
+    with flags_of(PrepareConfig, _say) as say:
+        config = parsing.parse(PrepareConfig, "prepare", arguments)
+        if config.estimate:
+            estimate(config, say)
+            return EXIT_DONE
+        prepare(config, say)
     directories = config.directories(location(str(config.output))).values()
     if config.strict and not all(map(audit.is_clean, directories)):
         _say("Exit code 1, by --strict: see the warnings. The shards are finished all the same.")
         return EXIT_WARNED
-    place, lengths, rest = str(config.output).rstrip("/"), sorted(config.lengths), ()
-    data = f"{place}/{lengths[0]}" if len(lengths) > 1 else place
+    place, lengths = str(config.output).rstrip("/"), sorted(config.lengths)
+    options: dict[str, object] = {"data": place}
     if len(lengths) > 1:  # nine of ten of the 1,000 steps are short, as in the paper
-        rest = ("--second.data", f"{place}/{lengths[1]}", "--second.after-steps", 900)
-    _say(f"Next: {command('pretrain', '--data', data, *rest, '--workdir', 'runs/pretrain')}")
+        options["data"] = f"{place}/{lengths[0]}"
+        options |= {"second.data": f"{place}/{lengths[1]}", "second.after_steps": 900}
+    _say(f"Next: {command('pretrain', **options, workdir='runs/pretrain')}")
     return EXIT_DONE
 
 
@@ -194,60 +204,65 @@ def _is_audit(words: list[str]) -> bool:
 def _pretrain(arguments: list[str]) -> int:
     from bertjax.pretrain.config import PretrainConfig
 
-    config = parse_recipe(PretrainConfig, "pretrain", arguments)
+    with flags_of(PretrainConfig, _say) as say:
+        config = parse_recipe(PretrainConfig, "pretrain", arguments)
 
-    from bertjax.pretrain.run import pretrain
+        from bertjax.pretrain.run import pretrain
 
-    _keep_compiled()
-    result = pretrain(config, _say)
+        _keep_compiled()
+        result = pretrain(config, say)
     if result.stopped:
         _say_how_to_go_on("pretrain", arguments, config.fresh, result.workdir)
         return EXIT_STOPPED
-    files = ("--train", "train.csv", "--dev", "dev.csv")
-    _say(f"Next: {command('finetune', '--model', result.workdir, *files)}")
+    _say(f"Next: {command('finetune', model=result.workdir, **_LABELLED)}")
     _say(f'  or: echo "the cat [MASK] on the mat." | {command("predict", result.workdir)}')
     return EXIT_DONE
 
 
 def _convert(arguments: list[str]) -> int:
-    import tyro
-
     from bertjax.convert import run as convert
     from bertjax.inference.predict import LINE_KINDS
     from bertjax.objectives.objective import SEGMENTS
 
-    markers = (tyro.conf.PositionalRequiredArgs, tyro.conf.PositionalMetavarFromFieldName)
-    config = parsing.parse(convert.ConvertConfig, "convert", arguments, config=markers)
-    result = convert.convert(config, _say)
+    with flags_of(convert.ConvertConfig, _say) as say:
+        config = parsing.parse(convert.ConvertConfig, "convert", arguments)
+        result = convert.convert(config, say)
     if config.to == "huggingface":
-        files = ("--train", "train.csv", "--dev", "dev.csv")
-        _say(f"Next: {command('finetune', '--model', result.dest, *files)}")
+        _say(f"Next: {command('finetune', model=result.dest, **_LABELLED)}")
         verb = "predict" if result.kind in LINE_KINDS else "embed"
         _say(f"  or: {command(verb, result.dest)} < lines.txt")
         return EXIT_DONE
-    length = min(128, result.model.max_position_embeddings)
-    shards = ("--tokenizer", result.dest / "tokenizer", "--output", "data/shards")
-    flags = ("--model.size", result.dest / convert.MODEL, "--optimizer.name", result.optimizer)
-    steps = ("--loop.train-steps", result.step + 10_000)
     objective = config.objective or ("mlm" if result.kind == "masked_lm" else "nsp")
-    shards += () if objective == "nsp" else ("--segments", SEGMENTS[objective])
-    _say(f"Next: {command('prepare', '--input', 'text', *shards, '--max-seq-length', length)}")
-    run = ("--data", "data/shards", "--workdir", result.dest)
-    _say(f"then: {command('pretrain', *run, *flags, *steps)}")
+    shards = command(
+        "prepare",
+        input="text",
+        tokenizer=result.dest / "tokenizer",
+        output="data/shards",
+        segments=None if objective == "nsp" else SEGMENTS[objective],
+        max_seq_length=min(128, result.model.max_position_embeddings),
+    )
+    options = {
+        "model.size": result.dest / convert.MODEL,
+        "optimizer.name": result.optimizer,
+        "loop.train_steps": result.step + 10_000,
+    }
+    _say(f"Next: {shards}")
+    _say(f"then: {command('pretrain', data='data/shards', workdir=result.dest, **options)}")
     return EXIT_DONE
 
 
 def _finetune(arguments: list[str]) -> int:
     from bertjax.finetune.run import FinetuneConfig, finetune
 
-    config = parse_recipe(FinetuneConfig, "finetune", arguments)
-    _keep_compiled()
-    result = finetune(config, _say)
+    with flags_of(FinetuneConfig, _say) as say:
+        config = parse_recipe(FinetuneConfig, "finetune", arguments)
+        _keep_compiled()
+        result = finetune(config, say)
     if result.stopped:
         _say_how_to_go_on("finetune", arguments, config.fresh, result.workdir)
         return EXIT_STOPPED
-    names = ("--column-names", *config.column_names) if config.column_names else ()
-    _say(f"Next: {command('evaluate', result.workdir, config.dev, *names)}")
+    again = command("evaluate", result.workdir, config.dev, column_names=config.column_names)
+    _say(f"Next: {again}")
     _say(f"  or: {command('predict', result.workdir)} < lines.txt")
     return EXIT_DONE
 
@@ -360,14 +375,10 @@ def _embed(
 
 
 def _probe(arguments: list[str]) -> int:
-    import tyro
-
     from bertjax.inference.probe import ProbeConfig, probe
 
-    markers = (tyro.conf.PositionalMetavarFromFieldName,)
-    config = parsing.parse(ProbeConfig, "probe", arguments, config=markers)
-    with _keeping_compiled():
-        _say(json.dumps(probe(config)))
+    with flags_of(ProbeConfig), _keeping_compiled():
+        print(json.dumps(probe(parsing.parse(ProbeConfig, "probe", arguments))))
     return EXIT_DONE
 
 

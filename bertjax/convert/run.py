@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import tyro
 from etils import epath
 
 from bertjax.config import BertConfig, read_json_object
@@ -48,10 +49,10 @@ class ConvertConfig:
     installed.
     """
 
-    source: str
+    source: tyro.conf.Positional[str]
     """Directory to read, the path of a TF1 checkpoint's files (with or without .index), or a name
     on the hub."""
-    dest: str
+    dest: tyro.conf.Positional[str]
     """Directory to make; one that holds something is never overwritten."""
     to: Literal["huggingface", "run"] = "huggingface"
     """huggingface: config.json, model.safetensors and the tokenizer; run: a run directory."""

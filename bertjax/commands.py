@@ -1,0 +1,27 @@
+"""Commands as a person types them, written with the names of configuration fields."""
+
+import shlex
+
+
+def flag(field: str) -> str:
+    """Returns the flag of a configuration field, which is given by its dotted path."""
+    return f"--{field.replace('_', '-')}"
+
+
+def command(verb: str, *positionals: object, **options: object) -> str:
+    """Returns the line that runs a verb.
+
+    Args:
+        verb: the verb, such as "pretrain" or "tokenizer train".
+        positionals: arguments without a flag.
+        options: values by field. A dotted path is given by `**{"loop.train_steps": 10}`. A tuple
+            gives several words; True gives the flag alone; None leaves the field out.
+    """
+    words = ["bertjax", *verb.split(), *map(str, positionals)]
+    for field, value in options.items():
+        if value is None:
+            continue
+        words.append(flag(field))
+        if value is not True:
+            words += map(str, value if isinstance(value, tuple) else (value,))
+    return shlex.join(words)
