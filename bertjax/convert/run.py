@@ -21,12 +21,12 @@ from bertjax.interop.huggingface import Pretrained, from_google, from_pretrained
 from bertjax.model.bert import init_params
 from bertjax.model.heads import TASK_PARTS, kind_of_parts
 from bertjax.objectives.objective import ObjectiveName
-from bertjax.pretrain.run import KIND, UNDECIDED_NAMES, heads_identity
+from bertjax.pretrain.run import KIND, UNSET_NAMES, heads_setting
 from bertjax.rundir.records import CONFIG
 from bertjax.rundir.workdir import write_config
 from bertjax.text.tokenizer import Tokenizer, load_tokenizer
-from bertjax.train.checkpoint.identity import UNDECIDED
 from bertjax.train.checkpoint.manager import Checkpoints
+from bertjax.train.checkpoint.settings import UNSET
 from bertjax.train.optimizer import OptimizerConfig, OptimizerName, make_optimizer
 from bertjax.train.step import TrainState, init_state
 
@@ -203,9 +203,9 @@ def _read_run(path: epath.Path, *, with_moments: bool) -> _Source:
     notes: list[str] = []
     with Checkpoints(path / "checkpoints", read_only=True, log=notes.append) as checkpoints:
         params, meta = checkpoints.restore_params()
-        shape = BertConfig.from_dict(meta["identity"]["model"], where=str(path))
+        shape = BertConfig.from_dict(meta["immutable"]["model"], where=str(path))
         tokenizer = load_tokenizer(path / "tokenizer")
-        if tokenizer.sha256 != meta["identity"]["tokenizer"]:
+        if tokenizer.sha256 != meta["immutable"]["tokenizer"]:
             raise UserError(
                 f"{path}/tokenizer: not the vocabulary that the run was trained with: put a copy "
                 "of that one back."
@@ -213,16 +213,16 @@ def _read_run(path: epath.Path, *, with_moments: bool) -> _Source:
         model = Pretrained(shape, params, tokenizer, {"kind": kind_of_parts(params)})
         if not with_moments:
             return _Source(model, meta["step"], has_moments=True, notes=tuple(notes))
-        identity = meta["identity"]
-        if "freeze" in identity:
+        saved = meta["immutable"]
+        if "freeze" in saved:
             raise UserError(
-                f"{path}: froze {', '.join(identity['freeze'])}, of which it has no moments, and a "
+                f"{path}: froze {', '.join(saved['freeze'])}, of which it has no moments, and a "
                 "run needs them all: convert it with --to huggingface, and that into a run."
             )
-        average = "ema_decay" in identity
+        average = "ema_decay" in saved
         if average:
             notes.append("The run goes on from its weights; their moving average is left out.")
-        optimizer_name = identity["optimizer"]
+        optimizer_name = saved["optimizer"]
         optimizer = _optimizer(optimizer_name)
         target = jax.eval_shape(lambda: init_state(params, optimizer, average=average))
         restored = checkpoints.restore(target, step=meta["step"])
@@ -396,15 +396,15 @@ def _optimizer(name: Any) -> optax.GradientTransformation:
 def _meta(
     shape: BertConfig, tokenizer: Tokenizer, optimizer: str, step: int, objective: str
 ) -> dict[str, Any]:
-    """What `train.loop` keeps with a step; the rest of the identity is for who goes on."""
+    """What `train.loop` saves with a step; the run that continues sets the unset settings."""
     return {
-        "identity": {
+        "immutable": {
             "model": shape.to_dict(),
             "tokenizer": tokenizer.sha256,
             "optimizer": optimizer,
-            **heads_identity(objective),
+            **heads_setting(objective),
         },
-        UNDECIDED: list(UNDECIDED_NAMES),
-        "facts": {},
-        "loop": {"best": None, "evaluated": step, "window": None},
+        UNSET: list(UNSET_NAMES),
+        "mutable": {},
+        "loop": {"best": None, "evaluated": step, "no_better": 0, "window": None},
     }

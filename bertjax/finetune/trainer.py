@@ -27,6 +27,7 @@ from bertjax.tasks.task import Examples, Task
 from bertjax.train import lora, sharding
 from bertjax.train.checkpoint.manager import Checkpoints
 from bertjax.train.checkpoint.restore import abstract
+from bertjax.train.checkpoint.settings import RunSettings
 from bertjax.train.loop import LoopConfig, fit
 from bertjax.train.optimizer import make_schedule
 from bertjax.train.step import TrainState
@@ -107,17 +108,17 @@ class SeedTrainer:
             self.weights = {"random": dataclasses.asdict(config.initialization)}
         self.best: tuple[dict[str, float], Any] | None = None  # metrics and parameters
         rates = {setting.learning_rate for setting in self.settings}
-        self.identity = self._identity(_only(rates), _only(sizes))
+        self.immutable = self._immutable(_only(rates), _only(sizes))
         if len(epochs) > 1:
-            self.identity["epochs"] = _only(epochs)
+            self.immutable["epochs"] = _only(epochs)
         self.workdir = choose_workdir(
-            config.workdir, KIND, fresh=config.fresh, identity=self.identity
+            config.workdir, KIND, fresh=config.fresh, immutable=self.immutable
         )
 
     def write_config(self, *, again: bool) -> None:
         """Keeps the configuration in workdir/config.json; unless `again`, what is there stays."""
         if jax.process_index() == 0 and (again or not (self.workdir / CONFIG).exists()):
-            write_config(self.workdir, KIND, self.config, self.identity)
+            write_config(self.workdir, KIND, self.config, self.immutable)
 
     def write_result(self, text: str) -> None:
         """Keeps the result in workdir/result.json."""
@@ -175,7 +176,7 @@ class SeedTrainer:
                 batch_at=functools.partial(self.batch, seed, plan),
                 evaluate=evaluate,
                 checkpoints=checkpoints,
-                meta=self._meta(seed, setting),
+                settings=self._run_settings(seed, setting),
                 telemetry=self._telemetry(workdir, plan),
                 # Without it no evaluation saves: a tiny run's time is not spent on checkpoints.
                 best_metric=self.task.metric if self._dev_rows_choose else None,
@@ -293,8 +294,8 @@ class SeedTrainer:
         """Whether it depends on the dev rows what a seed's weights are."""
         return self.config.select == "best" or self.config.patience > 0
 
-    def _identity(self, rate: float | str, batch_size: int | str) -> dict[str, Any]:
-        """What may not change when a run resumes; the same for all seeds."""
+    def _immutable(self, rate: float | str, batch_size: int | str) -> dict[str, Any]:
+        """Returns the settings that a resumed run can't change; they are the same for all seeds."""
         config = self.config
         chosen: dict[str, Any] = {"dev rows": self.task.dev_hash} if self._dev_rows_choose else {}
         if chosen and self.task.metric not in self.task.metrics[:1]:
@@ -304,7 +305,7 @@ class SeedTrainer:
             "tokenizer": self.model.tokenizer.sha256,
             "data": self.task.data_hash,
             **chosen,
-            **self.task.identity,
+            **self.task.immutable,
             **({"group_by_length": True} if config.group_by_length else {}),
             **({"lora": dataclasses.asdict(config.lora)} if config.lora.rank else {}),
             "batch_size": batch_size,
@@ -317,19 +318,19 @@ class SeedTrainer:
             },
         }
 
-    def _meta(self, seed: int, setting: Setting) -> dict[str, Any]:
+    def _run_settings(self, seed: int, setting: Setting) -> RunSettings:
         config = self.config
-        identity = self._identity(setting.learning_rate, setting.batch_size)
-        return {
-            "identity": {**identity, "seed": seed},
-            "facts": {
+        immutable = self._immutable(setting.learning_rate, setting.batch_size)
+        return RunSettings(
+            immutable={**immutable, "seed": seed},
+            mutable={
                 "dev rows": self.task.dev_hash,
                 "mesh": dict(self.mesh.shape),
                 "execution": dataclasses.asdict(config.execution),
                 "accumulation": config.accumulation,
             },
-            "explain": {"train_steps": "the learning rate follows the new schedule from here on"},
-        }
+            effects={"train_steps": "the learning rate follows the new schedule from here on"},
+        )
 
     def _telemetry(self, workdir: epath.Path, plan: Plan) -> Telemetry:
         rate = Field("learning_rate", "lr", ".1e", last=True)

@@ -147,25 +147,26 @@ def run_schedule(config: PretrainConfig) -> optax.Schedule:
     return optax.join_schedules([first, then], [second.after_steps])
 
 
-def identity_at(step: int, phases: Sequence[Phase], identity: dict[str, Any]) -> dict[str, Any]:
-    """Of a checkpoint's identity: only one of a step in the second phase has that phase's data, so
-    that a run of one phase goes on with a second one, also if it never knew of any.
+def immutable_at(step: int, phases: Sequence[Phase], immutable: dict[str, Any]) -> dict[str, Any]:
+    """Returns the immutable settings of the checkpoint of a step.
+
+    Only checkpoints of the second phase record that phase's data, so that a run of one phase can
+    be continued with a second one.
 
     Args:
         step: steps done.
-        phases: of the run.
-        identity: of the first phase.
+        phases: the run's phases.
+        immutable: the settings of the first phase.
     """
     place = phase_at(phases, step - 1)
     if place == 0:
-        return identity
+        return immutable
     phase = phases[place]
-    second = {"after_steps": phase.first, **data_identity(phase)}
-    return {**identity, "second": second}
+    return {**immutable, "second": {"after_steps": phase.first, **data_settings(phase)}}
 
 
-def data_identity(phase: Phase) -> dict[str, Any]:
-    """Of a run's identity: the data of a phase; its lengths where there are several to choose."""
+def data_settings(phase: Phase) -> dict[str, Any]:
+    """Returns the immutable settings of a phase's data; row lengths only where a choice exists."""
     found: dict[str, Any] = {
         "data": phase.corpora.identity(),
         "order of the data": phase.stream.order_fingerprint(),
@@ -176,8 +177,8 @@ def data_identity(phase: Phase) -> dict[str, Any]:
     return found
 
 
-def second_facts(config: PretrainConfig) -> dict[str, Any]:
-    """What may change of a second phase when a run resumes; nothing where there is none."""
+def second_mutable(config: PretrainConfig) -> dict[str, Any]:
+    """Returns the mutable settings of the second phase; an empty dict if there is none."""
     second = config.second
     names = ("after_steps", "accumulation", "learning_rate", "warmup_steps")
     given = {name: value for name in names if (value := getattr(second, name)) is not None}

@@ -28,12 +28,12 @@ from bertjax.pretrain.evaluation import (
 )
 from bertjax.pretrain.phases import (
     Phase,
-    data_identity,
-    identity_at,
+    data_settings,
+    immutable_at,
     open_phases,
     phase_at,
     run_schedule,
-    second_facts,
+    second_mutable,
     untrained_positions,
 )
 from bertjax.pretrain.program import Program, Vocabulary, build
@@ -43,6 +43,7 @@ from bertjax.text.tokenizer import Tokenizer, load_tokenizer
 from bertjax.train import param_groups, sharding
 from bertjax.train.checkpoint.manager import Checkpoints
 from bertjax.train.checkpoint.orbax_storage import told_by_first_process
+from bertjax.train.checkpoint.settings import RunSettings
 from bertjax.train.loop import fit
 from bertjax.train.optimizer import RATE_FIELDS
 from bertjax.train.step import TrainState
@@ -51,11 +52,11 @@ from bertjax.train.telemetry.trackers import make_profiler, make_trackers
 
 KIND = "pre-training"
 BEST_METRIC = "mlm_loss"
-UNDECIDED_NAMES = (
+UNSET_NAMES = (
     *("data", "order of the data", "length_buckets"),
     *("seed", "initialization", "objective", "batch_size"),
 )
-"""Of a run's identity: what weights that come from elsewhere do not know. They know the rest."""
+"""Immutable settings without a value in the first checkpoint of a converted run."""
 # The examples whose tokens are counted (for initialization.mlm_bias and accuracies by frequency),
 # and how many of them are in memory at once.
 _COUNTED_EXAMPLES, _COUNTED_AT_ONCE = 50_000, 2_000
@@ -168,7 +169,7 @@ def pretrain(
             batch_at=functools.partial(_batch_at, phases, mesh),
             evaluate=_evaluator_of(phases, evaluators),
             checkpoints=checkpoints,
-            meta=_meta(config, program.model, tokenizer, phases),
+            settings=_settings(config, program.model, tokenizer, phases),
             telemetry=telemetry,
             best_metric=BEST_METRIC,
             phases=[
@@ -259,63 +260,54 @@ def _tokenizer_of(corpora: Corpora) -> Tokenizer:
     return tokenizer
 
 
-def _meta(
+def _settings(
     config: PretrainConfig,
     model: BertConfig,
     tokenizer: Tokenizer,
     phases: Sequence[Phase],
-) -> dict[str, Any]:
-    """What a resumed run must share with the one it continues, and what it may change."""
+) -> RunSettings:
+    """Returns the settings that a resumed run must share, and those that it may change."""
     first, objective = phases[0], objective_for(phases[0].corpora.manifest.segments)
     optimizer = config.optimizer.fields()
-    # What the state is of; the rest of the optimizer may change.
+    # These decide the state's arrays; the optimizer's other settings may change.
     held = {name: optimizer.pop(name) for name in ("freeze", "ema_decay") if name in optimizer}
     name = optimizer.pop("name")
     rescheduled = "the learning rate follows the new schedule from here on"
-    identity = {
+    immutable = {
         "model": model.to_dict(),
         "tokenizer": tokenizer.sha256,
         "seed": config.seed,
         "initialization": dataclasses.asdict(config.initialization),
-        "objective": _objective(config, objective),
+        "objective": {"name": objective, **dataclasses.asdict(config.masking)},
         "optimizer": name,
         **held,
-        **data_identity(first),
-        **heads_identity(objective),
+        **data_settings(first),
+        **heads_setting(objective),
     }
-    return {
-        "identity": functools.partial(identity_at, phases=phases, identity=identity),
-        "facts": {
+    return RunSettings(
+        immutable=functools.partial(immutable_at, phases=phases, immutable=immutable),
+        mutable={
             "optimizer": optimizer,
             "mesh": dataclasses.asdict(config.mesh),
             "devices": jax.device_count(),
             "execution": dataclasses.asdict(config.execution),
             "accumulation": config.accumulation,
             "eval_examples": config.eval_examples,
-            **second_facts(config),
+            **second_mutable(config),
         },
-        "explain": {
+        effects={
             "train_steps": rescheduled,
             **{f"optimizer.{field}": rescheduled for field in RATE_FIELDS},
             **{f"second.{field}": rescheduled for field in ("learning_rate", "warmup_steps")},
         },
-    }
+    )
 
 
-def _objective(config: PretrainConfig, objective: str) -> dict[str, Any]:
-    """Masking, and what the data are for. Newer fields are named only where they have not their
-    default, so that runs that began without them go on."""
-    fields = dataclasses.asdict(config.masking)
-    if not config.masking.span:
-        del fields["span"]
-    if objective != "nsp":
-        fields["data"] = objective
-    return fields
+def heads_setting(objective: str) -> dict[str, str]:
+    """Returns the immutable setting of a run without a next-sentence head.
 
-
-def heads_identity(objective: str) -> dict[str, str]:
-    """Of a run's identity: that it has no next-sentence head. Unlike the rest of the objective,
-    weights that come from elsewhere do know it."""
+    Unlike the rest of the objective, converted weights determine it.
+    """
     return {"heads": "masked LM alone"} if objective == "mlm" else {}
 
 

@@ -55,7 +55,7 @@ def read_records(path: epath.Path) -> list[Record]:
 
 def read_settings(directory: epath.Path) -> dict[str, Any]:
     """config.json with its parts' fields named as flags are (`optimizer.learning_rate`), without
-    the identity that repeats them; empty where there is none, or it is not JSON."""
+    the immutable settings that repeat them; empty where there is none, or it is not JSON."""
     path = directory / CONFIG
     try:
         fields = json.loads(path.read_text()) if path.exists() else {}
@@ -63,7 +63,7 @@ def read_settings(directory: epath.Path) -> dict[str, Any]:
         return {}
     if not isinstance(fields, dict):
         return {}
-    return dict(_flat({name: value for name, value in fields.items() if name != "identity"}))
+    return dict(_flat({name: value for name, value in fields.items() if name != "immutable"}))
 
 
 def _flat(fields: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:

@@ -10,14 +10,14 @@ from etils import epath
 from bertjax.errors import UserError
 from bertjax.files import output_directory, write_atomically
 from bertjax.rundir.records import CONFIG
-from bertjax.train.checkpoint.identity import as_json, refuse_another_run
 from bertjax.train.checkpoint.orbax_storage import from_first_process
+from bertjax.train.checkpoint.settings import as_json, refuse_changed
 
 KINDS = ("pre-training", "fine-tuning")
 
 
 def choose_workdir(
-    workdir: str, kind: str, *, fresh: bool, identity: Mapping[str, Any] | None = None
+    workdir: str, kind: str, *, fresh: bool, immutable: Mapping[str, Any] | None = None
 ) -> epath.Path:
     """The directory named, or with `fresh` the first of name-2, name-3, ... that is not taken.
 
@@ -25,7 +25,7 @@ def choose_workdir(
         workdir: what the user named.
         kind: of the run, one of `KINDS`.
         fresh: never go on with what is there.
-        identity: what every run there must share; None leaves that to its checkpoints.
+        immutable: settings that every run there must share; None leaves them to the checkpoints.
 
     Raises:
         UserError: a file is in the way, or the directory belongs to another run.
@@ -41,11 +41,11 @@ def choose_workdir(
     if number > 1:
         return path.parent / f"{path.name}-{number}"
     if (path / CONFIG).exists():
-        _refuse_another(path, kind, identity)
+        _refuse_another(path, kind, immutable)
     return path
 
 
-def _refuse_another(path: epath.Path, kind: str, identity: Mapping[str, Any] | None) -> None:
+def _refuse_another(path: epath.Path, kind: str, immutable: Mapping[str, Any] | None) -> None:
     try:
         saved = json.loads((path / CONFIG).read_text())
     except (ValueError, RecursionError):
@@ -55,15 +55,15 @@ def _refuse_another(path: epath.Path, kind: str, identity: Mapping[str, Any] | N
     if found != kind:
         what = f"a {found} run" if found in KINDS else f"a {CONFIG} that is of no run"
         raise UserError(
-            f"{path}: holds {what}, and this is a {kind} run: give another --workdir, or --fresh "
-            "to start beside it."
+            f"{path}: holds {what}, and this is a {kind} run: name another `workdir`, or set "
+            "`fresh` to start a new run beside it."
         )
-    if identity is not None:
-        refuse_another_run(saved.get("identity", {}), identity, path)
+    if immutable is not None:
+        refuse_changed(saved.get("immutable", {}), immutable, path)
 
 
 def write_config(
-    workdir: epath.Path, kind: str, config: Any, identity: Mapping[str, Any] | None = None
+    workdir: epath.Path, kind: str, config: Any, immutable: Mapping[str, Any] | None = None
 ) -> None:
     """Keeps the configuration, and whose the directory is, in workdir/config.json.
 
@@ -71,7 +71,7 @@ def write_config(
         CannotWrite: no room for it, or no permission.
     """
     fields = {"kind": kind, **dataclasses.asdict(config)}
-    if identity is not None:
-        fields["identity"] = as_json(identity)
+    if immutable is not None:
+        fields["immutable"] = as_json(immutable)
     text = json.dumps(fields, indent=2) + "\n"
     write_atomically(workdir / CONFIG, text.encode())

@@ -84,8 +84,8 @@ class Task:
     scores: Callable[[Any, Iterable[tuple[np.ndarray, np.ndarray]]], dict[str, float]]
     """(the examples; row numbers [n] and the model's outputs for them [n, ...], batch by batch,
     every row once) -> metrics, the main one among them."""
-    identity: Mapping[str, Any]
-    """What may not change when a run resumes: `objective`, and all that decides what is learned."""
+    immutable: Mapping[str, Any]
+    """Settings that a resumed run can't change: `objective`, and all that affect training."""
     fields: Callable[[Mapping[str, float]], Mapping[str, Any]]
     """Metrics of a seed on the dev rows -> what its export says of the task beside the kind: what
     predicting has to know."""

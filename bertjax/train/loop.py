@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 from etils import epath
 
 from bertjax.errors import UserError
-from bertjax.train.checkpoint.identity import (
-    UNDECIDED,
-    changes,
-    refuse_another_run,
+from bertjax.train.checkpoint.settings import (
+    UNSET,
+    RunSettings,
+    describe_changes,
+    refuse_changed,
     refuse_fewer_steps,
 )
 from bertjax.train.phases import Phase, phase_start
@@ -65,12 +66,6 @@ class LoopConfig:
             if getattr(self, name) < least:
                 raise UserError(f"{name} is {getattr(self, name)}: give at least {least}.")
 
-    def facts(self) -> dict[str, Any]:
-        """All fields, for a checkpoint's meta; without what runs made before didn't know, where
-        it is off."""
-        fields = dataclasses.asdict(self)
-        return fields if self.patience else {k: v for k, v in fields.items() if k != "patience"}
-
 
 @dataclasses.dataclass
 class FitResult:
@@ -102,7 +97,7 @@ def fit(
     batch_at: Callable[[int], Any],
     evaluate: Callable[[Any, Callable[[], bool]], Mapping[str, float] | None] | None,
     checkpoints: "Checkpoints",
-    meta: Mapping[str, Any],
+    settings: RunSettings,
     telemetry: Telemetry,
     best_metric: str | None = None,
     tokens_per_step: int = 0,
@@ -126,9 +121,7 @@ def fit(
         evaluate: (state, should_stop) -> metrics; asks should_stop between its batches, and
             returns None if it stopped early for that.
         checkpoints: of this run.
-        meta: `identity`: {name: JSON value} that may not change on resume, or a function that gives
-            them for a checkpoint's step; `facts`: {name: JSON value} that may, which is told;
-            `explain`: {name of a fact: what its change does}.
+        settings: saved in checkpoints, beside the fields of `config`, which are mutable.
         telemetry: of this run.
         best_metric: the metric of `evaluate` to keep the best checkpoint by, and patience.
         tokens_per_step: for tokens/s.
@@ -152,11 +145,7 @@ def fit(
         batch_at,
         evaluate,
         checkpoints,
-        {
-            "identity": meta.get("identity", {}),
-            "facts": {**meta.get("facts", {}), **config.facts()},
-            "explain": meta.get("explain", {}),
-        },
+        settings,
         telemetry,
         best_metric,
         tuple(phases) or (Phase(config.train_steps, tokens_per_step),),
@@ -179,12 +168,12 @@ class _Run:
         batch_at: Callable[[int], Any],
         evaluate: Callable[[Any, Callable[[], bool]], Mapping[str, float] | None] | None,
         checkpoints: "Checkpoints",
-        meta: Mapping[str, Any],
+        settings: RunSettings,
         telemetry: Telemetry,
         best_metric: str | None,
         phases: tuple[Phase, ...],
     ) -> None:
-        self.config, self.workdir, self.meta = config, workdir, meta
+        self.config, self.workdir, self.settings = config, workdir, settings
         self.train_step, self.batch_at, self.evaluate = train_step, batch_at, evaluate
         self.checkpoints, self.telemetry = checkpoints, telemetry
         self.best_metric, self.phases = best_metric, phases
@@ -338,12 +327,11 @@ class _Run:
             return
         self.telemetry.flush()
         self.checkpoints.ranked_after = phase_start(self.phases, step)
-        kept = {"identity": self._identity(step), "facts": self.meta["facts"]}
-        self.checkpoints.save(state, {**kept, "loop": self._memory()}, value)
+        meta = {"immutable": self.settings.immutable_at(step), "mutable": self._mutable()}
+        self.checkpoints.save(state, {**meta, "loop": self._memory()}, value)
 
-    def _identity(self, step: int) -> Mapping[str, Any]:
-        identity = self.meta["identity"]
-        return identity if isinstance(identity, Mapping) else identity(step)
+    def _mutable(self) -> dict[str, Any]:
+        return {**self.settings.mutable, **dataclasses.asdict(self.config)}
 
     def _memory(self) -> dict[str, Any]:
         """What the next process needs to know besides the state."""
@@ -361,11 +349,11 @@ class _Run:
         import jax
 
         def accept(saved: Mapping[str, Any]) -> None:
-            refuse_another_run(
-                saved["identity"],
-                self._identity(saved["step"]),
+            refuse_changed(
+                saved["immutable"],
+                self.settings.immutable_at(saved["step"]),
                 self.workdir,
-                undecided=saved.get(UNDECIDED, ()),
+                unset=saved.get(UNSET, ()),
             )
 
         restored = self.checkpoints.restore(abstract_state, accept=accept)
@@ -375,7 +363,7 @@ class _Run:
         else:
             state, memory = restored.state, restored.meta["loop"]
             self.best, self.evaluated = memory["best"], memory["evaluated"]
-            self.no_better = memory.get("no_better", 0)  # absent in runs made before
+            self.no_better = memory["no_better"]
             self.bad_steps = int(state.bad_steps)
         step = int(state.step)
         self.telemetry.begin(
@@ -390,17 +378,17 @@ class _Run:
         if restored is None:
             return state, None
         line = f"Resumed at step {step:,} of {self.config.train_steps:,}"
-        if undecided := restored.meta.get(UNDECIDED):  # the first step of a converted run
+        if unset := restored.meta.get(UNSET):  # the first step of a converted run
             if step >= self.config.train_steps:
                 raise UserError(
-                    f"{self.workdir}: holds a run at step {step:,} already, and train_steps is "
-                    f"{self.config.train_steps:,}: give --loop.train-steps above {step:,}."
+                    f"{self.workdir}: holds a run at step {step:,}, and `loop.train_steps` is "
+                    f"{self.config.train_steps:,}: give `loop.train_steps` above {step:,}."
                 )
-            names = ", ".join(name for name in undecided if name in self._identity(step))
+            names = ", ".join(name for name in unset if name in self.settings.immutable_at(step))
             self.telemetry.say(f"{line}; taken from this command and held from now on: {names}.")
             return state, step
         refuse_fewer_steps(step, self.config.train_steps, self.workdir)
-        changed = changes(restored.meta["facts"], self.meta["facts"], self.meta["explain"])
+        changed = describe_changes(restored.meta["mutable"], self._mutable(), self.settings.effects)
         complete = step >= self.config.train_steps or self._out_of_patience()
         if complete and not changed:
             return state, step

@@ -203,7 +203,7 @@ def test_a_run_holds_weights_moments_and_step(run, trees, tiny_config, tiny_toke
         "bad_steps": 0,
         "opt_state/3/count": STEP,
     }
-    assert meta["identity"] == {
+    assert meta["immutable"] == {
         "model": tiny_config.to_dict(),
         "tokenizer": tiny_tokenizer.sha256,
         "optimizer": "adamw_google",
@@ -220,7 +220,7 @@ def test_a_converted_run_goes_on_as_stepping_by_hand(run, recipe, trees, tiny_to
     (resumed,) = (line for line in lines if line.startswith("Resumed"))
     assert resumed == (
         "Resumed at step 20 of 23; taken from this command and held from now on: data, order of "
-        "the data, seed, start, objective, batch_size."
+        "the data, seed, initialization, objective, batch_size."
     )
     program = build(config, make_mesh(MeshConfig()), Vocabulary.of(tiny_tokenizer), 16)
     state = program.init()

@@ -103,9 +103,9 @@ def test_single_sequences_go_on_and_other_data_are_refused(done, recipe):
     longer = dataclasses.replace(config, loop=dataclasses.replace(config.loop, train_steps=3))
     assert runs.pretrain(longer, lines.append).stopped is False
     assert any(line.startswith("Resumed at step 2 of 3") for line in lines)
-    with pytest.raises(bj.UserError, match=r"objective.data \(mlm there, absent here\)"):
+    with pytest.raises(bj.UserError, match=r"objective.name \(mlm there, nsp here\)"):
         runs.pretrain(recipe("nsp", result.workdir, masking=config.masking), silent)
-    with pytest.raises(bj.UserError, match=r"objective.span \(true there, absent here\)"):
+    with pytest.raises(bj.UserError, match=r"objective.span \(true there, false here\)"):
         runs.pretrain(dataclasses.replace(config, masking=MaskingConfig()), silent)
 
 
@@ -150,5 +150,5 @@ def test_the_order_of_sentences_has_names_of_its_own(data, recipe, tmp_path):
     assert f"sentence-order accuracy {result.metrics['sop_accuracy']:.1%}" in lines[-1]
     assert f"(majority {majority:.1%})" in lines[-1]
     assert bj.from_pretrained(result.export).kind == "pretraining"
-    with pytest.raises(bj.UserError, match=r"objective.data \(sop there, absent here\)"):
+    with pytest.raises(bj.UserError, match=r"objective.name \(sop there, nsp here\)"):
         runs.pretrain(recipe("nsp", tmp_path / "run"), silent)

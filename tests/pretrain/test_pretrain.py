@@ -233,7 +233,7 @@ def test_another_run_is_refused_by_name(recipe, straight, changes, named):
     before = (straight / "config.json").read_bytes()
     with pytest.raises(bj.UserError, match=named) as caught:
         runs.pretrain(recipe(**fields), silent)
-    assert "--fresh" in str(caught.value)
+    assert "`fresh`" in str(caught.value)
     assert (straight / "config.json").read_bytes() == before
 
 
@@ -346,7 +346,7 @@ def test_the_directory_of_a_fine_tuning_is_refused(recipe, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     (run / "config.json").write_text('{"kind": "fine-tuning", "model": "m"}')
-    sentence = "holds a fine-tuning run, and this is a pre-training run: give another --workdir"
+    sentence = "holds a fine-tuning run, and this is a pre-training run: name another `workdir`"
     with pytest.raises(bj.UserError, match=sentence):
         runs.pretrain(recipe(), silent)
     assert [path.name for path in run.iterdir()] == ["config.json"]

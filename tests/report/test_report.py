@@ -272,7 +272,7 @@ def two_runs(tmp_path):
     """One whose last evaluation is not its best, and one that ends higher."""
     for name, losses, rate in (("a", [6.0, 5.0, 5.5], 1e-3), ("b & c", [6.0, 5.75], 1e-4)):
         settings = {"kind": "pre-training", "workdir": name, "seed": 0, "optimizer": {"rate": rate}}
-        settings["identity"] = {"optimizer": {"rate": rate}}
+        settings["immutable"] = {"optimizer": {"rate": rate}}
         write_run(tmp_path / name, losses, settings)
     return [tmp_path / "a", tmp_path / "b & c"]
 
@@ -313,7 +313,7 @@ def test_only_settings_that_differ_are_listed(two_runs):
     rows = rows_of(target.read_text())
     assert ["optimizer.rate", "0.001", "0.0001"] in rows
     assert not [row for row in rows if row[0] in ("workdir", "seed", "kind")]
-    assert not [row for row in rows if row[0].startswith("identity")]
+    assert not [row for row in rows if row[0].startswith("immutable")]
     assert "2 other settings are the same" in target.read_text()
 
 

@@ -349,18 +349,18 @@ def test_a_step_that_does_not_guard_itself_never_gets_saved(toy, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("identity", "message"),
+    ("immutable", "message"),
     [
         ({"model": {"size": 65}, "data": "abc", "seed": 1}, r"model\.size \(64 there, 65 here\)"),
         ({"model": {"size": 64}, "data": "abd", "seed": 2}, r"data \(abc .* seed \(1 there, 2"),
         ({"model": {"size": 64}, "data": "abc"}, r"seed \(1 there, absent here\)"),
     ],
 )
-def test_another_run_is_refused_by_name(toy, tmp_path, identity, message):
+def test_another_run_is_refused_by_name(toy, tmp_path, immutable, message):
     toy.run(tmp_path, LoopConfig(1))
     with pytest.raises(UserError, match=message) as error:
-        toy.run(tmp_path, LoopConfig(2), identity=identity)
-    assert "--fresh" in str(error.value)
+        toy.run(tmp_path, LoopConfig(2), immutable=immutable)
+    assert "`fresh`" in str(error.value)
 
 
 def test_another_shape_is_refused_by_name(toy, tmp_path):
@@ -370,13 +370,13 @@ def test_another_shape_is_refused_by_name(toy, tmp_path):
 
 
 def test_what_may_change_is_told_in_one_line(toy, tmp_path):
-    toy.run(tmp_path, LoopConfig(2), facts={"mesh": [1, 1], "dtype": "float32"})
+    toy.run(tmp_path, LoopConfig(2), mutable={"mesh": [1, 1], "dtype": "float32"})
     lines = []
     toy.run(
         tmp_path,
         LoopConfig(4),
-        facts={"mesh": (8, 1), "dtype": "float32"},
-        explain={"train_steps": "the learning rate jumps"},
+        mutable={"mesh": (8, 1), "dtype": "float32"},
+        effects={"train_steps": "the learning rate jumps"},
         log=lines.append,
     )
     assert lines[0] == (
@@ -533,11 +533,6 @@ def test_more_patience_goes_on_where_less_had_ended(toy, tmp_path):
     assert lines[0] == "Resumed at step 3 of 9; changed: patience 1 -> 3."
     straight = toy.run(tmp_path / "straight", PATIENT, evaluator=by_step)
     assert toy.digest(more.state) == toy.digest(straight.state)
-
-
-def test_patience_is_no_fact_of_a_run_without_it():
-    """Runs made before there was any go on without a word."""
-    assert "patience" not in LoopConfig().facts() and PATIENT.facts()["patience"] == 3
 
 
 def test_an_error_in_the_data_is_raised_and_the_run_resumes(toy, killing, straight, tmp_path):

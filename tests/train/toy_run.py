@@ -15,13 +15,14 @@ from etils import epath
 
 from bertjax.errors import UserError
 from bertjax.train.checkpoint.manager import Checkpoints
+from bertjax.train.checkpoint.settings import RunSettings
 from bertjax.train.loop import FitResult, LoopConfig, fit
 from bertjax.train.telemetry.logger import Field, Telemetry
 
 OPTIMIZER = optax.adam(1e-2)
 FIELDS = (Field("loss", format=".4f", reference=("noise", 0.01)), Field("grad_norm", "grad", ".2e"))
 CONFIG = LoopConfig(train_steps=12, log_every=3, eval_every=5, save_every=4)
-IDENTITY = {"model": {"size": 64}, "data": "abc", "seed": 1}
+IMMUTABLE = {"model": {"size": 64}, "data": "abc", "seed": 1}
 
 
 class State(flax.struct.PyTreeNode):
@@ -95,7 +96,7 @@ def run(
     poison: frozenset[int] = frozenset(),
     step=train_step,
     evaluator=None,
-    identity: dict = IDENTITY,
+    immutable: dict = IMMUTABLE,
     log=lambda line: None,
     best_mode="min",
     init=make_state,
@@ -122,7 +123,7 @@ def run(
             batch_at=functools.partial(batch_at, size=size, poison=poison),
             evaluate=evaluator or functools.partial(evaluate, size=size),
             checkpoints=checkpoints,
-            meta={"identity": identity, **extra},
+            settings=RunSettings(immutable, **extra),
             telemetry=Telemetry(
                 workdir / "metrics.jsonl", FIELDS, log=log, progress=False, profiler=profiler
             ),

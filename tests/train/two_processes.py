@@ -16,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from bertjax.train.checkpoint.manager import Checkpoints
 from bertjax.train.checkpoint.restore import abstract
+from bertjax.train.checkpoint.settings import RunSettings
 from bertjax.train.loop import LoopConfig, fit
 from bertjax.train.telemetry.logger import Telemetry
 
@@ -62,7 +63,7 @@ def main(rank: int, port: str, workdir: epath.Path, stop_at: int) -> None:
             batch_at=batch_at,
             evaluate=evaluate,
             checkpoints=checkpoints,
-            meta={"identity": {"seed": 1}},
+            settings=RunSettings({"seed": 1}),
             telemetry=Telemetry(
                 workdir / "metrics.jsonl", toy.FIELDS, log=lambda line: None, progress=False
             ),

@@ -25,7 +25,7 @@ class _Answers(NamedTuple):
     """What stands in the label column, and what becomes of it."""
 
     objective: str
-    """In the identity of the run."""
+    """One of the run's immutable settings."""
     labels: tuple[str, ...]
     """Empty for regression."""
     read: Callable[[tables.Table], np.ndarray]
@@ -67,7 +67,7 @@ def read_classification(config: "FinetuneConfig", model: Pretrained, log: "Log")
         length,
         metric=answers.names[0],
         scores=_scores(config, answers),
-        identity={"objective": answers.objective, **_identity(config, length)},
+        immutable={"objective": answers.objective, **_immutable(config, length)},
         fields=lambda _: _fields(config, answers, length),
         labels=answers.labels,
         baseline=_majority(labels_of_files[1]) if answers.objective == "classification" else None,
@@ -176,14 +176,14 @@ def _weighted(
     return dataclasses.replace(train, weights=weights[train.labels])
 
 
-def _identity(config: "FinetuneConfig", length: int) -> dict[str, Any]:
+def _immutable(config: "FinetuneConfig", length: int) -> dict[str, Any]:
     """What else decides what is learned, where it is not as it always was."""
-    identity: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     if config.class_weights is not None:
-        identity["class_weights"] = config.class_weights
+        found["class_weights"] = config.class_weights
     if config.long_documents == "windows":
-        identity |= _windows_fields(config, length)
-    return identity
+        found |= _windows_fields(config, length)
+    return found
 
 
 def _windows_fields(config: "FinetuneConfig", length: int) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def read_question_answering(config: "FinetuneConfig", model: Pretrained, log: "L
         test_scores=functools.partial(
             predictions.test_scores, max_answer_length=options.max_answer_length
         ),
-        identity={
+        immutable={
             "objective": "question_answering",
             "question_answering": dataclasses.asdict(options),
         },

@@ -290,8 +290,8 @@ class Checkpoints:
             return None
         names = ", ".join(f"{each:,}" for each in damaged)
         raise UserError(
-            f"No checkpoint in {self.directory} is whole (damaged: step {names}): start beside "
-            "them with --fresh, or put a copy back."
+            f"No checkpoint in {self.directory} is whole (damaged: step {names}): set `fresh` "
+            "to start a new run beside them, or put a copy back."
         )
 
     def restore_params(

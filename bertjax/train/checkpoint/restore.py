@@ -106,8 +106,8 @@ class Reader:
         if differing := differences(saved, wanted):
             raise UserError(
                 f"The checkpoint of step {step:,} in {self._directory} holds another state: "
-                f"{some(differing, '; ')}. Use --fresh to start beside the old run, or give a new "
-                "--workdir."
+                f"{some(differing, '; ')}. Set `fresh` to start a new run beside it, or name "
+                "another `workdir`."
             )
 
     def _read_arrays(

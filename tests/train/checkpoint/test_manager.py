@@ -20,7 +20,7 @@ from bertjax.train.checkpoint.restore import abstract
 
 fingerprint = jax.jit(fingerprints.fingerprint)
 
-META = {"identity": {"seed": 1}, "loop": {"best": None}}
+META = {"immutable": {"seed": 1}, "loop": {"best": None}}
 
 
 def state_of(step, value=1.0, size=6):
@@ -99,7 +99,7 @@ def test_saves_and_restores_bits_dtypes_structure_and_meta(tmp_path):
         found = checkpoints.restore(abstract(state))
     assert equal(found.state, state)
     assert jax.tree.structure(found.state) == jax.tree.structure(state)
-    assert found.meta["identity"] == {"seed": 1}
+    assert found.meta["immutable"] == {"seed": 1}
     assert found.meta["pair"] == [1, 2]
     assert found.meta["step"] == 7
 
@@ -285,7 +285,7 @@ def test_all_damaged_is_refused_instead_of_starting_over(tmp_path):
     for _ in range(2):  # the second time all are marked, and it is no new run either
         with (
             Checkpoints(tmp_path, log=lambda line: None) as checkpoints,
-            pytest.raises(UserError, match=r"step 2, 1.*--fresh"),
+            pytest.raises(UserError, match=r"step 2, 1.*`fresh`"),
         ):
             checkpoints.restore(abstract(state_of(1)))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
