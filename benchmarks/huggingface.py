@@ -256,13 +256,14 @@ def finetuning(asked):
         trainer = SeedTrainer(config, model, task, lambda line: None, progress=False)
         plan = trainer.plan(trainer.settings[0])
         held = {"state": trainer.programs.make_state(trainer.initial(0)), "step": 0}
+        given = trainer.hyperparameters(0, plan)
         batches = (trainer.batch(0, plan, step) for step in range(plan.epoch_steps))
         for batch in {batch["input_ids"].shape: batch for batch in batches}.values():
-            held["state"], _ = trainer.programs.train_step(held["state"], batch)  # compiles
+            held["state"], _ = trainer.programs.train_step(held["state"], batch, given)  # compiles
 
         def run():
             batch = trainer.batch(0, plan, held["step"])
-            held["state"], metrics = trainer.programs.train_step(held["state"], batch)
+            held["state"], metrics = trainer.programs.train_step(held["state"], batch, given)
             metrics["loss"].block_until_ready()
             held["step"] += 1
             real = np.asarray(batch["example_weight"]) > 0  # not the rows that fill the last batch

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from bertjax.objectives.masking import mask_tokens
     from bertjax.pretrain.config import PretrainConfig
     from bertjax.text.tokenizer import load_tokenizer
-    from bertjax.train.step import init_state, make_train_step
+    from bertjax.train.step import Loss, StepConfig, init_state, make_eval_step, make_train_step
 
 __version__ = "0.1.0"
 
@@ -46,8 +46,10 @@ _HOMES = {
     "BertConfig": "bertjax.config",
     "Execution": "bertjax.config",
     "FinetuneConfig": "bertjax.finetune.run",
+    "Loss": "bertjax.train.step",
     "PretrainConfig": "bertjax.pretrain.config",
     "Pretrained": "bertjax.interop.huggingface",
+    "StepConfig": "bertjax.train.step",
     "UserError": "bertjax.errors",
     "classification_loss": "bertjax.objectives.losses",
     "classification_normalizers": "bertjax.objectives.losses",
@@ -60,6 +62,7 @@ _HOMES = {
     "init_state": "bertjax.train.step",
     "linen": "bertjax.model.linen",
     "load_tokenizer": "bertjax.text.tokenizer",
+    "make_eval_step": "bertjax.train.step",
     "make_train_step": "bertjax.train.step",
     "mask_tokens": "bertjax.objectives.masking",
     "mlm_logits": "bertjax.model.bert",
@@ -80,8 +83,10 @@ __all__ = [
     "BertConfig",
     "Execution",
     "FinetuneConfig",
+    "Loss",
     "PretrainConfig",
     "Pretrained",
+    "StepConfig",
     "UserError",
     "classification_loss",
     "classification_normalizers",
@@ -94,6 +99,7 @@ __all__ = [
     "init_state",
     "linen",
     "load_tokenizer",
+    "make_eval_step",
     "make_train_step",
     "mask_tokens",
     "mlm_logits",

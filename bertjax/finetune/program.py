@@ -1,11 +1,10 @@
-"""The programs of fine-tuning: compiled once a width, whatever the seed and the schedule."""
+"""Compiled programs of fine-tuning: one per width, shared by all seeds and schedules."""
 
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
@@ -16,41 +15,40 @@ from bertjax.tasks.task import Head
 from bertjax.train import lora, param_groups, sharding
 from bertjax.train.lora import LoraConfig
 from bertjax.train.optimizer import OptimizerConfig, learning_rate, make_optimizer
-from bertjax.train.step import TrainState, init_state, jit_train_step, make_train_step
+from bertjax.train.step import (
+    Loss,
+    StepConfig,
+    TrainState,
+    init_state,
+    jit_train_step,
+    make_train_step,
+)
+
+
+class Hyperparameters(NamedTuple):
+    """Arguments of the compiled step that differ between the runs that share it."""
+
+    seed: Any
+    """int32 []."""
+    peak: Any
+    """float32 []: the highest learning rate."""
+    warmup_steps: Any
+    """float32 []."""
+    total_steps: Any
+    """float32 []."""
+    base: Any
+    """The frozen parameters that LoRA adapts; an empty dict without LoRA."""
 
 
 class Programs(NamedTuple):
-    """What is compiled once for all seeds, learning rates and arms of a comparison."""
+    """Functions compiled once for all seeds, learning rates and arms of a comparison."""
 
     make_state: Callable[[Any], TrainState]
-    """The first state, sharded, from parameters on the host."""
-    train_step: Callable[[TrainState, Any], tuple[TrainState, Any]]
-    """The jitted step; a batch also carries seed, int32 [], and schedule, float32 [3]: peak,
-    warm-up steps, total steps; with LoRA also base, the frozen parameters."""
+    """Parameters on the host -> the first state, sharded."""
+    train_step: Callable[[TrainState, Any, Hyperparameters], tuple[TrainState, Any]]
+    """The jitted step."""
     abstract_state: TrainState
     """ShapeDtypeStructs with their shardings."""
-
-
-class RateState(NamedTuple):
-    """The learning rate of the next update; set by every step, from its batch."""
-
-    learning_rate: jax.Array
-
-
-def scale_by_rate() -> optax.GradientTransformation:
-    """Multiplies the updates of an optimizer whose learning rate is 1 by the one in the state."""
-
-    def init(params: optax.Params) -> RateState:
-        del params
-        return RateState(jnp.ones((), jnp.float32))
-
-    def update(
-        updates: optax.Updates, state: RateState, params: optax.Params | None = None
-    ) -> tuple[optax.Updates, RateState]:
-        del params
-        return jax.tree.map(lambda u: u * state.learning_rate, updates), state
-
-    return optax.GradientTransformation(init, update)  # type: ignore[arg-type]
 
 
 @functools.lru_cache(maxsize=8)
@@ -63,16 +61,17 @@ def programs(
     adapters: LoraConfig,
     mesh: Mesh,
 ) -> Programs:
-    """The jitted functions of a recipe; peak, warm-up and steps come with the batches.
+    """Makes the jitted functions of a recipe; its learning rate and steps are not used.
 
-    Kept between calls: pre-trained and scratch, all seeds, learning rates and numbers of steps
-    share them. Compiling takes as long as hundreds of steps of a small model.
+    They are cached: pre-trained and scratch, all seeds, learning rates and numbers of steps share
+    them. Compiling takes as long as hundreds of steps of a small model.
 
     Raises:
-        UserError: a part to be frozen is not there.
+        UserError: a parameter group to freeze does not exist.
     """
-    layers = config.num_hidden_layers
-    optimizer = optax.chain(make_optimizer(recipe.at_rate_one(), 1, layers=layers), scale_by_rate())
+
+    def optimizer_of(schedule: optax.Schedule) -> optax.GradientTransformation:
+        return make_optimizer(recipe, 0, layers=config.num_hidden_layers, schedule=schedule)
 
     def first_params() -> Any:
         key = jax.random.key(0)
@@ -83,30 +82,26 @@ def programs(
     frozen = param_groups.frozen_names(recipe.freeze, params)
     loss_fn = functools.partial(head.loss, config=config, execution=execution)
 
-    def one_step(state: TrainState, batch: Any, base: Any) -> tuple[TrainState, Any]:
-        def loss_of_trained(params: Any, batch: Any, **named: Any) -> Any:
+    def train_step(
+        state: TrainState, batch: Any, hyperparameters: Hyperparameters
+    ) -> tuple[TrainState, Any]:
+        seed, peak, warmup, total, base = hyperparameters
+
+        def loss_of_adapted(params: Any, batch: Any, **named: Any) -> Any:
             return loss_fn(lora.combine(base, params, adapters), batch, **named)
 
+        schedule = functools.partial(learning_rate, recipe, peak=peak, warmup=warmup, total=total)
         step = make_train_step(
-            loss_of_trained if base else loss_fn,
-            optimizer,
-            normalizers_fn=head.normalizers_fn,
-            accumulation=accumulation,
+            Loss(loss_of_adapted if adapters.rank else loss_fn, head.normalizers_fn),
+            optimizer_of(schedule),
+            StepConfig(seed, accumulation, recipe.ema_decay),
+            schedule=schedule,
             frozen=frozen,
-            ema_decay=recipe.ema_decay,
         )
         return step(state, batch)
 
-    def train_step(state: TrainState, batch: Any) -> tuple[TrainState, Any]:
-        batch = dict(batch)
-        base = batch.pop("base", None)
-        peak, warmup, total = batch.pop("schedule")
-        rate = learning_rate(recipe, state.updates, peak=peak, warmup=warmup, total=total)
-        state = state.replace(opt_state=(*state.opt_state[:-1], RateState(rate)))
-        state, metrics = one_step(state, batch, base)
-        return state, {**metrics, "learning_rate": rate}
-
     def make_state(params: Any) -> TrainState:
+        optimizer = optimizer_of(optax.constant_schedule(0.0))
         return init_state(params, optimizer, frozen=frozen, average=recipe.ema_decay > 0)
 
     shapes = jax.eval_shape(make_state, params)
@@ -122,7 +117,7 @@ def programs(
 def random_params(
     config: BertConfig, key: jax.Array, kind: str, outputs: int, *, whole: bool
 ) -> dict:
-    """Random weights of a task's model: all of them, or only the parts that the task adds."""
+    """Draws random weights of a task's model: all, or only the subtrees that the task adds."""
     if not whole:
         return bert.init_head(config, key, kind, outputs)
     names = TASK_PARTS[kind]

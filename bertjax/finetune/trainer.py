@@ -13,7 +13,7 @@ from bertjax.errors import Stopped, UserError
 from bertjax.files import write_atomically, writing
 from bertjax.finetune import grid
 from bertjax.finetune.grid import Setting
-from bertjax.finetune.program import programs, random_params
+from bertjax.finetune.program import Hyperparameters, programs, random_params
 from bertjax.finetune.run import FinetuneConfig, Log, SeedResult
 from bertjax.inference.programs import output_batches
 from bertjax.interop.huggingface import Pretrained, save_pretrained
@@ -144,7 +144,11 @@ class SeedTrainer:
         workdir = self.workdir / grid.directory(setting, self.settings) / f"seed-{seed}"
         select_best = config.select == "best"
         self.log(f"Seed {seed}, {grid.said(setting, self.settings)}: {plan.steps:,} steps.")
+        hyperparameters = self.hyperparameters(seed, plan)
         latest: dict[str, float] = {}
+
+        def train_step(state: TrainState, batch: Any) -> Any:
+            return self.programs.train_step(state, batch, hyperparameters)
 
         def evaluate(state: TrainState, should_stop: Callable[[], bool]) -> Any:
             params = self._whole(state.averaged_params())
@@ -172,7 +176,7 @@ class SeedTrainer:
                 workdir=workdir,
                 init=lambda: self.programs.make_state(self.initial(seed)),
                 abstract_state=self.programs.abstract_state,
-                train_step=self.programs.train_step,
+                train_step=train_step,
                 batch_at=functools.partial(self.batch, seed, plan),
                 evaluate=evaluate,
                 checkpoints=checkpoints,
@@ -249,15 +253,16 @@ class SeedTrainer:
         indices = self._epoch(seed, epoch, size)[place]
         longest = int(self.lengths[indices[indices >= 0]].max())
         width = bucket_of(longest, self.buckets)
-        batch: dict[str, Any] = sharding.make_global_batch(
+        return sharding.make_global_batch(
             self.mesh, size, lambda rows: train.batch(indices[rows], width)
         )
-        schedule = np.array([plan.setting.learning_rate, plan.warmup, plan.steps], np.float32)
-        if self.base:
-            batch["base"] = self.base
-        batch["seed"] = sharding.place_everywhere(self.mesh, np.int32(seed))
-        batch["schedule"] = sharding.place_everywhere(self.mesh, schedule)
-        return batch
+
+    def hyperparameters(self, seed: int, plan: Plan) -> Hyperparameters:
+        """Arguments of the compiled step, on the mesh."""
+        rates = (plan.setting.learning_rate, plan.warmup, plan.steps)
+        numbers = (np.int32(seed), *map(np.float32, rates))
+        placed = (sharding.place_everywhere(self.mesh, number) for number in numbers)
+        return Hyperparameters(*placed, base=self.base)
 
     def _epoch_batches(self, seed: int, epoch: int, size: int) -> np.ndarray:
         """The rows of every step of an epoch; called by way of the cache `_epoch`."""

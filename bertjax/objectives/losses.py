@@ -1,6 +1,6 @@
 """Losses as sums and weights, so that any split of a batch adds up to the whole one.
 
-Every loss takes `weights`, the normalisers of the *global* batch: a microbatch, a device's shard or
+Every loss takes the `normalizers` of the *global* batch: a microbatch, a device's shard or
 a ragged last batch then differentiates its part of the same number. Where it is None, the batch at
 hand is the whole one.
 """
@@ -17,7 +17,7 @@ from bertjax.model import bert
 
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, tuple[jax.Array, jax.Array]]
-Weights = dict[str, jax.Array]
+Normalizers = dict[str, jax.Array]
 
 _DEFAULT = Execution()
 _EPSILON = 1e-5  # added to the sum of the masked weights, as in Google's run_pretraining.py
@@ -30,8 +30,8 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return jax.nn.logsumexp(logits, axis=-1) - jnp.where(chosen, logits, 0.0).sum(-1)
 
 
-def pretraining_normalizers(batch: Batch) -> Weights:
-    """The normalisers of `pretraining_loss`: predictions and examples of a masked batch."""
+def pretraining_normalizers(batch: Batch) -> Normalizers:
+    """The normalizers of `pretraining_loss`: predictions and examples of a masked batch."""
     examples = _example_weights(batch, "next_sentence_label").sum()
     return {**masked_lm_normalizers(batch), "nsp": examples}
 
@@ -43,9 +43,10 @@ def pretraining_loss(
     *,
     sentence_task: str = "nsp",
     token_groups: Mapping[str, Any] | None = None,
-    weights: Weights | None = None,
+    normalizers: Normalizers | None = None,
     execution: Execution = _DEFAULT,
     dropout_key: jax.Array | None = None,
+    sample_key: jax.Array | None = None,
 ) -> tuple[jax.Array, Metrics]:
     """Masked-LM loss + next-sentence loss, as Google's `run_pretraining.py`; or + the loss of the
     order of two segments, as ALBERT, whose head and label have the same places.
@@ -60,15 +61,16 @@ def pretraining_loss(
         config: the shape.
         sentence_task: names the metrics: "nsp", or "sop" for the order of segments.
         token_groups: {name: bool [V]}: more metrics, the accuracy where such a token is masked.
-        weights: global normalisers (`pretraining_normalizers`); those of this batch where None.
+        normalizers: global ones (`pretraining_normalizers`); those of this batch where None.
         execution: how to compute.
         dropout_key: as `bertjax.encode` takes it.
+        sample_key: not used.
 
     Returns:
         sum_mlm / (W_mlm + 1e-5) + sum_nsp / W_nsp, float32, and the metrics mlm_loss, mlm_accuracy,
         nsp_loss, nsp_accuracy (or sop_loss, sop_accuracy), each as (sum, weight).
     """
-    weights = pretraining_normalizers(batch) if weights is None else weights
+    normalizers = pretraining_normalizers(batch) if normalizers is None else normalizers
     mlm_logits, nsp_logits = bert.pretraining_logits(
         params,
         batch,
@@ -84,13 +86,13 @@ def pretraining_loss(
         batch["next_sentence_label"],
         _example_weights(batch, "next_sentence_label"),
     )
-    loss = masked["mlm_loss"][0] / (weights["mlm"] + _EPSILON)
-    loss += sentences[f"{sentence_task}_loss"][0] / jnp.maximum(weights["nsp"], _EPSILON)
+    loss = masked["mlm_loss"][0] / (normalizers["mlm"] + _EPSILON)
+    loss += sentences[f"{sentence_task}_loss"][0] / jnp.maximum(normalizers["nsp"], _EPSILON)
     return loss, {**masked, **sentences}
 
 
-def masked_lm_normalizers(batch: Batch) -> Weights:
-    """The normaliser of `masked_lm_loss`: the predictions of a masked batch."""
+def masked_lm_normalizers(batch: Batch) -> Normalizers:
+    """The normalizer of `masked_lm_loss`: the predictions of a masked batch."""
     return {"mlm": _masked_weights(batch).sum()}
 
 
@@ -100,15 +102,16 @@ def masked_lm_loss(
     config: BertConfig,
     *,
     token_groups: Mapping[str, Any] | None = None,
-    weights: Weights | None = None,
+    normalizers: Normalizers | None = None,
     execution: Execution = _DEFAULT,
     dropout_key: jax.Array | None = None,
+    sample_key: jax.Array | None = None,
 ) -> tuple[jax.Array, Metrics]:
     """Masked-LM loss alone; otherwise as `pretraining_loss`, without labels of sentences.
 
     Params need neither a pooler nor the head nsp. The metrics are mlm_loss and mlm_accuracy.
     """
-    weights = masked_lm_normalizers(batch) if weights is None else weights
+    normalizers = masked_lm_normalizers(batch) if normalizers is None else normalizers
     logits = bert.mlm_logits(
         params,
         batch,
@@ -118,11 +121,11 @@ def masked_lm_loss(
         dropout_key=dropout_key,
     )
     metrics = _masked_scores(logits, batch, token_groups)
-    return metrics["mlm_loss"][0] / (weights["mlm"] + _EPSILON), metrics
+    return metrics["mlm_loss"][0] / (normalizers["mlm"] + _EPSILON), metrics
 
 
-def classification_normalizers(batch: Batch) -> Weights:
-    """The normaliser of `classification_loss`, `regression_loss` and `multi_label_loss`: the
+def classification_normalizers(batch: Batch) -> Normalizers:
+    """The normalizer of `classification_loss`, `regression_loss` and `multi_label_loss`: the
     examples of the batch."""
     return {"examples": _row_weights(batch).sum()}
 
@@ -132,9 +135,10 @@ def classification_loss(
     batch: Batch,
     config: BertConfig,
     *,
-    weights: Weights | None = None,
+    normalizers: Normalizers | None = None,
     execution: Execution = _DEFAULT,
     dropout_key: jax.Array | None = None,
+    sample_key: jax.Array | None = None,
 ) -> tuple[jax.Array, Metrics]:
     """Mean cross-entropy of the sequence classifier, as Google's `run_classifier.py`.
 
@@ -143,18 +147,19 @@ def classification_loss(
         batch: input_ids, attention_mask, token_type_ids [B, T]; label [B] int32; optional
             example_weight [B] (0 for the padding of a ragged last batch).
         config: the shape.
-        weights: global normalisers (`classification_normalizers`); those of this batch where None.
+        normalizers: global ones (`classification_normalizers`); those of this batch where None.
         execution: how to compute.
         dropout_key: as `bertjax.encode` takes it.
+        sample_key: not used.
 
     Returns:
         The loss, and the metrics loss and accuracy as (sum, weight).
     """
-    weights = classification_normalizers(batch) if weights is None else weights
+    normalizers = classification_normalizers(batch) if normalizers is None else normalizers
     logits = bert.task_logits(params, batch, config, execution=execution, dropout_key=dropout_key)
     scores = _scores("task", logits, batch["label"], _row_weights(batch))
     metrics = {"loss": scores["task_loss"], "accuracy": scores["task_accuracy"]}
-    return metrics["loss"][0] / jnp.maximum(weights["examples"], _EPSILON), metrics
+    return metrics["loss"][0] / jnp.maximum(normalizers["examples"], _EPSILON), metrics
 
 
 def regression_loss(
@@ -162,19 +167,20 @@ def regression_loss(
     batch: Batch,
     config: BertConfig,
     *,
-    weights: Weights | None = None,
+    normalizers: Normalizers | None = None,
     execution: Execution = _DEFAULT,
     dropout_key: jax.Array | None = None,
+    sample_key: jax.Array | None = None,
 ) -> tuple[jax.Array, Metrics]:
     """Mean squared error of a classifier with one output; otherwise as `classification_loss`.
 
     The batch's label is [B] float32. The metric is loss as (sum, weight).
     """
-    weights = classification_normalizers(batch) if weights is None else weights
+    normalizers = classification_normalizers(batch) if normalizers is None else normalizers
     logits = bert.task_logits(params, batch, config, execution=execution, dropout_key=dropout_key)
     examples = _row_weights(batch)
     total = (jnp.square(logits[:, 0] - batch["label"]) * examples).sum()
-    return total / jnp.maximum(weights["examples"], _EPSILON), {"loss": (total, examples.sum())}
+    return total / jnp.maximum(normalizers["examples"], _EPSILON), {"loss": (total, examples.sum())}
 
 
 def multi_label_loss(
@@ -182,9 +188,10 @@ def multi_label_loss(
     batch: Batch,
     config: BertConfig,
     *,
-    weights: Weights | None = None,
+    normalizers: Normalizers | None = None,
     execution: Execution = _DEFAULT,
     dropout_key: jax.Array | None = None,
+    sample_key: jax.Array | None = None,
 ) -> tuple[jax.Array, Metrics]:
     """Mean binary cross-entropy over examples and labels, each label a decision of its own, as
     PyTorch's `BCEWithLogitsLoss`; otherwise as `classification_loss`.
@@ -192,18 +199,18 @@ def multi_label_loss(
     The batch's label is [B, C] int32, 1 for every label that the example has. The metrics are loss
     and exact_match (all labels right, by a probability of 0.5), as (sum, weight).
     """
-    weights = classification_normalizers(batch) if weights is None else weights
+    normalizers = classification_normalizers(batch) if normalizers is None else normalizers
     logits = bert.task_logits(params, batch, config, execution=execution, dropout_key=dropout_key)
     label, examples = batch["label"], _row_weights(batch)
     binary = optax.sigmoid_binary_cross_entropy(logits, label.astype(logits.dtype)).mean(-1)
     right = ((logits >= 0) == (label > 0)).all(-1).astype(jnp.float32)
     total, weight = (binary * examples).sum(), examples.sum()
-    loss = total / jnp.maximum(weights["examples"], _EPSILON)
+    loss = total / jnp.maximum(normalizers["examples"], _EPSILON)
     return loss, {"loss": (total, weight), "exact_match": ((right * examples).sum(), weight)}
 
 
-def question_answering_normalizers(batch: Batch) -> Weights:
-    """The normaliser of `question_answering_loss`: the examples of the batch."""
+def question_answering_normalizers(batch: Batch) -> Normalizers:
+    """The normalizer of `question_answering_loss`: the examples of the batch."""
     return {"examples": _example_weights(batch, "start_position").sum()}
 
 
@@ -212,9 +219,10 @@ def question_answering_loss(
     batch: Batch,
     config: BertConfig,
     *,
-    weights: Weights | None = None,
+    normalizers: Normalizers | None = None,
     execution: Execution = _DEFAULT,
     dropout_key: jax.Array | None = None,
+    sample_key: jax.Array | None = None,
 ) -> tuple[jax.Array, Metrics]:
     """Mean of the cross-entropies of an answer's start and end, as Google's `run_squad.py`.
 
@@ -228,14 +236,15 @@ def question_answering_loss(
             int32, the places in the row of the answer's first and last token, or 0 twice where it
             has none; optional example_weight [B] (0 for the padding of a ragged last batch).
         config: the shape.
-        weights: global normalizers (`question_answering_normalizers`); by default this batch's.
+        normalizers: global ones (`question_answering_normalizers`); by default this batch's.
         execution: how to compute.
         dropout_key: as `bertjax.encode` takes it.
+        sample_key: not used.
 
     Returns:
         The loss, and the metrics loss and accuracy (both places are right) as (sum, weight).
     """
-    weights = question_answering_normalizers(batch) if weights is None else weights
+    normalizers = question_answering_normalizers(batch) if normalizers is None else normalizers
     logits = bert.task_logits(
         params,
         batch,
@@ -259,7 +268,7 @@ def question_answering_loss(
         "loss": (total, examples.sum()),
         "accuracy": ((right * examples).sum(), examples.sum()),
     }
-    return total / jnp.maximum(weights["examples"], _EPSILON), metrics
+    return total / jnp.maximum(normalizers["examples"], _EPSILON), metrics
 
 
 def _example_weights(batch: Batch, label: str) -> jax.Array:

@@ -2,6 +2,7 @@
 an ahead-of-time compilation for a TPU pod compiles.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -30,6 +31,8 @@ from bertjax.train import param_groups, sharding
 from bertjax.train.optimizer import make_optimizer, make_schedule
 from bertjax.train.step import (
     Batch,
+    Loss,
+    StepConfig,
     TrainState,
     init_state,
     jit_train_step,
@@ -116,28 +119,19 @@ def build(
     first_params = functools.partial(_first_params, config, model, counts, single)
     params = jax.eval_shape(first_params)
     frozen = param_groups.frozen_names(recipe.freeze, params)
-    prepare = functools.partial(_mask, config, vocabulary)
-    normalizers_fn = masked_lm_normalizers if single else pretraining_normalizers
-    loss: Callable[..., Any] = masked_lm_loss
+    loss_fn: Callable[..., Any] = masked_lm_loss
     if not single:
-        loss = functools.partial(pretraining_loss, sentence_task=objective)
-    loss = functools.partial(loss, config=model, execution=config.execution)
-    step = make_train_step(
-        loss,
-        optimizer,
-        normalizers_fn=normalizers_fn,
-        seed=config.seed,
-        prepare=prepare,
-        accumulation=config.accumulation,
-        schedule=schedule,
-        frozen=frozen,
-        ema_decay=recipe.ema_decay,
+        loss_fn = functools.partial(pretraining_loss, sentence_task=objective)
+    loss = Loss(
+        functools.partial(loss_fn, config=model, execution=config.execution),
+        masked_lm_normalizers if single else pretraining_normalizers,
+        functools.partial(_mask, config, vocabulary),
     )
+    settings = StepConfig(config.seed, config.accumulation, recipe.ema_decay)
+    step = make_train_step(loss, optimizer, settings, schedule=schedule, frozen=frozen)
     groups = {} if counts is None else token_groups(counts)
-    measure = functools.partial(loss, token_groups=groups)
-    evaluation = make_eval_step(
-        measure, normalizers_fn=normalizers_fn, seed=config.seed, prepare=prepare
-    )
+    measure = functools.partial(loss.loss_fn, token_groups=groups)
+    evaluation = make_eval_step(dataclasses.replace(loss, loss_fn=measure), config.seed)
 
     def state_of(params: dict) -> TrainState:
         return init_state(params, optimizer, frozen=frozen, average=recipe.ema_decay > 0)

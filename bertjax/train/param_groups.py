@@ -46,8 +46,8 @@ def frozen_names(freeze: Iterable[str], params: Any) -> frozenset[str]:
     return frozenset(found)
 
 
-def split(params: Any, frozen: Collection[str]) -> tuple[Any, Any]:
-    """(what is trained, what is frozen), both nested dicts; `join` puts them together again."""
+def partition(params: Any, frozen: Collection[str]) -> tuple[Any, Any]:
+    """Splits parameters into (trained, frozen), two nested dicts."""
     if not frozen:
         return params, {}
     leaves = named(params)
@@ -57,8 +57,8 @@ def split(params: Any, frozen: Collection[str]) -> tuple[Any, Any]:
     )
 
 
-def join(trained: Any, others: Any) -> Any:
-    """One nested dict of all leaves; where both have one, it is the first's."""
+def combine(trained: Any, others: Any) -> Any:
+    """Merges two nested dicts; where both have a leaf, `trained` wins."""
     return nested({**named(others), **named(trained)}) if others else trained
 
 

@@ -15,7 +15,7 @@ from bertjax.objectives.losses import pretraining_loss, pretraining_normalizers
 from bertjax.text import sentencepiece
 from bertjax.text.wordpiece import WordPieceTokenizer
 from bertjax.train.optimizer import OptimizerConfig, make_optimizer
-from bertjax.train.step import init_state, make_train_step
+from bertjax.train.step import Loss, init_state, make_train_step
 from bertjax.train.tree import named
 
 # Google's order: [unused0] comes second and the rest after the special tokens.
@@ -260,10 +260,10 @@ def test_the_result_is_saved_read_again_and_trained_further(model, moments, tmp_
         "example_weight": np.ones(2, np.float32),
     }
 
-    def loss(params, batch, *, weights, dropout_key):
-        return pretraining_loss(params, batch, read.config, weights=weights)
+    def loss(params, batch, *, normalizers, **keys):
+        return pretraining_loss(params, batch, read.config, normalizers=normalizers)
 
-    step = make_train_step(loss, optimizer, normalizers_fn=pretraining_normalizers)
+    step = make_train_step(Loss(loss, pretraining_normalizers), optimizer)
     state, metrics = jax.jit(step)(state, batch)
     assert int(state.updates) == 1 and np.isfinite(metrics["loss"])
     assert np.any(row(state.params, 1)[0] != row(done.model.params, 1)[0])

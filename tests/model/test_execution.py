@@ -9,7 +9,7 @@ import pytest
 
 import bertjax as bj
 from bertjax.train.optimizer import OptimizerConfig, make_optimizer
-from bertjax.train.step import init_state, make_train_step
+from bertjax.train.step import Loss, init_state, make_train_step
 
 CONFIG = bj.BertConfig(
     vocab_size=50,
@@ -89,7 +89,7 @@ def test_softmax_layer_norm_and_loss_are_float32_in_bfloat16(params, batch, exec
 def test_master_weights_moments_and_gradients_are_float32_in_bfloat16(params, batch):
     optimizer = make_optimizer(OptimizerConfig(), 10)
     loss = functools.partial(bj.pretraining_loss, config=CONFIG, execution=NARROW)
-    step = make_train_step(loss, optimizer, normalizers_fn=bj.pretraining_normalizers)
+    step = make_train_step(Loss(loss, bj.pretraining_normalizers), optimizer)
     state = jax.eval_shape(lambda params: init_state(params, optimizer), params)
     new, metrics = jax.eval_shape(step, state, batch)
     grads = jax.eval_shape(jax.grad(functools.partial(loss_of, execution=NARROW)), params, batch)

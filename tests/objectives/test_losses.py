@@ -108,11 +108,14 @@ def test_question_answering_does_not_see_how_wide_a_batch_is_padded(qa_params):
 def test_parts_of_a_batch_add_up_to_its_question_answering_loss(qa_params):
     config, params = qa_params
     batch = question_answering_batch()
-    weights = bj.question_answering_normalizers(batch)
+    normalizers = bj.question_answering_normalizers(batch)
     whole = question_answering_loss(params, batch, config)[0]
     parts = [
         question_answering_loss(
-            params, {name: value[rows] for name, value in batch.items()}, config, weights=weights
+            params,
+            {name: value[rows] for name, value in batch.items()},
+            config,
+            normalizers=normalizers,
         )[0]
         for rows in (slice(0, 1), slice(1, 3))
     ]
@@ -169,7 +172,7 @@ def test_masked_lm_alone_is_that_part_of_pretraining(params, dropout):
     np.testing.assert_allclose(loss, metrics["mlm_loss"][0] / (5 + 1e-5), rtol=1e-6)
     assert losses.masked_lm_normalizers(batch) == {"mlm": 5}
     half = {"mlm": jnp.asarray(10.0)}
-    whole, _ = masked_lm_loss(alone, batch, CONFIG, weights=half, dropout_key=key)
+    whole, _ = masked_lm_loss(alone, batch, CONFIG, normalizers=half, dropout_key=key)
     np.testing.assert_allclose(whole, loss / 2, rtol=1e-5)
 
 
@@ -202,11 +205,11 @@ def test_the_order_of_segments_is_the_same_loss_by_another_name(params):
 
 def test_parts_add_up_to_the_whole(params):
     batch = pretraining_batch()
-    weights = losses.pretraining_normalizers(batch)
+    normalizers = losses.pretraining_normalizers(batch)
 
     def grad_of(batch):
-        value, _ = pretraining_loss(params, batch, CONFIG, weights=weights)
-        return value, pretraining_grad(params, batch, CONFIG, weights=weights)[0]
+        value, _ = pretraining_loss(params, batch, CONFIG, normalizers=normalizers)
+        return value, pretraining_grad(params, batch, CONFIG, normalizers=normalizers)[0]
 
     whole, whole_grad = grad_of(batch)
     # Unequal parts with unequal numbers of predictions: means of means would be wrong.

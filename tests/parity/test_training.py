@@ -64,12 +64,11 @@ def curve(recipe, cases, ours, **changes):
     def loss_fn(params, batch, **options):
         return bj.pretraining_loss(params, batch, config, execution=ours.EXECUTION, **options)
 
-    def without_dropout(params, batch, *, weights, dropout_key):
-        return loss_fn(params, batch, weights=weights)
+    def without_dropout(params, batch, *, normalizers, **keys):
+        return loss_fn(params, batch, normalizers=normalizers)
 
-    step = jax.jit(
-        bj.make_train_step(without_dropout, optimizer, normalizers_fn=bj.pretraining_normalizers)
-    )
+    loss = bj.Loss(without_dropout, bj.pretraining_normalizers)
+    step = jax.jit(bj.make_train_step(loss, optimizer))
     state = bj.init_state(ours.params("tiny_erf"), optimizer)
     losses = []
     for batch in cases.training_batches():

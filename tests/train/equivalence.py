@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec
 import bertjax as bj
 from bertjax.train import optimizer as optimizers
 from bertjax.train import sharding
-from bertjax.train.step import init_state, jit_train_step, make_train_step
+from bertjax.train.step import Loss, StepConfig, init_state, jit_train_step, make_train_step
 from bertjax.train.tree import named
 
 B, T, V, STEPS = 16, 32, 512, 20
@@ -47,7 +47,7 @@ def batch(step):
     }
 
 
-def prepare(batch, keys):
+def corrupt(batch, keys):
     masked = bj.mask_tokens(
         keys, batch["input_ids"], mask_id=4, vocab_size=V, special=SPECIAL, max_predictions=6
     )
@@ -56,15 +56,10 @@ def prepare(batch, keys):
 
 def step_and_state(accumulation, execution, axis_name=None):
     optimizer = optimizers.make_optimizer(RECIPE, 100)
-    step = make_train_step(
-        functools.partial(bj.pretraining_loss, config=CONFIG, execution=execution),
-        optimizer,
-        normalizers_fn=bj.pretraining_normalizers,
-        seed=1,
-        prepare=prepare,
-        accumulation=accumulation,
-        axis_name=axis_name,
-    )
+    loss_fn = functools.partial(bj.pretraining_loss, config=CONFIG, execution=execution)
+    loss = Loss(loss_fn, bj.pretraining_normalizers, corrupt)
+    config = StepConfig(seed=1, accumulation=accumulation, axis_name=axis_name)
+    step = make_train_step(loss, optimizer, config)
     return step, init_state(jax.device_put(first_params()), optimizer)
 
 

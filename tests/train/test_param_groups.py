@@ -11,7 +11,7 @@ import pytest
 import bertjax as bj
 from bertjax.train import param_groups
 from bertjax.train.optimizer import OptimizerConfig, make_optimizer
-from bertjax.train.step import init_state, make_train_step
+from bertjax.train.step import Loss, StepConfig, init_state, make_train_step
 from bertjax.train.tree import named, nested
 
 NAMES = (
@@ -46,9 +46,9 @@ def of_layers(*numbers):
 def test_what_is_frozen(freeze, wanted):
     frozen = param_groups.frozen_names(freeze, PARAMS)
     assert frozen == wanted
-    trained, rest = param_groups.split(PARAMS, frozen)
+    trained, rest = param_groups.partition(PARAMS, frozen)
     assert named(trained).keys() == set(NAMES) - wanted and named(rest).keys() == wanted
-    assert param_groups.join(trained, rest) == PARAMS
+    assert param_groups.combine(trained, rest) == PARAMS
     assert param_groups.trained_share(PARAMS, frozen) == (
         f"{6 * (len(NAMES) - len(wanted))} of {6 * len(NAMES)} parameters are trained, the rest is "
         "frozen."
@@ -79,23 +79,21 @@ def test_the_layers_to_freeze_are_those_of_the_encoder():
         param_groups.frozen_names(("layer_0",), {**lora, "pooler": PARAMS["pooler"]})
 
 
-def linear_loss(params, batch, *, weights, dropout_key):
-    """Of three matrices, one after the other."""
-    del dropout_key
+def linear_loss(params, batch, *, normalizers, **keys):
+    """Squared error of the product of three matrices."""
     hidden = batch["x"]
     for name in ("layer_0", "layer_1", "layer_10"):
         hidden = hidden @ params[name]["kernel"]
     error = ((hidden - batch["y"]) ** 2).sum()
-    return error / weights, {"error": (error, weights)}
+    return error / normalizers, {"error": (error, normalizers)}
 
 
-def a_step(loss, params, freeze, **changes):
-    """A train step, its first state, its optimizer, and what is frozen."""
+def a_step(loss_fn, params, freeze, **settings):
+    """Makes a train step, its first state, its optimizer and the frozen paths."""
     frozen = param_groups.frozen_names(freeze, params)
     optimizer = make_optimizer(OptimizerConfig(warmup_steps=0, clip_norm=1e-3), 10)
-    step = make_train_step(
-        loss, optimizer, normalizers_fn=lambda batch: jnp.float32(4), frozen=frozen, **changes
-    )
+    loss = Loss(loss_fn, lambda batch: jnp.float32(4))
+    step = make_train_step(loss, optimizer, StepConfig(**settings), frozen=frozen)
     return step, init_state(params, optimizer, frozen=frozen), optimizer, frozen
 
 
@@ -109,10 +107,11 @@ def test_frozen_parts_stay_and_count_nowhere():
     batch = {name: rng.normal(size=(4, 3)).astype(np.float32) for name in "xy"}
     step, state, optimizer, frozen = a_step(linear_loss, params, ("layer_1",), accumulation=2)
     assert frozen == {"layer_1/kernel"}
-    grads = jax.grad(lambda params: linear_loss(params, batch, weights=4, dropout_key=None)[0])(
-        params
+    grads = jax.grad(lambda params: linear_loss(params, batch, normalizers=4)[0])(params)
+    grads, trained = (
+        param_groups.partition(grads, frozen)[0],
+        param_groups.partition(params, frozen)[0],
     )
-    grads, trained = param_groups.split(grads, frozen)[0], param_groups.split(params, frozen)[0]
     changes, _ = optimizer.update(grads, state.opt_state, trained)
     wanted = optax.apply_updates(trained, changes)
 
@@ -144,9 +143,9 @@ def test_what_is_below_the_trained_parts_is_not_differentiated():
     params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
     batch = {"input_ids": np.ones((2, 8), np.int32), "label": np.zeros(2, np.int32)}
 
-    def loss(params, batch, *, weights=None, dropout_key=None):
-        weights = None if weights is None else {"examples": weights}
-        return bj.classification_loss(params, batch, CONFIG, weights=weights)
+    def loss(params, batch, *, normalizers=None, **keys):
+        normalizers = None if normalizers is None else {"examples": normalizers}
+        return bj.classification_loss(params, batch, CONFIG, normalizers=normalizers)
 
     def products(function, *arguments):
         return jax.jit(function).lower(*arguments).as_text().count("dot_general")

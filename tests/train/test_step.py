@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from bertjax.train.step import init_state, make_eval_step, make_train_step
+from bertjax.train.step import Loss, StepConfig, init_state, make_eval_step, make_train_step
 from bertjax.train.tree import named
 
 # Float32 sums in another order. Measured over 20 steps: 2e-7 at most for every way.
@@ -45,24 +45,19 @@ import itertools
 import jax, jax.numpy as jnp, numpy as np, optax
 from jax.sharding import AxisType, Mesh, PartitionSpec as P
 from bertjax.train.tree import named
-from bertjax.train.step import init_state, make_train_step
+from bertjax.train.step import Loss, StepConfig, init_state, make_train_step
 
-def loss_fn(params, batch, *, weights, dropout_key):
+def loss_fn(params, batch, *, normalizers, dropout_key, sample_key):
     noise = jax.vmap(jax.random.normal)(dropout_key)
     error = (batch["x"] @ params["w"] + noise - batch["y"]) ** 2
-    return error.sum() / weights["n"], {"error": (error.sum(), jnp.float32(len(error)))}
+    return error.sum() / normalizers["n"], {"error": (error.sum(), jnp.float32(len(error)))}
 
 def normalizers_fn(batch):
     return {"n": jnp.float32(len(batch["y"]))}
 
 def step_of(axis_name, accumulation):
-    return make_train_step(
-        loss_fn,
-        optimizer,
-        normalizers_fn=normalizers_fn,
-        axis_name=axis_name,
-        accumulation=accumulation,
-    )
+    config = StepConfig(axis_name=axis_name, accumulation=accumulation)
+    return make_train_step(Loss(loss_fn, normalizers_fn), optimizer, config)
 
 rng = np.random.default_rng(0)
 x, y = rng.normal(size=(16, 3)).astype(np.float32), rng.normal(size=16).astype(np.float32)
@@ -101,7 +96,7 @@ from jax.sharding import PartitionSpec as P
 from bertjax.train import sharding
 from bertjax.train.optimizer import OptimizerConfig, make_optimizer
 from bertjax.train.tree import named, nested
-from bertjax.train.step import init_state, jit_train_step, make_train_step
+from bertjax.train.step import Loss, StepConfig, init_state, jit_train_step, make_train_step
 
 SHAPES = {}
 for layer in ("encoder/layer_0", "encoder/layer_1"):
@@ -113,26 +108,21 @@ drawn = {name: rng.normal(size=shape).astype(np.float32) / 4 for name, shape in 
 params = nested(drawn)
 batch = {name: rng.normal(size=(16, 8)).astype(np.float32) for name in "xy"}
 
-def loss_fn(params, batch, *, weights, dropout_key):
+def loss_fn(params, batch, *, normalizers, **keys):
     hidden = batch["x"]
     for layer in params["encoder"].values():
         for part in layer.values():
             hidden = jnp.tanh(hidden @ part["kernel"] + part["bias"])
     error = ((hidden - batch["y"]) ** 2).sum()
-    return error / weights["n"], {"error": (error, weights["n"])}
+    return error / normalizers["n"], {"error": (error, normalizers["n"])}
 
 config = OptimizerConfig("lamb", learning_rate=0.05, warmup_steps=0, layer_decay=0.5)
 optimizer = make_optimizer(config, 10, layers=2)
 
 def step_of(axis_name=None):
-    return make_train_step(
-        loss_fn,
-        optimizer,
-        normalizers_fn=lambda batch: {"n": jnp.float32(len(batch["y"]))},
-        axis_name=axis_name,
-        frozen=FROZEN,
-        ema_decay=0.5,
-    )
+    loss = Loss(loss_fn, lambda batch: {"n": jnp.float32(len(batch["y"]))})
+    config = StepConfig(axis_name=axis_name, ema_decay=0.5)
+    return make_train_step(loss, optimizer, config, frozen=FROZEN)
 
 def first():
     return init_state(jax.tree.map(jnp.asarray, params), optimizer, frozen=FROZEN, average=True)
@@ -163,14 +153,16 @@ def test_lamb_and_what_goes_with_it_are_the_same_sharded_and_mapped(run_python):
     assert run_python("-c", _SHARDED, devices=8) == "the same\n"
 
 
-def toy_loss(params, batch, *, weights, dropout_key):
-    del dropout_key
+def toy_loss_fn(params, batch, *, normalizers, **keys):
     error = (params["w"] * batch["x"] - batch["target"]) ** 2
-    return error.sum() / weights["n"], {"error": (error.sum(), jnp.float32(error.shape[0]))}
+    return error.sum() / normalizers["n"], {"error": (error.sum(), jnp.float32(error.shape[0]))}
 
 
-def toy_weights(batch):
+def toy_normalizers(batch):
     return {"n": jnp.float32(batch["target"].shape[0])}
+
+
+TOY_LOSS = Loss(toy_loss_fn, toy_normalizers)
 
 
 def toy_batch(poison=False):
@@ -180,7 +172,7 @@ def toy_batch(poison=False):
 
 def test_a_step_that_is_not_finite_changes_nothing_but_counts():
     optimizer = optax.adam(0.1)
-    step = jax.jit(make_train_step(toy_loss, optimizer, normalizers_fn=toy_weights))
+    step = jax.jit(make_train_step(TOY_LOSS, optimizer))
     state = init_state({"w": jnp.ones(())}, optimizer)
     state, metrics = step(state, toy_batch())
     assert metrics["skipped"] == 0
@@ -203,13 +195,10 @@ def test_a_step_that_is_not_finite_changes_nothing_but_counts():
 def test_the_moving_average_is_of_applied_updates():
     """Against NumPy, with a step that is skipped, and with a part that is frozen."""
     optimizer = optax.sgd(0.01)
-    step = make_train_step(
-        lambda params, batch, **more: toy_loss(params["trained"], batch, **more),
-        optimizer,
-        normalizers_fn=toy_weights,
-        frozen={"frozen/w"},
-        ema_decay=0.5,
+    loss = Loss(
+        lambda params, batch, **more: toy_loss_fn(params["trained"], batch, **more), toy_normalizers
     )
+    step = make_train_step(loss, optimizer, StepConfig(ema_decay=0.5), frozen={"frozen/w"})
     step = jax.jit(step, donate_argnums=0)  # no two leaves are one buffer
     first = {"trained": {"w": jnp.full((), 2.0)}, "frozen": {"w": jnp.full((), 7.0)}}
     state = jax.jit(lambda: init_state(first, optimizer, frozen={"frozen/w"}, average=True))()
@@ -232,16 +221,14 @@ def test_without_an_average_the_params_are_what_is_evaluated():
     state = init_state({"w": jnp.ones(2)}, optax.sgd(0.1))
     assert state.averaged_params() is state.params
     assert not any("ema" in name for name in named(state))
-    step = make_train_step(toy_loss, optax.sgd(0.1), normalizers_fn=toy_weights, ema_decay=0.9)
+    step = make_train_step(TOY_LOSS, optax.sgd(0.1), StepConfig(ema_decay=0.9))
     with pytest.raises(ValueError, match="a state that keeps an average"):
         step(state, toy_batch())
 
 
 def test_the_schedule_follows_updates_not_steps():
     optimizer = optax.sgd(0.0)
-    step = make_train_step(
-        toy_loss, optimizer, normalizers_fn=toy_weights, schedule=lambda count: 10.0 + count
-    )
+    step = make_train_step(TOY_LOSS, optimizer, schedule=lambda count: 10.0 + count)
     state = init_state({"w": jnp.ones(())}, optimizer)
     state, _ = step(state, toy_batch(poison=True))
     _, metrics = step(state, toy_batch())
@@ -250,35 +237,83 @@ def test_the_schedule_follows_updates_not_steps():
 
 def test_accumulation_must_divide():
     optimizer = optax.sgd(0.1)
-    step = make_train_step(toy_loss, optimizer, normalizers_fn=toy_weights, accumulation=3)
+    step = make_train_step(TOY_LOSS, optimizer, StepConfig(accumulation=3))
     with pytest.raises(ValueError, match="accumulation 3 does not divide the 4 rows"):
         step(init_state({"w": jnp.ones(())}, optimizer), toy_batch())
 
 
-def test_a_batch_can_carry_the_seed():
+def test_a_traced_seed_gives_the_draws_of_the_same_number():
     """Several seeds share one compiled step."""
 
-    def noisy_loss(params, batch, *, weights, dropout_key):
+    def noisy_loss_fn(params, batch, *, dropout_key, sample_key, **more):
         noise = jax.vmap(jax.random.uniform)(dropout_key).sum()
-        return params["w"] * noise, {"noise": (noise, jnp.float32(1))}
+        samples = jax.vmap(jax.random.uniform)(sample_key).sum()
+        one = jnp.float32(1)
+        return params["w"] * noise, {"noise": (noise, one), "samples": (samples, one)}
 
-    step = make_train_step(noisy_loss, optax.sgd(0.0), normalizers_fn=toy_weights, seed=5)
+    def one_step(state, seed):
+        loss = Loss(noisy_loss_fn, toy_normalizers)
+        step = make_train_step(loss, optax.sgd(0.0), StepConfig(seed))
+        metrics = step(state, toy_batch())[1]
+        return metrics["noise"], metrics["samples"]
+
     state = init_state({"w": jnp.ones(())}, optax.sgd(0.0))
-    own = step(state, toy_batch())[1]["noise"]
-    same, other = (
-        step(state, {**toy_batch(), "seed": jnp.int32(seed)})[1]["noise"] for seed in (5, 6)
-    )
-    assert own == same != other
+    compiled = jax.jit(one_step)
+    own, same, other = one_step(state, 5), compiled(state, 5), compiled(state, 6)
+    assert own == same
+    assert not {*map(float, own)} & {*map(float, other)}
+    assert compiled._cache_size() == 1
 
 
-def test_evaluation_masks_never_change():
-    def prepare(batch, keys):
+def test_samples_do_not_depend_on_how_rows_are_split():
+    def sampling_loss_fn(params, batch, *, normalizers, sample_key, **more):
+        drawn = jax.vmap(jax.random.randint, (0, None, None, None))(sample_key, (), 0, 1 << 20)
+        total = (drawn * batch["x"]).sum()
+        return params["w"] * total, {"drawn": (total, jnp.float32(len(drawn)))}
+
+    def drawn(accumulation):
+        loss = Loss(sampling_loss_fn, toy_normalizers)
+        step = make_train_step(loss, optax.sgd(0.0), StepConfig(accumulation=accumulation))
+        return step(init_state({"w": jnp.ones(())}, optax.sgd(0.0)), toy_batch())[1]["drawn"]
+
+    assert drawn(1) == drawn(2) == drawn(4)
+
+
+def test_corruption_dropout_and_samples_never_share_draws():
+    draw = jax.vmap(jax.random.uniform)
+
+    def corrupt(batch, keys):
+        return {**batch, "noise": draw(keys)}
+
+    def loss_fn(params, batch, *, dropout_key, sample_key, **more):
+        drawn = {"corruption": batch["noise"], "samples": draw(sample_key)}
+        if dropout_key is not None:
+            drawn["dropout"] = draw(dropout_key)
+        rows = (
+            (name, row, value) for name, each in drawn.items() for row, value in enumerate(each)
+        )
+        return params["w"] * 0.0, {f"{name} {row}": (value, 1.0) for name, row, value in rows}
+
+    loss, state = Loss(loss_fn, toy_normalizers, corrupt), init_state({"w": 1.0}, optax.sgd(0.0))
+    trained = make_train_step(loss, optax.sgd(0.0))(state, toy_batch())[1]
+    evaluated = make_eval_step(loss)(state.params, toy_batch(), state.step)
+    drawn = [float(value) for name, value in trained.items() if name[-1].isdigit()]
+    drawn += [float(value) for value, _ in evaluated.values()]
+    assert len(drawn) == len(set(drawn)) == 3 * 4 + 2 * 4
+
+
+def test_evaluation_draws_never_change():
+    def corrupt(batch, keys):
         return {**batch, "noise": jax.vmap(jax.random.uniform)(keys)}
 
-    def metrics_fn(params, batch, *, weights, dropout_key):
+    def metrics_fn(params, batch, *, normalizers, dropout_key, sample_key):
         assert dropout_key is None
-        return jnp.zeros(()), {"noise": (batch["noise"].sum(), weights["n"])}
+        samples = jax.vmap(jax.random.uniform)(sample_key)
+        noise = (batch["noise"].sum(), normalizers["n"])
+        return jnp.zeros(()), {"noise": noise, "samples": (samples.sum(), normalizers["n"])}
 
-    evaluate = make_eval_step(metrics_fn, normalizers_fn=toy_weights, prepare=prepare)
-    one, again, next_one = (evaluate({}, toy_batch(), index)["noise"][0] for index in (0, 0, 1))
-    assert one == again != next_one
+    evaluate = make_eval_step(Loss(metrics_fn, toy_normalizers, corrupt), seed=0)
+    found = [evaluate({}, toy_batch(), index) for index in (0, 0, 1)]
+    for name in ("noise", "samples"):
+        one, again, next_one = (metrics[name][0] for metrics in found)
+        assert one == again != next_one
