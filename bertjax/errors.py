@@ -1,18 +1,19 @@
-"""Mistakes of the user's, said in one sentence; and the user's wish to stop."""
+"""Errors that a user can correct, and the user's request to stop."""
 
 from collections.abc import Iterable
 
 
-class UserError(Exception):
-    """What is wrong, where (file:line if there is one), and what to do instead, in one sentence.
+class UserError(ValueError):
+    """One sentence: what is wrong, where (file:line if there is one), and what to do instead.
 
-    Raised where the fault is known. The command line prints it and exits with code 2; every other
+    A message names configuration fields in backquotes by their dotted path, e.g. `loop.patience`.
+    The command line prints it with flags in their place and exits with code 2. Every other
     exception keeps its traceback and exits with code 1.
     """
 
 
 class Stopped(BaseException):
-    """SIGTERM or SIGINT ended the work early, and the same call goes on with it.
+    """SIGTERM or SIGINT ended the work early; the same call resumes it.
 
     The command line exits with code 75.
     """
@@ -21,7 +22,7 @@ class Stopped(BaseException):
 def refuse_unknown(field: str, value: object, known: Iterable[str]) -> None:
     """Raises `UserError` unless a field has one of its known values.
 
-    For what the command line checks by itself and a recipe, which is Python, does not.
+    The command line checks these values itself; a recipe, which is Python, needs this check.
     """
     names = tuple(known)
     if value not in names:

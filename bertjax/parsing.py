@@ -2,10 +2,13 @@
 
 import contextlib
 import dataclasses
+import functools
 import inspect
+import io
 import os
 import re
 import runpy
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar, get_args, get_type_hints
 
@@ -73,13 +76,39 @@ def parse(kind: Callable[..., Config], verb: str, arguments: list[str], **more: 
     """Returns a configuration, or what a function returns, from the words after a verb.
 
     Exits with 0 on --help, and with 2 on a word that is no flag or has no valid value.
+
+    Raises:
+        UserError: a configuration or a function refuses its values.
     """
+    if not inspect.isfunction(kind):
+        return _parse(kind, verb, arguments, **more)
+
+    @functools.wraps(kind)
+    def bind(*positional: Any, **named: Any) -> Callable[[], Any]:
+        return functools.partial(kind, *positional, **named)
+
+    return _parse(bind, verb, arguments, **more)()
+
+
+def _parse(kind: Callable[..., Any], verb: str, arguments: list[str], **more: Any) -> Any:
     import tyro
 
     markers = (tyro.conf.PositionalMetavarFromFieldName,)
     if inspect.isfunction(kind):
         markers += (tyro.conf.PositionalRequiredArgs,)
-    return tyro.cli(kind, args=arguments, prog=f"bertjax {verb}", config=markers, **more)
+    shown = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(shown):
+            return tyro.cli(kind, args=arguments, prog=f"bertjax {verb}", config=markers, **more)
+    except SystemExit as stop:
+        # tyro prints a ValueError from a dataclass as a word that it can't parse, and exits.
+        cause = stop.__context__
+        while cause is not None:
+            if isinstance(cause, UserError):
+                raise cause from None
+            cause = cause.__context__
+        sys.stderr.write(shown.getvalue())
+        raise
 
 
 def parse_recipe(kind: type[Config], verb: str, arguments: list[str]) -> Config:

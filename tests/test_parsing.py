@@ -7,7 +7,8 @@ import pytest
 import tyro
 
 from bertjax.commands import command
-from bertjax.parsing import with_flags
+from bertjax.errors import UserError
+from bertjax.parsing import parse, with_flags
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,3 +63,53 @@ def test_a_command_is_written_with_names_of_fields():
     assert command("pretrain", "r.py", **{"loop.train_steps": 2}) == (
         "bertjax pretrain r.py --loop.train-steps 2"
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Inner:
+    steps: int = 1
+
+    def __post_init__(self):
+        if self.steps < 1:
+            raise UserError(f"`inner.steps` is {self.steps}: give at least 1.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Outer:
+    inner: Inner = Inner()
+    size: int = 1
+
+    def __post_init__(self):
+        if self.size < 1:
+            raise UserError(f"`size` is {self.size}: give at least 1.")
+
+
+def outer(source: str, *, options: Outer = Outer()) -> str:
+    return f"{source} {options.size}"
+
+
+@pytest.mark.parametrize(
+    "kind, words, sentence",
+    [
+        (Outer, ["--size", "0"], "`size` is 0: give at least 1."),
+        (Outer, ["--inner.steps", "0"], "`inner.steps` is 0: give at least 1."),
+        (outer, ["a", "--options.size", "0"], "`size` is 0: give at least 1."),
+    ],
+)
+def test_a_configuration_that_refuses_its_values_is_no_parsing_error(kind, words, sentence, capsys):
+    """tyro catches ValueError, which UserError is, and would print it in its own words."""
+    with pytest.raises(UserError) as caught:
+        parse(kind, "train", words)
+    assert str(caught.value) == sentence
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_word_that_is_no_flag_is_a_parsing_error(capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse(Outer, "train", ["--speed", "9"])
+    assert stop.value.code == 2
+    assert "--speed" in capsys.readouterr().err
+
+
+def test_parsing_calls_a_function_with_its_words():
+    assert parse(outer, "train", ["a", "--options.size", "3"]) == "a 3"

@@ -60,6 +60,8 @@ def read_flax(data: bytes, path: epath.Path) -> dict[str, np.ndarray]:
             max_array_len=0,  # Flax writes lists as maps
             max_map_len=_MOST_ENTRIES,
         )
+    except UserError:  # a ValueError too: ours already says what is damaged
+        raise
     except (ValueError, msgpack.UnpackException, RecursionError, TypeError) as error:
         _damaged(path, str(error) or type(error).__name__)
     tensors = {}

@@ -228,6 +228,7 @@ PATH = epath.Path("flax_model.msgpack")
 def flax_refusal(data):
     with pytest.raises(UserError, match=r"flax_model\.msgpack: damaged \(") as caught:
         read_flax(data, PATH)
+    assert str(caught.value).count("damaged (") == 1
     return str(caught.value)
 
 
