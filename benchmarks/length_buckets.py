@@ -19,9 +19,10 @@ import jax
 
 from bertjax.data.mixture import MixedStream, length_buckets
 from bertjax.data.stream import ShardReader, TrainStream, read_ahead
+from bertjax.objectives.masking import Vocabulary
 from bertjax.objectives.objective import objective_for
 from bertjax.pretrain.config import ModelConfig, PretrainConfig
-from bertjax.pretrain.program import Vocabulary, build
+from bertjax.pretrain.program import build
 from bertjax.text.tokenizer import load_tokenizer
 from bertjax.train import sharding
 from bertjax.train.sharding import MeshConfig, make_mesh

@@ -17,8 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import bertjax as bj
+from bertjax.objectives.masking import Vocabulary
 from bertjax.pretrain.config import ModelConfig, PretrainConfig
-from bertjax.pretrain.program import Vocabulary, build
+from bertjax.pretrain.program import build
 from bertjax.train.sharding import MeshConfig, make_mesh
 
 

@@ -29,8 +29,9 @@ from jax.experimental import topologies
 
 from bertjax.config import Execution
 from bertjax.model.flops import pretraining_flops, training_flops
+from bertjax.objectives.masking import Vocabulary
 from bertjax.pretrain.config import ModelConfig, PretrainConfig
-from bertjax.pretrain.program import Vocabulary, build
+from bertjax.pretrain.program import build
 from bertjax.train.sharding import MeshConfig, make_mesh
 
 VOCAB_SIZE = 30522

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
         question_answering_normalizers,
         regression_loss,
     )
-    from bertjax.objectives.masking import mask_tokens
+    from bertjax.objectives.masking import MaskingConfig, Vocabulary, mask_tokens
     from bertjax.pretrain.config import PretrainConfig
     from bertjax.text.tokenizer import load_tokenizer
     from bertjax.train.step import Loss, StepConfig, init_state, make_eval_step, make_train_step
@@ -47,10 +47,12 @@ _HOMES = {
     "Execution": "bertjax.config",
     "FinetuneConfig": "bertjax.finetune.run",
     "Loss": "bertjax.train.step",
+    "MaskingConfig": "bertjax.objectives.masking",
     "PretrainConfig": "bertjax.pretrain.config",
     "Pretrained": "bertjax.interop.huggingface",
     "StepConfig": "bertjax.train.step",
     "UserError": "bertjax.errors",
+    "Vocabulary": "bertjax.objectives.masking",
     "classification_loss": "bertjax.objectives.losses",
     "classification_normalizers": "bertjax.objectives.losses",
     "embed": "bertjax.inference.embed",
@@ -84,10 +86,12 @@ __all__ = [
     "Execution",
     "FinetuneConfig",
     "Loss",
+    "MaskingConfig",
     "PretrainConfig",
     "Pretrained",
     "StepConfig",
     "UserError",
+    "Vocabulary",
     "classification_loss",
     "classification_normalizers",
     "embed",

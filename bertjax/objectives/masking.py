@@ -1,12 +1,12 @@
 """Masked-LM corruption, drawn on the device inside the train step.
 
-Reproduces `create_masked_lm_predictions` of Google's `create_pretraining_data.py`: the budget, the
-80/10/10 rule drawn for every chosen piece on its own, and whole words taken in random order while
-they still fit the budget; or the spans of SpanBERT, each of which has one draw of that rule.
+Reproduces `create_masked_lm_predictions` of Google's `create_pretraining_data.py`: the budget, one
+80/10/10 draw for each chosen piece, and whole words taken in random order while they fit the
+budget. Spans follow SpanBERT and have one 80/10/10 draw each.
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,33 +14,50 @@ import numpy as np
 
 from bertjax.errors import UserError
 
-# Words of a span: geometric with p = 0.2 among 1 ... 10, 3.8 on average (SpanBERT, section 3.1).
+# The number of words in a span is geometric with p = 0.2 on 1 ... 10 (SpanBERT, section 3.1).
 _SPAN_P = 0.2
 LONGEST_SPAN = 10
 
 
 @dataclasses.dataclass(frozen=True)
 class MaskingConfig:
-    """What the masked-LM objective hides; the defaults are Google's."""
+    """The tokens that masked-LM training predicts, and what replaces them. Google's defaults."""
 
     rate: float = 0.15
-    """Share of tokens to predict, [CLS] and [SEP] counted."""
+    """Share of tokens to predict. [CLS] and [SEP] count as tokens."""
     max_predictions: int | None = None
-    """Most predictions a row; left out: round(rate * sequence length), which cuts none."""
+    """Maximum number of predictions in a row. Default: round(rate * sequence length)."""
     whole_word: bool = False
-    """Mask whole words."""
+    """Choose whole words instead of single pieces."""
     span: bool = False
-    """Mask runs of whole words, 3.8 long on average, as SpanBERT does."""
+    """Choose runs of whole words, 3.8 words on average (SpanBERT)."""
+    mask_prob: float = 0.8
+    """Probability that a chosen piece (or span) becomes [MASK]."""
+    random_prob: float = 0.1
+    """Probability that it becomes a random token. Otherwise it is kept."""
 
     def __post_init__(self) -> None:
         if not 0.0 < self.rate < 1.0:
             raise UserError(f"masking rate is {self.rate}: give a share between 0 and 1.")
+        if self.whole_word and self.span:
+            raise UserError(
+                "`masking.whole_word` and `masking.span` are both set: choose one. Spans already "
+                "consist of whole words."
+            )
+        if (
+            min(self.mask_prob, self.random_prob) < 0
+            or self.mask_prob + self.random_prob > 1 + 1e-9
+        ):
+            raise UserError(
+                f"`masking.mask_prob` {self.mask_prob} and `masking.random_prob` "
+                f"{self.random_prob} are not two probabilities with a sum of at most 1."
+            )
 
     def predictions(self, max_seq_length: int) -> int:
-        """P for rows of this length.
+        """Returns P for rows of this length.
 
         Raises:
-            UserError: max_predictions cuts what the rate asks for.
+            UserError: max_predictions is smaller than the rate needs.
         """
         needed = _budget(self.rate, max_seq_length)
         if self.max_predictions is None:
@@ -55,106 +72,125 @@ class MaskingConfig:
         return self.max_predictions
 
 
+class Vocabulary(NamedTuple):
+    """The properties of a vocabulary that masking needs."""
+
+    size: int
+    pad_id: int
+    mask_id: int
+    special: np.ndarray
+    """bool [V]. These ids ([PAD], [CLS], [SEP], [MASK]) are never chosen."""
+    word_starts: np.ndarray | None = None
+    """bool [V]. Ids that begin a word, special ids included; needed by whole_word and span."""
+
+    @classmethod
+    def of(cls, tokenizer: Any) -> "Vocabulary":
+        """Reads the tables of a tokenizer (`bertjax.load_tokenizer`)."""
+        return cls(
+            tokenizer.vocab_size,
+            tokenizer.pad_id,
+            tokenizer.mask_id,
+            tokenizer.special(),
+            tokenizer.word_starts(),
+        )
+
+
 def _budget(rate: float, length: int) -> int:
-    """Predictions of a row, as Google's code counts them."""
+    """Returns the number of predictions in a row, counted as in Google's code."""
     return max(1, round(rate * length))
 
 
 def mask_tokens(
     keys: jax.Array,
     input_ids: jax.Array,
+    vocabulary: Vocabulary,
+    masking: MaskingConfig = MaskingConfig(),
     *,
-    mask_id: int,
-    vocab_size: int,
-    special: jax.Array,
-    word_starts: jax.Array | None = None,
-    rate: float = 0.15,
-    max_predictions: int,
-    whole_word: bool = False,
-    span: bool = False,
-    mask_prob: float = 0.8,
-    random_prob: float = 0.1,
     attention_mask: jax.Array | None = None,
-    pad_id: int = 0,
 ) -> dict[str, jax.Array]:
     """Chooses positions to predict and corrupts them.
 
+    A span begins at the word of a random piece. It ends after as many words as it draws, or before
+    the next special id, the next chosen word or the end of the budget. SpanBERT's own code rounds
+    its budget up and cuts the last word.
+
     Args:
-        keys: [B] random keys, one an example; a row's result depends on its key and ids alone.
+        keys: [B] random keys. A row's result depends only on its key and its ids.
         input_ids: [B, T] int32.
-        mask_id: the id of [MASK].
-        vocab_size: random replacements are uniform over all V ids, as in Google's code.
-        special: bool [V]; these ids ([PAD], [CLS], [SEP], [MASK]) are never chosen.
-        word_starts: bool [V], ids that begin a word (specials too); needed by whole_word and span.
-        rate: share of tokens to predict, [CLS] and [SEP] counted: max(1, round(rate * length)).
-        max_predictions: P, the most a row may predict.
-        whole_word: choose words, all of whose pieces are predicted.
-        span: choose runs of whole words, of which a piece of each is equally likely to be the
-            first word's: as long as a geometric draw (p = 0.2, at most 10) says, but no further
-            than the next special id, the next chosen word or the budget. (SpanBERT's budget is
-            rounded up, and cuts its last word.)
-        mask_prob: chance that a chosen piece (of spans: a whole span) becomes [MASK].
-        random_prob: chance that it becomes a random id; the rest stays as it is.
-        attention_mask: [B, T], 0 at padding; ids other than pad_id where it is None.
-        pad_id: the id of padding.
+        vocabulary: random replacements are uniform over all of its V ids, as in Google's code.
+        masking: the tokens to choose. A row has max(1, round(rate * length)) predictions, at most
+            P = masking.predictions(T).
+        attention_mask: [B, T], 0 at padding; by default, all ids but pad_id are tokens.
 
     Returns:
         input_ids [B, T] corrupted; masked_positions, masked_labels [B, P] int32 in ascending
-        position, and masked_weights [B, P] float32, 0 for the unused rest.
+        position; masked_weights [B, P] float32, 0 for unused entries.
 
     Raises:
-        ValueError: whole_word or span without word_starts.
+        ValueError: whole_word or span without vocabulary.word_starts.
 
-    Source of span: facebookresearch/SpanBERT, pretraining/fairseq/data/masking.py.
+    Source of spans: facebookresearch/SpanBERT, pretraining/fairseq/data/masking.py.
     """
-    if (whole_word or span) and word_starts is None:
+    in_words = masking.whole_word or masking.span
+    if in_words and vocabulary.word_starts is None:
         raise ValueError("whole_word and span need word_starts, the ids that begin a word.")
-    real = input_ids != pad_id if attention_mask is None else attention_mask != 0
-    candidates = real & ~jnp.asarray(special)[input_ids]
+    predictions = masking.predictions(input_ids.shape[1])
+    real = input_ids != vocabulary.pad_id if attention_mask is None else attention_mask != 0
+    candidates = real & ~jnp.asarray(vocabulary.special)[input_ids]
     # A table, because float32 rounds 0.15 * 190 to another whole number than Python does.
-    budgets = [min(_budget(rate, n), max_predictions) for n in range(input_ids.shape[1] + 1)]
+    lengths = range(input_ids.shape[1] + 1)
+    budgets = [min(_budget(masking.rate, length), predictions) for length in lengths]
     budget = jnp.asarray(budgets, jnp.int32)[real.sum(-1)]
     words = None
-    if whole_word or span:
-        starts = jnp.asarray(word_starts)[input_ids]
-        if span:  # [SEP] is no word with the rest of a cut one after it: no span runs across it
+    if in_words:
+        starts = jnp.asarray(vocabulary.word_starts)[input_ids]
+        if masking.span:  # no span runs across [SEP] into the rest of a truncated word
             starts |= jnp.pad(~candidates[:, :-1], ((0, 0), (1, 0)))
         words = jnp.cumsum(starts, axis=-1)
 
-    def one_row(
-        key: jax.Array,
-        ids: jax.Array,
-        candidates: jax.Array,
-        budget: jax.Array,
-        words: jax.Array | None,
-    ) -> dict[str, jax.Array]:
-        order_key, action_key, random_key = jax.random.split(key, 3)
-        draw = jax.random.uniform(action_key, ids.shape)
-        if words is None:
-            chosen = _choose_pieces(order_key, candidates, budget)
-        elif span:
-            spans = _choose_spans(order_key, candidates, budget, words)
-            chosen, draw = spans >= 0, draw[spans]
-        else:
-            chosen = _choose_words(order_key, candidates, budget, words)
-        replacement = jax.random.randint(random_key, ids.shape, 0, vocab_size, ids.dtype)
-        corrupted = jnp.where(draw < mask_prob + random_prob, replacement, ids)
-        corrupted = jnp.where(draw < mask_prob, mask_id, corrupted)
-        # Chosen positions first, in order: a stable sort of the negated choice.
-        positions = jnp.argsort(~chosen, stable=True)[:max_predictions]
-        return {
-            "input_ids": jnp.where(chosen, corrupted, ids),
-            "masked_positions": jnp.where(chosen[positions], positions, 0).astype(jnp.int32),
-            "masked_labels": jnp.where(chosen[positions], ids[positions], 0),
-            "masked_weights": chosen[positions].astype(jnp.float32),
-        }
+    def one_row(*row: Any) -> dict[str, jax.Array]:
+        return _mask_row(*row, vocabulary=vocabulary, masking=masking, predictions=predictions)
 
     masked = jax.vmap(one_row)(keys, input_ids, candidates, budget, words)
-    return _padded(masked, max_predictions)
+    return _padded(masked, predictions)
+
+
+def _mask_row(
+    key: jax.Array,
+    ids: jax.Array,
+    candidates: jax.Array,
+    budget: jax.Array,
+    words: jax.Array | None,
+    *,
+    vocabulary: Vocabulary,
+    masking: MaskingConfig,
+    predictions: int,
+) -> dict[str, jax.Array]:
+    """Masks one row: ids, candidates and words [T]; words numbers the word of each piece."""
+    order_key, action_key, random_key = jax.random.split(key, 3)
+    draw = jax.random.uniform(action_key, ids.shape)
+    if words is None:
+        chosen = _choose_pieces(order_key, candidates, budget)
+    elif masking.span:
+        spans = _choose_spans(order_key, candidates, budget, words)
+        chosen, draw = spans >= 0, draw[spans]
+    else:
+        chosen = _choose_words(order_key, candidates, budget, words)
+    replacement = jax.random.randint(random_key, ids.shape, 0, vocabulary.size, ids.dtype)
+    corrupted = jnp.where(draw < masking.mask_prob + masking.random_prob, replacement, ids)
+    corrupted = jnp.where(draw < masking.mask_prob, vocabulary.mask_id, corrupted)
+    # Chosen positions first, in order: a stable sort of the negated choice.
+    positions = jnp.argsort(~chosen, stable=True)[:predictions]
+    return {
+        "input_ids": jnp.where(chosen, corrupted, ids),
+        "masked_positions": jnp.where(chosen[positions], positions, 0).astype(jnp.int32),
+        "masked_labels": jnp.where(chosen[positions], ids[positions], 0),
+        "masked_weights": chosen[positions].astype(jnp.float32),
+    }
 
 
 def _choose_pieces(key: jax.Array, candidates: jax.Array, budget: jax.Array) -> jax.Array:
-    """bool [T]: `budget` of the candidates, every subset equally likely."""
+    """Returns bool [T]: `budget` of the candidates; every subset is equally likely."""
     order = _random_order(key, candidates)
     rank = jnp.zeros(order.shape, jnp.int32).at[order].set(jnp.arange(order.shape[0]))
     return candidates & (rank < budget)
@@ -163,7 +199,10 @@ def _choose_pieces(key: jax.Array, candidates: jax.Array, budget: jax.Array) -> 
 def _choose_words(
     key: jax.Array, candidates: jax.Array, budget: jax.Array, words: jax.Array
 ) -> jax.Array:
-    """bool [T]: whole words in random order, each taken if it still fits; words [T]: numbers."""
+    """Returns bool [T]: whole words in random order, each taken if it still fits.
+
+    words [T] numbers the words.
+    """
     count = words.shape[0] + 1  # word numbers run from 0 to T
     sizes = jnp.zeros(count, jnp.int32).at[words].add(candidates.astype(jnp.int32))
     order = _random_order(key, sizes > 0)
@@ -172,40 +211,41 @@ def _choose_words(
         fits = (sizes[word] > 0) & (sizes[word] <= left)
         return left - jnp.where(fits, sizes[word], 0), fits
 
-    # From the budget down, not from 0 up: under shard_map a constant can't become a device's own.
+    # Count down from the budget: under shard_map, a carry that starts as a constant is the same on
+    # all devices and can't become device-varying.
     _, fits = jax.lax.scan(take, budget, order)
     taken = jnp.zeros(count, bool).at[order].set(fits)
     return candidates & taken[words]
 
 
 class _Spans(NamedTuple):
-    """What `_choose_spans` has chosen so far."""
+    """The state of `_choose_spans`."""
 
     attempt: jax.Array
-    """The next place in the random order."""
+    """The next entry of the random order."""
     left: jax.Array
-    """What remains of the budget."""
+    """The rest of the budget."""
     of_word: jax.Array
-    """The attempt that chose each word, or -1; int32 [words + LONGEST_SPAN]."""
+    """The attempt that chose each word, or -1: int32 [words + LONGEST_SPAN]."""
 
 
 def _choose_spans(
     key: jax.Array, candidates: jax.Array, budget: jax.Array, words: jax.Array
 ) -> jax.Array:
-    """int32 [T]: which span a piece is chosen by, a number in [0, T), or -1.
+    """Returns int32 [T]: the number in [0, T) of the span that chose a piece, or -1.
 
-    Pieces in random order; the word of each, where it isn't chosen yet, begins a span.
+    Pieces come in random order. If the word of a piece isn't chosen yet, it begins a span.
     """
     order_key, length_key = jax.random.split(key)
     length = candidates.shape[0]
-    # No word follows the last one: the padding has the size 0, as special ids have.
+    # Padding after the last word has size 0, like special ids.
     sizes = jnp.zeros(length + 1 + LONGEST_SPAN, jnp.int32)
     sizes = sizes.at[words].add(candidates.astype(jnp.int32))
     first_words = words[_random_order(order_key, candidates)]
     wanted = span_lengths(length_key, length)
     attempts = candidates.sum(dtype=jnp.int32)
 
-    def going_on(state: _Spans) -> jax.Array:
+    def may_continue(state: _Spans) -> jax.Array:
         return (state.attempt < attempts) & (state.left > 0)
 
     def begin_span(state: _Spans) -> _Spans:
@@ -220,15 +260,17 @@ def _choose_spans(
             state.of_word.at[run].set(jnp.where(taken, state.attempt, state.of_word[run])),
         )
 
-    # From what differs between devices, not from constants: see `_choose_words`.
+    # The carry starts from device-varying values, not from constants: see `_choose_words`.
     start = _Spans(attempts * 0, budget, sizes * 0 - 1)
-    chosen = jax.lax.while_loop(going_on, begin_span, start).of_word[words]
+    chosen = jax.lax.while_loop(may_continue, begin_span, start).of_word[words]
     return jnp.where(candidates, chosen, -1)
 
 
 def span_lengths(key: jax.Array, count: int) -> jax.Array:
-    """Words of spans, int32 [count] in 1 ... LONGEST_SPAN: a geometric distribution, p = 0.2, that
-    has lost its longer ones, not one that has them all at 10 (so the mean is 3.8)."""
+    """Draws numbers of words, int32 [count] in 1 ... LONGEST_SPAN.
+
+    The geometric distribution (p = 0.2) is truncated, not clipped; its mean is 3.8.
+    """
     chances = _SPAN_P * (1 - _SPAN_P) ** np.arange(LONGEST_SPAN)
     below = np.cumsum(chances / chances.sum())[:-1].astype(np.float32)
     draws = jax.random.uniform(key, (count,))
@@ -236,13 +278,13 @@ def span_lengths(key: jax.Array, count: int) -> jax.Array:
 
 
 def _random_order(key: jax.Array, eligible: jax.Array) -> jax.Array:
-    """int32 [T]: the numbers of all entries in a random order, the eligible ones first."""
+    """Returns int32 [T]: the indices of all entries in random order, eligible ones first."""
     draws = jax.random.bits(key, eligible.shape, jnp.uint32) >> 1
     return jnp.argsort(jnp.where(eligible, draws, draws | jnp.uint32(1 << 31)))
 
 
 def _padded(masked: dict[str, jax.Array], width: int) -> dict[str, jax.Array]:
-    """Brings the masked_* arrays to [B, width] where the rows are shorter than that."""
+    """Pads the masked_* arrays to [B, width]."""
 
     def pad(name: str, array: jax.Array) -> jax.Array:
         missing = width - array.shape[1] if name.startswith("masked_") else 0

@@ -23,10 +23,9 @@ from bertjax.objectives.losses import (
     pretraining_loss,
     pretraining_normalizers,
 )
-from bertjax.objectives.masking import mask_tokens
+from bertjax.objectives.masking import Vocabulary, mask_tokens
 from bertjax.pretrain.config import PretrainConfig
 from bertjax.pretrain.frequency import token_groups
-from bertjax.text.tokenizer import Tokenizer
 from bertjax.train import param_groups, sharding
 from bertjax.train.optimizer import make_optimizer, make_schedule
 from bertjax.train.step import (
@@ -39,29 +38,6 @@ from bertjax.train.step import (
     make_eval_step,
     make_train_step,
 )
-
-
-class Vocabulary(NamedTuple):
-    """What masking has to know of a tokenizer."""
-
-    size: int
-    pad_id: int
-    mask_id: int
-    special: np.ndarray
-    """bool [V]: never masked."""
-    word_starts: np.ndarray
-    """bool [V]: ids that begin a word."""
-
-    @classmethod
-    def of(cls, tokenizer: Tokenizer) -> "Vocabulary":
-        """The tables of a tokenizer."""
-        return cls(
-            tokenizer.vocab_size,
-            tokenizer.pad_id,
-            tokenizer.mask_id,
-            tokenizer.special(),
-            tokenizer.word_starts(),
-        )
 
 
 class Program(NamedTuple):
@@ -176,14 +152,8 @@ def _mask(
     masked = mask_tokens(
         keys,
         batch["input_ids"],
-        mask_id=vocabulary.mask_id,
-        vocab_size=vocabulary.size,
-        special=jnp.asarray(vocabulary.special),
-        word_starts=jnp.asarray(vocabulary.word_starts),
-        rate=config.masking.rate,
-        max_predictions=config.masking.predictions(batch["input_ids"].shape[1]),
-        whole_word=config.masking.whole_word,
-        span=config.masking.span,
+        vocabulary,
+        config.masking,
         attention_mask=batch["attention_mask"],
     )
     return {**batch, **masked}

@@ -16,6 +16,7 @@ from bertjax.data.shards import TOKENIZER, Manifest
 from bertjax.data.stream import ShardReader
 from bertjax.errors import UserError
 from bertjax.interop.huggingface import Pretrained, save_pretrained
+from bertjax.objectives.masking import Vocabulary
 from bertjax.objectives.objective import objective_for
 from bertjax.pretrain.config import PretrainConfig
 from bertjax.pretrain.evaluation import (
@@ -36,7 +37,7 @@ from bertjax.pretrain.phases import (
     second_mutable,
     untrained_positions,
 )
-from bertjax.pretrain.program import Program, Vocabulary, build
+from bertjax.pretrain.program import Program, build
 from bertjax.rundir.records import CONFIG
 from bertjax.rundir.workdir import choose_workdir, write_config
 from bertjax.text.tokenizer import Tokenizer, load_tokenizer

@@ -17,10 +17,10 @@ from bertjax.data.prepare.run import PrepareConfig, prepare
 from bertjax.data.stream import ShardReader, TrainStream
 from bertjax.errors import UserError
 from bertjax.model.bert import init_params
-from bertjax.objectives.masking import MaskingConfig
+from bertjax.objectives.masking import MaskingConfig, Vocabulary
 from bertjax.pretrain import run as runs
 from bertjax.pretrain.config import InitializationConfig, ModelConfig, PretrainConfig
-from bertjax.pretrain.program import Vocabulary, build
+from bertjax.pretrain.program import build
 from bertjax.text.tokenizer import load_tokenizer
 from bertjax.train.checkpoint.manager import Checkpoints
 from bertjax.train.loop import LoopConfig

@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
 import bertjax as bj
-from bertjax.objectives.masking import LONGEST_SPAN, MaskingConfig, span_lengths
+from bertjax.objectives.masking import LONGEST_SPAN, MaskingConfig, Vocabulary, span_lengths
 
 V, T, MASK = 1000, 64, 4
 SPECIAL = np.zeros(V, bool)
@@ -19,6 +19,9 @@ SPECIAL[[0, 2, 3, 4]] = (
 )
 WORD_STARTS = np.arange(V) % 3 != 0
 WORD_STARTS[:5] = True
+
+
+VOCABULARY = Vocabulary(V, 0, MASK, SPECIAL, WORD_STARTS)
 
 
 def rows(count, seed=0):
@@ -36,20 +39,12 @@ def rows(count, seed=0):
 
 @pytest.fixture(scope="module")
 def mask():
-    def run(ids, seed=0, max_predictions=10, **more):
+    def run(ids, seed=0, vocabulary=VOCABULARY, **masking):
         keys = jax.random.split(jax.random.key(seed), len(ids))
 
         @jax.jit
         def masked(keys, ids):
-            return bj.mask_tokens(
-                keys,
-                ids,
-                mask_id=MASK,
-                vocab_size=V,
-                special=SPECIAL,
-                max_predictions=max_predictions,
-                **more,
-            )
+            return bj.mask_tokens(keys, ids, vocabulary, MaskingConfig(**masking))
 
         return jax.tree.map(np.asarray, masked(keys, ids))
 
@@ -64,7 +59,7 @@ def within(count, total, share):
 @pytest.mark.parametrize("units", [None, "whole_word", "span"])
 def test_the_masked_arrays_say_what_was_done(mask, units):
     ids, lengths = rows(500)
-    out = mask(ids, word_starts=WORD_STARTS, **({units: True} if units else {}))
+    out = mask(ids, **({units: True} if units else {}))
     for row in range(len(ids)):
         used = out["masked_weights"][row].astype(bool)
         positions = out["masked_positions"][row][used]
@@ -108,7 +103,7 @@ def test_every_candidate_is_equally_likely(mask):
 @pytest.mark.parametrize("units", ["whole_word", "span"])
 def test_whole_words_are_whole(mask, units):
     ids, _ = rows(2000)
-    out = mask(ids, word_starts=WORD_STARTS, **{units: True})
+    out = mask(ids, **{units: True})
     words = np.cumsum(WORD_STARTS[ids], 1)
     fuller = 0
     for row in range(len(ids)):
@@ -125,7 +120,7 @@ def test_whole_words_are_whole(mask, units):
 
 def test_pieces_of_a_word_are_corrupted_on_their_own(mask):
     ids, _ = rows(4000)
-    out = mask(ids, whole_word=True, word_starts=WORD_STARTS)
+    out = mask(ids, whole_word=True)
     words = np.cumsum(WORD_STARTS[ids], 1)
     pairs = alike = 0
     for row in range(len(ids)):
@@ -139,15 +134,7 @@ def test_pieces_of_a_word_are_corrupted_on_their_own(mask):
 
 def masking(**units):
     """The function of keys and ids that masks in these units."""
-    return functools.partial(
-        bj.mask_tokens,
-        mask_id=MASK,
-        vocab_size=V,
-        special=SPECIAL,
-        word_starts=WORD_STARTS,
-        max_predictions=10,
-        **units,
-    )
+    return functools.partial(bj.mask_tokens, vocabulary=VOCABULARY, masking=MaskingConfig(**units))
 
 
 @pytest.mark.parametrize("span", [False, True])
@@ -181,9 +168,7 @@ def test_the_budget_of_every_length_is_the_one_python_counts(rate):
 
     @jax.jit
     def predicted(keys, ids):
-        masked = bj.mask_tokens(
-            keys, ids, mask_id=MASK, vocab_size=V, special=SPECIAL, rate=rate, max_predictions=103
-        )
+        masked = bj.mask_tokens(keys, ids, VOCABULARY, MaskingConfig(rate))
         return masked["masked_weights"].sum(-1)
 
     wanted = [max(1, round(rate * length)) for length in lengths.tolist()]
@@ -203,7 +188,7 @@ def test_short_rows_and_a_wide_budget(mask):
 @pytest.mark.parametrize("units", ["whole_word", "span"])
 def test_whole_words_need_their_table(mask, units):
     with pytest.raises(ValueError, match="word_starts"):
-        mask(rows(1)[0], **{units: True})
+        mask(rows(1)[0], vocabulary=VOCABULARY._replace(word_starts=None), **{units: True})
 
 
 def test_a_span_is_as_long_as_a_geometric_draw_below_eleven():
@@ -253,7 +238,7 @@ def runs(chosen):
 
 def test_spans_over_a_hundred_thousand_tokens_are_those_of_a_plain_loop(mask):
     ids, lengths = rows(8000)
-    out = mask(ids, span=True, word_starts=WORD_STARTS)
+    out = mask(ids, span=True)
     used = out["masked_weights"].astype(bool)
     chosen = np.zeros(ids.shape, bool)
     np.put_along_axis(chosen, out["masked_positions"], True, 1)
@@ -279,7 +264,7 @@ def test_a_span_is_corrupted_as_a_whole(mask):
     # One piece a word and rows of one span at most: the budget is one draw of 80/10/10.
     ids = np.full((30_000, 34), 7, np.int32)
     ids[:, 0], ids[:, -1] = 2, 3
-    out = mask(ids, span=True, word_starts=WORD_STARTS, max_predictions=5)
+    out = mask(ids, span=True, max_predictions=5)
     used = out["masked_weights"].astype(bool)
     assert used.all() and used.sum() > 100_000
     new = np.take_along_axis(out["input_ids"], out["masked_positions"], 1)
@@ -306,7 +291,8 @@ def test_no_span_runs_across_a_special_id(mask):
     ids = np.tile(np.array([2, 7, 8, 3, 9, 10, 3], np.int32), (4000, 1))
     starts = WORD_STARTS.copy()
     starts[9] = False
-    out = mask(ids, span=True, word_starts=starts, rate=0.3, max_predictions=2)
+    vocabulary = VOCABULARY._replace(word_starts=starts)
+    out = mask(ids, vocabulary=vocabulary, span=True, rate=0.3)
     chosen = np.zeros(ids.shape, bool)
     np.put_along_axis(chosen, out["masked_positions"], out["masked_weights"].astype(bool), 1)
     assert not chosen[:, [0, 3, 6]].any() and (chosen.sum(1) == 2).all()
@@ -327,3 +313,25 @@ def test_predictions_follow_the_rate_or_refuse():
         MaskingConfig(max_predictions=20).predictions(512)
     with pytest.raises(bj.UserError, match="rate"):
         MaskingConfig(rate=1.5)
+
+
+def test_what_contradicts_itself_is_refused():
+    with pytest.raises(bj.UserError, match=r"`masking.whole_word` and `masking.span` are both"):
+        MaskingConfig(whole_word=True, span=True)
+    for masked, replaced in ((0.9, 0.2), (-0.1, 0.1), (1.1, 0.0), (0.5, -0.1)):
+        with pytest.raises(bj.UserError, match="two probabilities with a sum of at most 1"):
+            MaskingConfig(mask_prob=masked, random_prob=replaced)
+
+
+def test_the_mix_of_replacements_is_a_setting(mask):
+    ids, _ = rows(2000)
+    out = mask(ids, mask_prob=0.5, random_prob=0.2)
+    used = out["masked_weights"].astype(bool)
+    new = np.take_along_axis(out["input_ids"], out["masked_positions"], 1)[used]
+    total = used.sum()
+    assert within((new == MASK).sum(), total, 0.5 + 0.2 / V)
+    assert within((new == out["masked_labels"][used]).sum(), total, 0.3 + 0.2 / V)
+    kept = mask(ids, mask_prob=0.0, random_prob=0.0)
+    assert np.array_equal(kept["input_ids"], ids) and kept["masked_weights"].any()
+    # The positions don't depend on the mix.
+    assert np.array_equal(kept["masked_positions"], mask(ids)["masked_positions"])

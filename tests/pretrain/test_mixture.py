@@ -17,7 +17,6 @@ from bertjax.pretrain import program as pretrain_program
 from bertjax.pretrain import run as runs
 from bertjax.pretrain.config import PretrainConfig
 from bertjax.pretrain.evaluation import make_evaluator, metric_names
-from bertjax.pretrain.program import Vocabulary
 from bertjax.report.run import report
 from bertjax.text.tokenizer import load_tokenizer
 from bertjax.train.loop import LoopConfig
@@ -140,7 +139,7 @@ def test_the_same_shares_in_other_numbers_go_on(done, recipe):
 
 def test_a_unigram_start_counts_words_as_they_are_mixed(data):
     mixture = corpora(data)
-    vocabulary = Vocabulary.of(load_tokenizer(data / "tokenizer"))
+    vocabulary = masking.Vocabulary.of(load_tokenizer(data / "tokenizer"))
     counts = runs._count(mixture.readers("train"), mixture.shares, vocabulary)
     share = counts[5:25].sum() / counts.sum()
     # 3 of 4 examples, which differ in length: three standard deviations of about 150 of them.
@@ -152,9 +151,10 @@ def test_a_step_of_each_length_is_compiled_once_and_predicts_its_share(
 ):
     traced = []
 
-    def mask_tokens(keys, input_ids, **how):
-        traced.append((input_ids.shape[1], how["max_predictions"]))
-        return masking.mask_tokens(keys, input_ids, **how)
+    def mask_tokens(*arguments, **options):
+        masked = masking.mask_tokens(*arguments, **options)
+        traced.append((masked["input_ids"].shape[1], masked["masked_labels"].shape[1]))
+        return masked
 
     monkeypatch.setattr(pretrain_program, "mask_tokens", mask_tokens)
     config = recipe(tmp_path / "run", steps=12, length_buckets=(16,))

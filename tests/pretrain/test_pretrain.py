@@ -18,10 +18,10 @@ from bertjax.data.prepare.run import PrepareConfig, prepare
 from bertjax.data.shards import read_manifest
 from bertjax.files import CannotWrite
 from bertjax.model import initializers
-from bertjax.objectives.masking import MaskingConfig
+from bertjax.objectives.masking import MaskingConfig, Vocabulary
 from bertjax.pretrain import run as runs
 from bertjax.pretrain.config import InitializationConfig, ModelConfig, PretrainConfig
-from bertjax.pretrain.program import Vocabulary, build
+from bertjax.pretrain.program import build
 from bertjax.text.tokenizer import TokenizerConfig, load_tokenizer, train_tokenizer
 from bertjax.train.loop import LoopConfig
 from bertjax.train.optimizer import OptimizerConfig

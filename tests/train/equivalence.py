@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 import bertjax as bj
+from bertjax.objectives.masking import MaskingConfig, Vocabulary
 from bertjax.train import optimizer as optimizers
 from bertjax.train import sharding
 from bertjax.train.step import Loss, StepConfig, init_state, jit_train_step, make_train_step
@@ -49,7 +50,7 @@ def batch(step):
 
 def corrupt(batch, keys):
     masked = bj.mask_tokens(
-        keys, batch["input_ids"], mask_id=4, vocab_size=V, special=SPECIAL, max_predictions=6
+        keys, batch["input_ids"], Vocabulary(V, 0, 4, SPECIAL), MaskingConfig(max_predictions=6)
     )
     return {**batch, **masked}
 
