@@ -26,9 +26,8 @@ def relative(found, expected):
 )
 def test_the_gradient_of_every_tensor(case, cases, golden, ours, hold):
     arrays = golden.load(golden.FOLDER / f"{case}.npz")
-    loss, grads = ours.loss_and_gradients(
-        ours.params(case), cases.pretraining_batch(case), config=ours.config(case)
-    )
+    batch = cases.pretraining_batch(case)
+    loss, grads = ours.loss_and_gradients(ours.params(case), batch, config=ours.config(case))
     hold(f"loss, {case}", abs(float(loss) - arrays["loss"]) / arrays["loss"], 1e-5, "relative")
     found = ours.by_their_names(grads)
     expected = {n.removeprefix("gradients/"): a for n, a in arrays.items() if "gradients/" in n}
@@ -44,7 +43,9 @@ def test_the_gradient_of_every_tensor(case, cases, golden, ours, hold):
         worst = max(worst, (relative(gradient, array), name))
     of = "sampled entries of each; " if case in cases.SAMPLED else ""
     hold(f"gradients, {case}, every tensor", worst[0], 1e-5, f"{of}worst: {worst[1]}")
-    hold(f"gradients, {case}, key biases / query biases", noise, 1e-6, "truly 0")
+    # The exact gradient is 0. The rounding errors of a sum of n terms grow as the root of n.
+    bound = np.finfo(np.float32).eps * np.sqrt(batch["input_ids"].size)
+    hold(f"gradients, {case}, key biases / query biases", noise, bound, "truly 0")
 
 
 def curve(recipe, cases, ours, **changes):
