@@ -2,18 +2,31 @@
 
 import contextlib
 import dataclasses
-import functools
 import inspect
-import io
 import os
 import re
 import runpy
-import sys
+import shutil
+import textwrap
+import types
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Literal,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from bertjax.commands import flag
 from bertjax.errors import UserError
+
+if TYPE_CHECKING:
+    from tyro.constructors import ConstructorRegistry, StructFieldSpec
 
 Config = TypeVar("Config")
 Say = Callable[[str], None]
@@ -54,15 +67,16 @@ def _flags(kind: Callable[..., Any], path: str = "", prefix: str = "") -> Iterat
     hints = get_type_hints(kind, include_extras=True)
     for name, parameter in inspect.signature(kind).parameters.items():
         hint = hints[name]
-        markers = getattr(hint, "__metadata__", ())
         is_required = parameter.default is inspect.Parameter.empty
-        if Positional in markers or (inspect.isfunction(kind) and is_required):
-            yield path + name, name.upper()
-        else:
-            yield path + name, flag(prefix + name)
+        is_positional = _has(hint, Positional) or (inspect.isfunction(kind) and is_required)
+        yield path + name, name.upper() if is_positional else flag(prefix + name)
         if nested := _dataclass(hint):
-            inner = prefix if OmitArgPrefixes in markers else f"{prefix}{name}."
+            inner = prefix if _has(hint, OmitArgPrefixes) else f"{prefix}{name}."
             yield from _flags(nested, f"{path}{name}.", inner)
+
+
+def _has(hint: Any, marker: Any) -> bool:
+    return marker in getattr(hint, "__metadata__", ())
 
 
 def _dataclass(hint: Any) -> type | None:
@@ -78,37 +92,140 @@ def parse(kind: Callable[..., Config], verb: str, arguments: list[str], **more: 
     Exits with 0 on --help, and with 2 on a word that is no flag or has no valid value.
 
     Raises:
-        UserError: a configuration or a function refuses its values.
+        UserError: the configuration refuses the values.
     """
-    if not inspect.isfunction(kind):
-        return _parse(kind, verb, arguments, **more)
-
-    @functools.wraps(kind)
-    def bind(*positional: Any, **named: Any) -> Callable[[], Any]:
-        return functools.partial(kind, *positional, **named)
-
-    return _parse(bind, verb, arguments, **more)()
-
-
-def _parse(kind: Callable[..., Any], verb: str, arguments: list[str], **more: Any) -> Any:
     import tyro
 
-    markers = (tyro.conf.PositionalMetavarFromFieldName,)
-    if inspect.isfunction(kind):
-        markers += (tyro.conf.PositionalRequiredArgs,)
-    shown = io.StringIO()
+    is_function = inspect.isfunction(kind)
     try:
-        with contextlib.redirect_stderr(shown):
-            return tyro.cli(kind, args=arguments, prog=f"bertjax {verb}", config=markers, **more)
-    except SystemExit as stop:
-        # tyro prints a ValueError from a dataclass as a word that it can't parse, and exits.
-        cause = stop.__context__
-        while cause is not None:
-            if isinstance(cause, UserError):
-                raise cause from None
-            cause = cause.__context__
-        sys.stderr.write(shown.getvalue())
-        raise
+        return tyro.cli(
+            _documented(kind) if is_function else kind,
+            args=arguments,
+            prog=f"bertjax {verb}",
+            description=_description(kind),
+            config=[tyro.conf.PositionalRequiredArgs] if is_function else [],
+            registry=_registry(kind),
+            **more,
+        )
+    except _Refused as refused:
+        raise refused.error from None
+
+
+class _Refused(Exception):
+    """Carries a `UserError` through tyro, which prints a ValueError of a configuration itself."""
+
+    def __init__(self, error: UserError) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+def _registry(kind: Callable[..., Any]) -> "ConstructorRegistry":
+    """Returns a rule for dataclasses: tyro's, with our metavars, help texts and errors."""
+    from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructTypeInfo
+
+    registry = ConstructorRegistry()
+    is_asking = False
+
+    @registry.struct_rule
+    def rule(info: StructTypeInfo) -> StructConstructorSpec | None:
+        nonlocal is_asking
+        if is_asking or not dataclasses.is_dataclass(info.type):
+            return None
+        is_asking = True  # tyro asks this rule again, and then its own
+        spec = ConstructorRegistry.get_struct_spec(info)
+        is_asking = False
+        if not isinstance(spec, StructConstructorSpec):
+            return None
+
+        def instantiate(**values: Any) -> Any:
+            try:
+                return spec.instantiate(**values)
+            except UserError as error:
+                raise _Refused(error) from error
+
+        instantiate.__doc__ = with_flags(_paragraphs(inspect.getdoc(info.type) or ""), kind)
+        return StructConstructorSpec(
+            instantiate, tuple(_presented(field, kind) for field in spec.fields)
+        )
+
+    return registry
+
+
+def _presented(field: "StructFieldSpec", kind: Callable[..., Any]) -> "StructFieldSpec":
+    """Returns a field with a plain metavar, and a help text in paragraphs with flags."""
+    from tyro.conf import Positional
+
+    given = field.helptext
+
+    def helptext() -> str | None:
+        text = given() if callable(given) else given
+        return None if text is None else with_flags(_paragraphs(text), kind)
+
+    hint = _with_metavar(field.name, field.type, _has(field.type, Positional))
+    return dataclasses.replace(field, type=hint, helptext=helptext)
+
+
+def _documented(function: Callable[..., Config]) -> Callable[..., Config]:
+    """Returns a function with plain metavars, and descriptions of parameters with flags."""
+
+    def call(*positionals: Any, **options: Any) -> Config:
+        return function(*positionals, **options)
+
+    signature = inspect.signature(function)
+    hints = get_type_hints(function, include_extras=True)
+    call.__annotations__ = {
+        name: _with_metavar(name, hints[name], is_positional=each.default is each.empty)
+        for name, each in signature.parameters.items()
+    }
+    call.__signature__ = signature  # pyright: ignore[reportFunctionMemberAccess]
+    call.__doc__ = re.sub(r"\n {8,}", " ", with_flags(inspect.getdoc(function) or "", function))
+    return call
+
+
+def _description(kind: Callable[..., Any]) -> str:
+    """Returns what a docstring says before its arguments, wrapped at the terminal's width."""
+    text = (inspect.getdoc(kind) or "").partition("\n\nArgs:\n")[0]
+    width = shutil.get_terminal_size().columns
+    # tyro prints a description as it is, except that it joins lines that begin with a letter.
+    wrapped = (
+        textwrap.fill(paragraph, width, initial_indent="  ", subsequent_indent="  ")
+        for paragraph in _paragraphs(with_flags(text, kind)).split("\n\n")
+    )
+    return "\n".join(wrapped)
+
+
+def _paragraphs(text: str) -> str:
+    """Joins the lines of each paragraph, so that the help wraps them at the terminal's width."""
+    return "\n\n".join(" ".join(part.split()) for part in re.split(r"\n\s*\n", text))
+
+
+def _with_metavar(name: str, hint: Any, is_positional: bool) -> Any:
+    """Returns a hint with a plain metavar, which prints no default that is None or empty."""
+    import tyro
+
+    def default(label: str) -> str:
+        return "" if label in ("", "None") else f"(default: {label})"
+
+    metavar = name.upper() if is_positional else None if hint is bool else _metavar(hint)
+    return Annotated[hint, tyro.conf.arg(metavar=metavar, help_behavior_hint=default)]
+
+
+def _metavar(hint: Any) -> str:
+    """Returns a metavar such as INT, STR ... or {a,b}."""
+    origin, choices = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return _metavar(choices[0])
+    if hint is bool:
+        return "{True,False}"
+    if origin is Literal:
+        return "{" + ",".join(map(str, choices)) + "}"
+    if origin in (Union, types.UnionType):
+        inner = [_metavar(choice) for choice in choices if choice is not type(None)]
+        return "|".join(one for one in inner if f"{one} ..." not in inner)
+    if origin in (tuple, dict):
+        words = " ".join(_metavar(choice) for choice in choices if choice is not ...)
+        return words if origin is tuple and ... not in choices else f"{words} ..."
+    return getattr(hint, "__name__", str(hint)).upper()
 
 
 def parse_recipe(kind: type[Config], verb: str, arguments: list[str]) -> Config:

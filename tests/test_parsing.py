@@ -1,7 +1,8 @@
 """The words of a command line: configurations out of them, flags in messages."""
 
 import dataclasses
-from typing import Annotated
+import re
+from typing import Annotated, Literal
 
 import pytest
 import tyro
@@ -13,7 +14,10 @@ from bertjax.parsing import parse, with_flags
 
 @dataclasses.dataclass(frozen=True)
 class Loop:
+    """How long to train."""
+
     train_steps: int = 1
+    """Applied updates."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,16 +27,52 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
+    """Train on a source,
+    for a while.
+
+    Set `fresh` to start again.
+    """
+
     source: tyro.conf.Positional[str]
     fresh: bool = False
+    name: str | None = None
+    """One two three four five six seven eight
+    nine ten (of `loop.train_steps`),
+    eleven twelve."""
+    rates: tuple[float, ...] | None = None
+    lengths: int | tuple[int, ...] = 1
+    mode: Literal["a", "b"] | dict[str, float] | None = None
+    window: tuple[int, float] | None = None
+    flag: bool | None = None
     max_seq_length: int = 128
     loop: Loop = Loop()
     second: Annotated[Loop | None, tyro.conf.arg(help="...")] = None
     options: tyro.conf.OmitArgPrefixes[Options] = Options()
 
 
-def verb(model: str, data: tuple[str, ...], *, batch_size: int = 1) -> int:
-    return batch_size
+def verb(model: str, data: tuple[str, ...], *, batch_size: int | None = None) -> int:
+    """Count rows.
+
+    Args:
+        model: Directory.
+        data: Files.
+        batch_size: One two three four five six seven eight nine ten eleven
+            twelve of `model`.
+    """
+    return batch_size or len(data)
+
+
+@pytest.fixture
+def help_of(monkeypatch, capsys):
+    """The help of a configuration at a width, its lines without frames and spaces around them."""
+
+    def run(kind, width):
+        monkeypatch.setenv("COLUMNS", str(width))
+        with pytest.raises(SystemExit):
+            parse(kind, "verb", ["--help"])
+        return [line.strip("│ ") for line in capsys.readouterr().out.splitlines()]
+
+    return run
 
 
 @pytest.mark.parametrize(
@@ -63,6 +103,32 @@ def test_a_command_is_written_with_names_of_fields():
     assert command("pretrain", "r.py", **{"loop.train_steps": 2}) == (
         "bertjax pretrain r.py --loop.train-steps 2"
     )
+
+
+def test_help_fills_the_terminal(help_of):
+    lines = help_of(Config, 200)
+    assert lines[2:4] == ["Train on a source, for a while.", "Set --fresh to start again."]
+    text = (
+        "One two three four five six seven eight nine ten (of --loop.train-steps), eleven twelve."
+    )
+    assert [line for line in lines if line.endswith(text)]
+    narrow = help_of(Config, 60)
+    assert max(map(len, narrow[1:])) <= 60  # below the usage
+    assert text.replace(" ", "") in "".join(narrow).replace(" ", "")
+    text = "One two three four five six seven eight nine ten eleven twelve of MODEL."
+    assert [line for line in help_of(verb, 200) if line.endswith(text)]
+
+
+def test_metavars_are_plain(help_of):
+    lines = help_of(Config, 200)
+    for usage in (
+        *("SOURCE", "-h, --help", "--fresh, --no-fresh", "--name STR", "--rates FLOAT ..."),
+        *("--lengths INT ...", "--mode {a,b}|STR FLOAT ...", "--window INT FLOAT"),
+        *("--flag {True,False}", "--loop.train-steps INT", "--doc-stride INT"),
+    ):
+        assert [line for line in lines if re.match(rf"{re.escape(usage)}(  |$)", line)], usage
+    assert not [line for line in lines if "None" in line]
+    assert [line for line in lines if "(default: 128)" in line]
 
 
 @dataclasses.dataclass(frozen=True)
