@@ -149,7 +149,7 @@ def _demo(arguments: list[str]) -> int:
 
 
 def _tokenizer_train(arguments: list[str]) -> int:
-    from bertjax.text.tokenizer import TokenizerConfig, train_tokenizer
+    from bertjax.text.tokenizer_training import TokenizerConfig, train_tokenizer
 
     with flags_of(TokenizerConfig, _say) as say:
         config = parsing.parse(TokenizerConfig, "tokenizer train", arguments)

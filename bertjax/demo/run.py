@@ -198,7 +198,7 @@ class _Demo:
         return {name: facts[name] for name in facts if name not in ("text", "tasks")}
 
     def _tokenizer(self) -> dict[str, Any]:
-        from bertjax.text.tokenizer import TokenizerConfig, train_tokenizer
+        from bertjax.text.tokenizer_training import TokenizerConfig, train_tokenizer
 
         config = TokenizerConfig(
             input=(str(self.workdir / "corpus" / "text.txt"),),

@@ -1,7 +1,7 @@
-"""Files as the bytes of the text that they hold, whether they are compressed or not.
+"""Opens text files, compressed or not, as streams of their text's bytes.
 
-A compressed file is read to its end, all of its members (`cat a.gz b.gz` is a file of two), or it
-is an error that says how far it went: Python's own readers take a damaged second member for the
+All members of a compressed file are read (`cat a.gz b.gz` makes a file of two). Damage anywhere is
+an error that names the line it follows; Python's own readers take a damaged second member for the
 end of the file.
 """
 
@@ -22,29 +22,29 @@ SUFFIXES = (".gz", ".bz2", ".xz", ".zst")
 
 _READ_BYTES = 1 << 16
 _BUFFER_BYTES = 1 << 17
-# What .xz files that ask for more (a dictionary of over 256 MB) are refused for; for .zst it is
-# the library's own limit, a window of 128 MiB.
-_MEMORY = 1 << 28
+# An .xz file whose dictionary needs more memory is refused. For .zst, the library's own limit
+# applies: a window of 128 MiB.
+_MAX_MEMORY = 1 << 28
 
 
 def is_compressed(path: epath.Path) -> bool:
-    """Whether a file's name says that it is compressed in a way that is read here."""
+    """Whether a file's name has one of `SUFFIXES`."""
     return path.suffix.lower() in SUFFIXES
 
 
 def text_name(path: epath.Path) -> str:
-    """The name of the text: the file's, without the ending that says how it is compressed."""
+    """Returns a file's name without a compression suffix."""
     return path.stem if is_compressed(path) else path.name
 
 
 def open_text(path: epath.Path) -> BinaryIO:
-    """The bytes of the text in a file: a stream for reading that is seekable if the file is plain.
+    """Opens the text of a file for reading. The stream is seekable if the file is not compressed.
 
     Memory is bounded, whatever a compressed file expands to.
 
     Raises:
-        UserError: it can't be opened; and from reading, of a compressed file: it is damaged or cut
-            off, named as file:line. Of what is cut off between two members nothing tells.
+        UserError: the file cannot be opened. Reading a compressed file raises it for damage and
+            truncation, named as file:line; truncation exactly between two members is undetectable.
     """
     if is_compressed(path):
         new_decoder, damage = _decoder(path)
@@ -53,14 +53,14 @@ def open_text(path: epath.Path) -> BinaryIO:
 
 
 class Window:
-    """A compressed file's text as a file in which one may seek, but not back beyond what was
-    forgotten: it holds what was read since."""
+    """A seekable view of a compressed file's text. It holds everything since the last `forget`;
+    seeking further back is an error."""
 
     def __init__(self, path: epath.Path) -> None:
         self._file = open_text(path)
         self._held = bytearray()
         self._begin = 0
-        """Position of what is held."""
+        """Position of the first held byte."""
         self._position = 0
 
     def __enter__(self) -> "Window":
@@ -70,7 +70,7 @@ class Window:
         self._file.close()
 
     def forget(self, before: int) -> None:
-        """Gives up what comes before a position, to which there is no way back."""
+        """Drops everything before a position."""
         while before > self._begin + len(self._held):
             self._begin += len(self._held)
             self._held = bytearray(self._file.read(min(_BUFFER_BYTES, before - self._begin)))
@@ -80,17 +80,17 @@ class Window:
         self._begin = before
 
     def seek(self, position: int) -> None:
-        """Where to read next."""
+        """Sets the position of the next read."""
         if position < self._begin:
             raise ValueError(f"position {position} was forgotten: {self._begin} is the first held")
         self._position = position
 
     def tell(self) -> int:
-        """Where to read next."""
+        """Returns the position of the next read."""
         return self._position
 
     def read(self, size: int) -> bytes:
-        """So many bytes, fewer only at the end of the text."""
+        """Reads `size` bytes, fewer only at the end of the text."""
         start = self._position - self._begin
         if (missing := start + size - len(self._held)) > 0:
             self._held += self._file.read(missing)
@@ -107,7 +107,7 @@ def _open(path: epath.Path) -> Any:
 
 
 class _Members(io.RawIOBase):
-    """What the members of a compressed file hold, one after the other."""
+    """The concatenated contents of a compressed file's members."""
 
     def __init__(
         self,
@@ -120,11 +120,11 @@ class _Members(io.RawIOBase):
         self._file = file
         self._new_decoder = new_decoder
         self._damage = damage
-        """What decoders raise."""
+        """The exception that decoders raise."""
         self._decoder: Any = None
-        """Of the member that is being read."""
+        """The decoder of the current member."""
         self._rest = b""
-        """What was read of the file and given to no decoder."""
+        """Bytes of the file that no decoder has received yet."""
         self._members = 0
         self._line = 1
 
@@ -144,16 +144,16 @@ class _Members(io.RawIOBase):
         return len(data)
 
     def _begin_member(self) -> bool:
-        """Whether there is another one."""
+        """Starts the next member; returns whether there is one."""
         self._fill()
         if self._members:
-            while self._rest[:1] == b"\0":  # what is between two may be filled up
+            while self._rest[:1] == b"\0":  # zero padding between two members is allowed
                 self._rest = self._rest.lstrip(b"\0")
                 self._fill()
         if not self._rest:
             if not self._members:
                 raise UserError(
-                    f"{self._path}: is empty, which no compressed file is; copy it again."
+                    f"{self._path}: is empty and so not a compressed file; copy it again."
                 )
             return False
         self._decoder = self._new_decoder()
@@ -163,22 +163,22 @@ class _Members(io.RawIOBase):
     def _fill(self) -> None:
         self._rest = self._rest or self._file.read(_READ_BYTES)
 
-    def _decode(self, most: int) -> bytes:
-        """The next bytes of a member, at most so many; none where it has ended."""
+    def _decode(self, max_bytes: int) -> bytes:
+        """Returns the next bytes of the member, none at its end."""
         needs_input = self._decoder.needs_input
         given = b""
         if needs_input:
             self._fill()
             given, self._rest = self._rest, b""
         try:
-            data = self._decoder.decompress(given, most)
+            data = self._decoder.decompress(given, max_bytes)
         except self._damage as error:
             raise self._fault(f"can't be decompressed from here on ({error})") from None
         if self._decoder.eof:
             self._rest = self._decoder.unused_data
             self._decoder = None
         elif needs_input and not given and not data:
-            raise self._fault("the compressed text is cut off here")
+            raise self._fault("the compressed text is truncated here")
         return data
 
     def _fault(self, what: str) -> UserError:
@@ -186,7 +186,7 @@ class _Members(io.RawIOBase):
 
 
 def _decoder(path: epath.Path) -> tuple[Callable[[], Any], type[Exception]]:
-    """What makes a decoder of one member, and what that raises over damaged data."""
+    """Returns a function that makes a decoder of one member, and the exception it raises."""
     match path.suffix.lower():
         case ".gz":
             return _Gzip, zlib.error
@@ -194,7 +194,7 @@ def _decoder(path: epath.Path) -> tuple[Callable[[], Any], type[Exception]]:
             return bz2.BZ2Decompressor, OSError
         case ".xz":
             return functools.partial(
-                lzma.LZMADecompressor, lzma.FORMAT_XZ, memlimit=_MEMORY
+                lzma.LZMADecompressor, lzma.FORMAT_XZ, memlimit=_MAX_MEMORY
             ), lzma.LZMAError
     try:
         if sys.version_info >= (3, 14):
@@ -207,7 +207,7 @@ def _decoder(path: epath.Path) -> tuple[Callable[[], Any], type[Exception]]:
 
 
 class _Gzip:
-    """zlib's decoder, with the names that the others have."""
+    """zlib's decoder with the interface of the others."""
 
     def __init__(self) -> None:
         self._decoder = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)

@@ -1,4 +1,4 @@
-"""Raw text in: documents, which are tuples of sentences, from files and from data sets of TFDS."""
+"""Reads raw text, from files and TFDS data sets, as documents: tuples of sentences."""
 
 import json
 import re
@@ -21,14 +21,14 @@ __all__ = [
 ]
 
 Source = epath.Path | TfdsSplit
-"""What documents are read from: a file of text, or a split of a data set."""
+"""A text file, or a split of a TFDS data set."""
 
 EXTENSIONS = (".txt", ".jsonl")
-"""The files that are read where a directory is given, compressed or not (a .json there is rather a
-configuration); beside them what WikiExtractor writes, wiki_00."""
+"""The extensions of files that are read from a directory, compressed or not, beside WikiExtractor's
+wiki_00. A .json in a directory is more likely a configuration."""
 
-LONGEST_LINE = 1 << 28
-"""Bytes; a document is held in memory, as are its sentences and its tokens."""
+MAX_LINE_BYTES = 1 << 28
+"""Longer lines are refused: a document is held in memory with its sentences and tokens."""
 
 _BLOCK_BYTES = 1 << 18
 _BOM = b"\xef\xbb\xbf"
@@ -42,19 +42,19 @@ def expand_inputs(
     text_feature: str = "text",
     tfds_data_dir: epath.PathLike | None = None,
 ) -> tuple[Source, ...]:
-    """What paths, patterns and names of data sets stand for, sorted, each once.
+    """Expands paths, patterns and data set names to sources, sorted and without duplicates.
 
     Args:
-        patterns: files of any name; directories, of which every .txt and .jsonl file at any depth
-            is taken, compressed or not, and every file that WikiExtractor names (wiki_00), unless
-            its name, or a directory's on the way, begins with a dot; patterns with * or ?; and
-            tfds:NAME[/CONFIG][:VERSION][:SPLIT]. Files may be local or remote (gs://).
-        leave_out: files that are no text although they lie there.
-        text_feature: what is read of an example of a data set.
-        tfds_data_dir: where data sets lie; None: where TFDS puts them.
+        patterns: files with any name; directories; patterns with * or ?; and
+            tfds:NAME[/CONFIG][:VERSION][:SPLIT]. A directory stands for its .txt and .jsonl files
+            and WikiExtractor's wiki_00 files at any depth, compressed or not, except below names
+            that begin with a dot. Files may be local or remote (gs://).
+        leave_out: files to skip because they are not text.
+        text_feature: the name of the text feature of a data set.
+        tfds_data_dir: the directory of data sets. None selects the default of TFDS.
 
     Raises:
-        UserError: no pattern, or one that matches nothing; see `tfds_source.find`.
+        UserError: there is no pattern, or one matches nothing; see also `tfds_source.find`.
     """
     if not patterns:
         raise UserError("No input: give text files (.txt, .jsonl), directories or patterns.")
@@ -76,27 +76,27 @@ def expand_inputs(
 
 
 def files_of(sources: Sequence[Source]) -> list[epath.Path]:
-    """Those of the sources that are files."""
+    """Returns the sources that are files."""
     return [source for source in sources if isinstance(source, epath.Path)]
 
 
 def read_documents(
     source: TfdsSplit | epath.PathLike, language: str = "en"
 ) -> Iterator[tuple[str, ...]]:
-    """Reads the documents of a source, one at a time, as their sentences: none of them is empty.
+    """Yields the documents of a source, each as its sentences. No document or sentence is empty.
 
-    JSON Lines (`is_json_lines`): one object a line, {"text": ...}, whose other keys are ignored;
-    the text is split into sentences, as the texts of a data set are. Any other file: Google's
-    format, one sentence a line and a blank line between documents (`create_pretraining_data.py` in
-    google-research/bert). Files may be compressed (`compressed.py`).
+    A JSON Lines file (`is_json_lines`) has one object {"text": ...} per line; other keys are
+    ignored. Its texts, and the texts of a data set, are split into sentences. Any other file has
+    Google's format: one sentence per line and a blank line between documents
+    (`create_pretraining_data.py` in google-research/bert). Files may be compressed.
 
-    All are strict UTF-8; files with or without a byte order mark, with LF or CRLF. Memory is
+    Text must be valid UTF-8. Files may have a byte order mark, and LF or CRLF line ends. Memory is
     bounded by the longest document.
 
     Raises:
-        UserError: the file can't be opened, is damaged or cut off, or a line (named as file:line)
-            is not UTF-8, holds a NUL character, is longer than `LONGEST_LINE`, or is not such an
-            object.
+        UserError: the file cannot be opened, is damaged or truncated, or a line (named as
+            file:line) is not UTF-8, contains a NUL character, is longer than `MAX_LINE_BYTES`, or
+            is not such an object.
     """
     if isinstance(source, TfdsSplit):
         return read_examples(source, language)
@@ -107,12 +107,13 @@ def read_documents(
 
 
 def find_line(source: TfdsSplit | epath.PathLike, beginning: str) -> int | None:
-    """The number, from 1, of the first line of a file in which a sentence begins so; None if none
-    does, or of a data set, which has no lines.
+    """Returns the number, from 1, of the first line that contains the beginning of a sentence.
+
+    The result is None if no line does, and for a data set, which has no lines.
 
     Args:
-        source: what `read_documents` reads.
-        beginning: of one of its sentences.
+        source: a source as in `read_documents`.
+        beginning: the first characters of a sentence.
     """
     if isinstance(source, TfdsSplit):
         return None
@@ -129,7 +130,7 @@ def find_line(source: TfdsSplit | epath.PathLike, beginning: str) -> int | None:
 def read_examples(
     split: TfdsSplit, language: str = "en", start: int = 0, stop: int | None = None
 ) -> Iterator[tuple[str, ...]]:
-    """The documents of the examples from `start` up to `stop`, or all; see `read_documents`."""
+    """Yields the documents of examples `start` to `stop` of a data set; see `read_documents`."""
     for number, data in enumerate(split.texts(start, stop), start):
         text = _decoded(data, f"{split}: example {number:,}", "text")
         if sentences := tuple(sentences_lib.split_sentences(text, language)):
@@ -137,7 +138,7 @@ def read_examples(
 
 
 def is_json_lines(path: epath.Path) -> bool:
-    """Whether a file is read as JSON Lines: .jsonl, .json, and a wiki_00 that begins with {."""
+    """Whether a file is read as JSON Lines: .jsonl, .json, or a wiki_00 that begins with {."""
     name = compressed.text_name(path).lower()
     if _EXTRACTED.fullmatch(name):
         with compressed.open_text(path) as file:
@@ -152,7 +153,9 @@ def _expand(pattern: str) -> Iterator[epath.Path]:
     elif path.exists():
         yield path
     elif "**" in pattern:
-        raise UserError(f"{pattern}: ** is not read; name a directory for its files at any depth.")
+        raise UserError(
+            f"{pattern}: ** is not supported; a directory stands for its files at any depth."
+        )
     elif wildcards := [pattern.find(character) for character in "*?[" if character in pattern]:
         parent, slash, _ = pattern[: min(wildcards)].rpartition("/")
         base = epath.Path((parent or "/") if slash else ".")
@@ -162,7 +165,7 @@ def _expand(pattern: str) -> Iterator[epath.Path]:
 
 
 def files_in(directory: epath.Path) -> Iterator[epath.Path]:
-    """The files at any depth, without those whose name, or a directory's, begins with a dot."""
+    """Yields the files of a directory at any depth, skipping names that begin with a dot."""
     for path in directory.iterdir():
         if path.name.startswith("."):
             continue
@@ -173,7 +176,7 @@ def files_in(directory: epath.Path) -> Iterator[epath.Path]:
 
 
 def is_named_text(path: epath.Path) -> bool:
-    """Whether a file in a directory is taken for text, by its name."""
+    """Whether the name of a file in a directory marks it as text."""
     name = compressed.text_name(path).lower()
     return name.endswith(EXTENSIONS) or _EXTRACTED.fullmatch(name) is not None
 
@@ -184,7 +187,7 @@ def _read_text(path: epath.Path) -> Iterator[tuple[str, ...]]:
         sentence = line.strip()
         if number == 1 and sentence.startswith("<doc id="):
             raise UserError(
-                f"{path}:1: the <doc> format of WikiExtractor; run it with --json instead."
+                f"{path}:1: WikiExtractor's <doc> format is not supported; run it with --json."
             )
         if sentence:
             lines.append(sentence)
@@ -196,11 +199,10 @@ def _read_text(path: epath.Path) -> Iterator[tuple[str, ...]]:
 
 
 def _read_json_lines(path: epath.Path, language: str) -> Iterator[tuple[str, ...]]:
-    place = str(path)
     for number, line in _lines(path):
         if not line.strip():
             continue
-        text = _text_of(line, f"{place}:{number}")
+        text = _text_of(line, f"{path}:{number}")
         if sentences := tuple(sentences_lib.split_sentences(text, language)):
             yield sentences
 
@@ -215,17 +217,17 @@ def _text_of(line: str, where: str) -> str:
         reason = error.msg if isinstance(error, json.JSONDecodeError) else "a number too long"
         raise UserError(f"{where}: not JSON ({reason}); {example}.") from None
     if not isinstance(row, dict):
-        raise UserError(f"{where}: holds no JSON object; {example}.")
+        raise UserError(f"{where}: not a JSON object; {example}.")
     if "text" not in row:
         raise UserError(f'{where}: has no "text"; {example}.')
     text = row["text"]
     if not isinstance(text, str):
         raise UserError(f'{where}: "text" is {type(text).__name__}, not a string.')
     if "\0" in text:
-        raise UserError(f'{where}: "text" holds a NUL character; take it out.')
+        raise UserError(f'{where}: "text" contains a NUL character; remove it.')
     if not text.isascii() and _has_surrogate(text):
         raise UserError(
-            f'{where}: "text" holds half a character (a lone \\ud800-\\udfff escape); write it '
+            f'{where}: "text" contains half a character (a lone \\ud800-\\udfff escape); write it '
             "again from the original text."
         )
     return text
@@ -240,24 +242,23 @@ def _has_surrogate(text: str) -> bool:
 
 
 def _lines(path: epath.Path) -> Iterator[tuple[int, str]]:
-    """Line number from 1, and the line without its end."""
-    place = str(path)
+    """Yields line numbers, from 1, and lines without their ends."""
     number = 0
     with compressed.open_text(path) as file:
         for block in _blocks(file):
             if number == 0:
                 block = block.removeprefix(_BOM)
-            for line in _lines_of(block, place, number + 1):
+            for line in _lines_of(block, path, number + 1):
                 number += 1
                 yield number, line.rstrip("\r")
 
 
 def _blocks(file: BinaryIO) -> Iterator[bytes]:
-    """Some whole lines at a time, or the beginning of one that is too long."""
+    """Yields blocks of whole lines; of a line that is too long, its beginning."""
     held, size = [], 0
     while data := file.read(_BLOCK_BYTES):
         end = data.rfind(b"\n") + 1
-        if not end and size + len(data) > LONGEST_LINE:
+        if not end and size + len(data) > MAX_LINE_BYTES:
             end = len(data)
         if end:
             yield b"".join((*held, data[:end]))
@@ -268,23 +269,23 @@ def _blocks(file: BinaryIO) -> Iterator[bytes]:
         yield b"".join(held)
 
 
-def _lines_of(block: bytes, place: str, first: int) -> Iterator[str]:
-    """The lines of a block, of which `first` is the number of the first one."""
+def _lines_of(block: bytes, path: epath.Path, first: int) -> Iterator[str]:
+    """Yields the lines of a block; `first` is the number of the first one."""
     rows = block.removesuffix(b"\n")
     try:
         text = rows.decode()
     except UnicodeDecodeError:
         text = "\0"
-    if "\0" not in text and len(block) <= LONGEST_LINE:
+    if "\0" not in text and len(block) <= MAX_LINE_BYTES:
         yield from text.split("\n")
         return
-    for number, row in enumerate(rows.split(b"\n"), first):  # something is wrong: where?
-        if len(row) >= LONGEST_LINE:
+    for number, row in enumerate(rows.split(b"\n"), first):  # finds the faulty line
+        if len(row) >= MAX_LINE_BYTES:
             raise UserError(
-                f"{place}:{number}: longer than {LONGEST_LINE >> 20} MiB; divide it into "
-                "documents, each on a line of its own."
+                f"{path}:{number}: longer than {MAX_LINE_BYTES >> 20} MiB; split it into "
+                "documents, each on its own line."
             )
-        yield _decoded(row, f"{place}:{number}", "line")
+        yield _decoded(row, f"{path}:{number}", "line")
 
 
 def _decoded(data: bytes, where: str, what: str) -> str:
@@ -293,8 +294,8 @@ def _decoded(data: bytes, where: str, what: str) -> str:
     except UnicodeDecodeError as error:
         raise UserError(
             f"{where}: not UTF-8 (byte {data[error.start]:#04x} at byte {error.start + 1} of the "
-            f"{what}); convert it to UTF-8 first."
+            f"{what}); convert the file to UTF-8."
         ) from None
     if "\0" in text:
-        raise UserError(f"{where}: holds a NUL character; give plain text.")
+        raise UserError(f"{where}: contains a NUL character; give plain text.")
     return text

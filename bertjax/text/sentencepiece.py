@@ -1,4 +1,4 @@
-"""SentencePiece vocabularies (unigram language model or BPE), by the `sentencepiece` library."""
+"""SentencePiece vocabularies, unigram or BPE, with the `sentencepiece` library."""
 
 import hashlib
 import io
@@ -13,15 +13,22 @@ import numpy as np
 from etils import epath
 
 from bertjax.errors import UserError
-from bertjax.text import pieces, sentencepiece_export
-from bertjax.text.pieces import SETTINGS_FILE, SPECIALS, Kind, PieceTokenizer, Surface
+from bertjax.text import sentencepiece_export
+from bertjax.text.tokenizer_base import (
+    SETTINGS_FILE,
+    SPECIALS,
+    Kind,
+    Surface,
+    Tokenizer,
+    refusing_surrogates,
+)
 from bertjax.text.tokenizer_files import EXPORTED
 
 ModelType = Literal["unigram", "bpe"]
 
 FILE = "spm.model"
 FILES = (FILE, "spiece.model", "tokenizer.model")
-"""Names by which a model is found in a directory, ours first."""
+"""The file names under which a model is found in a directory, ours first."""
 
 SPECIAL_PIECES: dict[str, Any] = {
     "pad_id": 0,
@@ -34,12 +41,13 @@ SPECIAL_PIECES: dict[str, Any] = {
     "eos_piece": "[SEP]",
     "control_symbols": ["[MASK]"],
 }
-"""What makes SPECIALS the first pieces of a trained model, by the names of the library."""
+"""The library's training options that make SPECIALS the first pieces of a model."""
 
-_SPACE = "▁"  # a word's leading space in a piece: U+2581
-# What the normalisation makes a space of, beside what Python calls one (all of Unicode was tried).
+_SPACE = "▁"  # U+2581 marks the space before a word
+# Characters, beside those for which str.isspace() is true, that normalization turns into a space.
+# Found by trying all of Unicode.
 _BLANKS = "\u061c\u200b\u200c\u200e\u200f\u2581\ufeff\ufffd"
-# Names that other models (ALBERT's, for one) give to BERT's special tokens.
+# The names of BERT's special tokens in other models, for example in ALBERT's.
 _ALIASES = {
     "[PAD]": "<pad>",
     "[UNK]": "<unk>",
@@ -47,18 +55,18 @@ _ALIASES = {
     "[SEP]": "<sep>",
     "[MASK]": "<mask>",
 }
-# The sums of training, and so the model's bytes, depend on its number of threads: a constant,
-# never the machine's.
+# The number of threads changes the floating-point sums of training and so the model's bytes.
+# Therefore it is a constant, independent of the machine.
 _TRAINING_THREADS = 16
-_CHUNK_CHARACTERS = 4000
+_MAX_CHARACTERS = 4000
 
 
-class SentencePieceTokenizer(PieceTokenizer):
-    """A SentencePiece model, by the `sentencepiece` library; its normalisation lies in the model.
+class SentencePieceTokenizer(Tokenizer):
+    """A SentencePiece model. The model contains its own normalization.
 
     Args:
         model: the bytes of a .model file.
-        special_ids: id of every name in SPECIALS.
+        special_ids: the id of every name in SPECIALS.
     """
 
     kind: Kind = "sentencepiece"
@@ -80,40 +88,32 @@ class SentencePieceTokenizer(PieceTokenizer):
         return SentencePieceTokenizer, (self._model, self._special_ids)
 
     def encode_sentences(self, sentences: Sequence[str]) -> list[np.ndarray]:
-        """The ids of many sentences, without special tokens: one int32 array for each."""
+        """Returns the ids of many sentences without special tokens: one int32 array each."""
         texts = list(sentences)
-        try:
+        with refusing_surrogates(texts):
             return self._library.encode(texts, return_type="numpy", num_threads=1)
-        except pieces.LIBRARY_REFUSALS:
-            pieces.refuse_surrogates(texts)
-            raise
 
     def _encode_many(self, texts: list[str]) -> list[list[int]]:
-        try:
+        with refusing_surrogates(texts):
             return self._library.encode(texts, num_threads=1)
-        except pieces.LIBRARY_REFUSALS:
-            pieces.refuse_surrogates(texts)
-            raise
 
     def _encode_one(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        try:
+        with refusing_surrogates([text]):
             item = self._library.encode_as_offset_mapping(text)
-        except pieces.LIBRARY_REFUSALS:
-            pieces.refuse_surrogates([text])
-            raise
         offsets = []
         for piece, (start, end) in zip(item["pieces"], item["offsets"], strict=True):
-            if piece.startswith(_SPACE):  # the space is part of the piece, not of the word
+            if piece.startswith(_SPACE):  # the space belongs to the piece, not to the word
                 while start < end and (text[start].isspace() or text[start] in _BLANKS):
                     start += 1
+            # A piece may be part of one character: the ligature in "ﬁne" normalizes to two. The
+            # library gives the last such piece the whole character and the others an empty span.
             if start == end and piece.strip(_SPACE):
-                end = min(start + 1, len(text))  # a part of one character, as of the ligature in
-                # "ﬁne", which normalises to two: the library gives the last part the whole of it
+                end = min(start + 1, len(text))
             offsets.append((start, end))
         return item["ids"], offsets
 
     def _after_mask(self, ids: list[int], offsets: list[tuple[int, int]], text: str) -> None:
-        # "[MASK]." must not become "[MASK] .": the library puts a space before every text.
+        # The library prepends a space to every text, but "[MASK]." must not become "[MASK] .".
         if not ids or text[:1].isspace():
             return
         piece = self._tokens[ids[0]]
@@ -136,7 +136,7 @@ class SentencePieceTokenizer(PieceTokenizer):
         return Surface(token.replace(_SPACE, " ").strip(), begins, not begins)
 
     def files(self, *, export: bool) -> dict[str, bytes]:
-        """See `Tokenizer.files`."""
+        """Returns the files of the vocabulary; see `Tokenizer.files`."""
         settings = {"tokenizer_type": "sentencepiece", "do_lower_case": self.lowercase}
         exported = {}
         if export:
@@ -161,17 +161,18 @@ def train(
     strip_accents: bool = False,
     model_type: ModelType = "unigram",
 ) -> SentencePieceTokenizer:
-    """Trains a vocabulary of at most `vocab_size` tokens, fewer if the text holds no more.
+    """Trains a vocabulary of at most `vocab_size` tokens, fewer if the text has no more.
 
-    The same sentences give the same model, byte for byte (with `strip_accents`, by the same Python,
-    whose Unicode it is).
+    The same sentences give the same model byte for byte. With `strip_accents` this holds for one
+    version of Python, whose Unicode tables are used.
 
     Raises:
-        UserError: vocab_size can't hold the text's characters, or the text holds nothing.
+        UserError: `vocab_size` is below the number of characters, or the text is empty.
     """
     import sentencepiece
 
     model = io.BytesIO()
+    texts = (piece for sentence in sentences for piece in _split_long(sentence))
     rules = {"normalization_rule_name": _rule_name(lowercase)}
     with tempfile.TemporaryDirectory(prefix="bertjax-") as directory:
         if strip_accents:
@@ -180,14 +181,15 @@ def train(
             rules = {"normalization_rule_tsv": str(table)}
         try:
             sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=(part for sentence in sentences for part in _chunks(sentence)),
+                sentence_iterator=texts,
                 model_writer=model,
                 model_type=model_type,
                 vocab_size=vocab_size,
-                # Without the limit the library returns what it can: so we know the largest size.
+                # With a soft limit the library returns the largest vocabulary that it can make, so
+                # an error can name that size.
                 hard_vocab_limit=False,
                 character_coverage=character_coverage,
-                max_sentence_length=8 * _CHUNK_CHARACTERS,
+                max_sentence_length=8 * _MAX_CHARACTERS,
                 num_threads=_TRAINING_THREADS,
                 minloglevel=2,
                 **rules,
@@ -196,13 +198,11 @@ def train(
         except RuntimeError as error:
             if match := re.search(r"required_chars\. \d+ vs (\d+)", str(error)):
                 raise UserError(
-                    f"vocab_size {vocab_size} is too small: the text's characters alone need "
-                    f"{match[1]}; raise it, or lower character_coverage."
+                    f"`vocab_size` {vocab_size} is too small: the text's characters alone need "
+                    f"{match[1]}; raise it, or lower `character_coverage`."
                 ) from None
             if "sentences_.empty()" in str(error):
-                raise UserError(
-                    "The text holds nothing that a vocabulary could be made of."
-                ) from None
+                raise UserError("The text has no characters to make a vocabulary of.") from None
             raise
     return SentencePieceTokenizer(
         model.getvalue(), {name: number for number, name in enumerate(SPECIALS)}
@@ -214,10 +214,10 @@ def _rule_name(lowercase: bool) -> str:
 
 
 def _rules_without_accents(lowercase: bool) -> str:
-    """The library's normalisation, and no accents: its rules as a table that training reads.
+    """Returns a table of normalization rules: those of the library, and the removal of accents.
 
-    Marks go as BERT takes them off (category Mn of Unicode's canonical decomposition). Each rule is
-    of one character: a letter in several that are no marks (Korean in its parts) stays as it is.
+    Accents are removed as in BERT: category Mn of Unicode's canonical decomposition. Each rule maps
+    one character, so letters spelled with several non-mark characters (decomposed Korean) stay.
     """
     import sentencepiece
 
@@ -227,37 +227,37 @@ def _rules_without_accents(lowercase: bool) -> str:
         escape_whitespaces=False,
         remove_extra_whitespaces=False,
     )
-    # No character of the planes from 4 on has a rule or is a mark, but for those of plane 14.
+    # Of the planes from 4 on, only plane 14 has characters with a rule, or marks.
     planes = (range(1, 0xD800), range(0xE000, 0x40000), range(0xE0000, 0xF0000))
     characters = [chr(code) for plane in planes for code in plane]
     lines = []
     for character, normal in zip(characters, library.normalize(characters), strict=True):
         bare = _without_marks(normal)
         if bare != normal:
-            bare = library.normalize(bare)  # of U+0130, a capital with its dot, the small letter
+            bare = library.normalize(bare)  # lowercases U+0130 (I with dot above) without its dot
         if bare != character:
             lines.append("\t".join(" ".join(f"{ord(c):04X}" for c in t) for t in (character, bare)))
     return "\n".join(lines) + "\n"
 
 
 def _without_marks(text: str) -> str:
-    parts = unicodedata.normalize("NFD", text)
-    bare = "".join(part for part in parts if unicodedata.category(part) != "Mn")
-    return text if bare == parts else unicodedata.normalize("NFC", bare)
+    decomposed = unicodedata.normalize("NFD", text)
+    bare = "".join(character for character in decomposed if unicodedata.category(character) != "Mn")
+    return text if bare == decomposed else unicodedata.normalize("NFC", bare)
 
 
-def _chunks(sentence: str) -> Iterator[str]:
-    """Cuts at spaces what is too long for a sentence: the library would drop it without a word."""
-    while len(sentence) > _CHUNK_CHARACTERS:
-        cut = sentence.rfind(" ", 1, _CHUNK_CHARACTERS)
-        cut = _CHUNK_CHARACTERS if cut < 0 else cut
+def _split_long(sentence: str) -> Iterator[str]:
+    """Splits a long sentence at spaces: the library would silently drop it."""
+    while len(sentence) > _MAX_CHARACTERS:
+        cut = sentence.rfind(" ", 1, _MAX_CHARACTERS)
+        cut = _MAX_CHARACTERS if cut < 0 else cut
         yield sentence[:cut]
         sentence = sentence[cut:]
     yield sentence
 
 
 def parse(data: bytes) -> Any:
-    """The library's processor of a model's bytes, or None where they are no model."""
+    """Returns the library's processor for the bytes of a model, None if they are not a model."""
     import sentencepiece
 
     try:
@@ -268,10 +268,10 @@ def parse(data: bytes) -> Any:
 
 
 def special_ids(model: Any, file: epath.Path) -> dict[str, int]:
-    """Where the special tokens are in a model, by our names for them.
+    """Returns the ids of the special tokens in a model, by their names in SPECIALS.
 
     Raises:
-        UserError: the model lacks some.
+        UserError: the model lacks a special token.
     """
     tokens = {model.id_to_piece(number): number for number in range(model.get_piece_size())}
     ids, missing = {}, []

@@ -1,7 +1,8 @@
-"""A SentencePiece model as the tokenizer.json of Hugging Face's libraries, with the same ids.
+"""Converts a SentencePiece model to the tokenizer.json of Hugging Face's libraries.
 
-What the `tokenizers` library can't do as SentencePiece does is refused, never left out
-(sentencepiece_model.proto and bpe_model.cc of google/sentencepiece; SpmConverter of transformers).
+The result gives the same ids. A model that the `tokenizers` library cannot reproduce is refused
+(sources: sentencepiece_model.proto and bpe_model.cc of google/sentencepiece; SpmConverter of
+transformers).
 """
 
 import itertools
@@ -11,17 +12,17 @@ from typing import Any, NamedTuple
 
 from bertjax import protobuf
 from bertjax.errors import UserError
-from bertjax.text.pieces import SPECIALS
+from bertjax.text.tokenizer_base import SPECIALS
 
 _SPACE = "▁"
-_NO_CHARACTER = "\ufdd0"  # Unicode promises that no text has it
-_UNIGRAM, _BPE, _KINDS = 1, 2, {3: "word", 4: "character"}
-# Types of a piece.
+_PLACEHOLDER = "\ufdd0"  # a Unicode noncharacter, which no text contains
+_UNIGRAM, _BPE, _OTHER_TYPES = 1, 2, {3: "word", 4: "character"}
+# The types of a piece.
 _NORMAL, _USER_DEFINED, _UNUSED = 1, 4, 5
 
 
 class _Model(NamedTuple):
-    """The parts of a ModelProto that say which ids a text has."""
+    """The fields of a ModelProto that determine the ids of a text."""
 
     pieces: list[tuple[str, float]]
     types: list[int]
@@ -32,25 +33,25 @@ class _Model(NamedTuple):
 def tokenizer_json(
     model: bytes, special_ids: dict[str, int], normalize: Callable[[str], str]
 ) -> str:
-    """The text of a tokenizer.json.
+    """Returns the text of a tokenizer.json that gives the model's ids.
 
-    It gives the ids that the model gives, but where
+    Ids can differ in two cases:
 
-    - two ways of a unigram model to cut a word are as likely as each other to seven digits: the
-      library adds up in 64 bits, SentencePiece in 32;
-    - a text has letters with several marks as characters of their own (Unicode's NFD): the library
-      looks a letter and its marks up together or one by one, SentencePiece as many as its table
-      has.
+    - Two segmentations of a word by a unigram model are equally likely to seven digits: the
+      library adds scores in 64 bits, SentencePiece in 32.
+    - A letter has several marks that are characters of their own (Unicode's NFD): the library looks
+      up the letter and its marks together or one by one, SentencePiece the longest run in its
+      table.
 
-    With it, as with BERT's own, a text can write a special token: "[SEP]" is one.
+    As with BERT's own tokenizer.json, a text that contains "[SEP]" produces that special token.
 
     Args:
         model: the bytes of a .model file.
-        special_ids: id of every name in SPECIALS.
-        normalize: the model's normalisation.
+        special_ids: the id of every name in SPECIALS.
+        normalize: the model's normalization.
 
     Raises:
-        UserError: the `tokenizers` library has no such model.
+        UserError: the `tokenizers` library cannot reproduce the model.
     """
     import tokenizers
     from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
@@ -64,31 +65,18 @@ def tokenizer_json(
     trainer, rules = parsed.trainer, parsed.normalizer
     names = {name: parsed.pieces[number][0] for name, number in special_ids.items()}
     options: dict[str, Any] = {"byte_fallback": bool(protobuf.number(trainer, 35))}
-    if _kind(parsed) == _UNIGRAM:
-        cutter = models.Unigram(parsed.pieces, unk_id=special_ids["[UNK]"], **options)
+    if _model_type(parsed) == _UNIGRAM:
+        segmenter = models.Unigram(parsed.pieces, unk_id=special_ids["[UNK]"], **options)
     else:
         options |= {"unk_token": names["[UNK]"], "fuse_unk": True}
         ids = {piece: number for number, (piece, _) in enumerate(parsed.pieces)}
-        cutter = models.BPE(ids, _merges(_scores(parsed)), **options)
-    library = tokenizers.Tokenizer(cutter)
-    steps: list[Any] = [
-        normalizers.Precompiled(table) for table in protobuf.messages(rules, 2) if table
-    ]
-    if "A" not in normalize("A"):
-        # Of a letter and its accents the library looks up the first part that the table has, and
-        # drops the others: small letters, unlike capitals, are not in it alone.
-        steps.insert(0, normalizers.Lowercase())
-        if "\u0130" in normalize("\u0130"):
-            # The one letter that a table which keeps accents leaves a capital (all of Unicode was
-            # tried).
-            steps.insert(0, normalizers.Replace("\u0130", _NO_CHARACTER))
-            steps.append(normalizers.Replace(_NO_CHARACTER, "\u0130"))
-    steps.append(normalizers.Replace(_SPACE, " "))
-    steps.append(normalizers.Replace(tokenizers.Regex(" {2,}"), " "))
-    steps.append(normalizers.Replace(tokenizers.Regex("^ | $"), ""))
-    library.normalizer = normalizers.Sequence(steps)
+        segmenter = models.BPE(ids, _merges(_scores(parsed)), **options)
+    library = tokenizers.Tokenizer(segmenter)
+    tables = protobuf.messages(rules, 2)  # precompiled_charsmap
+    library.normalizer = normalizers.Sequence(_normalization(tables, normalize))
     prefix = "always" if protobuf.number(rules, 3, 1) else "never"  # add_dummy_prefix
-    # split_by_whitespace says what training did, and the pieces whether words can be cut alone.
+    # Words can be segmented alone if training split at spaces (split_by_whitespace) and no piece
+    # has a space after its first character.
     words = protobuf.number(trainer, 22, 1) and not any(_SPACE in p[1:] for p, _ in parsed.pieces)
     library.pre_tokenizer = pre_tokenizers.Metaspace(_SPACE, prefix, bool(words))
     library.decoder = decoders.Metaspace(_SPACE, prefix, bool(words))
@@ -102,8 +90,30 @@ def tokenizer_json(
     return library.to_str(pretty=True)
 
 
+def _normalization(tables: Sequence[bytes], normalize: Callable[[str], str]) -> list[Any]:
+    """Returns the library's normalizers that do what the model's tables do."""
+    import tokenizers
+    from tokenizers.normalizers import Lowercase, Precompiled, Replace
+
+    steps: list[Any] = [Precompiled(table) for table in tables if table]
+    if "A" not in normalize("A"):
+        # For a letter with accents the library applies the first rule that matches a prefix and
+        # drops the rest. Capitals have such rules and lower-case letters have none, so lowercase
+        # first.
+        steps.insert(0, Lowercase())
+        if "\u0130" in normalize("\u0130"):
+            # The only letter that a table which keeps accents leaves a capital. Found by trying all
+            # of Unicode.
+            steps.insert(0, Replace("\u0130", _PLACEHOLDER))
+            steps.append(Replace(_PLACEHOLDER, "\u0130"))
+    steps.append(Replace(_SPACE, " "))
+    steps.append(Replace(tokenizers.Regex(" {2,}"), " "))
+    steps.append(Replace(tokenizers.Regex("^ | $"), ""))
+    return steps
+
+
 def settings(tokens: Sequence[str], special_ids: dict[str, int]) -> dict[str, Any]:
-    """What transformers' tokenizer_config.json says beside a tokenizer.json."""
+    """Returns the content of the tokenizer_config.json that belongs to a tokenizer.json."""
     named = {f"{n[1:-1].lower()}_token": tokens[special_ids[n]] for n in SPECIALS}
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -113,7 +123,7 @@ def settings(tokens: Sequence[str], special_ids: dict[str, int]) -> dict[str, An
 
 
 def _parse(model: bytes) -> _Model:
-    """The message of a model that the sentencepiece library has read."""
+    """Parses a ModelProto. The sentencepiece library has accepted its bytes before."""
     proto = protobuf.fields(model)
     pieces, types = [], []
     for message in protobuf.messages(proto, 1):
@@ -127,62 +137,63 @@ def _parse(model: bytes) -> _Model:
 
 
 def _reason_against(model: _Model) -> str | None:
-    """Why the `tokenizers` library can't give the ids of a model."""
-    kind = _kind(model)
-    if kind not in (_UNIGRAM, _BPE):
-        return f"it is a {_KINDS.get(kind, kind)} model, and only unigram and BPE models can"
+    """Returns why the `tokenizers` library cannot give the ids of a model, None if it can."""
+    model_type = _model_type(model)
+    if model_type not in (_UNIGRAM, _BPE):
+        name = _OTHER_TYPES.get(model_type, model_type)
+        return f"it is a {name} model, and only unigram and BPE models can"
     if protobuf.number(model.trainer, 24):
         return "its spaces end a word instead of beginning it"
     if not protobuf.number(model.normalizer, 4, 1) or not protobuf.number(model.normalizer, 5, 1):
         return "it keeps spaces as they are"
     if _USER_DEFINED in model.types:
         piece = model.pieces[model.types.index(_USER_DEFINED)][0]
-        return f"the user-defined piece {piece!r} would be found in other places"
+        return f"the user-defined piece {piece!r} would match at other positions"
     if _UNUSED in model.types:
         return "it has unused pieces"
-    return _reason_against_merges(_scores(model)) if kind == _BPE else None
+    return _reason_against_merges(_scores(model)) if model_type == _BPE else None
 
 
-def _kind(model: _Model) -> int:
+def _model_type(model: _Model) -> int:
     return protobuf.number(model.trainer, 3, _UNIGRAM)
 
 
 def _scores(model: _Model) -> dict[str, float]:
-    """The pieces that text is cut into, and their scores."""
+    """Returns the scores of the pieces that text is segmented into."""
     pairs = zip(model.pieces, model.types, strict=True)
-    return {piece: score for (piece, score), kind in pairs if kind == _NORMAL}
+    return {piece: score for (piece, score), piece_type in pairs if piece_type == _NORMAL}
 
 
 def _reason_against_merges(scores: dict[str, float]) -> str | None:
-    """Why merges in a fixed order can't do what the scores of a BPE model do."""
+    """Returns why merges in a fixed order cannot reproduce a BPE model, None if they can."""
     longer = [piece for piece in scores if len(piece) > 1]
     if len({scores[piece] for piece in longer}) < len(longer):
         return "several of its pieces have the same score"
     for piece in longer:
         if unknown := [character for character in piece if character not in scores]:
-            return f"its piece {piece!r} has {unknown[0]!r} in it, which is no piece"
+            return f"its piece {piece!r} contains {unknown[0]!r}, which is not a piece"
     return None
 
 
 def _merges(scores: dict[str, float]) -> list[tuple[str, str]]:
-    """The merges of a BPE model, the first ones first.
+    """Returns the merges of a BPE model in their order.
 
-    SentencePiece joins, again and again, those neighbours that make the piece of the highest score,
-    wherever that is cut. Yet each piece is only ever made from one pair: what happens between its
-    two ends until it is made is what happens to the piece alone, as a join across an end would
-    leave no such piece. So that pair is its only merge, and a piece that its own characters don't
-    lead to has none.
+    SentencePiece repeatedly joins the two neighbors whose concatenation has the highest score.
+    Still, each piece is only ever made from one pair. Until the piece exists, no join crosses its
+    ends, since that would prevent it; so the joins inside are those that happen when the piece is
+    encoded alone. That pair is the piece's merge. A piece that its own characters do not lead to
+    has no merge.
     """
     merges = []
     for piece in sorted(scores, key=lambda piece: -scores[piece]):
-        parts = list(piece)
-        while len(parts) > 2:
-            joined = [left + right for left, right in itertools.pairwise(parts)]
+        symbols = list(piece)
+        while len(symbols) > 2:
+            joined = [left + right for left, right in itertools.pairwise(symbols)]
             best = max(joined, key=lambda each: scores.get(each, -math.inf))
             if best not in scores:
                 break
             at = joined.index(best)
-            parts[at : at + 2] = [best]
-        if len(parts) == 2:
-            merges.append((parts[0], parts[1]))
+            symbols[at : at + 2] = [best]
+        if len(symbols) == 2:
+            merges.append((symbols[0], symbols[1]))
     return merges

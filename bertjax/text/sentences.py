@@ -1,18 +1,18 @@
-"""Sentence splitting, by the `sentencex` library (rules of about 240 languages)."""
+"""Sentence splitting with the `sentencex` library, which has rules for about 240 languages."""
 
 
 def split_sentences(text: str, language: str = "en") -> list[str]:
-    """Splits running text into sentences; a blank line always ends one.
+    """Splits running text into sentences. A blank line always ends a sentence.
 
     Args:
         text: running text, hard-wrapped or not.
-        language: ISO 639-1 code; one that the library doesn't know is read by the rules of the
-            nearest language that it does, in the end English.
+        language: an ISO 639-1 code. For a language without rules, the library uses those of the
+            nearest language that has some, and English as a last resort.
 
     Returns:
-        The sentences in order, each on one line with single spaces, none empty.
+        The sentences in order, none of them empty, each on one line with single spaces.
     """
     from sentencex import segment  # pyright: ignore[reportAttributeAccessIssue] - compiled, untyped
 
-    sentences = (" ".join(part.split()) for part in segment(language, text))
+    sentences = (" ".join(sentence.split()) for sentence in segment(language, text))
     return [sentence for sentence in sentences if sentence]

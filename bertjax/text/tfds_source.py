@@ -1,7 +1,6 @@
-"""Texts of TFDS data sets that lie on this machine as ArrayRecord, read without TensorFlow.
+"""Reads the texts of TFDS data sets that are stored locally as ArrayRecord, without TensorFlow.
 
-tensorflow-datasets is imported where a data set is opened, so that other input never loads it.
-Nothing is ever downloaded.
+tensorflow-datasets is imported only when a data set is opened. Nothing is downloaded.
 """
 
 import dataclasses
@@ -28,30 +27,30 @@ _EXAMPLES_PER_READ = 64
 
 @dataclasses.dataclass(frozen=True)
 class TfdsSplit:
-    """One text feature of the examples of a split, in their order."""
+    """One text feature of the examples of a split."""
 
     name: str
-    """What it is called in errors and manifests: tfds:wikipedia/20230601.en:1.0.0:train."""
+    """The name in errors and manifests: tfds:wikipedia/20230601.en:1.0.0:train."""
     directory: str
-    """That of the version, which holds dataset_info.json."""
+    """The directory of the version, which holds dataset_info.json."""
     split: str
     feature: str
     examples: int
     stored_bytes: int
-    """About what the examples take on disk, all of their features."""
+    """The approximate size of the examples on disk, with all of their features."""
 
     def __str__(self) -> str:
         return self.name
 
     def where(self, number: int) -> str:
-        """Names an example in errors."""
+        """Returns the name of an example in errors."""
         return f"{self.name}: example {number:,}"
 
     def texts(self, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
-        """The texts of the examples from `start` up to `stop`, or all.
+        """Yields the texts of examples `start` to `stop`, by default of all examples.
 
         Raises:
-            UserError: an example can't be read.
+            UserError: an example cannot be read.
         """
         from google.protobuf import message
 
@@ -64,31 +63,33 @@ class TfdsSplit:
             except (RuntimeError, ValueError, IndexError, message.DecodeError) as error:
                 raise UserError(
                     f"{self.name}: one of the examples {first:,} to {numbers[-1]:,} can't be read "
-                    f"({_reason(error)}); {self.directory} is damaged, prepare it again."
+                    f"({_reason(error)}); {self.directory} is damaged, build it again."
                 ) from None
             yield from (example[self.feature] for example in examples)
 
 
 def find(specification: str, feature: str, data_dir: epath.PathLike | None) -> TfdsSplit:
-    """The split that `tfds:NAME[/CONFIG][:VERSION][:SPLIT]` names.
+    """Finds the split that `tfds:NAME[/CONFIG][:VERSION][:SPLIT]` names.
 
-    Left out, the version is the newest that lies there, the split is train, and the config has to
-    be the only one. A split may be any that TFDS reads: train[:10%], train+test.
+    The default version is the newest one in `data_dir`, the default split is train. The config may
+    be omitted if there is only one. A split may be any that TFDS reads: train[:10%], train+test.
 
     Args:
-        specification: what the user wrote.
-        feature: which text of an example is read.
-        data_dir: where data sets lie; None: where TFDS puts them, TFDS_DATA_DIR or
+        specification: the name as the user wrote it.
+        feature: the name of the text feature.
+        data_dir: the directory of data sets. None selects the default of TFDS: TFDS_DATA_DIR, then
             ~/tensorflow_datasets.
 
     Raises:
-        UserError: nothing like that lies there, or not as ArrayRecord, or without such a text.
+        UserError: there is no such data set, it is not stored as ArrayRecord, or it has no such
+            text feature.
     """
     match = _SPECIFICATION.fullmatch(specification.removeprefix(PREFIX))
     if match is None:
         raise UserError(
-            f"{specification}: is no data set of TFDS; write tfds:NAME[/CONFIG][:VERSION][:SPLIT], "
-            "for example tfds:wikipedia/20230601.en:1.0.0:train."
+            f"{specification}: not the name of a TFDS data set; write "
+            "tfds:NAME[/CONFIG][:VERSION][:SPLIT], for example "
+            "tfds:wikipedia/20230601.en:1.0.0:train."
         )
     root = _root(data_dir)
     directory = _directory(match, specification, root)
@@ -122,13 +123,13 @@ def _root(data_dir: epath.PathLike | None) -> epath.Path:
         return epath.Path(constants.get_default_data_dir())
     if not is_local(data_dir):
         raise UserError(
-            f"{data_dir}: data sets of TFDS are read from a local disk; copy it to one."
+            f"{data_dir}: TFDS data sets are read from a local disk only; copy it to one."
         )
     return epath.Path(data_dir).expanduser()
 
 
 def _directory(match: re.Match[str], specification: str, root: epath.Path) -> epath.Path:
-    """The directory of a version."""
+    """Returns the directory of the matched version."""
     directory = root / match["name"]
     if not directory.is_dir():
         raise _unknown(match, specification, root)
@@ -139,7 +140,7 @@ def _directory(match: re.Match[str], specification: str, root: epath.Path) -> ep
         if len(configs) > 1:
             raise UserError(
                 f"{specification}: has several configs in {root}; name one of "
-                f"{', '.join(configs)}, as {PREFIX}{match['name']}/{configs[0]}."
+                f"{', '.join(configs)}, for example {PREFIX}{match['name']}/{configs[0]}."
             )
         directory = directory / configs[0] if configs else directory
     versions = _versions(directory)
@@ -154,7 +155,7 @@ def _directory(match: re.Match[str], specification: str, root: epath.Path) -> ep
 
 
 def _versions(directory: epath.Path) -> list[str]:
-    """The names of what lies there finished, oldest first."""
+    """Returns the names of the complete versions in a directory, oldest first."""
     names = [path.name for path in _directories(directory) if (path / _INFO).exists()]
     numbers = {name: tuple(map(int, name.split("."))) for name in names if _is_version(name)}
     return sorted(numbers, key=lambda name: numbers[name])
@@ -171,7 +172,7 @@ def _directories(directory: epath.Path) -> list[epath.Path]:
 
 
 def _unknown(match: re.Match[str], specification: str, root: epath.Path) -> UserError:
-    """What to do about a data set that does not lie there: prepare it, or write another name."""
+    """Returns the error for a missing data set: how to build it, or the nearest names."""
     wanted = f"{match['name']}/{match['config']}" if match["config"] else match["name"]
     there = [
         inner.relative_to(root).as_posix()
@@ -182,19 +183,19 @@ def _unknown(match: re.Match[str], specification: str, root: epath.Path) -> User
     known = _registered()
     if match["name"] in known:
         return UserError(
-            f"{specification}: is not in {root}, and nothing is downloaded here; prepare it where "
+            f"{specification}: is not in {root}, and bertjax downloads nothing; build it where "
             f"TensorFlow and Apache Beam are installed, `tfds build {wanted} "
-            f"--file_format={_FORMAT} --data_dir={root}`, or give another --tfds-data-dir."
+            f"--file_format={_FORMAT} --data_dir={root}`, or give another `tfds_data_dir`."
         )
     near = difflib.get_close_matches(wanted, [*there, *known])
     advice = f"the nearest are {', '.join(near)}" if near else f"there are {', '.join(there[:5])}"
     if not near and not there:
-        advice = "no data set lies there"
+        advice = "that directory has no data set"
     return UserError(f"{specification}: neither {root} nor TFDS has such a data set; {advice}.")
 
 
 def _registered() -> list[str]:
-    """The names that TFDS has builders for."""
+    """Returns the names that TFDS has builders for."""
     import tensorflow_datasets as tfds
     import tensorflow_datasets.text  # pyright: ignore[reportUnusedImport] - registers its builders
 
@@ -209,8 +210,7 @@ def _builder(directory: str, where: str) -> Any:
         return tfds.builder_from_directory(directory)
     except (ValueError, TypeError, KeyError, OSError, json_format.Error) as error:
         raise UserError(
-            f"{where}: {directory} can't be read as a data set ({_reason(error)}); prepare it "
-            "again."
+            f"{where}: {directory} can't be read as a data set ({_reason(error)}); build it again."
         ) from None
 
 
@@ -222,8 +222,8 @@ def _check_format(builder: Any, specification: str, directory: epath.Path) -> No
     formats = sorted(each.value for each in builder.info.available_file_formats())
     if _FORMAT not in formats:
         raise UserError(
-            f"{specification}: is stored as {', '.join(formats) or 'something unknown'}, and read "
-            f"as {_FORMAT} only, which needs no TensorFlow; where that and Apache Beam are "
+            f"{specification}: is stored as {', '.join(formats) or 'an unknown format'}, and only "
+            f"{_FORMAT} is read without TensorFlow; where TensorFlow and Apache Beam are "
             f"installed, convert it in place: `tfds convert_format --out_file_format={_FORMAT} "
             f"--dataset_version_dir={directory}`."
         )
@@ -236,11 +236,11 @@ def _check_feature(builder: Any, specification: str, feature: str) -> None:
     named = features.items() if isinstance(features, tfds.features.FeaturesDict) else ()
     texts = sorted(name for name, each in named if isinstance(each, tfds.features.Text))
     if feature not in texts:
-        there = f"but {', '.join(texts)} (--text-feature)" if texts else "and no other text"
+        there = f"but it has {', '.join(texts)} (`text_feature`)" if texts else "nor any other"
         raise UserError(f"{specification}: has no text feature {feature!r}, {there}.")
 
 
 @functools.cache
 def _data_source(directory: str, split: str) -> Any:
-    """Opened once in a process."""
+    """Opens a split once per process."""
     return _builder(directory, directory).as_data_source(split, file_format=_FORMAT)

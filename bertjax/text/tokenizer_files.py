@@ -1,8 +1,8 @@
-"""What Hugging Face's libraries write beside or instead of vocab.txt, held against BERT's rules.
+"""Reads the files that Hugging Face's libraries write beside or instead of vocab.txt.
 
-tokenizer.json is the `tokenizers` library's file (all that transformers 5 saves of a vocabulary),
-tokenizer_config.json and added_tokens.json are transformers' own. What would give other ids than
-BERT's rules do is refused, never ignored.
+tokenizer.json belongs to the `tokenizers` library; transformers 5 saves no other vocabulary file.
+tokenizer_config.json and added_tokens.json belong to transformers. Any setting that would give
+other ids than BERT's rules is refused.
 """
 
 import re
@@ -13,7 +13,7 @@ from etils import epath
 from bertjax.config import read_json_object
 from bertjax.errors import UserError
 from bertjax.text import wordpiece
-from bertjax.text.pieces import SPECIALS
+from bertjax.text.tokenizer_base import SPECIALS
 
 EXPORTED = "tokenizer.json"
 _ADDED = "added_tokens.json"
@@ -24,10 +24,10 @@ _CLASSES = (
     "DistilBertTokenizer",
     "DistilBertTokenizerFast",
 )
-# These do what tokenizer.json says and read nothing else; the second is transformers 5's name.
+# These classes read tokenizer.json and nothing else. The second is the name in transformers 5.
 _GENERIC_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
 
-# What no line of a vocab.txt in UTF-8 holds, so that the tokenizer could not be saved.
+# Tokens that cannot be a line of a vocab.txt in UTF-8, so the tokenizer could not be saved.
 _NO_LINE = re.compile(r"\A\Z|\n|\r\Z|[\ud800-\udfff]")
 
 _SPECIAL_KEYS = {f"{token[1:-1].lower()}_token": token for token in SPECIALS}
@@ -38,20 +38,21 @@ _TEMPLATE = {
 
 
 class Exported(NamedTuple):
-    """What a tokenizer.json says."""
+    """The vocabulary and the rules of a tokenizer.json."""
 
     tokens: list[str]
-    """In the order of their ids."""
+    """The tokens in the order of their ids."""
     lowercase: bool
     strip_accents: bool | None
 
 
 def read_settings(file: epath.Path) -> dict[str, Any]:
-    """A tokenizer_config.json without what is null, but for strip_accents, where null says
-    something (as do_lower_case does); {} if there is none.
+    """Returns the settings of a tokenizer_config.json, {} if there is no file.
+
+    Null settings are left out, except strip_accents, where null means "as do_lower_case".
 
     Raises:
-        UserError: no JSON object, or a setting that BERT's rules don't have.
+        UserError: the file is not a JSON object, or a setting differs from BERT's rules.
     """
     if not file.is_file():
         return {}
@@ -62,27 +63,27 @@ def read_settings(file: epath.Path) -> dict[str, Any]:
             raise UserError(f"{file}: {name} is {value!r}: write true or false.")
     if settings.get("tokenize_chinese_chars") is False:
         raise UserError(
-            f"{file}: tokenize_chinese_chars is false, and only BERT's own way can be done, which "
-            "takes each Chinese character as a word; use a model that was trained so."
+            f"{file}: tokenize_chinese_chars is false, but only BERT's own rule is supported: each "
+            "Chinese character is a word; use a model that was trained with it."
         )
     if settings.get("do_basic_tokenize") is False:
         raise UserError(
-            f"{file}: do_basic_tokenize is false, and only BERT's own way can be done, which "
-            "cleans a text and splits it at punctuation; use a model that was trained so."
+            f"{file}: do_basic_tokenize is false, but only BERT's own rule is supported: text is "
+            "cleaned and split at punctuation; use a model that was trained with it."
         )
     known = (*_CLASSES, *_GENERIC_CLASSES)
     if (name := settings.get("tokenizer_class")) is not None and name not in known:
         raise UserError(
-            f"{file}: tokenizer_class is {name!r}, which may make other ids of this vocabulary; "
-            f"only that of a {', '.join(_CLASSES[::2])} can be read."
+            f"{file}: tokenizer_class is {name!r}, which may give other ids with this vocabulary; "
+            f"only {' and '.join(_CLASSES[::2])} are supported."
         )
     for key, token in _SPECIAL_KEYS.items():
         value = settings.get(key)
         name = value.get("content") if isinstance(value, dict) else value
         if name not in (None, token):
             raise UserError(
-                f"{file}: {key} is {name!r}, and only BERT's own, {token}, can be read; use a "
-                "model with a BERT's tokenizer."
+                f"{file}: {key} is {name!r}, but only BERT's own, {token}, is supported; use a "
+                "model with a BERT tokenizer."
             )
     return {
         name: value
@@ -97,31 +98,34 @@ def is_generic(settings: dict[str, Any]) -> bool:
 
 
 def check_added(tokens: list[str], settings: dict[str, Any], file: epath.Path) -> None:
-    """Refuses tokens that transformers added to a vocabulary, in its settings' file or
-    added_tokens.json beside it, but for those that it holds at their ids.
+    """Checks the tokens that transformers adds to a vocabulary.
+
+    They come from the settings and from an added_tokens.json beside them. Tokens that the
+    vocabulary already holds at the same ids are accepted.
 
     Raises:
-        UserError: a token with another id, or one that would be cut out of the midst of words.
+        UserError: a token has another id, or would also match inside words.
     """
     ids = {token: number for number, token in enumerate(tokens)}
     decoder = settings.get("added_tokens_decoder", {})
     if not isinstance(decoder, dict) or not all(isinstance(v, dict) for v in decoder.values()):
-        raise UserError(f"{file}: added_tokens_decoder holds no objects by ids; save it again.")
+        raise UserError(f"{file}: added_tokens_decoder must map ids to objects; save it again.")
     for number, entry in decoder.items():
-        _check_place(ids, entry.get("content"), number, f"{file}: added_tokens_decoder")
+        _check_id(ids, entry.get("content"), number, f"{file}: added_tokens_decoder")
         _check_special(entry, str(file))
     if (added := file.parent / _ADDED).is_file():
         for token, number in read_json_object(added).items():
-            _check_place(ids, token, number, str(added))
+            _check_id(ids, token, number, str(added))
 
 
 def read_exported(file: epath.Path) -> Exported:
-    """A tokenizer.json with BERT's rules.
+    """Reads a tokenizer.json with BERT's rules.
 
-    Its added tokens are part of the vocabulary; as with [MASK], no text can write one.
+    Its added tokens become part of the vocabulary. As with [MASK], no text can produce one.
 
     Raises:
-        UserError: not such a file, a rule that isn't BERT's, or ids that leave a gap or clash.
+        UserError: the file is not such a JSON, a rule differs from BERT's, or ids have gaps or
+            clash.
     """
     fields = read_json_object(file)
     model = _part(fields, "model", "WordPiece", file)
@@ -146,19 +150,19 @@ def read_exported(file: epath.Path) -> Exported:
 
 
 def check_same(tokens: list[str], file: epath.Path) -> None:
-    """Refuses a tokenizer.json beside a vocab.txt if it holds another vocabulary.
+    """Checks that a tokenizer.json beside a vocab.txt holds the same vocabulary.
 
-    Only the vocabulary: in released models the rules in the two files do differ, and then those in
-    tokenizer_config.json are the ones that transformers follows.
+    Its rules are not checked: in released models they do differ from tokenizer_config.json, which
+    transformers follows in that case.
 
     Raises:
-        UserError: they differ, or it is no tokenizer.json of a WordPiece vocabulary.
+        UserError: the vocabularies differ, or the file is not a WordPiece tokenizer.json.
     """
     fields = read_json_object(file)
     if _vocabulary(_part(fields, "model", "WordPiece", file), fields, file) != tokens:
         raise UserError(
             f"{file}: holds another vocabulary than {wordpiece.FILE} beside it; delete the one "
-            "that is not the model's."
+            "that does not belong to the model."
         )
 
 
@@ -167,8 +171,8 @@ def _part(fields: dict[str, Any], name: str, wanted: str, file: epath.Path) -> d
     found = part.get("type") if isinstance(part, dict) else None
     if not isinstance(part, dict) or found != wanted:
         raise UserError(
-            f"{file}: its {name} is {found or 'missing'}, and only BERT's own, {wanted}, can be "
-            "read; use a model with a BERT's tokenizer."
+            f"{file}: its {name} is {found or 'missing'}, but only BERT's own, {wanted}, is "
+            "supported; use a model with a BERT tokenizer."
         )
     return part
 
@@ -179,8 +183,8 @@ def _check_values(
     for key, value in wanted.items():
         if part.get(key) != value:
             raise UserError(
-                f"{file}: its {name}'s {key} is {part.get(key)!r}, and only BERT's own, {value!r}, "
-                "can be read; use a model with a BERT's tokenizer."
+                f"{file}: its {name}'s {key} is {part.get(key)!r}, but only BERT's own, "
+                f"{value!r}, is supported; use a model with a BERT tokenizer."
             )
 
 
@@ -195,7 +199,7 @@ def _check_template(fields: dict[str, Any], file: epath.Path) -> None:
             return
     raise UserError(
         f"{file}: its post_processor doesn't put [CLS] before a text and [SEP] after it and its "
-        "pair, as BERT's does; use a model with a BERT's tokenizer."
+        "pair, as BERT's does; use a model with a BERT tokenizer."
     )
 
 
@@ -204,7 +208,7 @@ def _first(value: object) -> object:
 
 
 def _written(template: object) -> list[str] | None:
-    """A template as _TEMPLATE has it: of each of its pieces the id and the type."""
+    """Returns the id and type of each entry of a template, in the format of _TEMPLATE."""
     if not isinstance(template, list):
         return None
     entries = [entry for piece in template if isinstance(piece, dict) for entry in piece.values()]
@@ -220,37 +224,37 @@ def _vocabulary(model: dict[str, Any], fields: dict[str, Any], file: epath.Path)
     ids: dict[str, Any] = dict(vocabulary)
     for entry in added:
         if not isinstance(entry, dict) or not isinstance(entry.get("content"), str):
-            raise UserError(f"{file}: its added_tokens are no objects; save the tokenizer again.")
+            raise UserError(f"{file}: its added_tokens are not objects; save the tokenizer again.")
         token, number = entry["content"], entry.get("id")
         if ids.setdefault(token, number) != number:
-            _check_place(ids, token, number, f"{file}: added_tokens")
+            _check_id(ids, token, number, f"{file}: added_tokens")
         _check_special(entry, str(file))
-    # By type, as True == 1 and 1.0 == 1.
+    # Compare types exactly, since True == 1 and 1.0 == 1.
     if bad := [token for token, number in ids.items() if type(number) is not int]:
         raise UserError(f"{file}: the id of {bad[0]!r} is {ids[bad[0]]!r}: write a whole number.")
     tokens = sorted(ids, key=ids.__getitem__)
     for number, token in enumerate(tokens):
         if ids[token] != number:
             raise UserError(
-                f"{file}: {token!r} has id {ids[token]} where {number} would be next; a "
-                "vocabulary has each id from 0 on once, so save the tokenizer again."
+                f"{file}: {token!r} has id {ids[token]}, but the next id is {number}; ids must "
+                "count from 0 without gaps, so save the tokenizer again."
             )
     if bad := [token for token in tokens if _NO_LINE.search(token)]:
         raise UserError(
-            f"{file}: the token {bad[0]!a} is empty, holds the end of a line or is half a "
-            "character; no vocabulary of a BERT's has one, so save the tokenizer again."
+            f"{file}: the token {bad[0]!a} is empty, contains a line end or is half a character, "
+            "which a BERT vocabulary cannot hold; save the tokenizer again."
         )
     if missing := [name for name in SPECIALS if name not in ids]:
-        raise UserError(f"{file}: has no {', '.join(missing)}; is it a BERT's vocabulary?")
+        raise UserError(f"{file}: has no {', '.join(missing)}; is it a BERT vocabulary?")
     return tokens
 
 
-def _check_place(ids: dict[str, Any], token: object, number: object, where: str) -> None:
+def _check_id(ids: dict[str, Any], token: object, number: object, where: str) -> None:
     own = ids.get(token) if isinstance(token, str) else None
     if own is None or str(own) != str(number):
-        place = "is not in it" if own is None else f"has id {own} there"
+        found = "is missing" if own is None else f"has id {own}"
         raise UserError(
-            f"{where} gives {token!r} the id {number} in the vocabulary, but it {place}; put the "
+            f"{where} gives {token!r} the id {number}, but in the vocabulary it {found}; put the "
             "vocabulary that belongs to the model beside it."
         )
 
@@ -258,7 +262,6 @@ def _check_place(ids: dict[str, Any], token: object, number: object, where: str)
 def _check_special(entry: dict[str, Any], where: str) -> None:
     if entry.get("special") is not True:
         raise UserError(
-            f"{where}: the added token {entry.get('content')!r} is not special, so that it would "
-            "be cut out of the midst of words too, which BERT's rules don't do; give a vocabulary "
-            "without added words."
+            f"{where}: the added token {entry.get('content')!r} is not special, so it would also "
+            "match inside words, unlike BERT's rules; give a vocabulary without added words."
         )

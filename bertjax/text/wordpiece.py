@@ -1,4 +1,4 @@
-"""BERT's own kind of vocabulary: WordPiece, by the `tokenizers` library."""
+"""WordPiece, BERT's own kind of vocabulary, with the `tokenizers` library."""
 
 import collections
 import hashlib
@@ -11,31 +11,37 @@ import numpy as np
 from etils import epath
 
 from bertjax.errors import UserError
-from bertjax.text import pieces
-from bertjax.text.chunks import Chunks
-from bertjax.text.pieces import SETTINGS_FILE, SPECIALS, Kind, PieceTokenizer, Surface
+from bertjax.text.encoding_cache import EncodingCache
+from bertjax.text.tokenizer_base import (
+    SETTINGS_FILE,
+    SPECIALS,
+    Kind,
+    Surface,
+    Tokenizer,
+    refusing_surrogates,
+)
 
 FILE = "vocab.txt"
 
 MAX_WORD_CHARACTERS = 100
-"""Longer words become [UNK], as in Hugging Face (Google's code says 200)."""
+"""Longer words become [UNK], as in Hugging Face. Google's code has 200."""
 
-_MAX_ALPHABET = (
-    1000  # more is a script of many thousand characters, which would fill the vocabulary
-)
-_REMEMBERED_CHUNKS = 500_000
+# A script with thousands of characters would otherwise fill the vocabulary.
+_MAX_ALPHABET = 1000
+_MAX_CACHED_CHUNKS = 500_000
 
 
-class WordPieceTokenizer(PieceTokenizer):
-    """BERT's WordPiece, by the `tokenizers` library.
+class WordPieceTokenizer(Tokenizer):
+    """BERT's WordPiece.
 
-    Clean text, spaces around CJK characters, lower case and accents stripped when uncased, split at
-    punctuation, greedy longest match (`FullTokenizer` in google-research/bert's tokenization.py).
+    It cleans the text, puts spaces around CJK characters, lowercases and strips accents if uncased,
+    splits at punctuation, and matches the longest tokens greedily (`FullTokenizer` in
+    google-research/bert's tokenization.py).
 
     Args:
         tokens: the vocabulary in order of ids, special tokens included.
-        lowercase: lower-case the text.
-        strip_accents: take accents off; None does so exactly when `lowercase` is True.
+        lowercase: lowercases the text.
+        strip_accents: removes accents. None does so exactly when `lowercase` is True.
     """
 
     kind: Kind = "wordpiece"
@@ -56,7 +62,7 @@ class WordPieceTokenizer(PieceTokenizer):
         )
         self._library.normalizer = _normalizer(lowercase, strip_accents)
         self._library.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
-        self._chunks = Chunks(self._encode_words, _REMEMBERED_CHUNKS)
+        self._cache = EncodingCache(self._encode_words, _MAX_CACHED_CHUNKS)
         self._decoder = tokenizers.decoders.WordPiece()
         canonical = {"lowercase": lowercase, "strip_accents": self._strips(), "tokens": tokens}
         self.sha256 = hashlib.sha256(json.dumps(canonical).encode()).hexdigest()
@@ -65,33 +71,28 @@ class WordPieceTokenizer(PieceTokenizer):
         return WordPieceTokenizer, (self._tokens, self.lowercase, self.strip_accents)
 
     def with_tokens(self, tokens: list[str]) -> "WordPieceTokenizer":
-        """The same rules over another vocabulary."""
+        """Returns a tokenizer with the same rules and another vocabulary."""
         return WordPieceTokenizer(tokens, self.lowercase, self.strip_accents)
 
     def words(self, text: str) -> list[str]:
-        """What the rules make of a text before the vocabulary is asked: its cleaned words, each
-        mark of punctuation and each CJK character one of its own.
+        """Returns the cleaned words of a text, before they are looked up in the vocabulary.
+
+        Each punctuation mark and each CJK character is a word.
 
         Raises:
-            UserError: the text holds a lone surrogate.
+            UserError: the text contains a lone surrogate.
         """
-        try:
+        with refusing_surrogates([text]):
             clean = self._library.normalizer.normalize_str(text)
-        except pieces.LIBRARY_REFUSALS:
-            pieces.refuse_surrogates([text])
-            raise
         return [word for word, _ in self._library.pre_tokenizer.pre_tokenize_str(clean)]
 
     def _strips(self) -> bool:
         return self.lowercase if self.strip_accents is None else self.strip_accents
 
     def encode_sentences(self, sentences: Sequence[str]) -> list[np.ndarray]:
-        """See `PieceTokenizer.encode_sentences`; the arrays are views of one."""
-        try:
-            ids, offsets = self._chunks.encode(sentences)
-        except pieces.LIBRARY_REFUSALS:
-            pieces.refuse_surrogates(sentences)
-            raise
+        """Returns views of one array; see `Tokenizer.encode_sentences`."""
+        with refusing_surrogates(sentences):
+            ids, offsets = self._cache.encode(sentences)
         bounds = offsets.tolist()
         return [ids[start:stop] for start, stop in itertools.pairwise(bounds)]
 
@@ -102,11 +103,8 @@ class WordPieceTokenizer(PieceTokenizer):
         return [item.ids for item in self._library.encode_batch_fast(words)]
 
     def _encode_one(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        try:
+        with refusing_surrogates([text]):
             item = self._library.encode(text)
-        except pieces.LIBRARY_REFUSALS:
-            pieces.refuse_surrogates([text])
-            raise
         return item.ids, item.offsets
 
     def _join(self, ids: list[int]) -> str:
@@ -117,7 +115,7 @@ class WordPieceTokenizer(PieceTokenizer):
 
     def _surface(self, token_id: int) -> Surface | None:
         token = self._tokens[token_id]
-        if self.words(token) == [token]:  # never of "##...": "#" is punctuation
+        if self.words(token) == [token]:  # false for "##...", as "#" is punctuation
             return Surface(token, True, self.words("a" + token) == ["a", token])
         text = token.removeprefix("##")
         if text not in ("", token) and self.words("a" + text) == ["a" + text]:
@@ -125,7 +123,8 @@ class WordPieceTokenizer(PieceTokenizer):
         return None
 
     def files(self, *, export: bool) -> dict[str, bytes]:
-        """See `Tokenizer.files`; transformers reads what any save writes."""
+        """Returns the files of the vocabulary, which transformers can read with or without
+        `export`; see `Tokenizer.files`."""
         del export
         settings = {
             "tokenizer_class": "BertTokenizer",
@@ -140,7 +139,7 @@ class WordPieceTokenizer(PieceTokenizer):
 
 
 def _normalizer(lowercase: bool, strip_accents: bool | None) -> Any:
-    """BERT's text cleaning: control characters, CJK spacing, case, accents."""
+    """Returns BERT's text cleaning: control characters, CJK spacing, case, accents."""
     import tokenizers
 
     return tokenizers.normalizers.BertNormalizer(
@@ -154,7 +153,7 @@ def _normalizer(lowercase: bool, strip_accents: bool | None) -> Any:
 def train(
     sentences: list[str], vocab_size: int, lowercase: bool, strip_accents: bool | None = None
 ) -> WordPieceTokenizer:
-    """Trains a vocabulary of at most `vocab_size` tokens, fewer if the text holds no more.
+    """Trains a vocabulary of at most `vocab_size` tokens, fewer if the text has no more.
 
     The same sentences give the same vocabulary.
     """
@@ -166,8 +165,8 @@ def train(
     limit = max(1, min(_MAX_ALPHABET, (vocab_size - len(SPECIALS)) // 2))
     alphabet, continuing = _alphabet(library, sentences, limit)
     # The library numbers "##x" in the order of a randomly seeded hash table and breaks ties between
-    # pairs by those numbers, so that each run would give another vocabulary. Named as special
-    # tokens they have their numbers before that.
+    # pairs by these numbers, so each run would give another vocabulary. As special tokens they get
+    # fixed numbers first.
     trainer = tokenizers.trainers.WordPieceTrainer(
         vocab_size=vocab_size,
         min_frequency=2,
@@ -184,7 +183,7 @@ def train(
 
 
 def _alphabet(library: Any, sentences: list[str], limit: int) -> tuple[list[str], list[str]]:
-    """The `limit` commonest characters of the words, and those of them that continue a word."""
+    """Returns the `limit` most common characters, and those of them that continue a word."""
     chunks = collections.Counter(chunk for text in sentences for chunk in text.split(" "))
     counts: collections.Counter[str] = collections.Counter()
     continuing: set[str] = set()
@@ -199,19 +198,23 @@ def _alphabet(library: Any, sentences: list[str], limit: int) -> tuple[list[str]
 
 
 def parse(data: bytes, file: epath.Path) -> list[str]:
-    """The tokens of a vocab.txt, which is UTF-8 text, in the order of their ids.
+    """Returns the tokens of a vocab.txt in the order of their ids.
+
+    Args:
+        data: the content of the file, valid UTF-8.
+        file: its path for errors.
 
     Raises:
-        UserError: an empty line, a token twice, or a special token missing.
+        UserError: an empty line, a duplicate token, or a missing special token.
     """
-    # Not splitlines: U+2028 and its like are tokens of real vocabularies.
+    # str.splitlines would split at U+2028 and others, which are tokens of real vocabularies.
     tokens = [line.removesuffix("\r") for line in data.decode().split("\n")]
     if tokens and not tokens[-1]:
         tokens.pop()
     first: dict[str, int] = {}
     for number, token in enumerate(tokens, start=1):
         if not token:
-            raise UserError(f"{file}:{number}: an empty line; a vocabulary has one token a line.")
+            raise UserError(f"{file}:{number}: an empty line; a vocabulary has one token per line.")
         if token in first:
             raise UserError(
                 f"{file}:{number}: {token!r} is already on line {first[token]}; a token has one id."
@@ -219,10 +222,10 @@ def parse(data: bytes, file: epath.Path) -> list[str]:
         first[token] = number
     missing = [name for name in SPECIALS if name not in first]
     if missing:
-        raise UserError(f"{file}: has no {', '.join(missing)}; is it a BERT's vocabulary?")
+        raise UserError(f"{file}: has no {', '.join(missing)}; is it a BERT vocabulary?")
     return tokens
 
 
 def is_cased(token: str) -> bool:
-    """Whether a token, other than a special one, has an upper-case letter."""
+    """Whether a token that is not special has an upper-case letter."""
     return not (token.startswith("[") and token.endswith("]")) and token != token.lower()

@@ -17,7 +17,7 @@ from bertjax.pretrain import run as runs
 from bertjax.pretrain.config import ModelConfig, PretrainConfig, SecondPhase
 from bertjax.pretrain.phases import run_schedule
 from bertjax.pretrain.program import build
-from bertjax.text.tokenizer import TokenizerConfig, train_tokenizer
+from bertjax.text.tokenizer_training import TokenizerConfig, train_tokenizer
 from bertjax.train.loop import LoopConfig
 from bertjax.train.optimizer import OptimizerConfig, make_schedule
 

@@ -22,7 +22,8 @@ from bertjax.objectives.masking import MaskingConfig, Vocabulary
 from bertjax.pretrain import run as runs
 from bertjax.pretrain.config import InitializationConfig, ModelConfig, PretrainConfig
 from bertjax.pretrain.program import build
-from bertjax.text.tokenizer import TokenizerConfig, load_tokenizer, train_tokenizer
+from bertjax.text.tokenizer import load_tokenizer
+from bertjax.text.tokenizer_training import TokenizerConfig, train_tokenizer
 from bertjax.train.loop import LoopConfig
 from bertjax.train.optimizer import OptimizerConfig
 from bertjax.train.sharding import MeshConfig, make_mesh

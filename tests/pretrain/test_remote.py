@@ -15,7 +15,7 @@ from bertjax.inference.predict import predict
 from bertjax.interop.huggingface import from_pretrained
 from bertjax.pretrain.config import ModelConfig, PretrainConfig
 from bertjax.pretrain.run import pretrain
-from bertjax.text.tokenizer import TokenizerConfig, train_tokenizer
+from bertjax.text.tokenizer_training import TokenizerConfig, train_tokenizer
 from bertjax.train.checkpoint import manager
 from bertjax.train.loop import LoopConfig
 

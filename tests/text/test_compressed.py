@@ -85,7 +85,7 @@ def test_cut_off_anywhere_is_said_but_between_two_members(tmp_path, suffix):
         if length == len(members[0]):
             assert read(path) == texts[0]
         else:
-            assert ("cut off" if length else "is empty") in refused(path)
+            assert ("truncated" if length else "is empty") in refused(path)
 
 
 @suffixes
@@ -148,7 +148,7 @@ def test_memory_does_not_grow_with_what_a_file_expands_to(tmp_path, suffix):
 def test_an_archive_that_needs_too_much_memory_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "a.xz"
     path.write_bytes(lzma.compress(lines(10)))
-    monkeypatch.setattr(compressed, "_MEMORY", 1 << 16)
+    monkeypatch.setattr(compressed, "_MAX_MEMORY", 1 << 16)
     assert ":1: can't be decompressed from here on (Memory usage limit" in refused(path)
 
 

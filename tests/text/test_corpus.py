@@ -78,7 +78,7 @@ def test_surrogates_in_utf8_are_refused(tmp_path):
 
 def test_nul_is_named_with_its_line(tmp_path):
     path = write(tmp_path / "a.txt", b"a\n\nb\0c\n")
-    assert f"{path}:3: holds a NUL character" in refused(path)
+    assert f"{path}:3: contains a NUL character" in refused(path)
 
 
 def test_documents_before_a_fault_are_given_first(tmp_path):
@@ -96,12 +96,12 @@ def test_a_line_of_ten_megabytes_is_one_sentence(tmp_path):
 
 @pytest.mark.parametrize("name", ["a.txt", "a.txt.gz"])
 def test_a_line_over_the_limit_is_named(tmp_path, monkeypatch, name):
-    monkeypatch.setattr(corpus, "LONGEST_LINE", 1 << 20)
+    monkeypatch.setattr(corpus, "MAX_LINE_BYTES", 1 << 20)
     pack = gzip.compress if name.endswith(".gz") else bytes
     line = b"x" * ((1 << 20) - 1) + b"\n"
     assert len(read(write(tmp_path / name, pack(line + line)))[0]) == 2
     path = write(tmp_path / name, pack(line + b"y" + line))
-    assert f"{path}:2: longer than 1 MiB; divide it into documents" in refused(path)
+    assert f"{path}:2: longer than 1 MiB; split it into documents" in refused(path)
 
 
 def test_a_missing_file_is_a_users_error(tmp_path):
@@ -147,9 +147,9 @@ def test_a_text_without_a_word_gives_no_document(tmp_path):
         ("[" * 100_000, "nested too deeply"),
         ('{"text": ' * 100_000, "nested too deeply"),
         ('{"text": "a", "n": ' + "9" * 5000 + "}", "a number too long"),
-        ("[]", "no JSON object"),
-        ("NaN", "no JSON object"),
-        ('"text"', "no JSON object"),
+        ("[]", "not a JSON object"),
+        ("NaN", "not a JSON object"),
+        ('"text"', "not a JSON object"),
         ('{"txt": "a"}', 'has no "text"'),
         ('{"text": NaN}', '"text" is float'),
         ('{"text": null}', '"text" is NoneType'),
@@ -243,7 +243,7 @@ def test_what_wikiextractor_writes_as_json(tmp_path):
 def test_the_doc_format_of_wikiextractor_is_refused(tmp_path):
     text = '<doc id="12" url="https://..." title="Rain">\nRain\n\nRain is water.\n\n</doc>\n'
     for name in ("wiki_00", "a.txt"):
-        assert ":1: the <doc> format of WikiExtractor; run it with --json" in refused(
+        assert ":1: WikiExtractor's <doc> format is not supported; run it with --json" in refused(
             write(tmp_path / name, text)
         )
     assert read(write(tmp_path / "b.txt", "w1\n" + text))[0][1] == text.split("\n")[0]
@@ -332,7 +332,7 @@ def test_what_matches_nothing_is_named(tree, pattern):
 
 
 def test_recursive_patterns_are_refused_with_what_to_do_instead(tree):
-    with pytest.raises(UserError, match="name a directory"):
+    with pytest.raises(UserError, match="a directory stands for"):
         names(tree, "**/d.TXT")
 
 

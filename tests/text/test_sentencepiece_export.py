@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from bertjax.errors import UserError
 from bertjax.text import sentencepiece as ours
-from bertjax.text.pieces import SPECIALS
 from bertjax.text.sentencepiece import SentencePieceTokenizer
+from bertjax.text.tokenizer_base import SPECIALS
 
 WORDS = [
     "the",
@@ -213,7 +213,7 @@ def test_a_piece_has_the_one_merge_that_makes_it():
     ("scores", "reason"),
     [
         ({"ab": -1.0, "ba": -1.0, "a": -2.0, "b": -3.0}, "several of its pieces have the same"),
-        ({"ac": -1.0, "a": -2.0}, "'ac' has 'c' in it, which is no piece"),
+        ({"ac": -1.0, "a": -2.0}, "'ac' contains 'c', which is not a piece"),
     ],
 )
 def test_scores_that_no_merges_follow_are_refused(scores, reason):

@@ -65,9 +65,9 @@ def test_versions_configs_splits_and_features_by_name(data_dir):
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("tfds:", "is no data set of TFDS; write tfds:NAME"),
-        ("tfds:../novels", "is no data set of TFDS"),
-        ("tfds:novels:1.9", "is no data set of TFDS"),
+        ("tfds:", "not the name of a TFDS data set; write tfds:NAME"),
+        ("tfds:../novels", "not the name of a TFDS data set"),
+        ("tfds:novels:1.9", "not the name of a TFDS data set"),
         ("tfds:novel", "such a data set; the nearest are novels"),
         ("tfds:imdb_review", "the nearest are imdb_reviews"),
         ("tfds:qqqqqqqq", "such a data set; there are novels, small/one, wiki/20.de"),
@@ -85,19 +85,19 @@ def test_what_is_not_there_is_said_with_what_is(data_dir, name, says):
 
 def test_what_tfds_knows_but_is_not_there_is_never_downloaded(data_dir):
     message = refused(data_dir, "tfds:wikipedia/20230601.en:1.0.0:train")
-    assert "nothing is downloaded" in message
+    assert "bertjax downloads nothing" in message
     command = f"`tfds build wikipedia/20230601.en --file_format=array_record --data_dir={data_dir}`"
     assert command in message
     assert {path.name for path in data_dir.iterdir()} <= {"novels", "wiki", "small", "downloads"}
 
 
 def test_an_empty_data_dir(tmp_path):
-    assert "; no data set lies there." in refused(tmp_path / "no", "tfds:qqqqqqqq")
+    assert "; that directory has no data set." in refused(tmp_path / "no", "tfds:qqqqqqqq")
 
 
 def test_a_text_that_examples_do_not_have(data_dir):
-    assert "has no text feature 'txt', but text" in refused(data_dir, "tfds:novels", "txt")
-    assert "but body, title (--text-feature)" in refused(data_dir, "tfds:small:test")
+    assert "has no text feature 'txt', but it has text" in refused(data_dir, "tfds:novels", "txt")
+    assert "but it has body, title (`text_feature`)" in refused(data_dir, "tfds:small:test")
     assert "no text feature 'number'" in refused(data_dir, "tfds:novels", "number")
 
 
@@ -106,7 +106,7 @@ def test_a_data_set_stored_as_tfrecord_says_how_to_convert_it(tmp_path, store_tf
     path = directory / "dataset_info.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "fileFormat": "tfrecord"}))
     message = refused(tmp_path, "tfds:tiny")
-    assert "is stored as tfrecord, and read as array_record only" in message
+    assert "is stored as tfrecord, and only array_record is read" in message
     command = "`tfds convert_format --out_file_format=array_record --dataset_version_dir="
     assert f"{command}{directory}`" in message
 
@@ -139,7 +139,10 @@ def test_damaged_examples_are_named(tmp_path, store_tfds, damage):
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [(b"ok \xff", "not UTF-8 (byte 0xff at byte 4 of the text)"), (b"\0", "holds a NUL character")],
+    [
+        (b"ok \xff", "not UTF-8 (byte 0xff at byte 4 of the text)"),
+        (b"\0", "contains a NUL character"),
+    ],
 )
 def test_bad_text_is_named_by_its_example(tmp_path, store_tfds, text, says):
     store_tfds(tmp_path, {"train": ["Fine.", "Fine.", text]})

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from bertjax import files
 from bertjax.errors import UserError
-from bertjax.text import pieces
-from bertjax.text.tokenizer import TokenizerConfig, load_tokenizer, train_tokenizer
+from bertjax.text import tokenizer_base
+from bertjax.text.tokenizer import load_tokenizer
+from bertjax.text.tokenizer_training import TokenizerConfig, train_tokenizer
 from bertjax.text.wordpiece import WordPieceTokenizer
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -216,7 +217,7 @@ def test_truncation_drops_from_the_longer_text_one_token_at_a_time(first, second
             a -= 1
         else:
             b -= 1
-    assert pieces.truncated_lengths(first, second, budget) == (a, b)
+    assert tokenizer_base.truncated_lengths(first, second, budget) == (a, b)
 
 
 def test_truncation_keeps_the_beginnings(trained):
@@ -292,12 +293,12 @@ def test_wordpiece_chunks_are_encoded_as_the_whole_text(texts):
 
 
 def test_the_cache_of_wordpiece_is_bounded(monkeypatch):
-    monkeypatch.setattr("bertjax.text.wordpiece._REMEMBERED_CHUNKS", 4)
+    monkeypatch.setattr("bertjax.text.wordpiece._MAX_CACHED_CHUNKS", 4)
     tokenizer = wordpiece("a", "b", "c", "d", "e", "f")
     for text in ("a b c", "c d", "d e f a", "a b c d e f"):
         expected = [5 + "abcdef".index(letter) for letter in text.split()]
         assert [ids.tolist() for ids in tokenizer.encode_sentences([text])] == [expected]
-        assert len(tokenizer._chunks) <= 6
+        assert len(tokenizer._cache) <= 6
 
 
 def test_lone_surrogates_are_refused_with_a_sentence(trained):
@@ -430,7 +431,7 @@ def test_bad_settings_are_refused(tmp_path, content):
 def test_one_kind_is_refused_where_the_other_was_said(trained, tmp_path):
     tokenizer, output = trained
     other = "wordpiece" if tokenizer.kind == "sentencepiece" else "sentencepiece"
-    with pytest.raises(UserError, match=f"{other} was said"):
+    with pytest.raises(UserError, match=f"not the requested {other}"):
         load_tokenizer(output, kind=other)
     name, wrong = ("spm.model", "vocab.txt")
     if tokenizer.kind == "wordpiece":
@@ -488,7 +489,7 @@ def test_damaged_models_never_crash(corpus_file, tmp_path):
 def test_training_gives_the_same_bytes_in_every_process(kind, model_type, corpus_file, tmp_path):
     name = "spm.model" if kind == "sentencepiece" else "vocab.txt"
     program = (
-        "import sys; from bertjax.text.tokenizer import *; "
+        "import sys; from bertjax.text.tokenizer_training import *; "
         "config = TokenizerConfig((sys.argv[1],), sys.argv[2], sys.argv[3], int(sys.argv[4]), "
         "model_type=sys.argv[5]); "
         "train_tokenizer(config, print)"
@@ -569,7 +570,7 @@ def test_training_again_returns_what_is_there_and_never_overwrites(corpus_file, 
         dataclasses.replace(config, kind="wordpiece"),
         dataclasses.replace(config, max_sentences=100),
     ):
-        with pytest.raises(UserError, match="already holds a tokenizer of other text"):
+        with pytest.raises(UserError, match="already holds a tokenizer made from other text"):
             train_tokenizer(other, lines.append)
     (tmp_path / "training.json").write_text("{")
     with pytest.raises(UserError, match="already holds a tokenizer"):
@@ -619,7 +620,7 @@ def test_a_vocabulary_beside_its_text_is_not_read_as_text(corpus_file, tmp_path)
 
 
 def test_the_sample_is_even_and_in_order():
-    from bertjax.text.tokenizer import _sample
+    from bertjax.text.tokenizer_training import _sample
 
     numbers = [int(sentence) for sentence in _sample(map(str, range(10_000)), 500)]
     assert len(numbers) == 500 and numbers == sorted(set(numbers))

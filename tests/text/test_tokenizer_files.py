@@ -5,7 +5,8 @@ import pathlib
 import pytest
 
 from bertjax.errors import UserError
-from bertjax.text.tokenizer import TokenizerConfig, load_tokenizer, train_tokenizer
+from bertjax.text.tokenizer import load_tokenizer
+from bertjax.text.tokenizer_training import TokenizerConfig, train_tokenizer
 from bertjax.text.wordpiece import WordPieceTokenizer
 
 # By transformers 5.24; make_tokenizer.py in there is its generator, and printed IDS.
@@ -83,7 +84,7 @@ def test_the_settings_have_the_last_word_unless_their_class_reads_none(fields, t
         write(tmp_path / name, fields, {"tokenizer_class": name})
         assert load_tokenizer(tmp_path / name).sha256 == found.sha256
         (tmp_path / name / "tokenizer.json").unlink()
-        with pytest.raises(UserError, match=rf"tokenizer_class is '{name}'.* none beside it"):
+        with pytest.raises(UserError, match=rf"tokenizer_class is '{name}'.* there is none"):
             load_tokenizer(tmp_path / name)
 
 
@@ -119,15 +120,15 @@ WORD = {"id": 35, "content": "zebra", "special": False}
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (put("model", "type", "BPE"), "its model is BPE, and only"),
+        (put("model", "type", "BPE"), "its model is BPE, but only"),
         (put("model", None), "its model is missing"),
         (put("model", "unk_token", "<unk>"), "model's unk_token is '<unk>'"),
         (put("model", "continuing_subword_prefix", "@@"), "prefix is '@@'"),
         (put("model", "max_input_chars_per_word", 200), "word is 200"),
         (put("model", "vocab", []), "holds no vocabulary"),
-        (put("model", "vocab", "the", 99), r"'cat' has id 6 where 5 would be next"),
-        (put("model", "vocab", "the", 6), r"has id 6 where 5 would be next"),
-        (put("model", "vocab", "the", -1), r"'the' has id -1 where 0 would be next"),
+        (put("model", "vocab", "the", 99), r"'cat' has id 6, but the next id is 5"),
+        (put("model", "vocab", "the", 6), r"has id 6, but the next id is 5"),
+        (put("model", "vocab", "the", -1), r"'the' has id -1, but the next id is 0"),
         (put("model", "vocab", "the", "5"), r"the id of 'the' is '5'"),
         (put("model", "vocab", "[UNK]", True), r"the id of '\[UNK\]' is True"),
         (put("normalizer", None), "its normalizer is missing"),
@@ -142,9 +143,9 @@ WORD = {"id": 35, "content": "zebra", "special": False}
         (put("post_processor", "pair", 3, "Sequence", "type_id", 0), "post_processor"),
         (put("post_processor", {"type": "BertProcessing", "cls": ["a", 2]}), "post_processor"),
         (put("added_tokens", 0, "id", 7), r"added_tokens gives '\[PAD\]' the id 7.* has id 0"),
-        (put("added_tokens", 6, "id", 40), r"'\[/E1\]' has id 40 where 35 would be next"),
+        (put("added_tokens", 6, "id", 40), r"'\[/E1\]' has id 40, but the next id is 35"),
         (put("added_tokens", 6, WORD), "'zebra' is not special"),
-        (put("added_tokens", ["[E1]"]), "added_tokens are no objects"),
+        (put("added_tokens", ["[E1]"]), "added_tokens are not objects"),
     ],
 )
 def test_what_is_not_berts_is_refused_by_name(fields, tmp_path, change, reason):
@@ -220,7 +221,7 @@ def test_beside_a_vocab_txt_it_holds_the_same_vocabulary(fields, tmp_path):
 
 
 def test_it_is_no_sentencepiece_model():
-    with pytest.raises(UserError, match=r"sentencepiece was said, but it holds a wordpiece"):
+    with pytest.raises(UserError, match=r"holds a wordpiece .*not the requested sentencepiece"):
         load_tokenizer(GOLDEN, kind="sentencepiece")
     with pytest.raises(UserError, match=r"is not a SentencePiece model"):
         load_tokenizer(GOLDEN / "tokenizer.json", kind="sentencepiece")
@@ -260,18 +261,18 @@ def test_settings_that_change_nothing_are_taken(tmp_path, settings):
         ({"do_basic_tokenize": False}, "do_basic_tokenize is false"),
         ({"sep_token": "</s>"}, "sep_token is '</s>'"),
         ({"sep_token": {"content": "</s>"}}, "sep_token is '</s>'"),
-        ({"added_tokens_decoder": []}, "added_tokens_decoder holds no objects"),
-        ({"added_tokens_decoder": {"4": "[MASK]"}}, "added_tokens_decoder holds no objects"),
+        ({"added_tokens_decoder": []}, "added_tokens_decoder must map ids"),
+        ({"added_tokens_decoder": {"4": "[MASK]"}}, "added_tokens_decoder must map ids"),
         (
             {"added_tokens_decoder": {"5": {"content": "[MASK]", "special": True}}},
-            r"gives '\[MASK\]' the id 5 .* has id 4 there",
+            r"gives '\[MASK\]' the id 5, but .* has id 4",
         ),
         (
             {"added_tokens_decoder": {"6": {"content": "[E1]", "special": True}}},
-            r"gives '\[E1\]' the id 6 .* is not in it",
+            r"gives '\[E1\]' the id 6, but .* is missing",
         ),
         ({"added_tokens_decoder": {"5": {"content": "the"}}}, "'the' is not special"),
-        ({"added_tokens_decoder": {"5": {"content": []}}}, "is not in it"),
+        ({"added_tokens_decoder": {"5": {"content": []}}}, "it is missing"),
     ],
 )
 def test_settings_that_change_ids_are_refused(tmp_path, settings, reason):
@@ -283,8 +284,8 @@ def test_settings_that_change_ids_are_refused(tmp_path, settings, reason):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ('{"zebra": 6}', "'zebra' the id 6 .* is not in it"),
-        ('{"the": 6}', "'the' the id 6 .* has id 5 there"),
+        ('{"zebra": 6}', "'zebra' the id 6, but .* is missing"),
+        ('{"the": 6}', "'the' the id 6, but .* has id 5"),
         ("[]", "holds no JSON object"),
     ],
 )

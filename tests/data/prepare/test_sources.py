@@ -19,7 +19,7 @@ from bertjax.data.prepare import run as prepare
 from bertjax.data.prepare.run import PrepareConfig
 from bertjax.errors import UserError
 from bertjax.text import compressed, corpus, tfds_source
-from bertjax.text.tokenizer import TokenizerConfig, train_tokenizer
+from bertjax.text.tokenizer_training import TokenizerConfig, train_tokenizer
 
 COMPRESS = {
     ".gz": gzip.compress,

@@ -1,7 +1,8 @@
-"""What both kinds of vocabulary share: special tokens, pairs, truncation, padding, saving."""
+"""`Tokenizer`, the base class of both kinds: special tokens, pairs, truncation, padding, saving."""
 
 import abc
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -13,42 +14,39 @@ from bertjax.files import write_atomically
 Kind = Literal["sentencepiece", "wordpiece"]
 
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-"""The special tokens in the order of a trained vocabulary: ids 0 to 4."""
+"""The special tokens. A trained vocabulary gives them ids 0 to 4 in this order."""
 
 SETTINGS_FILE = "tokenizer_config.json"
-
-LIBRARY_REFUSALS = (RuntimeError, TypeError, UnicodeEncodeError)
-"""What the two libraries raise where a text can't be UTF-8."""
 
 
 class Encoding(NamedTuple):
     """One encoded text or pair of texts, with its special tokens."""
 
     ids: list[int]
-    """[CLS] text [SEP], and pair [SEP] if there is a pair."""
+    """[CLS] text [SEP], then pair [SEP] if there is a pair."""
     token_type_ids: list[int]
     """0 for [CLS] text [SEP], 1 for pair [SEP]."""
     offsets: list[tuple[int, int]]
-    """First and one past the last character of every token in the original text that it comes from
-    (a pair's tokens: in the pair); (0, 0) for the special tokens that were added."""
+    """For each token, the index of its first character in the original text (or pair) and one past
+    its last; (0, 0) for added special tokens."""
 
 
 class Surface(NamedTuple):
-    """The text that a token stands for, and where in a word it does."""
+    """The text that a token stands for, and where in a word it can stand."""
 
     text: str
-    """Without the mark of its kind ("##", "▁")."""
+    """The token without the marker of its kind ("##" or "▁")."""
     begins: bool
-    """Whether it stands at the beginning of a word."""
+    """Whether the token can begin a word."""
     continues: bool
-    """Whether it follows other characters with no space between; punctuation does both."""
+    """Whether the token can follow other characters without a space. Punctuation does both."""
 
 
 def truncated_lengths(first: int, second: int, budget: int) -> tuple[int, int]:
-    """How many tokens of a pair to keep: the longer text loses its end until both fit `budget`.
+    """Returns how many tokens of each text to keep so that a pair fits `budget`.
 
-    The same as dropping one token at a time from the longer one, the second on a tie
-    (`_truncate_seq_pair` in google-research/bert's run_classifier.py).
+    The result equals dropping the last token of the longer text, of the second on a tie, until the
+    pair fits (`_truncate_seq_pair` in google-research/bert's run_classifier.py).
     """
     if first + second <= budget:
         return first, second
@@ -60,12 +58,19 @@ def truncated_lengths(first: int, second: int, budget: int) -> tuple[int, int]:
     return budget - half, half
 
 
-class PieceTokenizer(abc.ABC):
-    """What both kinds share: special tokens, pairs, truncation, padding. See `Tokenizer`."""
+class Tokenizer(abc.ABC):
+    """A vocabulary with its rules: text to ids and back.
+
+    Args:
+        tokens: the vocabulary in order of ids.
+        special_ids: the id of every name in SPECIALS.
+    """
 
     kind: Kind
     lowercase: bool
     sha256: str
+    """SHA-256 of the vocabulary, its special ids and its normalization, independent of the files
+    it came from."""
 
     def __init__(self, tokens: list[str], special_ids: dict[str, int]) -> None:
         self._tokens = tokens
@@ -79,7 +84,7 @@ class PieceTokenizer(abc.ABC):
     def __repr__(self) -> str:
         return f"<{self.kind} tokenizer, {self.vocab_size} tokens, sha256 {self.sha256[:12]}>"
 
-    # What a kind defines: ids of plain texts, their offsets, joining again, word starts, files.
+    # Each kind defines these.
 
     @abc.abstractmethod
     def _encode_many(self, texts: list[str]) -> list[list[int]]: ...
@@ -99,13 +104,20 @@ class PieceTokenizer(abc.ABC):
     def _after_mask(  # noqa: B027 - WordPiece has nothing to do here
         self, ids: list[int], offsets: list[tuple[int, int]], text: str
     ) -> None:
-        """Changes the tokens of a text that follows [MASK], where the kind has to."""
+        """Corrects, in place, the tokens of a text that follows [MASK]."""
 
     @abc.abstractmethod
     def files(self, *, export: bool) -> dict[str, bytes]:
-        """See `Tokenizer.files`."""
+        """Returns the vocabulary and its settings as files by name, the vocabulary last.
 
-    # What everyone calls.
+        Args:
+            export: adds everything that transformers needs to produce the same ids.
+
+        Raises:
+            UserError: `export` is set and transformers cannot produce the same ids.
+        """
+
+    # Both kinds share these.
 
     def encode(
         self,
@@ -119,13 +131,15 @@ class PieceTokenizer(abc.ABC):
 
         Args:
             text: any text; an empty one gives [CLS] [SEP].
-            pair: the second text of a sentence pair.
-            max_length: most tokens of the whole; the longer text loses its end.
-            parse_mask: a literal "[MASK]" in a text becomes the mask token. Otherwise no text can
-                write a special token: "[SEP]" is three tokens of punctuation and letters.
+            pair: the second text of a pair.
+            max_length: the maximum number of tokens, special ones included. The longer text is
+                truncated at its end.
+            parse_mask: replaces a literal "[MASK]" in a text by the mask token. Without it, no text
+                can produce a special token: "[SEP]" becomes punctuation and letters.
 
         Raises:
-            UserError: max_length can't hold the special tokens, or a text holds a lone surrogate.
+            UserError: `max_length` cannot hold the special tokens, or a text contains a lone
+                surrogate.
         """
         first, first_offsets = self._plain(text, parse_mask)
         second, second_offsets = ([], []) if pair is None else self._plain(pair, parse_mask)
@@ -152,27 +166,27 @@ class PieceTokenizer(abc.ABC):
         pad_to: int | None = None,
         parse_mask: bool = False,
     ) -> dict[str, np.ndarray]:
-        """Encodes texts, or pairs of texts, as the rows of one batch, ready for `bertjax.encode`.
+        """Encodes texts, or pairs of texts, as the rows of one batch for `bertjax.encode`.
 
         Args:
             texts: B texts.
             pairs: their B second texts.
-            max_length: most tokens of a row; longer rows lose the end of their longer text.
-            pad_to: T of the batch; without it, the longest row's length.
+            max_length: the maximum number of tokens in a row. The longer text is truncated.
+            pad_to: the length T of the batch; by default, the length of the longest row.
             parse_mask: as in `encode`.
 
         Returns:
-            input_ids, attention_mask (0 for padding), token_type_ids: [B, T] int32.
+            input_ids, attention_mask (0 for padding) and token_type_ids: [B, T] int32.
 
         Raises:
-            UserError: texts is one string, texts and pairs differ in number, a row is longer than
-                pad_to, or what `encode` refuses.
+            UserError: `texts` is one string, `texts` and `pairs` differ in number, a row is longer
+                than `pad_to`, or `encode` would refuse a text.
         """
         for name, value in (("texts", texts), ("pairs", pairs)):
             if isinstance(value, str):
                 raise UserError(f"{name} is one string: give a list of strings.")
         if pairs is not None and len(pairs) != len(texts):
-            raise UserError(f"{len(texts)} texts but {len(pairs)} pairs: give one pair for a text.")
+            raise UserError(f"{len(texts)} texts but {len(pairs)} pairs: give one pair per text.")
         firsts = self._plain_many(texts, parse_mask)
         seconds = [[]] * len(firsts) if pairs is None else self._plain_many(pairs, parse_mask)
         budget = self._budget(max_length, pairs is not None)
@@ -187,31 +201,34 @@ class PieceTokenizer(abc.ABC):
         return self._pad(rows, boundaries, pad_to)
 
     def encode_sentences(self, sentences: Sequence[str]) -> list[np.ndarray]:
-        """The ids of many sentences, without special tokens: one int32 array for each."""
+        """Returns the ids of many sentences without special tokens: one int32 array each."""
         return [np.asarray(ids, np.int32) for ids in self._encode_many(list(sentences))]
 
     def decode(self, ids: Sequence[int] | np.ndarray, skip_special: bool = True) -> str:
-        """The text of token ids, as near as the vocabulary keeps it.
+        """Returns the text of one row of ids, as closely as the vocabulary preserves it.
 
         Args:
-            ids: token ids, one row.
-            skip_special: leave out [PAD], [CLS], [SEP] and [MASK]; [UNK] stays visible.
+            ids: one row of token ids.
+            skip_special: leaves out [PAD], [CLS], [SEP] and [MASK]. [UNK] stays visible.
+
+        Raises:
+            IndexError: an id is not in the vocabulary.
         """
         special = {self.pad_id, self.cls_id, self.sep_id, self.mask_id}
-        parts: list[str] = []
+        texts: list[str] = []
         run: list[int] = []
         for number in (int(value) for value in ids):
             if number not in special:
                 self.token(number)  # refuses ids outside the vocabulary
                 run.append(number)
             elif not skip_special:
-                parts += [self._join(run), self._tokens[number]]
+                texts += [self._join(run), self._tokens[number]]
                 run = []
-        parts.append(self._join(run))
-        return " ".join(part for part in parts if part)
+        texts.append(self._join(run))
+        return " ".join(text for text in texts if text)
 
     def token(self, token_id: int) -> str:
-        """The vocabulary's entry of an id, as it is written there ("##ing", "▁the").
+        """Returns the vocabulary's entry of an id, for example "##ing" or "▁the".
 
         Raises:
             IndexError: the id is not in the vocabulary.
@@ -221,8 +238,10 @@ class PieceTokenizer(abc.ABC):
         return self._tokens[token_id]
 
     def surface(self, token_id: int) -> Surface | None:
-        """What a token stands for; None for one that no text gives (a special token, an unused
-        slot, "##," where commas are words of their own).
+        """Returns the text of a token.
+
+        The result is None for a token that no text produces: a special token, an unused entry, or
+        "##," where commas are words of their own.
 
         Raises:
             IndexError: the id is not in the vocabulary.
@@ -233,17 +252,18 @@ class PieceTokenizer(abc.ABC):
         return self._surface(token_id)
 
     def special(self) -> np.ndarray:
-        """bool[V]: True for [PAD], [CLS], [SEP], [MASK]. [UNK] is text, which Google masks too."""
+        """Returns bool[V]: True for [PAD], [CLS], [SEP] and [MASK]. [UNK] counts as text: Google
+        masks it too."""
         table = np.zeros(self.vocab_size, bool)
         table[[self.pad_id, self.cls_id, self.sep_id, self.mask_id]] = True
         return table
 
     def word_starts(self) -> np.ndarray:
-        """bool[V]: True for tokens that begin a word, and for the special ones."""
+        """Returns bool[V]: True for tokens that begin a word and for special tokens."""
         return ~self._continues_word() | self.special()
 
     def save(self, directory: epath.PathLike, *, export: bool = False) -> None:
-        """Writes `files` into a directory; the vocabulary comes last."""
+        """Writes `files` into a directory, the vocabulary last."""
         directory = epath.Path(directory)
         for name, data in self.files(export=export).items():
             write_atomically(directory / name, data)
@@ -254,16 +274,16 @@ class PieceTokenizer(abc.ABC):
         ids: list[int] = []
         offsets: list[tuple[int, int]] = []
         start = 0
-        for number, part in enumerate(text.split("[MASK]")):
+        for number, between in enumerate(text.split("[MASK]")):
             if number:
                 ids.append(self.mask_id)
                 offsets.append((start - len("[MASK]"), start))
-            part_ids, part_offsets = self._encode_one(part)
+            new_ids, new_offsets = self._encode_one(between)
             if number:
-                self._after_mask(part_ids, part_offsets, part)
-            ids += part_ids
-            offsets += [(begin + start, end + start) for begin, end in part_offsets]
-            start += len(part) + len("[MASK]")
+                self._after_mask(new_ids, new_offsets, between)
+            ids += new_ids
+            offsets += [(begin + start, end + start) for begin, end in new_offsets]
+            start += len(between) + len("[MASK]")
         return ids, offsets
 
     def _plain_many(self, texts: Sequence[str], parse_mask: bool) -> list[list[int]]:
@@ -296,14 +316,21 @@ class PieceTokenizer(abc.ABC):
         return {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
 
 
-def refuse_surrogates(texts: Sequence[str]) -> None:
-    """Raises a UserError if a text holds a lone surrogate, which no UTF-8 file can."""
-    for text in texts:
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise UserError(
-                f"A text holds a lone surrogate ({text[error.start]!a}) at character "
-                f"{error.start}, which is half a character: decode the text properly "
-                "before it comes here."
-            ) from None
+@contextlib.contextmanager
+def refusing_surrogates(texts: Sequence[str]) -> Iterator[None]:
+    """Raises a UserError if the block fails because a text contains a lone surrogate.
+
+    UTF-8 cannot encode such a text, for which the libraries raise various exceptions.
+    """
+    try:
+        yield
+    except (RuntimeError, TypeError, UnicodeEncodeError):
+        for text in texts:
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise UserError(
+                    f"A text contains a lone surrogate ({text[error.start]!a}) at character "
+                    f"{error.start}, which is half a character: decode the original bytes as UTF-8."
+                ) from None
+        raise

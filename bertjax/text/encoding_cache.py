@@ -1,7 +1,8 @@
-"""Encoding of texts whose ids are those of the strings between their spaces, each found only once.
+"""A cache of encodings that makes WordPiece fast: each space-separated string is encoded once.
 
-No rule of BERT's looks past a space. Text repeats its words, so that most of encoding is looking
-them up: one look into a dictionary for each string, and the rest with arrays of all texts at once.
+BERT's rules never look past a space, and text repeats its words. Encoding a text therefore needs
+one dictionary lookup per string between spaces (a chunk); NumPy does the rest for all texts at
+once.
 """
 
 import re
@@ -9,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-# Of printable ASCII, BERT splits off whatever is neither letter nor digit.
+# BERT splits printable ASCII at every character that is neither a letter nor a digit.
 _WORDS = re.compile(r"[A-Za-z0-9]+|[^A-Za-z0-9]")
 
 
@@ -25,63 +26,63 @@ class _Numbers(dict[str, int]):
         return number
 
 
-class Chunks:
-    """Remembers the ids of the strings between spaces, the chunks.
+class EncodingCache:
+    """Encodes texts and remembers the ids of their chunks.
 
     Args:
-        encode: the ids of each of some strings.
-        most: chunks to remember; with more, all are forgotten.
+        encode: returns the ids of each of several strings.
+        max_chunks: the number of chunks above which the cache is emptied.
     """
 
-    def __init__(self, encode: Callable[[list[str]], list[list[int]]], most: int) -> None:
+    def __init__(self, encode: Callable[[list[str]], list[list[int]]], max_chunks: int) -> None:
         self._encode = encode
-        self._most = most
-        self._forget()
+        self._max_chunks = max_chunks
+        self._clear()
 
     def __len__(self) -> int:
-        """How many are remembered."""
+        """Returns the number of cached chunks."""
         return len(self._numbers)
 
     def encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """The ids of texts.
+        """Encodes texts.
 
         Returns:
-            The ids of all texts one after the other, int32 [ids], and where those of each text
-            begin, and their number: int64 [len(texts) + 1].
+            The concatenated ids of all texts, int32 [ids], and the offset of each text's first id
+            followed by the total: int64 [len(texts) + 1].
 
         Raises:
-            Exception: what `encode` raises; then nothing is remembered.
+            Exception: whatever `encode` raises; the cache is emptied.
         """
-        if len(self._numbers) > self._most:
-            self._forget()
+        if len(self._numbers) > self._max_chunks:
+            self._clear()
         chunks = " ".join(texts).split(" ") if texts else []
         found = map(self._numbers.__getitem__, chunks)
         numbers = np.fromiter(found, np.int64, len(chunks))
         if self._numbers.new:
             try:
                 self._learn()
-            except BaseException:  # else some would have a number and no ids
-                self._forget()
+            except BaseException:  # some chunks have a number and no ids
+                self._clear()
                 raise
         starts = self._starts[numbers]
         lengths = self._starts[numbers + 1] - starts
         ends = np.zeros(len(chunks) + 1, np.int64)
         np.cumsum(lengths, out=ends[1:])
-        # Where in self._ids each id is: a chunk's first one, and on from there.
-        places = np.repeat(starts - ends[:-1], lengths) + np.arange(ends[-1])
+        # The index in self._ids of every output id: each chunk's ids are contiguous there.
+        indices = np.repeat(starts - ends[:-1], lengths) + np.arange(ends[-1])
         bounds = np.zeros(len(texts) + 1, np.int64)
         np.cumsum([text.count(" ") + 1 for text in texts], out=bounds[1:])
-        return self._ids[places], ends[bounds]
+        return self._ids[indices], ends[bounds]
 
-    def _forget(self) -> None:
+    def _clear(self) -> None:
         self._numbers = _Numbers()
         self._words: dict[str, list[int]] = {}
-        # The ids of the chunks in the order of their numbers, and where each one's begin.
+        # The ids of all chunks in the order of their numbers, and the offset of each chunk's ids.
         self._ids = np.zeros(0, np.int32)
         self._starts = np.zeros(1, np.int64)
 
     def _learn(self) -> None:
-        """Finds the ids of new chunks by those of their words, which are far fewer."""
+        """Encodes new chunks through their words, which are far fewer than chunks."""
         rows = [
             _WORDS.findall(chunk) if chunk.isascii() and chunk.isprintable() else [chunk]
             for chunk in self._numbers.new
