@@ -591,7 +591,7 @@ def test_a_killed_training_leaves_no_vocabulary_and_can_be_run_again(
         real(path, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(files, "write_atomically", die_at_the_vocabulary)
+        patch.setattr(tokenizer_base, "write_atomically", die_at_the_vocabulary)
         with pytest.raises(KeyboardInterrupt):
             train_tokenizer(config, lambda line: None)
     with pytest.raises(UserError, match="neither"):
