@@ -1,4 +1,4 @@
-"""What BERT is compared with: TF-IDF and logistic regression, by scikit-learn (extra demo)."""
+"""The demo's baseline: TF-IDF and logistic regression by scikit-learn, of the extra `demo`."""
 
 import importlib.util
 from typing import Any
@@ -12,10 +12,10 @@ _STRENGTHS = (1.0, 10.0, 100.0)
 
 
 def check_installed() -> None:
-    """Raises a UserError where scikit-learn isn't there."""
+    """Raises a UserError if scikit-learn is not installed."""
     if importlib.util.find_spec("sklearn") is None:
         raise UserError(
-            "The demo compares BERT with TF-IDF of scikit-learn, which is not installed: "
+            "The demo compares BERT with TF-IDF by scikit-learn, which is not installed: "
             "pip install 'bertjax[demo]'."
         )
 
@@ -23,33 +23,33 @@ def check_installed() -> None:
 def tfidf_accuracy(
     train: epath.PathLike, dev: epath.PathLike, test: epath.PathLike
 ) -> dict[str, Any]:
-    """Logistic regression over words and word pairs, its regularisation chosen on the dev rows.
+    """Trains logistic regression over words and word pairs.
 
     Args:
         train: rows with the columns text and label.
-        dev: rows to choose by.
+        dev: rows that choose the regularization C.
         test: rows to report on.
 
     Returns:
-        test and dev: the accuracies; strength: the C chosen; tried: {C: accuracy on the dev rows}.
+        test and dev: the accuracies; strength: the chosen C; tried: {C: accuracy on the dev rows}.
     """
     check_installed()
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
 
-    parts = [read_table(path, ["text", "label"]).columns for path in (train, dev, test)]
+    splits = [read_table(path, ["text", "label"]).columns for path in (train, dev, test)]
     words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
     known, *others = [
-        words.fit_transform(part["text"]) if number == 0 else words.transform(part["text"])
-        for number, part in enumerate(parts)
+        words.fit_transform(split["text"]) if number == 0 else words.transform(split["text"])
+        for number, split in enumerate(splits)
     ]
     scores: dict[float, tuple[float, float]] = {}
     for strength in _STRENGTHS:
         model = LogisticRegression(C=strength, max_iter=1000, tol=1e-3)
-        model.fit(known, parts[0]["label"])
+        model.fit(known, splits[0]["label"])
         on_dev, on_test = (
-            float(model.score(rows, part["label"]))
-            for rows, part in zip(others, parts[1:], strict=True)
+            float(model.score(rows, split["label"]))
+            for rows, split in zip(others, splits[1:], strict=True)
         )
         scores[strength] = on_dev, on_test
     best = max(scores, key=lambda strength: scores[strength][0])

@@ -1,8 +1,7 @@
-"""The demo's text and task: installed documentation to pre-train on, and "whose is this passage?".
+"""The demo's text to pre-train on, and its task: which package is a passage from?
 
-In labelled passages the names of the packages are masked. Dev and test passages come from source
-files of which nothing else is used: neither the vocabulary, nor pre-training, nor the labelled
-training rows have seen a word of them.
+The names of packages are masked in labelled passages. Dev and test passages come from source files
+of their own: the vocabulary, pre-training and the labelled training rows use no word of them.
 """
 
 import dataclasses
@@ -21,7 +20,7 @@ from bertjax.files import write_atomically
 from bertjax.text.sentences import split_sentences
 
 PLACEHOLDER = "package"
-"""What stands where a package was named."""
+"""Replaces the names of packages."""
 
 _NAMES: dict[str, tuple[str, ...]] = {
     "PIL": ("pil", "pillow"),
@@ -37,57 +36,49 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "sklearn": ("sklearn", "scikit learn", "scikit"),
     "tensorflow_datasets": ("tensorflow datasets", "tensorflow", "tfds", "tf"),
 }
-"""What packages are also called, in lower case; others by their import name alone."""
-# "numpy" is found within a word (numpy_dtype, NumPy's), "np" only where no letter touches it.
+"""Names of packages in lower case; a package that is missing here has its import name only."""
+# "numpy" matches within a word (numpy_dtype, NumPy's), "np" only where no letter touches it.
 _WITHIN_A_WORD = 5
 
-_FEWEST_WORDS, _MOST_WORDS = 36, 56
-_MOST_PER_FILE = 12
-# A docstring of fewer sentences is no document of its own: it would give pre-training little but
-# random pairs. It and its neighbour in the same file are one.
-_FEWEST_SENTENCES = 3
+_MIN_WORDS, _MAX_WORDS = 36, 56
+_MAX_PER_FILE = 12
+# A shorter docstring would give pre-training little but random pairs, so it joins its neighbor in
+# the same file.
+_MIN_SENTENCES = 3
 _WORD = re.compile(r"\w+")
-_SPLITS = ("train", "dev", "test")
 
 
 @dataclasses.dataclass(frozen=True)
 class TaskSizes:
-    """How many labelled passages there are a class, and how many classes."""
+    """Maximum numbers of classes and of labelled passages a class."""
 
     classes: int = 8
-    """Most classes: the packages with the most text."""
+    """Classes: the packages with the most text."""
     train: int = 100
-    """Most training passages a class."""
     few: int = 32
-    """Training passages a class where labels are few: the first of the others."""
+    """Training passages where labels are few: the first ones of `train`."""
     dev: int = 50
-    """Most dev passages a class."""
     test: int = 120
-    """Most test passages a class."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Corpus:
-    """What `write_corpus` wrote."""
+    """Describes what `write_corpus` wrote."""
 
-    text: epath.Path
-    """One sentence a line, a blank line between docstrings: Google's format."""
-    tasks: dict[str, epath.Path]
-    """Labelled rows in JSON Lines: train, few, dev, test."""
     labels: tuple[str, ...]
     """The packages to tell apart."""
     words: int
-    """Of the text."""
+    """Words of the text."""
     documents: int
-    """Of the text."""
+    """Documents of the text."""
     files: int
     """Source files that the text is from."""
     held_out_files: int
     """Source files of dev and test, absent from the text."""
     rows: dict[str, int]
-    """Number of labelled rows: train, few, dev, test."""
+    """Numbers of labelled rows: train, few, dev, test."""
     sha256: str
-    """Of the text and of the labelled rows."""
+    """Hash of the text and of the labelled rows."""
 
 
 def write_corpus(
@@ -95,14 +86,17 @@ def write_corpus(
 ) -> Corpus:
     """Writes the text to pre-train on and the labelled rows.
 
+    text.txt has a sentence a line and a blank line between docstrings (Google's format);
+    train.jsonl, few.jsonl, dev.jsonl and test.jsonl have the fields text and label.
+
     Args:
-        passages: as `text.documentation.installed_documentation` gives them.
-        directory: is filled with text.txt, train.jsonl, few.jsonl, dev.jsonl, test.jsonl.
-        sizes: of the task.
-        seed: of the choice of files and passages.
+        passages: what `documentation.installed_documentation` returns.
+        directory: where the files go.
+        sizes: sizes of the task.
+        seed: chooses files and passages.
 
     Raises:
-        UserError: too little documentation for a task of at least two packages.
+        UserError: the documentation is too little for a task with two packages.
     """
     directory = epath.Path(directory)
     files = _read_files(passages)
@@ -114,9 +108,9 @@ def write_corpus(
     labels = tuple(sorted(list(splits)[: sizes.classes]))
     if len(labels) < 2:
         raise UserError(
-            "The documentation installed here is too little for the demo's task (two packages of "
-            f"some {4 * sizes.few:,} passages at least): install bertjax's dependencies with their "
-            "sources."
+            "The demo's task needs two packages with about "
+            f"{4 * sizes.few:,} passages of documentation each, and fewer are installed here: "
+            "install bertjax's dependencies with their sources."
         )
     held_out = {file for label in labels for file in splits[label].held_out}
     rows = {
@@ -137,8 +131,6 @@ def write_corpus(
         digest.update(content.encode())
         write_atomically(directory / name, content.encode())
     return Corpus(
-        text=directory / "text.txt",
-        tasks={split: directory / f"{split}.jsonl" for split in rows},
         labels=labels,
         words=len(text.split()),
         documents=sum(len(file.documents) for file in kept),
@@ -150,7 +142,7 @@ def write_corpus(
 
 
 def mask_names(texts: Iterable[str], packages: Iterable[str]) -> Iterator[str]:
-    """Puts "package" where a package is named, by its import name or another usual one."""
+    """Replaces the names of packages, import names and other usual ones, by "package"."""
     names = {name for package in packages for name in _NAMES.get(package, (package.lower(),))}
     phrases = [re.escape(name).replace(r"\ ", "[ _-]") for name in sorted(names) if " " in name]
     long = [
@@ -162,7 +154,7 @@ def mask_names(texts: Iterable[str], packages: Iterable[str]) -> Iterator[str]:
         "|".join([*long, f"(?<![a-z])(?:{'|'.join(short) or '(?!)'})(?![a-z])"]), re.IGNORECASE
     )
 
-    @functools.cache  # a text has few different words: this is ten times as fast as one expression
+    @functools.cache  # a text has few different words: ten times as fast as one expression
     def masked(word: str) -> str:
         return PLACEHOLDER if part.search(word) else word
 
@@ -174,25 +166,25 @@ def mask_names(texts: Iterable[str], packages: Iterable[str]) -> Iterator[str]:
 class _File:
     name: str
     documents: tuple[tuple[str, ...], ...]
-    """Sentences to pre-train on, as they were written."""
+    """Sentences to pre-train on, unchanged."""
     passages: tuple[str, ...]
-    """Passages of some words to tell apart, the packages' names masked."""
+    """Passages to tell apart, the names of packages masked."""
 
 
 @dataclasses.dataclass(frozen=True)
 class _Split:
     passages: dict[str, list[str]]
-    """train, dev, test, each in the order in which they are taken."""
+    """{train, dev or test: passages in the order in which they are used}."""
     held_out: tuple[str, ...]
-    """The files of dev and test."""
+    """Files of dev and test."""
 
 
 def _read_files(passages: Sequence[Passage]) -> dict[str, list[_File]]:
-    """The files of each package, the names of the packages with enough text masked."""
+    """The files of each package; the names of packages with enough text are masked."""
     words: dict[str, int] = {}
     for passage in passages:
         words[passage.package] = words.get(passage.package, 0) + passage.text.count(" ") + 1
-    # The name of a small package ("click", "rich") is an English word and no answer of the task.
+    # A small package ("click", "rich") is no answer of the task, and its name is an English word.
     common = sorted(words, key=lambda package: -words[package])[:16]
     masked = mask_names((passage.text for passage in passages), {*common, *_NAMES})
     texts: dict[tuple[str, str], list[tuple[list[str], list[str]]]] = {}
@@ -208,10 +200,10 @@ def _read_files(passages: Sequence[Passage]) -> dict[str, list[_File]]:
 
 
 def _documents(docstrings: Iterable[list[str]]) -> tuple[tuple[str, ...], ...]:
-    """The docstrings of a file, short ones joined to the one before."""
+    """The docstrings of a file; short ones are joined to the one before."""
     documents: list[list[str]] = []
     for sentences in docstrings:
-        if documents and min(len(sentences), len(documents[-1])) < _FEWEST_SENTENCES:
+        if documents and min(len(sentences), len(documents[-1])) < _MIN_SENTENCES:
             documents[-1].extend(sentences)
         elif sentences:
             documents.append(list(sentences))
@@ -219,12 +211,12 @@ def _documents(docstrings: Iterable[list[str]]) -> tuple[tuple[str, ...], ...]:
 
 
 def _join(sentences: Iterable[str]) -> list[str]:
-    """Sentences joined to passages of 36 words or more; what is over 56 words is cut off."""
+    """Joins sentences to passages of 36 words or more; truncates them to 56 words."""
     passages, current = [], []
     for sentence in sentences:
         current += sentence.split()
-        if len(current) >= _FEWEST_WORDS:
-            passages.append(" ".join(current[:_MOST_WORDS]))
+        if len(current) >= _MIN_WORDS:
+            passages.append(" ".join(current[:_MAX_WORDS]))
             current = []
     return passages
 
@@ -237,18 +229,18 @@ def _by_words(files: dict[str, list[_File]]) -> list[str]:
 
 
 def _split_package(package: str, files: list[_File], sizes: TaskSizes, seed: int) -> _Split | None:
-    """Files to test, dev, then train, in a random order; None if the package has too few."""
+    """Assigns files in a random order to test, dev, then train; None if they are too few."""
     generator = random.Random(f"files {seed} {package}")
     ordered = sorted(files, key=lambda file: file.name)
     generator.shuffle(ordered)
-    total = sum(min(len(file.passages), _MOST_PER_FILE) for file in ordered)
+    total = sum(min(len(file.passages), _MAX_PER_FILE) for file in ordered)
     shares = {"test": 0.2 * total, "dev": 0.1 * total}
-    passages: dict[str, list[str]] = {split: [] for split in _SPLITS}
+    passages: dict[str, list[str]] = {"train": [], "dev": [], "test": []}
     held_out: list[str] = []
     for file in ordered:
         chosen = list(file.passages)
         generator.shuffle(chosen)
-        chosen = chosen[:_MOST_PER_FILE]
+        chosen = chosen[:_MAX_PER_FILE]
         split = "train"
         for each in ("test", "dev"):
             if len(passages[each]) < min(getattr(sizes, each), shares[each]):
@@ -265,13 +257,13 @@ def _split_package(package: str, files: list[_File], sizes: TaskSizes, seed: int
 
 
 def _rows(
-    labels: Sequence[str], splits: dict[str, _Split], split: str, most: int, seed: int
+    labels: Sequence[str], splits: dict[str, _Split], split: str, max_rows: int, seed: int
 ) -> list[dict[str, str]]:
     source = "train" if split == "few" else split
     rows = [
         {"text": text, "label": label}
         for label in labels
-        for text in splits[label].passages[source][:most]
+        for text in splits[label].passages[source][:max_rows]
     ]
     random.Random(f"{seed} {split}").shuffle(rows)
     return rows

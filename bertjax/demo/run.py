@@ -1,7 +1,7 @@
-"""The whole way in minutes: text of this machine -> vocabulary -> shards -> BERT -> task -> report.
+"""All of bertjax in minutes: installed text -> vocabulary -> shards -> BERT -> task -> report.
 
-Every phase leaves its result in `demo.json` of the demo's directory and is skipped when it is
-there, so the same command again goes on where it was.
+Each stage leaves its result in `demo.json` in the demo's directory and is skipped if it is there,
+so the same command resumes.
 """
 
 import dataclasses
@@ -14,25 +14,18 @@ from typing import Any
 
 from etils import epath
 
-from bertjax.config import BertConfig
 from bertjax.demo import pacing
-from bertjax.demo.pacing import Recipe
+from bertjax.demo.hyperparameters import Hyperparameters
 from bertjax.errors import Stopped, UserError
-from bertjax.files import output_directory, write_atomically, writing
-from bertjax.objectives.masking import MaskingConfig
-from bertjax.pretrain.config import InitializationConfig, ModelConfig, PretrainConfig
-from bertjax.train.loop import LoopConfig
-from bertjax.train.optimizer import OptimizerConfig
+from bertjax.files import output_directory, write_atomically
 from bertjax.train.telemetry.logger import duration
 
-Log = Callable[[str], None]
-
 RECORD = "demo.json"
-PHASES: tuple[str, ...] = (
+STAGES: tuple[str, ...] = (
     "corpus",
     "tokenizer",
     "prepare",
-    "plan",
+    "budget",
     "pretrain",
     "finetune-pretrained-train",
     "finetune-scratch-train",
@@ -42,52 +35,48 @@ PHASES: tuple[str, ...] = (
     "predict",
     "report",
 )
-LEAST_MINUTES = 3.0
-INITIALIZATION = InitializationConfig(
-    mlm_bias="unigram", positions="sinusoidal", attention="averaging"
-)
-"""Of pre-training, and of the network from scratch that it is compared with."""
+MIN_MINUTES = 3.0
 
 
 @dataclasses.dataclass(frozen=True)
 class DemoConfig:
-    """From the text on this machine to a fine-tuned BERT and its report; needs no data."""
+    """Go from the text on this machine to a fine-tuned BERT and its report; needs no data."""
 
     workdir: str = "runs/demo"
-    """Everything is written below it; the same command again goes on where it was."""
+    """Directory of everything that is written; the same command resumes."""
     minutes: float = 5.6
-    """Time to spend in all, on this machine: pre-training gets what the other phases leave. From 20
+    """Time to spend on this machine; pre-training gets what the other stages leave. From 20 minutes
     on the model is larger."""
     seed: int = 0
-    """Of the choice of passages, the weights, the order of the data and the masks; fine-tuning
-    takes this one and the two that follow."""
+    """Seed of the choice of passages, the weights, the order of the data and the masks;
+    fine-tuning uses this one and the two that follow."""
 
     def __post_init__(self) -> None:
-        if not LEAST_MINUTES <= self.minutes <= 7 * 24 * 60:
+        if not MIN_MINUTES <= self.minutes <= 7 * 24 * 60:
             raise UserError(
-                f"minutes is {self.minutes}: give {LEAST_MINUTES:g} or more; with less nothing is "
-                "learned that could be shown."
+                f"`minutes` is {self.minutes}: give {MIN_MINUTES:g} or more; less time is too "
+                "short to learn anything."
             )
-        if not 0 <= self.seed < 2**31 - Recipe.seeds:
-            raise UserError(f"seed is {self.seed}: give a whole number from 0 to 2147483644.")
+        if not 0 <= self.seed < 2**31 - Hyperparameters.seeds:
+            raise UserError(f"`seed` is {self.seed}: give a whole number from 0 to 2147483644.")
 
 
 @dataclasses.dataclass(frozen=True)
 class DemoResult:
-    """What the demo came to."""
+    """Result of a demo."""
 
     numbers: dict[str, Any]
-    """What numbers.json holds; empty if it was stopped."""
+    """The content of numbers.json; empty if the demo was stopped."""
     verdict: str
     """The result in one sentence."""
     report: epath.Path | None
-    """The page; None if it was stopped."""
+    """The page; None if the demo was stopped."""
     stopped: bool
-    """Ended early by a signal; the same command goes on."""
+    """A signal ended the demo early; the same command resumes."""
 
 
-def demo(config: DemoConfig, log: Log) -> DemoResult:
-    """Runs, or resumes, all of the demo.
+def demo(config: DemoConfig, log: Callable[[str], None]) -> DemoResult:
+    """Runs, or resumes, the demo.
 
     Args:
         config: where, and how long.
@@ -101,20 +90,20 @@ def demo(config: DemoConfig, log: Log) -> DemoResult:
 
     check_installed()
     try:
-        return _Demo(config, log).go()
+        return _Demo(config, log).run()
     except Stopped:
-        log("Stopped; the same command goes on from there.")
+        log("Stopped; the same command resumes.")
         return DemoResult({}, "", None, stopped=True)
 
 
 class _Demo:
-    """One call of `demo`; each phase is a method that returns JSON for the record."""
+    """One call of `demo`; each stage is a method that returns JSON for the record."""
 
-    def __init__(self, config: DemoConfig, log: Log) -> None:
+    def __init__(self, config: DemoConfig, log: Callable[[str], None]) -> None:
         self.config, self.log = config, log
-        self.recipe = Recipe.of(config.minutes)
+        self.hyper = Hyperparameters.of(config.minutes)
         self.workdir = output_directory(config.workdir)
-        self.seeds = tuple(range(config.seed, config.seed + self.recipe.seeds))
+        self.seeds = tuple(range(config.seed, config.seed + self.hyper.seeds))
         self.record = self._open_record()
 
     def _open_record(self) -> dict[str, Any]:
@@ -122,65 +111,60 @@ class _Demo:
             "minutes": self.config.minutes,
             "seed": self.config.seed,
             "seeds": list(self.seeds),
-            "recipe": json.loads(json.dumps(dataclasses.asdict(self.recipe))),
+            "hyperparameters": json.loads(json.dumps(dataclasses.asdict(self.hyper))),
         }
         path = self.workdir / RECORD
         if not path.exists():
-            return {"settings": settings, "phases": {}, "seconds": {}}
+            return {"settings": settings, "stages": {}, "seconds": {}}
         record = json.loads(path.read_text())
         changed = [name for name in settings if record["settings"].get(name) != settings[name]]
         if changed:
             raise UserError(
                 f"{path}: holds a demo with another {' and '.join(changed)}: give another "
-                "--workdir, or remove this one to start again."
+                "`workdir`, or remove this one to start again."
             )
         return record
 
-    def go(self) -> DemoResult:
-        phase, workdir = self._phase, self.workdir
+    def run(self) -> DemoResult:
+        stage, hyper = self._stage, self.hyper
         self.log(
-            f"bertjax demo: about {self.config.minutes:g} minutes. All of it goes to {workdir}."
+            f"bertjax demo: about {self.config.minutes:g} minutes. All files go to {self.workdir}."
         )
-        self.corpus = phase("corpus", "Reading the documentation installed here", 30, self._corpus)
-        phase("tokenizer", "Training a vocabulary", 15, self._tokenizer)
-        self.data = phase("prepare", "Cutting the text into examples", 10, self._prepare)
-        self.plan = phase("plan", "Measuring this machine", 10, self._plan)
-        phase("pretrain", "Pre-training", self.plan["pretrain"], self._pretrain)
-        for rows, labels in (("train", "all labels"), ("few", f"{self._few} labels each")):
+        self.corpus = stage("corpus", "Reading the documentation installed here", 30, self._corpus)
+        stage("tokenizer", "Training a vocabulary", 15, self._tokenizer)
+        self.data = stage("prepare", "Cutting the text into examples", 10, self._prepare)
+        self.budget = stage("budget", "Measuring this machine", 10, self._budget)
+        stage("pretrain", "Pre-training", self.budget["pretrain"], self._pretrain)
+        few = self.corpus["rows"]["few"] // len(self.corpus["labels"])
+        for rows, labels in (("train", "all labels"), ("few", f"{few} labels each")):
             for arm, start in (("pretrained", "the pre-trained BERT"), ("scratch", "from scratch")):
-                phase(
+                stage(
                     f"finetune-{arm}-{rows}",
-                    f"Fine-tuning {start}, {labels}, {self.recipe.seeds} seeds",
-                    self.plan[rows],
+                    f"Fine-tuning {start}, {labels}, {hyper.seeds} seeds",
+                    self.budget[rows],
                     functools.partial(self._finetune, arm, rows),
                 )
-        phase("tfidf", "TF-IDF with logistic regression", 15, self._tfidf)
-        phase("predict", "Predicting passages it has never seen", 3, self._predict)
+        stage("tfidf", "TF-IDF with logistic regression", 15, self._tfidf)
+        stage("predict", "Predicting passages it has never seen", 3, self._predict)
         return self._report()
 
-    # Phases
-
-    def _phase(self, name: str, title: str, seconds: float, work: Callable[[], Any]) -> Any:
-        """The result of a phase: of the record, or of `work`, which is then kept there."""
-        done = self.record["phases"]
-        number = f"[{PHASES.index(name) + 1}/{len(PHASES)}]"
+    def _stage(self, name: str, title: str, seconds: float, work: Callable[[], Any]) -> Any:
+        """Returns the result of a stage from the record, else that of `work`, and records it."""
+        done, spent = self.record["stages"], self.record["seconds"]
+        number = f"[{STAGES.index(name) + 1}/{len(STAGES)}]"
         if name in done:
             self.log(f"{number} {title}: done before.")
             return done[name]
         self.log(f"{number} {title}: about {duration(seconds)}.")
-        spent = self.record["seconds"]
         started, before = time.monotonic(), spent.get(name, 0.0)
         try:
             done[name] = json.loads(json.dumps(work()))  # the same whether read back or not
         finally:
-            # Also of a phase that was stopped: it counts when the demo goes on.
+            # The time of a stopped stage counts as well when the demo resumes.
             spent[name] = round(before + time.monotonic() - started, 2)
-            self._save_record()
+            text = json.dumps(self.record, indent=1, ensure_ascii=False) + "\n"
+            write_atomically(self.workdir / RECORD, text.encode())
         return done[name]
-
-    def _save_record(self) -> None:
-        text = json.dumps(self.record, indent=1, ensure_ascii=False) + "\n"
-        write_atomically(self.workdir / RECORD, text.encode())
 
     def _corpus(self) -> dict[str, Any]:
         from bertjax.demo.documentation import installed_documentation
@@ -194,8 +178,7 @@ class _Demo:
             f"{len(corpus.labels)} packages to tell apart: {', '.join(corpus.labels)}; "
             f"{corpus.held_out_files} more source files are kept for dev and test alone."
         )
-        facts = dataclasses.asdict(corpus)
-        return {name: facts[name] for name in facts if name not in ("text", "tasks")}
+        return dataclasses.asdict(corpus)
 
     def _tokenizer(self) -> dict[str, Any]:
         from bertjax.text.tokenizer_training import TokenizerConfig, train_tokenizer
@@ -203,7 +186,7 @@ class _Demo:
         config = TokenizerConfig(
             input=(str(self.workdir / "corpus" / "text.txt"),),
             output=str(self.workdir / "tokenizer"),
-            vocab_size=self.recipe.vocab_size,
+            vocab_size=self.hyper.vocab_size,
         )
         return {"vocab_size": train_tokenizer(config, self.log).vocab_size}
 
@@ -215,14 +198,14 @@ class _Demo:
             input=(str(self.workdir / "corpus" / "text.txt"),),
             tokenizer=str(self.workdir / "tokenizer"),
             output=str(self.workdir / "data"),
-            max_seq_length=self.recipe.max_seq_length,
-            held_out=self.recipe.held_out,
+            max_seq_length=self.hyper.max_seq_length,
+            held_out=self.hyper.held_out,
         )
         manifest = prepare(config, self.log)
         if not is_clean(self.workdir / "data"):
             self.log(
-                "Documentation repeats itself, so such warnings are no surprise here, and the "
-                "held-out losses below flatter a little; with your own text, act on them."
+                "Documentation repeats itself, so these warnings are expected here, and the "
+                "held-out losses below are slightly too low. Act on them for your own text."
             )
         return {
             "examples": manifest.examples("train"),
@@ -230,68 +213,27 @@ class _Demo:
             "majority": manifest.majority,
         }
 
-    def _plan(self) -> dict[str, Any]:
-        recipe, asked = self.recipe, self.config.minutes * 60
-        speed = pacing.measure(self._pretrain_config(steps=recipe.least_steps), recipe)
-        plan = pacing.plan(
-            recipe,
+    def _budget(self) -> dict[str, Any]:
+        hyper = self.hyper
+        config = hyper.pretraining(self.workdir, hyper.min_steps, self.config.seed)
+        speed = pacing.measure(config, hyper)
+        budget = pacing.budget(
+            hyper,
             speed,
             rows=self.corpus["rows"],
             examples=self.data["examples"],
-            seconds=asked - sum(self.record["seconds"].values()),
+            seconds=self.config.minutes * 60 - sum(self.record["seconds"].values()),
         )
         self.log(
-            f"A pre-training step takes {speed.pretrain_step:.2f} s here: {plan.steps:,} steps of "
-            f"{recipe.batch_size} x {recipe.max_seq_length} tokens."
+            f"A pre-training step takes {speed.pretrain_step:.2f} s here: {budget.steps:,} steps "
+            f"of {hyper.batch_size} x {hyper.max_seq_length} tokens."
         )
-        if plan.late > 0:
+        if budget.late > 0:
             self.log(
-                f"With the {recipe.least_steps:,} steps that it takes to learn something, the demo "
-                f"needs {duration(plan.late)} more on this machine than the minutes asked for."
+                f"With the {hyper.min_steps:,} steps that it takes to learn something, the demo "
+                f"needs {duration(budget.late)} more on this machine than the minutes asked for."
             )
-        return plan._asdict()
-
-    def _model(self) -> BertConfig:
-        recipe = self.recipe
-        return BertConfig.named(
-            recipe.size,
-            vocab_size=recipe.vocab_size,
-            max_position_embeddings=recipe.max_seq_length,
-            initializer_range=recipe.initializer_range,
-            # Minutes of training are too short to overfit: dropout would only slow it down.
-            hidden_dropout_prob=0.0,
-            attention_probs_dropout_prob=0.0,
-        )
-
-    def _pretrain_config(self, steps: int) -> PretrainConfig:
-        recipe = self.recipe
-        shape = self.workdir / "model.json"
-        with writing(shape):
-            shape.write_text(json.dumps(self._model().to_dict(), indent=2) + "\n")
-        return PretrainConfig(
-            data=str(self.workdir / "data"),
-            workdir=str(self.workdir / "pretrain"),
-            model=ModelConfig(size=str(shape)),
-            initialization=INITIALIZATION,
-            masking=MaskingConfig(rate=recipe.masking_rate),
-            optimizer=OptimizerConfig(
-                name="adamw",
-                learning_rate=recipe.learning_rate,
-                schedule="linear",
-                warmup_steps=int(recipe.warmup_share * steps),
-                beta2=recipe.beta2,
-            ),
-            loop=LoopConfig(
-                train_steps=steps,
-                log_every=max(10, steps // 40),
-                eval_every=steps // 10,
-                save_every=max(100, steps // 3),
-                keep_best=0,
-            ),
-            batch_size=recipe.batch_size,
-            eval_examples=recipe.eval_examples,
-            seed=self.config.seed,
-        )
+        return budget._asdict()
 
     def _pretrain(self) -> dict[str, Any]:
         import jax
@@ -301,16 +243,14 @@ class _Demo:
         from bertjax.pretrain.run import pretrain
         from bertjax.text.tokenizer import load_tokenizer
 
-        steps = self.plan["steps"]
+        steps, model = self.budget["steps"], self.hyper.model()
         tokenizer = load_tokenizer(self.workdir / "tokenizer")
-        config = self._pretrain_config(steps)
-        model = self._model()
-        fill = functools.partial(keep_blanks, self.workdir / "fills", tokenizer, model)
 
         def on_evaluate(step: int, params: Any) -> None:
             if step in (0, steps // 10, steps):
-                fill(step, params)
+                keep_blanks(self.workdir / "fills", tokenizer, model, step, params)
 
+        config = self.hyper.pretraining(self.workdir, steps, self.config.seed)
         result = pretrain(config, self.log, on_evaluate=on_evaluate)
         if result.stopped:
             raise Stopped("stopped in training")
@@ -318,33 +258,14 @@ class _Demo:
         parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
         return {"metrics": result.metrics, "parameters": parameters, "steps": steps}
 
-    @property
-    def _few(self) -> int:
-        return self.corpus["rows"]["few"] // len(self.corpus["labels"])
-
     def _finetune(self, arm: str, rows: str) -> dict[str, Any]:
-        from bertjax.finetune.run import FinetuneConfig, finetune
+        from bertjax.finetune.run import finetune
 
-        recipe, corpus = self.recipe, self.workdir / "corpus"
-        config = FinetuneConfig(
-            model=str(self.workdir / "pretrain"),
-            train=str(corpus / f"{rows}.jsonl"),
-            dev=str(corpus / "dev.jsonl"),
-            test=str(corpus / "test.jsonl"),
-            workdir=str(self.workdir / "finetune" / f"{arm}-{rows}"),
-            from_scratch=arm == "scratch",
-            initialization=INITIALIZATION,
-            seeds=self.seeds,
-            epochs=recipe.epochs if rows == "train" else recipe.epochs_few,
-            batch_size=recipe.finetune_batch_size,
-            max_seq_length=recipe.max_seq_length,
-            learning_rates=recipe.finetune_rates,
-            eval_every=10**9,  # the last step is always evaluated: the only evaluation that is used
-            save_every=10**9,
-            log_every=10**9,
-            optimizer=OptimizerConfig(name="adamw", schedule="linear"),
-        )
-        result = finetune(config, self._quieter)
+        def log(line: str) -> None:
+            if not line.startswith("step "):
+                self.log(f"      {line}")
+
+        result = finetune(self.hyper.finetuning(self.workdir, arm, rows, self.seeds), log)
         if result.stopped:
             raise Stopped("stopped in training")
         return {
@@ -354,16 +275,12 @@ class _Demo:
             "tried": {f"{each.learning_rate:g}": score for each, score in result.tried.items()},
         }
 
-    def _quieter(self, line: str) -> None:
-        if not line.startswith(("Next:", "step ")):
-            self.log(f"      {line}")
-
     def _tfidf(self) -> dict[str, Any]:
         from bertjax.demo.baseline import tfidf_accuracy
 
         corpus = self.workdir / "corpus"
         return {
-            rows: tfidf_accuracy(*(corpus / f"{part}.jsonl" for part in (rows, "dev", "test")))
+            rows: tfidf_accuracy(*(corpus / f"{split}.jsonl" for split in (rows, "dev", "test")))
             for rows in ("train", "few")
         }
 
@@ -388,20 +305,20 @@ class _Demo:
 
     def _report(self) -> DemoResult:
         from bertjax.demo import summary
-        from bertjax.report.run import verdict, why, write_demo_report
+        from bertjax.report.demo import verdict, why, write_demo_report
 
-        settings, phases = self.record["settings"], self.record["phases"]
-        self.log(f"[{len(PHASES)}/{len(PHASES)}] Writing the report.")
-        numbers = summary.numbers(settings, phases, self.record["seconds"])
-        story = summary.story(self.workdir, settings, phases)
-        target = write_demo_report(self.workdir, numbers, story, self.log)
-        said = verdict(numbers)
-        for line in ("", said, "", why(numbers), "", f"Report: {target}", "", "Next:"):
+        settings, stages = self.record["settings"], self.record["stages"]
+        self.log(f"[{len(STAGES)}/{len(STAGES)}] Writing the report.")
+        numbers = summary.numbers(settings, stages, self.record["seconds"])
+        story = summary.story(self.workdir, settings, stages)
+        page = write_demo_report(self.workdir, numbers, story, self.log)
+        result = DemoResult(numbers, verdict(numbers), page, stopped=False)
+        for line in ("", result.verdict, "", why(numbers), "", f"Report: {page}"):
             self.log(line)
-        for line in story["commands"]:
-            self.log(f"  {line}" if line else "")
-        return DemoResult(numbers, said, target, stopped=False)
+        for line in ("", "Next:", *(line and f"  {line}" for line in story["commands"])):
+            self.log(line)
+        return result
 
 
-def _shorten(text: str, most: int = 100) -> str:
-    return text if len(text) <= most else text[: most - 3].rsplit(" ", 1)[0] + " ..."
+def _shorten(text: str, max_length: int = 100) -> str:
+    return text if len(text) <= max_length else text[: max_length - 3].rsplit(" ", 1)[0] + " ..."

@@ -1,4 +1,4 @@
-"""One HTML page that lays several runs beside each other: curves, last values, settings."""
+"""One HTML page that compares several runs: curves, last values, settings."""
 
 import dataclasses
 import math
@@ -13,16 +13,17 @@ from bertjax.report.html import Line
 from bertjax.rundir.records import (
     KINDS,
     METRICS,
+    Metric,
     Record,
     metric_names,
     points_of,
+    read_metrics,
     read_records,
     read_settings,
     run_files,
 )
 
-# A directory's own place says nothing about what its run is.
-_NO_SETTINGS = frozenset({"workdir", "fresh"})
+_NO_SETTINGS = frozenset({"workdir", "fresh"})  # they always differ, and change no result
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,19 +31,16 @@ class Run:
     """One run of a comparison."""
 
     label: str
-    """What tables and curves call it."""
+    """Its name in tables and curves."""
     directory: str
-    """What they call its directory, which holds several runs if it is of several seeds."""
+    """Name of its directory, which holds several runs if it has several seeds."""
     path: epath.Path
-    """Of its metrics.jsonl."""
+    """Path of its metrics.jsonl."""
     records: Sequence[Record]
     settings: dict[str, Any]
-    """The fields of config.json, by their flags' names."""
-
-    def last(self, kind: str, name: str) -> tuple[float, float] | None:
-        """(step, value) of the newest record that has the metric; None if there is none."""
-        points = points_of(self.records, kind, name)
-        return points[-1] if points else None
+    """The fields of config.json by their dotted names."""
+    metrics: dict[str, Metric]
+    """What the run says of its metrics."""
 
 
 def write_comparison(directories: Sequence[epath.Path], target: epath.Path) -> epath.Path:
@@ -58,13 +56,12 @@ def write_comparison(directories: Sequence[epath.Path], target: epath.Path) -> e
     runs = read_runs(directories)
     title = f"{len(runs)} runs compared"
     body = [
-        '<p class="kicker">bertjax</p>',
-        f"<h1>{html.text(title)}</h1>",
+        *html.title("bertjax", title),
         _overview(runs),
         html.heading("Last values"),
         html.paragraph(
-            "Held out: of the last evaluation, with the best one below where that was another; the "
-            "best run's is bold. Training: the mean of the last steps.",
+            "Held-out values are those of the last evaluation; the best one stands below if it was "
+            "another. The best run is bold. Training values are means of the last steps.",
             "note",
         ),
         _last_values(runs),
@@ -83,7 +80,7 @@ def write_comparison(directories: Sequence[epath.Path], target: epath.Path) -> e
 
 
 def read_runs(directories: Sequence[epath.Path]) -> list[Run]:
-    """The runs of directories, each with a label of its own.
+    """Reads the runs of directories and gives each a label of its own.
 
     Raises:
         UserError: a directory holds no run.
@@ -95,10 +92,12 @@ def read_runs(directories: Sequence[epath.Path]) -> list[Run]:
         own = directory.name if names.count(directory.name) == 1 else str(directory)
         files = run_files(directory)
         for name, path in files:
-            # Seeds have those of their directory, and a demo those of its pre-training.
+            # The config.json of a seed is in the directory above, that of a demo's pre-training
+            # beside its metrics.
             settings = read_settings(path.parent) or read_settings(directory)
+            metrics = read_metrics(path.parent) or read_metrics(directory)
             label = own if len(files) == 1 else f"{own}/{name}"
-            runs.append(Run(label, own, path, read_records(path), settings))
+            runs.append(Run(label, own, path, read_records(path), settings, metrics))
     return runs
 
 
@@ -106,11 +105,10 @@ def _overview(runs: Sequence[Run]) -> str:
     rows = []
     for number, run in enumerate(runs):
         steps = max((record["step"] for record in run.records), default=0)
-        kind = run.settings.get("kind", "")
         rows.append(
             [
                 f"{html.swatch(number)} <b>{html.text(run.label)}</b>",
-                html.text(kind),
+                html.text(run.settings.get("kind", "")),
                 f"{steps:,}",
                 f"<small>{html.text(str(run.path).removesuffix(f'/{METRICS}'))}</small>",
             ]
@@ -119,7 +117,7 @@ def _overview(runs: Sequence[Run]) -> str:
 
 
 def _legend(runs: Sequence[Run]) -> str:
-    """Which line is which run; stays in sight while the figures scroll."""
+    """The colors of the runs, in a line that stays in sight while the figures scroll."""
     names = [
         f"<span>{html.swatch(number)} {html.text(run.label)}</span>"
         for number, run in enumerate(runs)
@@ -128,59 +126,56 @@ def _legend(runs: Sequence[Run]) -> str:
 
 
 def _last_values(runs: Sequence[Run]) -> str:
-    """Metrics by rows, runs by columns."""
+    """A table with a row a metric and a column a run."""
     rows = []
     for kind, metric in _metrics(runs):
-        last = [run.last(kind, metric) for run in runs]
-        values = [point[1] for point in last if point is not None and math.isfinite(point[1])]
-        best = _best(kind, metric, values) if len(values) > 1 else None
+        curves = [points_of(run.records, kind, metric.name) for run in runs]
+        last = [points[-1][1] if points else None for points in curves]
+        best = _best(kind, metric, [value for value in last if value is not None])
         cells = []
-        for run, point in zip(runs, last, strict=True):
-            said = "" if point is None else _number(point[1])
-            if point is not None and point[1] == best:
-                said = f"<b>{said}</b>"
-            cells.append(said + _best_so_far(run, kind, metric, point))
-        rows.append([f"{html.text(metric)}, <small>{KINDS[kind]}</small>", *cells])
+        for points, value in zip(curves, last, strict=True):
+            cell = "" if value is None else _number(value)
+            if len(runs) > 1 and value is not None and value == best:
+                cell = f"<b>{cell}</b>"
+            cells.append(cell + _best_so_far(kind, metric, points))
+        rows.append([f"{html.text(metric.words)}, <small>{KINDS[kind]}</small>", *cells])
     header = ["metric", *(run.label for run in runs)]
     return html.table(header, rows, numbers=range(1, len(header)))
 
 
-def _best_so_far(run: Run, kind: str, metric: str, last: tuple[float, float] | None) -> str:
-    """The step and value of the best evaluation, where that was not the last."""
-    points = points_of(run.records, kind, metric)
+def _best_so_far(kind: str, metric: Metric, points: Sequence[tuple[float, float]]) -> str:
+    """The value and the step of the best evaluation, unless it was the last one."""
     best = _best(kind, metric, [value for _, value in points])
-    if last is None or best is None or best == last[1]:
+    if best is None or best == points[-1][1]:
         return ""
     step = next(step for step, value in points if value == best)
     return f"<br><small>best {_number(best)} at {step:,}</small>"
 
 
-def _best(kind: str, metric: str, values: Sequence[float]) -> float | None:
-    """Of evaluations: losses are better low, and all else (accuracies, F1, correlations) high; a
-    threshold is neither."""
+def _best(kind: str, metric: Metric, values: Sequence[float]) -> float | None:
+    """The best of held-out values; None where no order is known."""
     finite = [value for value in values if math.isfinite(value)]
-    if kind != "eval" or not finite or metric.endswith("_threshold"):
+    if kind != "eval" or not finite or metric.better is None:
         return None
-    return min(finite) if "loss" in metric else max(finite)
+    return min(finite) if metric.better == "min" else max(finite)
 
 
-def _metrics(runs: Sequence[Run]) -> list[tuple[str, str]]:
-    """(kind, metric), held out first, of all runs: each has a value in at least one."""
-    found: dict[tuple[str, str], None] = {}
+def _metrics(runs: Sequence[Run]) -> list[tuple[str, Metric]]:
+    """(kind, metric) of all metrics with a value in some run, held-out ones first."""
+    found: dict[tuple[str, str], Metric] = {}
     for kind in KINDS:
         for run in runs:
-            own = (record for record in run.records if record.get("kind") == kind)
-            for metric in metric_names(own, least=1):
-                if points_of(run.records, kind, metric):
-                    found[kind, metric] = None
-    return list(found)
+            for name in (*run.metrics, *metric_names(run.records, min_points=1)):
+                if points_of(run.records, kind, name):
+                    found.setdefault((kind, name), run.metrics.get(name, Metric(name, name)))
+    return [(kind, metric) for (kind, _), metric in found.items()]
 
 
 def _figures(runs: Sequence[Run]) -> list[str]:
-    """A figure for each metric that has a curve in some run, a line in it for each run."""
+    """A figure for each metric that has a curve in some run, with a line for each run."""
     figures = []
     for kind, metric in _metrics(runs):
-        curves = [points_of(run.records, kind, metric) for run in runs]
+        curves = [points_of(run.records, kind, metric.name) for run in runs]
         if max(map(len, curves)) < 2:
             continue
         lines = [
@@ -188,24 +183,27 @@ def _figures(runs: Sequence[Run]) -> list[str]:
             for number, (run, points) in enumerate(zip(runs, curves, strict=True))
             if points
         ]
-        said = f"{metric}, {KINDS[kind]}"
-        figures.append(html.figure(html.curves(lines, said, legend=False), said))
+        caption = f"{metric.words}, {KINDS[kind]}"
+        figures.append(html.figure(html.curves(lines, caption, legend=False), caption))
     return figures
 
 
 def _settings(runs: Sequence[Run]) -> list[str]:
-    """What differs among the settings of runs of one kind: a table for each kind."""
-    parts = []
+    """A table for each kind of run, with the settings that differ among its directories."""
+    tables = []
     for kind in dict.fromkeys(run.settings.get("kind") for run in runs):
-        own = {run.directory: run.settings for run in runs if run.settings.get("kind") == kind}
-        own = {directory: settings for directory, settings in own.items() if settings}
+        own = {
+            run.directory: run.settings
+            for run in runs
+            if run.settings and run.settings.get("kind") == kind
+        }
         if len(own) > 1:
-            parts += _differences(own)
-    return parts or [html.paragraph("No two of these directories have settings of one kind.")]
+            tables += _differences(own)
+    return tables or [html.paragraph("No two of these directories have settings of one kind.")]
 
 
 def _differences(settings: dict[str, dict[str, Any]]) -> list[str]:
-    """The fields of config.json that are not the same in all of {directory: its settings}."""
+    """The settings that are not the same in all of {directory: its settings}."""
     absent = object()
     names = dict.fromkeys(name for fields in settings.values() for name in fields)
     rows, same = [], 0
@@ -231,7 +229,7 @@ def _setting(value: Any) -> str:
 
 
 def _number(value: float) -> str:
-    """Four digits that matter."""
+    """Four significant digits."""
     if not math.isfinite(value):
         return str(value)
     return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"

@@ -1,95 +1,32 @@
-"""Pieces of a self-contained HTML page: type, colours for light and dark, bars and curves in SVG.
+"""Pieces of a self-contained HTML page: text, tables, and bars and curves as SVG.
 
-Nothing here comes from a network, and every text that is put in is escaped.
+A page loads nothing from a network. All text is escaped. Colors are CSS classes of style.css.
 """
 
 import dataclasses
 import html
+import importlib.resources
 import math
 from collections.abc import Sequence
 
-_COLORS = 8  # --run0 to --run7
-_MOST_POINTS = 1000
-
-_STYLE = """
-:root {
-  color-scheme: light dark;
-  --paper: #fdfcfa; --ink: #1d1c1a; --soft: #6b6760; --line: #dedad2; --box: #f4f1eb;
-  --accent: #1f6f8b; --second: #b0aa9f; --third: #c98a3d;
-  --run0: #1f6f8b; --run1: #c2571a; --run2: #3f8f4f; --run3: #8a4fa3; --run4: #b8860b;
-  --run5: #c23b6b; --run6: #4f5fb8; --run7: #6b6760;
-}
-@media (prefers-color-scheme: dark) {
-  :root {
-    --paper: #171614; --ink: #ece8e1; --soft: #a29c91; --line: #38352f; --box: #211f1c;
-    --accent: #5cb4d3; --second: #7a746a; --third: #dda35c;
-    --run0: #5cb4d3; --run1: #f08a4b; --run2: #6fc47f; --run3: #c08ad8; --run4: #e0bb4c;
-    --run5: #ee7ba3; --run6: #98a4f0; --run7: #a29c91;
-  }
-}
-* { box-sizing: border-box; }
-body {
-  margin: 0; background: var(--paper); color: var(--ink);
-  font: 17px/1.55 "Iowan Old Style", "Palatino Linotype", Palatino, Georgia, serif;
-}
-main { max-width: 62rem; margin: 0 auto; padding: 2.4rem 1.5rem 5rem; }
-h1 {
-  font-size: 1.62rem; line-height: 1.32; font-weight: 600; margin: 0 0 .7rem; text-wrap: pretty;
-}
-h2 { font-size: 1.18rem; font-weight: 600; margin: 2.6rem 0 .7rem; }
-p { max-width: 44rem; margin: .6rem 0; }
-.kicker, .note, figcaption, th, .label, small { color: var(--soft); }
-.kicker {
-  font: 600 .78rem/1.4 var(--sans); letter-spacing: .07em; text-transform: uppercase;
-  margin: 0 0 .8rem;
-}
-.note, figcaption { font-size: .9rem; }
-:root { --sans: system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif;
-        --mono: ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace; }
-.pair {
-  display: grid; grid-template-columns: repeat(auto-fit, minmax(19rem, 1fr)); gap: 1.2rem 2.6rem;
-}
-figure { margin: 1rem 0 0; max-width: 46rem; }
-svg { display: block; width: 100%; height: auto; font-family: var(--sans); }
-svg text { fill: var(--ink); } svg .label { fill: var(--soft); }
-svg.swatch { display: inline-block; width: 1.9em; height: .6em; margin-right: .3em; }
-.legend {
-  position: sticky; top: 0; max-width: none; padding: .4rem 0; background: var(--paper);
-  display: flex; flex-wrap: wrap; gap: .2rem 1.4rem; font: .86rem/1.5 var(--sans);
-}
-.grid { stroke: var(--line); stroke-width: 1; } .axis { stroke: var(--soft); stroke-width: 1; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-size: .93rem; }
-th { text-align: left; font: 600 .78rem/1.4 var(--sans); padding: .35rem .9rem .35rem 0; }
-td { padding: .5rem .9rem .5rem 0; border-top: 1px solid var(--line); vertical-align: top; }
-th.number, td.number { text-align: right; }
-td.number { font-variant-numeric: tabular-nums; white-space: nowrap; }
-.words { font-family: var(--sans); font-size: .86rem; line-height: 1.5; }
-.words b { font-weight: 600; } .words i { font-style: normal; color: var(--soft); }
-.blank { border-bottom: 2px solid var(--accent); padding: 0 1.6em; margin-right: 0.25em; }
-pre {
-  background: var(--box); border: 1px solid var(--line); border-radius: 6px; padding: .9rem 1.1rem;
-  overflow-x: auto; font: .82rem/1.6 var(--mono);
-}
-code { font: .86em var(--mono); }
-.right { color: var(--accent); font-weight: 600; } .wrong { color: var(--third); font-weight: 600; }
-@media print { body { font-size: 11pt; } pre { white-space: pre-wrap; } }
-"""
+_COLORS = 8  # the classes run0 to run7
+_MAX_POINTS = 1000
 
 
 def page(title: str, body: Sequence[str]) -> str:
-    """A whole HTML document of these parts, which are HTML."""
+    """Returns a whole document; `body` holds pieces of HTML."""
+    style = importlib.resources.files(__package__).joinpath("style.css").read_text()
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{text(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n"
+        f"<title>{text(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
         + "\n".join(body)
         + "\n</main>\n</body>\n</html>\n"
     )
 
 
 def text(value: object) -> str:
-    """Escaped for HTML and for attributes."""
+    """Escapes a value for HTML and for attributes."""
     return html.escape(str(value))
 
 
@@ -103,23 +40,28 @@ def paragraph(value: str, style: str = "") -> str:
     return f'<p class="{style}">{text(value)}</p>' if style else f"<p>{text(value)}</p>"
 
 
-def commands(lines: Sequence[str]) -> str:
-    """Lines to copy into a shell."""
+def title(kicker: str, sentence: str) -> list[str]:
+    """The head of a page: a small line, and the result in large type."""
+    return [paragraph(kicker, "kicker"), f"<h1>{text(sentence)}</h1>"]
+
+
+def preformatted(lines: Sequence[str]) -> str:
+    """Lines of code, such as commands to copy into a shell."""
     return f"<pre>{text(chr(10).join(lines))}</pre>"
 
 
+def folded(summary: str, content: str) -> str:
+    """HTML that opens with a click on the summary."""
+    return f"<details><summary>{text(summary)}</summary>{content}</details>"
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[int] = ()) -> str:
-    """A table whose cells are HTML; the columns in `numbers` are aligned to the right."""
-    head = "".join(
-        f'<th class="number">{text(cell)}</th>' if at in numbers else f"<th>{text(cell)}</th>"
-        for at, cell in enumerate(header)
-    )
+    """A table. Cells are HTML; the columns in `numbers` are aligned to the right."""
+    kinds = [' class="number"' if at in numbers else "" for at in range(len(header))]
+    head = "".join(f"<th{kind}>{text(cell)}</th>" for kind, cell in zip(kinds, header, strict=True))
     body = "".join(
         "<tr>"
-        + "".join(
-            f'<td class="number">{cell}</td>' if at in numbers else f"<td>{cell}</td>"
-            for at, cell in enumerate(row)
-        )
+        + "".join(f"<td{kind}>{cell}</td>" for kind, cell in zip(kinds, row, strict=True))
         + "</tr>"
         for row in rows
     )
@@ -128,7 +70,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequenc
 
 
 def figure(picture: str, caption: str) -> str:
-    """A picture and what it shows."""
+    """A picture with its caption."""
     return f"<figure>{picture}<figcaption>{text(caption)}</figcaption></figure>"
 
 
@@ -145,39 +87,38 @@ class Bar:
     """accent, second or third."""
 
 
-def bars(items: Sequence[Bar], title: str, most: float | None = None) -> str:
-    """Horizontal bars of shares up to `most`, with their standard deviations as whiskers."""
+def bars(items: Sequence[Bar], title: str, longest: float | None = None) -> str:
+    """Horizontal bars with their standard deviations as whiskers.
+
+    Args:
+        items: the bars, from top to bottom.
+        title: what the picture shows, for screen readers.
+        longest: value of a bar of full length; None: the largest value.
+    """
     left, width, row, top = 150, 520, 44, 8
-    scale = (width - left - 110) / (most or max(bar.value for bar in items) or 1.0)
-    parts = []
+    scale = (width - left - 110) / (longest or max(bar.value for bar in items) or 1.0)
+    shapes = []
     for number, bar in enumerate(items):
         y = top + number * row
-        end = left + bar.value * scale
-        said = f"{bar.value:.1%}" if bar.deviation is None else _with_deviation(bar)
-        parts.append(
+        end = after = left + bar.value * scale
+        shapes.append(
             f'<text x="{left - 12}" y="{y + 22}" text-anchor="end" font-size="15">'
             f"{text(bar.label)}</text>"
-            f'<rect x="{left}" y="{y + 3}" width="{bar.value * scale:.1f}" height="28" rx="2" '
-            f'style="fill:var(--{bar.color})"/>'
+            f'<rect class="{bar.color}" x="{left}" y="{y + 3}" width="{bar.value * scale:.1f}" '
+            'height="28" rx="2"/>'
         )
-        after = end + 10
         if bar.deviation:
-            low, high = end - bar.deviation * scale, end + bar.deviation * scale
-            after = high + 10
-            parts.append(
-                f'<path d="M{low:.1f} {y + 17}H{high:.1f}M{low:.1f} {y + 11}v12'
-                f'M{high:.1f} {y + 11}v12" '
-                'style="stroke:var(--ink);stroke-width:1.6;fill:none"/>'
+            low, after = end - bar.deviation * scale, end + bar.deviation * scale
+            shapes.append(
+                f'<path d="M{low:.1f} {y + 17}H{after:.1f}M{low:.1f} {y + 11}v12'
+                f'M{after:.1f} {y + 11}v12" {_stroke(1.6)}/>'
             )
-        parts.append(
-            f'<text x="{after:.1f}" y="{y + 22}" font-size="15" font-weight="600">{said}</text>'
+        spread = "" if bar.deviation is None else f" ± {100 * bar.deviation:.1f}"
+        shapes.append(
+            f'<text x="{after + 10:.1f}" y="{y + 22}" font-size="15" font-weight="600">'
+            f"{100 * bar.value:.1f}{spread}%</text>"
         )
-    height = top + len(items) * row
-    return _svg(width, height, title, parts)
-
-
-def _with_deviation(bar: Bar) -> str:
-    return f"{100 * bar.value:.1f} ± {100 * (bar.deviation or 0):.1f}%"
+    return _svg(width, top + len(items) * row, title, shapes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,22 +129,22 @@ class Line:
     points: Sequence[tuple[float, float]]
     """(step, value), steps ascending."""
     color: str = "accent"
-    """accent, second or third, or what `color_of` gives."""
+    """accent, second or third, or a color of `color_of`."""
     dash: str = ""
-    """Lengths of dashes and gaps, as SVG has them; a whole line if it is empty."""
+    """Lengths of dashes and gaps, as in SVG; empty: a solid line."""
 
 
 def color_of(number: int) -> tuple[str, str]:
-    """(color, dash) of the first, second, ... of many lines; each pair is another."""
+    """(color, dash) of one of many lines, by its number; 32 pairs differ."""
     return f"run{number % _COLORS}", ("", "7 4", "2 3", "10 3 2 3")[number // _COLORS % 4]
 
 
 def swatch(number: int) -> str:
-    """A piece of the line that `color_of` describes, for a legend in text."""
+    """A short piece of the line that `color_of` describes, for a legend in text."""
     color, dash = color_of(number)
     return (
-        '<svg class="swatch" viewBox="0 0 30 10" aria-hidden="true"><path d="M0 5H30" '
-        f'style="{_stroke(color, 4, dash)}"/></svg>'
+        f'<svg class="swatch {color}" viewBox="0 0 30 10" aria-hidden="true">'
+        f'<path d="M0 5H30" {_stroke(4, dash)}/></svg>'
     )
 
 
@@ -214,92 +155,118 @@ def curves(
     references: Sequence[tuple[str, float]] = (),
     legend: bool = True,
 ) -> str:
-    """Curves over steps, and level dashed lines to compare them with; `legend` names the curves."""
-    width, height, left, right, top, bottom = 720, 270, 60, 24, 14, 42
+    """Curves over steps; empty if no point is finite.
+
+    Args:
+        lines: the curves; points that are not finite are left out.
+        title: what the picture shows, for screen readers.
+        references: (label, value) of horizontal dashed lines to compare with.
+        legend: print the labels in the picture's upper right corner, which falling curves leave
+            free.
+    """
     finite = [
-        (x, y) for line in lines for x, y in line.points if math.isfinite(x) and math.isfinite(y)
+        dataclasses.replace(line, points=points)
+        for line in lines
+        if (points := [point for point in line.points if all(map(math.isfinite, point))])
     ]
     if not finite:
         return ""
-    most = max(x for x, _ in finite) or 1
-    values = [y for _, y in finite] + [value for _, value in references]
-    ticks = nice_ticks(min(values), max(values))
-    low, high = ticks[0], ticks[-1]
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        return (
-            left + (width - left - right) * x / most,
-            top + (height - top - bottom) * (high - y) / (high - low),
-        )
-
-    parts = []
-    for tick in ticks:
-        y = place(0, tick)[1]
-        parts.append(
-            f'<path class="grid" d="M{left} {y:.1f}H{width - right}"/><text class="label" '
-            f'x="{left - 8}" y="{y + 4:.1f}" text-anchor="end" font-size="12">{tick:g}</text>'
-        )
-    for tick in nice_ticks(0, most):
-        if tick <= most:
-            x = place(tick, low)[0]
-            parts.append(
-                f'<text class="label" x="{x:.1f}" y="{height - 22}" text-anchor="middle" '
-                f'font-size="12">{tick:,.0f}</text>'
-            )
-    for label, value in references:
-        y = place(0, value)[1]
-        parts.append(
-            f'<path d="M{left} {y:.1f}H{width - right}" style="stroke:var(--third);'
-            f'stroke-width:1.6;stroke-dasharray:6 4"/><text x="{left + 8}" y="{y + 17:.1f}" '
-            f'font-size="13" font-weight="600" style="fill:var(--third)">{text(label)}</text>'
-        )
-    for line in lines:
-        at = [place(x, y) for x, y in line.points if math.isfinite(x) and math.isfinite(y)]
-        if not at:
-            continue
-        path = "L".join(f"{x:.1f} {y:.1f}" for x, y in _thinned(at))
-        parts.append(
-            f"<g><title>{text(line.label)}</title>"
-            f'<path d="M{path}" style="{_stroke(line.color, 2.4, line.dash)}"/></g>'
-        )
-        if len(at) <= 40:
-            parts += [
-                f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" style="fill:var(--{line.color})"/>'
-                for x, y in at
-            ]
-    # The legend stands in the upper right corner, which falling curves leave free.
-    parts += [
-        f'<text x="{width - right}" y="{top + 16 + 17 * number}" text-anchor="end" '
-        f'font-size="13" font-weight="600" style="fill:var(--{line.color})">'
-        f"{text(line.label)}</text>"
-        for number, line in enumerate(lines if legend else ())
+    values = [y for line in finite for _, y in line.points] + [value for _, value in references]
+    axes = _Axes(
+        max(x for line in finite for x, _ in line.points) or 1,
+        nice_ticks(min(values), max(values)),
+    )
+    shapes = [
+        *axes.grid(),
+        *(axes.level(label, value) for label, value in references),
+        *(axes.curve(line) for line in finite),
     ]
-    parts.append(f'<text class="label" x="{left}" y="{height - 4}" font-size="12">steps</text>')
-    return _svg(width, height, title, parts)
+    for number, line in enumerate(lines if legend else ()):
+        shapes.append(
+            f'<text class="{line.color}" x="{axes.right}" y="{axes.top + 16 + 17 * number}" '
+            f'text-anchor="end" font-size="13" font-weight="600">{text(line.label)}</text>'
+        )
+    return _svg(axes.width, axes.height, title, shapes)
 
 
-def _stroke(color: str, width: float, dash: str) -> str:
-    dashes = f";stroke-dasharray:{dash}" if dash else ""
-    return f"stroke:var(--{color});stroke-width:{width};fill:none;stroke-linejoin:round{dashes}"
+@dataclasses.dataclass(frozen=True)
+class _Axes:
+    """The coordinates of `curves`: steps from 0, values between the outer ticks."""
+
+    steps: float
+    ticks: Sequence[float]
+
+    width, height = 720, 270
+    left, right, top, bottom = 60, 696, 14, 228
+
+    def x(self, step: float) -> float:
+        return self.left + (self.right - self.left) * step / self.steps
+
+    def y(self, value: float) -> float:
+        low, high = self.ticks[0], self.ticks[-1]
+        return self.top + (self.bottom - self.top) * (high - value) / (high - low)
+
+    def grid(self) -> list[str]:
+        """A horizontal line a tick, and the labels of both axes."""
+        shapes = [
+            f'<path class="grid" d="M{self.left} {self.y(tick):.1f}H{self.right}"/>'
+            f'<text class="label" x="{self.left - 8}" y="{self.y(tick) + 4:.1f}" '
+            f'text-anchor="end" font-size="12">{tick:g}</text>'
+            for tick in self.ticks
+        ]
+        shapes += [
+            f'<text class="label" x="{self.x(tick):.1f}" y="{self.height - 22}" '
+            f'text-anchor="middle" font-size="12">{tick:,.0f}</text>'
+            for tick in nice_ticks(0, self.steps)
+            if tick <= self.steps
+        ]
+        name = f'<text class="label" x="{self.left}" y="{self.height - 4}" font-size="12">'
+        return [*shapes, f"{name}steps</text>"]
+
+    def level(self, label: str, value: float) -> str:
+        """A horizontal dashed line with its label below."""
+        y = self.y(value)
+        return (
+            f'<g class="third"><path d="M{self.left} {y:.1f}H{self.right}" {_stroke(1.6, "6 4")}/>'
+            f'<text x="{self.left + 8}" y="{y + 17:.1f}" font-size="13" font-weight="600">'
+            f"{text(label)}</text></g>"
+        )
+
+    def curve(self, line: Line) -> str:
+        """A curve, with a dot at each point if they are few."""
+        at = [(self.x(step), self.y(value)) for step, value in line.points]
+        path = "L".join(f"{x:.1f} {y:.1f}" for x, y in _thinned(at))
+        dots = [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in at if len(at) <= 40]
+        return (
+            f'<g class="{line.color}"><title>{text(line.label)}</title>'
+            f'<path d="M{path}" {_stroke(2.4, line.dash)}/>{"".join(dots)}</g>'
+        )
+
+
+def _stroke(width: float, dash: str = "") -> str:
+    """Attributes of an SVG path that is drawn in the color of its class."""
+    dashes = f' stroke-dasharray="{dash}"' if dash else ""
+    return f'class="line" stroke-width="{width}"{dashes}'
 
 
 def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The lowest and the highest point of every column of pixels, so that a long run's page stays
-    small and none of its peaks is lost; all points if they are few."""
-    if len(points) <= _MOST_POINTS:
+    """Keeps the lowest and the highest point of every column of pixels; all points if they are few.
+
+    The page of a long run stays small and loses no peak.
+    """
+    if len(points) <= _MAX_POINTS:
         return list(points)
     columns: dict[int, list[tuple[float, float]]] = {}
     for point in points:
         columns.setdefault(int(point[0]), []).append(point)
     kept: list[tuple[float, float]] = []
     for column in columns.values():
-        ends = {min(column, key=lambda p: p[1]), max(column, key=lambda p: p[1])}
-        kept += sorted(ends)
+        kept += sorted({min(column, key=lambda p: p[1]), max(column, key=lambda p: p[1])})
     return kept
 
 
 def nice_ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """Round numbers, some `about` of them, the first at most `low` and the last at least `high`."""
+    """Round numbers, `about` of them; the first is at most `low`, the last at least `high`."""
     if not high > low:
         low, high = low - 0.5, low + 0.5
     rough = (high - low) / about
@@ -309,8 +276,8 @@ def nice_ticks(low: float, high: float, about: int = 5) -> list[float]:
     return [round(number * step, 12) for number in range(first, last + 1)]
 
 
-def _svg(width: int, height: int, title: str, parts: Sequence[str]) -> str:
+def _svg(width: int, height: int, title: str, shapes: Sequence[str]) -> str:
     return (
         f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{text(title)}">'
-        f"<title>{text(title)}</title>{''.join(parts)}</svg>"
+        f"<title>{text(title)}</title>{''.join(shapes)}</svg>"
     )

@@ -1,8 +1,8 @@
-"""What run directories hold, read for reports: the records of metrics.jsonl, and config.json."""
+"""Reads what run directories hold: records of metrics.jsonl, config.json and result.json."""
 
 import json
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Literal, NamedTuple
 
 from etils import epath
 
@@ -10,16 +10,37 @@ from bertjax.errors import UserError
 
 Record = dict[str, Any]
 
-METRICS, CONFIG, DEMO = "metrics.jsonl", "config.json", "report/story.json"
+METRICS, CONFIG, RESULT = "metrics.jsonl", "config.json", "result.json"
+REPORT, STORY = "report", "story.json"  # the report's directory, and what a demo keeps in it
 KINDS = {"eval": "held out", "train": "training"}
-"""Kinds of records, and what people call them."""
+"""Kinds of records, and their names in reports."""
 
 _NO_CURVE = frozenset({"step", "time", "seconds", "data_wait", "skipped", "learning_rate"})
 
 
+class Metric(NamedTuple):
+    """How a report shows one metric. A run keeps these in config.json, its main metric first."""
+
+    name: str
+    """Field of metrics.jsonl."""
+    words: str
+    """Name in a sentence."""
+    better: Literal["min", "max"] | None = None
+    """Whether lower or higher values are better; None: neither."""
+    reference: tuple[str, float] | None = None
+    """Words and value to compare with."""
+    group: str | None = None
+    """Title of the figure that this metric shares with the others of the group."""
+
+
 def run_files(directory: epath.Path) -> list[tuple[str, epath.Path]]:
-    """The metrics.jsonl of each run in a directory, named: its own, that of a demo's pre-training,
-    or those of seeds, below learning rates if several were tried.
+    """Finds the metrics.jsonl of each run in a directory.
+
+    A run directory has its own, a demo that of its pre-training, and a fine-tuning one for each
+    seed, below a directory for each setting if several were tried.
+
+    Returns:
+        (name of the run, path of its metrics.jsonl).
 
     Raises:
         UserError: there is no such directory, or no run has begun there.
@@ -27,7 +48,7 @@ def run_files(directory: epath.Path) -> list[tuple[str, epath.Path]]:
     if not directory.is_dir():
         raise UserError(f"{directory}: no such directory; give a run directory.")
     for own in (directory / METRICS, directory / "pretrain" / METRICS):
-        if own.exists() and (own.parent == directory or (directory / DEMO).exists()):
+        if own.exists() and (own.parent == directory or (directory / REPORT / STORY).exists()):
             return [(directory.name, own)]
     found = [*directory.glob(f"seed-*/{METRICS}"), *directory.glob(f"*/seed-*/{METRICS}")]
     if not found:
@@ -40,8 +61,7 @@ def run_files(directory: epath.Path) -> list[tuple[str, epath.Path]]:
 
 
 def read_records(path: epath.Path) -> list[Record]:
-    """The records of a metrics.jsonl; what is damaged, as a last line that a sudden end cut short,
-    is left out."""
+    """Reads a metrics.jsonl; skips damaged lines, such as a last one that a crash cut short."""
     records = []
     for line in path.read_bytes().decode(errors="replace").splitlines():
         try:
@@ -54,16 +74,35 @@ def read_records(path: epath.Path) -> list[Record]:
 
 
 def read_settings(directory: epath.Path) -> dict[str, Any]:
-    """config.json with its parts' fields named as flags are (`optimizer.learning_rate`), without
-    the immutable settings that repeat them; empty where there is none, or it is not JSON."""
-    path = directory / CONFIG
+    """Reads the configuration in config.json; empty if there is none or it is damaged.
+
+    Nested fields get dotted names (`optimizer.learning_rate`). The immutable settings, which
+    repeat the fields, and the metrics are left out.
+    """
+    fields = _read_object(directory / CONFIG)
+    more = ("immutable", "metrics")
+    return dict(_flat({name: value for name, value in fields.items() if name not in more}))
+
+
+def read_metrics(directory: epath.Path) -> dict[str, Metric]:
+    """Reads what the run says of its metrics in config.json: {name: metric}, the main one first."""
+    described = _read_object(directory / CONFIG).get("metrics", [])
+    return {each["name"]: Metric(**each) for each in described}
+
+
+def read_result(directory: epath.Path, records: Sequence[Record]) -> str | None:
+    """Reads the sentence in result.json; None if the run was not finished at its last record."""
+    result = _read_object(directory / RESULT)
+    last = max((record["step"] for record in records), default=0)
+    return result["sentence"] if result.get("steps", -1) >= last else None
+
+
+def _read_object(path: epath.Path) -> dict[str, Any]:
     try:
         fields = json.loads(path.read_text()) if path.exists() else {}
     except ValueError:
         return {}
-    if not isinstance(fields, dict):
-        return {}
-    return dict(_flat({name: value for name, value in fields.items() if name != "immutable"}))
+    return fields if isinstance(fields, dict) else {}
 
 
 def _flat(fields: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
@@ -83,8 +122,12 @@ def points_of(records: Iterable[Record], kind: str, name: str) -> list[tuple[flo
     ]
 
 
-def metric_names(records: Iterable[Record], least: int = 2) -> list[str]:
-    """The metrics that have at least so many values; by default so many that there is a curve."""
+def metric_names(records: Iterable[Record], min_points: int = 2) -> list[str]:
+    """The metrics that have `min_points` values or more; two or more make a curve."""
     records = list(records)
     names = dict.fromkeys(name for record in records for name in record if name not in _NO_CURVE)
-    return [name for name in names if sum(len(points_of(records, k, name)) for k in KINDS) >= least]
+    return [
+        name
+        for name in names
+        if sum(len(points_of(records, kind, name)) for kind in KINDS) >= min_points
+    ]

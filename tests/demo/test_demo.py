@@ -6,18 +6,18 @@ import pytest
 from bertjax.demo import documentation, pacing, passages, summary
 from bertjax.demo import run as demo_lib
 from bertjax.demo.documentation import Passage
-from bertjax.demo.pacing import Recipe
+from bertjax.demo.hyperparameters import Hyperparameters
 from bertjax.demo.passages import TaskSizes
 from bertjax.demo.run import DemoConfig, demo
 from bertjax.errors import Stopped, UserError
-from bertjax.report.run import verdict
+from bertjax.report.demo import verdict
 
-TINY = Recipe(
+TINY = Hyperparameters(
     vocab_size=150,
     max_seq_length=32,
     batch_size=8,
-    least_steps=20,
-    most_epochs=0.01,
+    min_steps=20,
+    max_epochs=0.01,
     finetune_rates=(1e-3, 3e-3),
     seeds=2,
     size="L-1_H-64",
@@ -80,7 +80,7 @@ def made_up_documentation():
 def small(monkeypatch):
     """The demo on a made-up documentation, in seconds."""
     monkeypatch.setattr(documentation, "installed_documentation", made_up_documentation)
-    monkeypatch.setattr(Recipe, "of", classmethod(lambda cls, minutes: TINY))
+    monkeypatch.setattr(Hyperparameters, "of", classmethod(lambda cls, minutes: TINY))
     sizes = TaskSizes(classes=3, train=24, few=8, dev=8, test=12)
     monkeypatch.setattr(passages, "TaskSizes", lambda: sizes)
 
@@ -99,8 +99,8 @@ def test_the_whole_way_and_again(small, tmp_path, monkeypatch):
     for name in ("pretrain", "finetune/pretrained-train"):
         assert (workdir / name / "export" / "config.json").exists()
         assert any(line.endswith(f"bertjax predict {workdir / name}") for line in said)
-    for phase in demo_lib.PHASES[:-1]:
-        assert numbers["seconds_by_phase"][phase] >= 0
+    for stage in demo_lib.STAGES[:-1]:
+        assert numbers["seconds_by_stage"][stage] >= 0
     story = json.loads((workdir / "report" / "story.json").read_text())
     steps = numbers["steps"]
     assert [fill["step"] for fill in story["fills"]] == [0, steps // 10, steps]
@@ -119,10 +119,10 @@ def test_the_whole_way_and_again(small, tmp_path, monkeypatch):
     said.clear()
     again = demo(DemoConfig(workdir=str(workdir)), said.append)
     assert again.numbers == result.numbers
-    assert sum("done before" in line for line in said) == len(demo_lib.PHASES) - 1
+    assert sum("done before" in line for line in said) == len(demo_lib.STAGES) - 1
 
 
-def test_a_failed_phase_is_done_again_and_only_that(small, tmp_path, monkeypatch):
+def test_a_failed_stage_is_done_again_and_only_that(small, tmp_path, monkeypatch):
     workdir = tmp_path / "demo"
     config = DemoConfig(workdir=str(workdir))
 
@@ -134,13 +134,13 @@ def test_a_failed_phase_is_done_again_and_only_that(small, tmp_path, monkeypatch
         with pytest.raises(OSError, match="pulled the plug"):
             demo(config, lambda line: None)
     record = json.loads((workdir / "demo.json").read_text())
-    assert list(record["phases"]) == ["corpus", "tokenizer", "prepare"]
+    assert list(record["stages"]) == ["corpus", "tokenizer", "prepare"]
     monkeypatch.setattr(documentation, "installed_documentation", fail)  # not called again
     monkeypatch.setattr(demo_lib._Demo, "_pretrain", fail)
     with pytest.raises(OSError, match="pulled the plug"):
         demo(config, lambda line: None)
     record = json.loads((workdir / "demo.json").read_text())
-    assert list(record["phases"]) == ["corpus", "tokenizer", "prepare", "plan"]
+    assert list(record["stages"]) == ["corpus", "tokenizer", "prepare", "budget"]
 
 
 def test_a_signal_stops_it_for_later(small, tmp_path, monkeypatch):
@@ -158,7 +158,7 @@ def test_other_settings_in_the_same_directory_are_refused_by_name(small, tmp_pat
 
     monkeypatch.setattr(demo_lib._Demo, "_corpus", stop)
     demo(DemoConfig(workdir=str(tmp_path)), lambda line: None)
-    with pytest.raises(UserError, match="another minutes: give another --workdir"):
+    with pytest.raises(UserError, match="another minutes: give another `workdir`"):
         demo(DemoConfig(workdir=str(tmp_path), minutes=7), lambda line: None)
     with pytest.raises(UserError, match="another seed and seeds"):
         demo(DemoConfig(workdir=str(tmp_path), seed=7), lambda line: None)
@@ -166,7 +166,7 @@ def test_other_settings_in_the_same_directory_are_refused_by_name(small, tmp_pat
 
 @pytest.mark.parametrize("change", [{"minutes": 1}, {"minutes": float("nan")}, {"seed": -1}])
 def test_settings_that_can_not_be(change):
-    with pytest.raises(UserError, match=f"{next(iter(change))} is "):
+    with pytest.raises(UserError, match=f"`{next(iter(change))}` is "):
         DemoConfig(**change)
 
 

@@ -27,13 +27,21 @@ def documentation(packages=("jax", "numpy", "tiny", "scipy"), files=24):
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("corpus")
+def directory(tmp_path_factory):
+    return tmp_path_factory.mktemp("corpus")
+
+
+@pytest.fixture(scope="module")
+def written(directory):
     return passages.write_corpus(documentation(), directory, SIZES)
 
 
-def rows(corpus, split):
-    return [json.loads(line) for line in corpus.tasks[split].read_text().splitlines()]
+@pytest.fixture
+def rows(written, directory):
+    """Reads the rows of a split."""
+    return lambda split: list(
+        map(json.loads, (directory / f"{split}.jsonl").read_text().splitlines())
+    )
 
 
 @pytest.mark.parametrize(
@@ -54,22 +62,22 @@ def test_names_and_their_variants_are_masked(text, masked):
     assert list(passages.mask_names([text], names)) == [masked]
 
 
-def test_no_name_is_left_in_labelled_passages(written):
-    for path in written.tasks.values():
-        for line in path.read_text().splitlines():
-            words = json.loads(line)["text"].lower().split()
+def test_no_name_is_left_in_labelled_passages(rows):
+    for split in ("train", "few", "dev", "test"):
+        for row in rows(split):
+            words = row["text"].lower().split()
             assert not {"jax", "numpy", "scipy", "jax.", "numpy.", "scipy."} & set(words)
 
 
-def test_dev_and_test_files_are_absent_from_the_text_and_from_training(written):
-    seen = written.text.read_text().split()
-    labelled = " ".join(row["text"] for row in rows(written, "train")).split()
+def test_dev_and_test_files_are_absent_from_the_text_and_from_training(directory, rows):
+    seen = (directory / "text.txt").read_text().split()
+    labelled = " ".join(row["text"] for row in rows("train")).split()
 
     def files(words):
         return {word.split("q")[0] for word in words if word.startswith("mark")}
 
     held = {
-        split: files(" ".join(row["text"] for row in rows(written, split)).split())
+        split: files(" ".join(row["text"] for row in rows(split)).split())
         for split in ("dev", "test")
     }
     assert held["dev"] and held["test"]
@@ -80,27 +88,29 @@ def test_dev_and_test_files_are_absent_from_the_text_and_from_training(written):
     assert files(labelled) <= files(seen)
 
 
-def test_sizes_balance_and_few_is_a_part_of_train(written):
+def test_sizes_balance_and_few_is_a_part_of_train(written, rows):
     assert written.labels == ("jax", "numpy", "scipy")  # tiny has too little
-    for split, most in (("train", 30), ("few", 5), ("dev", 6), ("test", 8)):
-        counts = [
-            sum(row["label"] == label for row in rows(written, split)) for label in written.labels
-        ]
-        assert counts == [most] * 3
-        assert written.rows[split] == 3 * most
-    train = {row["text"] for row in rows(written, "train")}
-    assert {row["text"] for row in rows(written, "few")} < train
+    for split, count in (("train", 30), ("few", 5), ("dev", 6), ("test", 8)):
+        counts = [sum(row["label"] == label for row in rows(split)) for label in written.labels]
+        assert counts == [count] * 3
+        assert written.rows[split] == 3 * count
+    train = {row["text"] for row in rows("train")}
+    assert {row["text"] for row in rows("few")} < train
 
 
-def test_a_document_is_of_one_file(written):
-    documents = [document.splitlines() for document in written.text.read_text().split("\n\n")]
+def test_a_document_is_from_one_file(written, directory):
+    documents = [
+        document.splitlines() for document in (directory / "text.txt").read_text().split("\n\n")
+    ]
     assert len(documents) == written.documents
     assert written.files + written.held_out_files == 24 * 3 + 2
     for document in documents:
         marks = re.findall(r"mark\w+q\d+", " ".join(document))
         assert len({mark.split("q")[0] for mark in marks}) == 1
-    assert written.words == len(written.text.read_text().split())
-    assert "numpy" in written.text.read_text()  # pre-training reads the text as it was written
+    assert written.words == len((directory / "text.txt").read_text().split())
+    assert (
+        "numpy" in (directory / "text.txt").read_text()
+    )  # pre-training reads the text as it was written
 
 
 def test_a_document_is_a_docstring_and_short_ones_join_the_one_before():
@@ -109,14 +119,16 @@ def test_a_document_is_a_docstring_and_short_ones_join_the_one_before():
     assert ["".join(document) for document in documents] == ["abcdef", "ghi", "jklm"]
 
 
-def test_same_documentation_gives_the_same_bytes_and_another_seed_others(written, tmp_path):
+def test_same_documentation_gives_the_same_bytes_and_another_seed_others(
+    written, directory, tmp_path
+):
     again = passages.write_corpus(documentation(), tmp_path / "again", SIZES)
     assert again.sha256 == written.sha256
-    assert again.text.read_bytes() == written.text.read_bytes()
+    assert (tmp_path / "again/text.txt").read_bytes() == (directory / "text.txt").read_bytes()
     assert passages.write_corpus(documentation(), tmp_path / "b", SIZES, 1).sha256 != again.sha256
 
 
 def test_too_little_documentation_is_refused_and_nothing_written(tmp_path):
-    with pytest.raises(UserError, match="too little"):
+    with pytest.raises(UserError, match="needs two packages with about 20 passages"):
         passages.write_corpus(documentation(("jax",)), tmp_path / "corpus", SIZES)
     assert not (tmp_path / "corpus").exists()

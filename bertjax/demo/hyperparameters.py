@@ -1,0 +1,145 @@
+"""What the demo trains: hyperparameters and the configurations that they make.
+
+All were chosen on the dev passages, never on the test passages.
+"""
+
+import dataclasses
+import json
+
+from etils import epath
+
+from bertjax.config import BertConfig
+from bertjax.files import writing
+from bertjax.finetune.run import FinetuneConfig
+from bertjax.model.initializers import InitializationConfig
+from bertjax.objectives.masking import MaskingConfig
+from bertjax.pretrain.config import ModelConfig, PretrainConfig
+from bertjax.train.loop import LoopConfig
+from bertjax.train.optimizer import OptimizerConfig
+
+INITIALIZATION = InitializationConfig(
+    mlm_bias="unigram", positions="sinusoidal", attention="averaging"
+)
+"""Pre-training starts from it, and so does the network from scratch that it is compared with."""
+_NEVER = 10**9  # steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Hyperparameters:
+    """Sizes, rates and numbers of steps."""
+
+    size: str = "tiny"
+    """Named size of the model."""
+    vocab_size: int = 8192
+    """Large enough for most words to be whole: a passage's topic lies in its words, not in their
+    pieces."""
+    max_seq_length: int = 64
+    batch_size: int = 32
+    """Small, for more updates from the same text."""
+    masking_rate: float = 0.3
+    """Gives more predictions than BERT's 0.15 and leaves fewer neighbors to guess from, so that
+    the model learns more of what a passage is about."""
+    learning_rate: float = 2e-3
+    beta2: float = 0.98
+    """0.999 would average over a thousand steps, as many as there are."""
+    initializer_range: float = 0.05
+    """BERT's 0.02 suits a width of 768; a narrow model starts learning sooner from this."""
+    warmup_share: float = 0.1
+    min_steps: int = 900
+    """Pre-training takes these steps even if they exceed the time: it learns next sentences from
+    about here on."""
+    max_epochs: float = 40.0
+    """More epochs only memorize the text."""
+    finetune_rates: tuple[float, ...] = (1e-3, 2e-3)
+    finetune_batch_size: int = 32
+    epochs: int = 4
+    epochs_few: int = 10
+    seeds: int = 3
+    held_out: float = 0.03
+    eval_examples: int = 256
+
+    @classmethod
+    def of(cls, minutes: float) -> "Hyperparameters":
+        """The hyperparameters for a budget of time."""
+        if minutes < 20:
+            return cls()
+        return cls(
+            size="mini",
+            learning_rate=1e-3,
+            # 0.02 * sqrt(768 / 256): activations have the same size as in BERT-base.
+            initializer_range=0.035,
+            min_steps=1500,
+            finetune_rates=(5e-4, 1e-3),
+        )
+
+    def model(self) -> BertConfig:
+        """The model. Minutes of training are too short to overfit, so it has no dropout."""
+        return BertConfig.named(
+            self.size,
+            vocab_size=self.vocab_size,
+            max_position_embeddings=self.max_seq_length,
+            initializer_range=self.initializer_range,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+        )
+
+    def pretraining(self, workdir: epath.Path, steps: int, seed: int) -> PretrainConfig:
+        """The configuration of pre-training; writes the shape of the model to `workdir`."""
+        shape = workdir / "model.json"
+        with writing(shape):
+            shape.write_text(json.dumps(self.model().to_dict(), indent=2) + "\n")
+        return PretrainConfig(
+            data=str(workdir / "data"),
+            workdir=str(workdir / "pretrain"),
+            model=ModelConfig(size=str(shape)),
+            initialization=INITIALIZATION,
+            masking=MaskingConfig(rate=self.masking_rate),
+            optimizer=OptimizerConfig(
+                name="adamw",
+                learning_rate=self.learning_rate,
+                schedule="linear",
+                warmup_steps=int(self.warmup_share * steps),
+                beta2=self.beta2,
+            ),
+            loop=LoopConfig(
+                train_steps=steps,
+                log_every=max(10, steps // 40),
+                eval_every=steps // 10,
+                save_every=max(100, steps // 3),
+                keep_best=0,
+            ),
+            batch_size=self.batch_size,
+            eval_examples=self.eval_examples,
+            seed=seed,
+        )
+
+    def finetuning(
+        self, workdir: epath.Path, arm: str, rows: str, seeds: tuple[int, ...]
+    ) -> FinetuneConfig:
+        """The configuration of fine-tuning.
+
+        Args:
+            workdir: directory of the demo.
+            arm: "pretrained" or "scratch".
+            rows: "train" or "few", the rows to train on.
+            seeds: of all runs.
+        """
+        corpus = workdir / "corpus"
+        return FinetuneConfig(
+            model=str(workdir / "pretrain"),
+            train=str(corpus / f"{rows}.jsonl"),
+            dev=str(corpus / "dev.jsonl"),
+            test=str(corpus / "test.jsonl"),
+            workdir=str(workdir / "finetune" / f"{arm}-{rows}"),
+            from_scratch=arm == "scratch",
+            initialization=INITIALIZATION,
+            seeds=seeds,
+            epochs=self.epochs if rows == "train" else self.epochs_few,
+            batch_size=self.finetune_batch_size,
+            max_seq_length=self.max_seq_length,
+            learning_rates=self.finetune_rates,
+            eval_every=_NEVER,  # the last step is evaluated anyway, and only that is used
+            save_every=_NEVER,
+            log_every=_NEVER,
+            optimizer=OptimizerConfig(name="adamw", schedule="linear"),
+        )

@@ -1,0 +1,226 @@
+"""The report of `bertjax demo`: its result, the figures behind it, and how they were measured."""
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from etils import epath
+
+from bertjax.files import writing
+from bertjax.report import html
+from bertjax.report.charts import Chart, write_pngs
+from bertjax.report.html import Bar, Line
+from bertjax.rundir.records import REPORT, STORY, points_of
+
+NUMBERS, PAGE = "numbers.json", "index.html"
+_ARMS = (
+    ("pre-trained", "pretrained", "accent"),
+    ("from scratch", "scratch", "second"),
+    ("TF-IDF", "tfidf", "third"),
+)
+
+
+def write_demo_report(
+    workdir: epath.PathLike,
+    numbers: dict[str, Any],
+    story: dict[str, Any],
+    log: Callable[[str], None],
+) -> epath.Path:
+    """Writes the demo's report/: index.html, numbers.json, story.json and PNG curves.
+
+    Args:
+        workdir: directory of the demo.
+        numbers: what `demo.summary.numbers` returns.
+        story: what `demo.summary.story` returns.
+        log: is told if PNG need a package that is not installed.
+
+    Returns:
+        The page.
+    """
+    directory = epath.Path(workdir) / REPORT
+    charts = _charts(numbers, story)
+    body = [*_first_screen(numbers, story, charts[0]), *_details(numbers, story)]
+    target = directory / PAGE
+    with writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / STORY).write_text(json.dumps(story, indent=1, ensure_ascii=False) + "\n")
+        (directory / NUMBERS).write_text(json.dumps(numbers, indent=2, ensure_ascii=False) + "\n")
+        target.write_text(html.page("bertjax demo", body))
+    write_pngs(directory, charts, log)
+    return target
+
+
+def verdict(numbers: dict[str, Any]) -> str:
+    """The demo's result in one sentence: the terminal ends and the report begins with it."""
+    few = numbers["labels_few"]
+    gain, error = numbers["gain"], numbers["gain_error"]
+    gain_few, error_few = numbers["gain_few"], numbers["gain_error_few"]
+    better = gain > 2 * error and gain_few > 2 * error_few
+    worse = gain < -2 * error and gain_few < -2 * error_few
+    lead = "lifts" if better else "lowers" if worse else "does not clearly lift"
+    wins = numbers["accuracy_tfidf"] > numbers["accuracy_pretrained"]
+    wins_few = numbers["accuracy_tfidf_few"] > numbers["accuracy_pretrained_few"]
+    tfidf = {
+        (True, True): "TF-IDF with logistic regression beats it with either",
+        (True, False): f"TF-IDF with logistic regression beats it with all labels, not with {few}",
+        (False, True): f"TF-IDF with logistic regression beats it with {few}, not with all",
+        (False, False): "TF-IDF with logistic regression is behind",
+    }[wins, wins_few]
+    return (
+        f"Pre-training on {numbers['words'] / 1e6:.1f} million words of this machine's own "
+        f"documentation {lead} a small BERT from {numbers['accuracy_scratch']:.1%} to "
+        f"{numbers['accuracy_pretrained']:.1%} ({_points(gain, error)}) at telling "
+        f"{len(numbers['labels'])} packages apart from {numbers['labels_all']} labelled passages "
+        f"of each, and from {numbers['accuracy_scratch_few']:.1%} to "
+        f"{numbers['accuracy_pretrained_few']:.1%} ({_points(gain_few, error_few)}) from {few}; "
+        f"{tfidf} ({numbers['accuracy_tfidf']:.1%} and {numbers['accuracy_tfidf_few']:.1%})."
+    )
+
+
+def why(numbers: dict[str, Any]) -> str:
+    """Explains TF-IDF's result."""
+    if numbers["accuracy_tfidf"] > numbers["accuracy_pretrained"]:
+        return (
+            "Why counting words wins here: this BERT has read "
+            f"{numbers['words'] / 1e6:.1f} million words in minutes, the original one 3.3 billion "
+            "in days, and packages give themselves away by their vocabulary. A demo of 60 minutes "
+            "shows whether the gap closes."
+        )
+    return (
+        "TF-IDF counts words and word pairs. It has read the labelled passages only; BERT has also "
+        "read the text without labels."
+    )
+
+
+def _charts(numbers: dict[str, Any], story: dict[str, Any]) -> list[Chart]:
+    """The curves of pre-training, the masked-LM loss first."""
+    curves = (
+        ("mlm_loss", "masked-LM loss", ("unigram entropy", numbers["unigram_entropy"])),
+        ("nsp_accuracy", "next-sentence accuracy", ("majority", numbers["majority"])),
+    )
+    return [
+        Chart(
+            name,
+            title,
+            [
+                Line("held out", points_of(story["curve"], "eval", name)),
+                Line("training", points_of(story["curve"], "train", name), "second"),
+            ],
+            [reference],
+        )
+        for name, title, reference in curves
+    ]
+
+
+def _first_screen(numbers: dict[str, Any], story: dict[str, Any], loss: Chart) -> list[str]:
+    few, seeds = numbers["labels_few"], len(numbers["seeds"])
+    both = {suffix: _bars(numbers, suffix) for suffix in ("", "_few")}
+    longest = max(bar.value for bars in both.values() for bar in bars)  # one scale for both
+    return [
+        *html.title("bertjax demo", verdict(numbers)),
+        '<div class="pair">',
+        html.figure(
+            html.bars(both[""], "Accuracy with all labels", longest),
+            f"{numbers['labels_all']} labelled passages of each package: accuracy on "
+            f"{numbers['test_rows']:,} passages of source files that were held out. Whiskers: "
+            f"standard deviation over {seeds} seeds of fine-tuning one pre-trained model.",
+        ),
+        html.figure(
+            html.bars(both["_few"], f"Accuracy with {few} labels", longest),
+            f"{few} labelled passages of each package, the same test.",
+        ),
+        "</div>",
+        html.paragraph(why(numbers), "note"),
+        html.heading("Filling in the blank"),
+        _fills(story["fills"]),
+        html.heading("What it learned from the text alone"),
+        html.figure(
+            html.curves(loss.lines, loss.title, references=loss.references),
+            f"Loss of guessing masked tokens, in nats: {numbers['mlm_loss']:.2f} on held-out text "
+            "at the end. Knowing only how often each token occurs gives "
+            f"{numbers['unigram_entropy']:.2f}. Does sentence B follow sentence A? "
+            f"{numbers['nsp_accuracy']:.1%} right; always giving the more frequent answer is right "
+            f"in {numbers['majority']:.1%}.",
+        ),
+        html.heading("Now with your text"),
+        html.paragraph(
+            "These commands turn raw text into a BERT and that BERT into a classifier. Each prints "
+            "the next one, has a help text, and resumes when it is given again."
+        ),
+        html.preformatted(story["commands"]),
+    ]
+
+
+def _bars(numbers: dict[str, Any], suffix: str) -> list[Bar]:
+    return [
+        Bar(
+            label,
+            numbers[f"accuracy_{arm}{suffix}"],
+            numbers[f"accuracy_{arm}_deviation{suffix}"],
+            color,
+        )
+        for label, arm, color in _ARMS
+    ]
+
+
+def _fills(fills: Sequence[dict[str, Any]]) -> str:
+    """A table with a row a sentence and a column a moment of training."""
+    rows = []
+    for number, sentence in enumerate(fills[0]["sentences"] if fills else ()):
+        blank = html.text(sentence["text"]).replace("[MASK]", '<span class="blank"></span>')
+        cells = []
+        for moment in fills:
+            best, *others = (html.text(token) for token, _ in moment["sentences"][number]["tokens"])
+            cells.append(f'<span class="words">{", ".join([f"<b>{best}</b>", *others])}</span>')
+        rows.append([blank, *cells])
+    return html.table(["", *(moment["when"] for moment in fills)], rows)
+
+
+def _details(numbers: dict[str, Any], story: dict[str, Any]) -> list[str]:
+    predictions = [
+        [
+            f"<small>{html.text(item['text'])}</small>",
+            html.text(item["label"]),
+            f'<span class="{"right" if item["said"] == item["label"] else "wrong"}">'
+            f"{html.text(item['said'])}</span> {item['score']:.0%}",
+        ]
+        for item in story["predictions"]
+    ]
+    seconds = [
+        [html.text(stage), f"{value:,.0f}"] for stage, value in numbers["seconds_by_stage"].items()
+    ]
+    versions = ", ".join(f"{name} {version}" for name, version in numbers["versions"].items())
+    return [
+        html.heading("Passages it has never seen"),
+        html.table(["passage", "package", "the pre-trained BERT says"], predictions),
+        html.heading("How it was measured"),
+        *(html.paragraph(line) for line in story["method"]),
+        html.table(["", *(arm[0] for arm in _ARMS)], _accuracies(numbers), numbers=(1, 2, 3)),
+        html.heading("Where the time went"),
+        html.table(
+            ["stage", "seconds"],
+            [*seconds, ["<b>in all</b>", f"<b>{numbers['seconds']:,.0f}</b>"]],
+            numbers=(1,),
+        ),
+        html.paragraph(
+            f"On {numbers['device']}; {versions}. Corpus {numbers['corpus_sha256'][:16]}, seeds "
+            f"{numbers['seeds']}. {NUMBERS} beside this page has all numbers.",
+            "note",
+        ),
+    ]
+
+
+def _accuracies(numbers: dict[str, Any]) -> list[list[str]]:
+    rows = []
+    for suffix, count in (("", numbers["labels_all"]), ("_few", numbers["labels_few"])):
+        cells = []
+        for _, arm, _ in _ARMS:
+            deviation = numbers[f"accuracy_{arm}_deviation{suffix}"]
+            spread = "" if deviation is None else f" ± {deviation:.1%}"
+            cells.append(f"{numbers[f'accuracy_{arm}{suffix}']:.1%}{spread}")
+        rows.append([f"{count} labels a package", *cells])
+    return rows
+
+
+def _points(gain: float, error: float) -> str:
+    return f"{100 * gain:+.1f} ± {100 * error:.1f} points"
