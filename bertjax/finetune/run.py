@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
@@ -405,7 +404,7 @@ def _result(
     )
     if export is not None:
         trainer.write_config(again=True)  # a resumed run may have changed what may change
-        trainer.write_result(json.dumps(result.to_json(), indent=2) + "\n")
+        trainer.write_result(result)
     if len(tried) > 1 and export is not None:
         for line in grid.table(result.tried, metric, setting):
             trainer.log(line)

@@ -10,20 +10,20 @@ import numpy as np
 from etils import epath
 
 from bertjax.errors import Stopped, UserError
-from bertjax.files import write_atomically, writing
+from bertjax.files import writing
 from bertjax.finetune import grid
 from bertjax.finetune.grid import Setting
 from bertjax.finetune.program import Hyperparameters, programs, random_params
-from bertjax.finetune.run import FinetuneConfig, Log, SeedResult
+from bertjax.finetune.run import FinetuneConfig, FinetuneResult, Log, SeedResult
 from bertjax.inference.programs import output_batches
 from bertjax.interop.huggingface import Pretrained, save_pretrained
 from bertjax.interop.tensors import weights_hash
 from bertjax.model import initializers
 from bertjax.model.flops import task_flops, training_flops
-from bertjax.rundir.records import CONFIG
-from bertjax.rundir.workdir import choose_workdir, write_config
+from bertjax.rundir.records import CONFIG, Metric
+from bertjax.rundir.workdir import choose_workdir, write_config, write_result
 from bertjax.tasks.batches import bucket_of, epoch_batches, length_buckets
-from bertjax.tasks.task import Examples, Task
+from bertjax.tasks.task import LESS_IS_BETTER, Examples, Task
 from bertjax.train import lora, sharding
 from bertjax.train.checkpoint.manager import Checkpoints
 from bertjax.train.checkpoint.restore import abstract
@@ -118,12 +118,21 @@ class SeedTrainer:
     def write_config(self, *, again: bool) -> None:
         """Keeps the configuration in workdir/config.json; unless `again`, what is there stays."""
         if jax.process_index() == 0 and (again or not (self.workdir / CONFIG).exists()):
-            write_config(self.workdir, KIND, self.config, self.immutable)
+            task = self.task
+            metrics = [
+                Metric(name, name.replace("_", " "), "min" if name in LESS_IS_BETTER else "max")
+                for name in dict.fromkeys([task.metric, *task.metrics])
+            ]
+            if task.baseline is not None:
+                baseline = task.baseline.said, task.baseline.score
+                metrics[0] = metrics[0]._replace(reference=baseline)
+            write_config(self.workdir, KIND, self.config, self.immutable, metrics)
 
-    def write_result(self, text: str) -> None:
-        """Keeps the result in workdir/result.json."""
+    def write_result(self, result: FinetuneResult) -> None:
+        """Writes workdir/result.json."""
         if jax.process_index() == 0:
-            write_atomically(self.workdir / "result.json", text.encode())
+            steps = max(self.plan(setting).steps for setting in result.tried)
+            write_result(self.workdir, result.sentence(), steps, result.to_json())
 
     def plan(self, setting: Setting) -> Plan:
         """What a setting comes to in steps."""

@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -11,9 +11,12 @@ from etils import epath
 from jax.sharding import Mesh
 
 from bertjax.data.corpora import Corpora
+from bertjax.data.shards import Manifest
 from bertjax.data.stream import HeldOutBatches, read_ahead
 from bertjax.objectives.objective import objective_for
+from bertjax.pretrain import frequency
 from bertjax.pretrain.program import Program
+from bertjax.rundir.records import Metric
 from bertjax.train import sharding
 from bertjax.train.step import TrainState
 from bertjax.train.telemetry.logger import Field
@@ -143,6 +146,47 @@ def fields(corpora: Corpora) -> tuple[Field, ...]:
         Field("learning_rate", "lr", ".2e", last=True),
         Field("grad_norm", "grad", ".2f"),
     )
+
+
+def described(corpora: Corpora, groups: Iterable[str]) -> list[Metric]:
+    """Describes the held-out metrics for reports, the main one first.
+
+    Args:
+        corpora: what is trained on.
+        groups: names of the accuracies by frequency.
+    """
+    task = objective_for(corpora.manifest.segments)
+    words = {"mlm": "masked-LM", "nsp": "next-sentence", "sop": "sentence-order"}
+    several = len(corpora.names) > 1
+    metrics, own = [], []
+    for name in metric_names(task):
+        objective, _, what = name.partition("_")
+        said, better = f"{words[objective]} {what}", "min" if what == "loss" else "max"
+        references = [_reference(name, task, manifest) for manifest in corpora.manifests]
+        metrics.append(Metric(name, said, better, None if several else references[0]))
+        for corpus, reference in zip(corpora.names, references, strict=True):
+            title = f"{said} of each corpus"
+            own.append(Metric(of_corpus(name, corpus), corpus, better, reference, title))
+    by_rank = []
+    for suffix, corpus in (
+        ("", ""),
+        *((f".{name}", f", {name}") for name in corpora.names if several),
+    ):
+        title = f"masked-LM accuracy by the frequency rank of the masked token{corpus}"
+        for name in groups:
+            ranks = name.removeprefix(frequency.METRIC).replace("_", " to ")
+            by_rank.append(Metric(name + suffix, ranks, "max", group=title))
+    return [*metrics, *(own if several else ()), *by_rank]
+
+
+def _reference(name: str, task: str, manifest: Manifest) -> tuple[str, float] | None:
+    """Words and value that a metric is compared with."""
+    known = {
+        "mlm_loss": ("unigram entropy", manifest.unigram_entropy),
+        f"{task}_accuracy": ("majority", manifest.majority),
+    }
+    words, value = known.get(name, ("", None))
+    return None if value is None else (words, value)
 
 
 def make_plateau_meter(corpora: Corpora) -> PlateauMeter:

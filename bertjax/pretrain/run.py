@@ -21,6 +21,7 @@ from bertjax.objectives.objective import objective_for
 from bertjax.pretrain.config import PretrainConfig
 from bertjax.pretrain.evaluation import (
     Evaluator,
+    described,
     fields,
     make_evaluator,
     make_plateau_meter,
@@ -38,8 +39,8 @@ from bertjax.pretrain.phases import (
     untrained_positions,
 )
 from bertjax.pretrain.program import Program, build
-from bertjax.rundir.records import CONFIG
-from bertjax.rundir.workdir import choose_workdir, write_config
+from bertjax.rundir.records import CONFIG, Metric
+from bertjax.rundir.workdir import choose_workdir, write_config, write_result
 from bertjax.text.tokenizer import Tokenizer, load_tokenizer
 from bertjax.train import param_groups, sharding
 from bertjax.train.checkpoint.manager import Checkpoints
@@ -153,6 +154,8 @@ def pretrain(
         profiler=make_profiler(config.telemetry, workdir),
         watch=make_plateau_meter(first.corpora),
     )
+    metrics = described(corpora, program.token_groups)
+    write_run = functools.partial(_write_run, config, tokenizer, workdir, metrics)
     with Checkpoints(
         workdir / "checkpoints",
         keep_last=config.loop.keep_last,
@@ -160,7 +163,7 @@ def pretrain(
         log=log,
     ) as checkpoints:
         if checkpoints.empty() or not (workdir / CONFIG).exists():
-            _write_run(config, tokenizer, workdir)  # also over what a run left that saved nothing
+            write_run()  # also over what a run left that saved nothing
         fitted = fit(
             config.loop,
             workdir=workdir,
@@ -178,7 +181,7 @@ def pretrain(
                 for place, phase in enumerate(phases)
             ],
         )
-    _write_run(config, tokenizer, workdir)  # again: a resumed run may have changed what may change
+    write_run()  # again: a resumed run may have changed what may change
     evaluations = [record for record in fitted.history if record.get("kind") == "eval"]
     last = evaluations[-1] if evaluations else {}
     if speed := telemetry.speed():
@@ -193,7 +196,11 @@ def pretrain(
                 f"Warning: positions {untrained} of the exported model are as they were before "
                 "this run, which had no row so long."
             )
-        log(verdict(int(fitted.state.step), last, corpora, export))
+        steps = int(fitted.state.step)
+        sentence = verdict(steps, last, corpora, export)
+        if not jax.process_index():
+            write_result(workdir, sentence, steps)
+        log(sentence)
     return PretrainResult(
         metrics={
             name: value
@@ -369,10 +376,12 @@ def _told(phase: Phase) -> str:
     )
 
 
-def _write_run(config: PretrainConfig, tokenizer: Tokenizer, workdir: epath.Path) -> None:
+def _write_run(
+    config: PretrainConfig, tokenizer: Tokenizer, workdir: epath.Path, metrics: Sequence[Metric]
+) -> None:
     if jax.process_index():
         return
-    write_config(workdir, KIND, config)
+    write_config(workdir, KIND, config, metrics=metrics)
     tokenizer.save(workdir / "tokenizer")
 
 

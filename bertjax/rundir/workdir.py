@@ -2,14 +2,14 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etils import epath
 
 from bertjax.errors import UserError
 from bertjax.files import output_directory, write_atomically
-from bertjax.rundir.records import CONFIG
+from bertjax.rundir.records import CONFIG, RESULT, Metric
 from bertjax.train.checkpoint.orbax_storage import from_first_process
 from bertjax.train.checkpoint.settings import as_json, refuse_changed
 
@@ -63,9 +63,20 @@ def _refuse_another(path: epath.Path, kind: str, immutable: Mapping[str, Any] | 
 
 
 def write_config(
-    workdir: epath.Path, kind: str, config: Any, immutable: Mapping[str, Any] | None = None
+    workdir: epath.Path,
+    kind: str,
+    config: Any,
+    immutable: Mapping[str, Any] | None = None,
+    metrics: Sequence[Metric] = (),
 ) -> None:
-    """Keeps the configuration, and whose the directory is, in workdir/config.json.
+    """Writes workdir/config.json: the configuration, the kind of the run, and more.
+
+    Args:
+        workdir: the run directory.
+        kind: kind of the run, one of `KINDS`.
+        config: dataclass of the run's configuration.
+        immutable: settings that every run in the directory must share.
+        metrics: what reports say of the metrics, the main one first.
 
     Raises:
         CannotWrite: no room for it, or no permission.
@@ -73,5 +84,17 @@ def write_config(
     fields = {"kind": kind, **dataclasses.asdict(config)}
     if immutable is not None:
         fields["immutable"] = as_json(immutable)
-    text = json.dumps(fields, indent=2) + "\n"
-    write_atomically(workdir / CONFIG, text.encode())
+    if metrics:
+        fields["metrics"] = [metric._asdict() for metric in metrics]
+    _write_json(workdir / CONFIG, fields)
+
+
+def write_result(
+    workdir: epath.Path, sentence: str, steps: int, more: Mapping[str, Any] | None = None
+) -> None:
+    """Writes workdir/result.json: the result of a run that finished after so many steps."""
+    _write_json(workdir / RESULT, {"sentence": sentence, "steps": steps, **(more or {})})
+
+
+def _write_json(path: epath.Path, fields: Mapping[str, Any]) -> None:
+    write_atomically(path, (json.dumps(fields, indent=2) + "\n").encode())

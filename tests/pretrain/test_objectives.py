@@ -1,6 +1,7 @@
 """Pre-training on data of other objectives, and everything that reads such a run."""
 
 import dataclasses
+import html
 import json
 
 import numpy as np
@@ -88,7 +89,8 @@ def test_single_sequences_know_no_next_sentence(done):
     assert bj.embed(model, ["w1 w2"]).shape == (1, 16)
     (page,) = report([result.workdir], silent)
     text = page.read_text()
-    assert "mlm_loss" in text and "nsp" not in text
+    assert f"<h1>{html.escape(lines[-1])}</h1>" in text
+    assert "masked-LM loss</figcaption>" in text and "nsp" not in text
 
 
 def test_a_loss_that_is_not_finite_is_said(data):

@@ -9,7 +9,9 @@ import pytest
 from bertjax.errors import UserError
 from bertjax.report import demo as demo_report
 from bertjax.report import run as report
+from bertjax.report.charts import charts_of
 from bertjax.report.html import Bar, Line, bars, color_of, curves, nice_ticks
+from bertjax.rundir.records import Metric
 
 WORDS = ["shape", "size", "mean", "<b>", "dtype"]
 
@@ -216,6 +218,44 @@ def test_report_of_a_run(tmp_path):
     assert said == [f"Wrote {target}."]
 
 
+def test_the_headline_is_the_result_and_before_it_the_last_evaluation(tmp_path):
+    metrics = [
+        {"name": "accuracy", "words": "accuracy", "better": "max", "reference": ["majority", 0.5]}
+    ]
+    write_run(tmp_path / "run" / "seed-0", [0.5, 0.75], metric="accuracy")
+    write_run(tmp_path / "run" / "seed-1", [0.5, 0.625], metric="accuracy")
+    (tmp_path / "run/config.json").write_text(json.dumps({"metrics": metrics}))
+
+    def headline():
+        (target,) = report.report([tmp_path / "run"], lambda line: None)
+        return re.findall("<h1>(.*?)</h1>", target.read_text())
+
+    assert headline() == ["Held-out accuracy after 20 steps: 0.75, 0.625 (majority 0.5)"]
+    result = {"sentence": "accuracy 0.69 ± 0.09 over 2 seeds.", "steps": 20}
+    (tmp_path / "run/result.json").write_text(json.dumps(result))
+    assert headline() == [result["sentence"]]
+    # The run went on since.
+    (tmp_path / "run/result.json").write_text(json.dumps({**result, "steps": 19}))
+    assert headline() == ["Held-out accuracy after 20 steps: 0.75, 0.625 (majority 0.5)"]
+
+
+def test_the_main_metric_comes_first_and_a_group_shares_a_chart():
+    metrics = {
+        "loss": Metric("loss", "the loss", "min"),
+        "rank_1": Metric("rank_1", "1 to 9", "max", group="accuracy by rank"),
+        "rank_2": Metric("rank_2", "10 up", "max", ("chance", 0.1), "accuracy by rank"),
+    }
+    records = [
+        {"step": step, "kind": "eval", "other": 1.0, "rank_2": 0.5, "rank_1": 0.25, "loss": 2.0}
+        for step in (1, 2)
+    ]
+    charts = charts_of(records, metrics)
+    assert [chart.name for chart in charts] == ["loss", "accuracy_by_rank", "other"]
+    assert [line.label for line in charts[1].lines] == ["1 to 9", "10 up"]
+    assert charts[1].references == [("10 up: chance", 0.1)]
+    assert charts[1].lines[0].points == [(1, 0.25), (2, 0.25)]
+
+
 def test_report_of_several_seeds(tmp_path):
     for seed in (0, 1):
         workdir = tmp_path / f"seed-{seed}"
@@ -279,6 +319,9 @@ def two_runs(tmp_path):
     """One whose last evaluation is not its best, and one that ends higher."""
     for name, losses, rate in (("a", [6.0, 5.0, 5.5], 1e-3), ("b & c", [6.0, 5.75], 1e-4)):
         settings = {"kind": "pre-training", "workdir": name, "seed": 0, "optimizer": {"rate": rate}}
+        settings["metrics"] = [
+            {"name": "mlm_loss", "words": "masked-LM loss", "better": "min"},
+        ]
         settings["immutable"] = {"optimizer": {"rate": rate}}
         write_run(tmp_path / name, losses, settings)
     return [tmp_path / "a", tmp_path / "b & c"]
@@ -303,11 +346,11 @@ def test_several_runs_are_drawn_and_compared_in_one_page(two_runs):
 def test_last_values_name_the_best_run_and_the_best_evaluation(two_runs):
     *_, target = report.report(two_runs, lambda line: None)
     source = target.read_text()
-    assert ["mlm_loss, held out", "5.5best 5 at 20", "5.75"] in rows_of(source)
+    assert ["masked-LM loss, held out", "5.5best 5 at 20", "5.75"] in rows_of(source)
     assert "<b>5.5</b>" in source and "<b>5.75</b>" not in source
 
 
-def test_no_threshold_is_the_best(tmp_path):
+def test_a_metric_that_the_run_does_not_describe_has_no_best(tmp_path):
     for name, thresholds in (("a", [1.0, -2.0]), ("b", [0.5])):
         write_run(tmp_path / name, thresholds, metric="best_f1_threshold")
     *_, target = report.report([tmp_path / "a", tmp_path / "b"], lambda line: None)
