@@ -15,7 +15,7 @@ _MAX_POINTS = 1000
 
 def page(title: str, body: Sequence[str]) -> str:
     """Returns a whole document; `body` holds pieces of HTML."""
-    style = importlib.resources.files(__package__).joinpath("style.css").read_text()
+    style = importlib.resources.files("bertjax.report").joinpath("style.css").read_text()
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
