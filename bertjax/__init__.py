@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from bertjax.objectives.masking import MaskingConfig, Vocabulary, mask_tokens
     from bertjax.pretrain.config import PretrainConfig
     from bertjax.text.tokenizer import load_tokenizer
+    from bertjax.train.optimizer import OPTIMIZERS, OptimizerConfig
     from bertjax.train.step import Loss, StepConfig, init_state, make_eval_step, make_train_step
 
 __version__ = "0.1.0"
@@ -48,6 +49,8 @@ _HOMES = {
     "FinetuneConfig": "bertjax.finetune.run",
     "Loss": "bertjax.train.step",
     "MaskingConfig": "bertjax.objectives.masking",
+    "OPTIMIZERS": "bertjax.train.optimizer",
+    "OptimizerConfig": "bertjax.train.optimizer",
     "PretrainConfig": "bertjax.pretrain.config",
     "Pretrained": "bertjax.interop.huggingface",
     "StepConfig": "bertjax.train.step",
@@ -82,11 +85,13 @@ _HOMES = {
 }
 
 __all__ = [
+    "OPTIMIZERS",
     "BertConfig",
     "Execution",
     "FinetuneConfig",
     "Loss",
     "MaskingConfig",
+    "OptimizerConfig",
     "PretrainConfig",
     "Pretrained",
     "StepConfig",

@@ -110,8 +110,10 @@ def test_unknown_flags_exit_2(bertjax):
 def test_unknown_optimizers_and_schedules_are_answered_with_those_known(
     bertjax, mistake, tmp_path, verb
 ):
-    places = ("--data", "x") if verb == "pretrain" else ("--model", "x", "--train", "y")
-    for flag, known in (("name", "'lamb'"), ("schedule", "'wsd'")):
+    places = ("--data", "x", "--workdir", "y")
+    if verb == "finetune":
+        places = ("--model", "x", "--train", "y", "--dev", "z")
+    for flag, known in (("name", "lamb"), ("schedule", "'wsd'")):
         code, _, err = bertjax(verb, *places, f"--optimizer.{flag}", "lam")
         assert code == 2
         assert "'lam'" in err and known in err and f"optimizer.{flag}" in err
@@ -122,7 +124,7 @@ def test_unknown_optimizers_and_schedules_are_answered_with_those_known(
         )
         said = mistake(verb, tmp_path / "recipe.py")
         first = {"name": "adamw_google", "schedule": "linear_google"}[name]
-        assert f"{name} 'lam' is unknown: give one of {first}, " in said
+        assert f"--optimizer.{name} 'lam' is unknown: give one of {first}, " in said
 
 
 class Parsed(Exception):

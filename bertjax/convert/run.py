@@ -27,7 +27,7 @@ from bertjax.rundir.workdir import write_config
 from bertjax.text.tokenizer import Tokenizer, load_tokenizer
 from bertjax.train.checkpoint.manager import Checkpoints
 from bertjax.train.checkpoint.settings import UNSET
-from bertjax.train.optimizer import OptimizerConfig, OptimizerName, make_optimizer
+from bertjax.train.optimizer import OptimizerConfig, make_optimizer
 from bertjax.train.step import TrainState, init_state
 
 MODEL = "model.json"
@@ -69,7 +69,7 @@ class ConvertConfig:
     vocabulary: str | None = None
     """Tokenizer (its directory, vocab.txt, spm.model or tokenizer.json) whose vocabulary replaces
     the model's: tokens of both keep their rows, others begin as the mean of their old pieces."""
-    optimizer: OptimizerName | None = None
+    optimizer: str | None = None
     """Of a run: the --optimizer.name that it will be continued with; left out: that of SOURCE, if
     it is a run, else adamw_google."""
     seed: int = 0
@@ -389,8 +389,15 @@ def _state(source: _Source, optimizer_name: str) -> TrainState:
 
 
 def _optimizer(name: Any) -> optax.GradientTransformation:
-    # Its numbers have no place in the state, and the steps to come are not known yet.
-    return make_optimizer(OptimizerConfig(name), total_steps=1)
+    # The state does not depend on the schedule, and the number of steps is not known yet.
+    optimizer = make_optimizer(OptimizerConfig(name), optax.constant_schedule(0.0))
+    state = optimizer.init({"kernel": jnp.zeros((1, 1))})
+    if any(len(optax.tree.get_all_with_path(state, moment)) != 1 for moment in ("mu", "nu")):
+        raise UserError(
+            f"The optimizer {name} does not keep the two moments of Adam, which a converted run "
+            "needs: convert to Hugging Face's layout and start a new run from that."
+        )
+    return optimizer
 
 
 def _meta(

@@ -60,18 +60,21 @@ def programs(
     head: Head,
     adapters: LoraConfig,
     mesh: Mesh,
+    transformation: Callable[[OptimizerConfig], optax.GradientTransformation],
 ) -> Programs:
     """Makes the jitted functions of a recipe; its learning rate and steps are not used.
 
     They are cached: pre-trained and scratch, all seeds, learning rates and numbers of steps share
-    them. Compiling takes as long as hundreds of steps of a small model.
+    them. Compiling takes as long as hundreds of steps of a small model. `transformation`, the entry
+    of `OPTIMIZERS`, is part of the cache's key because a notebook may replace it.
 
     Raises:
         UserError: a parameter group to freeze does not exist.
     """
+    del transformation
 
     def optimizer_of(schedule: optax.Schedule) -> optax.GradientTransformation:
-        return make_optimizer(recipe, 0, layers=config.num_hidden_layers, schedule=schedule)
+        return make_optimizer(recipe, schedule, layers=config.num_hidden_layers)
 
     def first_params() -> Any:
         key = jax.random.key(0)

@@ -29,7 +29,7 @@ from bertjax.train.checkpoint.manager import Checkpoints
 from bertjax.train.checkpoint.restore import abstract
 from bertjax.train.checkpoint.settings import RunSettings
 from bertjax.train.loop import LoopConfig, fit
-from bertjax.train.optimizer import make_schedule
+from bertjax.train.optimizer import OPTIMIZERS, make_schedule
 from bertjax.train.step import TrainState
 from bertjax.train.telemetry.logger import Field, Telemetry
 from bertjax.train.telemetry.mfu import Work, work_of
@@ -98,6 +98,7 @@ class SeedTrainer:
             task.head,
             config.lora,
             self.mesh,
+            OPTIMIZERS[recipe.name],
         )
         self.base: dict[str, Any] = {}  # with LoRA, what is frozen, on the mesh
         if config.lora.rank:
@@ -326,7 +327,7 @@ class SeedTrainer:
             "max_seq_length": self.task.max_seq_length,
             "select": config.select,
             "optimizer": {
-                **config.optimizer.fields(),
+                **dataclasses.asdict(config.optimizer),
                 "learning_rate": rate,
                 "warmup_proportion": config.warmup_proportion,
             },

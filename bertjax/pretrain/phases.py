@@ -141,7 +141,7 @@ def run_schedule(config: PretrainConfig) -> optax.Schedule:
             learning_rate=second.learning_rate,
             warmup_steps=second.warmup_steps,
         )
-        then = make_schedule(own, steps - second.after_steps)
+        then = make_schedule(own, steps - second.after_steps, section="second")
     except UserError as error:
         raise UserError(f"The second phase: {error}") from None
     return optax.join_schedules([first, then], [second.after_steps])

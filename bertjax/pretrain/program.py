@@ -90,7 +90,7 @@ def build(
     recipe, steps = config.optimizer, config.loop.train_steps
     schedule = schedule or make_schedule(recipe, steps)
     layers = model.num_hidden_layers
-    optimizer = make_optimizer(recipe, steps, layers=layers, schedule=schedule)
+    optimizer = make_optimizer(recipe, schedule, layers=layers)
     single = objective == "mlm"
     first_params = functools.partial(_first_params, config, model, counts, single)
     params = jax.eval_shape(first_params)
@@ -98,15 +98,16 @@ def build(
     loss_fn: Callable[..., Any] = masked_lm_loss
     if not single:
         loss_fn = functools.partial(pretraining_loss, sentence_task=objective)
+    loss_fn = functools.partial(loss_fn, config=model, execution=config.execution)
     loss = Loss(
-        functools.partial(loss_fn, config=model, execution=config.execution),
+        loss_fn,
         masked_lm_normalizers if single else pretraining_normalizers,
         functools.partial(_mask, config, vocabulary),
     )
     settings = StepConfig(config.seed, config.accumulation, recipe.ema_decay)
     step = make_train_step(loss, optimizer, settings, schedule=schedule, frozen=frozen)
     groups = {} if counts is None else token_groups(counts)
-    measure = functools.partial(loss.loss_fn, token_groups=groups)
+    measure = functools.partial(loss_fn, token_groups=groups)
     evaluation = make_eval_step(dataclasses.replace(loss, loss_fn=measure), config.seed)
 
     def state_of(params: dict) -> TrainState:

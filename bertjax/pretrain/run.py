@@ -276,9 +276,9 @@ def _settings(
 ) -> RunSettings:
     """Returns the settings that a resumed run must share, and those that it may change."""
     first, objective = phases[0], objective_for(phases[0].corpora.manifest.segments)
-    optimizer = config.optimizer.fields()
+    optimizer = dataclasses.asdict(config.optimizer)
     # These decide the state's arrays; the optimizer's other settings may change.
-    held = {name: optimizer.pop(name) for name in ("freeze", "ema_decay") if name in optimizer}
+    held = {name: value for name in ("freeze", "ema_decay") if (value := optimizer.pop(name))}
     name = optimizer.pop("name")
     rescheduled = "the learning rate follows the new schedule from here on"
     immutable = {

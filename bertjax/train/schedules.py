@@ -1,4 +1,18 @@
-"""Learning rates by the names of the recipes they reproduce: one pure function for every use."""
+"""Learning rate schedules, computed by one pure function.
+
+Every schedule rises linearly from 0 to its peak during the warm-up. Afterwards
+
+- linear_google falls linearly, counted from update 0, so that the rate drops at the end of the
+  warm-up (`create_optimizer` of Google's optimization.py);
+- polynomial falls likewise, by a power of the remaining share of updates. A power of 1 is
+  linear_google; NVIDIA trains with LAMB and 0.5 (`PolyWarmUpScheduler` of DeepLearningExamples'
+  PyTorch BERT, which counts from 1: its first update has the rate of our second);
+- linear falls linearly from the end of the warm-up (Hugging Face's
+  `get_linear_schedule_with_warmup`);
+- cosine falls by half a cosine from the end of the warm-up (`get_cosine_schedule_with_warmup`);
+- wsd (warm-up, stable, decay; arXiv 2404.06395) keeps the peak and falls linearly at the end;
+- constant keeps the peak.
+"""
 
 from typing import Any, Literal
 
@@ -7,7 +21,7 @@ import jax.numpy as jnp
 
 ScheduleName = Literal["linear_google", "linear", "polynomial", "cosine", "wsd", "constant"]
 POWER, DECAY_SHARE = 0.5, 0.1
-"""What polynomial and wsd have where nothing is said."""
+"""Defaults of polynomial and of wsd."""
 
 
 def learning_rate(
@@ -22,56 +36,41 @@ def learning_rate(
     decay_share: float = DECAY_SHARE,
     cooldown: int = 0,
 ) -> jax.Array:
-    """The learning rate of the next update. Numbers of type Any may be traced.
-
-    Every schedule reaches its peak by a linear warm-up from 0. Then
-
-    - linear_google falls by a line that is counted from update 0, with the warm-up spliced in: at
-      its end the rate falls by a step (`create_optimizer` of Google's optimization.py);
-    - polynomial falls likewise, by a power of the share that is left: 1 makes it linear_google, and
-      with 0.5 NVIDIA trains by LAMB (`PolyWarmUpScheduler` of DeepLearningExamples' PyTorch BERT;
-      it counts from 1, so that its first update has the rate of our second);
-    - linear falls by a line from the end of the warm-up (Hugging Face's
-      `get_linear_schedule_with_warmup`);
-    - cosine falls by half a cosine from the end of the warm-up (`get_cosine_schedule_with_warmup`);
-    - wsd (warm-up, stable, decay; arXiv 2404.06395) keeps the peak, and falls by a line over the
-      last updates;
-    - constant keeps the peak.
+    """Computes the learning rate of the next update. Arguments of type Any may be traced.
 
     Args:
-        name: of the schedule.
-        count: updates applied so far.
-        peak: the highest rate.
-        warmup: updates until the peak; 0: none. Less than `total`.
-        total: updates in all; the rate stays what it is there.
-        power: of polynomial.
-        end_ratio: what all but constant end at, as a share of the peak.
-        decay_share: of wsd: the share of all updates in which it falls.
-        cooldown: the last so many updates fall by a line to 0 from what the schedule has there; 0:
-            none.
+        name: schedule.
+        count: number of updates applied so far.
+        peak: maximum rate.
+        warmup: number of updates to reach the peak; less than `total`; 0 disables the warm-up.
+        total: number of all updates; the rate stays constant after them.
+        power: exponent of polynomial.
+        end_ratio: final rate of a decaying schedule, as a fraction of the peak.
+        decay_share: fraction of all updates in which wsd falls.
+        cooldown: number of last updates in which the rate falls linearly to 0.
 
     Returns:
         float32 [].
     """
     count = jnp.asarray(count, jnp.float32)
-    at = jnp.minimum(count, total - cooldown)  # the schedule stands still while it cools down
+    at = jnp.minimum(count, total - cooldown)  # the schedule stops where the cooldown begins
 
-    def left(start: Any) -> jax.Array:
+    def remaining(start: Any) -> jax.Array:
         return jnp.clip((total - at) / jnp.maximum(total - start, 1.0), 0.0, 1.0)
 
     if name == "constant":
         share = jnp.ones(())
     elif name == "linear":
-        share = left(warmup)
+        share = remaining(warmup)
     elif name == "cosine":
-        # (1 + cos(pi t)) / 2, without the difference of two nearly equal numbers near its end.
-        share = jnp.sin(0.5 * jnp.pi * left(warmup)) ** 2
+        # (1 + cos(pi t)) / 2 without the difference of two nearly equal numbers near the end.
+        share = jnp.sin(0.5 * jnp.pi * remaining(warmup)) ** 2
     elif name == "wsd":
-        share = left(total - decay_share * total)
+        share = remaining(total - decay_share * total)
     elif name == "polynomial":
-        share = left(0.0) ** power
+        share = remaining(0.0) ** power
     else:
-        share = left(0.0)
+        share = remaining(0.0)
     decayed = peak * (share if name == "constant" else end_ratio + (1.0 - end_ratio) * share)
     rate = jnp.where(at < warmup, peak * at / jnp.maximum(warmup, 1.0), decayed)
     if cooldown:

@@ -194,13 +194,14 @@ def test_hugging_face_to_hugging_face(tiny_model, tmp_path):
 
 def test_a_run_holds_weights_moments_and_step(run, trees, tiny_config, tiny_tokenizer):
     state, meta = saved_state(run)
-    for part, tree in zip(("params", "opt_state/1/mu", "opt_state/1/nu"), trees, strict=True):
+    for part, tree in zip(("params", "opt_state/1/0/mu", "opt_state/1/0/nu"), trees, strict=True):
         for name, array in named(tree).items():
             assert np.asarray(state.pop(f"{part}/{name}")).tobytes() == array.tobytes()
     assert {name: int(value) for name, value in state.items()} == {
         "step": STEP,
         "updates": STEP,
         "bad_steps": 0,
+        "opt_state/1/0/count": STEP,
         "opt_state/3/count": STEP,
     }
     assert meta["immutable"] == {
@@ -225,8 +226,7 @@ def test_a_converted_run_goes_on_as_stepping_by_hand(run, recipe, trees, tiny_to
     program = build(config, make_mesh(MeshConfig()), Vocabulary.of(tiny_tokenizer), 16)
     state = program.init()
     params, mu, nu = (jax.tree.map(jnp.asarray, tree) for tree in trees)
-    count = jnp.asarray(STEP, jnp.int32)
-    moments = optax.tree.set(state.opt_state, mu=mu, nu=nu, count=count)
+    moments = optax.tree.set(state.opt_state, mu=mu, nu=nu, count=np.int32(STEP))
     state = state.replace(
         params=params,
         opt_state=moments,
@@ -263,7 +263,10 @@ def test_what_the_first_command_brought_holds_from_then_on(continued, shards, re
         ({"seed": 7}, "seed"),
         ({"batch_size": 8}, "batch_size"),
         ({"masking": MaskingConfig(rate=0.2)}, "objective.rate"),
-        ({"start": InitializationConfig(positions="sinusoidal")}, "initialization.positions"),
+        (
+            {"initialization": InitializationConfig(positions="sinusoidal")},
+            "initialization.positions",
+        ),
     ):
         with pytest.raises(UserError, match=rf"another {name} \("):
             runs.pretrain(recipe(STEP + 4, **changes), silent)
@@ -441,7 +444,7 @@ def test_words_added_to_a_run_take_their_moments_along(checkpoint, tmp_path, tre
     old = params["embeddings"]["word_embeddings"]["embedding"]
     np.testing.assert_array_equal(words[: len(old)], old)
     assert words.shape[0] == size and np.isfinite(words).all()
-    optimizer = make_optimizer(OptimizerConfig("adamw_google"), 1)
+    optimizer = make_optimizer(OptimizerConfig("adamw_google"), optax.constant_schedule(1e-4))
     with Checkpoints(tmp_path / "run/checkpoints", read_only=True, log=silent) as checkpoints:
         target = jax.eval_shape(
             lambda: init_state(init_params(result.model, jax.random.key(0)), optimizer)

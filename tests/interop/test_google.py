@@ -16,7 +16,7 @@ from bertjax.errors import UserError
 from bertjax.interop.google import is_checkpoint, read_checkpoint, variable_name
 from bertjax.interop.tensor_bundle import TensorBundle
 from bertjax.model.bert import init_params
-from bertjax.train.optimizer import OptimizerConfig, make_optimizer
+from bertjax.train.optimizer import OptimizerConfig, make_optimizer, make_schedule
 from bertjax.train.tree import named
 
 TRAINED = Path(__file__).with_name("tf1_training.npz")
@@ -253,7 +253,8 @@ def test_training_goes_on_as_in_tensorflow(trained):
         entropy = optax.softmax_cross_entropy_with_integer_labels
         return sum(entropy(*pair).mean() for pair in zip(logits, labels, strict=True))
 
-    optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-2, warmup_steps=0), 10)
+    config = OptimizerConfig(learning_rate=1e-2, warmup_steps=0)
+    optimizer = make_optimizer(config, make_schedule(config, 10))
     count = jnp.asarray(found.step, jnp.int32)
     state = optax.tree.set(optimizer.init(found.params), mu=found.mu, nu=found.nu, count=count)
 

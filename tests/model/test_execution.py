@@ -87,7 +87,7 @@ def test_softmax_layer_norm_and_loss_are_float32_in_bfloat16(params, batch, exec
 
 
 def test_master_weights_moments_and_gradients_are_float32_in_bfloat16(params, batch):
-    optimizer = make_optimizer(OptimizerConfig(), 10)
+    optimizer = make_optimizer(OptimizerConfig(), 1e-4)
     loss = functools.partial(bj.pretraining_loss, config=CONFIG, execution=NARROW)
     step = make_train_step(Loss(loss, bj.pretraining_normalizers), optimizer)
     state = jax.eval_shape(lambda params: init_state(params, optimizer), params)

@@ -79,7 +79,8 @@ def curve(recipe, cases, ours, **changes):
 
 
 def make_optimizer(fields, steps) -> optax.GradientTransformation:
-    return optimizer.make_optimizer(OptimizerConfig(**fields), steps)
+    config = OptimizerConfig(**fields)
+    return optimizer.make_optimizer(config, optimizer.make_schedule(config, steps))
 
 
 @pytest.mark.parametrize("recipe", ["huggingface", "google"])

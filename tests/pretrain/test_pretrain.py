@@ -453,7 +453,7 @@ def test_two_processes_tell_and_write_once_what_one_would(recipe, tmp_path, kill
         ),
         ({"mesh": MeshConfig(data=3)}, "does not cover the 1 devices"),
         ({"data": "absent"}, "absent"),
-        ({"optimizer": OptimizerConfig(warmup_steps=12)}, "warmup_steps 12 is not less"),
+        ({"optimizer": OptimizerConfig(warmup_steps=12)}, "warmup_steps` is 12 and must be less"),
         ({"model": ModelConfig("giant")}, "'giant' is unknown"),
     ],
 )

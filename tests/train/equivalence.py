@@ -56,7 +56,7 @@ def corrupt(batch, keys):
 
 
 def step_and_state(accumulation, execution, axis_name=None):
-    optimizer = optimizers.make_optimizer(RECIPE, 100)
+    optimizer = optimizers.make_optimizer(RECIPE, optimizers.make_schedule(RECIPE, 100))
     loss_fn = functools.partial(bj.pretraining_loss, config=CONFIG, execution=execution)
     loss = Loss(loss_fn, bj.pretraining_normalizers, corrupt)
     config = StepConfig(seed=1, accumulation=accumulation, axis_name=axis_name)
@@ -84,7 +84,7 @@ def under_jit(mesh_config, devices, accumulation=2, execution=PLAIN, parts=None)
         )
         state, metrics = compiled(state, put)
         yield metrics["loss"]
-    for tree, part in zip(("params", "opt_state/1/mu"), parts or (None, None), strict=True):
+    for tree, part in zip(("params", "opt_state/1/0/mu"), parts or (None, None), strict=True):
         array = named(state)[f"{tree}/encoder/layer_0/attention/query/kernel"]
         assert part is None or {x.data.shape for x in array.addressable_shards} == {part}, tree
 

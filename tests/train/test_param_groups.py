@@ -91,7 +91,7 @@ def linear_loss(params, batch, *, normalizers, **keys):
 def a_step(loss_fn, params, freeze, **settings):
     """Makes a train step, its first state, its optimizer and the frozen paths."""
     frozen = param_groups.frozen_names(freeze, params)
-    optimizer = make_optimizer(OptimizerConfig(warmup_steps=0, clip_norm=1e-3), 10)
+    optimizer = make_optimizer(OptimizerConfig(clip_norm=1e-3), 1e-4)
     loss = Loss(loss_fn, lambda batch: jnp.float32(4))
     step = make_train_step(loss, optimizer, StepConfig(**settings), frozen=frozen)
     return step, init_state(params, optimizer, frozen=frozen), optimizer, frozen
@@ -118,7 +118,7 @@ def test_frozen_parts_stay_and_count_nowhere():
     new, metrics = jax.jit(step)(state, batch)
     np.testing.assert_array_equal(new.params["layer_1"]["kernel"], params["layer_1"]["kernel"])
     assert new.params.keys() == params.keys()
-    assert new.opt_state[1].mu.keys() == {"layer_0", "layer_10"}
+    assert optax.tree.get(new.opt_state, "mu").keys() == {"layer_0", "layer_10"}
     np.testing.assert_allclose(metrics["grad_norm"], optax.tree.norm(grads), rtol=1e-6)
     for name in ("layer_0", "layer_10"):
         found = new.params[name]["kernel"]

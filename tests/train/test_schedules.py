@@ -141,25 +141,28 @@ def test_a_warm_up_may_end_where_the_decay_begins(share):
     fields = {"schedule": "wsd", "decay_share": share, "learning_rate": 1.0}
     schedule = make_schedule(OptimizerConfig(**fields, warmup_steps=warmup), 1000)
     assert float(schedule(warmup)) == pytest.approx(1.0)
-    with pytest.raises(bj.UserError, match="reach into the decay"):
+    with pytest.raises(bj.UserError, match="reaches into the decay"):
         make_schedule(OptimizerConfig(**fields, warmup_steps=warmup + 1), 1000)
 
 
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"warmup_steps": 20}, "warmup_steps 20 is not less than the 20 steps"),
+        (
+            {"warmup_steps": 20},
+            "warmup_steps` is 20 and must be less than the 20 training steps",
+        ),
         (
             {"schedule": "constant", "warmup_steps": 8, "cooldown_steps": 13},
-            "warmup_steps 8 and cooldown_steps 13 together are more than the 20",
+            r"warmup_steps` \(8\) and `optimizer.cooldown_steps` \(13\) exceed the 20",
         ),
         (
             {"schedule": "wsd", "warmup_steps": 17, "decay_share": 0.2},
-            "warmup_steps 17 reach into the decay of wsd, the last 20% of 20 steps",
+            r"warmup_steps` \(17\) reaches into the decay of the schedule wsd, the last 20% of 20",
         ),
     ],
 )
-def test_what_is_longer_than_training(fields, sentence):
+def test_warmup_and_decay_that_do_not_fit_are_refused(fields, sentence):
     with pytest.raises(bj.UserError, match=sentence):
         make_schedule(OptimizerConfig(**fields), 20)
 
@@ -167,14 +170,17 @@ def test_what_is_longer_than_training(fields, sentence):
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"schedule": "linaer"}, "schedule 'linaer' is unknown: give one of linear_google, linear"),
-        ({"power": 0.5}, "power is of the schedule polynomial alone, and the schedule is linear_g"),
-        ({"schedule": "cosine", "decay_share": 0.5}, "decay_share is of the schedule wsd alone"),
-        ({"schedule": "constant", "end_ratio": 0.1}, "constant keeps the peak"),
-        ({"schedule": "wsd", "cooldown_steps": 3}, "wsd decays by decay_share"),
-        ({"schedule": "linear", "cooldown_steps": 3}, "linear falls by a line to 0 as it is"),
+        (
+            {"schedule": "linaer"},
+            "schedule` 'linaer' is unknown: give one of linear_google, ",
+        ),
+        ({"power": 0.5}, "power` belongs to the schedule polynomial, and the schedule is linear_g"),
+        ({"schedule": "cosine", "decay_share": 0.5}, "decay_share` belongs to the schedule wsd"),
+        ({"schedule": "constant", "end_ratio": 0.1}, "constant does not decay"),
+        ({"schedule": "wsd", "cooldown_steps": 3}, "wsd already ends with a decay"),
+        ({"schedule": "linear", "cooldown_steps": 3}, "linear already falls linearly to 0"),
     ],
 )
-def test_what_would_change_nothing_is_refused(fields, sentence):
+def test_settings_that_the_schedule_does_not_use_are_refused(fields, sentence):
     with pytest.raises(bj.UserError, match=sentence):
         OptimizerConfig(**fields)

@@ -26,7 +26,7 @@ def mesh_of(data, fsdp, tensor):
 @pytest.fixture(scope="module")
 def abstract():
     """The first state of BERT-base with every head; no array is made."""
-    optimizer = make_optimizer(OptimizerConfig(), 100)
+    optimizer = make_optimizer(OptimizerConfig(), optax.constant_schedule(0.0))
 
     def first():
         heads = ("mlm", "nsp", "classifier")
@@ -95,11 +95,11 @@ TABLE = {**REST, **{f"{layer}/{name}": pair for layer in LAYERS for name, pair i
 
 def test_every_parameter_and_moment_of_base_on_data_2_fsdp_2_tensor_2(abstract):
     found = specs(mesh_of(2, 2, 2), abstract)
-    scalars = ("step", "updates", "bad_steps", "opt_state/3/count")
+    scalars = ("step", "updates", "bad_steps", "opt_state/1/0/count", "opt_state/3/count")
     expected = dict.fromkeys(scalars, P())
     expected |= {f"params/{name}": own for name, (own, _) in TABLE.items()}
     for moment in ("mu", "nu"):
-        expected |= {f"opt_state/1/{moment}/{name}": split for name, (_, split) in TABLE.items()}
+        expected |= {f"opt_state/1/0/{moment}/{name}": split for name, (_, split) in TABLE.items()}
     assert found == expected
 
 
@@ -110,7 +110,7 @@ def test_every_pattern_of_the_table_is_the_first_for_some_parameter(abstract):
 
 
 def test_the_moving_average_is_split_as_the_parameters(abstract):
-    optimizer = make_optimizer(OptimizerConfig("lamb"), 100)
+    optimizer = make_optimizer(OptimizerConfig("lamb"), optax.constant_schedule(0.0))
     frozen = {"pooler/kernel"}
     state = jax.eval_shape(
         lambda params: init_state(params, optimizer, frozen=frozen, average=True), abstract.params
@@ -119,7 +119,7 @@ def test_the_moving_average_is_split_as_the_parameters(abstract):
     assert {name for name in found if "pooler/kernel" in name} == {"params/pooler/kernel"}
     for name in TABLE.keys() - frozen:
         assert found[f"ema/{name}"] == found[f"params/{name}"] == TABLE[name][0]
-        assert found[f"opt_state/1/mu/{name}"] == TABLE[name][1]
+        assert found[f"opt_state/1/0/0/mu/{name}"] == TABLE[name][1]
 
 
 def test_moments_follow_the_table_under_the_names_of_optax(abstract):
@@ -136,8 +136,10 @@ def test_what_does_not_divide_is_left_out_and_named(abstract):
     # 2 outputs do not split in 4, and neither do 30,522 words: those split over D.
     alone = sharding.replicated_moments(mesh_of(4, 1, 5), abstract)
     names = ("classifier/bias", "mlm/bias", "nsp/bias")
-    assert sorted(alone) == sorted(f"opt_state/1/{m}/{n}" for m in ("mu", "nu") for n in names)
-    assert found["opt_state/1/mu/embeddings/word_embeddings/embedding"] == P(None, ("fsdp", "data"))
+    assert sorted(alone) == sorted(f"opt_state/1/0/{m}/{n}" for m in ("mu", "nu") for n in names)
+    assert found["opt_state/1/0/mu/embeddings/word_embeddings/embedding"] == P(
+        None, ("fsdp", "data")
+    )
     assert sharding.replicated_moments(mesh_of(2, 1, 1), abstract) == []
 
 

@@ -94,7 +94,7 @@ _SHARDED = """
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import PartitionSpec as P
 from bertjax.train import sharding
-from bertjax.train.optimizer import OptimizerConfig, make_optimizer
+from bertjax.train.optimizer import OptimizerConfig, make_optimizer, make_schedule
 from bertjax.train.tree import named, nested
 from bertjax.train.step import Loss, StepConfig, init_state, jit_train_step, make_train_step
 
@@ -117,7 +117,7 @@ def loss_fn(params, batch, *, normalizers, **keys):
     return error / normalizers["n"], {"error": (error, normalizers["n"])}
 
 config = OptimizerConfig("lamb", learning_rate=0.05, warmup_steps=0, layer_decay=0.5)
-optimizer = make_optimizer(config, 10, layers=2)
+optimizer = make_optimizer(config, make_schedule(config, 10), layers=2)
 
 def step_of(axis_name=None):
     loss = Loss(loss_fn, lambda batch: {"n": jnp.float32(len(batch["y"]))})
