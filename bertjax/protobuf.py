@@ -1,29 +1,36 @@
-"""What Google's file formats share: protocol buffers' wire format, and the masked CRC32C.
+"""Google's binary formats: protocol buffers, the masked CRC32C, and the framing of TFRecord files.
 
-TensorFlow's checkpoints and records and SentencePiece's models are read with nothing else, and
-event files are written (protobuf.dev/programming-guides/encoding).
+TensorFlow's checkpoints, TFRecord files and SentencePiece's models are read with these functions
+alone, and TensorBoard's event files are written with them.
+
+Formats: protobuf.dev/programming-guides/encoding, tensorflow/core/lib/io/record_writer.h.
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from bertjax.errors import UserError
 
 Fields = dict[int, list[int | bytes]]
-"""The values of a message by their fields' numbers, in order; none of them decoded further."""
+"""The values of a message by field number, in order, not decoded further."""
+
+_LENGTH = struct.Struct("<Q")
+_CRC = struct.Struct("<I")
+RECORD_HEADER_BYTES = _LENGTH.size + _CRC.size
+_MAX_RECORD_BYTES = 1 << 26
 
 
 class Malformed(Exception):
-    """The bytes are not what they should be; the message says what is wrong with them."""
+    """Bytes are not in the expected format; the message says what is wrong with them."""
 
 
 def varint(data: bytes, at: int) -> tuple[int, int]:
-    """A number in base 128, the lowest digit first, and where the reading ended.
+    """Decodes a base-128 number, lowest digit first; returns it and the position behind it.
 
     Raises:
-        Malformed: it is cut off or too long.
+        Malformed: it is truncated or too long.
     """
     if at < len(data) and data[at] < 0x80:  # most have one digit
         return data[at], at + 1
@@ -35,17 +42,17 @@ def varint(data: bytes, at: int) -> tuple[int, int]:
         at += 1
         value |= (byte & 0x7F) << shift
         if not byte and shift:
-            break  # a last digit of 0, which nobody writes
+            break  # no encoder writes a last digit of 0
         if byte < 0x80:
             return value, at
     raise Malformed("a number is too long")
 
 
 def fields(message: bytes) -> Fields:
-    """The fields of a protocol buffer.
+    """Decodes the fields of a message.
 
     Raises:
-        Malformed: it is none.
+        Malformed: the bytes are no message.
     """
     found: Fields = {}
     at = 0
@@ -69,15 +76,15 @@ def fields(message: bytes) -> Fields:
 
 
 def messages(found: Fields, field: int) -> list[bytes]:
-    """The values of a field that are bytes: messages, strings, packed numbers."""
+    """Returns the values of a field that are bytes: messages, strings, packed numbers."""
     return [value for value in found.get(field, []) if isinstance(value, bytes)]
 
 
 def number(found: Fields, field: int, default: int = 0) -> int:
-    """A field that is a number; the last where it is repeated.
+    """Returns the value of a number field, the last one if it is repeated.
 
     Raises:
-        Malformed: it is text.
+        Malformed: the field holds bytes.
     """
     value = found.get(field, [default])[-1]
     if not isinstance(value, int):
@@ -86,10 +93,10 @@ def number(found: Fields, field: int, default: int = 0) -> int:
 
 
 def float32(found: Fields, field: int) -> float:
-    """A field that is a number of 32 bits with a fraction; what is absent is 0.
+    """Returns the value of a float field; 0 if it is absent.
 
     Raises:
-        Malformed: it is something else.
+        Malformed: the field is no float.
     """
     bits = number(found, field)
     if bits >= 1 << 32:
@@ -98,24 +105,24 @@ def float32(found: Fields, field: int) -> float:
 
 
 def packed_varints(fields: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
-    """The numbers of packed fields, all decoded at once.
+    """Decodes the numbers of packed fields, all at once.
 
     Args:
-        fields: the bytes of each.
+        fields: the bytes of each field.
 
     Returns:
-        The numbers of all fields one after the other, int64 [numbers], and where those of each
-        field begin, and the number of them: int64 [len(fields) + 1].
+        The numbers of all fields one after the other, int64 [N]. Offsets of each field's first
+        number, followed by N, int64 [len(fields) + 1].
 
     Raises:
-        Malformed: a number is cut off or too long.
+        Malformed: a number is truncated or too long.
     """
     data = np.frombuffer(b"".join(fields), np.uint8)
     ends = data < 0x80
     counts = np.zeros(len(data) + 1, np.int64)
     np.cumsum(ends, out=counts[1:])
     bounds = np.cumsum([0, *map(len, fields)])
-    # Where no field is empty, each has to end with a number: else two fields share one.
+    # Every field that is not empty ends with the last digit of a number.
     if not ends[bounds[1:][np.diff(bounds) > 0] - 1].all():
         raise Malformed("a number is cut off")
     offsets = counts[bounds]
@@ -123,7 +130,7 @@ def packed_varints(fields: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
         return data.astype(np.int64), offsets
     starts = np.concatenate([[0], np.flatnonzero(ends)[:-1] + 1])
     place = np.arange(len(data)) - starts[counts[:-1]]
-    # As in `varint`, and here of 64 bits: ten digits, of which the last is 1.
+    # The same limits as in `varint`; 64 bits have ten digits, of which the last is 1.
     if (ends & (place > 0) & (data == 0)).any() or (data[place >= 9] > 1).any():
         raise Malformed("a number is too long")
     digits = (data & 0x7F).astype(np.uint64) << (7 * place).astype(np.uint64)
@@ -131,22 +138,22 @@ def packed_varints(fields: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def varint_field(field: int, value: int) -> bytes:
-    """A field that is a number from 0 on; nothing if it is 0, which is what an absent one is."""
+    """Encodes a field with an unsigned number; 0, the default, takes no bytes."""
     return _varint(field << 3) + _varint(value) if value else b""
 
 
 def bytes_field(field: int, value: bytes) -> bytes:
-    """A field that is bytes: a message, a string, packed numbers."""
+    """Encodes a field with a message, a string or packed numbers."""
     return _varint(field << 3 | 2) + _varint(len(value)) + value
 
 
 def float32_field(field: int, value: float) -> bytes:
-    """A field that is a number of 32 bits with a fraction; one too large for them is infinite."""
+    """Encodes a float field; a value beyond float32 becomes infinite."""
     return _varint(field << 3 | 5) + np.float32(value).tobytes()
 
 
 def float64_field(field: int, value: float) -> bytes:
-    """A field that is a number of 64 bits with a fraction."""
+    """Encodes a double field."""
     return _varint(field << 3 | 1) + struct.pack("<d", value)
 
 
@@ -159,7 +166,7 @@ def _varint(number: int) -> bytes:
 
 
 def masked_crc32c(data: bytes) -> int:
-    """The CRC32C as LevelDB keeps it: rotated and shifted, so that a sum of sums is no sum.
+    """Returns the CRC32C, rotated and shifted as LevelDB stores it.
 
     Raises:
         UserError: google-crc32c is not installed.
@@ -173,3 +180,42 @@ def masked_crc32c(data: bytes) -> int:
         ) from None
     value = google_crc32c.value(data)
     return ((value >> 15 | value << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def framed(record: bytes) -> bytes:
+    """Frames a record as TFRecord files do: its length and its bytes, each with a CRC32C."""
+    length = _LENGTH.pack(len(record))
+    return b"".join(part + _CRC.pack(masked_crc32c(part)) for part in (length, record))
+
+
+def is_record_header(data: bytes) -> bool:
+    """Whether RECORD_HEADER_BYTES bytes are the length of a record and its CRC32C."""
+    length, crc = data[: _LENGTH.size], data[_LENGTH.size :]
+    return len(data) == RECORD_HEADER_BYTES and masked_crc32c(length) == _CRC.unpack(crc)[0]
+
+
+def next_record(read: Callable[[int], bytes]) -> bytes | None:
+    """Reads the next framed record; None at the end.
+
+    Args:
+        read: returns that many bytes, fewer at the end of the file.
+
+    Raises:
+        Malformed: the record is truncated, too long, or its CRC32C is wrong.
+    """
+    header = read(RECORD_HEADER_BYTES)
+    if not header:
+        return None
+    (length,) = _LENGTH.unpack(_checked(header, _LENGTH.size, "the CRC32C of its length"))
+    if length > _MAX_RECORD_BYTES:
+        raise Malformed(f"{length} bytes long")
+    return _checked(read(length + _CRC.size), length, "its CRC32C")
+
+
+def _checked(data: bytes, size: int, crc: str) -> bytes:
+    """Returns the bytes before a CRC32C that they have."""
+    if len(data) < size + _CRC.size:
+        raise Malformed("the file ends in it")
+    if masked_crc32c(data[:size]) != _CRC.unpack(data[size:])[0]:
+        raise Malformed(f"{crc} is wrong")
+    return data[:size]

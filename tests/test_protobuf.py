@@ -1,5 +1,6 @@
-"""What many packed numbers at once are, against the same one by one."""
+"""Packed numbers decoded at once and one by one; framed records."""
 
+import io
 import itertools
 
 import pytest
@@ -35,7 +36,7 @@ def test_packed_numbers_come_back(fields):
 
 
 @given(st.lists(st.binary(max_size=25)))
-def test_any_bytes_are_what_they_are_one_by_one(fields):
+def test_any_bytes_decode_as_one_by_one(fields):
     try:
         expected = [one_by_one(field) for field in fields]
     except protobuf.Malformed:
@@ -47,6 +48,25 @@ def test_any_bytes_are_what_they_are_one_by_one(fields):
         assert (offsets[1:] - offsets[:-1]).tolist() == [*map(len, expected)]
 
 
-def test_a_number_that_goes_on_in_the_next_field_is_cut_off():
+def test_a_number_that_continues_in_the_next_field_is_refused():
     with pytest.raises(protobuf.Malformed, match="cut off"):
         protobuf.packed_varints([b"\x80", b"", b"\x01"])
+
+
+@given(st.lists(st.binary(max_size=40)))
+def test_framed_records_come_back(records):
+    stream = io.BytesIO(b"".join(map(protobuf.framed, records)))
+    assert list(iter(lambda: protobuf.next_record(stream.read), None)) == records
+
+
+@given(st.binary(min_size=1, max_size=40), st.data())
+def test_a_damaged_record_is_refused(record, data):
+    framed, header = protobuf.framed(record), protobuf.RECORD_HEADER_BYTES
+    assert protobuf.is_record_header(framed[:header])
+    place = data.draw(st.integers(0, len(framed) - 1))
+    flipped = bytearray(framed)
+    flipped[place] ^= 1 << data.draw(st.integers(0, 7))
+    for damaged in (framed[: place or 1], bytes(flipped)):
+        with pytest.raises(protobuf.Malformed):
+            protobuf.next_record(io.BytesIO(damaged).read)
+    assert protobuf.is_record_header(bytes(flipped[:header])) == (place >= header)

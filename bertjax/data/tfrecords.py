@@ -7,11 +7,11 @@ what was masked, so the text can be made whole, and masked anew in training.
 Formats: tensorflow/core/lib/io/record_writer.h and tensorflow/core/example/{example,feature}.proto.
 """
 
+import functools
 import gzip
 import itertools
 import re
 import shlex
-import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -40,9 +40,6 @@ _FEATURES = {
 # a.tfrecord, a.tfrecords.gz, a.tfrecord-00000-of-00010, eval.tf_record
 _NAME = re.compile(r"\.tf_?records?(-\d+-of-\d+)?(\.gz)?$", re.IGNORECASE)
 _GZIP = b"\x1f\x8b\x08"
-_HEADER = struct.Struct("<QI")  # a record's length, and the sum of these 8 bytes
-_SUM = struct.Struct("<I")
-_LONGEST_RECORD = 1 << 26
 _AT_ONCE = 512
 
 
@@ -104,19 +101,12 @@ def read_records(path: epath.PathLike) -> Iterator[bytes]:
         stream = _decompressed(file)
         for number in itertools.count(1):
             try:
-                record = _next_record(stream)
+                record = protobuf.next_record(functools.partial(_read, stream))
             except protobuf.Malformed as error:
                 raise _damaged(path, number, error) from None
             if record is None:
                 return
             yield record
-
-
-def framed(record: bytes) -> bytes:
-    """A record as a TFRecord file has it: its length and the record, each with its CRC32C."""
-    length = _HEADER.pack(len(record), 0)[:8]
-    sums = (_SUM.pack(protobuf.masked_crc32c(part)) for part in (length, record))
-    return length + next(sums) + record + next(sums)
 
 
 def is_named_tfrecord(path: epath.Path) -> bool:
@@ -130,10 +120,10 @@ def is_tfrecord(path: epath.Path) -> bool:
         return True
     with reading(path), path.open("rb") as file:
         try:
-            header = _read(_decompressed(file), _HEADER.size)
+            header = _read(_decompressed(file), protobuf.RECORD_HEADER_BYTES)
         except protobuf.Malformed:
             return False
-    return len(header) == _HEADER.size and _has_sum(header[:8], header[8:])
+    return protobuf.is_record_header(header)
 
 
 def expanded(patterns: Sequence[str], leave_out: Sequence[epath.Path]) -> list[str]:
@@ -196,34 +186,11 @@ def _decompressed(file: Any) -> Any:
     return gzip.GzipFile(fileobj=file) if start == _GZIP else file
 
 
-def _next_record(stream: Any) -> bytes | None:
-    header = _read(stream, _HEADER.size)
-    if not header:
-        return None
-    if len(header) < _HEADER.size:
-        raise protobuf.Malformed("the file ends in it")
-    if not _has_sum(header[:8], header[8:]):
-        raise protobuf.Malformed("the CRC32C of its length is wrong")
-    length, _ = _HEADER.unpack(header)
-    if length > _LONGEST_RECORD:
-        raise protobuf.Malformed(f"{length} bytes long")
-    data = _read(stream, length + _SUM.size)
-    if len(data) < length + _SUM.size:
-        raise protobuf.Malformed("the file ends in it")
-    if not _has_sum(data[:length], data[length:]):
-        raise protobuf.Malformed("its CRC32C is wrong")
-    return data[:length]
-
-
 def _read(stream: Any, size: int) -> bytes:
     try:
         return stream.read(size)
     except (EOFError, zlib.error, gzip.BadGzipFile):
         raise protobuf.Malformed("what gzip compressed is cut off or changed") from None
-
-
-def _has_sum(data: bytes, crc: bytes) -> bool:
-    return protobuf.masked_crc32c(data) == _SUM.unpack(crc)[0]
 
 
 def _damaged(path: epath.Path, number: int, error: protobuf.Malformed) -> UserError:

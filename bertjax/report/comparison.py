@@ -18,10 +18,10 @@ from bertjax.rundir.records import (
     metric_names,
     points_of,
     read_metrics,
-    read_records,
     read_settings,
     run_files,
 )
+from bertjax.train.telemetry.metrics_file import read_records
 
 _NO_SETTINGS = frozenset({"workdir", "fresh"})  # they always differ, and change no result
 

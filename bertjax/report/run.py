@@ -18,10 +18,10 @@ from bertjax.rundir.records import (
     Record,
     points_of,
     read_metrics,
-    read_records,
     read_result,
     run_files,
 )
+from bertjax.train.telemetry.metrics_file import read_records
 
 COMPARISON = "comparison.html"
 

@@ -7,8 +7,7 @@ from typing import Any, Literal, NamedTuple
 from etils import epath
 
 from bertjax.errors import UserError
-
-Record = dict[str, Any]
+from bertjax.train.telemetry.metrics_file import Record
 
 METRICS, CONFIG, RESULT = "metrics.jsonl", "config.json", "result.json"
 REPORT, STORY = "report", "story.json"  # the report's directory, and what a demo keeps in it
@@ -58,19 +57,6 @@ def run_files(directory: epath.Path) -> list[tuple[str, epath.Path]]:
     return [
         (str(path.parent.relative_to(directory)).replace("/", "-"), path) for path in sorted(found)
     ]
-
-
-def read_records(path: epath.Path) -> list[Record]:
-    """Reads a metrics.jsonl; skips damaged lines, such as a last one that a crash cut short."""
-    records = []
-    for line in path.read_bytes().decode(errors="replace").splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict) and isinstance(record.get("step"), int):
-            records.append(record)
-    return records
 
 
 def read_settings(directory: epath.Path) -> dict[str, Any]:

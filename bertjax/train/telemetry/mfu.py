@@ -1,10 +1,10 @@
-"""Model FLOPs utilization: the share of the devices' peak that a model's own operations are.
+"""Model FLOPs utilization: a model's FLOP/s as a share of the devices' peak.
 
 MFU = model FLOPs of a step / seconds of a step / peak FLOP/s of all devices (PaLM, arXiv
-2204.02311, appendix B). Model FLOPs are counted by `bertjax.model.flops`: the matrix products of
-one forward and one backward pass over the tokens that tokens/s counts. Rows of pre-training count
-whole, padding included; rows of fine-tuning count their own tokens alone, though more are computed.
-What is computed again to save memory, the optimizer, and evaluations do not count.
+2204.02311, appendix B). `bertjax.model.flops` counts model FLOPs: the matrix products of one
+forward and one backward pass over the tokens that tokens/s counts. A pre-training row counts with
+its padding; a fine-tuning row counts without, although padding is computed. Rematerialization, the
+optimizer and evaluations don't count.
 """
 
 import re
@@ -14,15 +14,15 @@ _TERA = 10**12
 
 
 class _Peak(NamedTuple):
-    """Dense TFLOP/s of one JAX device, whose `device_kind` contains `kind`."""
+    """Dense TFLOP/s of a JAX device whose `device_kind` contains `kind`."""
 
     kind: str
     bfloat16: float
     float32: float
-    """Of matrix products at JAX's default precision: bfloat16 on TPUs, TF32 on NVIDIA's GPUs."""
+    """At JAX's default matmul precision: bfloat16 on TPUs, TF32 on NVIDIA's GPUs."""
 
 
-# TPUs: cloud.google.com/tpu/docs, a page a version; of v2, v3 and 7x a device is half a chip.
+# TPUs: cloud.google.com/tpu/docs, one page a version; a device is half a chip of v2, v3 and 7x.
 # GPUs: NVIDIA's data sheets, without sparsity, at full power.
 _PEAKS = (
     _Peak("TPU v2", 23, 23),
@@ -47,14 +47,14 @@ _PEAKS = (
 
 
 def peak_flops(device_kind: str, dtype: str) -> float | None:
-    """The peak FLOP/s of a device; None of one that is not in the table, and of any CPU.
+    """Returns the peak FLOP/s of a device; None if the table lacks it, as for CPUs.
 
     Args:
-        device_kind: as `jax.Device` has it.
-        dtype: of the matrix products, "bfloat16" or "float32".
+        device_kind: the attribute of `jax.Device`.
+        dtype: dtype of the matrix products, "bfloat16" or "float32".
     """
     words = re.split(r"[ -]", device_kind)  # e.g. NVIDIA A100-SXM4-80GB
-    for peak in _PEAKS:  # the first that fits: longer names come before what they contain
+    for peak in _PEAKS:  # longer names come before those that they contain
         own = peak.kind.split()
         starts = range(len(words) - len(own) + 1)
         if any(words[at : at + len(own)] == own for at in starts):
@@ -63,24 +63,24 @@ def peak_flops(device_kind: str, dtype: str) -> float | None:
 
 
 class Work(NamedTuple):
-    """What a step is, for telling how fast it goes."""
+    """The FLOPs of a step and of its devices."""
 
     flops: float = 0.0
-    """Model FLOPs of a step, on average; 0 if they are not known."""
+    """Mean model FLOPs of a step; 0 if unknown."""
     peak: float | None = None
-    """FLOP/s of all devices together."""
+    """Peak FLOP/s of all devices together; None if unknown."""
     devices: str = ""
-    """What they are, e.g. "1 NVIDIA H100 80GB HBM3"."""
+    """Their number and kind, e.g. "1 NVIDIA H100 80GB HBM3"."""
 
     def record(self, steps_per_second: float | None) -> dict[str, float | None]:
-        """The metrics model_flops_per_second and mfu, as far as they are known."""
+        """Returns the metrics model_flops_per_second and mfu, those that are known."""
         if steps_per_second is None or not self.flops:
             return {}
         rate = self.flops * steps_per_second
         return {"model_flops_per_second": rate, "mfu": rate / self.peak if self.peak else None}
 
     def show(self, steps_per_second: float | None) -> list[str]:
-        """The same for a line: the MFU, or the FLOP/s where there is no peak."""
+        """Formats the MFU for a line, or the FLOP/s if the peak is unknown."""
         found = self.record(steps_per_second)
         if not found:
             return []
@@ -90,6 +90,6 @@ class Work(NamedTuple):
 
 
 def work_of(flops: float, device_kind: str, devices: int, dtype: str) -> Work:
-    """The work of a step on so many devices of a kind."""
+    """Returns the work of a step on `devices` devices of a kind."""
     peak = peak_flops(device_kind, dtype)
     return Work(flops, peak and peak * devices, f"{devices} {device_kind}")

@@ -1,35 +1,36 @@
-"""The plateau meter: says when a masked LM only predicts how often each token occurs."""
+"""The plateau meter: reports that a masked LM predicts only how often each token occurs."""
 
 from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
 _FLOOR, _CEILING = 0.96, 1.06
-"""Held-out loss over unigram entropy, between which a model has learnt frequencies and no more.
-They differ by a few percent: a tenth of the chosen tokens can be seen, and few are chosen."""
+"""Bounds of held-out loss / unigram entropy while a model has learned only frequencies.
+The two differ by a few percent: a tenth of the chosen tokens stay visible, and few are chosen."""
 _LEFT = 0.95
+"""Below this ratio a model has left the plateau."""
 _FLAT = 0.01
-"""A loss stands if it falls by less than this share of the entropy over all steps looked at."""
+"""A loss is flat if it falls by less than this share of the entropy over the observed steps."""
 _STEPS = 500
-"""A model is not said to stand before it was seen to for so many steps."""
+"""Steps to observe before a plateau is reported."""
 
 
 class PlateauMeter:
-    """Called with every record of metrics.jsonl, gives the sentence that is due, mostly None.
+    """Called with every record of metrics.jsonl, returns a sentence to log, mostly None.
 
-    The plateau is said once, and once that it was left. What was said follows from the records
-    alone: a resumed run gives the meter those from before, and it does not repeat itself.
+    It reports a plateau once, and leaving it once. Its reports depend on the records alone: a
+    resumed run passes the earlier records first, so the meter doesn't repeat itself.
     """
 
     def __init__(self, entropies: Mapping[str, float]) -> None:
-        """{metric of an evaluation: the unigram entropy of its text}: of all of them together."""
+        """`entropies` maps the evaluation metrics of a run to the unigram entropy of their text."""
         self._entropies = dict(entropies)
         self._seen: deque[tuple[int, dict[str, float]]] = deque()
         self._rate: float | None = None
         self._said = self._left = False
 
     def __call__(self, record: Mapping[str, Any]) -> str | None:
-        """Takes up a record."""
+        """Receives a record."""
         self._rate = record.get("learning_rate") or self._rate
         if record.get("kind") != "eval" or self._left:
             return None
@@ -45,7 +46,7 @@ class PlateauMeter:
 
     def _see(self, step: int, losses: dict[str, float]) -> None:
         self._seen.append((step, losses))
-        # As many evaluations as it takes to go back _STEPS, and no more.
+        # Keep only the evaluations needed to look back _STEPS.
         while len(self._seen) > 1 and self._seen[1][0] <= step - _STEPS:
             self._seen.popleft()
 
@@ -67,12 +68,12 @@ class PlateauMeter:
         rate = "" if self._rate is None else f" (it is {self._rate:.1e})"
         return (
             f"From step {first:,} to {last:,} the model only predicted how often each token "
-            f"occurs: {self._beside(losses)}; small models stand there for thousands of steps and "
-            f"then fall, and if this one does not, the usual causes are a learning rate too low or "
-            f"too high{rate}, too short a warm-up, too small a batch, or data whose tokens do not "
-            "follow from each other (bertjax prepare --audit); a new run may begin with first "
-            "values that don't stand there (--initialization.positions waves "
-            "--initialization.attention neighbours)."
+            f"occurs: {self._compared(losses)}. Small models stay there for thousands of steps "
+            "before the loss falls. If it doesn't fall, the usual causes are a learning rate too "
+            f"low or too high{rate}, too short a warm-up, too small a batch, or data whose tokens "
+            "don't depend on each other (the audit of `bertjax prepare` tells). In a new run, the "
+            "initialization with `initialization.positions` waves and `initialization.attention` "
+            "neighbours avoids the plateau."
         )
 
     def _leaving(self, step: int, losses: dict[str, float]) -> str | None:
@@ -81,10 +82,10 @@ class PlateauMeter:
         self._left = True
         return (
             f"At step {step:,} the model predicts more than how often each token occurs: "
-            f"{self._beside(losses)}."
+            f"{self._compared(losses)}."
         )
 
-    def _beside(self, losses: dict[str, float]) -> str:
+    def _compared(self, losses: dict[str, float]) -> str:
         return ", ".join(
             f"held-out {name} {loss:.3f}, unigram entropy {self._entropies[name]:.3f}"
             for name, loss in losses.items()

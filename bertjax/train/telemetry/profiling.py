@@ -1,4 +1,4 @@
-"""Traces of a window of steps by JAX's profiler."""
+"""Traces of some steps with JAX's profiler."""
 
 import pathlib
 import tempfile
@@ -12,13 +12,13 @@ class Profiler:
     """Traces steps first to last, and the beginning of the next, which is dispatched by then."""
 
     def __init__(self, first: int, last: int, directory: epath.Path) -> None:
-        """Traces go into a subdirectory of `directory` each, named by the time."""
+        """Each trace gets a subdirectory of `directory`, named by the time."""
         self._first, self._last, self._directory = first, last, directory
         self._writes_to: epath.Path | None = None
         self._started = 0
 
     def before(self, step: int) -> None:
-        """A step is about to be dispatched. A run that resumes in the window traces its rest."""
+        """Starts a trace if one of the steps is about to be dispatched."""
         if self._writes_to is not None or not self._first <= step <= self._last:
             return
         import jax
@@ -31,11 +31,11 @@ class Profiler:
         jax.profiler.start_trace(str(self._writes_to))
 
     def after(self, step: int) -> str | None:
-        """A step is done; the sentence to say when the window is."""
+        """Ends the trace after the last step; returns the sentence to log then."""
         return self.close(step) if step >= self._last else None
 
     def close(self, step: int) -> str | None:
-        """Ends a trace that is under way, and says where it is."""
+        """Ends the trace under way; returns a sentence with its place, or None."""
         if self._writes_to is None:
             return None
         import jax
@@ -52,7 +52,7 @@ class Profiler:
 
 
 def _move(source: epath.Path, target: epath.Path) -> None:
-    """The files of a local directory into an object store, to which the profiler can't write."""
+    """Moves local files into an object store, to which the profiler can't write."""
     for path in pathlib.Path(source).rglob("*"):
         if path.is_file():
             place = target / path.relative_to(source)

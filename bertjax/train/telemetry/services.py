@@ -1,6 +1,6 @@
-"""Weights & Biases and trackio: a run's records, settings and last values, where they are shown.
+"""Weights & Biases and trackio: trackers that log a run's records, configuration and last values.
 
-Neither is imported, and nothing connects, unless a run asks for it by its flag.
+Neither package is imported, and nothing connects, unless a run's configuration names a project.
 """
 
 import importlib
@@ -16,12 +16,11 @@ from bertjax.files import is_local, write_atomically
 
 KINDS = ("train", "eval")
 """The kinds of records."""
-# What a record says of itself instead of the model.
 _NO_METRIC = frozenset({"step", "kind", "time"})
 
 
 def scalars(record: Mapping[str, Any]) -> dict[str, float]:
-    """The metrics of a record that are numbers."""
+    """Returns the metrics of a record that are numbers."""
     return {
         name: float(value)
         for name, value in record.items()
@@ -30,10 +29,10 @@ def scalars(record: Mapping[str, Any]) -> dict[str, float]:
 
 
 class Service:
-    """A tracker (`train.trackers`) that logs to wandb, or to trackio, whose functions are like it.
+    """A tracker that logs to wandb, or to trackio, which has the same functions.
 
-    The run's id is kept in the run directory, with the last steps that were logged: a run that goes
-    on goes on there too, and what it repeats after a sudden end, with the same bits, is left out.
+    A file in the run directory stores the run's id and the last logged steps. A resumed run
+    continues the same run there and doesn't log a repeated step twice.
     """
 
     def __init__(
@@ -43,9 +42,9 @@ class Service:
 
         Args:
             module: "wandb" or "trackio".
-            project: there.
+            project: name of the project.
             workdir: the run directory.
-            settings: of the run, as JSON values.
+            settings: the run's configuration as JSON values.
 
         Raises:
             UserError: the package is not installed.
@@ -54,7 +53,7 @@ class Service:
             self._service = importlib.import_module(module)
         except ImportError:
             raise UserError(
-                f"telemetry.{module} needs the package {module}, which is not installed: pip "
+                f"`telemetry.{module}` needs the package {module}, which is not installed: pip "
                 f"install 'bertjax[{module}]'."
             ) from None
         self._module, self._project, self._workdir = module, project, workdir
@@ -65,10 +64,10 @@ class Service:
         self._run: Any = None
 
     def begin(self, history: Sequence[Mapping[str, Any]]) -> None:
-        """Starts the run there, or goes on with it, and logs what it lacks of the history."""
-        # Of seeds the directory above says which run they are of.
+        """Starts or resumes the service's run, and logs the records that it lacks."""
+        # The parent directory tells the runs of seeds apart.
         name = "-".join(self._workdir.parts[-2:]).strip("/")
-        self._memory = self._remembered() or {"id": f"{name}-{uuid.uuid4().hex[:8]}"}
+        self._memory = self._read() or {"id": f"{name}-{uuid.uuid4().hex[:8]}"}
         own = {"name": self._memory["id"]}
         if self._module == "wandb":
             own = {"name": name, "id": self._memory["id"]}
@@ -82,7 +81,7 @@ class Service:
             self.record(record)
 
     def record(self, record: Mapping[str, Any]) -> None:
-        """Logs a record, unless an earlier process has."""
+        """Logs a record, unless an earlier process did."""
         kind, step = record.get("kind"), record["step"]
         if kind not in KINDS:
             return
@@ -96,12 +95,12 @@ class Service:
             self._write()
 
     def flush(self) -> None:
-        """Keeps the last steps that were logged."""
+        """Stores the last logged steps."""
         if self._run is not None:
             self._write()
 
     def end(self) -> None:
-        """Gives the last values and finishes."""
+        """Logs the last values and ends the service's run."""
         if self._run is None:
             return
         self._write()
@@ -113,7 +112,7 @@ class Service:
     def _write(self) -> None:
         write_atomically(self._file, (json.dumps(self._memory) + "\n").encode())
 
-    def _remembered(self) -> dict[str, Any] | None:
+    def _read(self) -> dict[str, Any] | None:
         if not self._file.exists():
             return None
         try:
@@ -122,6 +121,6 @@ class Service:
             memory = None
         if not isinstance(memory, dict) or not isinstance(memory.get("id"), str):
             raise UserError(
-                f"{self._file}: names no run of {self._module}: remove it to log to a new one."
+                f"{self._file}: names no run of {self._module}; remove it to log to a new run."
             )
         return memory

@@ -1,10 +1,9 @@
-"""Where a run's records go besides metrics.jsonl, by flag: event files for TensorBoard, and the
-services that `train.services` logs to."""
+"""Trackers, which receive the records of metrics.jsonl: TensorBoard's event files and services."""
 
 import dataclasses
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from etils import epath
@@ -22,76 +21,75 @@ SERVICES = ("wandb", "trackio")
 
 @dataclasses.dataclass(frozen=True)
 class TelemetryConfig:
-    """Where metrics go besides metrics.jsonl, and what is looked at; training stays the same."""
+    """Trackers and traces. They don't change training."""
 
     tensorboard: bool = False
-    """Also write event files that TensorBoard reads, into tensorboard/ of the run directory."""
+    """Write event files for TensorBoard into tensorboard/ of the run directory."""
     wandb: str | None = None
-    """Project of Weights & Biases to log to (extra wandb); WANDB_MODE=offline connects nowhere."""
+    """Weights & Biases project to log to (extra wandb). WANDB_MODE=offline opens no connection."""
     trackio: str | None = None
-    """Project of trackio to log to, on this machine unless TRACKIO_SPACE_ID is set (extra
-    trackio)."""
+    """trackio project to log to (extra trackio), on this machine unless TRACKIO_SPACE_ID is set."""
     profile_steps: tuple[int, int] | None = None
-    """First and last step to trace by JAX's profiler, into profile/ of the run directory."""
+    """First and last step to trace with JAX's profiler, into profile/ of the run directory."""
 
     def __post_init__(self) -> None:
         for name in SERVICES:
             if getattr(self, name) == "":
-                raise UserError(f"telemetry.{name} is empty: give the name of a project.")
+                raise UserError(f"`telemetry.{name}` is empty: give the name of a project.")
         if self.profile_steps is not None:
             first, last = self.profile_steps
             if not 1 <= first <= last:
                 raise UserError(
-                    f"profile_steps are {first} {last}: give the first step, from 1 on, and the "
-                    "last, which is not before it."
+                    f"`telemetry.profile_steps` is {first} {last}: give the first step, at least "
+                    "1, and the last step, not below the first."
                 )
 
     def check(self, train_steps: int) -> None:
-        """Refuses what a run of so many steps can't do.
+        """Checks the steps to trace against the length of the run.
 
         Raises:
-            UserError: the steps to trace are not all in the run.
+            UserError: the run doesn't have all of them.
         """
         if self.profile_steps is not None and self.profile_steps[1] > train_steps:
             first, last = self.profile_steps
             raise UserError(
-                f"profile_steps are {first} {last}, and the run has {train_steps:,} steps: give "
-                "steps that it has."
+                f"`telemetry.profile_steps` is {first} {last}, and the run has {train_steps:,} "
+                "steps: give steps of the run."
             )
 
 
 class Tracker(Protocol):
-    """Is given what metrics.jsonl is given, by the first process alone."""
+    """Receives every record of metrics.jsonl, in the first process only."""
 
     def begin(self, history: Sequence[Record]) -> None:
-        """Starts, with the records up to the step that the run goes on from."""
+        """Starts; `history` holds the records up to the step that the run resumes from."""
         ...
 
     def record(self, record: Record) -> None:
-        """Takes up a record."""
+        """Receives a new record."""
         ...
 
     def flush(self) -> None:
-        """Brings what can't be appended to up to date; called before a save."""
+        """Writes what could not be appended; called before a save."""
         ...
 
     def end(self) -> None:
-        """Closes; may be called twice."""
+        """Closes the tracker; may be called twice."""
         ...
 
 
 def make_trackers(
     config: TelemetryConfig, workdir: epath.Path, settings: Mapping[str, Any]
 ) -> tuple[Tracker, ...]:
-    """The trackers that a configuration asks for; none of them writes before it begins.
+    """Makes the trackers of a configuration; none of them writes before `begin`.
 
     Args:
-        config: which.
+        config: the trackers to make.
         workdir: the run directory.
-        settings: of the run, as JSON values.
+        settings: the run's configuration as JSON values.
 
     Raises:
-        UserError: a package that one needs is not installed.
+        UserError: a tracker needs a package that is not installed.
     """
     trackers: list[Tracker] = []
     if config.tensorboard:
@@ -103,56 +101,55 @@ def make_trackers(
 
 
 def make_profiler(config: TelemetryConfig, workdir: epath.Path) -> Profiler | None:
-    """What traces the steps that a configuration asks for; None if it asks for none."""
+    """Makes the profiler of a configuration; None if no steps are to be traced."""
     if config.profile_steps is None:
         return None
     return Profiler(*config.profile_steps, workdir / "profile")
 
 
 class EventFiles:
-    """Event files for TensorBoard, in directories train and eval: a metric's curves share a chart.
+    """Event files for TensorBoard, in directories train and eval, so that a metric has one chart.
 
-    When a run goes on, both files are written anew from its history: steps that a sudden end cost
-    are not there twice, and a run that began without them has all of its metrics.
+    A resumed run writes both files anew from its history. Steps that are repeated after a crash
+    appear once, and a run that began without event files gets all of its metrics.
 
     Formats: tensorflow/core/util/event.proto, tensorflow/core/framework/summary.proto.
     """
 
     def __init__(self, directory: epath.Path, clock: Callable[[], float] = time.time) -> None:
-        """Nothing is written before `begin`; `clock` gives seconds since 1970."""
+        """Nothing is written before `begin`; `clock` returns seconds since 1970."""
         self._directory, self._clock = directory, clock
         self._paths: dict[str, epath.Path] = {}
-        self._whole: dict[str, bytes] = {}  # where files can't be appended to
+        self._whole: dict[str, bytes] = {}  # for object stores, which can't append
 
     def begin(self, history: Sequence[Record]) -> None:
-        """Writes the files of what was recorded, and removes those from before."""
+        """Writes new files with the history, and removes the old ones."""
         for kind in KINDS:
             directory = self._directory / kind
             with writing(directory):
                 directory.mkdir(parents=True, exist_ok=True)
             before = sorted(directory.glob("events.out.tfevents.*"))
-            # TensorBoard, which may be looking, goes on to files of later names alone.
+            # A running TensorBoard continues only with files of later names.
             numbers = [int(found[1]) for path in before if (found := _NUMBER.search(path.name))]
             number = max(int(self._clock()), *(number + 1 for number in numbers), 0)
             self._paths[kind] = directory / f"events.out.tfevents.{number:010d}.bertjax"
-            now = self._clock()  # the time of records that were written before they had one
-            own = [{"time": now, **record} for record in history if record.get("kind") == kind]
-            self._write(kind, _preamble(now) + b"".join(map(_event, own)))
+            own = (record for record in history if record.get("kind") == kind)
+            self._write(kind, _preamble(self._clock()) + b"".join(map(_event, own)))
             for path in before:
                 path.unlink()
         self.flush()
 
     def record(self, record: Record) -> None:
-        """Appends a record."""
+        """Appends an event."""
         self._write(record["kind"], _event(record))
 
     def flush(self) -> None:
-        """Writes whole what an object store can't append to."""
+        """Writes the files of an object store."""
         for kind, data in self._whole.items():
             write_atomically(self._paths[kind], data)
 
     def end(self) -> None:
-        """Writes what is left to write."""
+        """Writes what is left."""
         self.flush()
 
     def _write(self, kind: str, data: bytes) -> None:
@@ -168,10 +165,14 @@ _NUMBER = re.compile(r"tfevents\.(\d+)\.")
 
 
 def _preamble(now: float) -> bytes:
-    """The version, and that a session starts here: what a reader has of later steps is outdated."""
+    """Returns the events with the version and with the start of a session.
+
+    The latter makes readers drop the later steps that they know.
+    """
     version = protobuf.bytes_field(3, b"brain.Event:2")
     start = protobuf.bytes_field(7, protobuf.varint_field(1, 1))
-    return b"".join(_framed([protobuf.float64_field(1, now), field]) for field in (version, start))
+    time_field = protobuf.float64_field(1, now)
+    return protobuf.framed(time_field + version) + protobuf.framed(time_field + start)
 
 
 def _event(record: Record) -> bytes:
@@ -181,16 +182,8 @@ def _event(record: Record) -> bytes:
         )
         for name, value in scalars(record).items()
     )
-    return _framed(
-        [
-            protobuf.float64_field(1, record["time"]),
-            protobuf.varint_field(2, record["step"]),
-            protobuf.bytes_field(5, b"".join(values)),
-        ]
+    return protobuf.framed(
+        protobuf.float64_field(1, record["time"])
+        + protobuf.varint_field(2, record["step"])
+        + protobuf.bytes_field(5, b"".join(values))
     )
-
-
-def _framed(fields: Iterable[bytes]) -> bytes:
-    from bertjax.data.tfrecords import framed  # with what it needs for reading text
-
-    return framed(b"".join(fields))

@@ -2,9 +2,10 @@ import json
 
 import pytest
 
-from bertjax.train.phases import Phase
-from bertjax.train.telemetry.logger import Field, Telemetry, duration
+from bertjax.train.telemetry.fields import Field, duration
+from bertjax.train.telemetry.logger import Telemetry
 from bertjax.train.telemetry.mfu import Work
+from bertjax.train.telemetry.phases import PhaseInfo
 
 FIELDS = (
     Field("mlm_loss", "mlm", ".2f", ("unigram", 6.71)),
@@ -51,7 +52,7 @@ def run(telemetry, clock, steps, *, seconds=0.5, metrics=METRICS):
 
 def test_a_line_and_a_record_hold_everything(tmp_path):
     telemetry, lines, clock = make(tmp_path / "metrics.jsonl")
-    telemetry.begin(0, 10_000, log_every=600, tokens_per_step=8192)
+    telemetry.begin(0, [PhaseInfo(10_000, 8192)], log_every=600)
     clock.now += 60  # compiling counts in nothing
     telemetry.waited(5.0)
     run(telemetry, clock, range(1, 601))
@@ -71,8 +72,8 @@ def test_a_line_and_a_record_hold_everything(tmp_path):
 
 def test_model_flops_stand_beside_tokens(tmp_path):
     work = Work(flops=5e9, peak=2e10, devices="1 fast thing")
-    telemetry, lines, clock = make(tmp_path / "m.jsonl", work=work)
-    telemetry.begin(0, 20, log_every=10, tokens_per_step=100)
+    telemetry, lines, clock = make(tmp_path / "m.jsonl")
+    telemetry.begin(0, [PhaseInfo(20, 100, work=work)], log_every=10)
     assert telemetry.speed() == ""
     run(telemetry, clock, range(1, 11))
     telemetry.evaluated(10, {"mlm_loss": 5.0}, seconds=0.0)
@@ -87,7 +88,7 @@ def test_model_flops_stand_beside_tokens(tmp_path):
 
 def test_means_since_the_last_line_but_the_newest_learning_rate(tmp_path):
     telemetry, _, _ = make(tmp_path / "m.jsonl")
-    telemetry.begin(0, 4, log_every=2, tokens_per_step=1)
+    telemetry.begin(0, [PhaseInfo(4)], log_every=2)
     for step in range(1, 5):
         telemetry.step(step, {"mlm_loss": float(step), "learning_rate": float(step)})
     first, second = records(tmp_path / "m.jsonl")
@@ -97,7 +98,7 @@ def test_means_since_the_last_line_but_the_newest_learning_rate(tmp_path):
 
 def test_skipped_steps_are_counted_and_in_no_mean(tmp_path):
     telemetry, lines, _ = make(tmp_path / "m.jsonl")
-    telemetry.begin(0, 6, log_every=3, tokens_per_step=1)
+    telemetry.begin(0, [PhaseInfo(6)], log_every=3)
     for step in range(1, 7):
         bad = step != 2
         telemetry.step(step, {"mlm_loss": float("nan") if bad else 2.0}, skipped=bad)
@@ -113,7 +114,7 @@ def test_skipped_steps_are_counted_and_in_no_mean(tmp_path):
 
 def test_waiting_and_evaluations_are_taken_apart_from_training(tmp_path):
     telemetry, lines, clock = make(tmp_path / "m.jsonl")
-    telemetry.begin(0, 100, log_every=10, tokens_per_step=100)
+    telemetry.begin(0, [PhaseInfo(100, 100)], log_every=10)
     run(telemetry, clock, [1])
     for step in range(2, 11):
         telemetry.waited(0.25)
@@ -131,7 +132,7 @@ def test_waiting_and_evaluations_are_taken_apart_from_training(tmp_path):
 
 def test_eval_fields_may_differ(tmp_path):
     telemetry, lines, _ = make(tmp_path / "m.jsonl", eval_fields=(Field("matthews", "MCC", ".1f"),))
-    telemetry.begin(0, 10, log_every=10, tokens_per_step=1)
+    telemetry.begin(0, [PhaseInfo(10)], log_every=10)
     telemetry.evaluated(5, {"matthews": 0.5, "other": 1.0}, seconds=0.1)
     assert lines == ["eval at 5  MCC 0.5"]
     assert records(tmp_path / "m.jsonl")[0]["other"] == 1.0
@@ -140,12 +141,12 @@ def test_eval_fields_may_differ(tmp_path):
 def test_resuming_drops_what_came_later_and_damaged_lines(tmp_path):
     path = tmp_path / "m.jsonl"
     telemetry, _, clock = make(path)
-    telemetry.begin(0, 100, log_every=2, tokens_per_step=1)
+    telemetry.begin(0, [PhaseInfo(100)], log_every=2)
     run(telemetry, clock, range(1, 9))
     with path.open("ab") as file:
         file.write(b'\xff\xfe\n{"step": 10, "kind": "tra')
     telemetry, _, clock = make(path)
-    telemetry.begin(5, 100, log_every=2, tokens_per_step=1)
+    telemetry.begin(5, [PhaseInfo(100)], log_every=2)
     assert [record["step"] for record in telemetry.history] == [2, 4]
     run(telemetry, clock, range(6, 9))
     assert [record["step"] for record in records(path)] == [2, 4, 6, 8]
@@ -155,12 +156,12 @@ def test_resuming_drops_what_came_later_and_damaged_lines(tmp_path):
 def test_an_evaluation_that_is_not_known_is_dropped_and_written_once(tmp_path):
     path = tmp_path / "m.jsonl"
     telemetry, _, clock = make(path)
-    telemetry.begin(0, 6, log_every=2)
+    telemetry.begin(0, [PhaseInfo(6)], log_every=2)
     for step in (2, 4):
         run(telemetry, clock, [step - 1, step])
         telemetry.evaluated(step, {"mlm_loss": 5.0}, seconds=0.1)
     telemetry, _, _ = make(path)
-    telemetry.begin(4, 6, log_every=2, evaluated=2)
+    telemetry.begin(4, [PhaseInfo(6)], log_every=2, evaluated=2)
     known = [(2, "train"), (2, "eval"), (4, "train")]
     assert [(record["step"], record["kind"]) for record in telemetry.history] == known
     telemetry.evaluated(4, {"mlm_loss": 5.0}, seconds=0.1)
@@ -176,7 +177,7 @@ def test_a_window_that_was_saved_goes_on_with_the_same_bits(tmp_path):
         window, done = None, 0
         for part in parts:
             telemetry, _, _ = make(path)
-            telemetry.begin(done, 6, log_every=6, tokens_per_step=1, window=window)
+            telemetry.begin(done, [PhaseInfo(6)], log_every=6, window=window)
             for step in part:
                 telemetry.step(step, {"mlm_loss": losses[step - 1]})
             window, done = json.loads(json.dumps(telemetry.window())), part[-1]
@@ -187,7 +188,7 @@ def test_a_window_that_was_saved_goes_on_with_the_same_bits(tmp_path):
 
 def test_what_is_not_finite_is_null_in_the_file(tmp_path):
     telemetry, lines, _ = make(tmp_path / "m.jsonl")
-    telemetry.begin(0, 1, log_every=1, tokens_per_step=1)
+    telemetry.begin(0, [PhaseInfo(1)], log_every=1)
     telemetry.step(1, {"mlm_loss": float("inf"), "grad_norm": 1.0})
     assert json.loads((tmp_path / "m.jsonl").read_text())["mlm_loss"] is None
     assert "mlm inf" in lines[0]
@@ -195,7 +196,7 @@ def test_what_is_not_finite_is_null_in_the_file(tmp_path):
 
 def test_a_quiet_process_writes_nothing(tmp_path):
     telemetry, lines, clock = make(tmp_path / "sub" / "m.jsonl")
-    telemetry.begin(0, 4, log_every=1, tokens_per_step=1, quiet=True)
+    telemetry.begin(0, [PhaseInfo(4)], log_every=1, quiet=True)
     run(telemetry, clock, range(1, 5))
     telemetry.say("nothing")
     telemetry.end()
@@ -206,7 +207,7 @@ def test_a_quiet_process_writes_nothing(tmp_path):
 
 def test_the_bar_replaces_training_lines_only(tmp_path, capsys):
     telemetry, lines, clock = make(tmp_path / "m.jsonl", progress=True)
-    telemetry.begin(2, 6, log_every=2, tokens_per_step=1)
+    telemetry.begin(2, [PhaseInfo(6)], log_every=2)
     run(telemetry, clock, range(3, 7))
     telemetry.evaluated(6, {"mlm_loss": 5.0}, seconds=0.1)
     telemetry.end()
@@ -228,8 +229,8 @@ def test_duration(seconds, text):
 def test_phases_have_their_own_name_tokens_and_end(tmp_path):
     telemetry, lines, clock = make(tmp_path / "m.jsonl")
     other = (Field("mlm_loss", "mlm", ".2f", ("unigram", 5.5)),)
-    phases = (Phase(15, 100, "1"), Phase(40, 400, "2", other))
-    telemetry.begin(0, 40, log_every=10, phases=phases)
+    phases = (PhaseInfo(15, 100, "1"), PhaseInfo(40, 400, "2", other))
+    telemetry.begin(0, phases, log_every=10)
     run(telemetry, clock, range(1, 16), seconds=1.0)
     run(telemetry, clock, [16], seconds=50.0)  # compiles
     run(telemetry, clock, range(17, 21), seconds=2.0)

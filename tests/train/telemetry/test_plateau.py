@@ -27,8 +27,8 @@ def test_a_model_that_stands_at_the_entropy_is_told_of_once():
     assert "From step 1,000 to 1,500" in sentence
     assert "held-out mlm_loss 6.010, unigram entropy 6.000" in sentence
     assert "learning rate too low or too high (it is 1.0e-04)" in sentence
-    assert "--initialization.positions waves --initialization.attention neighbours" in sentence
-    assert sentence.count(". ") == 0 and sentence.endswith(".")
+    assert "`initialization.positions` waves and `initialization.attention` neighbours" in sentence
+    assert "\n" not in sentence and sentence.endswith(".")
 
 
 def test_two_runs_on_novels():

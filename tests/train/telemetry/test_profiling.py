@@ -64,7 +64,7 @@ def test_in_an_object_store_the_trace_arrives_there(remote):
 
 @pytest.mark.parametrize("steps", [(0, 5), (5, 4), (-3, -1)])
 def test_windows_that_are_none_are_refused(steps):
-    with pytest.raises(UserError, match="profile_steps are"):
+    with pytest.raises(UserError, match="profile_steps` is"):
         TelemetryConfig(profile_steps=steps)
 
 

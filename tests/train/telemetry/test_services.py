@@ -7,6 +7,7 @@ import pytest
 
 from bertjax.errors import UserError
 from bertjax.train.telemetry.logger import Telemetry
+from bertjax.train.telemetry.phases import PhaseInfo
 from bertjax.train.telemetry.trackers import TelemetryConfig, make_trackers
 
 
@@ -42,7 +43,7 @@ def train(name, workdir, start, last, settings=None):
         progress=False,
         trackers=make_trackers(config, workdir, settings or {}),
     )
-    telemetry.begin(start, 8, log_every=2, tokens_per_step=0)
+    telemetry.begin(start, [PhaseInfo(8)], log_every=2)
     for step in range(start + 1, last + 1):
         telemetry.step(step, {"loss": 1 / step})
     return telemetry
@@ -80,7 +81,7 @@ def test_a_resumed_run_goes_on_there_and_repeats_nothing(service, tmp_path):
 def test_a_run_that_began_without_it_logs_its_history(service, tmp_path):
     name, _, calls = service
     plain = Telemetry(tmp_path / "metrics.jsonl", log=lambda line: None, progress=False)
-    plain.begin(0, 8, log_every=2, tokens_per_step=0)
+    plain.begin(0, [PhaseInfo(8)], log_every=2)
     for step in range(1, 5):
         plain.step(step, {"loss": 1.0})
     train(name, tmp_path, 4, 6).end()
@@ -92,7 +93,7 @@ def test_another_process_and_a_run_without_the_flag_start_nothing(service, tmp_p
     config = TelemetryConfig(**{name: "project"})
     trackers = make_trackers(config, tmp_path, {})
     telemetry = Telemetry(tmp_path / "m.jsonl", log=print, progress=False, trackers=trackers)
-    telemetry.begin(0, 2, log_every=1, tokens_per_step=0, quiet=True)
+    telemetry.begin(0, [PhaseInfo(2)], log_every=1, quiet=True)
     telemetry.step(1, {"loss": 1.0})
     telemetry.end()
     assert inits == calls == list(tmp_path.iterdir()) == []

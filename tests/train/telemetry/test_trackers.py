@@ -6,6 +6,7 @@ import pathlib
 import pytest
 
 from bertjax.train.telemetry.logger import Telemetry
+from bertjax.train.telemetry.phases import PhaseInfo
 from bertjax.train.telemetry.trackers import EventFiles, TelemetryConfig, make_trackers
 
 RECORDS = [
@@ -43,7 +44,7 @@ def test_resumed_files_hold_every_step_once(tmp_path):
                 trackers=[files],
                 now=lambda: 1.8e9,
             )
-            telemetry.begin(done, 12, log_every=2, tokens_per_step=0)
+            telemetry.begin(done, [PhaseInfo(12)], log_every=2)
             for step in range(done + 1, last + 1):
                 telemetry.step(step, {"loss": 1 / step})
             done = upto  # what was saved of it
@@ -59,7 +60,7 @@ def test_a_run_that_began_without_them_has_all_of_its_metrics(tmp_path):
     path.write_text("".join(json.dumps(record) + "\n" for record in RECORDS))
     trackers = make_trackers(TelemetryConfig(tensorboard=True), tmp_path, {})
     telemetry = Telemetry(path, log=lambda line: None, progress=False, trackers=trackers)
-    telemetry.begin(16, 16, log_every=2, tokens_per_step=0)
+    telemetry.begin(16, [PhaseInfo(16)], log_every=2)
     telemetry.end()
     whole = EventFiles(tmp_path / "other", clock=lambda: 1.7e9)
     whole.begin([])
@@ -77,7 +78,7 @@ def test_without_the_flag_and_in_other_processes_there_is_nothing(tmp_path):
     assert make_trackers(TelemetryConfig(), tmp_path, {}) == ()
     trackers = make_trackers(TelemetryConfig(tensorboard=True), tmp_path, {})
     telemetry = Telemetry(tmp_path / "m.jsonl", log=print, progress=False, trackers=trackers)
-    telemetry.begin(0, 2, log_every=1, tokens_per_step=0, quiet=True)
+    telemetry.begin(0, [PhaseInfo(2)], log_every=1, quiet=True)
     telemetry.step(1, {"loss": 1.0})
     telemetry.end()
     assert list(tmp_path.iterdir()) == []

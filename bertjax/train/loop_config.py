@@ -1,0 +1,45 @@
+"""The settings of the training loop."""
+
+import dataclasses
+
+from bertjax.errors import UserError
+
+_MINIMUM = {
+    "train_steps": 1,
+    "log_every": 1,
+    "eval_every": 0,
+    "save_every": 1,
+    "keep_last": 3,
+    "keep_best": 0,
+    "max_bad_steps": 1,
+    "patience": 0,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopConfig:
+    """Length of a run and intervals between its reports and saves. A resumed run may change all."""
+
+    train_steps: int = 1000
+    """Total number of steps. A larger number continues a finished run."""
+    log_every: int = 50
+    """Steps between two lines of metrics."""
+    eval_every: int = 500
+    """Steps between two evaluations. The last step is always evaluated; 0 evaluates only it."""
+    save_every: int = 500
+    """Steps between two checkpoints, at most so many are lost in a crash. The last step is always
+    saved."""
+    keep_last: int = 3
+    """Number of newest checkpoints to keep, at least 3."""
+    keep_best: int = 1
+    """Number of best checkpoints to keep in addition, as measured by the evaluation."""
+    max_bad_steps: int = 20
+    """Stop after this number of consecutive steps whose loss or gradient is not finite. Each of
+    them is skipped."""
+    patience: int = 0
+    """End early after this number of consecutive evaluations without a new best one. 0: never."""
+
+    def __post_init__(self) -> None:
+        for name, minimum in _MINIMUM.items():
+            if (value := getattr(self, name)) < minimum:
+                raise UserError(f"`loop.{name}` is {value}: give at least {minimum}.")

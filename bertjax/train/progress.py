@@ -1,0 +1,54 @@
+"""The evaluations of a run so far: the best one, and how long none was better."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+
+@dataclasses.dataclass
+class Progress:
+    """What a run remembers of its evaluations; checkpoints save it as JSON values."""
+
+    best: dict[str, Any] | None = None
+    """`step`, `value` and all `metrics` of the best evaluation."""
+    evaluated: int = 0
+    """The last step with an evaluation."""
+    no_better: int = 0
+    """Number of consecutive evaluations without a new best one."""
+
+    def add(
+        self,
+        step: int,
+        metrics: Mapping[str, float],
+        value: float | None,
+        *,
+        mode: str,
+        first: int,
+        eligible: bool,
+    ) -> bool:
+        """Adds an evaluation and returns whether it is the best so far.
+
+        Args:
+            step: number of steps done.
+            metrics: all of its metrics.
+            value: the metric that is compared; None if there is none.
+            mode: whether the "min" or the "max" value is better.
+            first: steps up to this one don't compete: they belong to an earlier phase.
+            eligible: False for a state that won't be saved. It neither is the best nor costs
+                patience.
+        """
+        self.evaluated = step
+        best = self.best if self.best and self.best["step"] > first else None
+        is_best = eligible and value is not None and math.isfinite(value)
+        if is_best and best is not None:
+            sign = 1 if mode == "min" else -1
+            is_best = sign * value < sign * best["value"]
+        if is_best:
+            self.best = {"step": step, "value": value, "metrics": dict(metrics)}
+        self.no_better = 0 if is_best else self.no_better + eligible
+        return is_best
+
+    def is_out_of_patience(self, patience: int) -> bool:
+        """Whether `patience` evaluations in a row were no better; never if patience is 0."""
+        return 0 < patience <= self.no_better

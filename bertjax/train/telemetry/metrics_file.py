@@ -1,0 +1,73 @@
+"""metrics.jsonl: a run's records, one JSON object a line."""
+
+import json
+from typing import Any
+
+from etils import epath
+
+from bertjax.files import is_local, write_atomically, writing
+
+Record = dict[str, Any]
+
+
+def read_records(path: epath.Path) -> list[Record]:
+    """Reads the records of a metrics.jsonl, without damaged lines such as a truncated last one."""
+    records = []
+    for line in path.read_bytes().decode(errors="replace").splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            record = None
+        if isinstance(record, dict) and isinstance(record.get("step"), int):
+            records.append(record)
+    return records
+
+
+class MetricsFile:
+    """The records of a run, kept in memory and in a file."""
+
+    def __init__(self, path: epath.PathLike) -> None:
+        """Nothing is read or written before `begin`."""
+        self.path = epath.Path(path)
+        self.records: list[Record] = []
+        self._read_only = False
+        # Object stores can't append to a file: it is written whole, at saves and at the end.
+        self._appendable = is_local(self.path)
+
+    def begin(self, step: int, evaluated: int, *, read_only: bool) -> None:
+        """Reads the records of an earlier process up to a step, and drops later ones.
+
+        Args:
+            step: last step whose records stay.
+            evaluated: last step whose evaluations stay.
+            read_only: write nothing.
+        """
+        self.records, self._read_only = [], read_only
+        if not read_only:
+            with writing(self.path):
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+        if not self.path.exists():
+            return
+        for record in read_records(self.path):
+            if record["step"] <= (evaluated if record.get("kind") == "eval" else step):
+                self.records.append(record)
+        if not read_only and self._text().encode() != self.path.read_bytes():
+            self._write()
+
+    def append(self, record: Record) -> None:
+        """Adds a record."""
+        self.records.append(record)
+        if self._appendable and not self._read_only:
+            with writing(self.path), self.path.open("a") as file:
+                file.write(json.dumps(record) + "\n")
+
+    def flush(self) -> None:
+        """Writes the records that could not be appended."""
+        if self.records and not (self._appendable or self._read_only):
+            self._write()
+
+    def _text(self) -> str:
+        return "".join(json.dumps(record) + "\n" for record in self.records)
+
+    def _write(self) -> None:
+        write_atomically(self.path, self._text().encode())
