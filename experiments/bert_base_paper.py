@@ -15,7 +15,7 @@ Result: not run. The paper's own: GLUE 79.6 on average, SQuAD 1.1 dev F1 88.5.
 
 from bertjax.config import Execution
 from bertjax.pretrain.config import ModelConfig, PretrainConfig, SecondPhase
-from bertjax.train.loop import LoopConfig
+from bertjax.train.loop_config import LoopConfig
 from bertjax.train.optimizer import OptimizerConfig
 
 config = PretrainConfig(

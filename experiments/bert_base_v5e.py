@@ -12,7 +12,7 @@ prints the peak memory of a device.
 
 from bertjax.config import Execution
 from bertjax.pretrain.config import ModelConfig, PretrainConfig
-from bertjax.train.loop import LoopConfig
+from bertjax.train.loop_config import LoopConfig
 from bertjax.train.optimizer import OptimizerConfig
 
 config = PretrainConfig(

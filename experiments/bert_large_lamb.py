@@ -16,7 +16,7 @@ Result: not run.
 
 from bertjax.config import Execution
 from bertjax.pretrain.config import ModelConfig, PretrainConfig, SecondPhase
-from bertjax.train.loop import LoopConfig
+from bertjax.train.loop_config import LoopConfig
 from bertjax.train.optimizer import OptimizerConfig
 
 config = PretrainConfig(

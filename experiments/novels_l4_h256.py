@@ -19,7 +19,7 @@ sinusoidal and attention averaging instead, under a schedule of 6,400 steps, the
 from bertjax.model.initializers import InitializationConfig
 from bertjax.objectives.masking import MaskingConfig
 from bertjax.pretrain.config import ModelConfig, PretrainConfig
-from bertjax.train.loop import LoopConfig
+from bertjax.train.loop_config import LoopConfig
 from bertjax.train.optimizer import OptimizerConfig
 
 config = PretrainConfig(

@@ -14,7 +14,7 @@ from bertjax.finetune.run import FinetuneConfig
 from bertjax.model.initializers import InitializationConfig
 from bertjax.objectives.masking import MaskingConfig
 from bertjax.pretrain.config import ModelConfig, PretrainConfig
-from bertjax.train.loop import LoopConfig
+from bertjax.train.loop_config import LoopConfig
 from bertjax.train.optimizer import OptimizerConfig
 
 INITIALIZATION = InitializationConfig(

@@ -18,7 +18,7 @@ from bertjax.demo import pacing
 from bertjax.demo.hyperparameters import Hyperparameters
 from bertjax.errors import Stopped, UserError
 from bertjax.files import output_directory, write_atomically
-from bertjax.train.telemetry.logger import duration
+from bertjax.train.telemetry.fields import duration
 
 RECORD = "demo.json"
 STAGES: tuple[str, ...] = (
@@ -242,16 +242,20 @@ class _Demo:
         from bertjax.model.bert import init_params
         from bertjax.pretrain.run import pretrain
         from bertjax.text.tokenizer import load_tokenizer
+        from bertjax.train.loop import Hooks
 
         steps, model = self.budget["steps"], self.hyper.model()
         tokenizer = load_tokenizer(self.workdir / "tokenizer")
 
-        def on_evaluate(step: int, params: Any) -> None:
-            if step in (0, steps // 10, steps):
+        def fill(state: Any) -> None:
+            if (step := int(state.step)) in (0, steps // 10, steps):
+                params = state.averaged_params()
                 keep_blanks(self.workdir / "fills", tokenizer, model, step, params)
 
+        hooks = Hooks(on_init=fill, on_eval=lambda step, metrics, state: fill(state))
+
         config = self.hyper.pretraining(self.workdir, steps, self.config.seed)
-        result = pretrain(config, self.log, on_evaluate=on_evaluate)
+        result = pretrain(config, self.log, hooks=hooks)
         if result.stopped:
             raise Stopped("stopped in training")
         shapes = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))

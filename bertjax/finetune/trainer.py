@@ -28,11 +28,14 @@ from bertjax.train import lora, sharding
 from bertjax.train.checkpoint.manager import Checkpoints
 from bertjax.train.checkpoint.restore import abstract
 from bertjax.train.checkpoint.settings import RunSettings
-from bertjax.train.loop import LoopConfig, fit
+from bertjax.train.loop import Evaluation, TrainProgram, fit
+from bertjax.train.loop_config import LoopConfig
 from bertjax.train.optimizer import OPTIMIZERS, make_schedule
 from bertjax.train.step import TrainState
-from bertjax.train.telemetry.logger import Field, Telemetry
+from bertjax.train.telemetry.fields import Field
+from bertjax.train.telemetry.logger import Telemetry
 from bertjax.train.telemetry.mfu import Work, work_of
+from bertjax.train.telemetry.phases import PhaseInfo
 from bertjax.train.telemetry.trackers import make_profiler, make_trackers
 
 KIND = "fine-tuning"
@@ -183,18 +186,20 @@ class SeedTrainer:
         ) as checkpoints:
             result = fit(
                 loop,
-                workdir=workdir,
-                init=lambda: self.programs.make_state(self.initial(seed)),
-                abstract_state=self.programs.abstract_state,
-                train_step=train_step,
-                batch_at=functools.partial(self.batch, seed, plan),
-                evaluate=evaluate,
+                TrainProgram(
+                    lambda: self.programs.make_state(self.initial(seed)),
+                    self.programs.abstract_state,
+                    train_step,
+                ),
+                functools.partial(self.batch, seed, plan),
                 checkpoints=checkpoints,
+                telemetry=self._telemetry(workdir),
+                # Without a best metric no evaluation saves, which spares short runs the time.
+                evaluation=Evaluation(
+                    evaluate, self.task.metric if self._dev_rows_choose else None
+                ),
                 settings=self._run_settings(seed, setting),
-                telemetry=self._telemetry(workdir, plan),
-                # Without it no evaluation saves: a tiny run's time is not spent on checkpoints.
-                best_metric=self.task.metric if self._dev_rows_choose else None,
-                tokens_per_step=round(self.lengths.sum() / plan.epoch_steps),
+                phases=[self._phase(plan)],
             )
             if result.stopped:
                 raise Stopped("stopped in training")
@@ -347,7 +352,7 @@ class SeedTrainer:
             effects={"train_steps": "the learning rate follows the new schedule from here on"},
         )
 
-    def _telemetry(self, workdir: epath.Path, plan: Plan) -> Telemetry:
+    def _telemetry(self, workdir: epath.Path) -> Telemetry:
         rate = Field("learning_rate", "lr", ".1e", last=True)
         right = [Field("accuracy"), Field("exact_match", "exact")]
         train = [Field("loss"), *right, rate, Field("grad_norm", "grad", ".2f")]
@@ -363,8 +368,12 @@ class SeedTrainer:
             progress=self.progress,
             trackers=make_trackers(self.config.telemetry, workdir, dataclasses.asdict(self.config)),
             profiler=make_profiler(self.config.telemetry, workdir),
-            work=self._work(len(self.task.train) / plan.epoch_steps),
         )
+
+    def _phase(self, plan: Plan) -> PhaseInfo:
+        tokens = round(self.lengths.sum() / plan.epoch_steps)
+        work = self._work(len(self.task.train) / plan.epoch_steps)
+        return PhaseInfo(plan.steps, tokens, work=work)
 
     def _work(self, rows_per_step: float) -> Work:
         """A step's FLOPs on average, as if every row were as wide as its tokens are many."""

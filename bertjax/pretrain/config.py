@@ -7,7 +7,7 @@ from bertjax.errors import UserError
 from bertjax.files import location
 from bertjax.model.initializers import InitializationConfig
 from bertjax.objectives.masking import MaskingConfig
-from bertjax.train.loop import LoopConfig
+from bertjax.train.loop_config import LoopConfig
 from bertjax.train.optimizer import OptimizerConfig
 from bertjax.train.sharding import MeshConfig
 from bertjax.train.telemetry.trackers import TelemetryConfig

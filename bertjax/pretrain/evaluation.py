@@ -19,7 +19,7 @@ from bertjax.pretrain.program import Program
 from bertjax.rundir.records import Metric
 from bertjax.train import sharding
 from bertjax.train.step import TrainState
-from bertjax.train.telemetry.logger import Field
+from bertjax.train.telemetry.fields import Field
 from bertjax.train.telemetry.plateau import PlateauMeter
 
 Sums = dict[str, np.ndarray]
@@ -54,7 +54,6 @@ def make_evaluator(
     *,
     batch_size: int,
     max_examples: int,
-    on_evaluate: Callable[[int, Any], None] | None = None,
 ) -> Evaluator | None:
     """Evaluates on held-out batches with fixed masks; None where nothing was held out.
 
@@ -68,7 +67,6 @@ def make_evaluator(
         mesh: of the program.
         batch_size: rows of the global batch.
         max_examples: of all corpora together.
-        on_evaluate: called with (step, params) after every evaluation.
     """
     named = zip(corpora.names, corpora.shares, corpora.readers("held_out"), strict=True)
     filled = [(name, share, reader) for name, share, reader in named if len(reader)]
@@ -100,8 +98,6 @@ def make_evaluator(
                 found = jax.device_get(program.eval_step(params, batch, np.int32(number)))
                 own = sums[order[number][0].name]
                 own.update({name: own[name] + np.asarray(found[name], float) for name in names})
-        if on_evaluate is not None:
-            on_evaluate(int(state.step), params)
         whole = dict.fromkeys(names, np.zeros(2))
         for part in sets:
             # An example counts as often as training would have drawn it; of one corpus, once.

@@ -20,9 +20,9 @@ from bertjax.errors import UserError
 from bertjax.model.flops import pretraining_flops, training_flops
 from bertjax.pretrain.config import PretrainConfig
 from bertjax.pretrain.evaluation import fields
-from bertjax.train import phases as stretches
 from bertjax.train.optimizer import make_schedule
 from bertjax.train.telemetry.mfu import work_of
+from bertjax.train.telemetry.phases import PhaseInfo
 
 
 class Phase(NamedTuple):
@@ -43,8 +43,8 @@ class Phase(NamedTuple):
         """Rows of the global batch of a step of the run."""
         return self.stream.rows(step - self.first, rows)
 
-    def told(self, model: BertConfig, mesh: Mesh, name: str) -> stretches.Phase:
-        """What telemetry has to know of it, tokens and FLOPs as means over the lengths of rows."""
+    def info(self, model: BertConfig, mesh: Mesh, name: str) -> PhaseInfo:
+        """Describes the phase for the loop; tokens and FLOPs are means over the lengths of rows."""
         config, lengths = self.config, self.stream.lengths
         sentences = self.corpora.manifest.segment_kind.is_pair
         row = sum(
@@ -56,7 +56,7 @@ class Phase(NamedTuple):
         )
         flops = config.batch_size * training_flops(1) * row
         kind = mesh.devices.flat[0].device_kind
-        return stretches.Phase(
+        return PhaseInfo(
             self.end,
             round(config.batch_size * sum(length * share for length, share in lengths)),
             name,

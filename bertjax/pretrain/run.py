@@ -46,7 +46,7 @@ from bertjax.train import param_groups, sharding
 from bertjax.train.checkpoint.manager import Checkpoints
 from bertjax.train.checkpoint.orbax_storage import told_by_first_process
 from bertjax.train.checkpoint.settings import RunSettings
-from bertjax.train.loop import fit
+from bertjax.train.loop import Evaluation, Hooks, TrainProgram, fit
 from bertjax.train.optimizer import RATE_FIELDS
 from bertjax.train.step import TrainState
 from bertjax.train.telemetry.logger import Telemetry
@@ -88,14 +88,14 @@ def pretrain(
     config: PretrainConfig,
     log: Callable[[str], None],
     *,
-    on_evaluate: Callable[[int, Any], None] | None = None,
+    hooks: Hooks | None = None,
 ) -> PretrainResult:
     """Trains, or resumes, a run and exports its model.
 
     Args:
         config: the recipe.
         log: told what happens, line by line.
-        on_evaluate: called with (step, params) at step 0 and after every evaluation.
+        hooks: called between steps, see `train.loop.Hooks`.
 
     Raises:
         UserError: the recipe, the data and the run directory do not fit together.
@@ -128,7 +128,6 @@ def pretrain(
             mesh,
             batch_size=phase.config.batch_size,
             max_examples=config.eval_examples,
-            on_evaluate=on_evaluate,
         )
         for phase, own in zip(phases, programs, strict=True)
     ]
@@ -139,12 +138,6 @@ def pretrain(
         )
     workdir = choose_workdir(config.workdir, KIND, fresh=config.fresh)
     _announce(config, mesh, program, phases, workdir, log)
-
-    def init() -> TrainState:
-        state = program.init()
-        if on_evaluate is not None:
-            on_evaluate(0, state.params)
-        return state
 
     telemetry = Telemetry(
         workdir / "metrics.jsonl",
@@ -166,18 +159,19 @@ def pretrain(
             write_run()  # also over what a run left that saved nothing
         fitted = fit(
             config.loop,
-            workdir=workdir,
-            init=init,
-            abstract_state=program.abstract_state,
-            train_step=lambda state, item: programs[item[0]].step(state, item[1]),
-            batch_at=functools.partial(_batch_at, phases, mesh),
-            evaluate=_evaluator_of(phases, evaluators),
+            TrainProgram(
+                program.init,
+                program.abstract_state,
+                lambda state, item: programs[item[0]].step(state, item[1]),
+            ),
+            functools.partial(_batch_at, phases, mesh),
             checkpoints=checkpoints,
-            settings=_settings(config, program.model, tokenizer, phases),
             telemetry=telemetry,
-            best_metric=BEST_METRIC,
+            evaluation=_evaluation(phases, evaluators),
+            settings=_settings(config, program.model, tokenizer, phases),
+            hooks=hooks,
             phases=[
-                phase.told(program.model, mesh, str(place + 1) if len(phases) > 1 else "")
+                phase.info(program.model, mesh, str(place + 1) if len(phases) > 1 else "")
                 for place, phase in enumerate(phases)
             ],
         )
@@ -223,10 +217,10 @@ def _batch_at(phases: Sequence[Phase], mesh: Mesh, step: int) -> tuple[int, dict
     return place, sharding.make_global_batch(mesh, size, read)
 
 
-def _evaluator_of(
+def _evaluation(
     phases: Sequence[Phase], evaluators: Sequence[Evaluator | None]
-) -> Evaluator | None:
-    """Evaluates on the held-out examples of the phase whose step was the last one done."""
+) -> Evaluation | None:
+    """Evaluates on the held-out examples of the phase of the last step."""
     if evaluators[0] is None:
         return None
 
@@ -235,7 +229,7 @@ def _evaluator_of(
         assert own is not None
         return own(state, should_stop)
 
-    return evaluate
+    return Evaluation(evaluate, BEST_METRIC)
 
 
 def _count(

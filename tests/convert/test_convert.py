@@ -23,7 +23,7 @@ from bertjax.pretrain.config import InitializationConfig, ModelConfig, PretrainC
 from bertjax.pretrain.program import build
 from bertjax.text.tokenizer import load_tokenizer
 from bertjax.train.checkpoint.manager import Checkpoints
-from bertjax.train.loop import LoopConfig
+from bertjax.train.loop_config import LoopConfig
 from bertjax.train.optimizer import OptimizerConfig, make_optimizer
 from bertjax.train.sharding import MeshConfig, make_mesh
 from bertjax.train.step import init_state

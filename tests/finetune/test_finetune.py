@@ -219,9 +219,9 @@ def test_every_row_is_seen_once_an_epoch_and_padding_weighs_nothing(config, tiny
 def test_a_steps_tokens_and_flops_are_of_the_rows_there_are(config, tiny_model, monkeypatch):
     steps = []
 
-    def fit(*arguments, tokens_per_step, **named):
-        steps.append(tokens_per_step)
-        return loop.fit(*arguments, tokens_per_step=tokens_per_step, **named)
+    def fit(*arguments, phases, **named):
+        steps.append(phases[0].tokens_per_step)
+        return loop.fit(*arguments, phases=phases, **named)
 
     monkeypatch.setattr(seeds, "fit", fit)
     config = dataclasses.replace(config, epochs=SHORT, log_every=1)

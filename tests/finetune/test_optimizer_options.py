@@ -18,7 +18,7 @@ from bertjax.pretrain import run as runs
 from bertjax.pretrain.config import PretrainConfig
 from bertjax.train import loop
 from bertjax.train.checkpoint.manager import Checkpoints
-from bertjax.train.loop import LoopConfig
+from bertjax.train.loop_config import LoopConfig
 from bertjax.train.optimizer import OptimizerConfig
 from bertjax.train.tree import named
 

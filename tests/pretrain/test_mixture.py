@@ -19,7 +19,8 @@ from bertjax.pretrain.config import PretrainConfig
 from bertjax.pretrain.evaluation import make_evaluator, metric_names
 from bertjax.report.run import report
 from bertjax.text.tokenizer import load_tokenizer
-from bertjax.train.loop import LoopConfig
+from bertjax.train.loop import Hooks
+from bertjax.train.loop_config import LoopConfig
 from bertjax.train.sharding import MeshConfig, make_mesh
 
 # The corpora share no word.
@@ -108,11 +109,11 @@ def corpora(data):
 def test_stopped_and_resumed_it_is_the_same_run(done, recipe, tmp_path):
     config = recipe(tmp_path / "run")
 
-    def stop(step, params):
+    def stop(step, metrics, state):
         if step == 2:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    assert runs.pretrain(config, silent, on_evaluate=stop).stopped
+    assert runs.pretrain(config, silent, hooks=Hooks(on_eval=stop)).stopped
     result = runs.pretrain(config, silent)
     assert result.metrics == done[0].metrics
     files = [run.workdir / "export" / "model.safetensors" for run in (result, done[0])]

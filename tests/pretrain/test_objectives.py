@@ -19,7 +19,7 @@ from bertjax.pretrain import run as runs
 from bertjax.pretrain.config import ModelConfig, PretrainConfig
 from bertjax.pretrain.evaluation import verdict
 from bertjax.report.run import report
-from bertjax.train.loop import LoopConfig
+from bertjax.train.loop_config import LoopConfig
 
 WORDS = [f"w{number}" for number in range(40)]
 

@@ -18,7 +18,7 @@ from bertjax.pretrain.config import ModelConfig, PretrainConfig, SecondPhase
 from bertjax.pretrain.phases import run_schedule
 from bertjax.pretrain.program import build
 from bertjax.text.tokenizer_training import TokenizerConfig, train_tokenizer
-from bertjax.train.loop import LoopConfig
+from bertjax.train.loop_config import LoopConfig
 from bertjax.train.optimizer import OptimizerConfig, make_schedule
 
 FIRST, STEPS = 5, 9

@@ -24,7 +24,8 @@ from bertjax.pretrain.config import InitializationConfig, ModelConfig, PretrainC
 from bertjax.pretrain.program import build
 from bertjax.text.tokenizer import load_tokenizer
 from bertjax.text.tokenizer_training import TokenizerConfig, train_tokenizer
-from bertjax.train.loop import LoopConfig
+from bertjax.train.loop import Hooks
+from bertjax.train.loop_config import LoopConfig
 from bertjax.train.optimizer import OptimizerConfig
 from bertjax.train.sharding import MeshConfig, make_mesh
 from bertjax.train.telemetry.trackers import TelemetryConfig
@@ -145,7 +146,10 @@ def test_it_learns_exports_and_says_so(recipe, tmp_path):
     result = runs.pretrain(
         recipe(loop=loop, telemetry=TelemetryConfig(tensorboard=True, profile_steps=(2, 2))),
         lines.append,
-        on_evaluate=lambda step, params: seen.append(step),
+        hooks=Hooks(
+            on_init=lambda state: seen.append(0),
+            on_eval=lambda step, metrics, state: seen.append(step),
+        ),
     )
     first, last = (record for record in result.history if record["kind"] == "eval")
     assert seen == [0, 30, 60]
@@ -156,7 +160,7 @@ def test_it_learns_exports_and_says_so(recipe, tmp_path):
     assert str(result.export) in lines[-1]
     workdir = tmp_path / "run"
     assert {
-        *("config.json", "tokenizer", "checkpoints", "metrics.jsonl", "export"),
+        *("config.json", "tokenizer", "checkpoints", "metrics.jsonl", "export", "result.json"),
         *("tensorboard", "profile"),
     } == {path.name for path in workdir.iterdir()}
     assert {"mlm_accuracy_rank_1_100", "mlm_accuracy_rank_101_up"} < set(last)
@@ -359,12 +363,14 @@ def test_a_run_that_saved_nothing_leaves_nothing_to_the_next(recipe, data, tmp_p
     train_tokenizer(TokenizerConfig(text, str(run / "tokenizer"), vocab_size=180), silent)
     (run / "config.json").write_text('{"kind": "pre-training", "batch_size": 99}')
 
-    def look(step, params):
+    def look(state):
         config = json.loads((run / "config.json").read_text())
-        seen.append((step, config["batch_size"], load_tokenizer(run / "tokenizer").sha256))
+        seen.append(
+            (int(state.step), config["batch_size"], load_tokenizer(run / "tokenizer").sha256)
+        )
 
     short = LoopConfig(train_steps=1, eval_every=0)
-    runs.pretrain(recipe(loop=short), silent, on_evaluate=look)
+    runs.pretrain(recipe(loop=short), silent, hooks=Hooks(on_init=look))
     assert seen[0] == (0, 8, read_manifest(data / "shards").tokenizer_sha256)
 
 
@@ -381,7 +387,7 @@ import json, sys
 import jax
 import bertjax.pretrain.run as runs
 from bertjax.pretrain.config import ModelConfig, PretrainConfig
-from bertjax.train.loop import LoopConfig
+from bertjax.train.loop_config import LoopConfig
 from bertjax.train.optimizer import OptimizerConfig
 from bertjax.train.sharding import MeshConfig
 

@@ -17,7 +17,7 @@ from bertjax.pretrain.config import ModelConfig, PretrainConfig
 from bertjax.pretrain.run import pretrain
 from bertjax.text.tokenizer_training import TokenizerConfig, train_tokenizer
 from bertjax.train.checkpoint import manager
-from bertjax.train.loop import LoopConfig
+from bertjax.train.loop_config import LoopConfig
 
 OS_FUNCTIONS = (
     "listdir",

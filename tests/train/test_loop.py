@@ -14,8 +14,9 @@ import pytest
 
 from bertjax.errors import UserError
 from bertjax.train.checkpoint.manager import Checkpoints
-from bertjax.train.loop import LoopConfig
-from bertjax.train.phases import Phase
+from bertjax.train.loop import Hooks
+from bertjax.train.loop_config import LoopConfig
+from bertjax.train.telemetry.phases import PhaseInfo
 
 SCRIPT = str(pathlib.Path(__file__).with_name("toy_run.py"))
 
@@ -435,7 +436,7 @@ def test_the_best_of_a_phase_is_kept_whatever_an_earlier_one_had(toy, tmp_path):
         tmp_path,
         config,
         evaluator=lambda state, _: {"loss": losses[int(state.step)]},
-        phases=(Phase(3, 512, "1"), Phase(9, 512, "2")),
+        phases=(PhaseInfo(3, 512, "1"), PhaseInfo(9, 512, "2")),
     )
     assert (result.best["step"], result.best["value"]) == (5, 1.0)
     with Checkpoints(tmp_path / "checkpoints", read_only=True) as checkpoints:
@@ -465,6 +466,50 @@ def test_an_evaluation_in_a_row_of_bad_steps_is_the_best_only_at_the_end(
     with Checkpoints(tmp_path / "checkpoints", read_only=True) as checkpoints:
         assert checkpoints.steps() == saved
         assert checkpoints.best_step() == best
+
+
+# Hooks
+
+
+def test_hooks_are_called_between_steps_and_change_nothing(toy, killing, straight, tmp_path):
+    calls, threads = [], set()
+
+    def seen(*call):
+        calls.append(call)
+        threads.add(threading.current_thread())
+
+    def on_step(step, metrics):
+        seen("step", step, sorted(metrics))
+        metrics.clear()  # a copy
+
+    hooks = Hooks(
+        on_init=lambda state: seen("init", int(state.step)),
+        on_step=on_step,
+        on_eval=lambda step, metrics, state: seen("eval", step, int(state.step), sorted(metrics)),
+    )
+    stopped = toy.run(tmp_path, step=acting_at(toy, terminate, 7), hooks=hooks)
+    assert stopped.stopped
+    result = toy.run(tmp_path, hooks=hooks)
+    names = ["grad_norm", "loss", "skipped"]
+    assert [call for call in calls if call[0] == "step"] == [
+        ("step", n, names) for n in range(1, 13)
+    ]
+    evals = [call for call in calls if call[0] == "eval"]
+    assert evals == [("eval", step, step, ["loss"]) for step in (5, 10, 12)]
+    assert calls[0] == ("init", 0) and sum(call[0] == "init" for call in calls) == 1
+    assert threads == {threading.main_thread()}
+    assert same(toy, killing, tmp_path, result, straight)
+
+
+def test_an_exception_of_a_hook_ends_the_run_which_resumes(toy, killing, straight, tmp_path):
+    def fail(step, metrics, state):
+        raise RuntimeError("the hook failed")
+
+    with pytest.raises(RuntimeError, match="the hook failed"):
+        toy.run(tmp_path, hooks=Hooks(on_eval=fail))
+    result = toy.run(tmp_path)
+    assert result.resumed_from == 4
+    assert same(toy, killing, tmp_path, result, straight)
 
 
 # Patience
@@ -575,9 +620,9 @@ def test_metrics_are_fetched_one_step_late(toy, tmp_path):
     ]  # fmt: skip
 
 
-def test_importing_the_loop_loads_no_jax():
+def test_importing_its_settings_loads_no_jax():
     code = (
-        "import sys, bertjax.train.loop;"
+        "import sys, bertjax.train.loop_config;"
         "print(sorted({'jax', 'orbax', 'grain', 'tqdm'} & set(sys.modules)))"
     )
     root = pathlib.Path(__file__).parents[2]
@@ -589,5 +634,5 @@ def test_importing_the_loop_loads_no_jax():
 
 @pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(LoopConfig)])
 def test_negative_intervals_are_refused(field):
-    with pytest.raises(UserError, match=f"{field} is -1"):
+    with pytest.raises(UserError, match=f"`loop.{field}` is -1"):
         LoopConfig(**{field: -1})

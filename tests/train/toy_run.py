@@ -16,8 +16,11 @@ from etils import epath
 from bertjax.errors import UserError
 from bertjax.train.checkpoint.manager import Checkpoints
 from bertjax.train.checkpoint.settings import RunSettings
-from bertjax.train.loop import FitResult, LoopConfig, fit
-from bertjax.train.telemetry.logger import Field, Telemetry
+from bertjax.train.loop import Evaluation, FitResult, TrainProgram, fit
+from bertjax.train.loop_config import LoopConfig
+from bertjax.train.telemetry.fields import Field
+from bertjax.train.telemetry.logger import Telemetry
+from bertjax.train.telemetry.phases import PhaseInfo
 
 OPTIMIZER = optax.adam(1e-2)
 FIELDS = (Field("loss", format=".4f", reference=("noise", 0.01)), Field("grad_norm", "grad", ".2e"))
@@ -102,6 +105,7 @@ def run(
     init=make_state,
     profiler=None,
     phases=(),
+    hooks=None,
     **extra,
 ) -> FitResult:
     """One call of `fit` in a directory, as a command would make it."""
@@ -116,20 +120,20 @@ def run(
     ) as checkpoints:
         return fit(
             config,
-            workdir=workdir,
-            init=functools.partial(init, size),
-            abstract_state=jax.eval_shape(functools.partial(make_state, size)),
-            train_step=step,
-            batch_at=functools.partial(batch_at, size=size, poison=poison),
-            evaluate=evaluator or functools.partial(evaluate, size=size),
+            TrainProgram(
+                functools.partial(init, size),
+                jax.eval_shape(functools.partial(make_state, size)),
+                step,
+            ),
+            functools.partial(batch_at, size=size, poison=poison),
             checkpoints=checkpoints,
+            evaluation=Evaluation(evaluator or functools.partial(evaluate, size=size), "loss"),
             settings=RunSettings(immutable, **extra),
+            hooks=hooks,
             telemetry=Telemetry(
                 workdir / "metrics.jsonl", FIELDS, log=log, progress=False, profiler=profiler
             ),
-            best_metric="loss",
-            tokens_per_step=512,
-            phases=phases,
+            phases=phases or [PhaseInfo(config.train_steps, 512)],
         )
 
 

@@ -17,7 +17,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from bertjax.train.checkpoint.manager import Checkpoints
 from bertjax.train.checkpoint.restore import abstract
 from bertjax.train.checkpoint.settings import RunSettings
-from bertjax.train.loop import LoopConfig, fit
+from bertjax.train.loop import Evaluation, TrainProgram, fit
+from bertjax.train.loop_config import LoopConfig
 from bertjax.train.telemetry.logger import Telemetry
 
 
@@ -56,18 +57,14 @@ def main(rank: int, port: str, workdir: epath.Path, stop_at: int) -> None:
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         result = fit(
             LoopConfig(24, log_every=4, eval_every=5, save_every=4),
-            workdir=workdir,
-            init=init,
-            abstract_state=abstract(init()),
-            train_step=train_step,
-            batch_at=batch_at,
-            evaluate=evaluate,
+            TrainProgram(init, abstract(init()), train_step),
+            batch_at,
             checkpoints=checkpoints,
+            evaluation=Evaluation(evaluate, "loss"),
             settings=RunSettings({"seed": 1}),
             telemetry=Telemetry(
                 workdir / "metrics.jsonl", toy.FIELDS, log=lambda line: None, progress=False
             ),
-            best_metric="loss",
         )
     step = int(result.state.step)
     print("stopped" if result.stopped else "done", step, toy.digest(result.state))

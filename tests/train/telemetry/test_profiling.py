@@ -2,7 +2,7 @@ import jax
 import pytest
 
 from bertjax.errors import UserError
-from bertjax.train.loop import LoopConfig
+from bertjax.train.loop_config import LoopConfig
 from bertjax.train.telemetry.profiling import Profiler
 from bertjax.train.telemetry.trackers import TelemetryConfig, make_profiler
 
