@@ -220,29 +220,31 @@ def _pretrain(arguments: list[str]) -> int:
 
 
 def _convert(arguments: list[str]) -> int:
-    from bertjax.convert import run as convert
+    from bertjax.convert.run import ConvertConfig, convert
+    from bertjax.convert.to_run import MODEL
+    from bertjax.data.segments import DEFAULT_SEGMENTS
     from bertjax.inference.predict import LINE_KINDS
     from bertjax.objectives.objective import SEGMENTS
 
-    with flags_of(convert.ConvertConfig, _say) as say:
-        config = parsing.parse(convert.ConvertConfig, "convert", arguments)
-        result = convert.convert(config, say)
+    with flags_of(ConvertConfig, _say) as say:
+        config = parsing.parse(ConvertConfig, "convert", arguments)
+        result = convert(config, say)
     if config.to == "huggingface":
         _say(f"Next: {command('finetune', model=result.dest, **_LABELLED)}")
         verb = "predict" if result.kind in LINE_KINDS else "embed"
         _say(f"  or: {command(verb, result.dest)} < lines.txt")
         return EXIT_DONE
-    objective = config.objective or ("mlm" if result.kind == "masked_lm" else "nsp")
+    segments = SEGMENTS[result.objective]
     shards = command(
         "prepare",
         input="text",
         tokenizer=result.dest / "tokenizer",
         output="data/shards",
-        segments=None if objective == "nsp" else SEGMENTS[objective],
+        segments=None if segments == DEFAULT_SEGMENTS else segments,
         max_seq_length=min(128, result.model.max_position_embeddings),
     )
     options = {
-        "model.size": result.dest / convert.MODEL,
+        "model.size": result.dest / MODEL,
         "optimizer.name": result.optimizer,
         "loop.train_steps": result.step + 10_000,
     }

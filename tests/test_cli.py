@@ -233,7 +233,7 @@ def test_convert_prints_what_comes_next(made, bertjax, mistake, parse, tmp_path)
     words[words.index("data/shards")] = str(made / "shards")
     code, out, _ = bertjax(*words, "--batch-size", 4, "--loop.eval-every", 0)
     assert code == 0 and "Resumed at step 2 of 3; taken from this command and held" in out
-    assert "holds something already" in mistake("convert", made / "run", tmp_path / "run")
+    assert "is not empty" in mistake("convert", made / "run", tmp_path / "run")
 
 
 @pytest.mark.parametrize("given", [["--workdir", "run dir"], ["--workdir=run dir"]])

@@ -1,9 +1,8 @@
-"""What a model is compared with: the outputs of another implementation, live or stored.
+"""Reference outputs of another implementation, which a model's outputs are compared with.
 
-Live, they come from Hugging Face's `transformers` in a process of its own. Stored, they are the
-golden statistics of a file parity.json: shape, mean, deviation and a sample of values an output,
-with the probe they are of and who made them. One made by bertjax itself proves nothing and is
-refused.
+Live outputs come from Hugging Face's `transformers` in a separate process. Stored outputs are the
+golden statistics in a file parity.json: the probe, and the shape, mean, standard deviation and a
+sample of values of each output. Statistics that bertjax made itself prove nothing and are refused.
 """
 
 import dataclasses
@@ -30,7 +29,7 @@ TEXTS = (
     "Don't split 3.14 or e-mail (too often)!",
     "東京 and 北京大学 are places.",
 )
-"""Texts whose ids tell how a tokenizer treats case, accents, punctuation and Chinese characters."""
+"""Texts whose ids show how a tokenizer treats case, accents, punctuation and CJK characters."""
 
 _FORMAT = 1
 _SAMPLE = 512
@@ -41,19 +40,25 @@ _PROBE_KEYS = ("input_ids", "attention_mask", "token_type_ids")
 
 @dataclasses.dataclass(frozen=True)
 class Statistics:
-    """One output: float32 values at some of its places, and what all of it amounts to."""
+    """Mean and standard deviation of an output, and its values at some positions."""
 
     shape: tuple[int, ...]
     mean: float
     std: float
-    places: np.ndarray
+    positions: np.ndarray
     """int [K]: flat indices, increasing."""
     values: np.ndarray
-    """float32 [K]: the output there."""
+    """float32 [K]: the output at these indices."""
 
     @classmethod
     def of(cls, output: np.ndarray, sample: int | None = None) -> "Statistics":
-        """Of an output, whole or at `sample` places that follow from its size alone."""
+        """Computes the statistics of an output.
+
+        Args:
+            output: the output.
+            sample: number of positions to keep, which depend only on the output's size; None keeps
+                all.
+        """
         positions = np.arange(output.size)
         if sample is not None and sample < output.size:
             rng = np.random.default_rng(output.size)
@@ -65,23 +70,23 @@ class Statistics:
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-    """Another implementation's outputs."""
+    """Outputs of another implementation."""
 
     generator: str
-    """Whose they are: "transformers"."""
+    """Name of the implementation, such as "transformers"."""
     versions: dict[str, str]
-    """Of what made them."""
+    """Versions of its libraries."""
     architecture: str
-    """As its config.json names it: "BertForPreTraining"."""
+    """Class name in config.json, such as "BertForPreTraining"."""
     probe: dict[str, np.ndarray]
     """input_ids, attention_mask, token_type_ids [B, T] int32."""
     outputs: dict[str, Statistics]
-    """last_hidden_state [B, T, D] and, of what there is, pooled [B, D], mlm_logits [B, T, V],
-    nsp_logits [B, 2] and logits of any other head; 0 where a token is padding."""
+    """last_hidden_state [B, T, D] and, if the model has them, pooled [B, D], mlm_logits [B, T, V],
+    nsp_logits [B, 2] and logits of any other head. Values at padding are 0."""
     texts: tuple[str, ...] = ()
-    """What the tokenizer was tried with."""
+    """Texts for the tokenizer."""
     ids: list[list[int]] | None = None
-    """Its ids of each text; None without a tokenizer."""
+    """Ids of each text; None without a tokenizer."""
 
     def __str__(self) -> str:
         versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
@@ -91,8 +96,10 @@ class Reference:
 def make_probe(
     vocab_size: int, max_length: int, type_vocab_size: int, cls_id: int, sep_id: int, pad_id: int
 ) -> dict[str, np.ndarray]:
-    """Rows [4, T] int32 of ids from all over the vocabulary, of odd lengths, padded; the end of
-    each is of the second token type. The same arguments give the same rows."""
+    """Makes rows [4, T] int32 of different lengths, with ids from the whole vocabulary.
+
+    The second half of each row has token type 1. Equal arguments give equal rows.
+    """
     rng = np.random.default_rng(0)
     width = min(_PROBE_LENGTH, max_length)
     lengths = (width, max(1, width - 4), max(1, width // 3), min(3, width))
@@ -109,7 +116,7 @@ def make_probe(
 
 
 def without_padding(output: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Zeroes an output [B, T, ...] where a token is padding, which is nobody's concern."""
+    """Sets an output [B, T, ...] to 0 at padding, where implementations may differ."""
     if output.ndim == 3 and output.shape[:2] == mask.shape:
         return output * mask[..., None]
     return output
@@ -118,15 +125,15 @@ def without_padding(output: np.ndarray, mask: np.ndarray) -> np.ndarray:
 def from_transformers(
     source: epath.Path, probe: Mapping[str, np.ndarray], interpreter: str = sys.executable
 ) -> Reference | None:
-    """Outputs of `transformers` for a model in Hugging Face's layout.
+    """Computes the outputs of `transformers` for a model in Hugging Face's layout.
 
     Args:
         source: a local directory.
-        probe: as `make_probe` gives it.
-        interpreter: the Python that may have transformers and torch.
+        probe: a result of `make_probe`.
+        interpreter: the Python interpreter that may have transformers and torch.
 
     Returns:
-        None where they are not installed.
+        The outputs, or None if transformers or torch is not installed.
 
     Raises:
         UserError: transformers can't read the model.
@@ -136,13 +143,13 @@ def from_transformers(
         "texts": TEXTS,
     }
     with tempfile.TemporaryDirectory(prefix="bertjax-parity-") as directory:
-        place = epath.Path(directory)
-        (place / "request.json").write_text(json.dumps(request))
-        # -P: modules beside the program (report, page, ...) are not to be taken for others.
+        folder = epath.Path(directory)
+        (folder / "request.json").write_text(json.dumps(request))
+        # With -P, modules beside the program can't shadow others.
         command = [interpreter, "-P", transformers_outputs.__file__, str(source)]
         try:
             done = subprocess.run(
-                [*command, str(place / "request.json"), str(place)],
+                [*command, str(folder / "request.json"), str(folder)],
                 env={**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"},
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
@@ -160,8 +167,8 @@ def from_transformers(
             raise UserError(f"{source}: transformers can't read it ({last}).")
         if done.returncode:
             raise RuntimeError(f"transformers failed on {source}: {done.stderr[-3000:]}")
-        about = json.loads((place / "about.json").read_text())
-        with np.load(str(place / "outputs.npz"), allow_pickle=False) as arrays:
+        about = json.loads((folder / "about.json").read_text())
+        with np.load(str(folder / "outputs.npz"), allow_pickle=False) as arrays:
             outputs = {name: arrays[name] for name in arrays.files}
     mask = np.asarray(probe["attention_mask"])
     return Reference(
@@ -178,19 +185,19 @@ def from_transformers(
 
 
 def write_golden(path: epath.Path, reference: Reference) -> None:
-    """Writes a reference as golden statistics: a few hundred values of every output.
+    """Writes a reference as golden statistics, with a few hundred values of each output.
 
     Raises:
-        CannotWrite: no room or no permission.
+        CannotWrite: the disk is full or permission is denied.
     """
     outputs = {}
     for name, output in reference.outputs.items():
-        kept = Statistics.of(output.values, _SAMPLE)  # places among those that are known
+        kept = Statistics.of(output.values, _SAMPLE)  # its positions index the known positions
         outputs[name] = {
             "shape": list(output.shape),
             "mean": output.mean,
             "std": output.std,
-            "places": output.places[kept.places].tolist(),
+            "positions": output.positions[kept.positions].tolist(),
             "values": kept.values.tolist(),
         }
     fields = {
@@ -207,22 +214,22 @@ def write_golden(path: epath.Path, reference: Reference) -> None:
 
 
 def read_golden(path: epath.Path) -> Reference:
-    """Reads what `write_golden` wrote.
+    """Reads golden statistics that `write_golden` wrote.
 
     Raises:
-        UserError: no such file, not such an object, or one that bertjax made itself.
+        UserError: the file is absent, is damaged, or was made by bertjax.
     """
     fields = read_json_object(path)
     try:
         reference = _reference(fields)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         raise UserError(
-            f"{path}: not the golden statistics of a model; write them again, or delete the file."
+            f"{path}: not golden statistics of a model; write them again, or delete the file."
         ) from None
     if "bertjax" in reference.generator.lower():
         raise UserError(
-            f"{path}: was made by {reference.generator}, and agreeing with itself proves nothing; "
-            "make it with another implementation."
+            f"{path}: was made by {reference.generator}, so agreement would prove nothing; make it "
+            "with another implementation."
         )
     return reference
 
@@ -250,7 +257,7 @@ def _reference(fields: Mapping[str, Any]) -> Reference:
 
 def _statistics(fields: Mapping[str, Any]) -> Statistics:
     shape = tuple(_array(fields["shape"], np.int64).tolist())
-    positions, values = _array(fields["places"], np.int64), _array(fields["values"], np.float32)
+    positions, values = _array(fields["positions"], np.int64), _array(fields["values"], np.float32)
     inside = positions.size and positions.min() >= 0 and positions.max() < int(np.prod(shape))
     if positions.shape != values.shape or positions.ndim != 1 or not inside:
         raise ValueError
@@ -258,7 +265,7 @@ def _statistics(fields: Mapping[str, Any]) -> Statistics:
 
 
 def _array(rows: Sequence[Any], kind: type) -> np.ndarray:
-    """An array of numbers; JSON that is no table of numbers is a ValueError or a TypeError."""
+    """Returns an array of numbers; raises ValueError or TypeError for any other JSON."""
     array = np.asarray(rows)
     if array.dtype.kind not in "iuf":
         raise ValueError

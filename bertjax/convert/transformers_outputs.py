@@ -1,13 +1,13 @@
-"""A BERT's outputs by Hugging Face's `transformers`: a program of its own, which reference.py runs.
+"""Computes a BERT's outputs with Hugging Face's `transformers`, in a process of its own.
 
     python transformers_outputs.py SOURCE REQUEST OUTPUT
 
 SOURCE is a local directory in Hugging Face's layout. REQUEST is a JSON file: {"probe": {input_ids,
-attention_mask, token_type_ids: lists [B, T]}, "texts": [...]}. OUTPUT is a directory that gets
-outputs.npz and about.json. It imports nothing of bertjax and runs in any interpreter that has
-transformers and torch, so that neither enters the process that asks.
+attention_mask, token_type_ids: lists [B, T]}, "texts": [...]}. The program writes outputs.npz and
+about.json into the directory OUTPUT. It imports nothing from bertjax, so it runs in any interpreter
+with transformers and torch, and neither is loaded by bertjax. `reference.py` starts it.
 
-Exit codes: 3, transformers or torch is not installed; 4, transformers can't read the source.
+Exit codes: 3 if transformers or torch is not installed; 4 if transformers can't read the source.
 """
 
 import importlib
@@ -23,7 +23,7 @@ import numpy as np
 NOT_INSTALLED, NOT_READABLE = 3, 4
 
 _PARTS = ("pooler", "cls.predictions", "cls.seq_relationship", "classifier", "qa_outputs")
-# An output comes about by these parts; those that a file lacks are drawn at random by transformers.
+# The parts that compute each output. transformers draws a part at random if the file lacks it.
 _NEEDS = {
     "last_hidden_state": (),
     "pooled": ("pooler",),
@@ -44,7 +44,7 @@ def main(source: str, request: str, output: str) -> int:
     try:
         model, architecture, missing = _load(library, source)
         ids = _token_ids(library, source, asked["texts"])
-    # What it raises over a configuration, a file or a tokenizer that it can't read.
+    # transformers raises any of these for a configuration, a file or a tokenizer it can't read.
     except (
         *(OSError, ValueError, KeyError, RuntimeError),
         *(ImportError, TypeError, AttributeError),
@@ -66,9 +66,11 @@ def main(source: str, request: str, output: str) -> int:
 
 
 def _load(library: Any, source: str) -> tuple[Any, str, set[str]]:
-    """The model, its architecture, and the parts that its file lacks."""
+    """Returns the model, its architecture, and the parts that its file lacks."""
     fields = json.loads(pathlib.Path(source, "config.json").read_text())
-    any_config = library.AutoConfig if "model_type" in fields else library.BertConfig  # of 2019
+    any_config = (
+        library.AutoConfig if "model_type" in fields else library.BertConfig
+    )  # files of 2019
     config = any_config.from_pretrained(source, local_files_only=True)
     architecture = (config.architectures or ["BertModel"])[0]
     kind = getattr(library, architecture, None)
@@ -86,7 +88,7 @@ def _load(library: Any, source: str) -> tuple[Any, str, set[str]]:
 def _outputs(
     library: Any, model: Any, architecture: str, probe: dict[str, Any]
 ) -> dict[str, np.ndarray]:
-    """Arrays by the names that bertjax's own outputs have."""
+    """Returns arrays by the names of bertjax's own outputs."""
     known = inspect.signature(model.base_model.forward).parameters
     probe = {name: rows for name, rows in probe.items() if name in known}
     tensors = dict(library.BatchEncoding(probe, tensor_type="pt"))
@@ -96,7 +98,7 @@ def _outputs(
         "pooled": getattr(base, "pooler_output", None),
     }
     if model is not model.base_model:
-        if architecture.endswith("ForMultipleChoice"):  # [B, C, T]: two choices of each question
+        if architecture.endswith("ForMultipleChoice"):  # [B, C, T] with two choices per question
             tensors = {name: rows.reshape(-1, 2, rows.shape[-1]) for name, rows in tensors.items()}
         found |= _head_outputs(model(**tensors), architecture)
     return {name: np.asarray(value) for name, value in found.items() if value is not None}
@@ -115,7 +117,7 @@ def _head_outputs(top: Any, architecture: str) -> dict[str, Any]:
 
 
 def _token_ids(library: Any, source: str, texts: list[str]) -> list[list[int]] | None:
-    """The ids that the source's tokenizer gives, if it has one that transformers knows."""
+    """Returns the ids of the source's tokenizer; None if it has none that transformers reads."""
     if not any(pathlib.Path(source, name).is_file() for name in ("vocab.txt", "tokenizer.json")):
         return None
     tokenizer = library.AutoTokenizer.from_pretrained(source, local_files_only=True)

@@ -1,6 +1,6 @@
-"""The known ways to be almost BERT: a wrong model whose outputs a certificate tries in turn.
+"""Variants of a model, each with one known mistake that no tensor shape reveals.
 
-Each of them leaves every tensor's shape as it is and trains, a little worse.
+`verify` compares the outputs of each variant with the reference to name the cause of a difference.
 """
 
 import dataclasses
@@ -25,12 +25,12 @@ class Variant(NamedTuple):
     """A model that differs from another by one known mistake."""
 
     cause: str
-    """A clause: what is otherwise in the source."""
+    """A clause that says what differs."""
     model: Pretrained
 
 
 def variants(model: Pretrained) -> Iterator[Variant]:
-    """Every known variant of a model that is not the model itself."""
+    """Yields every known variant that differs from the model."""
     config, leaves = model.config, named(model.params)
     act = _SAME_ACTS.get(config.hidden_act, config.hidden_act)
     for name, shown in _ACTS.items():
@@ -63,7 +63,7 @@ def variants(model: Pretrained) -> Iterator[Variant]:
 
 
 def tokenizer_variants(tokenizer: Tokenizer) -> Iterator[tuple[str, Tokenizer]]:
-    """(a clause: what is otherwise in the source, a tokenizer that does so)."""
+    """Yields (a clause that says what differs, a tokenizer with that difference)."""
     if not isinstance(tokenizer, WordPieceTokenizer):
         return
     tokens = [tokenizer.token(number) for number in range(tokenizer.vocab_size)]
@@ -78,19 +78,19 @@ def tokenizer_variants(tokenizer: Tokenizer) -> Iterator[tuple[str, Tokenizer]]:
                 yield " and ".join(found), WordPieceTokenizer(tokens, lower, strip)
 
 
-def label_order(ours: np.ndarray, places: np.ndarray, values: np.ndarray) -> list[int] | None:
-    """For each class of theirs, the class of ours with the nearest logits.
+def label_order(ours: np.ndarray, positions: np.ndarray, values: np.ndarray) -> list[int] | None:
+    """Matches every class of the reference with the class of ours that has the nearest logits.
 
     Args:
         ours: logits [..., C].
-        places: flat indices into them.
-        values: their logits at these places.
+        positions: flat indices into them.
+        values: the reference's logits at these positions.
 
     Returns:
-        A permutation of C classes other than the identity, or None.
+        A permutation of the C classes other than the identity, or None.
     """
     classes = ours.shape[-1]
-    rows, columns = np.divmod(places, classes)
+    rows, columns = np.divmod(positions, classes)
     flat = ours.reshape(-1, classes)
     order = []
     for column in range(classes):
@@ -103,7 +103,7 @@ def label_order(ours: np.ndarray, places: np.ndarray, values: np.ndarray) -> lis
 
 
 def has_plain_norms(model: Pretrained) -> bool:
-    """Whether every LayerNorm has the gamma 1 and the beta 0, which no trained model has."""
+    """Whether every LayerNorm has gamma 1 and beta 0, which no trained model has."""
     return all(
         bool((leaf == path.endswith("/scale")).all())
         for path, leaf in named(model.params).items()
@@ -112,8 +112,10 @@ def has_plain_norms(model: Pretrained) -> bool:
 
 
 def _square_kernels(leaves: Mapping[str, Any]) -> dict[str, list[str]]:
-    """The square matrices of each kind over all layers, and at last of all kinds together: only of
-    these no shape tells that they were not transposed."""
+    """Returns the paths of square kernels by module, over all layers, and under "square" all paths.
+
+    The shape of a square kernel does not reveal that it should have been transposed.
+    """
     groups: dict[str, list[str]] = {}
     for path, leaf in leaves.items():
         if path.endswith("/kernel") and leaf.shape[0] == leaf.shape[1]:

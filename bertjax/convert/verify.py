@@ -1,7 +1,7 @@
-"""The parity certificate: a model's outputs against those of the implementation it comes from.
+"""Parity certificates: compares a model's outputs with those of its source's implementation.
 
-Where they differ, the known mistakes (`variants.py`) are tried one at a time, and the one that
-makes the difference vanish is named.
+If they differ, the known mistakes (`variants.py`) are tried one at a time, and the certificate
+names the one that explains the difference.
 """
 
 import dataclasses
@@ -26,55 +26,55 @@ from bertjax.model import bert
 from bertjax.model.heads import TASK_PARTS
 
 TOLERANCE = 2e-5
-"""Largest difference of an output over its largest value. On all-MiniLM-L6-v2, float32 in PyTorch's
-order of summation gives 1e-6, and an epsilon of 1e-6 for 1e-12 in LayerNorm 5e-5."""
+"""Maximum difference of an output, relative to its largest value. On all-MiniLM-L6-v2, PyTorch's
+order of summation in float32 gives 1e-6; a LayerNorm epsilon of 1e-6 for 1e-12 gives 5e-5."""
 
-# The same programs on a TPU, whose products would round to bfloat16; one layer is compiled.
+# Highest precision, because a TPU would round products to bfloat16. Only one layer is compiled.
 _EXECUTION = Execution(precision="highest", scan_layers=True)
 Outputs = dict[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
 class Certificate:
-    """Whether a model is the one it was made from, and how that is known."""
+    """The result of comparing a converted model with its source."""
 
     agrees: bool
-    """Every output within `tolerance`, and the same ids for every text."""
+    """Whether every output is within `tolerance` and every text has the same ids."""
     source: str
-    """Where the model came from."""
+    """Path of the source."""
     compared_with: str
-    """Whose outputs they were compared with, and versions."""
+    """The implementation that made the reference outputs, with versions."""
     stored: bool
-    """Whether these were golden statistics, not a live implementation."""
+    """Whether the reference outputs are stored statistics instead of a live implementation's."""
     differences: dict[str, float]
-    """Of every output: its largest difference over its largest value; inf for another shape."""
+    """Difference of each output relative to its largest value; inf if the shapes differ."""
     not_compared: tuple[str, ...]
-    """Outputs that the source has and this model has not."""
+    """Outputs of the source that this model does not have."""
     texts_that_differ: tuple[str, ...]
-    """Texts to which the tokenizers give other ids."""
+    """Texts with different ids."""
     causes: tuple[str, ...]
-    """The likely causes, as clauses; empty where none is known."""
+    """The likely causes, as clauses; empty if none is known."""
     reference: Reference = dataclasses.field(repr=False, compare=False)
-    """What they were compared with."""
+    """The reference outputs."""
     tolerance: float = TOLERANCE
     versions: dict[str, str] = dataclasses.field(
         default_factory=lambda: {"bertjax": bertjax.__version__, "jax": jax.__version__}
     )
-    """Of this side."""
+    """Versions of this implementation."""
 
     def verdict(self) -> str:
-        """The result in one sentence."""
+        """Returns the result in one sentence."""
         name, largest = max(self.differences.items(), key=lambda item: item[1])
         with_what = f"{self.compared_with}{' (stored statistics)' if self.stored else ''}"
         if self.agrees:
             return (
                 f"Agrees with {with_what}: {', '.join(self.differences)} differ by at most "
-                f"{largest:.1e} of their largest value ({name}; allowed: {self.tolerance:g})"
-                f"{self._left_out()}."
+                f"{largest:.1e} of their largest value ({name}; the tolerance is "
+                f"{self.tolerance:g}){self._left_out()}."
             )
         wrong = [
             f"{name} by {difference:.1e} of its largest value" if np.isfinite(difference)
-            else f"{name} in its shape, or as it isn't finite"
+            else f"{name} in shape or finiteness"
             for name, difference in self.differences.items()
             if difference > self.tolerance
         ]  # fmt: skip
@@ -88,10 +88,10 @@ class Certificate:
     def _left_out(self) -> str:
         if not self.not_compared:
             return ""
-        return f"; not compared, as this model has none: {', '.join(self.not_compared)}"
+        return f"; not compared, because this model lacks it: {', '.join(self.not_compared)}"
 
     def to_json(self) -> str:
-        """All of it as one JSON object; a difference that is no number is null."""
+        """Returns the certificate as a JSON object; a difference that is not finite is null."""
         fields = dataclasses.asdict(self)
         del fields["reference"]
         fields["differences"] = {
@@ -111,19 +111,20 @@ def verify(
 ) -> Certificate:
     """Compares a model's outputs with those of its source's implementation.
 
-    For a source in Hugging Face's layout this is transformers, where it is installed, in a process
-    of its own. Otherwise golden statistics are read: `golden`, or parity.json beside the source.
+    For a source in Hugging Face's layout, transformers computes the reference outputs in a separate
+    process if it is installed. Otherwise they are read from golden statistics: from `golden`, or
+    from parity.json beside the source.
 
     Args:
-        model: as it was converted.
-        source: the directory, or a file in it, that it was converted from.
-        log: is given one line at a time about what happens.
-        golden: another file of golden statistics, read where it exists.
-        interpreter: the Python that may have transformers and torch.
+        model: the converted model.
+        source: the directory that it was converted from, or a file in it.
+        log: takes one line at a time.
+        golden: another file of golden statistics, which need not exist.
+        interpreter: the Python interpreter that may have transformers and torch.
 
     Raises:
-        UserError: there is nothing to compare with, or the golden statistics are damaged, of
-            another vocabulary, or bertjax's own.
+        UserError: there are no reference outputs, or the golden statistics are damaged, belong to
+            another vocabulary, or were made by bertjax.
     """
     source = location(source)
     reference, stored = _find_reference(model, source, log, golden, interpreter)
@@ -131,7 +132,7 @@ def verify(
     ids = reference.probe["input_ids"]
     if ids.min() < 0 or ids.max() >= model.config.vocab_size:
         raise UserError(
-            f"{source}: the stored statistics are of a larger vocabulary than this model's "
+            f"{source}: the stored statistics belong to a larger vocabulary than the model's "
             f"{model.config.vocab_size} tokens; make them again from the model's own source."
         )
     ours = model_outputs(model, reference.probe)
@@ -157,7 +158,7 @@ def verify(
 
 
 def probe_of(model: Pretrained) -> dict[str, np.ndarray]:
-    """The batch that a model is tried with: `reference.make_probe` for its shape."""
+    """Returns `reference.make_probe` for the shape and the special tokens of a model."""
     tokenizer, config = model.tokenizer, model.config
     return references.make_probe(
         min(tokenizer.vocab_size, config.vocab_size),
@@ -170,7 +171,7 @@ def probe_of(model: Pretrained) -> dict[str, np.ndarray]:
 
 
 def model_outputs(model: Pretrained, probe: Mapping[str, np.ndarray]) -> Outputs:
-    """A model's outputs for a probe by the names of `Reference.outputs`, float32, 0 at padding."""
+    """Returns a model's outputs for a probe, float32, 0 at padding; see `Reference.outputs`."""
     found = _program(model.config, model.kind)(model.params, dict(probe))
     return {
         name: references.without_padding(np.asarray(output), probe["attention_mask"])
@@ -180,7 +181,7 @@ def model_outputs(model: Pretrained, probe: Mapping[str, np.ndarray]) -> Outputs
 
 @functools.lru_cache(maxsize=8)
 def _program(config: BertConfig, kind: str) -> Callable:
-    """Compiled once for all the variants that differ in their weights alone."""
+    """Returns a compiled program, which is shared by variants that differ only in weights."""
 
     def outputs(params: bert.Params, probe: dict[str, jax.Array]) -> dict[str, jax.Array]:
         encoded = bert.encode(params, probe, config, execution=_EXECUTION)
@@ -194,7 +195,7 @@ def _program(config: BertConfig, kind: str) -> Callable:
         if "mlm" in params:
             found["mlm_logits"] = bert.mlm_logits(params, probe, config, execution=_EXECUTION)
         if {"classifier", "qa_outputs"}.intersection(TASK_PARTS[kind]):
-            if kind == "multiple_choice":  # [B, C, T]: two choices of each question
+            if kind == "multiple_choice":  # [B, C, T] with two choices per question
                 probe = {name: rows.reshape(-1, 2, rows.shape[-1]) for name, rows in probe.items()}
             found["logits"] = bert.task_logits(params, probe, config, kind, execution=_EXECUTION)
         return found
@@ -209,13 +210,13 @@ def _find_reference(
     golden: epath.PathLike | None,
     interpreter: str,
 ) -> tuple[Reference, bool]:
-    """The live implementation's outputs where there is one, else the stored ones; and which."""
+    """Returns the live outputs if possible, else the stored ones; and whether they are stored."""
     directory = source if source.is_dir() else source.parent
-    reason = "transformers reads local directories with safetensors or pytorch_model.bin alone"
-    for place in (directory / "export", directory):
-        if is_local(place) and _is_hugging_face(place):
+    reason = "transformers reads only local directories with safetensors or pytorch_model.bin"
+    for candidate in (directory / "export", directory):
+        if is_local(candidate) and _is_hugging_face(candidate):
             try:
-                live = references.from_transformers(place, probe_of(model), interpreter)
+                live = references.from_transformers(candidate, probe_of(model), interpreter)
             except UserError as error:
                 reason = str(error).rstrip(".")
                 log(f"{reason}: looking for golden statistics.")
@@ -229,8 +230,8 @@ def _find_reference(
         if path.is_file():
             return references.read_golden(path), True
     raise UserError(
-        f"{source}: there is nothing to compare the model with: {reason}, and no golden statistics "
-        f"({GOLDEN}) lie beside it."
+        f"{source}: there is nothing to compare the model with: {reason}, and there are no golden "
+        f"statistics ({GOLDEN}) beside it."
     )
 
 
@@ -248,10 +249,10 @@ def _differences(ours: Outputs, reference: Reference) -> dict[str, float]:
 
 
 def _difference(ours: np.ndarray, theirs: Statistics) -> float:
-    """The largest difference in values, mean or deviation over their largest value."""
+    """Returns the largest difference of values, mean or std, relative to the largest value."""
     if ours.shape != theirs.shape:
         return float("inf")
-    values = np.abs(ours.reshape(-1)[theirs.places].astype(np.float64) - theirs.values).max()
+    values = np.abs(ours.reshape(-1)[theirs.positions].astype(np.float64) - theirs.values).max()
     mean = abs(ours.mean(dtype=np.float64) - theirs.mean)
     std = abs(ours.std(dtype=np.float64) - theirs.std)
     scale = max(float(np.abs(theirs.values).max()), float(np.finfo(np.float32).tiny))
@@ -262,7 +263,7 @@ def _difference(ours: np.ndarray, theirs: Statistics) -> float:
 def _causes(
     model: Pretrained, reference: Reference, ours: Outputs, found: Mapping[str, float]
 ) -> Iterator[str]:
-    """The one known cause that explains every output; else what the pattern of them suggests."""
+    """Yields the known cause that explains every output, or else what their pattern suggests."""
     wrong = [name for name, difference in found.items() if difference > TOLERANCE]
     orders = {name: _order_cause(ours[name], reference.outputs[name], name) for name in wrong}
     if all(orders.values()):
@@ -281,16 +282,16 @@ def _causes(
     elif wrong == ["mlm_logits"]:
         yield "the masked-LM decoder is not tied to the word embeddings there"
     elif variants.has_plain_norms(model):
-        yield "LayerNorm's gamma and beta are 1 and 0 throughout here, as if they were not read"
+        yield "every LayerNorm here has gamma 1 and beta 0, as if they had not been read"
 
 
 def _order_cause(ours: np.ndarray, theirs: Statistics, name: str) -> str | None:
     if name not in ("logits", "nsp_logits") or ours.shape != theirs.shape:
         return None
-    order = variants.label_order(ours, theirs.places, theirs.values)
+    order = variants.label_order(ours, theirs.positions, theirs.values)
     if order is None or _difference(ours[..., order], theirs) > TOLERANCE:
         return None
-    return f"the labels of {name} are in another order (theirs in turn are {order} here)"
+    return f"the labels of {name} are in another order (their labels 0, 1, ... are {order} here)"
 
 
 def _texts_that_differ(model: Pretrained, reference: Reference) -> tuple[str, ...]:

@@ -152,7 +152,7 @@ def test_an_output_that_the_model_here_lacks_is_not_passed_over_in_silence(model
     encoder = dataclasses.replace(model, params=params, task={"kind": "encoder"})
     found = certificate(encoder, reference_of(model), tmp_path)
     assert found.agrees and set(found.not_compared) == {"mlm_logits", "nsp_logits"}
-    assert "not compared, as this model has none: " in found.verdict()
+    assert "not compared, because this model lacks it: " in found.verdict()
 
 
 # Causes
@@ -224,7 +224,7 @@ def test_weights_here_without_gamma_and_beta_are_named(model, tmp_path):
     """The other way round: the source has them, and reading it gave ones and zeros."""
     ((plain, _),) = [w for w in wrong_models(model) if "gamma" in w[1]]
     found = certificate(plain, reference_of(model), tmp_path)
-    assert not found.agrees and "as if they were not read" in found.verdict()
+    assert not found.agrees and "as if they had not been read" in found.verdict()
 
 
 def test_another_order_of_the_labels_is_named(classifier, tmp_path):
@@ -238,7 +238,7 @@ def test_another_order_of_the_labels_is_named(classifier, tmp_path):
     found = certificate(classifier, reference_of(wrong), tmp_path)
     assert set(found.differences) == {"last_hidden_state", "pooled", "logits"}
     assert found.causes == (
-        "the labels of logits are in another order (theirs in turn are [2, 0, 1, 4, 3] here)",
+        "the labels of logits are in another order (their labels 0, 1, ... are [2, 0, 1, 4, 3] here)",
     )
 
 
@@ -246,7 +246,10 @@ def test_swapped_next_sentence_labels_are_named(model, tmp_path):
     head = model.params["nsp"]
     swapped = {"nsp__kernel": head["kernel"][:, ::-1], "nsp__bias": head["bias"][::-1]}
     found = certificate(model, reference_of(changed(model, **swapped)), tmp_path)
-    assert "nsp_logits are in another order (theirs in turn are [1, 0] here)" in found.causes[0]
+    assert (
+        "nsp_logits are in another order (their labels 0, 1, ... are [1, 0] here)"
+        in found.causes[0]
+    )
 
 
 def test_an_unknown_cause_is_said_to_be_unknown(model, tmp_path):
@@ -296,13 +299,13 @@ def test_outputs_of_another_shape_or_that_are_not_finite_never_agree(model, clas
 
 
 def test_statistics_of_a_sample_tell_as_much(model):
-    """Without the sampled places, mean and deviation alone would notice a change."""
+    """Mean and deviation alone notice a change outside of the sampled positions."""
     output = np.random.default_rng(0).normal(size=(40, 50)).astype(np.float32)
     sampled = Statistics.of(output, 512)
-    assert len(sampled.places) == len(set(sampled.places.tolist())) == 512
+    assert len(sampled.positions) == len(set(sampled.positions.tolist())) == 512
     assert verify._difference(output, sampled) < 1e-6
     other = output.copy()
-    place = np.setdiff1d(np.arange(2000), sampled.places)[0]
+    place = np.setdiff1d(np.arange(2000), sampled.positions)[0]
     other.reshape(-1)[place] += 5.0
     assert verify._difference(other, sampled) > verify.TOLERANCE
 
@@ -316,15 +319,15 @@ def test_golden_statistics_read_back_as_they_were(model, tmp_path):
     for name, output in theirs.outputs.items():
         found = read.outputs[name]
         assert (found.shape, found.mean, found.std) == (output.shape, output.mean, output.std)
-        assert len(found.places) == min(512, np.prod(output.shape))
-        np.testing.assert_array_equal(found.values, output.values[found.places])
+        assert len(found.positions) == min(512, np.prod(output.shape))
+        np.testing.assert_array_equal(found.values, output.values[found.positions])
     reference.write_golden(path, read)  # and again, of what is a sample already
     again = reference.read_golden(path).outputs["mlm_logits"]
-    np.testing.assert_array_equal(again.places, read.outputs["mlm_logits"].places)
+    np.testing.assert_array_equal(again.positions, read.outputs["mlm_logits"].positions)
 
 
 def test_golden_statistics_made_by_bertjax_are_refused(model, tmp_path):
-    with pytest.raises(UserError, match="proves nothing"):
+    with pytest.raises(UserError, match="would prove nothing"):
         certificate(model, reference_of(model, generator="BERTJax 0.1"), tmp_path)
 
 
@@ -336,7 +339,7 @@ def test_golden_statistics_made_by_bertjax_are_refused(model, tmp_path):
         lambda fields: fields.update(probe=[]),
         lambda fields: fields["probe"].update(input_ids=[[1, 2], [3]]),
         lambda fields: fields["outputs"].pop("last_hidden_state"),
-        lambda fields: fields["outputs"]["pooled"].update(places=[10**6]),
+        lambda fields: fields["outputs"]["pooled"].update(positions=[10**6]),
         lambda fields: fields["outputs"]["pooled"].update(values=["a"]),
         lambda fields: fields["outputs"]["pooled"].update(mean=None),
         lambda fields: fields["outputs"]["pooled"].update(shape=[-1, 3]),
@@ -350,7 +353,7 @@ def test_damaged_golden_statistics_are_refused_in_one_sentence(model, tmp_path, 
     fields = json.loads(path.read_text())
     change(fields)
     path.write_text(json.dumps(fields))
-    with pytest.raises(UserError, match="not the golden statistics") as caught:
+    with pytest.raises(UserError, match="not golden statistics") as caught:
         verify.verify(model, tmp_path, lambda line: None)
     assert "\n" not in str(caught.value)
 

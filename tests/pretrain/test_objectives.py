@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import bertjax as bj
-from bertjax.convert.run import MODEL, ConvertConfig, convert
+from bertjax.convert.run import ConvertConfig, convert
+from bertjax.convert.to_run import MODEL
 from bertjax.data.corpora import Corpora
 from bertjax.data.prepare.run import PrepareConfig, prepare
 from bertjax.data.shards import read_manifest

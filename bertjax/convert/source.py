@@ -1,0 +1,165 @@
+"""Reads what `convert` converts: a TF1 checkpoint, a pre-training run, or a model directory."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from etils import epath
+
+from bertjax.config import BertConfig, read_json_object
+from bertjax.errors import UserError
+from bertjax.files import location
+from bertjax.interop import google
+from bertjax.interop.huggingface import Pretrained, from_google, from_pretrained
+from bertjax.model.heads import kind_of_parts
+from bertjax.pretrain.run import KIND
+from bertjax.rundir.records import CONFIG
+from bertjax.text.tokenizer import load_tokenizer
+from bertjax.train.checkpoint.manager import Checkpoints
+from bertjax.train.optimizer import OptimizerConfig, make_optimizer
+from bertjax.train.step import init_state
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A model, and the training state that lies with it."""
+
+    model: Pretrained
+    step: int | None = None
+    """Number of batches consumed; None if it is unknown."""
+    updates: int | None = None
+    """Number of updates applied; None if it is unknown."""
+    has_moments: bool = False
+    """Whether Adam's moments exist, even if they were not read."""
+    mu: Any = None
+    """First moments, a tree like the parameters; None if they were not read."""
+    nu: Any = None
+    """Second moments."""
+    notes: tuple[str, ...] = ()
+    """Sentences for the log."""
+    optimizer: str | None = None
+    """Name of the optimizer; only a run has one."""
+
+    def with_params(self, params: dict[str, Any], mu: Any, nu: Any) -> "Source":
+        """Returns this source with other parameters and moments."""
+        model = dataclasses.replace(self.model, params=params)
+        return dataclasses.replace(self, model=model, mu=mu, nu=nu)
+
+    def __str__(self) -> str:
+        shape, params = self.model.config, self.model.params
+        heads = sorted(set(params) - {"embeddings", "encoder"})
+        count = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
+        step = "no step" if self.step is None else f"step {self.step:,}"
+        moments = "Adam moments" if self.has_moments else "no Adam moments"
+        return (
+            f"BERT with {shape.num_hidden_layers} layers of {shape.hidden_size} and "
+            f"{shape.num_attention_heads} heads, vocabulary {shape.vocab_size:,}, {count:,} "
+            f"parameters ({', '.join(['encoder', *heads])}); {step}, {moments}"
+        )
+
+
+def read_source(path: str, *, with_moments: bool, hidden_act: str | None = None) -> Source:
+    """Reads a model, with its training state if it has one.
+
+    Args:
+        path: a TF1 checkpoint, a run directory, or a model in Hugging Face's layout.
+        with_moments: whether to read Adam's moments, if they exist.
+        hidden_act: the activation in place of the source's own.
+
+    Raises:
+        UserError: the source can't be read, or its moments are incomplete.
+    """
+    place = location(path)
+    if google.is_checkpoint(place):
+        source = _read_google(place, with_moments)
+        if hidden_act is None and source.model.config.hidden_act == "gelu":
+            note = (
+                "hidden_act is gelu (erf), as its JSON says. Weights of Google's code from "
+                "February 2019 on were trained with tanh: for them, set `hidden_act` gelu_new."
+            )
+            source = dataclasses.replace(source, notes=(*source.notes, note))
+    elif is_pretraining_run(place):
+        source = _read_run(place, with_moments)
+    else:
+        source = Source(from_pretrained(place))
+    if hidden_act is None:
+        return source
+    shape = dataclasses.replace(source.model.config, hidden_act=hidden_act)
+    return dataclasses.replace(source, model=dataclasses.replace(source.model, config=shape))
+
+
+def is_pretraining_run(path: epath.Path) -> bool:
+    """Whether a directory is a pre-training run with a checkpoint."""
+    checkpoints = path / "checkpoints"
+    if not ((path / CONFIG).is_file() and checkpoints.is_dir() and any(checkpoints.iterdir())):
+        return False
+    return read_json_object(path / CONFIG).get("kind") == KIND
+
+
+def _read_google(path: epath.Path, with_moments: bool) -> Source:
+    found = google.read_checkpoint(path, moments=with_moments)
+    return Source(
+        from_google(found),
+        found.step,
+        found.step,
+        found.has_moments,
+        found.mu,
+        found.nu,
+        found.notes,
+    )
+
+
+def _read_run(path: epath.Path, with_moments: bool) -> Source:
+    """Reads the newest checkpoint of a pre-training run."""
+    notes: list[str] = []
+    with Checkpoints(path / "checkpoints", read_only=True, log=notes.append) as checkpoints:
+        params, meta = checkpoints.restore_params()
+        saved = meta["immutable"]
+        shape = BertConfig.from_dict(saved["model"], where=str(path))
+        tokenizer = load_tokenizer(path / "tokenizer")
+        if tokenizer.sha256 != saved["tokenizer"]:
+            raise UserError(
+                f"{path}/tokenizer: not the vocabulary that the run was trained with; put a copy "
+                "of that one back."
+            )
+        model = Pretrained(shape, params, tokenizer, {"kind": kind_of_parts(params)})
+        if not with_moments:
+            return Source(model, meta["step"], has_moments=True, notes=tuple(notes))
+        if "freeze" in saved:
+            raise UserError(
+                f"{path}: the run froze {', '.join(saved['freeze'])} and has no moments of them, "
+                "but a run needs all moments; convert it to Hugging Face's layout, and that into "
+                "a run."
+            )
+        average = "ema_decay" in saved
+        if average:
+            notes.append("The run goes on from its weights; their moving average is left out.")
+        optimizer = optimizer_with_moments(saved["optimizer"])
+        target = jax.eval_shape(lambda: init_state(params, optimizer, average=average))
+        restored = checkpoints.restore(target, step=meta["step"])
+    assert restored is not None
+    state = restored.state
+    mu, nu = (optax.tree.get(state.opt_state, name) for name in ("mu", "nu"))
+    model = dataclasses.replace(model, params=state.params)
+    step, updates = int(state.step), int(state.updates)
+    return Source(model, step, updates, True, mu, nu, tuple(notes), saved["optimizer"])
+
+
+def optimizer_with_moments(name: str) -> optax.GradientTransformation:
+    """Returns an optimizer whose state is that of a run.
+
+    Raises:
+        UserError: the optimizer does not keep Adam's two moments.
+    """
+    # The state does not depend on the schedule.
+    optimizer = make_optimizer(OptimizerConfig(name), optax.constant_schedule(0.0))
+    state = optimizer.init({"kernel": jnp.zeros((1, 1))})
+    if any(len(optax.tree.get_all_with_path(state, moment)) != 1 for moment in ("mu", "nu")):
+        raise UserError(
+            f"The optimizer {name} does not keep the two moments of Adam, which a converted run "
+            "needs; convert to Hugging Face's layout and start a new run from that."
+        )
+    return optimizer

@@ -1,0 +1,141 @@
+"""Writes a converted model as a run directory that `bertjax pretrain` continues."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from etils import epath
+
+from bertjax.convert.source import Source, optimizer_with_moments
+from bertjax.errors import UserError
+from bertjax.model.bert import init_params
+from bertjax.model.heads import TASK_PARTS
+from bertjax.pretrain.run import UNSET_NAMES, heads_setting
+from bertjax.train.checkpoint.manager import Checkpoints
+from bertjax.train.checkpoint.settings import UNSET
+from bertjax.train.step import TrainState, init_state
+
+MODEL = "model.json"
+"""File of the model's shape: the value of `model.size` for the command that continues the run."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RunStart:
+    """The first checkpoint of a converted run."""
+
+    source: Source
+    """The model with exactly the heads that pre-training trains."""
+    state: TrainState
+    optimizer: str
+    objective: str
+    kind: str
+    """The heads, a key of `bertjax.model.heads.TASK_PARTS`."""
+
+    @property
+    def step(self) -> int:
+        """Number of steps done."""
+        return int(self.state.step)
+
+
+def start_run(
+    source: Source,
+    where: str,
+    *,
+    optimizer: str | None,
+    objective: str | None,
+    seed: int,
+    log: Callable[[str], None],
+) -> RunStart:
+    """Makes the training state that a run begins with.
+
+    Args:
+        source: the model and its moments.
+        where: the source's path, for errors.
+        optimizer: name of the optimizer; None keeps the source's.
+        objective: name of the objective; None chooses by the source's heads.
+        seed: draws the heads that the source lacks.
+        log: takes one line at a time.
+
+    Raises:
+        UserError: the tokenizer and the model have different vocabulary sizes.
+    """
+    shape, tokenizer = source.model.config, source.model.tokenizer
+    if tokenizer.vocab_size != shape.vocab_size:
+        raise UserError(
+            f"{where}: the tokenizer has {tokenizer.vocab_size} tokens and the model "
+            f"{shape.vocab_size}, but a run needs equal numbers; add lines such as [unused99] to "
+            "the vocabulary."
+        )
+    was_single = source.optimizer is not None and source.model.kind == "masked_lm"
+    objective = objective or ("mlm" if was_single else "nsp")
+    kind = "masked_lm" if objective == "mlm" else "pretraining"
+    source = _with_heads(source, kind, seed, log)
+    if source.step and source.mu is None:
+        log(f"Without its moments, Adam starts anew, and the steps from 0 (not {source.step:,}).")
+        source = dataclasses.replace(source, step=0, updates=0)
+    optimizer = optimizer or source.optimizer or "adamw_google"
+    return RunStart(source, _state(source, optimizer), optimizer, objective, kind)
+
+
+def write_run(directory: epath.Path, start: RunStart, log: Callable[[str], None]) -> None:
+    """Writes the tokenizer, the shape and the first checkpoint of a run."""
+    model = start.source.model
+    model.tokenizer.save(directory / "tokenizer")
+    (directory / MODEL).write_text(json.dumps(model.config.to_dict(), indent=2) + "\n")
+    meta = {
+        "immutable": {
+            "model": model.config.to_dict(),
+            "tokenizer": model.tokenizer.sha256,
+            "optimizer": start.optimizer,
+            **heads_setting(start.objective),
+        },
+        UNSET: list(UNSET_NAMES),
+        "mutable": {},
+        "loop": {"best": None, "evaluated": start.step, "no_better": 0, "window": None},
+    }
+    with Checkpoints(directory / "checkpoints", log=log) as checkpoints:
+        checkpoints.save(start.state, meta, wait=True)
+
+
+def _with_heads(source: Source, kind: str, seed: int, log: Callable[[str], None]) -> Source:
+    """Returns the source with exactly the subtrees of `kind`; those that it lacks are drawn."""
+    params, shape = source.model.params, source.model.config
+    parts = ("embeddings", "encoder", *TASK_PARTS[kind])
+    missing = [part for part in parts if part not in params]
+    if surplus := sorted(params.keys() - set(parts)):
+        log(f"Not trained by pre-training, and left out: {', '.join(surplus)}.")
+    drawn: dict[str, Any] = {}
+    if missing:
+        log(f"Not in the source, and drawn with seed {seed}: {', '.join(missing)}.")
+
+        def draw(key: jax.Array) -> dict[str, Any]:
+            whole = init_params(shape, key)
+            return {part: whole[part] for part in missing}
+
+        drawn = jax.jit(draw)(jax.random.key(seed, impl="threefry2x32"))
+
+    def whole(tree: Any, rest: Any) -> Any:
+        return None if tree is None else {part: {**tree, **rest}[part] for part in parts}
+
+    zeros = jax.tree.map(jnp.zeros_like, drawn)
+    return source.with_params(
+        whole(params, drawn), whole(source.mu, zeros), whole(source.nu, zeros)
+    )
+
+
+def _state(source: Source, optimizer_name: str) -> TrainState:
+    """Returns the training state after the source's steps, with its moments if it has them."""
+    optimizer = optimizer_with_moments(optimizer_name)
+    params = jax.tree.map(jnp.asarray, source.model.params)
+    updates = jnp.asarray(source.updates or 0, jnp.int32)
+    if source.mu is None:
+        state = init_state(params, optimizer)
+    else:
+        shapes = jax.eval_shape(lambda: init_state(params, optimizer))
+        moments = optax.tree.set(shapes.opt_state, mu=source.mu, nu=source.nu, count=updates)
+        state = shapes.replace(params=params, opt_state=moments, bad_steps=jnp.zeros((), jnp.int32))
+    return state.replace(step=jnp.asarray(source.step or 0, jnp.int32), updates=updates)
