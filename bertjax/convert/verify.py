@@ -291,7 +291,7 @@ def _order_cause(ours: np.ndarray, theirs: Statistics, name: str) -> str | None:
     order = variants.label_order(ours, theirs.positions, theirs.values)
     if order is None or _difference(ours[..., order], theirs) > TOLERANCE:
         return None
-    return f"the labels of {name} are in another order (their labels 0, 1, ... are {order} here)"
+    return f"the labels of {name} are in another order (theirs, in order, are {order} here)"
 
 
 def _texts_that_differ(model: Pretrained, reference: Reference) -> tuple[str, ...]:
