@@ -54,7 +54,8 @@ class ConvertConfig:
     """Tokenizer (a directory, vocab.txt, spm.model or tokenizer.json) whose vocabulary replaces the
     model's. Tokens of both keep their rows; others start as the mean of their old pieces."""
     optimizer: str | None = None
-    """Name of the optimizer that a run continues with. Default: that of a source run, else adamw_google."""
+    """Name of the optimizer that a run continues with. Default: that of a source run, else
+    adamw_google."""
     seed: int = 0
     """Seed that draws the heads which a run needs and `source` lacks."""
     objective: ObjectiveName | None = None
