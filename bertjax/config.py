@@ -1,4 +1,4 @@
-"""What the model is (`BertConfig`) and how it is run (`Execution`); neither imports jax."""
+"""The shape of a model (`BertConfig`) and how to compute it (`Execution`), without jax."""
 
 import dataclasses
 import json
@@ -11,7 +11,7 @@ from bertjax.errors import UserError
 from bertjax.files import reading
 
 HIDDEN_ACTS = ("gelu", "gelu_new", "gelu_tanh", "relu")
-# Names of Hugging Face's for the same functions.
+# Hugging Face's names for the same functions.
 _SAME_ACTS = {"gelu_python": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
 
 # Google's release of 2018 (base, large) and of 2020 (the miniatures): layers, hidden size.
@@ -23,16 +23,16 @@ _SIZES = {
     "base": (12, 768),
     "large": (24, 1024),
 }
-# Beyond these the names and shapes of the weights alone would be too much for memory or for an int.
-_MOST, _MOST_LAYERS = (1 << 31) - 1, 1000
+# Beyond these, the names and shapes of the weights alone exceed memory or an int.
+_MAX, _MAX_LAYERS = (1 << 31) - 1, 1000
 _MINIATURE = re.compile(r"L-(\d+)_H-(\d+)")
 
 
 def read_json_object(path: epath.Path) -> dict[str, Any]:
-    """The JSON object of a file.
+    """Reads a JSON object.
 
     Raises:
-        UserError: there is none in it, or it can't be read.
+        UserError: the file holds none, or can't be read.
     """
     with reading(path):
         data = path.read_bytes()
@@ -47,34 +47,34 @@ def read_json_object(path: epath.Path) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class BertConfig:
-    """The shape of a BERT; field names as in Google's and Hugging Face's `config.json`.
+    """The shape of a BERT, with the field names of Google's and Hugging Face's `config.json`.
 
-    Hashable, so it can be a static argument of `jax.jit`.
+    It is hashable, so it can be a static argument of `jax.jit`.
     """
 
     vocab_size: int = 30522
-    """Rows of the word embedding table, V."""
+    """Number of token ids, V."""
     hidden_size: int = 768
     """Width of the residual stream, D."""
     num_hidden_layers: int = 12
-    """Encoder layers, L."""
+    """Number of encoder layers, L."""
     num_attention_heads: int = 12
-    """Attention heads, N; divides hidden_size."""
+    """Number of attention heads, N; a divisor of hidden_size."""
     intermediate_size: int = 3072
     """Width of the feed-forward layer, F."""
     hidden_act: str = "gelu"
-    """gelu (erf: the paper's release and Hugging Face), gelu_new or gelu_tanh (Google's code since
-    February 2019), relu."""
+    """gelu (erf, as in the paper's release and Hugging Face), gelu_new or gelu_tanh (as in Google's
+    code since February 2019), or relu."""
     hidden_dropout_prob: float = 0.1
-    """Dropout of the embeddings and of both outputs of every layer."""
+    """Dropout rate of the embeddings and of both outputs of every layer."""
     attention_probs_dropout_prob: float = 0.1
-    """Dropout of the attention probabilities."""
+    """Dropout rate of the attention probabilities."""
     max_position_embeddings: int = 512
-    """Longest sequence the model can read."""
+    """Maximum length of a sequence."""
     type_vocab_size: int = 2
-    """Token types (sentence A, sentence B)."""
+    """Number of token types (sentence A, sentence B)."""
     initializer_range: float = 0.02
-    """Standard deviation of the truncated normal that weights start from."""
+    """Standard deviation of the truncated normal distribution of initial weights."""
     layer_norm_eps: float = 1e-12
     """Added to the variance in LayerNorm."""
 
@@ -89,11 +89,11 @@ class BertConfig:
             "type_vocab_size",
         ):
             value = getattr(self, name)
-            most = _MOST_LAYERS if name == "num_hidden_layers" else _MOST
-            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+            maximum = _MAX_LAYERS if name == "num_hidden_layers" else _MAX
+            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= maximum:
                 raise UserError(
                     f"{name} is {value!r:.100}: give a whole number of at least 1 and at most "
-                    f"{most:,}."
+                    f"{maximum:,}."
                 )
         if self.hidden_size % self.num_attention_heads:
             raise UserError(
@@ -121,13 +121,13 @@ class BertConfig:
 
     @classmethod
     def named(cls, name: str, **overrides: Any) -> "BertConfig":
-        """A released size: tiny mini small medium base large, or a miniature such as "L-4_H-256".
+        """Returns a released size: tiny mini small medium base large, or e.g. "L-4_H-256".
 
-        Heads are hidden_size / 64 and the feed-forward width is 4 x hidden_size, as in all of
+        It has hidden_size / 64 heads and a feed-forward width of 4 x hidden_size, as all of
         Google's releases.
 
         Raises:
-            UserError: the name is none of these.
+            UserError: the name is unknown.
         """
         if name in _SIZES:
             layers, hidden = _SIZES[name]
@@ -150,10 +150,10 @@ class BertConfig:
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any], where: str = "the configuration") -> "BertConfig":
-        """From Google's or Hugging Face's JSON object; keys that are not BERT's shape are ignored.
+        """Makes a configuration from Google's or Hugging Face's JSON object; ignores other keys.
 
         Raises:
-            UserError: a key is missing, or a value can't be right; the sentence names `where`.
+            UserError: a key is missing or a value is invalid; the message names `where`.
         """
         known = {field.name for field in dataclasses.fields(cls)}
         missing = sorted({"vocab_size", "hidden_size", "num_hidden_layers"} - fields.keys())
@@ -174,7 +174,7 @@ class BertConfig:
         """Reads Google's `bert_config.json` or Hugging Face's `config.json`.
 
         Raises:
-            UserError: no such file, no JSON object in it, or not a BERT's.
+            UserError: there is no such file, no JSON object in it, or it isn't a BERT's.
         """
         path = epath.Path(path)
         if not path.is_file():
@@ -182,25 +182,25 @@ class BertConfig:
         return cls.from_dict(read_json_object(path), where=str(path))
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as Google's and Hugging Face's JSON name them."""
+        """Returns the fields under the names of Google's and Hugging Face's JSON."""
         return dataclasses.asdict(self)
 
 
 @dataclasses.dataclass(frozen=True)
 class Execution:
-    """How to compute, which is not what the model is: it may change on resume. Hashable."""
+    """How to compute a model. A resumed run may change it. It is hashable."""
 
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of matmuls and activations; parameters, LayerNorm, softmax and loss stay float32."""
+    """Dtype of matmuls and activations. Parameters, LayerNorm, softmax and loss stay float32."""
     precision: Literal["default", "high", "highest"] = "default"
     """Matmul precision; TPUs round float32 to bfloat16 unless this is "highest"."""
     remat: Literal["none", "full", "dots"] = "none"
-    """What the backward pass recomputes: nothing, whole layers ("full"), or all of a layer but its
-    products with weights ("dots"; attention's own products are computed again)."""
+    """What the backward pass recomputes: nothing, whole layers ("full"), or all of a layer except
+    its products with weights ("dots", which recomputes attention's own products)."""
     scan_layers: bool = False
-    """Compile one layer and scan over the stack: quicker to compile, slower to run on CPU."""
+    """Compile one layer and scan over all. It compiles faster and runs slower on CPU."""
     attention: Literal["auto", "plain"] = "auto"
-    """auto picks the layout that is fastest on the platform the program is lowered for."""
+    """auto chooses the fastest layout for the platform that the program is lowered for."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

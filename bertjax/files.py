@@ -1,4 +1,4 @@
-"""Paths that a user names, and files that appear whole or not at all."""
+"""Paths that a user names, and files that are written atomically."""
 
 import contextlib
 import errno
@@ -10,8 +10,7 @@ from etils import epath
 
 from bertjax.errors import UserError
 
-# No room (disk, quota, size of a file), no permission, or a file where a directory would be, and
-# the other way round.
+# No space (disk, quota, file size), no permission, a file in place of a directory or vice versa.
 _NOT_WRITABLE = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
     *(errno.EACCES, errno.EPERM, errno.EROFS),
@@ -21,10 +20,10 @@ _NOT_READABLE = (errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR)
 
 
 class CannotWrite(UserError):
-    """A place is full or closed to us; what was finished before stays as good as it is."""
+    """There is no space or no permission at a path."""
 
     def __init__(self, path: epath.PathLike, reason: str) -> None:
-        super().__init__(str(path), reason)  # what it is made of again in another process
+        super().__init__(str(path), reason)  # the arguments, so that it can be pickled
 
     def __str__(self) -> str:
         path, reason = self.args
@@ -35,15 +34,15 @@ class CannotWrite(UserError):
 
 
 def is_local(path: epath.PathLike) -> bool:
-    """Whether a path is on a disk of this machine (not gs:// or another scheme)."""
+    """Whether a path is on a local disk (not gs:// or another scheme)."""
     return "://" not in str(path)
 
 
 def location(path: epath.PathLike) -> epath.Path:
-    """The path, where this installation can reach it.
+    """Returns a path that this installation can reach.
 
     Raises:
-        UserError: it is in an object store whose package is not installed.
+        UserError: the path is in an object store whose package is not installed.
     """
     path = epath.Path(path)
     if not is_local(path):
@@ -58,7 +57,7 @@ def location(path: epath.PathLike) -> epath.Path:
 
 
 def output_directory(path: epath.PathLike) -> epath.Path:
-    """A path where results may go: a directory, or nothing yet and no file on the way to it.
+    """Returns a path for results, which is a directory or can become one.
 
     Raises:
         UserError: a file is in the way, or see `location`.
@@ -74,7 +73,7 @@ def output_directory(path: epath.PathLike) -> epath.Path:
 
 
 def free_bytes(path: epath.PathLike) -> int | None:
-    """Room on the disk that a path is on, or would be; None of an object store."""
+    """Returns the free space of the disk that a path is on, or would be; None for object stores."""
     if not is_local(path):
         return None
     path = epath.Path(path).absolute()
@@ -84,10 +83,10 @@ def free_bytes(path: epath.PathLike) -> int | None:
 
 @contextlib.contextmanager
 def writing(path: epath.PathLike) -> Iterator[None]:
-    """Says in one sentence that `path` can't be written, should the block find that out.
+    """Turns errors in the block about space and permissions into a sentence that names `path`.
 
     Raises:
-        CannotWrite: no room or no permission; every other error of the system stays what it is.
+        CannotWrite: no space or no permission. Other errors pass unchanged.
     """
     try:
         yield
@@ -99,10 +98,10 @@ def writing(path: epath.PathLike) -> Iterator[None]:
 
 @contextlib.contextmanager
 def reading(path: epath.PathLike) -> Iterator[None]:
-    """Says in one sentence that `path` can't be read, should the block find that out.
+    """Turns errors in the block about permissions and directories into a sentence with `path`.
 
     Raises:
-        UserError: no permission, or no file; every other error of the system stays what it is.
+        UserError: no permission, or no file. Other errors pass unchanged.
     """
     try:
         yield
@@ -117,7 +116,7 @@ def reading(path: epath.PathLike) -> Iterator[None]:
 
 @contextlib.contextmanager
 def replacing(path: epath.Path) -> Iterator[epath.Path]:
-    """Gives a neighbour of `path` to write, which takes its name if the block ends well.
+    """Yields a temporary path beside `path`, which replaces `path` unless the block raises.
 
     Raises:
         CannotWrite: see `writing`.
@@ -129,23 +128,22 @@ def replacing(path: epath.Path) -> Iterator[epath.Path]:
             yield temporary
             temporary.replace(path)
         finally:
-            with contextlib.suppress(OSError):  # what went wrong before is what matters
+            with contextlib.suppress(OSError):  # the earlier error is the one to report
                 temporary.unlink(missing_ok=True)
 
 
 def write_atomically(path: epath.Path, data: bytes) -> None:
-    """Writes a file by `replacing`."""
+    """Writes a file through a temporary one, so that it is never seen incomplete."""
     with replacing(path) as temporary:
         temporary.write_bytes(data)
 
 
 @contextlib.contextmanager
 def filling(directory: epath.Path) -> Iterator[epath.Path]:
-    """Gives a neighbour of an absent or empty directory to fill, which takes its name at the end.
+    """Yields a temporary directory, which replaces the absent or empty `directory` at the end.
 
-    In an object store, where renaming is copying the files one by one in any order, it is the
-    directory itself: the file without which nothing reads it has to be written last. Nothing is
-    left of it if the block fails.
+    In an object store, where renaming copies the files one by one in any order, it yields
+    `directory` itself: write the file that readers need last. If the block raises, nothing is left.
 
     Raises:
         CannotWrite: see `writing`.

@@ -1,6 +1,6 @@
-"""Compiled programs, kept for the next command in JAX's persistent cache.
+"""JAX's persistent cache of compiled programs, for the next command.
 
-The command line alone asks for it: who imports bertjax has the JAX that they configured.
+Only the command line turns it on: importing bertjax doesn't change JAX's configuration.
 """
 
 import hashlib
@@ -14,22 +14,23 @@ from typing import Any
 
 from bertjax.files import is_local
 
-# Of /proc/cpuinfo, what says which instructions a processor has: x86's and ARM's names.
+# The fields of /proc/cpuinfo that tell a processor's instructions, on x86 and ARM.
 _CPU_FIELDS = ("model name", "flags", "Features", "CPU implementer", "CPU part")
-# Loading a large program overruns a thread's stack on macOS before this release.
+# On macOS, earlier releases overrun a thread's stack when they load a large program.
 _SAFE_ON_MACOS = (0, 10)
 
 
 def keep_compiled() -> str:
-    """Turns the cache on, and says in one sentence where it is; nothing where it is off.
+    """Turns the cache on and returns a sentence with its directory; empty if the cache is off.
 
-    Call it before anything is compiled, as JAX looks once. JAX's own variables decide:
-    JAX_COMPILATION_CACHE_DIR names another place (empty: no cache), and
-    JAX_ENABLE_COMPILATION_CACHE=false switches it off. A place that can't be written is a warning.
+    Call it before the first compilation, when JAX reads the setting. JAX's environment variables
+    take precedence: JAX_COMPILATION_CACHE_DIR names another directory (empty: no cache), and
+    JAX_ENABLE_COMPILATION_CACHE=false turns it off. If the directory can't be written, the sentence
+    is a warning.
     """
     import jax
 
-    settings: Any = jax.config  # whose names are made when jax is loaded
+    settings: Any = jax.config  # pyright doesn't know its attributes
     if not settings.jax_enable_compilation_cache:
         return ""
     named = os.environ.get("JAX_COMPILATION_CACHE_DIR", settings.jax_compilation_cache_dir)
@@ -40,7 +41,7 @@ def keep_compiled() -> str:
     directory: object = named
     try:
         directory = pathlib.Path(named) if named else _own_directory(jax.lib.__version__)
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)  # what is in it is run
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)  # it holds executable code
         with tempfile.TemporaryFile(dir=directory):
             pass
     except (OSError, RuntimeError) as error:  # RuntimeError: there is no home directory
@@ -55,10 +56,10 @@ def keep_compiled() -> str:
 
 
 def _own_directory(version: str) -> pathlib.Path:
-    """Of this user, this jaxlib and this kind of processor.
+    """Returns a directory for this user, this jaxlib and this kind of processor.
 
-    A program for a CPU has the instructions of the CPU it was compiled on, and a home directory may
-    be shared by machines that differ.
+    A CPU program contains the instructions of the CPU that compiled it, and different machines may
+    share a home directory.
     """
     if sys.platform == "darwin":
         home = pathlib.Path.home() / "Library" / "Caches"
@@ -70,16 +71,16 @@ def _own_directory(version: str) -> pathlib.Path:
 
 
 def _processor() -> str:
-    """What differs between processors that have other instructions."""
-    facts = [platform.machine(), platform.processor()]
+    """Returns a text that differs between processors with different instructions."""
+    fields = [platform.machine(), platform.processor()]
     cpuinfo = pathlib.Path("/proc/cpuinfo")
     if cpuinfo.exists():
         first = cpuinfo.read_text(errors="replace").partition("\n\n")[0].splitlines()
-        facts += [line for line in first if line.partition("\t")[0].strip(" :") in _CPU_FIELDS]
+        fields += [line for line in first if line.partition("\t")[0].strip(" :") in _CPU_FIELDS]
     elif sys.platform == "darwin":
         brand = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
-        facts.append(subprocess.run(brand, capture_output=True, text=True, check=False).stdout)
-    return "\n".join(facts)
+        fields.append(subprocess.run(brand, capture_output=True, text=True, check=False).stdout)
+    return "\n".join(fields)
 
 
 def _is_safe(version: str) -> bool:

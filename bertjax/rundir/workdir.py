@@ -1,4 +1,4 @@
-"""Run directories: which one a command gets, and whose it is."""
+"""Run directories: choosing one, and the files that describe its run."""
 
 import dataclasses
 import json
@@ -19,12 +19,12 @@ KINDS = ("pre-training", "fine-tuning")
 def choose_workdir(
     workdir: str, kind: str, *, fresh: bool, immutable: Mapping[str, Any] | None = None
 ) -> epath.Path:
-    """The directory named, or with `fresh` the first of name-2, name-3, ... that is not taken.
+    """Returns the named directory, or with `fresh` the first unused of name-2, name-3, ...
 
     Args:
-        workdir: what the user named.
-        kind: of the run, one of `KINDS`.
-        fresh: never go on with what is there.
+        workdir: the directory that the user named.
+        kind: kind of the run, one of `KINDS`.
+        fresh: never resume an existing run.
         immutable: settings that every run there must share; None leaves them to the checkpoints.
 
     Raises:
@@ -36,7 +36,7 @@ def choose_workdir(
         number = 2
         while (path.parent / f"{path.name}-{number}").exists():
             number += 1
-    # One process may come late, and find that another has taken the directory already.
+    # A late process may find that another has made the directory already.
     (number,) = from_first_process([number])
     if number > 1:
         return path.parent / f"{path.name}-{number}"

@@ -278,7 +278,9 @@ class _Run:
     def _give_up(self, step: int) -> None:
         self.checkpoints.wait()
         steps = self.checkpoints.steps()
-        safe = f"the checkpoint of step {steps[-1]:,} is whole" if steps else "nothing is saved yet"
+        safe = (
+            f"the checkpoint of step {steps[-1]:,} is intact" if steps else "nothing is saved yet"
+        )
         raise UserError(
             f"{self.bad_steps} steps in a row, up to step {step:,}, had a loss or gradient that is "
             f"not finite; {safe}. Lower the learning rate or warm up longer, and run the same "

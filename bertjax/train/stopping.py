@@ -1,6 +1,6 @@
-"""Asking a run to stop: SIGTERM and SIGINT in one process, JAX's preemption notice in several.
+"""Requests to stop a run: SIGTERM and SIGINT in one process, JAX's preemption notice in several.
 
-One mechanism a run: a handler of our own would steal the signal from JAX's.
+A run has one of these mechanisms: our handler would take the signal from JAX's.
 """
 
 import contextlib
@@ -12,22 +12,23 @@ import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-# Whoever starts us may pass on a signal that we got as well: only a later one means impatience.
+import jax
+from jax.experimental import multihost_utils
+
+# A parent process may pass on a signal that this process got as well; a later one is deliberate.
 _SAME_SIGNAL_SECONDS = 1.0
 
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[Callable[[], bool]]:
-    """Gives a function that tells whether to stop; cheap, to be asked at every step.
+    """Yields a cheap function that tells whether to stop, to be called at every step.
 
-    In one process it is True from the first SIGTERM or SIGINT on; another signal more than a second
-    later ends the process at once. There is no handler in a notebook or outside the main thread,
-    where an interrupt stays the exception it is. Several processes must all ask equally often; they
-    stop at the same question after one of them was given notice by SIGTERM (needs
+    In one process it returns True after the first SIGTERM or SIGINT; another signal more than a
+    second later ends the process at once. In a notebook or outside the main thread no handler is
+    installed, and an interrupt raises KeyboardInterrupt. Several processes must call the function
+    equally often; all stop at the same call after one of them received SIGTERM (this needs
     `jax.distributed.initialize`).
     """
-    import jax
-
     if jax.process_count() > 1:
         yield _several_processes()
         return
@@ -52,16 +53,14 @@ def stop_requests() -> Iterator[Callable[[], bool]]:
 
 
 def _several_processes() -> Callable[[], bool]:
-    from jax.experimental import multihost_utils
-
-    questions = 0
+    calls = 0
     stop = False
 
     def stopping() -> bool:
-        nonlocal questions, stop
-        questions += 1
-        # Not the training step: evaluation asks many times within one.
-        stop = stop or multihost_utils.reached_preemption_sync_point(questions)
+        nonlocal calls, stop
+        calls += 1
+        # Number the calls, not the steps: an evaluation calls many times within one step.
+        stop = stop or multihost_utils.reached_preemption_sync_point(calls)
         return stop
 
     return stopping

@@ -308,7 +308,7 @@ def test_a_bad_step_is_skipped_counted_and_not_saved_at(toy, tmp_path):
 
 def test_too_many_bad_steps_stop_the_run_and_evict_nothing(toy, killing, tmp_path):
     config = LoopConfig(12, log_every=3, eval_every=0, save_every=1, max_bad_steps=4)
-    with pytest.raises(UserError, match=r"4 steps in a row, up to step 10.*step 6 is whole"):
+    with pytest.raises(UserError, match=r"4 steps in a row, up to step 10.*step 6 is intact"):
         toy.run(tmp_path, config, poison=frozenset(range(6, 12)))
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         assert checkpoints.steps() == [4, 5, 6]

@@ -1,4 +1,4 @@
-"""Checksums of sharded arrays, the same on any topology, and of JSON: a flipped bit is noticed."""
+"""Checksums that detect a flipped bit in sharded arrays, on any topology, and in JSON."""
 
 import hashlib
 import json
@@ -11,18 +11,18 @@ _UINTS = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
 
 
 class Damaged(Exception):
-    """What was read is not what was saved; the message says what differs."""
+    """What was read differs from what was saved; the message says how."""
 
 
 def fingerprint(array: jax.Array) -> jax.Array:
-    """A checksum of an array's bits that does not depend on how the array is sharded.
+    """Computes a checksum of an array's bits that doesn't depend on its sharding.
 
-    Every element's bits are mixed with its index in the whole array (MurmurHash3's finaliser, a
-    bijection, so no change of a single element goes unnoticed) and summed modulo 2**32; the sum has
-    the same value in any order, hence for any topology.
+    The bits of each element are mixed with its index in the global array by MurmurHash3's
+    finalizer, a bijection, so that any change of a single element changes the checksum. They are
+    summed modulo 2**32, in any order with the same result.
 
     Args:
-        array: any shape; bool, or a number of 1, 2, 4 or 8 bytes that is not complex.
+        array: any shape; bool, or non-complex numbers of 1, 2, 4 or 8 bytes.
 
     Returns:
         uint32 [].
@@ -30,7 +30,7 @@ def fingerprint(array: jax.Array) -> jax.Array:
     bits = _as_uint32(array)
     index = jnp.zeros(bits.shape, jnp.uint32)
     stride = 1
-    # One iota a dimension instead of a reshape to one dimension, which would gather sharded arrays.
+    # A reshape to one dimension would gather sharded arrays, so add one iota per dimension.
     for axis in reversed(range(bits.ndim)):
         iota = jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
         index += iota * jnp.uint32(stride % 2**32)
@@ -51,7 +51,7 @@ def _as_uint32(array: jax.Array) -> jax.Array:
 
 @jax.jit
 def _examine(array: jax.Array) -> jax.Array:
-    """[fingerprint, 1 if every element is finite], uint32 [2]: one program a shape, not a state."""
+    """Returns [fingerprint, 1 if all is finite else 0], uint32 [2]. It compiles once per shape."""
     finite = (
         jnp.isfinite(array).all()
         if jnp.issubdtype(array.dtype, jnp.inexact)
@@ -61,17 +61,14 @@ def _examine(array: jax.Array) -> jax.Array:
 
 
 def describe(arrays: dict[str, jax.Array]) -> tuple[dict[str, list], list[str]]:
-    """Dtype, shape and fingerprint of arrays, and which of them are not finite.
-
-    Args:
-        arrays: by name.
+    """Describes arrays by name.
 
     Returns:
-        {name: [dtype, shape, fingerprint in hex]}, all JSON values; the names that hold an infinity
-        or a NaN.
+        {name: [dtype, shape, fingerprint in hex]} as JSON values, and the names of arrays that hold
+        an infinity or a NaN.
     """
-    # One after the other: on fake CPU devices, sums over devices that run side by side can take all
-    # threads of a small machine and wait for each other for ever.
+    # One array at a time: on fake CPU devices, concurrent sums over devices can take all threads
+    # of a small machine and wait for each other forever.
     found = [jax.device_get(_examine(array)) for array in arrays.values()]
     described = {
         name: [str(array.dtype), list(array.shape), f"{int(pair[0]):08x}"]
@@ -81,11 +78,11 @@ def describe(arrays: dict[str, jax.Array]) -> tuple[dict[str, list], list[str]]:
 
 
 def differences(saved: dict[str, list], wanted: dict[str, Any]) -> list[str]:
-    """Where the names, dtypes or shapes of saved arrays are not those that are wanted, in words.
+    """Lists in words which names, dtypes or shapes of saved arrays differ from the wanted ones.
 
     Args:
-        saved: as `describe` gives it.
-        wanted: anything with a dtype and a shape, by name.
+        saved: a result of `describe`.
+        wanted: objects with a dtype and a shape, by name.
     """
     there = {name: f"{dtype}{shape}" for name, (dtype, shape, _) in saved.items()}
     here = {name: f"{x.dtype}{list(x.shape)}" for name, x in wanted.items()}
@@ -97,16 +94,16 @@ def differences(saved: dict[str, list], wanted: dict[str, Any]) -> list[str]:
 
 
 def seal(fields: dict[str, Any]) -> dict[str, Any]:
-    """A JSON object as it will be read back (tuples become lists), with a checksum of its own."""
+    """Adds a checksum to a JSON object, whose tuples become lists, as JSON reads them back."""
     plain = json.loads(json.dumps(fields))
     return {**plain, "sha256": _digest(plain)}
 
 
 def unseal(sealed: Any, what: str) -> dict[str, Any]:
-    """The fields that were sealed.
+    """Returns the fields that were sealed.
 
     Raises:
-        Damaged: they are others; `what` names the object in the message.
+        Damaged: the checksum is wrong; `what` names the object in the message.
     """
     if not isinstance(sealed, dict):
         raise Damaged(f"{what} is not a JSON object")

@@ -1,10 +1,10 @@
-"""Checkpoints that are verified.
+"""Verified checkpoints.
 
 A step is the state (arrays named by their paths in the pytree) and a JSON `meta` with a fingerprint
-of every array; storage.py commits both at once, in the background. What Orbax does not do is done
-here and in restore.py: a restored array must have the fingerprint, shape and dtype that were saved,
-a damaged step is marked and the one before is taken, a state that is not finite is refused, and
-only steps whose meta is whole count towards `keep_last` and `keep_best`.
+of every array; orbax_storage.py commits both at once, in the background. This module and restore.py
+add what Orbax lacks: a restored array must have the saved fingerprint, shape and dtype; a damaged
+step is marked, and the one before it is restored; a state that is not finite is refused; only steps
+with an intact meta count towards `keep_last` and `keep_best`.
 """
 
 import contextlib
@@ -49,24 +49,24 @@ class Checkpoints:
         read_only: bool = False,
         log: Callable[[str], None] = _LOGGER.warning,
     ) -> None:
-        """Opens or makes the directory and removes what interrupted saves left behind.
+        """Opens or makes the directory and removes the remains of interrupted saves.
 
         Args:
             directory: local or remote, e.g. `gs://bucket/run/checkpoints`.
-            keep_last: how many of the newest whole steps stay; at least 3, so that a damaged
-                checkpoint, or a run that went wrong, leaves something to go back to.
-            keep_best: how many of the steps with the best metric stay besides.
+            keep_last: number of newest intact steps to keep, at least 3, so that after damage or a
+                diverging run an earlier step is left.
+            keep_best: number of steps with the best metric to keep in addition.
             best_mode: whether a lower or a higher metric is better.
-            read_only: never writes, cleans or marks: for reading a run that may be going on.
-            log: told in one line about damage and what was done about it.
+            read_only: never write, clean or mark; for a run that may be in progress.
+            log: receives one line about each damaged step.
 
         Raises:
             UserError: keep_last is below 3, or keep_best is negative.
         """
         if keep_last < 3:
             raise UserError(
-                f"keep_last is {keep_last}: keep at least 3 checkpoints, so that a damaged one "
-                "leaves a good one to go back to."
+                f"keep_last is {keep_last}: keep at least 3 checkpoints, so that a good one is "
+                "left if one is damaged."
             )
         if keep_best < 0:
             raise UserError(f"keep_best is {keep_best}: give 0 or more.")
@@ -74,7 +74,7 @@ class Checkpoints:
         self.best_mode = best_mode
         self._keep_last, self._keep_best = keep_last, keep_best
         self.ranked_after = 0
-        """Only later steps compete for keep_best: those of another phase are no rivals."""
+        """Only later steps compete for `keep_best`; earlier ones belong to another phase."""
         self._read_only, self._log = read_only, log
         self._pending: tuple[int, float | None] | None = None
         self._storage = Storage(self.directory, read_only=read_only)
@@ -92,27 +92,27 @@ class Checkpoints:
     # Which steps there are
 
     def steps(self) -> list[int]:
-        """The committed steps that are not marked as bad, ascending; a save under way isn't one."""
+        """Returns the committed steps that are not marked as bad, ascending."""
         return list(self._good)
 
     def empty(self) -> bool:
-        """Whether nothing was ever saved here: neither whole nor damaged."""
+        """Whether the directory has no steps at all, neither intact nor damaged."""
         return not self._storage.steps()
 
     def best_step(self) -> int | None:
-        """The step with the best metric among `steps()`; None if none of them was evaluated."""
+        """Returns the step with the best metric; None if no step has a metric."""
         ranked = self._ranked()
         return ranked[0] if ranked else None
 
     def _ranked(self) -> list[int]:
         sign = 1 if self.best_mode == "min" else -1
-        # Of equal scores the earlier step is the better one: it took less to get there.
-        rivals = (step for step in self._good if step > self.ranked_after)
-        scored = [(sign * score, s) for s in rivals if (score := self._scores[s]) is not None]
+        # Among equal scores the earlier step wins.
+        steps = (step for step in self._good if step > self.ranked_after)
+        scored = [(sign * score, s) for s in steps if (score := self._scores[s]) is not None]
         return [step for _, step in sorted(scored)]
 
     def _scan(self) -> None:
-        """Reads the steps there are; once, before any save: Orbax still lists one that failed."""
+        """Reads the steps once, before any save: Orbax also lists a step whose save failed."""
         self._good, self._scores = [], {}
         for step in reversed(self._candidates()):
             with contextlib.suppress(Damaged):
@@ -127,23 +127,23 @@ class Checkpoints:
     def save(
         self, state: Any, meta: dict[str, Any], metric: float | None = None, *, wait: bool = False
     ) -> bool:
-        """Saves a state under the number in its leaf `step`, in the background.
+        """Saves a state in the background, as the step in its leaf `step`.
 
-        The arrays are copied before this returns, so they may be donated right after. Their
-        fingerprints are those of the very arrays handed to Orbax.
+        The arrays are copied before this returns, so they may be donated afterwards. The
+        fingerprints are computed from the same arrays that Orbax receives.
 
         Args:
             state: a pytree of arrays with an integer leaf named `step`.
-            meta: JSON values to keep with it; returned by `restore`.
-            metric: what `best_mode` compares, if this state was evaluated.
+            meta: JSON values to save with it; `restore` returns them.
+            metric: the value that `best_mode` compares, if this state was evaluated.
             wait: return only when the step is committed.
 
         Returns:
-            False if the very same state was there already, so that there was nothing to do.
+            False if this state was saved already, so that nothing was done.
 
         Raises:
-            UserError: the state is not finite (nothing is saved, nothing deleted), or the save
-                before this one failed for want of space.
+            UserError: the state is not finite (nothing is saved or deleted), or there was no space
+                for the previous save.
         """
         self.wait()
         arrays = {name: jnp.asarray(leaf) for name, leaf in named(state).items()}
@@ -176,12 +176,12 @@ class Checkpoints:
         return True
 
     def amend(self, step: int, *, metric: float | None = None, **fields: Any) -> None:
-        """Adds to a saved step's meta what became known later, e.g. an evaluation cut short before.
+        """Replaces fields of a saved step's meta, e.g. after repeating an interrupted evaluation.
 
         Args:
             step: one of `steps()`.
-            metric: the step's, as `save` takes it.
-            fields: keys of the meta to replace.
+            metric: the step's metric, as in `save`.
+            fields: fields of the meta.
         """
         self.wait()
         if metric is not None and math.isfinite(metric):
@@ -192,20 +192,20 @@ class Checkpoints:
         barrier("bertjax_amended")
 
     def poll(self) -> None:
-        """Raises what a finished save has to report; does not wait for one under way."""
-        # Waiting deletes old steps, which is collective: several processes do it at the next save.
+        """Raises the error of a finished save; does not wait for one under way."""
+        # `wait` deletes steps, a collective operation: several processes do it at the next save.
         if self._pending and jax.process_count() == 1 and not self._storage.writing():
             self.wait()
 
     def wait(self) -> None:
-        """Returns when the save under way, if any, is committed, and old steps are deleted.
+        """Waits until the save under way, if any, is committed; deletes old steps.
 
         Raises:
-            UserError: there was no space for it; older steps are as they were.
+            UserError: there was no space for it; older steps are unchanged.
         """
         if self._pending is None:
             return
-        # Forgotten before it is known to have worked: a failed save must never count as a step.
+        # Forget it before its outcome is known: a failed save must never count as a step.
         (step, metric), self._pending = self._pending, None
         with self._explained(step):
             self._storage.wait()
@@ -222,7 +222,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _explained(self, step: int) -> Iterator[None]:
-        """Turns a full disk into a sentence that names the step; lets everything else through."""
+        """Turns the error of a full disk into a sentence that names the step."""
         try:
             yield
         except (OSError, ValueError) as error:
@@ -236,13 +236,13 @@ class Checkpoints:
     def _safe(self) -> str:
         if not self._good:
             return "there is no earlier checkpoint"
-        return f"the checkpoint of step {self._good[-1]:,} is whole"
+        return f"the checkpoint of step {self._good[-1]:,} is intact"
 
     def _collect_garbage(self) -> None:
         last = self._good[-self._keep_last :]
         keep = {*last, *self._ranked()[: self._keep_best]}
         for step in self._storage.steps():
-            # A step that is not good is left for inspection until good ones have replaced it.
+            # A damaged step stays for inspection until enough intact ones follow it.
             if step not in keep and (step in self._good or step < last[0]):
                 self._delete(step)
 
@@ -261,19 +261,19 @@ class Checkpoints:
         step: int | None = None,
         accept: Callable[[dict[str, Any]], None] | None = None,
     ) -> Restored | None:
-        """The newest whole state, verified; damaged ones are marked, reported and passed over.
+        """Restores and verifies the newest intact state; marks, reports and skips damaged ones.
 
         Args:
-            target: the state as `jax.ShapeDtypeStruct`s with shardings (see `abstract`); arrays are
-                restored onto those shardings, whatever the topology they were saved from.
-            step: this step only.
+            target: the state as `jax.ShapeDtypeStruct`s with shardings (see `abstract`). Arrays are
+                restored onto these shardings, from any topology.
+            step: restore only this step.
             accept: called with the meta before any array is read; may raise to refuse the run.
 
         Returns:
             The state and its meta, or None if nothing was ever saved.
 
         Raises:
-            UserError: every checkpoint is damaged, or their arrays are not those of `target`.
+            UserError: every checkpoint is damaged, or has other arrays than `target`.
         """
         self.wait()
         candidates = self._candidates() if step is None else [step]
@@ -284,27 +284,27 @@ class Checkpoints:
                 return self._reader.state(candidate, target, accept)
             except Damaged as damage:
                 self._mark(candidate, str(damage))
-        # Steps that were all marked before are no empty directory: training would replace them.
+        # If all steps were marked before, the directory isn't empty: training would replace them.
         damaged = candidates or from_first_process(self._storage.steps()[::-1])
         if not damaged:
             return None
         names = ", ".join(f"{each:,}" for each in damaged)
         raise UserError(
-            f"No checkpoint in {self.directory} is whole (damaged: step {names}): set `fresh` "
+            f"No checkpoint in {self.directory} is intact (damaged: step {names}): set `fresh` "
             "to start a new run beside them, or put a copy back."
         )
 
     def restore_params(
         self, target: Any = None, *, which: Literal["best", "latest"] | int = "latest"
     ) -> Restored:
-        """Only the parameters of a saved state, e.g. for an export.
+        """Restores only the parameters of a saved state, e.g. for an export.
 
-        They are its leaf `params`, with those of its leaf `ema` in their place where there are
-        some: what the run evaluates (`train.step.TrainState.averaged_params`).
+        These are the arrays under `params`, or their moving averages under `ema` if there are any,
+        as in `train.step.TrainState.averaged_params`.
 
         Args:
-            target: the parameters as `jax.ShapeDtypeStruct`s; by default a nested dict of all that
-                is under `params`, on the first device.
+            target: the parameters as `jax.ShapeDtypeStruct`s; by default a nested dict of all
+                arrays under `params`, on the first device.
             which: the best step (the latest if none was evaluated), the latest, or a step's number.
 
         Raises:
@@ -315,7 +315,7 @@ class Checkpoints:
         best = self.best_step()
         step = {"best": latest if best is None else best, "latest": latest}.get(str(which), which)
         if step not in self._good:
-            raise UserError(f"{self.directory} holds no whole checkpoint ({which} was asked for).")
+            raise UserError(f"{self.directory} holds no intact checkpoint ({which} was asked for).")
         try:
             arrays = self._reader.meta(step)["arrays"]
             if target is None:
@@ -327,27 +327,27 @@ class Checkpoints:
         except Damaged as damage:
             raise UserError(
                 f"The checkpoint of step {step:,} in {self.directory} is damaged ({damage}): "
-                "resume the run, which goes back to a whole one, or name another step."
+                "resume the run, which goes back to an intact one, or name another step."
             ) from None
         found, structure = named(restored.state), jax.tree.structure(target)
         params = jax.tree.unflatten(structure, [found[name] for name in names])
         return Restored(params, restored.meta)
 
     def _candidates(self) -> list[int]:
-        """Committed steps without a marker, newest first; those whose meta is damaged as well."""
+        """Returns the committed steps without a marker, newest first, even with a damaged meta."""
         steps = self._storage.steps()[::-1]
         return from_first_process([step for step in steps if not self._marker(step).exists()])
 
     def _mark(self, step: int, why: str) -> None:
         self._log(
             f"WARNING: the checkpoint of step {step:,} in {self.directory} is damaged ({why}); it "
-            "is marked as bad, and the one before is taken."
+            "is marked as bad, and the one before it is used."
         )
         if step in self._good:
             self._good.remove(step)
             del self._scores[step]
         if not self._read_only:
-            # A marker and not a rename, which is not atomic on an object store.
+            # A rename would not be atomic on an object store.
             if jax.process_index() == 0:
                 self._marker(step).write_text(why)
             barrier("bertjax_marked")

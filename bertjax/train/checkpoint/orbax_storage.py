@@ -1,7 +1,7 @@
-"""Everything that knows Orbax: the steps in a directory, each an array tree and a JSON object.
+"""The storage of checkpoints, by Orbax: a directory of steps, each an array tree and a JSON object.
 
-Orbax commits both at once and writes in the background. It is not trusted further: what it reads
-is to be verified by the caller, and what its decoders raise over wrong bytes becomes `Damaged`.
+Orbax commits both at once and writes in the background. The caller verifies what it reads. Errors
+of its decoders about wrong bytes become `Damaged`.
 """
 
 import functools
@@ -14,39 +14,40 @@ from typing import Any
 import jax
 import numpy as np
 from etils import epath
+from jax.experimental import multihost_utils
 
 from bertjax.train.checkpoint.fingerprint import Damaged
 from bertjax.train.tree import named, nested
 
-# What the decoders of JSON, of Orbax's metadata and of TensorStore raise over bytes that are wrong
-# or absent; TensorStore's ValueErrors, however, are also about bytes that could not be had.
+# The decoders of JSON, of Orbax's metadata and of TensorStore raise these over wrong or missing
+# bytes. TensorStore also raises ValueError if it couldn't read the bytes.
 _DECODING = (FileNotFoundError, ValueError, LookupError, AttributeError, TypeError)
-_NOT_TO_BE_HAD = re.compile(
+_UNREADABLE = re.compile(
     r"^(UNAVAILABLE|DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED|PERMISSION_DENIED|UNAUTHENTICATED|ABORTED|"
     r"CANCELLED|INTERNAL|UNKNOWN)|os_error_code='(?!2')"
 )
 
 
 class Storage:
-    """A directory of steps; every method is called by all processes, from their main threads.
+    """A directory of steps; all processes call every method, from their main threads.
 
-    Reading is each process's own affair: one may find damage where the others find none.
+    Each process reads on its own, and may find damage that the others don't.
     """
 
     def __init__(self, directory: epath.Path, *, read_only: bool) -> None:
-        """Opens or makes the directory, and removes what interrupted saves left behind.
+        """Opens or makes the directory, and removes the remains of interrupted saves.
 
         Args:
             directory: local or remote.
-            read_only: writes and removes nothing.
+            read_only: write and remove nothing.
         """
         import orbax.checkpoint as ocp
 
         _mute()
-        if "://" not in str(directory):  # Orbax takes no relative path
+        if "://" not in str(directory):  # Orbax needs an absolute path
             directory = epath.Path(directory).resolve()
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=None,  # what to delete is decided by who knows which steps are good
+            max_to_keep=None,  # the caller, which knows the intact steps, decides what to delete
             create=not read_only,
             read_only=read_only,
             cleanup_tmp_directories=not read_only,
@@ -55,25 +56,25 @@ class Storage:
         )
         self._directory = directory
         self._handlers = {
-            # Compressing float32 weights saves 8% of the space for three times the CPU time.
+            # Compression saves 8% of the space of float32 weights for three times the CPU time.
             "state": ocp.PyTreeCheckpointHandler(use_compression=False),
             "meta": ocp.JsonCheckpointHandler(),
         }
 
         class Manager(ocp.CheckpointManager):
             def reached_preemption(self, step: int) -> bool:
-                # Asked at every save, by the number of the step. JAX wants the questions numbered
-                # upwards, and stopping.py asks more often: the two together lose the notice.
+                # Orbax asks at every save, with the step's number. JAX wants ascending numbers, and
+                # stopping.py asks more often: together they would lose the notice.
                 return False
 
         self._manager = Manager(directory, options=options, item_handlers=self._handlers)
 
     def steps(self) -> list[int]:
-        """The committed steps, ascending."""
+        """Returns the committed steps, ascending."""
         return sorted(self._manager.all_steps())
 
     def write(self, step: int, arrays: dict[str, jax.Array], meta: dict[str, Any]) -> None:
-        """Starts to save; the arrays are copied before this returns, so they may be donated."""
+        """Starts a save. The arrays are copied before this returns, so they may be donated."""
         import orbax.checkpoint as ocp
 
         items = ocp.args.Composite(
@@ -86,7 +87,7 @@ class Storage:
         return self._manager.is_saving_in_progress()
 
     def wait(self) -> None:
-        """Returns when the save under way is committed; raises what went wrong with it."""
+        """Waits until the save under way is committed; raises its error."""
         self._manager.wait_until_finished()
 
     def delete(self, step: int) -> None:
@@ -98,7 +99,7 @@ class Storage:
         self._manager.close()
 
     def read_meta(self, step: int) -> Any:
-        """The JSON value saved with a step.
+        """Reads the JSON value of a step.
 
         Raises:
             Damaged: it can't be read.
@@ -108,12 +109,12 @@ class Storage:
     def read_arrays(
         self, step: int, wanted: dict[str, jax.ShapeDtypeStruct], *, partial: bool
     ) -> dict[str, jax.Array]:
-        """Arrays of a step by name, on the shardings asked for (default: the first device).
+        """Reads arrays of a step by name, onto the wanted shardings (default: the first device).
 
         Args:
             step: one of `steps()`.
-            wanted: what to read; Orbax casts to these dtypes silently, so compare them before.
-            partial: `wanted` is not all that was saved.
+            wanted: the arrays to read. Orbax silently casts to these dtypes: compare them before.
+            partial: `wanted` lacks some of the saved arrays.
 
         Raises:
             Damaged: they can't be read.
@@ -134,14 +135,14 @@ class Storage:
 
     def _read(self, step: int, item: str, args: Any = None) -> Any:
         try:
-            # Not by the manager, which waits for the other processes: one that fails never comes.
+            # The manager would wait for the other processes, also for one that failed.
             return self._handlers[item].restore(self._directory / str(step) / item, args=args)
         except Exception as error:
             cause = error
-            while isinstance(cause.__cause__, Exception):  # Orbax wraps what TensorStore raised
+            while isinstance(cause.__cause__, Exception):  # Orbax wraps TensorStore's errors
                 cause = cause.__cause__
-            # A disk, a network or a memory that fails is not the file's fault, and may pass.
-            if not isinstance(cause, _DECODING) or _NOT_TO_BE_HAD.search(str(cause)):
+            # A failure of disk, network or memory doesn't mean damage, and may be temporary.
+            if not isinstance(cause, _DECODING) or _UNREADABLE.search(str(cause)):
                 raise
             first_line = (str(cause).splitlines() or [""])[0][:200]
             raise Damaged(f"{item}: {type(cause).__name__}: {first_line}") from error
@@ -154,10 +155,10 @@ def _not_of_a_checkpoint(record: logging.LogRecord) -> bool:
 
 @functools.cache
 def _mute() -> None:
-    """Drops what Orbax prints about a failure besides raising it, so that our sentence is seen.
+    """Drops what Orbax prints about a failure besides raising it, so that our sentence is visible.
 
-    These are the tracebacks that it logs, those of the tasks that it leaves behind when the one
-    beside them failed, and the complaints of TensorStore's threads that their event loop is gone.
+    It logs tracebacks, also of tasks that it abandons when another fails, and TensorStore's threads
+    complain that their event loop is closed.
     """
     logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
     logging.getLogger("asyncio").addFilter(_not_of_a_checkpoint)
@@ -176,33 +177,27 @@ def _mute() -> None:
 
 
 def told_by_first_process(log: Callable[[str], None]) -> Callable[[str], None]:
-    """`log`, and in all processes but the first one that says nothing."""
+    """Returns `log`; in all processes but the first, a function that logs nothing."""
     return (lambda line: None) if jax.process_index() else log
 
 
 def from_first_process(steps: list[int]) -> list[int]:
-    """Process 0's list on every process: storage may show a new step to some of them earlier."""
+    """Returns process 0's list on every process: storage may show a new step to some earlier."""
     if jax.process_count() == 1:
         return steps
-    from jax.experimental import multihost_utils
-
     padded = np.full(1024, -1, np.int32)
     padded[: len(steps)] = steps[:1024]
     return [int(step) for step in multihost_utils.broadcast_one_to_all(padded) if step >= 0]
 
 
 def all_processes(agree: bool) -> bool:
-    """Whether every process says True."""
+    """Whether all processes agree."""
     if jax.process_count() == 1:
         return agree
-    from jax.experimental import multihost_utils
-
     return bool(np.all(multihost_utils.process_allgather(np.asarray(agree))))
 
 
 def barrier(name: str) -> None:
-    """Returns when every process is here."""
+    """Waits until every process is here."""
     if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
         multihost_utils.sync_global_devices(name)

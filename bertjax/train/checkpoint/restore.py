@@ -18,14 +18,14 @@ AMENDMENT = "amendment.json"
 
 
 class Restored(NamedTuple):
-    """What `Checkpoints.restore` found: the state, and the `meta` that was saved with it."""
+    """The state that `Checkpoints.restore` found, and the `meta` that was saved with it."""
 
     state: Any
     meta: dict[str, Any]
 
 
 def abstract(tree: Any) -> Any:
-    """The shapes, dtypes and shardings of a pytree of arrays, for `Checkpoints.restore`."""
+    """Returns the shapes, dtypes and shardings of a pytree of arrays, for `Checkpoints.restore`."""
     return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None)),
         tree,
@@ -36,20 +36,20 @@ _T = TypeVar("_T")
 
 
 class Reader:
-    """Reads the steps of a directory; what is not as it was saved is `Damaged`, on all processes.
+    """Reads and verifies the steps of a directory; damage raises `Damaged` on all processes.
 
-    One that found damage alone would go another way than the others, who would wait for it in the
-    next program over all devices: so they agree after every reading.
+    The processes agree after every read. A process that found damage alone would take another path
+    than the others, which would wait for it in the next program over all devices.
     """
 
     def __init__(self, storage: Storage, directory: epath.Path) -> None:
         self._storage, self._directory = storage, directory
 
     def meta(self, step: int) -> dict[str, Any]:
-        """What was saved with a step, with what was amended later.
+        """Reads the meta of a step, with later amendments.
 
         Raises:
-            Damaged: it is not what was saved, or can't be read.
+            Damaged: it differs from what was saved, or can't be read.
             UserError: another version of bertjax wrote it.
         """
         meta = _together(lambda: unseal(self._storage.read_meta(step), "meta"))
@@ -73,17 +73,17 @@ class Reader:
         *,
         partial: bool = False,
     ) -> Restored:
-        """The arrays of a step on the shardings of `target`, with the step's meta.
+        """Reads the arrays of a step onto the shardings of `target`, with the step's meta.
 
         Args:
-            step: one of the storage's.
+            step: one of the storage's steps.
             target: the state as `jax.ShapeDtypeStruct`s (see `abstract`).
             accept: called with the meta before any array is read; may raise to refuse the run.
-            partial: `target` is not all that was saved.
+            partial: `target` lacks some of the saved arrays.
 
         Raises:
-            Damaged: it is not what was saved, or can't be read.
-            UserError: another state than `target` was saved.
+            Damaged: the step differs from what was saved, or can't be read.
+            UserError: the saved state has other arrays than `target`.
         """
         meta = self.meta(step)
         if accept is not None:
@@ -96,13 +96,13 @@ class Reader:
         try:
             arrays = self._read_arrays(step, wanted, saved, partial)
         except Damaged:
-            # A second reading tells damage on disk from a bit that flipped on its way here.
+            # A second read tells damage on disk from a bit that flipped on its way here.
             arrays = self._read_arrays(step, wanted, saved, partial)
         state = jax.tree.unflatten(jax.tree.structure(target), [arrays[name] for name in wanted])
         return Restored(state, meta)
 
     def _compare(self, step: int, saved: dict[str, list], wanted: dict[str, Any]) -> None:
-        """Refuses other names, shapes or dtypes; Orbax would cast a dtype silently."""
+        """Refuses other names, shapes or dtypes, which Orbax would cast silently."""
         if differing := differences(saved, wanted):
             raise UserError(
                 f"The checkpoint of step {step:,} in {self._directory} holds another state: "
@@ -122,8 +122,8 @@ class Reader:
 
 
 def _together(read: Callable[[], _T]) -> _T:
-    """What `read` gives, if it gives something on every process; else all raise Damaged."""
-    found, why = None, "another process found it so"
+    """Calls `read` on every process; if it raises Damaged on one, all raise it."""
+    found, why = None, "another process found damage"
     try:
         found = read()
     except Damaged as damage:
@@ -134,6 +134,6 @@ def _together(read: Callable[[], _T]) -> _T:
 
 
 def some(names: list[str], separator: str = ", ") -> str:
-    """The first three names, and how many more there are."""
+    """Joins the first three names, and says how many more there are."""
     more = f"{separator}and {len(names) - 3} more" if len(names) > 3 else ""
     return separator.join(names[:3]) + more

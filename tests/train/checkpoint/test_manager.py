@@ -160,7 +160,7 @@ def test_restore_params_of_the_best_the_latest_and_a_step(tmp_path):
             assert found.meta["step"] == step
         target = abstract(state_of(0)["params"])
         assert equal(checkpoints.restore_params(target).state, state_of(3)["params"])
-        with pytest.raises(UserError, match="no whole checkpoint"):
+        with pytest.raises(UserError, match="no intact checkpoint"):
             checkpoints.restore_params(which=9)
 
 
@@ -187,7 +187,7 @@ def test_a_state_that_is_not_finite_is_refused_and_evicts_nothing(tmp_path):
         save(checkpoints, 1, 2, 3)
         bad = state_of(4)
         bad["params"]["bias"] = bad["params"]["bias"].at[1].set(jnp.nan)
-        with pytest.raises(UserError, match=r"step 4 .*params/bias.*step 3 is whole"):
+        with pytest.raises(UserError, match=r"step 4 .*params/bias.*step 3 is intact"):
             checkpoints.save(bad, META)
         assert checkpoints.steps() == [1, 2, 3]
         save(checkpoints, 5)
@@ -411,7 +411,7 @@ def test_a_full_disk_is_reported_at_its_step_and_older_steps_live(tmp_path):
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
         checkpoints.save(big(2), META)
-        with pytest.raises(UserError, match=r"step 2 could not be written.*step 1 is whole"):
+        with pytest.raises(UserError, match=r"step 2 could not be written.*step 1 is intact"):
             checkpoints.save(big(3), META)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
