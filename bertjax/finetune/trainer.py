@@ -254,7 +254,7 @@ class SeedTrainer:
     def _place_base(self) -> dict[str, Any]:
         base = {name: self.model.params[name] for name in lora.BASE}
         return jax.device_put(
-            jax.tree.map(np.asarray, base), sharding.state_shardings(self.mesh, base)
+            jax.tree.map(np.asarray, base), sharding.param_shardings(self.mesh, base)
         )
 
     def _whole(self, params: Any) -> Any:

@@ -1,11 +1,11 @@
 """The mesh, and one table: parameter path -> PartitionSpec.
 
-Optimizer state follows the same table, with its moments also split over `data` (ZeRO-1).
+The moments of the optimizer follow the same table and are also split over `data` (ZeRO-1).
 """
 
 import dataclasses
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,8 +17,8 @@ from bertjax.train.tree import named, path_name
 
 AXES = ("data", "fsdp", "tensor")
 
-# The first pattern that is found in a parameter's path. Word embeddings split over D, never over V:
-# 30522 does not divide by 4.
+# The first pattern found in the path of a parameter applies. Vectors need no rule. Word embeddings
+# split over D, never over V: 30522 does not divide by 4.
 TABLE: tuple[tuple[str, PartitionSpec], ...] = (
     (r"embeddings/embedding$", PartitionSpec(None, ("fsdp", "tensor"))),
     (r"attention/(query|key|value)/kernel$", PartitionSpec("fsdp", "tensor")),
@@ -28,25 +28,25 @@ TABLE: tuple[tuple[str, PartitionSpec], ...] = (
     (r"intermediate/bias$", PartitionSpec("tensor")),
     (r"output/kernel$", PartitionSpec("tensor", "fsdp")),
     (r"(pooler|transform)/kernel$", PartitionSpec("fsdp", None)),
-    (r"", PartitionSpec()),
+    (r"(nsp|classifier|qa_outputs)/kernel$", PartitionSpec()),
+    (r"lora/.*/[ab]$", PartitionSpec()),
 )
-_MOMENTS = re.compile(r"(^|/)(mu|nu)/")
 
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """How many devices share the batch (data, fsdp) and each matrix (fsdp, tensor)."""
+    """Number of devices along each axis of the mesh."""
 
     data: int = -1
-    """Devices that each take a part of the batch; -1: all that the other axes leave."""
+    """Devices that share the batch; -1: all devices that the other axes leave."""
     fsdp: int = 1
-    """Devices that take a part of the batch and keep a part of every matrix."""
+    """Devices that share the batch and also split every matrix."""
     tensor: int = 1
-    """Devices that share the heads and the feed-forward of every layer."""
+    """Devices that split the heads and the feed-forward of every layer."""
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
-    """A mesh with the axes data, fsdp, tensor over all devices given (default: all there are).
+    """Makes a mesh with the axes data, fsdp, tensor over the devices (default: all).
 
     Raises:
         UserError: the axes do not multiply to the number of devices.
@@ -57,8 +57,8 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     if min(data, config.fsdp, config.tensor) < 1 or data * fixed != count:
         raise UserError(
             f"The mesh data {config.data} x fsdp {config.fsdp} x tensor {config.tensor} does not "
-            f"cover the {count} devices here: choose axes whose product is {count} (data -1 takes "
-            "the rest)."
+            f"cover the {count} devices: choose axes whose product is {count}, or set `mesh.data` "
+            "to -1, which takes all that the other axes leave."
         )
     shape = (data, config.fsdp, config.tensor)
     # Auto explicitly: jax.make_mesh defaults to Explicit axes, under which Linen modules fail.
@@ -69,35 +69,63 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows over data and fsdp, everything else whole."""
+    """Returns the sharding of a batch: rows over data and fsdp."""
     return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The same array on every device."""
+    """Returns the sharding of an array that every device holds."""
     return NamedSharding(mesh, PartitionSpec())
 
 
-def state_shardings(mesh: Mesh, abstract: Any) -> Any:
-    """The sharding of every leaf of a train state or parameter tree.
+def param_shardings(mesh: Mesh, params: Any) -> Any:
+    """Returns the sharding of every parameter.
 
     Args:
-        mesh: with the axes data, fsdp, tensor.
-        abstract: any tree of arrays or ShapeDtypeStructs (`jax.eval_shape`) whose paths end in
-            parameter paths.
+        mesh: a mesh with the axes data, fsdp, tensor.
+        params: tree of arrays or ShapeDtypeStructs (`jax.eval_shape`).
 
     Returns:
         The same tree of NamedSharding. An axis that does not divide its dimension is left out.
+
+    Raises:
+        ValueError: no rule of `TABLE` matches a matrix.
     """
 
     def sharding(path: tuple, leaf: Any) -> NamedSharding:
-        return NamedSharding(mesh, _leaf_spec(mesh, path_name(path), leaf.shape))
+        return NamedSharding(mesh, _spec(_entries(mesh, path_name(path), leaf.shape)))
 
-    return jax.tree_util.tree_map_with_path(sharding, abstract)
+    return jax.tree_util.tree_map_with_path(sharding, params)
+
+
+def state_shardings(mesh: Mesh, state: Any) -> Any:
+    """Returns the sharding of every leaf of a `TrainState`.
+
+    An array of the optimizer state is a moment if its path ends in the path of a parameter of the
+    same shape. Moments are sharded as their parameters and also over data; the rest of the state
+    of the optimizer is replicated.
+
+    Args:
+        mesh: a mesh with the axes data, fsdp, tensor.
+        state: the state, of arrays or ShapeDtypeStructs.
+
+    Raises:
+        ValueError: no rule of `TABLE` matches a matrix.
+    """
+    moments = dict(_moments(mesh, state))
+
+    def sharding(path: tuple, _: object) -> NamedSharding:
+        return NamedSharding(mesh, _spec(moments.get(path_name(path), [])))
+
+    return jax.tree.map(lambda _: replicated(mesh), state).replace(
+        params=param_shardings(mesh, state.params),
+        opt_state=jax.tree_util.tree_map_with_path(sharding, state.opt_state),
+        ema=param_shardings(mesh, state.ema),
+    )
 
 
 def placed(abstract: Any, shardings: Any) -> Any:
-    """The `jax.ShapeDtypeStruct`s of a tree, with these shardings."""
+    """Returns `jax.ShapeDtypeStruct`s of a tree with these shardings."""
     return jax.tree.map(
         lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
         abstract,
@@ -105,26 +133,50 @@ def placed(abstract: Any, shardings: Any) -> Any:
     )
 
 
-def replicated_moments(mesh: Mesh, abstract: Any) -> list[str]:
-    """Paths of the moments that no dimension lets split over `data`."""
-    return [
-        name
-        for name, leaf in named(abstract).items()
-        if _MOMENTS.search(name) and "data" not in _axes(_leaf_spec(mesh, name, leaf.shape))
-    ]
+def replicated_moments(mesh: Mesh, state: Any) -> list[str]:
+    """Returns the paths of the moments that have no dimension to split over `data`."""
+    return [path for path, entries in _moments(mesh, state) if "data" not in sum(entries, ())]
 
 
-def _leaf_spec(mesh: Mesh, name: str, shape: tuple[int, ...]) -> PartitionSpec:
-    spec = next(spec for pattern, spec in TABLE if re.search(pattern, name))
+def _moments(mesh: Mesh, state: Any) -> Iterator[tuple[str, list[tuple[str, ...]]]]:
+    """Yields the path of every moment within the optimizer state, and its mesh axes."""
+    shapes = {name: leaf.shape for name, leaf in named(state.params).items()}
+    for path, leaf in named(state.opt_state).items():
+        if name := _parameter(path, leaf.shape, shapes):
+            entries = _entries(mesh, name, leaf.shape)
+            _add_data(mesh, entries, leaf.shape)
+            yield path, entries
+
+
+def _parameter(
+    path: str, shape: tuple[int, ...], shapes: Mapping[str, tuple[int, ...]]
+) -> str | None:
+    """Returns the parameter whose path is the longest suffix of `path`, if it has this shape."""
+    parts = path.split("/")
+    suffixes = ("/".join(parts[start:]) for start in range(len(parts)))
+    name = next((suffix for suffix in suffixes if suffix in shapes), None)
+    return name if name is not None and shapes[name] == shape else None
+
+
+def _entries(mesh: Mesh, name: str, shape: tuple[int, ...]) -> list[tuple[str, ...]]:
+    """Returns the mesh axes of every dimension of a parameter."""
+    found = next((spec for pattern, spec in TABLE if re.search(pattern, name)), None)
+    if found is None and len(shape) > 1:
+        raise ValueError(
+            f"No rule of bertjax.train.sharding.TABLE matches the parameter {name} {list(shape)}: "
+            "add one; PartitionSpec() replicates it."
+        )
+    spec = found or PartitionSpec()
     entries = [_dividing(mesh, entry, size) for entry, size in zip(spec, shape, strict=False)]
-    entries += [()] * (len(shape) - len(entries))
-    if _MOMENTS.search(name):
-        _add_data(mesh, entries, shape)
+    return entries + [()] * (len(shape) - len(entries))
+
+
+def _spec(entries: list[tuple[str, ...]]) -> PartitionSpec:
     return PartitionSpec(*(entry if len(entry) > 1 else (entry or (None,))[0] for entry in entries))
 
 
 def _dividing(mesh: Mesh, entry: Any, size: int) -> tuple[str, ...]:
-    """The axes of a spec's entry, as long as their product divides the dimension."""
+    """Returns the first axes of a spec's entry whose product divides the dimension."""
     kept: tuple[str, ...] = ()
     for axis in (entry,) if isinstance(entry, str) else entry or ():
         if size % _ways(mesh, (*kept, axis)) == 0:
@@ -133,7 +185,7 @@ def _dividing(mesh: Mesh, entry: Any, size: int) -> tuple[str, ...]:
 
 
 def _add_data(mesh: Mesh, entries: list[tuple[str, ...]], shape: tuple[int, ...]) -> None:
-    """ZeRO-1: splits the largest dimension that divides over `data` as well."""
+    """Adds `data` to the largest dimension that divides (ZeRO-1)."""
     for dimension in sorted(range(len(shape)), key=lambda d: -shape[d]):
         if shape[dimension] % _ways(mesh, (*entries[dimension], "data")) == 0:
             entries[dimension] += ("data",)
@@ -144,21 +196,18 @@ def _ways(mesh: Mesh, axes: tuple[str, ...]) -> int:
     return int(np.prod([mesh.shape[axis] for axis in axes], dtype=int))
 
 
-def _axes(spec: PartitionSpec) -> set[str]:
-    return {
-        axis for entry in spec for axis in ((entry,) if isinstance(entry, str) else entry or ())
-    }
-
-
 def on_host(mesh: Mesh, tree: Any) -> Any:
-    """The whole of every array as NumPy, on every process; all of them call this together."""
+    """Copies whole arrays to the host of every process. All processes must call this together."""
     whole = jax.jit(lambda tree: tree, out_shardings=replicated(mesh))(tree)
     return jax.tree.map(np.asarray, whole)
 
 
 def place_everywhere(mesh: Mesh, value: np.ndarray | np.generic) -> jax.Array:
-    """The value on every device, the same in all processes. Unlike `jax.device_put`, which compares
-    it between processes by a program of its own, this may be called from any thread."""
+    """Puts the same value on every device.
+
+    Unlike `jax.device_put`, which runs a program to compare the value between processes, this may
+    be called from any thread.
+    """
     array = np.asarray(value)
     return jax.make_array_from_callback(array.shape, replicated(mesh), lambda index: array[index])
 
@@ -166,15 +215,15 @@ def place_everywhere(mesh: Mesh, value: np.ndarray | np.generic) -> jax.Array:
 def make_global_batch(
     mesh: Mesh, batch_size: int, read_rows: Callable[[np.ndarray], dict[str, np.ndarray]]
 ) -> dict[str, jax.Array]:
-    """The global batch as sharded arrays, of which this process reads only its devices' rows.
+    """Makes the global batch as sharded arrays. A process reads only the rows of its own devices.
 
     Args:
-        mesh: with the axes data, fsdp, tensor.
-        batch_size: rows of the global batch.
-        read_rows: row numbers [n] of the global batch -> arrays [n, ...].
+        mesh: a mesh with the axes data, fsdp, tensor.
+        batch_size: number of rows of the global batch.
+        read_rows: function from row numbers [n] of the global batch to arrays [n, ...].
 
     Returns:
-        dict of jax.Array [batch_size, ...], rows over data and fsdp.
+        dict of jax.Array [batch_size, ...] with rows over data and fsdp.
     """
     sharding = batch_sharding(mesh)
     spans = {

@@ -153,41 +153,14 @@ def make_train_step(
         with a non-finite loss or gradient sets skipped to 1, keeps parameters, optimizer state and
         average, and does not count in `updates`.
     """
-    axis_name = config.axis_name
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         if (state.ema is None) != (config.ema_decay == 0.0):
             raise ValueError(
                 "ema_decay must be above 0 for a state that keeps an average, and 0 for others."
             )
-        key, rows = step_key(config.seed, state.step), _global_rows(batch, axis_name)
-        if loss.corrupt is not None:
-            batch = loss.corrupt(batch, _row_keys(key, _CORRUPT, rows))
-        normalizers = _sum_over(loss.normalizers_fn(batch), axis_name)
-        keys = _row_keys(key, _DROPOUT, rows), _row_keys(key, _SAMPLE, rows)
-
         trained, rest = param_groups.partition(state.params, frozen)
-        # shard_map already sums the gradients of replicated parameters (check_vma). Mark these as
-        # device-varying, so that the sum below is the only one.
-        own_params = _varying(trained, axis_name)
-
-        def loss_of_trained(params: Any, batch: Batch, keys: tuple[jax.Array, jax.Array]):
-            return loss.loss_fn(
-                param_groups.combine(params, rest),
-                batch,
-                normalizers=normalizers,
-                dropout_key=keys[0],
-                sample_key=keys[1],
-            )
-
-        def gradients(batch: Batch, keys: tuple[jax.Array, jax.Array]):
-            (value, metrics), grads = jax.value_and_grad(loss_of_trained, has_aux=True)(
-                own_params, batch, keys
-            )
-            return grads, value, metrics
-
-        sums = _accumulated(gradients, (dict(batch), keys), len(rows), config)
-        grads, value, metrics = _sum_over(sums, axis_name)
+        grads, value, metrics = _gradients(loss, config, state.step, trained, rest, batch)
         norm = optax.tree.norm(grads)
         finite = jnp.isfinite(value) & jnp.isfinite(norm)
         changes, opt_state = optimizer.update(grads, state.opt_state, trained)
@@ -214,6 +187,40 @@ def make_train_step(
         ), report
 
     return train_step
+
+
+def _gradients(
+    loss: Loss, config: StepConfig, step: jax.Array, trained: Any, rest: Any, batch: Batch
+) -> tuple[Any, jax.Array, dict[str, tuple[jax.Array, jax.Array]]]:
+    """Computes gradients, loss and metrics of the global batch, summed over all mapped axes."""
+    axis_name = config.axis_name
+    key, rows = step_key(config.seed, step), _global_rows(batch, axis_name)
+    if loss.corrupt is not None:
+        batch = loss.corrupt(batch, _row_keys(key, _CORRUPT, rows))
+    normalizers = _sum_over(loss.normalizers_fn(batch), axis_name)
+    keys = _row_keys(key, _DROPOUT, rows), _row_keys(key, _SAMPLE, rows)
+    # shard_map already sums the gradients of replicated parameters (check_vma). Mark these as
+    # device-varying, so that the sum below is the only one.
+    own_params = _varying(trained, axis_name)
+
+    def loss_of_trained(params: Any, batch: Batch, keys: tuple[jax.Array, jax.Array]):
+        params = param_groups.combine(params, rest)
+        dropout_key, sample_key = keys
+        return loss.loss_fn(
+            params,
+            batch,
+            normalizers=normalizers,
+            dropout_key=dropout_key,
+            sample_key=sample_key,
+        )
+
+    def of_rows(batch: Batch, keys: tuple[jax.Array, jax.Array]):
+        value_and_grad = jax.value_and_grad(loss_of_trained, has_aux=True)
+        (value, metrics), grads = value_and_grad(own_params, batch, keys)
+        return grads, value, metrics
+
+    sums = _accumulated(of_rows, (dict(batch), keys), len(rows), config)
+    return _sum_over(sums, axis_name)
 
 
 def _averaged(state: TrainState, params: Any, decay: float) -> Any:

@@ -104,13 +104,27 @@ def test_every_parameter_and_moment_of_base_on_data_2_fsdp_2_tensor_2(abstract):
 
 
 def test_every_pattern_of_the_table_is_the_first_for_some_parameter(abstract):
+    adapters = {"a": jax.ShapeDtypeStruct((768, 8), np.float32)}
+    others = {"qa_outputs": {"kernel": adapters["a"]}, "lora": {"encoder": adapters}}
     patterns = [pattern for pattern, _ in sharding.TABLE]
-    firsts = {next(p for p in patterns if re.search(p, name)) for name in named(abstract.params)}
-    assert firsts == set(patterns)
+    firsts = {
+        next((p for p in patterns if re.search(p, name)), None)
+        for name in named({**abstract.params, **others})
+    }
+    assert firsts == {*patterns, None}  # vectors need no rule
+
+
+def test_a_matrix_without_a_rule_is_refused_by_its_path(abstract):
+    matrix = jax.ShapeDtypeStruct((768, 4), np.float32)
+    params = {**abstract.params, "gate": {"kernel": matrix, "bias": abstract.step}}
+    with pytest.raises(ValueError, match=r"matches the parameter gate/kernel \[768, 4\]: add one"):
+        specs(mesh_of(2, 2, 2), abstract.replace(params=params))
+    del params["gate"]["kernel"]
+    assert specs(mesh_of(2, 2, 2), abstract.replace(params=params))["params/gate/bias"] == P()
 
 
 def test_the_moving_average_is_split_as_the_parameters(abstract):
-    optimizer = make_optimizer(OptimizerConfig("lamb"), optax.constant_schedule(0.0))
+    optimizer = make_optimizer(OptimizerConfig("lamb"), 0.0)
     frozen = {"pooler/kernel"}
     state = jax.eval_shape(
         lambda params: init_state(params, optimizer, frozen=frozen, average=True), abstract.params
@@ -122,12 +136,47 @@ def test_the_moving_average_is_split_as_the_parameters(abstract):
         assert found[f"opt_state/1/0/0/mu/{name}"] == TABLE[name][1]
 
 
-def test_moments_follow_the_table_under_the_names_of_optax(abstract):
-    """`mu` and `nu` of optax.scale_by_adam and of our own lie at other places of the state."""
-    state = jax.eval_shape(lambda params: init_state(params, optax.adamw(1e-4)), abstract.params)
-    found = specs(mesh_of(8, 1, 1), state)
-    assert found["opt_state/0/mu/pooler/kernel"] == P(("fsdp", "data"), None)
-    assert found["params/pooler/kernel"] == P("fsdp", None)
+@pytest.mark.parametrize(
+    ("optimizer", "prefixes"),
+    [
+        (optax.adamw(1e-4), ("0/mu", "0/nu")),
+        (optax.sgd(1e-4, momentum=0.9), ("0/trace",)),
+        (optax.amsgrad(1e-4), ("0/mu", "0/nu", "0/nu_max")),
+        (optax.chain(optax.lion(1e-4), optax.ema(0.9)), ("0/0/mu", "1/ema")),
+    ],
+    ids=["adamw", "sgd", "amsgrad", "lion and ema"],
+)
+def test_moments_of_any_optimizer_follow_the_table(abstract, optimizer, prefixes):
+    state = jax.eval_shape(lambda params: init_state(params, optimizer), abstract.params)
+    found = specs(mesh_of(2, 2, 2), state)
+    for name, (own, split) in TABLE.items():
+        assert found[f"params/{name}"] == own
+        assert {found[f"opt_state/{prefix}/{name}"] for prefix in prefixes} == {split}
+    others = {name: spec for name, spec in found.items() if not name.endswith(tuple(TABLE))}
+    assert set(others.values()) == {P()}
+
+
+def test_muon_splits_the_moments_of_both_its_halves(abstract):
+    optimizer = make_optimizer(OptimizerConfig("muon"), 0.0)
+    state = jax.eval_shape(lambda params: init_state(params, optimizer), abstract.params)
+    found = specs(mesh_of(2, 2, 2), state)
+    kernel, bias = "encoder/layer_3/output/kernel", "encoder/layer_3/output/bias"
+    for name, half, moments in ((kernel, "muon", {"mu"}), (bias, "adam", {"mu", "nu"})):
+        moments_found = {
+            path.split("/")[-1 - len(name.split("/"))]: spec
+            for path, spec in found.items()
+            if path.startswith("opt_state/") and path.endswith(name) and f"/{half}/" in path
+        }
+        assert moments_found == dict.fromkeys(moments, TABLE[name][1])
+
+
+def test_factored_moments_are_replicated(abstract):
+    """Adafactor keeps a row and a column in place of a matrix: neither has a rule."""
+    optimizer = optax.adafactor(1e-4)
+    state = jax.eval_shape(lambda params: init_state(params, optimizer), abstract.params)
+    found = specs(mesh_of(2, 2, 2), state)
+    rows = {spec for name, spec in found.items() if "/v_row/" in name and "kernel" in name}
+    assert rows == {P()}
 
 
 def test_what_does_not_divide_is_left_out_and_named(abstract):
@@ -136,10 +185,9 @@ def test_what_does_not_divide_is_left_out_and_named(abstract):
     # 2 outputs do not split in 4, and neither do 30,522 words: those split over D.
     alone = sharding.replicated_moments(mesh_of(4, 1, 5), abstract)
     names = ("classifier/bias", "mlm/bias", "nsp/bias")
-    assert sorted(alone) == sorted(f"opt_state/1/0/{m}/{n}" for m in ("mu", "nu") for n in names)
-    assert found["opt_state/1/0/mu/embeddings/word_embeddings/embedding"] == P(
-        None, ("fsdp", "data")
-    )
+    assert sorted(alone) == sorted(f"1/0/{m}/{n}" for m in ("mu", "nu") for n in names)
+    words = found["opt_state/1/0/mu/embeddings/word_embeddings/embedding"]
+    assert words == P(None, ("fsdp", "data"))
     assert sharding.replicated_moments(mesh_of(2, 1, 1), abstract) == []
 
 
