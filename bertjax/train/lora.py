@@ -1,9 +1,8 @@
-"""Low-rank adapters (LoRA, Hu et al. 2021): a matrix W learns as W + alpha / rank * A B, with W
-itself as it was.
+"""Low-rank adapters (LoRA, Hu et al. 2021): W + alpha / rank * A B replaces a frozen matrix W.
 
-Pure functions over the nested dict of parameters. What is trained holds the adapters in a subtree
-of its own, `lora`, under the paths of the layers that they belong to; the frozen base stays outside
-of it, and merged they are an ordinary model.
+Pure functions over the nested dict of parameters. The trained parameters hold the adapters in a
+subtree `lora`, under the paths of the adapted layers. Merging adapters and frozen base gives an
+ordinary model.
 """
 
 import dataclasses
@@ -19,53 +18,53 @@ from bertjax.errors import UserError
 from bertjax.train.tree import named, nested
 
 ADAPTERS = "lora"
-"""The subtree of the adapters among what is trained."""
+"""Subtree of the adapters among the trained parameters."""
 BASE = ("embeddings", "encoder")
-"""The parts that are frozen; the adapters are of the encoder."""
+"""Frozen subtrees. Adapters attach to layers of the encoder only."""
 
 
 @dataclasses.dataclass(frozen=True)
 class LoraConfig:
-    """Train low-rank adapters of some matrices, with the encoder itself as it was; the export is an
-    ordinary model, with the adapters added to its matrices."""
+    """Low-rank adapters, trained in place of the encoder; the exported model contains their sum."""
 
     rank: int = 0
-    """Rank of the adapters; 0: none, everything is trained."""
+    """Rank of the adapters; 0 disables them and trains all parameters."""
     alpha: float = 16.0
-    """The adapters' product is multiplied by alpha / rank."""
+    """Scale of the adapters: their product is multiplied by alpha / rank."""
     layers: tuple[str, ...] = ("query", "value")
-    """Layers that get one, in every layer of the encoder: query, key, value, attention/output,
-    intermediate, or others by the end of their path; `output` is both that of the attention and
-    that of the feed-forward."""
+    """Adapted matrices of every encoder layer, by the end of their path: query, key, value,
+    attention/output, intermediate or output. The name output matches attention/output too."""
 
     def __post_init__(self) -> None:
-        # A recipe may say one name, or a list, which no cache of programs takes.
+        # A recipe may give one name or a list; the cache of programs needs a hashable value.
         layers = (self.layers,) if isinstance(self.layers, str) else tuple(self.layers)
         object.__setattr__(self, "layers", layers)
         if self.rank < 0:
-            raise UserError(f"lora.rank is {self.rank}: give at least 1, or 0 for no adapters.")
+            raise UserError(f"`lora.rank` is {self.rank}: give at least 1, or 0 for no adapters.")
         if not 0 < self.alpha < math.inf:
-            raise UserError(f"lora.alpha is {self.alpha}: give a number above 0.")
+            raise UserError(f"`lora.alpha` is {self.alpha}: give a number above 0.")
         if not self.layers or len(set(self.layers)) < len(self.layers):
-            raise UserError(f"lora.layers is {self.layers}: give at least one, and each only once.")
+            raise UserError(
+                f"`lora.layers` is {self.layers}: give each name once, and at least one."
+            )
         if not self.rank and (self.alpha, self.layers) != (16.0, ("query", "value")):
-            raise UserError("lora.alpha and lora.layers need adapters: give --lora.rank too.")
+            raise UserError("`lora.alpha` and `lora.layers` need adapters: set `lora.rank` too.")
 
     @property
     def scale(self) -> float:
-        """What the product A B is multiplied by."""
+        """Factor of the product A B."""
         return self.alpha / self.rank
 
 
 def adapted(params: Mapping[str, Any], config: LoraConfig) -> list[str]:
-    """The paths of the layers that get an adapter, e.g. `encoder/layer_0/attention/query`.
+    """Returns the paths of the adapted layers, e.g. `encoder/layer_0/attention/query`.
 
     Args:
-        params: with the encoder: arrays or ShapeDtypeStructs.
-        config: names them.
+        params: parameters with an encoder, arrays or ShapeDtypeStructs.
+        config: names of the layers, and the rank.
 
     Raises:
-        UserError: the encoder has no layer of such a name, or a matrix has not the rank.
+        UserError: the encoder has no such layer, or the rank exceeds that of a matrix.
     """
     kernels = {
         name.removesuffix("/kernel"): leaf.shape
@@ -78,31 +77,30 @@ def adapted(params: Mapping[str, Any], config: LoraConfig) -> list[str]:
         if not ending:
             known = dict.fromkeys(path.split("/", 2)[2] for path in kernels)
             raise UserError(
-                f"lora.layers has {name!r}, which this model's encoder has not: give some of "
+                f"`lora.layers` has {name!r}, which this model's encoder lacks: give some of "
                 f"{', '.join(known)}."
             )
         found |= ending
-    least = min(min(kernels[path]) for path in found)
-    if config.rank > least:
+    max_rank = min(min(kernels[path]) for path in found)
+    if config.rank > max_rank:
         raise UserError(
-            f"lora.rank {config.rank} is more than the {least} that a matrix has by itself: give "
-            f"at most {least}."
+            f"`lora.rank` is {config.rank}, and an adapted matrix has rank {max_rank}: "
+            f"give at most {max_rank}."
         )
     return sorted(found)
 
 
 def init_adapters(params: Mapping[str, Any], key: jax.Array, config: LoraConfig) -> dict[str, Any]:
-    """Fresh adapters: A drawn from a normal of variance 1 / d_in, B zero, so that nothing changes
-    before the first step.
+    """Draws adapters: A is normal with variance 1 / d_in, B is zero, and so is their product.
 
     Args:
-        params: with the encoder: arrays or ShapeDtypeStructs, kernels [d_in, d_out].
+        params: parameters with an encoder, arrays or ShapeDtypeStructs, kernels [d_in, d_out].
         key: a JAX random key.
-        config: which layers, which rank.
+        config: names of the layers, and the rank.
 
     Returns:
         Nested dict with "a" float32 [d_in, rank] and "b" float32 [rank, d_out] under the path of
-        every layer adapted.
+        every adapted layer.
     """
     shapes = named(params)
     adapters = {}
@@ -115,11 +113,11 @@ def init_adapters(params: Mapping[str, Any], key: jax.Array, config: LoraConfig)
 
 
 def merge(params: Mapping[str, Any], adapters: Mapping[str, Any], scale: float) -> dict[str, Any]:
-    """The parameters with `scale` * A B added to the kernels that have an adapter."""
+    """Adds `scale` * A B to the kernels that have an adapter."""
     leaves, low = dict(named(params)), named(adapters)
     for path in (name.removesuffix("/a") for name in low if name.endswith("/a")):
-        # Exactly, whatever an accelerator's matrix products are by default: the export adds the
-        # same, and the product is small beside a layer's own.
+        # Full precision, also on accelerators that default to less: the export adds the same
+        # product, which costs little compared with the layer's own.
         product = jnp.matmul(low[f"{path}/a"], low[f"{path}/b"], precision="highest")
         leaves[f"{path}/kernel"] = leaves[f"{path}/kernel"] + scale * product
     return nested(leaves)
@@ -128,24 +126,26 @@ def merge(params: Mapping[str, Any], adapters: Mapping[str, Any], scale: float) 
 def partition(
     params: Mapping[str, Any], key: jax.Array, config: LoraConfig
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(the frozen base, what is trained) of a whole model's parameters: the latter are fresh
-    adapters, and the parts on top of the encoder as they are."""
+    """Splits the parameters of a model into (frozen base, trained parameters).
+
+    The trained parameters are fresh adapters and the unchanged subtrees on top of the encoder.
+    """
     base = {name: part for name, part in params.items() if name in BASE}
     on_top = {name: part for name, part in params.items() if name not in BASE}
     return base, {ADAPTERS: init_adapters(params, key, config), **on_top}
 
 
 def combine(base: Mapping[str, Any], trained: Mapping[str, Any], config: LoraConfig) -> dict:
-    """The model's parameters, from the frozen base and what is trained beside it.
+    """Merges the frozen base and the trained parameters into the parameters of a model.
 
     Args:
         base: embeddings and encoder.
-        trained: `ADAPTERS`, and the parts on top of the encoder.
-        config: of the adapters.
+        trained: the subtree `ADAPTERS` and the subtrees on top of the encoder.
+        config: scale of the adapters.
     """
     on_top = {name: part for name, part in trained.items() if name != ADAPTERS}
     return {**merge(base, trained[ADAPTERS], config.scale), **on_top}
 
 
 jit_combine = functools.partial(jax.jit, static_argnames="config")(combine)
-"""`combine`, compiled: for scoring and for the export."""
+"""Compiled `combine`, for evaluation and export."""

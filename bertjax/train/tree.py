@@ -1,4 +1,4 @@
-"""The leaves of a tree by their paths: names of parameters in tables, checkpoints and files."""
+"""Leaves of a tree by path: the names of parameters in tables, checkpoints and files."""
 
 import functools
 from typing import Any
@@ -7,17 +7,17 @@ import jax
 
 
 def path_name(path: tuple) -> str:
-    """`encoder/layer_0/output/bias` from the key path of a leaf in any tree."""
+    """Formats the key path of a leaf as `encoder/layer_0/output/bias`."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def named(tree: Any) -> dict[str, Any]:
-    """The leaves of a tree by their paths, in the order of `jax.tree.leaves`."""
+    """Returns the leaves of a tree by path, in the order of `jax.tree.leaves`."""
     return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def nested(leaves: dict[str, Any]) -> dict[str, Any]:
-    """{"a/b": x} -> {"a": {"b": x}}."""
+    """Converts {"a/b": x} to {"a": {"b": x}}."""
     tree: dict[str, Any] = {}
     for name, leaf in leaves.items():
         *parents, last = name.split("/")

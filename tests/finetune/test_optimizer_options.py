@@ -161,7 +161,7 @@ def test_a_run_with_an_average_is_converted_without_it(make_recipe, tmp_path):
 
 
 def test_a_part_that_is_not_there_is_refused_before_anything_is_written(make_recipe, tmp_path):
-    with pytest.raises(bj.UserError, match="no part 'layer_1' in this model; it has embeddings"):
+    with pytest.raises(bj.UserError, match="no group 'layer_1'; it has embeddings"):
         runs.pretrain(make_recipe(tmp_path / "run", freeze=("layer_1",)), silent)
     assert not (tmp_path / "run").exists()
 
@@ -198,7 +198,7 @@ def test_fine_tuning_with_frozen_parts_and_an_average(tiny_model, tmp_path):
     assert scores["loss"] == pytest.approx(result.seeds[0].metrics["loss"], rel=1e-5)
 
     wrong = dataclasses.replace(config, optimizer=OptimizerConfig(freeze=("nsp",)))
-    with pytest.raises(bj.UserError, match="no part 'nsp' in this model; it has classifier"):
+    with pytest.raises(bj.UserError, match="no group 'nsp'; it has classifier"):
         finetune(wrong, silent, model=tiny_model, progress=False)
     moved = dataclasses.replace(config, optimizer=dataclasses.replace(recipe, layer_decay=1.0))
     with pytest.raises(bj.UserError, match=r"optimizer.layer_decay \(0.8 there, 1.0 here\)"):

@@ -34,7 +34,7 @@ def adapters(params):
 
 
 def filled(adapters):
-    """Adapters that change something."""
+    """Returns adapters with a product other than zero."""
     return jax.tree.map(lambda leaf: leaf + 0.5, adapters)
 
 
@@ -101,7 +101,7 @@ def test_only_what_is_trained_gets_a_gradient(params, adapters):
 
     grads = named(gradient(trained))
     assert grads.keys() == named(trained).keys()
-    # At the start A gets none, as it is multiplied by B, which is zero; B does.
+    # At first A has no gradient because its factor B is zero.
     assert not any(np.any(leaf) for name, leaf in grads.items() if name.endswith("/a"))
     assert all(np.any(leaf) for name, leaf in grads.items() if name.endswith("/b"))
 
@@ -127,14 +127,14 @@ def test_layers_of_a_recipe_are_a_tuple(layers):
     [
         (
             {"layers": ("query", "q_proj")},
-            "has 'q_proj', which this model's encoder has not: give some of attention/key, "
+            "has 'q_proj', which this model's encoder lacks: give some of attention/key, "
             "attention/output, attention/query, attention/value, intermediate, output",
         ),
         ({"layers": ("uery",)}, "has 'uery'"),
-        ({"rank": 9}, "lora.rank 9 is more than the 8"),
+        ({"rank": 9}, "lora.rank` is 9, and an adapted matrix has rank 8"),
     ],
 )
-def test_what_a_model_has_not(params, change, sentence):
+def test_layers_and_ranks_that_a_model_lacks_are_refused(params, change, sentence):
     with pytest.raises(UserError, match=sentence):
         lora.adapted(params, dataclasses.replace(LORA, **change))
 
@@ -142,14 +142,14 @@ def test_what_a_model_has_not(params, change, sentence):
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"rank": -1}, "lora.rank is -1"),
-        ({"rank": 2, "alpha": 0.0}, "lora.alpha is 0.0"),
-        ({"rank": 2, "layers": ()}, r"lora.layers is \(\)"),
-        ({"rank": 2, "layers": ("key", "key")}, "each only once"),
-        ({"alpha": 8.0}, "need adapters: give --lora.rank"),
-        ({"layers": ("key",)}, "need adapters: give --lora.rank"),
+        ({"rank": -1}, "lora.rank` is -1"),
+        ({"rank": 2, "alpha": 0.0}, "lora.alpha` is 0.0"),
+        ({"rank": 2, "layers": ()}, r"lora.layers` is \(\)"),
+        ({"rank": 2, "layers": ("key", "key")}, "give each name once"),
+        ({"alpha": 8.0}, "need adapters: set `lora.rank`"),
+        ({"layers": ("key",)}, "need adapters: set `lora.rank`"),
     ],
 )
-def test_a_configuration_that_makes_no_sense(fields, sentence):
+def test_invalid_configurations_are_refused(fields, sentence):
     with pytest.raises(UserError, match=sentence):
         LoraConfig(**fields)

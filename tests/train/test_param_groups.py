@@ -1,4 +1,4 @@
-"""Parts of a model by name, and a step that trains only some of them."""
+"""Groups of parameters by name, and a step that trains only some of them."""
 
 import functools
 
@@ -40,7 +40,7 @@ def of_layers(*numbers):
         (("encoder",), of_layers(*range(12))),
         (("layer_3/output",), {"encoder/layer_3/output/kernel"}),
     ],
-    # Not of the sets: their order, and with it the name of a test, differs from process to process.
+    # Sets have no part in the names of tests: their order differs from process to process.
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
 def test_what_is_frozen(freeze, wanted):
@@ -58,17 +58,17 @@ def test_what_is_frozen(freeze, wanted):
 @pytest.mark.parametrize(
     ("freeze", "sentence"),
     [
-        (("layer_12",), "no part 'layer_12' in this model; it has .*, pooler, layer_0-11.$"),
-        (("layer_8-12",), "no part 'layer_12'"),
-        (("layer_5-3",), "no part 'layer_5-3'"),
-        (("embedding",), "no part 'embedding'"),
-        (("",), "no part ''"),
-        (("/",), "no part '/'"),
+        (("layer_12",), "this model has no group 'layer_12'; it has .*, pooler, layer_0-11.$"),
+        (("layer_8-12",), "no group 'layer_12'"),
+        (("layer_5-3",), "no group 'layer_5-3'"),
+        (("embedding",), "no group 'embedding'"),
+        (("",), "no group ''"),
+        (("/",), "no group '/'"),
         (("embeddings", "encoder", "pooler", "classifier"), "leaves nothing to train"),
     ],
     ids=str,
 )
-def test_parts_that_are_not_there(freeze, sentence):
+def test_groups_that_do_not_exist_are_refused(freeze, sentence):
     with pytest.raises(bj.UserError, match=sentence):
         param_groups.frozen_names(freeze, PARAMS)
 
@@ -97,8 +97,8 @@ def a_step(loss_fn, params, freeze, **settings):
     return step, init_state(params, optimizer, frozen=frozen), optimizer, frozen
 
 
-def test_frozen_parts_stay_and_count_nowhere():
-    """One step against the optimizer called with the gradients of what is trained."""
+def test_frozen_parameters_stay_and_count_nowhere():
+    """Compares one step with the optimizer applied to the gradients of trained parameters."""
     rng = np.random.default_rng(0)
     params = {
         name: {"kernel": jnp.asarray(rng.normal(size=(3, 3)), jnp.float32)}
@@ -136,8 +136,8 @@ CONFIG = bj.BertConfig(
 )
 
 
-def test_what_is_below_the_trained_parts_is_not_differentiated():
-    """A matrix product for each of the two trained kernels, and one between them."""
+def test_layers_below_the_trained_ones_are_not_differentiated():
+    """Expects a product for each of the two trained kernels, and one between them."""
     draw = functools.partial(bj.init_params, CONFIG, heads=("classifier",))
     shapes = jax.eval_shape(draw, jax.random.key(0))
     params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
