@@ -208,4 +208,4 @@ class Execution:
             choices = get_args(field.type) or (True, False)
             if not isinstance(value, type(choices[0])) or value not in choices:
                 shown = ", ".join(map(repr, choices))
-                raise UserError(f"{field.name} is {value!r}: use one of {shown}.")
+                raise UserError(f"`execution.{field.name}` is {value!r}: use one of {shown}.")

@@ -1,4 +1,4 @@
-"""BertConfig: named sizes, JSON both ways, and sentences for what can't be."""
+"""BertConfig and Execution: named sizes, JSON, and refused values."""
 
 import json
 
@@ -35,7 +35,7 @@ def test_unknown_names(name):
         BertConfig.named(name)
 
 
-def test_json_both_ways(tmp_path):
+def test_json_round_trip(tmp_path):
     config = BertConfig.named("mini", hidden_act="gelu_new")
     path = tmp_path / "config.json"
     path.write_text(json.dumps({**config.to_dict(), "architectures": ["BertModel"]}))
@@ -65,7 +65,7 @@ def test_json_both_ways(tmp_path):
         ('{"hidden_size": "12", "num_hidden_layers": 1, "vocab_size": 9}', "whole number"),
     ],
 )
-def test_bad_json_is_said_with_its_file(tmp_path, text, sentence):
+def test_bad_json_is_refused_with_its_file(tmp_path, text, sentence):
     path = tmp_path / "config.json"
     path.write_text(text)
     with pytest.raises(UserError, match=sentence) as caught:
@@ -88,7 +88,7 @@ def test_no_such_file(tmp_path):
     ],
 )
 @pytest.mark.parametrize("value", [1.0, -0.1, float("nan"), "1e-12", None])
-def test_what_is_no_share_or_small_number(name, value):
+def test_numbers_outside_0_to_1_are_refused(name, value):
     with pytest.raises(UserError, match=f"{name} is {value!r}: give a number from 0 to below 1"):
         BertConfig(**{name: value})
 
@@ -96,14 +96,14 @@ def test_what_is_no_share_or_small_number(name, value):
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"dtype": "float16"}, "dtype is 'float16': use one of 'float32', 'bfloat16'."),
-        ({"precision": "highst"}, "precision is 'highst': use one of 'default', 'high'"),
-        ({"remat": True}, "remat is True: use one of 'none', 'full', 'dots'"),
-        ({"scan_layers": "yes"}, "scan_layers is 'yes': use one of True, False"),
-        ({"attention": None}, "attention is None: use one of 'auto', 'plain'"),
+        ({"dtype": "float16"}, "dtype` is 'float16': use one of 'float32', 'bfloat16'."),
+        ({"precision": "highst"}, "precision` is 'highst': use one of 'default', 'high'"),
+        ({"remat": True}, "remat` is True: use one of 'none', 'full', 'dots'"),
+        ({"scan_layers": "yes"}, "scan_layers` is 'yes': use one of True, False"),
+        ({"attention": None}, "attention` is None: use one of 'auto', 'plain'"),
     ],
 )
-def test_an_execution_that_is_none(fields, sentence):
+def test_invalid_executions_are_refused(fields, sentence):
     with pytest.raises(UserError, match=sentence):
         Execution(**fields)
 

@@ -1,4 +1,4 @@
-"""Writing: whole files or none, no leftovers, a sentence for what can't be written."""
+"""Atomic writing: complete files or none, and a sentence for paths that can't be written."""
 
 import errno
 import os
@@ -19,14 +19,14 @@ def names(path):
     return sorted(entry.name for entry in path.parent.iterdir())
 
 
-def test_a_file_is_whole_and_alone(path):
+def test_a_file_is_complete_and_alone(path):
     for data in (b"one", b"another"):
         write_atomically(path, data)
         assert path.read_bytes() == data
         assert names(path) == ["file"]
 
 
-def test_what_fails_leaves_the_old_file_and_no_temporary_one(path):
+def test_a_failure_leaves_the_old_file_and_no_temporary_one(path):
     write_atomically(path, b"old")
     for number in range(3):
         with pytest.raises(ZeroDivisionError), replacing(path) as temporary:
@@ -37,15 +37,15 @@ def test_what_fails_leaves_the_old_file_and_no_temporary_one(path):
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES])
-def test_no_room_and_no_permission_are_sentences(path, code):
+def test_no_space_and_no_permission_are_sentences(path, code):
     with pytest.raises(CannotWrite) as caught, writing(path):
         raise OSError(code, os.strerror(code))
     sentence = str(caught.value)
     assert sentence.startswith(f"{path}: can't be written ({os.strerror(code)}); make room")
     assert "\n" not in sentence
-    assert str(pickle.loads(pickle.dumps(caught.value))) == sentence  # workers send it
+    assert str(pickle.loads(pickle.dumps(caught.value))) == sentence  # worker processes pickle it
 
 
-def test_other_errors_stay_what_they_are(path):
+def test_other_errors_pass_unchanged(path):
     with pytest.raises(FileNotFoundError), writing(path):
         path.read_bytes()

@@ -1,4 +1,4 @@
-"""Where compiled programs are kept, and who keeps them."""
+"""The directory of the compilation cache, and when it is on."""
 
 import io
 import json
@@ -16,7 +16,7 @@ from bertjax.rundir.compilation_cache import keep_compiled
 
 @pytest.fixture(autouse=True)
 def as_before():
-    """The cache that the tests have is theirs again."""
+    """Restores the cache directory of the tests."""
     before = jax.config.jax_compilation_cache_dir
     yield
     jax.config.update("jax_compilation_cache_dir", before)
@@ -24,7 +24,7 @@ def as_before():
 
 @pytest.fixture
 def unnamed(monkeypatch, tmp_path):
-    """Nobody has named a directory; that of a user's caches is here."""
+    """No directory is named; the user's caches are in tmp_path."""
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -38,7 +38,7 @@ def test_it_is_in_the_directory_of_the_users_caches(unnamed, monkeypatch):
     directory = pathlib.Path(jax.config.jax_compilation_cache_dir)
     assert told == f"Compiled programs are kept in {directory}."
     assert directory.parent == unnamed / "bertjax" and jax.lib.__version__ in directory.name
-    assert directory.stat().st_mode & 0o077 == 0  # it holds code: nobody else's to write
+    assert directory.stat().st_mode & 0o077 == 0  # it holds executable code
     for place, system in ((".cache", "linux"), ("Library/Caches", "darwin")):
         monkeypatch.setattr(sys, "platform", system)
         monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
@@ -59,9 +59,9 @@ def test_another_processor_has_another_directory(unnamed, monkeypatch):
 
 @pytest.mark.skipif(not pathlib.Path("/proc/cpuinfo").exists(), reason="Linux has it")
 def test_a_processor_is_known_by_its_instructions():
-    facts = compilation_cache._processor()
-    assert any(line.startswith(("flags", "Features", "CPU")) for line in facts.splitlines())
-    assert "MHz" not in facts  # which changes from one command to the next
+    found = compilation_cache._processor()
+    assert any(line.startswith(("flags", "Features", "CPU")) for line in found.splitlines())
+    assert "MHz" not in found  # it changes from one command to the next
 
 
 def test_jax_own_variables_decide(monkeypatch, tmp_path):

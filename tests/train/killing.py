@@ -1,5 +1,7 @@
-"""Kills a training command at random places and starts it again; for any command that prints
-`step 12/100` lines, as `bertjax.train.telemetry.logger` does."""
+"""Kills a training command at random points and restarts it.
+
+The command must print `step 12/100` lines, as `bertjax.train.telemetry.logger` does.
+"""
 
 import json
 import os
@@ -13,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 _STEP = re.compile(r"^step +([\d,]+)/")
-# What is measured with a clock differs from run to run.
+# A clock measures these; they differ from run to run.
 _TIMES = ("time", "tokens_per_second", "data_wait", "seconds", "model_flops_per_second")
 
 
@@ -28,12 +30,12 @@ def start(command: Sequence[str]) -> subprocess.Popen[str]:
 def run_killed(
     command: Sequence[str], checkpoints: pathlib.Path, *, kills: int, save_every: int, seed: int
 ) -> tuple[list[str], int]:
-    """Runs a command, kills it `kills` times with SIGKILL, lets it finish.
-
-    Returns the output of each run, and how many kills left a half-written checkpoint behind.
+    """Runs a command, kills it `kills` times with SIGKILL, and lets it finish.
 
     Every second kill comes within a quarter of a second after the step of a save, while its files
-    are being written; the others come after a random step of the two intervals that follow.
+    are being written. The others come after a random step of the next two intervals.
+
+    Returns the output of each run, and the number of kills that left a half-written checkpoint.
     """
     rng = np.random.default_rng(seed)
     outputs = []
@@ -65,7 +67,7 @@ def run_killed(
 
 
 def records_in_hex(metrics: pathlib.Path) -> list[str]:
-    """The lines of a metrics.jsonl with floats in hex, without what a clock measured."""
+    """Returns the lines of a metrics.jsonl with floats in hex, without measured times."""
     records = [json.loads(line) for line in metrics.read_text().splitlines()]
     return [
         " ".join(

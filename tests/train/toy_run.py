@@ -43,7 +43,7 @@ def make_state(size: int = 64) -> State:
 
 
 def batch_at(step: int, size: int = 64, poison: frozenset[int] = frozenset()) -> dict:
-    """x [4, size] and y [4, 8] of a step; the steps to poison hold a NaN."""
+    """Returns x [4, size] and y [4, 8] of a step; poisoned steps hold a NaN."""
     rng = np.random.default_rng(step)
     x = rng.normal(size=(4, size)).astype(np.float32)
     y = np.tanh(x[:, :8]) + 0.1 * rng.normal(size=(4, 8)).astype(np.float32)
@@ -86,7 +86,7 @@ def evaluate(state: State, should_stop=lambda: False, size: int = 64) -> dict | 
 
 
 def digest(state: State) -> str:
-    """Of every bit of a state."""
+    """Returns a hash of every bit of a state."""
     leaves = [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]
     return hashlib.sha256(b"".join(leaves)).hexdigest()
 
@@ -108,7 +108,7 @@ def run(
     hooks=None,
     **extra,
 ) -> FitResult:
-    """One call of `fit` in a directory, as a command would make it."""
+    """Calls `fit` in a directory, as a command does."""
     config = config or CONFIG
     workdir = epath.Path(workdir)
     with Checkpoints(

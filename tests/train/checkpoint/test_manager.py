@@ -1,3 +1,5 @@
+"""Saving, restoring, damage, full disks and other topologies."""
+
 import json
 import os
 import pathlib
@@ -13,18 +15,14 @@ import pytest
 from orbax.checkpoint import PyTreeCheckpointHandler
 
 from bertjax.errors import UserError
-from bertjax.train.checkpoint import fingerprint as fingerprints
-from bertjax.train.checkpoint.fingerprint import describe
 from bertjax.train.checkpoint.manager import Checkpoints
 from bertjax.train.checkpoint.restore import abstract
-
-fingerprint = jax.jit(fingerprints.fingerprint)
 
 META = {"immutable": {"seed": 1}, "loop": {"best": None}}
 
 
 def state_of(step, value=1.0, size=6):
-    """A small state whose arrays hold what follows from (step, value)."""
+    """A small state whose arrays depend on (step, value)."""
     base = jnp.arange(size * 4, dtype=jnp.float32).reshape(size, 4)
     return {
         "step": jnp.int32(step),
@@ -46,43 +44,6 @@ def save(checkpoints, *steps, metrics=None):
 
 def files_of(step_directory):
     return sorted(path for path in pathlib.Path(step_directory).rglob("*") if path.is_file())
-
-
-# Fingerprints
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int32", "int8", "bool", "uint16"])
-def test_fingerprint_notices_every_single_bit(dtype):
-    array = np.asarray(jax.random.normal(jax.random.key(0), (5, 7)) * 100).astype(dtype)
-    before = int(fingerprint(jnp.asarray(array)))
-    bits = [0] if dtype == "bool" else range(8 * array.dtype.itemsize)
-    seen = {before}
-    for element in range(0, array.size, 6):
-        for bit in bits:
-            raw = bytearray(array.tobytes())
-            raw[element * array.dtype.itemsize + bit // 8] ^= 1 << (bit % 8)
-            flipped = np.frombuffer(bytes(raw), array.dtype).reshape(array.shape)
-            seen.add(int(fingerprint(jnp.asarray(flipped))))
-    assert len(seen) == 1 + len(range(0, array.size, 6)) * len(bits)
-
-
-def test_fingerprint_notices_swapped_elements_and_zeroed_ranges():
-    array = np.array(jax.random.normal(jax.random.key(1), (300,)))
-    values = {int(fingerprint(jnp.asarray(array)))}
-    for i in range(50):
-        swapped = array.copy()
-        swapped[[i, i + 100]] = swapped[[i + 100, i]]
-        zeroed = array.copy()
-        zeroed[i : i + 20] = 0
-        values |= {int(fingerprint(jnp.asarray(swapped))), int(fingerprint(jnp.asarray(zeroed)))}
-    assert len(values) == 101
-
-
-def test_describe_names_what_is_not_finite():
-    arrays = {"a": jnp.ones(3), "b": jnp.array([1.0, jnp.inf]), "c": jnp.arange(3)}
-    described, poisoned = describe(arrays)
-    assert poisoned == ["b"]
-    assert described["c"][:2] == ["int32", [3]]
 
 
 # Saving and restoring
@@ -134,7 +95,7 @@ def test_keeps_the_newest_and_the_best(tmp_path):
         assert checkpoints.best_step() == 1
 
 
-def test_steps_that_are_not_ranked_are_no_rivals_of_later_ones(tmp_path):
+def test_steps_up_to_ranked_after_do_not_compete(tmp_path):
     metrics = {1: 0.5, 2: 0.1, 3: 4.0, 4: 1.0, 5: 2.0, 6: 3.0, 7: 5.0}
     with Checkpoints(tmp_path, keep_last=3, keep_best=1) as checkpoints:
         save(checkpoints, 1, 2, metrics=metrics)
@@ -173,7 +134,7 @@ def test_amended_metric_and_meta_are_read_back(tmp_path):
         found = checkpoints.restore(abstract(state_of(1)), step=1)
         assert found.meta["loop"] == {"best": {"step": 1}}
     path = tmp_path / "1" / "amendment.json"
-    path.write_text(path.read_text()[:20])  # a kill while it was written
+    path.write_text(path.read_text()[:20])  # killed while writing
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.best_step() is None
         assert checkpoints.restore(abstract(state_of(1)), step=1).meta["loop"] == META["loop"]
@@ -226,7 +187,7 @@ def test_any_damaged_file_gives_the_same_bits_or_the_step_before(tmp_path):
                 assert equal(found.state, state_of(step)), (file, damage)
             if step == 1:
                 fell_back += 1
-                # Without its commit file a step does not count, and there is nothing to report.
+                # A step without its commit file does not count and is not reported.
                 if (work / "2").exists() and lines:
                     assert "step 2" in lines[0], (file, damage)
                     assert (work / "2" / "bad").exists(), (file, damage)
@@ -236,7 +197,7 @@ def test_any_damaged_file_gives_the_same_bits_or_the_step_before(tmp_path):
     assert fell_back > 20
 
 
-def test_a_bad_step_stays_bad_and_is_replaced_when_training_gets_there_again(tmp_path):
+def test_a_bad_step_stays_bad_until_training_saves_it_again(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         save(checkpoints, 1, 2, 3)
     flip_an_array(tmp_path / "3")
@@ -254,7 +215,7 @@ def test_a_bad_step_stays_bad_and_is_replaced_when_training_gets_there_again(tmp
         assert int(checkpoints.restore(abstract(state_of(1))).state["step"]) == 3
 
 
-def test_bad_steps_do_not_count_as_kept_ones(tmp_path):
+def test_bad_steps_do_not_count_towards_keep_last(tmp_path):
     with Checkpoints(tmp_path, log=lambda line: None) as checkpoints:
         save(checkpoints, 1, 2, 3)
         flip_an_array(tmp_path / "3")
@@ -266,7 +227,7 @@ def test_bad_steps_do_not_count_as_kept_ones(tmp_path):
         assert sorted(path.name for path in tmp_path.iterdir()) == ["4", "5", "6"]
 
 
-def test_bad_steps_go_though_the_best_one_is_older(tmp_path):
+def test_bad_steps_are_deleted_even_if_the_best_is_older(tmp_path):
     with Checkpoints(tmp_path, log=lambda line: None) as checkpoints:
         save(checkpoints, 1, 2, 3, metrics={1: 0.0})
         flip_an_array(tmp_path / "3")
@@ -277,12 +238,12 @@ def test_bad_steps_go_though_the_best_one_is_older(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "4", "5", "6"]
 
 
-def test_all_damaged_is_refused_instead_of_starting_over(tmp_path):
+def test_a_run_with_only_damaged_steps_is_refused_and_not_restarted(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         save(checkpoints, 1, 2)
     flip_an_array(tmp_path / "1")
     flip_an_array(tmp_path / "2")
-    for _ in range(2):  # the second time all are marked, and it is no new run either
+    for _ in range(2):  # the second time all steps are marked; it is still no new run
         with (
             Checkpoints(tmp_path, log=lambda line: None) as checkpoints,
             pytest.raises(UserError, match=r"step 2, 1.*`fresh`"),
@@ -292,7 +253,7 @@ def test_all_damaged_is_refused_instead_of_starting_over(tmp_path):
 
 
 def flip_an_array(step_directory):
-    """One bit of the largest data file; where it lies in array data, Orbax would not notice."""
+    """Flips a bit of the largest data file; Orbax does not detect it in array data."""
     file = max(
         (f for f in files_of(step_directory) if f.parent.name == "d"),
         key=lambda f: f.stat().st_size,
@@ -302,13 +263,13 @@ def flip_an_array(step_directory):
     file.write_bytes(content)
 
 
-def test_a_flip_that_orbax_does_not_notice_is_noticed(tmp_path):
+def test_a_flip_that_orbax_misses_is_detected(tmp_path):
     noise = np.random.default_rng(0).integers(0, 2**32, 5000, np.uint32)
     state = {"step": jnp.int32(1), "noise": jnp.asarray(noise)}
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(state, META, wait=True)
         step = tmp_path / "1"
-        # Found by content, so that the flip is in the array's data and not in an index.
+        # Search for the content: the flip must lie in array data, not in an index.
         needle = noise[:64].tobytes()
         compressed = [f for f in files_of(step) if needle in f.read_bytes()]
         for file in compressed:
@@ -335,11 +296,11 @@ def test_a_flip_that_orbax_does_not_notice_is_noticed(tmp_path):
     ],
     ids=str,
 )
-def test_what_could_not_be_read_is_no_damage(tmp_path, monkeypatch, error):
+def test_a_failed_read_is_no_damage(tmp_path, monkeypatch, error):
     def failing(*_, **__):
         try:
             raise error
-        except ValueError as cause:  # as Orbax wraps what TensorStore raises
+        except ValueError as cause:  # Orbax wraps TensorStore's errors like this
             raise Exception("Encountered error while reading array index") from cause
 
     with Checkpoints(tmp_path, log=pytest.fail) as checkpoints:
@@ -387,7 +348,7 @@ def test_another_format_is_refused(tmp_path, monkeypatch):
 # R6 and R7 of the promises: interrupted saves and full disks
 
 
-def test_leftovers_of_interrupted_saves_do_not_count_and_go(tmp_path):
+def test_remains_of_interrupted_saves_do_not_count_and_are_removed(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         save(checkpoints, 1)
     shutil.copytree(tmp_path / "1", tmp_path / "2.orbax-checkpoint-tmp")
@@ -400,7 +361,7 @@ def test_leftovers_of_interrupted_saves_do_not_count_and_go(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
 
 
-def test_a_full_disk_is_reported_at_its_step_and_older_steps_live(tmp_path):
+def test_a_full_disk_is_reported_with_its_step_and_older_steps_stay(tmp_path):
     def big(step):
         noise = jax.random.normal(jax.random.key(step), (300, 1000))
         return {"step": jnp.int32(step), "noise": noise}
@@ -431,7 +392,7 @@ def test_poll_reports_a_failed_save_without_another_save(tmp_path):
         noise = jax.random.normal(jax.random.key(0), (300, 1000))
         checkpoints.save({"step": jnp.int32(1), "noise": noise}, META)
         with pytest.raises(UserError, match="no earlier checkpoint"):
-            while True:  # the test's own time limit ends this
+            while True:  # the time limit of the test ends the loop
                 checkpoints.poll()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

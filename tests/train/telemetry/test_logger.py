@@ -1,3 +1,5 @@
+"""Lines, records and speeds of a run."""
+
 import json
 
 import pytest
@@ -53,7 +55,7 @@ def run(telemetry, clock, steps, *, seconds=0.5, metrics=METRICS):
 def test_a_line_and_a_record_hold_everything(tmp_path):
     telemetry, lines, clock = make(tmp_path / "metrics.jsonl")
     telemetry.begin(0, [PhaseInfo(10_000, 8192)], log_every=600)
-    clock.now += 60  # compiling counts in nothing
+    clock.now += 60  # compilation is not timed
     telemetry.waited(5.0)
     run(telemetry, clock, range(1, 601))
     run(telemetry, clock, range(601, 1201), seconds=0.5)
@@ -70,7 +72,7 @@ def test_a_line_and_a_record_hold_everything(tmp_path):
     assert telemetry.history == records(tmp_path / "metrics.jsonl")
 
 
-def test_model_flops_stand_beside_tokens(tmp_path):
+def test_lines_and_records_hold_model_flops(tmp_path):
     work = Work(flops=5e9, peak=2e10, devices="1 fast thing")
     telemetry, lines, clock = make(tmp_path / "m.jsonl")
     telemetry.begin(0, [PhaseInfo(20, 100, work=work)], log_every=10)
@@ -82,11 +84,11 @@ def test_model_flops_stand_beside_tokens(tmp_path):
     first, _, second = records(tmp_path / "m.jsonl")
     assert (first["mfu"], first["model_flops_per_second"]) == (0.5, 1e10)
     assert (second["mfu"], second["model_flops_per_second"]) == (0.25, 5e9)
-    # 9 steps of half a second, as the first compiled, and 10 of one
+    # 9 steps of half a second, without the one that compiles, and 10 of one second
     assert telemetry.speed() == ("Trained at 131 tok/s, MFU 32.8%, over 19 steps on 1 fast thing.")
 
 
-def test_means_since_the_last_line_but_the_newest_learning_rate(tmp_path):
+def test_lines_hold_means_but_the_newest_learning_rate(tmp_path):
     telemetry, _, _ = make(tmp_path / "m.jsonl")
     telemetry.begin(0, [PhaseInfo(4)], log_every=2)
     for step in range(1, 5):
@@ -96,7 +98,7 @@ def test_means_since_the_last_line_but_the_newest_learning_rate(tmp_path):
     assert (second["mlm_loss"], second["learning_rate"]) == (3.5, 4.0)
 
 
-def test_skipped_steps_are_counted_and_in_no_mean(tmp_path):
+def test_skipped_steps_are_counted_but_not_in_the_mean(tmp_path):
     telemetry, lines, _ = make(tmp_path / "m.jsonl")
     telemetry.begin(0, [PhaseInfo(6)], log_every=3)
     for step in range(1, 7):
@@ -112,7 +114,7 @@ def test_skipped_steps_are_counted_and_in_no_mean(tmp_path):
     assert "skipped 2" in lines[0]
 
 
-def test_waiting_and_evaluations_are_taken_apart_from_training(tmp_path):
+def test_speed_excludes_evaluations_and_shows_waiting(tmp_path):
     telemetry, lines, clock = make(tmp_path / "m.jsonl")
     telemetry.begin(0, [PhaseInfo(100, 100)], log_every=10)
     run(telemetry, clock, [1])
@@ -138,7 +140,7 @@ def test_eval_fields_may_differ(tmp_path):
     assert records(tmp_path / "m.jsonl")[0]["other"] == 1.0
 
 
-def test_resuming_drops_what_came_later_and_damaged_lines(tmp_path):
+def test_resuming_drops_later_records_and_damaged_lines(tmp_path):
     path = tmp_path / "m.jsonl"
     telemetry, _, clock = make(path)
     telemetry.begin(0, [PhaseInfo(100)], log_every=2)
@@ -153,7 +155,7 @@ def test_resuming_drops_what_came_later_and_damaged_lines(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["m.jsonl"]
 
 
-def test_an_evaluation_that_is_not_known_is_dropped_and_written_once(tmp_path):
+def test_an_evaluation_to_repeat_is_dropped_and_written_once(tmp_path):
     path = tmp_path / "m.jsonl"
     telemetry, _, clock = make(path)
     telemetry.begin(0, [PhaseInfo(6)], log_every=2)
@@ -169,7 +171,7 @@ def test_an_evaluation_that_is_not_known_is_dropped_and_written_once(tmp_path):
     assert written == [*known, (4, "eval")]
 
 
-def test_a_window_that_was_saved_goes_on_with_the_same_bits(tmp_path):
+def test_a_saved_window_continues_with_the_same_bits(tmp_path):
     losses = [0.1, 0.7, 1e-9, 3.3, 0.2, 0.9]
 
     def line(*parts):
@@ -186,7 +188,7 @@ def test_a_window_that_was_saved_goes_on_with_the_same_bits(tmp_path):
     assert line(range(1, 7)) == line(range(1, 3), range(3, 6), range(6, 7))
 
 
-def test_what_is_not_finite_is_null_in_the_file(tmp_path):
+def test_nan_and_infinity_are_null_in_the_file(tmp_path):
     telemetry, lines, _ = make(tmp_path / "m.jsonl")
     telemetry.begin(0, [PhaseInfo(1)], log_every=1)
     telemetry.step(1, {"mlm_loss": float("inf"), "grad_norm": 1.0})
@@ -218,14 +220,6 @@ def test_the_bar_replaces_training_lines_only(tmp_path, capsys):
     assert "mlm 6.23" in bar
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.2, "0s"), (59.6, "1m00s"), (250, "4m10s"), (11_100, "3h05m"), (187_200, "2d04h")],
-)
-def test_duration(seconds, text):
-    assert duration(seconds) == text
-
-
 def test_phases_have_their_own_name_tokens_and_end(tmp_path):
     telemetry, lines, clock = make(tmp_path / "m.jsonl")
     other = (Field("mlm_loss", "mlm", ".2f", ("unigram", 5.5)),)
@@ -236,7 +230,7 @@ def test_phases_have_their_own_name_tokens_and_end(tmp_path):
     run(telemetry, clock, range(17, 21), seconds=2.0)
     telemetry.evaluated(20, {"mlm_loss": 5.0}, seconds=0.1)
     found = [(r["step"], r["phase"], r.get("tokens_per_second")) for r in telemetry.history]
-    # The end of a phase has a record, so that none is of two.
+    # The last step of a phase has a record, so that none spans two phases.
     assert found == [(10, "1", 100.0), (15, "1", 100.0), (20, "2", 200.0), (20, "2", None)]
     assert lines[1].startswith("step 15/40  phase 1  mlm 6.23 (unigram 6.71)  ")
     assert lines[2].startswith("step 20/40  phase 2  mlm 6.23 (unigram 5.50)  200 tok/s")

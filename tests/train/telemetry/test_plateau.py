@@ -1,4 +1,4 @@
-"""The plateau meter on curves made by hand, where H is 6, and on two that were measured."""
+"""The plateau meter on synthetic curves with entropy H = 6, and on two measured ones."""
 
 import numpy as np
 import pytest
@@ -8,8 +8,8 @@ from bertjax.train.telemetry.plateau import PlateauMeter
 H = 6.0
 
 
-def said(losses, *, every=500, meter=None, first=1, metric="mlm_loss", rate=1e-4):
-    """[(step, sentence)] over evaluations with these losses."""
+def reports(losses, *, every=500, meter=None, first=1, metric="mlm_loss", rate=1e-4):
+    """Returns [(step, sentence)] over evaluations with these losses."""
     meter = meter or PlateauMeter({metric: H})
     found = []
     for number, loss in enumerate(losses, start=first):
@@ -21,8 +21,8 @@ def said(losses, *, every=500, meter=None, first=1, metric="mlm_loss", rate=1e-4
     return found
 
 
-def test_a_model_that_stands_at_the_entropy_is_told_of_once():
-    ((step, sentence),) = said([6.5, 6.02, 6.01, 6.0, 6.01, 5.99, 6.0])
+def test_a_plateau_is_reported_once():
+    ((step, sentence),) = reports([6.5, 6.02, 6.01, 6.0, 6.01, 5.99, 6.0])
     assert step == 1500
     assert "From step 1,000 to 1,500" in sentence
     assert "held-out mlm_loss 6.010, unigram entropy 6.000" in sentence
@@ -32,17 +32,17 @@ def test_a_model_that_stands_at_the_entropy_is_told_of_once():
 
 
 def test_two_runs_on_novels():
-    """experiments/novels_l4_h256.py with averaging attention, which stood, and as it is."""
+    """experiments/novels_l4_h256.py with averaging attention, which stayed, and without."""
     entropy = 6.472 / H
     stood = [loss / entropy for loss in (6.516, 6.495, 6.477, 6.468, 6.469, 6.470)]
-    ((step, _),) = said(stood, every=400)
+    ((step, _),) = reports(stood, every=400)
     assert step == 1200
     learned = [loss / entropy for loss in (5.624, 5.046, 4.792, 4.636, 4.545, 4.470)]
-    assert said(learned, every=300) == []
+    assert reports(learned, every=300) == []
 
 
-def test_leaving_is_told_once_and_coming_back_is_not():
-    (_, entering), (step, leaving) = said([6.0, 6.0, 5.9, 5.71, 5.69, 5.6, 5.9, 6.0, 6.0, 6.0])
+def test_leaving_is_reported_once_and_returning_is_not():
+    (_, entering), (step, leaving) = reports([6.0, 6.0, 5.9, 5.71, 5.69, 5.6, 5.9, 6.0, 6.0, 6.0])
     assert "only predicted" in entering
     assert step == 2500
     assert leaving == (
@@ -54,41 +54,41 @@ def test_leaving_is_told_once_and_coming_back_is_not():
 @pytest.mark.parametrize(
     "losses",
     [
-        [9.0, 8.0, 7.0, 6.5, 6.2, 5.9, 5.5, 5.0],  # learns, through the entropy
-        [7.0, 6.9, 6.9, 6.9],  # has not learnt the frequencies
-        [5.5, 5.5, 5.5],  # stands below
+        [9.0, 8.0, 7.0, 6.5, 6.2, 5.9, 5.5, 5.0],  # passes the entropy while learning
+        [7.0, 6.9, 6.9, 6.9],  # has not learned the frequencies
+        [5.5, 5.5, 5.5],  # flat below the entropy
         [6.0],
-        [6.1, 6.03, 5.96, 5.89, 5.82, 5.7],  # by more than a percent each time
+        [6.1, 6.03, 5.96, 5.89, 5.82, 5.7],  # falls by more than a percent each time
         [float("nan")] * 5,
     ],
 )
-def test_nothing_is_said_of_others(losses):
-    assert said(losses) == []
+def test_other_losses_are_no_plateau(losses):
+    assert reports(losses) == []
 
 
 def test_frequent_evaluations_must_agree_over_500_steps():
     falling = list(np.linspace(6.3, 5.5, 41))  # 0.02 an evaluation, 0.3% of H: looks flat
-    assert said(falling, every=50) == []
-    ((step, _),) = said([6.3, 6.1] + [6.0] * 20, every=50)
+    assert reports(falling, every=50) == []
+    ((step, _),) = reports([6.3, 6.1] + [6.0] * 20, every=50)
     assert step == (3 + 10) * 50
 
 
 def test_a_dip_between_two_flat_ends_is_no_plateau():
-    assert said([6.0, 5.6, 6.0, 5.6, 6.0, 6.0], every=250) == []
+    assert reports([6.0, 5.6, 6.0, 5.6, 6.0, 6.0], every=250) == []
 
 
-def test_a_resumed_run_says_what_is_new_alone():
+def test_a_resumed_run_repeats_no_report():
     losses = [6.5, 6.0, 6.0, 6.0, 5.5]
-    whole = said(losses)
+    whole = reports(losses)
     for cut in range(len(losses)):
         meter = PlateauMeter({"mlm_loss": H})
-        before = said(losses[:cut], meter=meter)
+        before = reports(losses[:cut], meter=meter)
         again = PlateauMeter({"mlm_loss": H})
-        said(losses[:cut], meter=again)  # the history, whose sentences nobody hears
-        assert before + said(losses[cut:], meter=again, first=cut + 1) == whole
+        reports(losses[:cut], meter=again)  # the history, whose reports are dropped
+        assert before + reports(losses[cut:], meter=again, first=cut + 1) == whole
 
 
-def test_of_several_corpora_all_have_to_stand_and_one_leaves_with_the_others():
+def test_several_corpora_enter_and_leave_the_plateau_together():
     meter = PlateauMeter({"mlm_loss.a": 6.0, "mlm_loss.b": 4.0})
 
     def see(step, a, b):
@@ -102,7 +102,7 @@ def test_of_several_corpora_all_have_to_stand_and_one_leaves_with_the_others():
     assert "predicts more" in see(3000, 5.0, 3.5)
 
 
-def test_without_a_reference_it_is_silent():
+def test_without_entropies_nothing_is_reported():
     meter = PlateauMeter({})
     assert [meter({"step": step, "kind": "eval", "mlm_loss": 6.0}) for step in (500, 1000)] == [
         None

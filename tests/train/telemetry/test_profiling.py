@@ -9,7 +9,7 @@ from bertjax.train.telemetry.trackers import TelemetryConfig, make_profiler
 
 @pytest.fixture
 def traces(monkeypatch):
-    """What the profiler was told to do, and the steps that were dispatched."""
+    """The profiler's calls and the dispatched steps."""
     events = []
     monkeypatch.setattr(jax.profiler, "start_trace", lambda path: events.append("start"))
     monkeypatch.setattr(jax.profiler, "stop_trace", lambda: events.append("stop"))
@@ -18,7 +18,7 @@ def traces(monkeypatch):
 
 @pytest.fixture
 def traced(toy, traces, tmp_path):
-    """Runs steps of the toy with a window of 3 to 5; returns the lines."""
+    """Runs steps of the toy, traces steps 3 to 5, and returns the lines."""
 
     def run(steps):
         def step(state, batch):
@@ -34,14 +34,14 @@ def traced(toy, traces, tmp_path):
     return run
 
 
-def test_the_steps_of_the_window_are_traced(traces, traced, tmp_path):
+def test_the_steps_are_traced(traces, traced, tmp_path):
     lines = traced(8)
     assert traces == [1, 2, "start", 3, 4, 5, 6, "stop", 7, 8]
     said = f"Traced steps 3 to 5 into {tmp_path}/profile: pip install xprof, then xprof --logdir"
     assert [line for line in lines if line.startswith(said)]
 
 
-def test_a_resumed_run_traces_what_is_left_of_the_window(traces, traced):
+def test_a_resumed_run_traces_the_remaining_steps(traces, traced):
     traced(4)
     assert traces == [1, 2, "start", 3, 4, "stop"]
     traces.clear()
@@ -63,12 +63,12 @@ def test_in_an_object_store_the_trace_arrives_there(remote):
 
 
 @pytest.mark.parametrize("steps", [(0, 5), (5, 4), (-3, -1)])
-def test_windows_that_are_none_are_refused(steps):
+def test_invalid_steps_are_refused(steps):
     with pytest.raises(UserError, match="profile_steps` is"):
         TelemetryConfig(profile_steps=steps)
 
 
-def test_a_window_outside_of_the_run_is_refused():
+def test_steps_beyond_the_run_are_refused():
     with pytest.raises(UserError, match="9 11, and the run has 10 steps"):
         TelemetryConfig(profile_steps=(9, 11)).check(10)
     TelemetryConfig(profile_steps=(9, 10)).check(10)

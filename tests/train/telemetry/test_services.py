@@ -24,7 +24,7 @@ class Run:
 
 @pytest.fixture(params=["wandb", "trackio"])
 def service(request, monkeypatch):
-    """(name, what its `init` was given, what its runs were told)"""
+    """(name, arguments of `init`, calls of its runs)"""
     inits, calls = [], []
 
     def init(**options):
@@ -49,7 +49,7 @@ def train(name, workdir, start, last, settings=None):
     return telemetry
 
 
-def test_records_settings_and_last_values_go_along(service, tmp_path):
+def test_records_configuration_and_last_values_are_logged(service, tmp_path):
     name, inits, calls = service
     workdir = tmp_path / "runs" / "one"
     workdir.mkdir(parents=True)
@@ -69,16 +69,16 @@ def test_records_settings_and_last_values_go_along(service, tmp_path):
     assert summary == ({**trained, **last} if name == "wandb" else {})
 
 
-def test_a_resumed_run_goes_on_there_and_repeats_nothing(service, tmp_path):
+def test_a_resumed_run_continues_there_and_repeats_nothing(service, tmp_path):
     name, inits, calls = service
-    train(name, tmp_path, 0, 6)  # killed: its end was never told
+    train(name, tmp_path, 0, 6)  # killed before its end
     train(name, tmp_path, 3, 8).end()  # from the checkpoint of step 3
     first, second = inits
     assert first == second and first[{"wandb": "id", "trackio": "name"}[name]]
     assert [step for step, _ in calls] == [2, 4, 6, 8, "finish"]
 
 
-def test_a_run_that_began_without_it_logs_its_history(service, tmp_path):
+def test_a_run_that_began_without_a_service_logs_its_history(service, tmp_path):
     name, _, calls = service
     plain = Telemetry(tmp_path / "metrics.jsonl", log=lambda line: None, progress=False)
     plain.begin(0, [PhaseInfo(8)], log_every=2)
@@ -88,7 +88,7 @@ def test_a_run_that_began_without_it_logs_its_history(service, tmp_path):
     assert [step for step, _ in calls] == [2, 4, 6, "finish"]
 
 
-def test_another_process_and_a_run_without_the_flag_start_nothing(service, tmp_path):
+def test_other_processes_and_runs_without_the_setting_start_nothing(service, tmp_path):
     name, inits, calls = service
     config = TelemetryConfig(**{name: "project"})
     trackers = make_trackers(config, tmp_path, {})
@@ -101,7 +101,7 @@ def test_another_process_and_a_run_without_the_flag_start_nothing(service, tmp_p
 
 
 @pytest.mark.parametrize("name", ["wandb", "trackio"])
-def test_what_is_missing_is_one_sentence(name, tmp_path, monkeypatch):
+def test_a_missing_package_is_named(name, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, name, None)  # as if it were not installed
     with pytest.raises(UserError, match=rf"needs the package {name}.*'bertjax\[{name}\]'"):
         make_trackers(TelemetryConfig(**{name: "project"}), tmp_path, {})
@@ -109,7 +109,7 @@ def test_what_is_missing_is_one_sentence(name, tmp_path, monkeypatch):
         TelemetryConfig(**{name: ""})
 
 
-def test_a_damaged_memory_is_named(service, tmp_path):
+def test_a_damaged_file_is_named(service, tmp_path):
     name, _, _ = service
     (tmp_path / f"{name}.json").write_text("{")
     with pytest.raises(UserError, match=rf"{name}\.json: names no run of {name}"):

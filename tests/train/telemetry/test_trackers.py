@@ -1,4 +1,4 @@
-"""What trackers write, held to TensorBoard's own files and reader."""
+"""Event files, compared with TensorBoard's own files and reader."""
 
 import json
 import pathlib
@@ -47,15 +47,15 @@ def test_resumed_files_hold_every_step_once(tmp_path):
             telemetry.begin(done, [PhaseInfo(12)], log_every=2)
             for step in range(done + 1, last + 1):
                 telemetry.step(step, {"loss": 1 / step})
-            done = upto  # what was saved of it
+            done = upto  # the step of the checkpoint
         return event_file(tmp_path / name / "train")
 
     killed, straight = run("killed", (4, 9), (12, 12)), run("straight", (12, 12))
     assert killed.read_bytes() == straight.read_bytes()
-    assert killed.name > straight.name  # TensorBoard reads on in later files alone
+    assert killed.name > straight.name  # TensorBoard continues only with later files
 
 
-def test_a_run_that_began_without_them_has_all_of_its_metrics(tmp_path):
+def test_a_run_that_began_without_event_files_gets_all_of_its_metrics(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text("".join(json.dumps(record) + "\n" for record in RECORDS))
     trackers = make_trackers(TelemetryConfig(tensorboard=True), tmp_path, {})
@@ -74,7 +74,7 @@ def test_a_run_that_began_without_them_has_all_of_its_metrics(tmp_path):
         assert ours[preamble:] == theirs[preamble:] and len(ours) > preamble
 
 
-def test_without_the_flag_and_in_other_processes_there_is_nothing(tmp_path):
+def test_without_the_setting_and_in_other_processes_nothing_is_written(tmp_path):
     assert make_trackers(TelemetryConfig(), tmp_path, {}) == ()
     trackers = make_trackers(TelemetryConfig(tensorboard=True), tmp_path, {})
     telemetry = Telemetry(tmp_path / "m.jsonl", log=print, progress=False, trackers=trackers)
@@ -108,7 +108,7 @@ def test_tensorboard_reads_them(tmp_path):
     files.begin(RECORDS[:2])
     for record in RECORDS[2:]:
         files.record(record)
-    files.begin(RECORDS[:2])  # goes on from step 8
+    files.begin(RECORDS[:2])  # resumes at step 8
     for record in RECORDS[2:]:
         files.record(record)
     reader = EventAccumulator(str(tmp_path / "eval"))
