@@ -15,11 +15,11 @@ def command(verb: str, *positionals: object, **options: object) -> str:
         verb: the verb, such as "pretrain" or "tokenizer train".
         positionals: arguments without a flag.
         options: values by field. A dotted path is given by `**{"loop.train_steps": 10}`. A tuple
-            gives several words; True gives the flag alone; None leaves the field out.
+            gives several words; True gives the flag alone; None and () leave the field out.
     """
     words = ["bertjax", *verb.split(), *map(str, positionals)]
     for field, value in options.items():
-        if value is None:
+        if value is None or value == ():
             continue
         words.append(flag(field))
         if value is not True:

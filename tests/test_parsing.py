@@ -98,7 +98,9 @@ def test_parameters_of_a_function_become_flags_or_positions():
 
 
 def test_a_command_is_written_with_names_of_fields():
-    line = command("tokenizer train", input=("a b", "c"), vocab_size=8, output=None, lower=True)
+    line = command(
+        "tokenizer train", input=("a b", "c"), vocab_size=8, output=None, names=(), lower=True
+    )
     assert line == "bertjax tokenizer train --input 'a b' c --vocab-size 8 --lower"
     assert command("pretrain", "r.py", **{"loop.train_steps": 2}) == (
         "bertjax pretrain r.py --loop.train-steps 2"

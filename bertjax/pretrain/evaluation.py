@@ -170,7 +170,9 @@ def described(corpora: Corpora, groups: Iterable[str]) -> list[Metric]:
     ):
         title = f"masked-LM accuracy by the frequency rank of the masked token{corpus}"
         for name in groups:
-            ranks = name.removeprefix(frequency.METRIC).replace("_", " to ")
+            ranks = (
+                name.removeprefix(frequency.METRIC).replace("_up", " and up").replace("_", " to ")
+            )
             by_rank.append(Metric(name + suffix, ranks, "max", group=title))
     return [*metrics, *(own if several else ()), *by_rank]
 

@@ -131,14 +131,15 @@ def _last_values(runs: Sequence[Run]) -> str:
     for kind, metric in _metrics(runs):
         curves = [points_of(run.records, kind, metric.name) for run in runs]
         last = [points[-1][1] if points else None for points in curves]
-        best = _best(kind, metric, [value for value in last if value is not None])
+        values = [value for value in last if value is not None]
+        best = _best(kind, metric, values) if len(values) > 1 else None
         cells = []
         for points, value in zip(curves, last, strict=True):
             cell = "" if value is None else _number(value)
-            if len(runs) > 1 and value is not None and value == best:
+            if value is not None and value == best:
                 cell = f"<b>{cell}</b>"
             cells.append(cell + _best_so_far(kind, metric, points))
-        rows.append([f"{html.text(metric.words)}, <small>{KINDS[kind]}</small>", *cells])
+        rows.append([f"{html.text(metric.full_words)}, <small>{KINDS[kind]}</small>", *cells])
     header = ["metric", *(run.label for run in runs)]
     return html.table(header, rows, numbers=range(1, len(header)))
 
@@ -183,7 +184,7 @@ def _figures(runs: Sequence[Run]) -> list[str]:
             for number, (run, points) in enumerate(zip(runs, curves, strict=True))
             if points
         ]
-        caption = f"{metric.words}, {KINDS[kind]}"
+        caption = f"{metric.full_words}, {KINDS[kind]}"
         figures.append(html.figure(html.curves(lines, caption, legend=False), caption))
     return figures
 

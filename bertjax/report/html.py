@@ -161,8 +161,7 @@ def curves(
         lines: the curves; points that are not finite are left out.
         title: what the picture shows, for screen readers.
         references: (label, value) of horizontal dashed lines to compare with.
-        legend: print the labels in the picture's upper right corner, which falling curves leave
-            free.
+        legend: print the labels above the curves.
     """
     finite = [
         dataclasses.replace(line, points=points)
@@ -181,10 +180,13 @@ def curves(
         *(axes.level(label, value) for label, value in references),
         *(axes.curve(line) for line in finite),
     ]
-    for number, line in enumerate(lines if legend else ()):
+    if legend:
+        labels = "\N{EM SPACE}".join(
+            f'<tspan class="{line.color}">{text(line.label)}</tspan>' for line in finite
+        )
         shapes.append(
-            f'<text class="{line.color}" x="{axes.right}" y="{axes.top + 16 + 17 * number}" '
-            f'text-anchor="end" font-size="13" font-weight="600">{text(line.label)}</text>'
+            f'<text x="{axes.right}" y="16" text-anchor="end" font-size="13" font-weight="600">'
+            f"{labels}</text>"
         )
     return _svg(axes.width, axes.height, title, shapes)
 
@@ -196,8 +198,8 @@ class _Axes:
     steps: float
     ticks: Sequence[float]
 
-    width, height = 720, 270
-    left, right, top, bottom = 60, 696, 14, 228
+    width, height = 720, 284
+    left, right, top, bottom = 60, 696, 28, 242
 
     def x(self, step: float) -> float:
         return self.left + (self.right - self.left) * step / self.steps

@@ -31,6 +31,11 @@ class Metric(NamedTuple):
     group: str | None = None
     """Title of the figure that this metric shares with the others of the group."""
 
+    @property
+    def full_words(self) -> str:
+        """Name that needs no title above it."""
+        return f"{self.group}: {self.words}" if self.group else self.words
+
 
 def run_files(directory: epath.Path) -> list[tuple[str, epath.Path]]:
     """Finds the metrics.jsonl of each run in a directory.
