@@ -1,9 +1,10 @@
-"""What the audit costs at the end of `bertjax prepare`: with it and without, in turn.
+"""Measures what the audit adds to `bertjax prepare`: with it and without, in turn.
 
     python benchmarks/audit_cost.py --input TEXT ... --tokenizer VOCAB [--times 5]
 
-One process prepares the text again and again into a temporary directory; "without" replaces what
-counts by functions that do nothing. Prints the least seconds of both, of the clock and of the CPU.
+One process prepares the text several times into a temporary directory. "Without" replaces the
+audit's functions by functions that do nothing. The output has the smallest wall and CPU seconds of
+both.
 """
 
 import argparse
@@ -29,7 +30,7 @@ NOTHING = {
 
 
 def seconds(arguments, *, audited):
-    """Of one preparation: of the clock, of the CPU."""
+    """Returns the wall and CPU seconds of one preparation."""
     with tempfile.TemporaryDirectory() as output:
         patches = [] if audited else [mock.patch.object(*k, v) for k, v in NOTHING.items()]
         for patch in patches:
@@ -56,9 +57,9 @@ def main():
             found[kind].append(seconds(arguments, audited=audited))
     best = {kind: np.min(rows, axis=0) for kind, rows in found.items()}
     for kind, (clock, cpu) in best.items():
-        print(f"{kind} the audit: {clock:.2f} s, {cpu:.2f} s of CPU")
+        print(f"{kind} the audit: {clock:.2f} s, {cpu:.2f} CPU s")
     more = best["with"] / best["without"] - 1
-    print(f"The audit adds {more[0]:.1%} of the clock, {more[1]:.1%} of the CPU.")
+    print(f"The audit adds {more[0]:.1%} of wall time, {more[1]:.1%} of CPU time.")
 
 
 if __name__ == "__main__":

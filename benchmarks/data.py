@@ -1,23 +1,23 @@
-"""What preparing and reading text cost, beside what they are compared with, in the same run.
+"""Measures preparing and reading text against other programs, or against itself.
 
     BERTJAX_TEST_DATA=DIRECTORY python benchmarks/data.py --part google-10
 
-The text is pretrain/novels.tar.xz of that directory: 87 English novels, 67 MB; the vocabulary its
-vocab/bert-base-uncased-vocab.txt. Every side of a comparison runs in a fresh process, the sides in
-turn, some rounds; a ratio is the median of the rounds'. Where other work shares the machine, trust
-`ratio_cpu`, which is of CPU seconds, for what runs on one core. Results are added to
-benchmarks/results/data.json, which has the command of each.
+The text is pretrain/novels.tar.xz in that directory: 87 English novels, 67 MB. The vocabulary is
+vocab/bert-base-uncased-vocab.txt. Each side of a comparison runs in a fresh process. The sides take
+turns for some rounds; a ratio is the median of the ratios of the rounds. `ratio_cpu` compares CPU
+seconds: trust it for work on one core where other work shares the machine. Results go to
+benchmarks/results/data.json with their commands.
 
-Parts, and what is held of them:
-    google-10, google-1  prepare against Google's algorithm in plain Python, at dupe factor 10 and
+Parts, with their goals:
+    google-10, google-1  prepare against Google's algorithm in plain Python, with dupe factor 10 and
                          1, on the first --megabytes of the novels: 10 and 20 times as fast
-    tokenizers           prepare, end to end at dupe factor 1, against `tokenizers` encoding the
-                         same sentences and doing nothing else: 0.6 times as fast
+    tokenizers           prepare, end to end with dupe factor 1, against `tokenizers` that only
+                         encodes the same sentences: 0.6 times as fast
     processes            two processes against one: 1.8 times as fast
     memory               anonymous memory of the process tree, for the novels and for ten times
-                         them: under 1 GB, within 50 MB of each other
-    reading              shuffled rows of 128 tokens a second, against what a step of BERT-base can
-                         consume on a TPU v5e chip at its peak: 20 times as many
+                         their text: under 1 GB, and within 50 MB of each other
+    reading              shuffled rows of 128 tokens a second, against the rows that a step of
+                         BERT-base consumes on a TPU v5e chip at its peak: 20 times as many
 """
 
 import argparse
@@ -43,16 +43,16 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).with_name("results") / "data.json"
 PACKAGES = ("bertjax", "tokenizers", "numpy", "array_record", "protobuf")
 LENGTH, PREDICTIONS, SHORT, SEED = 128, 20, 0.1, 12345
-# A v5e chip at its peak in bfloat16, and BERT-base's forward and backward pass with the masked-LM
-# head at 20 of 128 positions.
+# The peak of a v5e chip in bfloat16, and a forward and backward pass of BERT-base with the
+# masked-LM head at 20 of 128 positions.
 V5E_OPERATIONS, OPERATIONS_PER_TOKEN = 197e12, 545e6
 
 
-# The sides: each gets ready and returns what is timed -------------------------------------------
+# The sides: each prepares itself and returns the function to time ---------------------------------
 
 
 def prepared(corpus, vocabulary, output, dupe_factor, processes):
-    """bertjax prepare, from the text's files to shards and their manifest."""
+    """bertjax prepare: from text files to shards and their manifest."""
     from bertjax.data.prepare.run import PrepareConfig, prepare
 
     config = PrepareConfig(
@@ -70,20 +70,20 @@ def prepared(corpus, vocabulary, output, dupe_factor, processes):
 
 
 def googles(corpus, vocabulary, output, dupe_factor):
-    """create_pretraining_data.py: tokenise all, pair, mask, shuffle, write TFRecords."""
+    """create_pretraining_data.py: tokenizes all text, pairs, masks, shuffles, writes TFRecords."""
     pairs, examples = helper("data/google_pairs.py"), helper("data/google_examples.py")
-    tokenising = helper("parity/full_tokenizer.py")
+    tokenizing = helper("parity/full_tokenizer.py")
     for name in ("is_space", "is_control", "is_ideograph", "is_punctuation"):
-        # Google's code looks at every character anew.
-        setattr(tokenising, name, getattr(tokenising, name).__wrapped__)
+        # Google's code has no cache of characters.
+        setattr(tokenizing, name, getattr(tokenizing, name).__wrapped__)
     tokens = Path(vocabulary).read_text().splitlines()
     ids = {token: number for number, token in enumerate(tokens)}
     special = examples.Vocabulary(len(ids), *(ids[name] for name in ("[CLS]", "[SEP]", "[MASK]")))
     serialize = example_writer()
 
     def tokenize(line):
-        words = tokenising.words_of(line, lowercase=True)
-        return [ids[piece] for word in words for piece in tokenising.pieces_of(word, ids)]
+        words = tokenizing.words_of(line, lowercase=True)
+        return [ids[piece] for word in words for piece in tokenizing.pieces_of(word, ids)]
 
     def work():
         rng = random.Random(SEED)
@@ -108,7 +108,7 @@ def googles(corpus, vocabulary, output, dupe_factor):
 
 
 def encoded(corpus, vocabulary):
-    """The `tokenizers` library alone, on sentences that are in memory already."""
+    """The `tokenizers` library alone, on sentences in memory."""
     import tokenizers
 
     library = tokenizers.Tokenizer(
@@ -128,7 +128,7 @@ def encoded(corpus, vocabulary):
 
 
 def read(shards, batch_size, steps, seed):
-    """Batches of the training stream, made ahead in threads as in training."""
+    """Batches of the training stream, read ahead in threads as in training."""
     import numpy as np
 
     from bertjax.data.stream import ShardReader, TrainStream, read_ahead
@@ -145,7 +145,7 @@ def read(shards, batch_size, steps, seed):
 
 
 def example_writer():
-    """tf.train.Example(features) to bytes by protobuf's own library, as TensorFlow has it."""
+    """Returns a function that serializes a tf.train.Example with protobuf, as TensorFlow does."""
     from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
     file = descriptor_pb2.FileDescriptorProto(name="example.proto", package="t", syntax="proto3")
@@ -200,7 +200,7 @@ def example_writer():
 
 
 def framed(record):
-    """A record as TFRecordWriter writes it."""
+    """Returns a record as TFRecordWriter writes it."""
     from bertjax.protobuf import masked_crc32c
 
     length = struct.pack("<Q", len(record))
@@ -212,7 +212,7 @@ def framed(record):
 
 
 def helper(path):
-    """A script that lies beside the tests."""
+    """Loads a script from the tests."""
     path = ROOT / "tests" / path
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
@@ -221,13 +221,13 @@ def helper(path):
 
 
 def cpu_seconds():
-    """Of this process and of those it has waited for."""
+    """CPU seconds of this process and of the children that it has waited for."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(each.ru_utime + each.ru_stime for each in used)
 
 
 def timed(side, *arguments):
-    """Seconds and CPU seconds of a side's work, and what it says of it."""
+    """Runs a side and returns its seconds, its CPU seconds and its own result."""
     work = side(*arguments)
     started, used = time.perf_counter(), cpu_seconds()
     result = work()
@@ -239,26 +239,26 @@ def timed(side, *arguments):
 
 
 def fresh():
-    """A process of its own for one side."""
+    """Returns an executor with one new process."""
     return concurrent.futures.ProcessPoolExecutor(
         1, mp_context=multiprocessing.get_context("spawn")
     )
 
 
 def in_turn(rounds, **sides):
-    """Runs each side (a function and its arguments) in a fresh process, in turn: all results."""
+    """Runs the sides (function, *arguments) in turn, each in a new process; returns all results."""
     found = {name: [] for name in sides}
     for _ in range(rounds):
         for name, (side, *arguments) in sides.items():
-            with tempfile.TemporaryDirectory(prefix="bertjax-bench-") as room, fresh() as pool:
-                given = [a.format(room) if isinstance(a, str) else a for a in arguments]
+            with tempfile.TemporaryDirectory(prefix="bertjax-bench-") as directory, fresh() as pool:
+                given = [a.format(directory) if isinstance(a, str) else a for a in arguments]
                 found[name].append(pool.submit(timed, side, *given).result())
             print(f"{name}: {json.dumps(found[name][-1])}", flush=True)
     return found
 
 
 def compared(found, slow, fast):
-    """How many times as fast one side is, by the medians of the rounds' ratios."""
+    """Returns how many times as fast one side is: medians of the ratios of the rounds."""
     ratios = {
         kind: statistics.median(
             a[kind] / b[kind] for a, b in zip(found[slow], found[fast], strict=True)
@@ -269,13 +269,13 @@ def compared(found, slow, fast):
 
 
 def one_core():
-    """Holds this process, and those it starts, to one core."""
+    """Restricts this process and its children to one core."""
     os.environ["RAYON_NUM_THREADS"] = "1"
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
 
 def anonymous_memory(pid):
-    """Bytes of RssAnon of a process and all below it."""
+    """Sums RssAnon, in bytes, of a process and its descendants."""
     total, waiting = 0, [str(pid)]
     while waiting:
         directory = Path("/proc") / waiting.pop()
@@ -284,7 +284,7 @@ def anonymous_memory(pid):
             for task in (directory / "task").iterdir():
                 waiting += (task / "children").read_text().split()
         except (FileNotFoundError, ProcessLookupError):
-            continue  # it has ended
+            continue  # the process has ended
         for line in status.splitlines():
             if line.startswith("RssAnon:"):
                 total += int(line.split()[1]) << 10
@@ -295,7 +295,7 @@ def anonymous_memory(pid):
 
 
 def against_google(asked, data, dupe_factor, bound):
-    """Prepare and Google's algorithm on a slice of the novels, each on the same core."""
+    """Compares prepare with Google's algorithm on a part of the novels, on one core."""
     one_core()
     corpus = data.slice_of(asked.megabytes)
     common = (str(corpus), str(data.vocabulary))
@@ -314,7 +314,7 @@ def against_google(asked, data, dupe_factor, bound):
 
 
 def against_tokenizers(asked, data):
-    """Prepare end to end, and the bare encoding of the same sentences, on the same core."""
+    """Compares prepare, end to end, with encoding the same sentences, on one core."""
     one_core()
     common = (str(data.novels), str(data.vocabulary))
     found = in_turn(
@@ -324,20 +324,20 @@ def against_tokenizers(asked, data):
 
 
 def two_processes(asked, data):
-    """Prepare with two processes and with one."""
+    """Compares prepare with two processes and with one."""
     common = (prepared, str(data.novels), str(data.vocabulary), "{}/shards", 2)
     found = in_turn(asked.rounds, one=(*common, 1), two=(*common, 2))
     return {"bound": 1.8, **compared(found, "one", "two"), "rounds": found}
 
 
 def memory(asked, data):
-    """The largest anonymous memory of preparing, for the novels and for ten times them."""
+    """Measures the peak of anonymous memory, for the novels and for ten times their text."""
     peaks = {}
     for times in (1, 10):
         corpus = data.repeated(times)
-        with tempfile.TemporaryDirectory(prefix="bertjax-bench-") as room, fresh() as pool:
+        with tempfile.TemporaryDirectory(prefix="bertjax-bench-") as directory, fresh() as pool:
             pid = pool.submit(os.getpid).result()
-            arguments = (str(corpus), str(data.vocabulary), f"{room}/shards", 1, 2)
+            arguments = (str(corpus), str(data.vocabulary), f"{directory}/shards", 1, 2)
             done = pool.submit(timed, prepared, *arguments)
             peak = 0
             while not done.done():
@@ -356,10 +356,10 @@ def memory(asked, data):
 
 
 def reading(asked, data):
-    """Rows a second of the shuffled training stream, on one core."""
+    """Measures rows a second of the shuffled training stream, on one core."""
     one_core()
-    with tempfile.TemporaryDirectory(prefix="bertjax-bench-") as room:
-        shards = f"{room}/shards"
+    with tempfile.TemporaryDirectory(prefix="bertjax-bench-") as directory:
+        shards = f"{directory}/shards"
         with fresh() as pool:
             arguments = (str(data.novels), str(data.vocabulary), shards, 2, 1)
             pool.submit(timed, prepared, *arguments).result()
@@ -391,22 +391,22 @@ PARTS = {
 
 
 class Data:
-    """The novels, extracted to a temporary directory, and parts and multiples of them."""
+    """The novels, extracted to a temporary directory, and slices and multiples of them."""
 
-    def __init__(self, source, room):
+    def __init__(self, source, directory):
         self.vocabulary = source / "vocab" / "bert-base-uncased-vocab.txt"
-        self._room = room
+        self._directory = directory
         with tarfile.open(source / "pretrain" / "novels.tar.xz") as archive:
-            archive.extractall(room, filter="data")
-        self.novels = room / "train"
+            archive.extractall(directory, filter="data")
+        self.novels = directory / "train"
 
     def size_of(self, corpus):
-        """Its bytes."""
+        """Returns the bytes of a corpus."""
         return sum(file.stat().st_size for file in corpus.iterdir())
 
     def slice_of(self, megabytes):
-        """The first novels, as many as make so many megabytes."""
-        corpus, size = self._room / "slice", 0
+        """Links the first novels, until they have so many megabytes."""
+        corpus, size = self._directory / "slice", 0
         corpus.mkdir()
         for file in sorted(self.novels.iterdir()):
             if size >= megabytes * 1e6:
@@ -416,8 +416,8 @@ class Data:
         return corpus
 
     def repeated(self, times):
-        """The novels so many times, by other names."""
-        corpus = self._room / f"x{times}"
+        """Links each novel so many times, under different names."""
+        corpus = self._directory / f"x{times}"
         corpus.mkdir()
         for number in range(times):
             for file in self.novels.iterdir():
@@ -426,21 +426,23 @@ class Data:
 
 
 def main():
-    """Measures a part, prints it and adds it to the results."""
+    """Measures one part, prints it and adds it to the results."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--part", choices=PARTS, required=True)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--megabytes", type=float, default=4.0, help="of text, for google-*")
+    parser.add_argument(
+        "--megabytes", type=float, default=4.0, help="text of google-10 and google-1"
+    )
     parser.add_argument("--output", type=Path, default=RESULTS)
     asked = parser.parse_args()
     if "BERTJAX_TEST_DATA" not in os.environ:
         parser.error("set BERTJAX_TEST_DATA to the directory with pretrain/novels.tar.xz")
     command = shlex.join(["python", "benchmarks/data.py", *sys.argv[1:]])
     facts = {"command": command, **machine(*PACKAGES)}
-    with tempfile.TemporaryDirectory(prefix="bertjax-novels-") as room:
-        data = Data(Path(os.environ["BERTJAX_TEST_DATA"]), Path(room))
+    with tempfile.TemporaryDirectory(prefix="bertjax-novels-") as directory:
+        data = Data(Path(os.environ["BERTJAX_TEST_DATA"]), Path(directory))
         facts |= PARTS[asked.part](asked, data)
     keep(asked.output, asked.part, facts)
     print(json.dumps({name: value for name, value in facts.items() if name != "rounds"}))

@@ -1,23 +1,24 @@
-"""Training and inference beside transformers on PyTorch, on this machine, in one process.
+"""Compares training and inference with transformers on PyTorch, on this machine, in one process.
 
     make parity                                            # makes .venv-parity, which has both
     .venv-parity/bin/python benchmarks/huggingface.py --part step
 
-The sides take turns, round by round; a ratio is the median of the rounds' ratios, theirs over ours,
-so above 1 we are faster. What is compiled and touched first is not timed. Results are added to
-benchmarks/results/huggingface.json, which has the command of each.
+The sides take turns for some rounds. A ratio is the median of the ratios of the rounds, their
+seconds over ours: above 1, bertjax is faster. Compilation and the first calls are not timed.
+Results go to benchmarks/results/huggingface.json with their commands.
 
 Parts:
-    step        a pre-training step with dropout, clipping and the optimizer, of rows with
-                15% masked: transformers eager, with SDPA (its default), and at its best: SDPA, the
-                vocabulary head at the masked positions alone, all of it by torch.compile.
-                Masking is part of our step and not of theirs.
+    step        a pre-training step with dropout, clipping and the optimizer, 15% masked, against
+                transformers with eager attention, with SDPA (its default), and at its best: SDPA,
+                the vocabulary head at the masked positions only, all of it by torch.compile. Our
+                step masks as well; theirs does not.
     forward     the encoder and the pooler, against SDPA by torch.compile
     finetuning  the small SST-2 on all-MiniLM-L6-v2, from lists of ids to the updated weights, in
-                real tokens a second: rows padded to 128 (transformers' run_glue.py), to the longest
-                of a batch (its Trainer), and grouped by length. Needs BERTJAX_TEST_DATA.
+                real tokens a second. Their rows are padded to 128 (transformers' run_glue.py), to
+                the longest of a batch (its Trainer), and grouped by length. Needs
+                BERTJAX_TEST_DATA.
 
-With a GPU that both see, both use it.
+Both sides use a GPU if both see one.
 """
 
 import argparse
@@ -55,13 +56,13 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def torch_config(size, attention):
-    """A released size as transformers writes it."""
+    """Returns a named size as a configuration of transformers."""
     shape = bj.BertConfig.named(size, vocab_size=VOCABULARY).to_dict()
     return transformers.BertConfig(**shape, attn_implementation=attention)
 
 
 def torch_optimizer(model):
-    """AdamW as the Trainer makes it: fused, without decay of biases and LayerNorms."""
+    """Makes AdamW like the Trainer: fused, without decay for biases and LayerNorms."""
     plain = {n for n, _ in model.named_parameters() if n.endswith("bias") or "LayerNorm" in n}
     named = dict(model.named_parameters())
     groups = [
@@ -72,7 +73,7 @@ def torch_optimizer(model):
 
 
 def torch_step(model, loss_of, dtype):
-    """One step of the Trainer: loss, gradients, clipping, AdamW, the schedule."""
+    """Returns a step like the Trainer's: loss, gradients, clipping, AdamW, schedule."""
     optimizer = torch_optimizer(model)
     schedule = transformers.get_linear_schedule_with_warmup(optimizer, 100, 10_000)
     mixed = dtype == "bfloat16"
@@ -91,7 +92,7 @@ def torch_step(model, loss_of, dtype):
 
 
 def pretraining_side(asked, batch, *, attention, best=False):
-    """A step of BertForPreTraining on one batch, again and again."""
+    """Returns a step of BertForPreTraining on one batch."""
     torch.manual_seed(0)
     model = transformers.BertForPreTraining(torch_config(asked.size, attention)).to(DEVICE).train()
     entropy = torch.nn.functional.cross_entropy
@@ -120,7 +121,7 @@ def pretraining_side(asked, batch, *, attention, best=False):
 
 
 def forward_side(asked, input_ids):
-    """The encoder and the pooler by torch.compile."""
+    """Returns a call of the encoder and the pooler by torch.compile."""
     torch.manual_seed(0)
     model = transformers.BertModel(torch_config(asked.size, "sdpa")).to(DEVICE).eval()
     model = model.to(getattr(torch, asked.dtype))
@@ -137,7 +138,10 @@ def forward_side(asked, input_ids):
 
 
 def finetuning_side(asked, directory, rows, labels, *, order, width=None):
-    """Steps of a classifier: `order` gives the rows; padded to the longest of them, or `width`."""
+    """Returns a step of a classifier.
+
+    `order` yields the rows; they are padded to `width`, or else to the longest of a batch.
+    """
     torch.manual_seed(0)
     model = transformers.AutoModelForSequenceClassification.from_pretrained(
         directory, num_labels=CLASSES
@@ -163,7 +167,7 @@ def finetuning_side(asked, directory, rows, labels, *, order, width=None):
 
 
 def step(asked):
-    """Pre-training."""
+    """Measures pre-training."""
     rng = np.random.default_rng(0)
     predictions = round(0.15 * asked.length)
     shape = (asked.batch_size, asked.length)
@@ -208,7 +212,7 @@ def step(asked):
 
 
 def forward(asked):
-    """Inference, for a batch and for a single row."""
+    """Measures inference for a batch and for a single row."""
     config = bj.BertConfig.named(asked.size, vocab_size=VOCABULARY)
     execution = bj.Execution(dtype=asked.dtype)
     params = jax.jit(lambda: bj.init_params(config, jax.random.key(0)))()
@@ -229,7 +233,7 @@ def forward(asked):
 
 
 def finetuning(asked):
-    """Classification."""
+    """Measures fine-tuning for classification."""
     from bertjax.finetune.read_task import read_task
     from bertjax.finetune.run import FinetuneConfig
     from bertjax.finetune.trainer import SeedTrainer
@@ -266,7 +270,9 @@ def finetuning(asked):
             held["state"], metrics = trainer.programs.train_step(held["state"], batch, given)
             metrics["loss"].block_until_ready()
             held["step"] += 1
-            real = np.asarray(batch["example_weight"]) > 0  # not the rows that fill the last batch
+            real = (
+                np.asarray(batch["example_weight"]) > 0
+            )  # without the rows that fill the last batch
             return int(np.asarray(batch["attention_mask"])[real].sum())
 
         return run, task.train
@@ -279,7 +285,7 @@ def finetuning(asked):
         generator = torch.Generator().manual_seed(0)
         lengths = [len(row) for row in rows]
         sampler = LengthGroupedSampler(asked.batch_size, lengths=lengths, generator=generator)
-        # Its steps go from long to short: taken as they come, the first would be the longest.
+        # The sampler sorts steps from long to short, so shuffle them.
         whole = np.array(list(sampler)[: len(rows) // asked.batch_size * asked.batch_size])
         steps = np.random.default_rng(0).permutation(whole.reshape(-1, asked.batch_size))
 
@@ -298,7 +304,7 @@ def finetuning(asked):
 
 
 def real_tokens(asked, sides):
-    """Tokens a second of every side, some steps of each in turn, after some that do not count."""
+    """Returns tokens a second of each side; the sides take turns, and three steps are not timed."""
     for run in sides.values():
         for _ in range(3):
             run()
@@ -316,11 +322,11 @@ def real_tokens(asked, sides):
     return {"steps": asked.steps, "tokens_per_second": medians, "ratio": ratio}
 
 
-# What is measured -------------------------------------------------------------------------------
+# Measuring --------------------------------------------------------------------------------------
 
 
 def in_turn(rounds, sides):
-    """{name: seconds of every round}, after two of each that are not counted."""
+    """Returns {name: seconds of each round}; the first two rounds are not timed."""
     seconds = {name: [] for name in sides}
     for number in range(rounds + 2):
         for name, run in sides.items():
@@ -334,7 +340,7 @@ def in_turn(rounds, sides):
 
 
 def compared(seconds):
-    """Medians, and the ratios of the others to bertjax."""
+    """Returns medians, and the ratios of the others to bertjax."""
     others = [name for name in seconds if name != "bertjax" and "product" not in name]
     ratio = {}
     for name in others:
@@ -348,17 +354,17 @@ PARTS = {"step": step, "forward": forward, "finetuning": finetuning}
 
 
 def main():
-    """Measures a part, prints it and adds it to the results."""
+    """Measures one part, prints it and adds it to the results."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--part", choices=PARTS, required=True)
-    parser.add_argument("--size", default="base", help="of step and forward")
-    parser.add_argument("--batch-size", type=int, help="left out: 16; for finetuning 32")
-    parser.add_argument("--length", type=int, default=128, help="of step and forward")
+    parser.add_argument("--size", default="base", help="model of step and forward")
+    parser.add_argument("--batch-size", type=int, help="default: 16, for finetuning 32")
+    parser.add_argument("--length", type=int, default=128, help="row length of step and forward")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=24, help="of a round, for finetuning")
+    parser.add_argument("--steps", type=int, default=24, help="steps of a round, for finetuning")
     parser.add_argument("--output", type=Path, default=RESULTS)
     asked = parser.parse_args()
     asked.batch_size = asked.batch_size or (32 if asked.part == "finetuning" else 16)

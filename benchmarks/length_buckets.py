@@ -1,11 +1,11 @@
-"""What length buckets save: padding, and seconds of a training step, on prepared shards.
+"""Measures what length buckets save on prepared shards: padding, and seconds of a training step.
 
     bertjax prepare --input corpus/*.txt --tokenizer tokenizer --output shards --segments single
     python benchmarks/length_buckets.py --data shards --buckets 64 --size tiny
 
-Steps without buckets and steps of each bucket are taken in turn, in one process, on batches that
-are read ahead as training reads them: trust the ratios, not the seconds. A step with buckets takes
-the medians of its lengths by the lengths' shares of the steps. Prints one JSON object.
+Steps without buckets and steps of each bucket take turns in one process, on batches that are read
+ahead as in training. Trust the ratios, not the seconds. The time of a step with buckets is the mean
+of the median times of its lengths, weighted by the lengths' shares. The output is one JSON object.
 """
 
 import argparse
@@ -29,21 +29,23 @@ from bertjax.train.sharding import MeshConfig, make_mesh
 
 
 def steps_of(stream, bucket, count):
-    """The first steps that have rows of this bucket."""
+    """Returns the first steps that have rows of this bucket."""
     steps = (step for step in itertools.count() if stream.bucket(step) == bucket)
     return list(itertools.islice(steps, count))
 
 
 def places_in_rows(stream, lengths):
-    """How many places an epoch's rows have, and how many of them hold a token."""
+    """Returns the positions of an epoch's rows, and how many of them hold a token."""
     parts = [(bucket.length, part) for bucket in stream.buckets for part in bucket.parts]
     places = sum(length * part.size for length, part in parts)
     return places, sum(int(lengths[part.examples].sum()) for _, part in parts)
 
 
 def timed(program, batches, kinds, rounds):
-    """{kind: seconds of its steps}, and the seconds that batches were waited for, compiling and the
-    first batches left out."""
+    """Returns {kind: seconds of its steps}, and the seconds of waiting for batches.
+
+    The first step of each kind, which compiles, is left out.
+    """
     state, seconds, waited = program.init(), {kind: [] for kind in kinds}, 0.0
     for kind in kinds * (rounds + 1):
         started = time.perf_counter()
@@ -57,7 +59,7 @@ def timed(program, batches, kinds, rounds):
 
 
 def main():
-    """Measures and prints."""
+    """Measures and prints one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True)
     parser.add_argument("--buckets", type=int, nargs="+", required=True)

@@ -1,9 +1,9 @@
-"""Seconds of a pre-training step on this machine, beside the same machine's bare matrix products.
+"""Measures a pre-training step against the bare matrix products of the same machine.
 
     make bench ARGS="--size tiny --batch-size 64 --length 128"
 
-Runs the step with attention="plain" and attention="auto" in turn, and the step's matrix products
-alone, in one process: trust the ratios, not the seconds. Prints one JSON object.
+The step with attention="plain", the step with attention="auto", and the step's matrix products take
+turns in one process. Trust the ratios, not the seconds. The output is one JSON object.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from bertjax.train.sharding import MeshConfig, make_mesh
 
 
 def make_step(size, vocab_size, batch_size, length, execution):
-    """A compiled step with its state and a batch of random ids."""
+    """Returns a program, its first state and a batch of random ids."""
     special = np.zeros(vocab_size, bool)
     special[:5] = True
     vocabulary = Vocabulary(vocab_size, 0, 4, special, np.ones(vocab_size, bool))
@@ -44,7 +44,7 @@ def make_step(size, vocab_size, batch_size, length, execution):
 
 
 def products_of(model, batch_size, length, predictions):
-    """(m, k, n, count) of the matrix products of a forward pass."""
+    """Returns (m, k, n, count) of the matrix products of a forward pass."""
     rows, wide, deep = batch_size * length, model.hidden_size, model.num_hidden_layers
     heads = batch_size * model.num_attention_heads
     return [
@@ -57,14 +57,14 @@ def products_of(model, batch_size, length, predictions):
 
 
 def matmul_rate(dtype):
-    """A function that multiplies two matrices, and how many operations that takes."""
+    """Returns a function that multiplies two matrices, and its number of operations."""
     a, b = jnp.ones((2048, 1024), dtype), jnp.ones((1024, 1024), dtype)
     product = jax.jit(lambda a, b: a @ b)
     return functools.partial(product, a, b), 2 * 2048 * 1024 * 1024
 
 
 def main():
-    """Measures and prints."""
+    """Measures and prints one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", default="tiny")
     parser.add_argument("--vocab-size", type=int, default=8192)
@@ -98,7 +98,7 @@ def main():
             last = product()
         last.block_until_ready()
         seconds["product"].append((time.perf_counter() - started) / 4)
-        if number < 2:  # compiling, and the first touch of the memory
+        if number < 2:  # compilation and the first use of the memory
             for times in seconds.values():
                 times.clear()
 

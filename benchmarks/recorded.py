@@ -1,4 +1,4 @@
-"""What a benchmark writes down of the machine, and where it keeps its numbers."""
+"""Describes the machine of a benchmark and stores its numbers."""
 
 import datetime
 import importlib.metadata
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def machine(*packages):
-    """What the numbers are of: the day, the processor, its load, the versions of packages."""
+    """Returns the date, the processor, its load, and the versions of packages."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
@@ -23,7 +23,7 @@ def machine(*packages):
 
 
 def keep(path, name, facts):
-    """Adds the facts of a part to a file of results."""
+    """Adds the results of one part to a file."""
     results = json.loads(path.read_text()) if path.exists() else {}
     results[name] = facts
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,16 +1,16 @@
-"""BERT-base as in the paper (arXiv 1810.04805, A.2): 1,000,000 steps of 256 rows, of which nine of
-ten have 128 tokens and the last have 512, by Adam with 1e-4 under one linear schedule.
+"""BERT-base as in the paper (arXiv 1810.04805, A.2).
 
     bertjax tokenizer train --input corpus --output tokenizer --vocab-size 30522
     bertjax prepare --input corpus --tokenizer tokenizer --output shards \\
       --max-seq-length 128 512 --dupe-factor 10
     bertjax pretrain experiments/bert_base_paper.py --workdir gs://bucket/bert-base
 
-The paper's corpus is BooksCorpus and the English Wikipedia (3.3 billion words).
+It takes 1,000,000 steps of 256 rows with Adam at 1e-4 and one linear schedule. The rows have 128
+tokens in the first 90% of the steps and 512 in the rest. The paper's corpus is BooksCorpus and the
+English Wikipedia (3.3 billion words).
 
-Hardware: sixteen chips of TPU v5e (topology 4x4); the paper had four Cloud TPUs of four chips each
-for four days.
-Result: not run. The paper's own: GLUE 79.6 on average, SQuAD 1.1 dev F1 88.5.
+Hardware: 16 chips of TPU v5e (topology 4x4). The paper used 16 chips of Cloud TPU for four days.
+Result: not run. The paper reports an average of 79.6 on GLUE, and F1 88.5 on SQuAD 1.1 dev.
 """
 
 from bertjax.config import Execution

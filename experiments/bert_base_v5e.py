@@ -6,8 +6,8 @@
     bertjax pretrain experiments/bert_base_v5e.py --data shards --workdir gs://bucket/bert-base
 
 Hardware: four chips of TPU v5e (topology 2x2), one host.
-Result: not run. The step is compiled ahead of time for v5e:2x2 in tests/tpu/test_compile.py, which
-prints the peak memory of a device.
+Result: not run. tests/tpu/test_compile.py compiles the step ahead of time for v5e:2x2 and prints
+the peak memory of a device.
 """
 
 from bertjax.config import Execution

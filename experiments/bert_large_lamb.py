@@ -1,16 +1,15 @@
-"""BERT-large by LAMB in large batches (arXiv 1904.00962), as NVIDIA's recipe has it
-(DeepLearningExamples, PyTorch BERT): 7,038 steps of 65,536 rows of 128 tokens, then 1,563 of 32,768
-rows of 512, each phase with a schedule of its own.
+"""BERT-large by LAMB (arXiv 1904.00962), following NVIDIA's recipe (DeepLearningExamples, PyTorch).
 
     bertjax tokenizer train --input corpus --output tokenizer --vocab-size 30522
     bertjax prepare --input corpus --tokenizer tokenizer --output shards \\
       --max-seq-length 128 512 --dupe-factor 5
     bertjax pretrain experiments/bert_large_lamb.py --workdir gs://bucket/bert-large
 
-Moments go on into the second phase, as there; NVIDIA's code begins their bias correction anew, here
-it goes on.
+It takes 7,038 steps of 65,536 rows of 128 tokens, then 1,563 steps of 32,768 rows of 512 tokens.
+Each phase has its own schedule. The moments carry over to the second phase, as in NVIDIA's code.
+NVIDIA's code restarts their bias correction; bertjax does not.
 
-Hardware: 256 chips of TPU v5e (topology 16x16), 32 rows of 128 or 8 rows of 512 a chip at a time.
+Hardware: 256 chips of TPU v5e (topology 16x16) with 32 rows of 128 or 8 rows of 512 tokens a chip.
 Result: not run.
 """
 

@@ -1,15 +1,18 @@
-"""all-MiniLM-L6-v2 on the small SST-2 (6,920 sentences, 872 dev): Hugging Face's usual recipe.
+"""all-MiniLM-L6-v2 on the small SST-2 (6,920 sentences, 872 dev), by Hugging Face's usual recipe.
 
     bertjax finetune experiments/minilm_sst2.py --model all-MiniLM-L6-v2 --train sst2/train.tsv \\
       --dev sst2/dev.tsv --workdir runs/minilm-sst2
 
-The model is a directory in Hugging Face's layout; the files hold sentence<TAB>label, no header.
-tests/parity/finetuning.py (with the extra parity) runs the same recipe in PyTorch beside it.
+The model is a directory in Hugging Face's layout. The files hold sentence<TAB>label without a
+header. tests/parity/finetuning.py (extra parity) runs the same recipe in PyTorch.
 
 Hardware: two CPU cores.
-Result (2026-11-24 to 26, a seed at a time on a shared machine; accuracy on dev of seeds 0 to 4):
-bertjax 0.8819 0.8819 0.8727 0.8750 0.8739, mean 0.8771; PyTorch 2.14 with transformers 5.24
-0.8761 0.8704 0.8761 0.8830 0.8796, mean 0.8770. Two standard errors of the difference are 0.0058.
+Result (2026-11-24 to 26, one seed at a time on a shared machine): accuracy on dev for seeds 0 to 4:
+
+    bertjax                                   0.8819 0.8819 0.8727 0.8750 0.8739   mean 0.8771
+    PyTorch 2.14 with transformers 5.24       0.8761 0.8704 0.8761 0.8830 0.8796   mean 0.8770
+
+Two standard errors of the difference are 0.0058.
 """
 
 from bertjax.finetune.run import FinetuneConfig

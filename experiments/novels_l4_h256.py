@@ -5,15 +5,19 @@
       --max-seq-length 64 --dupe-factor 1
     bertjax pretrain experiments/novels_l4_h256.py
 
-novels_sst2.py fine-tunes it. Short rows, many updates and three words of ten masked, because the
-text is small; the first values let a small model learn sooner (bertjax/model/initializers.py).
+The text is small, so the rows are short, the updates are many, and 30% of the words are masked. The
+initialization lets a small model learn sooner (bertjax/model/initializers.py). novels_sst2.py
+fine-tunes the result.
 
 Hardware: two CPU cores.
-Result: 82 minutes on cores that other work shared (2026-11-26). Held-out masked-LM loss 4.030 nats,
-beside a unigram entropy of 6.472; next sentences 67.7% (majority 57.8%). On the way, at steps 300,
-600, 1,200, 2,400, 3,600 and 4,800: 5.624, 5.046, 4.636, 4.357, 4.182, 4.066. With positions
-sinusoidal and attention averaging instead, under a schedule of 6,400 steps, the loss was still
-6.470 at step 2,545, when that run was stopped.
+Result (2026-11-26, 82 minutes, other work shared the cores): held-out masked-LM loss 4.030 nats,
+unigram entropy 6.472; next sentences 67.7%, majority 57.8%. The loss on the way:
+
+    step    300    600  1,200  2,400  3,600  4,800  5,400
+    loss  5.624  5.046  4.636  4.357  4.182  4.066  4.030
+
+With positions sinusoidal and attention averaging, under a schedule of 6,400 steps, the loss was
+still 6.470 at step 2,545, when that run was stopped.
 """
 
 from bertjax.model.initializers import InitializationConfig
@@ -27,7 +31,7 @@ config = PretrainConfig(
     workdir="runs/novels",
     model=ModelConfig(
         size="L-4_H-256",
-        hidden_dropout_prob=0.0,  # nothing is seen often enough to be learned by heart
+        hidden_dropout_prob=0.0,  # no text is seen often enough to be memorized
         attention_probs_dropout_prob=0.0,
         initializer_range=0.035,  # BERT-base's 0.02 at this width: 0.02 * sqrt(768 / 256)
     ),
