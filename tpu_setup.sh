@@ -1,23 +1,23 @@
 #!/usr/bin/env bash
-# Makes bertjax ready on a TPU VM and proves it by 20 training steps; see usage below.
+# Installs bertjax on a TPU VM and takes 20 training steps; see usage below.
 set -euo pipefail
 
 usage() {
   cat <<'END'
 usage: ./tpu_setup.sh [--dry-run] [--any-device] [--help]
 
-On a TPU VM of one host, in the folder of bertjax: makes a virtual environment, installs bertjax with its TPU
-support, prints the devices, and trains a small BERT for 20 steps on text that it makes itself.
-Running it again keeps the environment and trains in a new folder.
+Run it in the directory of bertjax on a TPU VM with one host. It makes a virtual environment, installs
+bertjax with its TPU support, prints the devices, and trains a small BERT for 20 steps on made-up text.
+A second run keeps the environment and trains in a new directory.
 
-  --dry-run      print the commands and do nothing
-  --any-device   train on whatever JAX finds, also where there is no TPU
+  --dry-run      print the commands without running them
+  --any-device   train on any device that JAX finds
   --help         print this
 
 environment:
   BERTJAX_PYTHON   the Python to use, 3.11 or newer (default: the newest found)
-  BERTJAX_VENV     where the virtual environment goes (default: .venv-tpu)
-  BERTJAX_WORKDIR  where the text and the run go (default: runs/tpu_setup_DATE-TIME)
+  BERTJAX_VENV     directory of the virtual environment (default: .venv-tpu)
+  BERTJAX_WORKDIR  directory of the text and the run (default: runs/tpu_setup_DATE-TIME)
 END
 }
 
@@ -40,7 +40,7 @@ for argument in "$@"; do
   esac
 done
 
-# Prints a command as it can be typed, and runs it unless this is a dry run.
+# Prints a command as it can be typed; runs it unless this is a dry run.
 run() {
   local word line='+'
   for word in "$@"; do
@@ -64,9 +64,9 @@ find_python() {
     fi
   done
   if [[ -n ${BERTJAX_PYTHON:-} ]]; then
-    fail "BERTJAX_PYTHON=$BERTJAX_PYTHON is not a Python of at least 3.11 with the venv module: name another."
+    fail "BERTJAX_PYTHON=$BERTJAX_PYTHON is not Python 3.11 or newer with the venv module: name another."
   fi
-  fail "no Python of at least 3.11 with the venv module was found: install one (sudo apt-get install python3.11 python3.11-venv), or name one by BERTJAX_PYTHON."
+  fail "no Python 3.11 or newer with the venv module was found: install one (sudo apt-get install python3.11 python3.11-venv), or name one by BERTJAX_PYTHON."
 }
 
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -95,8 +95,8 @@ print(f"jax {jax.__version__}: {jax.process_count()} process(es), {jax.device_co
 for device in jax.devices():
     print(f"  {device.id}: {device.device_kind}")
 if jax.default_backend() != "tpu" and sys.argv[1] != "true":
-    sys.exit("JAX finds no TPU here: run this on a TPU VM whose TPU no other program holds, "
-             "or try it elsewhere with --any-device.")
+    sys.exit("JAX finds no TPU: run this on a TPU VM whose TPU no other program holds, "
+             "or use another device with --any-device.")
 '
 
 if [[ ! -x $venv/bin/python ]]; then
@@ -111,7 +111,7 @@ run "$venv/bin/bertjax" pretrain --data "$work/data" --workdir "$work/run" --loo
   --model.size tiny --batch-size 64 --execution.dtype bfloat16
 
 if $dry_run; then
-  echo "A dry run: nothing was done."
+  echo "This was a dry run: nothing was changed."
 else
   echo "bertjax trains on this machine. Next: $venv/bin/bertjax --help"
 fi
