@@ -70,28 +70,29 @@ def read_settings(directory: epath.Path) -> dict[str, Any]:
     Nested fields get dotted names (`optimizer.learning_rate`). The immutable settings, which
     repeat the fields, and the metrics are left out.
     """
-    fields = _read_object(directory / CONFIG)
+    fields = read_object(directory / CONFIG)
     more = ("immutable", "metrics")
     return dict(_flat({name: value for name, value in fields.items() if name not in more}))
 
 
 def read_metrics(directory: epath.Path) -> dict[str, Metric]:
     """Reads what the run says of its metrics in config.json: {name: metric}, the main one first."""
-    described = _read_object(directory / CONFIG).get("metrics", [])
+    described = read_object(directory / CONFIG).get("metrics", [])
     return {each["name"]: Metric(**each) for each in described}
 
 
 def read_result(directory: epath.Path, records: Sequence[Record]) -> str | None:
     """Reads the sentence in result.json; None if the run was not finished at its last record."""
-    result = _read_object(directory / RESULT)
+    result = read_object(directory / RESULT)
     last = max((record["step"] for record in records), default=0)
     return result["sentence"] if result.get("steps", -1) >= last else None
 
 
-def _read_object(path: epath.Path) -> dict[str, Any]:
+def read_object(path: epath.Path) -> dict[str, Any]:
+    """Reads a JSON object; returns an empty one if there is none or it is damaged."""
     try:
         fields = json.loads(path.read_text()) if path.exists() else {}
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return fields if isinstance(fields, dict) else {}
 

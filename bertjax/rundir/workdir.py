@@ -9,7 +9,7 @@ from etils import epath
 
 from bertjax.errors import UserError
 from bertjax.files import output_directory, write_atomically
-from bertjax.rundir.records import CONFIG, RESULT, Metric
+from bertjax.rundir.records import CONFIG, RESULT, Metric, read_object
 from bertjax.train.checkpoint.orbax_storage import from_first_process
 from bertjax.train.checkpoint.settings import as_json, refuse_changed
 
@@ -46,11 +46,7 @@ def choose_workdir(
 
 
 def _refuse_another(path: epath.Path, kind: str, immutable: Mapping[str, Any] | None) -> None:
-    try:
-        saved = json.loads((path / CONFIG).read_text())
-    except (ValueError, RecursionError):
-        saved = None
-    saved = saved if isinstance(saved, dict) else {}
+    saved = read_object(path / CONFIG)
     found = saved.get("kind")
     if found != kind:
         what = f"a {found} run" if found in KINDS else f"a {CONFIG} that is of no run"

@@ -27,8 +27,7 @@ class LoopConfig:
     eval_every: int = 500
     """Steps between two evaluations. The last step is always evaluated; 0 evaluates only it."""
     save_every: int = 500
-    """Steps between two checkpoints, at most so many are lost in a crash. The last step is always
-    saved."""
+    """Steps between two checkpoints. A crash loses at most these. The last step is always saved."""
     keep_last: int = 3
     """Number of newest checkpoints to keep, at least 3."""
     keep_best: int = 1
