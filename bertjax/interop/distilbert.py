@@ -1,8 +1,8 @@
-"""DistilBERT as the BERT that computes the same: other names, no token types, no pooler.
+"""Converts a DistilBERT to a BERT that computes the same outputs.
 
-Its masked-LM, token and question-answering heads are BERT's. Its heads over whole texts
-(`pre_classifier`, ReLU) are none that a BERT has, and are refused. Source:
-`transformers/models/distilbert/modeling_distilbert.py`.
+DistilBERT has other tensor names, no token types and no pooler. Its masked-LM, token and
+question-answering heads are BERT's. Its heads over whole texts (`pre_classifier` with ReLU) do not
+exist in BERT and are refused. Source: `transformers/models/distilbert/modeling_distilbert.py`.
 """
 
 import re
@@ -27,7 +27,7 @@ _FIELDS = {
     "attention_dropout": "attention_probs_dropout_prob",
 }
 _KEPT = ("architectures", "id2label", "problem_type")
-# Two types of zeros and not one: pairs of texts can then be told apart after fine-tuning.
+# Two token types of zeros, so that fine-tuning can learn to distinguish the texts of a pair.
 _TYPES = 2
 
 _LAYER = r"transformer\.layer\.(\d+)"
@@ -49,10 +49,10 @@ _MODULES = (
 
 
 def bert_fields(fields: dict[str, Any], where: str) -> dict[str, Any]:
-    """The configuration of the BERT that a DistilBERT's config.json describes.
+    """Converts the fields of a DistilBERT's config.json to those of a BERT.
 
     Raises:
-        UserError: a field is missing; the sentence names `where`.
+        UserError: a field is missing; the message names `where`.
     """
     if missing := sorted({"vocab_size", "dim", "n_layers"} - fields.keys()):
         raise UserError(
@@ -66,14 +66,14 @@ def bert_fields(fields: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def bert_weights(weights: Weights, config: BertConfig) -> Weights:
-    """A DistilBERT's tensors by BERT's names, with token type embeddings of zeros.
+    """Renames a DistilBERT's tensors to BERT's names and adds token type embeddings of zeros.
 
     Raises:
-        UserError: a tensor is none of DistilBERT's, of a head that BERT doesn't have, or there in
-            two versions.
+        UserError: a tensor is unknown, belongs to a head that BERT lacks, or occurs in two
+            different versions.
     """
     renamed = weights.renamed((_bert_name(weights, name), name) for name in weights.tensors)
-    # A view of one zero: nothing has held the width against the tensors yet.
+    # A view of a single zero, because the hidden size has not been checked yet.
     types = np.broadcast_to(np.float32(0), (_TYPES, config.hidden_size))
     renamed.tensors["bert.embeddings.token_type_embeddings.weight"] = types
     return renamed
@@ -88,10 +88,10 @@ def _bert_name(weights: Weights, name: str) -> str:
         return "bert.embeddings.position_ids"
     if module == "pre_classifier":
         raise UserError(
-            f"{weights.where(name)}: the tensor {name} is of a head over whole texts, which BERT "
-            "has otherwise; save its DistilBertModel alone, and fine-tune that."
+            f"{weights.where(name)}: the tensor {name} belongs to a head over whole texts, which "
+            "BERT does not have in this form; save the DistilBertModel alone, and fine-tune that."
         )
     raise UserError(
-        f"{weights.where(name)}: the tensor {name} is no part of a DistilBERT; put the config.json "
-        "that belongs to these weights beside them."
+        f"{weights.where(name)}: the tensor {name} is not part of a DistilBERT; put the "
+        "config.json that belongs to these weights beside them."
     )

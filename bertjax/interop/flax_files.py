@@ -1,8 +1,8 @@
-"""Flax's files of weights (flax_model.msgpack) of Hugging Face's old Flax BERT.
+"""Reads the weight files (flax_model.msgpack) of Hugging Face's former Flax BERT.
 
-MessagePack is data, no program; arrays are entries of an extension type whose bytes are another
-MessagePack. Layout: `flax/serialization.py` (`_ndarray_to_bytes`, `_chunk`). Read here, not by
-`flax.serialization`, whose reader builds whatever type a file names and any number of maps.
+Arrays are entries of an extension type of MessagePack, whose bytes are another MessagePack. Source
+of the layout: `flax/serialization.py` (`_ndarray_to_bytes`, `_chunk`). That module's own reader is
+not used, because it creates any dtype that a file names and any number of maps.
 """
 
 import contextlib
@@ -28,28 +28,28 @@ _DTYPES: dict[bytes, Any] = {
     b"int32": np.int32,
 }
 _LEAVES = {"kernel": "weight", "embedding": "weight", "scale": "weight"}
-# A BERT of 24 layers has 600 entries. An empty map takes a byte of the file and 64 of memory.
-_MOST_ENTRIES = 100_000
-_MOST_AXES = 32
+# A BERT with 24 layers has 600 entries. An empty map takes a byte of the file and 64 of memory.
+_MAX_ENTRIES = 100_000
+_MAX_AXES = 32
 
 
 def read_flax(data: bytes, path: epath.Path) -> dict[str, np.ndarray]:
-    """The tensors of a Flax model by PyTorch's names, matrices transposed as there.
+    """Reads the tensors of a Flax model under PyTorch's names, with PyTorch's layout of matrices.
 
     Args:
         data: the whole file.
-        path: where it came from, for messages.
+        path: path of the file, for messages.
 
     Raises:
-        UserError: the file is damaged, or holds anything but a tree of arrays.
+        UserError: the file is damaged or is not a tree of arrays.
     """
     count = 0
 
     def checked(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
         nonlocal count
         count += len(pairs) + 1
-        if count > _MOST_ENTRIES:
-            _damaged(path, f"it has more than {_MOST_ENTRIES:,} entries")
+        if count > _MAX_ENTRIES:
+            _damaged(path, f"it has more than {_MAX_ENTRIES:,} entries")
         return dict(pairs)
 
     try:
@@ -58,9 +58,9 @@ def read_flax(data: bytes, path: epath.Path) -> dict[str, np.ndarray]:
             ext_hook=lambda code, content: _array(code, content, path),
             object_pairs_hook=checked,
             max_array_len=0,  # Flax writes lists as maps
-            max_map_len=_MOST_ENTRIES,
+            max_map_len=_MAX_ENTRIES,
         )
-    except UserError:  # a ValueError too: ours already says what is damaged
+    except UserError:  # a ValueError, but of this module
         raise
     except (ValueError, msgpack.UnpackException, RecursionError, TypeError) as error:
         _damaged(path, str(error) or type(error).__name__)
@@ -81,13 +81,13 @@ def _damaged(path: epath.Path, reason: str) -> NoReturn:
 def _array(code: int, content: bytes, path: epath.Path) -> np.ndarray:
     if code != _ARRAY:
         _damaged(path, f"it holds an entry of MessagePack's type {code}")
-    # Shape, type and numbers, as `raw` bytes; errors are those of the whole.
-    parts = msgpack.unpackb(content, raw=True, max_array_len=_MOST_AXES, max_map_len=0)
+    # Shape, dtype and bytes. The caller handles errors of MessagePack.
+    parts = msgpack.unpackb(content, raw=True, max_array_len=_MAX_AXES, max_map_len=0)
     if not isinstance(parts, list) or len(parts) != 3:
-        _damaged(path, "an array is not shape, type and numbers")
+        _damaged(path, "an array does not have shape, type and numbers")
     shape, dtype, numbers = parts
     if not isinstance(dtype, bytes) or dtype not in _DTYPES or not isinstance(numbers, bytes):
-        _damaged(path, f"an array is of type {dtype!r:.40}, not of numbers that weights have")
+        _damaged(path, f"an array has the type {dtype!r:.40}, which no weights have")
     if not isinstance(shape, list) or not all(type(size) is int for size in shape):
         _damaged(path, "an array has no shape")
     array = np.frombuffer(numbers, _DTYPES[dtype])
@@ -95,10 +95,10 @@ def _array(code: int, content: bytes, path: epath.Path) -> np.ndarray:
 
 
 def _reshaped(array: np.ndarray, shape: list[int], path: epath.Path) -> np.ndarray:
-    if len(shape) > _MOST_AXES:
+    if len(shape) > _MAX_AXES:
         _damaged(path, f"an array has {len(shape)} axes")
     if min(shape, default=0) >= 0 and math.prod(shape) == array.size:
-        with contextlib.suppress(ValueError, OverflowError):  # as of [0, 2**63 - 1]
+        with contextlib.suppress(ValueError, OverflowError):  # e.g. [0, 2**63 - 1]
             return array.reshape(shape)
     _damaged(path, f"an array of {array.size:,} numbers can't have the shape {shape}")
 
@@ -106,29 +106,29 @@ def _reshaped(array: np.ndarray, shape: list[int], path: epath.Path) -> np.ndarr
 def _leaves(
     tree: Any, names: tuple[str, ...], path: epath.Path
 ) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
-    """The arrays of the tree and the way to each; MessagePack's own depth bounds the recursion."""
+    """Yields the path and the array of each leaf; MessagePack limits the depth of the tree."""
     if isinstance(tree, np.ndarray) and names:
         yield names, tree
     elif not isinstance(tree, dict) or (_CHUNKED in tree and not names):
-        _damaged(path, f"{'/'.join(names) or 'the file'} is no array and no tree of arrays")
+        _damaged(path, f"{'/'.join(names) or 'the file'} is neither an array nor a tree of arrays")
     elif _CHUNKED in tree:
         yield names, _joined(tree, path)
     else:
         for name, branch in tree.items():
             if not isinstance(name, str):
-                _damaged(path, "a name in it is no text")
+                _damaged(path, "a name in it is not text")
             yield from _leaves(branch, (*names, name), path)
 
 
 def _joined(tree: dict[str, Any], path: epath.Path) -> np.ndarray:
-    """An array of more than 1 GiB, which Flax writes in flat pieces."""
+    """Joins an array of more than 1 GiB, which Flax writes in flat chunks."""
     shape, chunks = (tree.get(name) for name in ("shape", "chunks"))
     if not isinstance(shape, dict) or not isinstance(chunks, dict) or not chunks:
-        _damaged(path, "an array in pieces has no shape or no pieces")
+        _damaged(path, "a chunked array has no shape or no chunks")
     pieces: list[Any] = [chunks.get(str(index)) for index in range(len(chunks))]
     sizes: list[Any] = [shape.get(str(axis)) for axis in range(len(shape))]
     if not all(isinstance(piece, np.ndarray) and piece.ndim == 1 for piece in pieces):
-        _damaged(path, "a piece of an array is missing")
+        _damaged(path, "a chunk of an array is missing")
     if not all(type(size) is int for size in sizes) or len({p.dtype for p in pieces}) > 1:
-        _damaged(path, "an array in pieces has no shape or several types")
+        _damaged(path, "a chunked array has no shape or several types")
     return _reshaped(np.concatenate(pieces), sizes, path)

@@ -1,4 +1,4 @@
-"""TF1 checkpoints with the names of google-research/bert: weights, Adam moments, global_step."""
+"""Reads TF1 checkpoints of google-research/bert: weights, Adam moments and global_step."""
 
 import dataclasses
 import re
@@ -23,9 +23,9 @@ CONFIGS = ("bert_config.json", "config.json")
 _STEP = "global_step"
 _FIRST_MOMENT, _SECOND_MOMENT = "adam_m", "adam_v"
 
-# Of a LayerNorm Google says gamma and beta; a table of embeddings is itself the variable.
+# Google's names of the leaves of a LayerNorm.
 _NORM = {"scale": "gamma", "bias": "beta"}
-# Output layers that Google multiplies by transposed: [classes, D].
+# Google's output layers have kernels [classes, D].
 _OUTPUTS = {
     "nsp": "cls/seq_relationship/output_",
     "classifier": "output_",
@@ -35,40 +35,41 @@ _OUTPUTS = {
 
 @dataclasses.dataclass(frozen=True)
 class GoogleCheckpoint:
-    """What a TF1 checkpoint holds, under our names; trees are nested dicts of float32 arrays."""
+    """Contents of a TF1 checkpoint under our names; trees are nested dicts of float32 arrays."""
 
     prefix: epath.Path
     """The path of its files without .index and .data."""
     config: BertConfig
-    """From the JSON file beside it."""
+    """The configuration in the JSON file beside it."""
     params: dict[str, Any]
-    """As `init_params` gives them, with the heads that are there."""
+    """Parameters as in `init_params`, with the heads that the checkpoint has."""
     mu: dict[str, Any] | None
-    """Adam's first moments, a tree like `params`; None if there are none or none were asked for."""
+    """Adam's first moments, a tree like `params`; None if they are absent or were not read."""
     nu: dict[str, Any] | None
-    """The second moments."""
+    """Adam's second moments."""
     has_moments: bool
-    """Whether Adam's moments are there, read or not."""
+    """Whether the checkpoint has Adam's moments, even if they were not read."""
     step: int | None
-    """global_step: updates done; None if it is not there."""
+    """global_step, the number of updates done; None if it is absent."""
     notes: tuple[str, ...] = ()
-    """What was chosen or left out, a sentence each."""
+    """Sentences about what was chosen or left out."""
 
 
 def variable_name(path: str) -> tuple[str, bool]:
-    """Google's name of a parameter, and whether its matrix is transposed there.
+    """Returns Google's name of a parameter, and whether its matrix is transposed there.
 
-    By modeling.py, run_pretraining.py, run_classifier.py and run_squad.py of google-research/bert.
+    Sources: modeling.py, run_pretraining.py, run_classifier.py and run_squad.py of
+    google-research/bert.
 
     Args:
-        path: as in `encoder/layer_0/attention/query/kernel`.
+        path: a path such as `encoder/layer_0/attention/query/kernel`.
     """
     module, leaf = path.rsplit("/", 1)
     if module in _OUTPUTS:
         return _OUTPUTS[module] + {"kernel": "weights", "bias": "bias"}[leaf], leaf == "kernel"
     if path == "mlm/bias":
         return "cls/predictions/output_bias", False
-    # Hugging Face took Google's names over, with dots between them.
+    # Hugging Face's names are Google's with dots in place of slashes.
     name = re.sub(r"\blayer\.(\d+)", r"layer_\1", module_name(module)).replace(".", "/")
     if leaf == "embedding":
         return name, False
@@ -76,28 +77,27 @@ def variable_name(path: str) -> tuple[str, bool]:
 
 
 def is_checkpoint(path: epath.PathLike) -> bool:
-    """Whether `read_checkpoint` is the one to read a path: nothing is opened."""
+    """Whether a path is for `read_checkpoint`; opens no file."""
     path = epath.Path(path)
     if path.is_dir():
         if (path / "config.json").is_file() and find_weights(path):
             return False
-        # Others name files .index too.
+        # Other programs name files .index too.
         data = {file.name.rsplit(".", 1)[0] for file in path.glob("*.data-00000-of-*")}
         return any(prefix.name in data for prefix in _prefixes(path))
     return _stem(path).is_file()
 
 
 def read_checkpoint(path: epath.PathLike, *, moments: bool = True) -> GoogleCheckpoint:
-    """Reads the weights of a TF1 checkpoint, without TensorFlow, one tensor after the other.
+    """Reads the weights of a TF1 checkpoint without TensorFlow, one tensor at a time.
 
     Args:
-        path: its directory, or the path of its files, with or without .index.
-        moments: also read Adam's.
+        path: the directory, or the path of the files with or without .index.
+        moments: whether to read Adam's moments too.
 
     Raises:
-        UserError: no checkpoint, no configuration, damaged files, a tensor that is missing or of
-            another shape than the configuration says, or one of bert/ that it doesn't know; the
-            sentence names it.
+        UserError: the checkpoint or its configuration is absent; a file is damaged; a tensor is
+            missing or has the wrong shape; a tensor in the scope bert/ is unknown.
     """
     prefix, notes = _find(epath.Path(path))
     reader = _Reader(TensorBundle(prefix))
@@ -109,14 +109,12 @@ def read_checkpoint(path: epath.PathLike, *, moments: bool = True) -> GoogleChec
     has_moments = len(unmoved) < len(named(shapes))
     if moments and has_moments:
         if unmoved:
-            notes.append(
-                f"Without Adam moments, and so without a gradient until now: {_some(unmoved)}."
-            )
+            notes.append(f"Without Adam moments, so never updated by a gradient: {_some(unmoved)}.")
         mu = reader.tree(shapes, lambda name, shape: reader.moment(name, shape, _FIRST_MOMENT))
         nu = reader.tree(shapes, lambda name, shape: reader.moment(name, shape, _SECOND_MOMENT))
     left_out = reader.left_out(named(shapes))
     if left_out:
-        notes.append(f"Left out, as no part of a BERT: {_some(left_out)}.")
+        notes.append(f"Not part of a BERT, and left out: {_some(left_out)}.")
     step = reader.step()
     return GoogleCheckpoint(prefix, config, params, mu, nu, has_moments, step, tuple(notes))
 
@@ -125,7 +123,7 @@ def read_checkpoint(path: epath.PathLike, *, moments: bool = True) -> GoogleChec
 
 
 def _stem(path: epath.Path) -> epath.Path:
-    """The index that a prefix, an index or a data file names."""
+    """Returns the index file of a prefix, an index or a data file."""
     name = re.sub(r"\.(index|data-\d{5}-of-\d{5})$", "", path.name)
     return path.parent / f"{name}{INDEX}"
 
@@ -135,34 +133,34 @@ def _prefixes(directory: epath.Path) -> list[epath.Path]:
 
 
 def _find(path: epath.Path) -> tuple[epath.Path, list[str]]:
-    """The prefix of the checkpoint that is meant, and what there is to say about it."""
+    """Returns the prefix of the checkpoint to read, and notes about the choice."""
     if not path.is_dir():
         index = _stem(path)
         return index.parent / index.name.removesuffix(INDEX), []
     found = {prefix.name: prefix for prefix in _prefixes(path)}
     if not found:
         raise UserError(
-            f"{path}: holds no TensorFlow checkpoint (a file that ends in {INDEX}); give the "
-            "directory that holds one."
+            f"{path}: holds no TensorFlow checkpoint (a file that ends in {INDEX}); give a "
+            "directory with one."
         )
     if len(found) == 1:
         return found.popitem()[1], []
     newest = _newest(path, found)
     if newest is None:
         raise UserError(
-            f"{path}: holds several checkpoints ({_some(sorted(found))}) and no file named "
-            "checkpoint that says which is the newest; give the path of one."
+            f"{path}: holds several checkpoints ({_some(sorted(found))}) but no file named "
+            "checkpoint that names the newest; give the path of one."
         )
-    return found[newest], [f"Of {len(found)} checkpoints in {path}, {newest} is taken."]
+    return found[newest], [f"{path} holds {len(found)} checkpoints; {newest} is read."]
 
 
 def _newest(directory: epath.Path, names: Mapping[str, object]) -> str | None:
-    """By the file `checkpoint` that tf.train.Saver writes, else the one of the largest step."""
+    """Returns the checkpoint that tf.train.Saver's file `checkpoint` names, or the latest step."""
     state = directory / "checkpoint"
     if state.is_file():
         text = state.read_bytes().decode(errors="replace")
         said = re.search(r'^model_checkpoint_path: "([^"]*)"', text, re.MULTILINE)
-        # It may be the path on the machine that wrote it.
+        # The file may contain a path of the machine that wrote it.
         name = re.split(r"[/\\]", said[1])[-1] if said else ""
         if name in names:
             return name
@@ -175,70 +173,69 @@ def _read_config(prefix: epath.Path) -> BertConfig:
         if (prefix.parent / name).is_file():
             return BertConfig.from_json(prefix.parent / name)
     raise UserError(
-        f"{prefix.parent}: holds no {CONFIGS[0]}, which says how many heads the model has; put the "
-        "one of this model beside its weights."
+        f"{prefix.parent}: holds no {CONFIGS[0]}, which describes the model's shape; put the one "
+        "of this model beside its weights."
     )
 
 
 # Tensors ---------------------------------------------------------------------------------------
 
-Place = Callable[[str, tuple[int, ...]], jax.Array]
+ReadTensor = Callable[[str, tuple[int, ...]], jax.Array]
 
 
 class _Reader:
-    """The tensors of a bundle by our paths."""
+    """Reads the tensors of a bundle by our parameter paths."""
 
     def __init__(self, bundle: TensorBundle) -> None:
         self._bundle = bundle
         self.where = bundle.prefix
 
-    def tree(self, shapes: Mapping[str, Any], read: Place) -> dict[str, Any]:
-        """A nested dict of what `read` gives for every path and shape."""
+    def tree(self, shapes: Mapping[str, Any], read: ReadTensor) -> dict[str, Any]:
+        """Returns a nested dict of the results of `read` for every path and shape."""
         return nested({path: read(path, leaf.shape) for path, leaf in named(shapes).items()})
 
     def holds(self, path: str) -> bool:
-        """Whether there is a variable for a parameter."""
+        """Whether the checkpoint has a parameter."""
         return variable_name(path)[0] in self._bundle
 
     def classes(self) -> int:
-        """Outputs of the classifier, by its bias; 1 if that can't be right, which is found out
-        later."""
+        """Returns the size of the classifier's bias; 1 if it has none or more than one axis."""
         name = variable_name("classifier/bias")[0]
         shape = self._bundle.shape(name) if name in self._bundle else ()
         return shape[0] if len(shape) == 1 else 1
 
     def weight(self, path: str, shape: tuple[int, ...]) -> jax.Array:
-        """A parameter, float32, finite and of our shape."""
+        """Reads a parameter as float32, finite and of our shape."""
         name, transposed = variable_name(path)
         return self._array(name, shape, transposed)
 
     def slots(self, path: str) -> list[str]:
-        """The optimizer's variables of a parameter that are there."""
+        """Returns the names of the optimizer's variables that exist for a parameter."""
         name = variable_name(path)[0]
         slots = (f"{name}/{slot}" for slot in (_FIRST_MOMENT, _SECOND_MOMENT))
         return [slot for slot in slots if slot in self._bundle]
 
     def moment(self, path: str, shape: tuple[int, ...], slot: str) -> jax.Array:
-        """A moment; zeros for a parameter without moments, which never had a gradient."""
+        """Reads a moment; zeros for a parameter without moments, which never had a gradient."""
         if not self.slots(path):
             return jnp.zeros(shape, jnp.float32)
         name, transposed = variable_name(path)
         return self._array(f"{name}/{slot}", shape, transposed)
 
     def step(self) -> int | None:
-        """global_step."""
+        """Reads global_step."""
         if _STEP not in self._bundle:
             return None
         value = self._bundle.read(_STEP)
         if value.shape or value.dtype.kind != "i" or not 0 <= value < 1 << 31:
             raise UserError(
                 f"{self.where}: {_STEP} is not a number of steps from 0 to {(1 << 31) - 1:,}; give "
-                "a checkpoint as google-research/bert saves it."
+                "a checkpoint that google-research/bert saved."
             )
         return int(value)
 
     def left_out(self, paths: Mapping[str, Any]) -> list[str]:
-        """The variables that are none of the parameters, of their moments and of the step.
+        """Returns the variables that are neither parameters nor their moments nor the step.
 
         Raises:
             UserError: one of them is in the scope of the model.
@@ -249,14 +246,14 @@ class _Reader:
             scope, _, slot = name.rpartition("/")
             if name in known or name == _STEP:
                 continue
-            if scope in known:  # of some optimizer
+            if scope in known:  # a variable of the optimizer
                 if slot not in (_FIRST_MOMENT, _SECOND_MOMENT):
                     rest.append(name)
                 continue
             if name.startswith("bert/"):
                 raise UserError(
-                    f"{self.where}: the variable {name} {list(self._bundle.shape(name))} is no "
-                    "part of the BERT that its configuration describes; put the configuration "
+                    f"{self.where}: the variable {name} {list(self._bundle.shape(name))} is not "
+                    "part of the BERT that the configuration describes; put the configuration "
                     "that belongs to these weights beside them."
                 )
             rest.append(name)
@@ -267,13 +264,13 @@ class _Reader:
         if name not in self._bundle:
             raise UserError(
                 f"{self.where}: the tensor {name} {list(expected)} is missing; give the checkpoint "
-                "of a whole BERT with the names of google-research/bert."
+                "of a complete BERT with the names of google-research/bert."
             )
         if self._bundle.shape(name) != expected:
             raise UserError(
                 f"{self.where}: the tensor {name} has the shape {list(self._bundle.shape(name))}, "
-                f"but by the configuration it should be {list(expected)}; put the configuration "
-                "that belongs to these weights beside them."
+                f"but the configuration implies {list(expected)}; put the configuration that "
+                "belongs to these weights beside them."
             )
         array = self._bundle.read(name)
         if not jnp.issubdtype(array.dtype, np.floating):
@@ -284,14 +281,14 @@ class _Reader:
         array = array.astype(np.float32, copy=False)
         if not np.isfinite(array).all():
             raise UserError(
-                f"{self.where}: the tensor {name} {list(expected)} holds values that are not "
+                f"{self.where}: the tensor {name} {list(expected)} has values that are not "
                 "finite; take an earlier checkpoint."
             )
         return jnp.asarray(array.T if transposed else array)
 
 
 def _expected(reader: _Reader, config: BertConfig) -> dict[str, Any]:
-    """Shapes of the parameters that a checkpoint should hold; nothing is computed or allocated."""
+    """Returns the shapes of the parameters that a checkpoint should hold."""
     shapes = expected_shapes(config, reader.classes())
     return {
         part: subtree

@@ -1,8 +1,8 @@
-"""Models by their names on the Hugging Face hub: which words are such names, and downloading.
+"""Downloads models by their names on the Hugging Face hub.
 
-The only part of bertjax that connects to anything by itself. It is reached by a string of the form
-"owner/name" or "owner/name@revision" that names nothing on this machine, needs the extra `hub`, and
-obeys the variables of huggingface_hub (HF_HUB_OFFLINE, HF_HOME, HF_TOKEN, HF_ENDPOINT).
+Nothing else in bertjax connects to the network by itself. A name is a string "owner/name" or
+"owner/name@revision" that is not a path on this machine. Downloads need the extra `hub` and obey
+the variables of huggingface_hub (HF_HUB_OFFLINE, HF_HOME, HF_TOKEN, HF_ENDPOINT).
 """
 
 import re
@@ -16,7 +16,7 @@ from bertjax.interop.weights import WEIGHTS
 
 _NAME = re.compile(r"([A-Za-z0-9][\w.-]*)/([A-Za-z0-9][\w.-]*)(?:@([\w.-]+(?:/[\w.-]+)*))?")
 
-# What a model's directory needs, by exact names: nothing else of a repository is downloaded.
+# Exact names of the files that a model needs. Nothing else of a repository is downloaded.
 _ALWAYS = (
     "config.json",
     "vocab.txt",
@@ -26,7 +26,7 @@ _ALWAYS = (
     "added_tokens.json",
     "special_tokens_map.json",
 )
-# The first of these that a repository has.
+# Weight files by format; the first format that a repository has is downloaded.
 _WEIGHTS = (
     (WEIGHTS, f"{WEIGHTS}.index.json", "model-?????-of-?????.safetensors"),
     ("flax_model.msgpack",),
@@ -44,17 +44,17 @@ class HubName(NamedTuple):
     repository: str
     """owner/name"""
     revision: str
-    """A commit's hash, a tag or a branch."""
+    """Hash of a commit, or a tag or branch."""
 
     def __str__(self) -> str:
         return self.repository if self.revision == "main" else "@".join(self)
 
 
 def parse_name(path: epath.PathLike) -> HubName | None:
-    """The name of a model on the hub, or None for a path.
+    """Returns the name of a model on the hub, or None for a path.
 
-    What exists is a path, and so is everything in a directory that exists; a name is a string, with
-    one slash before the @, no scheme, and beginning as no path does (/ . ~).
+    A name is a string with one slash before the @. It has no scheme and does not begin with /, . or
+    ~. A string is a path if that path exists, or if a directory with the owner's name exists.
     """
     match = _NAME.fullmatch(path) if isinstance(path, str) else None
     if match is None or epath.Path(path).exists() or epath.Path(match[1]).exists():
@@ -63,20 +63,20 @@ def parse_name(path: epath.PathLike) -> HubName | None:
 
 
 def download(name: HubName) -> tuple[epath.Path, str]:
-    """Downloads a model into huggingface_hub's cache; what is there already is not loaded again.
+    """Downloads a model into huggingface_hub's cache, unless the cache has it already.
 
-    Weights are safetensors, else Flax's, else PyTorch's. Offline, the cache is all there is.
+    Weights are safetensors, else Flax's, else PyTorch's. Offline, only the cache is used.
 
     Returns:
-        The directory, and "owner/name@" with the hash of the commit that it holds.
+        The directory, and "owner/name@" with the hash of its commit.
 
     Raises:
-        UserError: huggingface_hub is not installed, or the hub has no such model or revision, wants
+        UserError: huggingface_hub is not installed; the hub has no such model or revision, requires
             permission, or can't be reached.
     """
     for patterns in _WEIGHTS:
         directory = _snapshot(name, (*_ALWAYS, *patterns))
-        # By its hash, files that follow are of the same commit, even if the branch moves.
+        # With the hash, the files that follow come from the same commit even if the branch moves.
         name = HubName(name.repository, directory.name)
         if any(any(directory.glob(pattern)) for pattern in patterns):
             break
@@ -84,7 +84,7 @@ def download(name: HubName) -> tuple[epath.Path, str]:
 
 
 def _snapshot(name: HubName, patterns: Iterable[str]) -> epath.Path:
-    """The directory of a commit, with the files of these patterns that it has."""
+    """Downloads the files of a commit that match the patterns; returns their directory."""
     try:
         import huggingface_hub
         from huggingface_hub import errors
@@ -93,26 +93,26 @@ def _snapshot(name: HubName, patterns: Iterable[str]) -> epath.Path:
             f"{name}: no such directory, and names on the Hugging Face hub need another package: "
             "pip install 'bertjax[hub]'."
         ) from None
-    # The base of all errors of the HTTP library underneath: requests, httpx or httpx2, by version.
+    # The base class of the HTTP library's errors: requests, httpx or httpx2, by version.
     http_error: type[Exception] = errors.HfHubHTTPError.__bases__[0]
     try:
         path = huggingface_hub.snapshot_download(
             name.repository, revision=name.revision, allow_patterns=list(patterns)
         )
     except errors.GatedRepoError:
-        reason = "its owner gives it only to those who asked; ask on its page, then set HF_TOKEN"
+        reason = "its owner must grant access; request it on the model's page, then set HF_TOKEN"
     except errors.RepositoryNotFoundError:
         reason = "no such directory, and the hub has no such model or it is private; check the name"
     except errors.RevisionNotFoundError:
         reason = f"the model has no revision {name.revision!r}; name a commit, a tag or a branch"
     except errors.HFValidationError:
-        reason = "no such directory, and no name that the hub allows; check the name"
+        reason = "no such directory, and not a valid name on the hub; check the name"
     except (OSError, http_error) as error:
         if huggingface_hub.constants.HF_HUB_OFFLINE:
-            reason = "not in the cache, and HF_HUB_OFFLINE forbids to download; unset it once"
+            reason = "not in the cache, and HF_HUB_OFFLINE forbids downloads; unset it once"
         else:
             told = str(error).split("\n")[0].rstrip(".:")
-            reason = f"the hub can't be reached or broke off ({told}); try again, or give a path"
+            reason = f"the download failed ({told}); try again, or give a path"
     else:
         return epath.Path(path)
     raise UserError(f"{name}: {reason}.")

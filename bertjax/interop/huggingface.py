@@ -1,4 +1,4 @@
-"""Hugging Face's layout, both ways: config.json, model.safetensors and the tokenizer's files."""
+"""Reads and writes Hugging Face's layout: config.json, model.safetensors, tokenizer files."""
 
 import dataclasses
 import json
@@ -31,7 +31,7 @@ _ARCHITECTURES = {
     "multiple_choice": "BertForMultipleChoice",
     "encoder": "BertModel",
 }
-# Those whose layer is named `classifier`, whatever it classifies.
+# Architectures that name their output layer `classifier`.
 _CLASSIFIERS = {
     _ARCHITECTURES[kind]: kind
     for kind in ("sequence_classification", "token_classification", "multiple_choice")
@@ -49,46 +49,42 @@ _THEIR_ACTS = {"gelu_tanh": "gelu_new"}
 
 @dataclasses.dataclass
 class Pretrained:
-    """A model as it is kept on disk: shape, weights, vocabulary and what it was trained to do."""
+    """A model on disk: shape, weights, tokenizer and the task it was trained for."""
 
     config: BertConfig
     """The shape."""
     params: dict
-    """Nested dict of float32 arrays, as `init_params` gives them."""
+    """Nested dict of float32 arrays; see `init_params`."""
     tokenizer: Tokenizer
-    """Makes the ids this model was trained on."""
+    """The tokenizer that makes the model's ids."""
     task: dict[str, Any] | None = None
-    """None, or a dict with a "kind", one of `bertjax.model.heads.TASK_PARTS`; the kinds
-    sequence_classification, multi_label_classification and token_classification have "labels" too.
-    Fine-tuning adds "max_seq_length" and, for texts, "text_column", "pair_column" and
-    "label_column" (and "label_separator", or "long_documents", "window_overlap", "window_logits");
-    for questions "doc_stride", "max_query_length", "max_answer_length", "has_unanswerable",
-    "null_threshold"."""
+    """None, or a dict with a "kind", one of `bertjax.model.heads.TASK_PARTS`. The kinds
+    sequence_classification, multi_label_classification and token_classification also have
+    "labels". Fine-tuning adds the fields that its kind of task records for prediction."""
     source: str | None = None
-    """For a model of the hub, what was downloaded: "owner/name@" and the hash of the commit."""
+    """For a model from the hub, "owner/name@" and the hash of the commit."""
 
     @property
     def kind(self) -> str:
-        """The task's kind; without a task, what the heads can do."""
+        """The task's kind; without a task, the kind that the heads determine."""
         return self.task["kind"] if self.task else kind_of_parts(self.params)
 
 
 def save_pretrained(path: epath.PathLike, model: Pretrained) -> epath.Path:
-    """Writes config.json, model.safetensors and the tokenizer's files; never leaves half of them.
+    """Writes config.json, model.safetensors and the tokenizer's files, all of them or none.
 
-    The weights are those of Hugging Face's class for the model's kind, as config.json names it:
-    heads that the kind doesn't have are not written, nor is a pooler that it doesn't read, but for
-    an encoder's.
+    The weights are those of Hugging Face's class for the model's kind: heads of other kinds are
+    not written. A pooler is written if the class reads it or is a plain encoder.
 
-    A new directory is moved into place when it is whole. Into a directory that is there already
-    the files are put one by one, config.json, without which nothing reads it, last.
+    A new directory is moved into place when it is complete. An existing directory gets the files
+    one by one, config.json last, because nothing reads the directory without it.
 
     Returns:
         The directory.
 
     Raises:
-        UserError: the kind is unknown, or the model lacks a head of it; a weight is not finite; the
-            path is or lies under a file, or can't be written; transformers can't make the
+        UserError: the kind is unknown or the model lacks one of its heads; a weight is not finite;
+            the path can't be written, is a file or lies under one; transformers can't make the
             tokenizer's ids.
     """
     path = epath.Path(path)
@@ -110,18 +106,17 @@ def save_pretrained(path: epath.PathLike, model: Pretrained) -> epath.Path:
 
 
 def from_pretrained(path: epath.PathLike) -> Pretrained:
-    """Reads what `save_pretrained` wrote, a model in Hugging Face's layout, or a TF1 checkpoint.
+    """Reads an export of bertjax, a model in Hugging Face's layout, or a TF1 checkpoint.
 
     Weights are model.safetensors, flax_model.msgpack or pytorch_model.bin (which is not unpickled),
-    or several files with an index. A DistilBERT becomes a BERT that computes the same.
+    or several files with an index. A DistilBERT becomes a BERT that computes the same outputs.
 
     Args:
-        path: a directory (of a run directory, its export/), or a model's name on the hub as
-            "owner/name" or "owner/name@revision": see `bertjax.interop.hub`.
+        path: a directory (for a run directory, its export/ is read), or a model's name on the hub,
+            "owner/name" or "owner/name@revision"; see `bertjax.interop.hub`.
 
     Raises:
-        UserError: nothing there, another kind of model, or damaged files; the sentence names the
-            tensor.
+        UserError: the path is absent, holds another kind of model, or has damaged files.
     """
     source = None
     if (name := hub.parse_name(path)) is not None:
@@ -136,7 +131,7 @@ def from_pretrained(path: epath.PathLike) -> Pretrained:
     if distilled:
         fields = distilbert.bert_fields(fields, where)
     config = BertConfig.from_dict(fields, where=where)
-    # The tensors get no name here, so that each is let go when its parameter is made.
+    # No variable holds the tensors, so each is freed as soon as its parameter is made.
     file = find_weights(path) or path / WEIGHTS
     if distilled:
         params = read_params(distilbert.bert_weights(read_weights(file), config), config)
@@ -148,10 +143,10 @@ def from_pretrained(path: epath.PathLike) -> Pretrained:
 
 
 def from_google(checkpoint: google.GoogleCheckpoint) -> Pretrained:
-    """The model of a TF1 checkpoint, with the vocabulary beside it.
+    """Returns the model of a TF1 checkpoint, with the vocabulary beside it.
 
     Raises:
-        UserError: there is no vocabulary, or it has more pieces than the model.
+        UserError: the vocabulary is absent or larger than the model's.
     """
     tokenizer = _tokenizer_of(checkpoint.config, checkpoint.prefix.parent)
     task = _read_task({}, checkpoint.params, where=str(checkpoint.prefix))
@@ -159,24 +154,22 @@ def from_google(checkpoint: google.GoogleCheckpoint) -> Pretrained:
 
 
 def find_export(path: epath.PathLike) -> epath.Path:
-    """The directory with the weights: `path` itself, or else its export/, as of a run directory.
+    """Returns the directory with the weights: `path` itself, or the export/ of a run directory.
 
     Raises:
-        UserError: nothing there that holds a model.
+        UserError: neither holds a model.
     """
     path = epath.Path(path)
     if not path.exists():
         raise UserError(
             f"{path}: no such directory; give a run directory, an export, a model in Hugging "
-            "Face's layout, or a name on the hub (owner/name, where no directory is called owner)."
+            "Face's layout, or a name on the hub (owner/name, if no directory is named owner)."
         )
     for directory in (path, path / "export"):
         if (directory / CONFIG).is_file() and find_weights(directory):
             return directory
     if (path / "checkpoints").exists():
-        raise UserError(
-            f"{path}: this run has no export/ yet; let `bertjax pretrain` or `finetune` finish it."
-        )
+        raise UserError(f"{path}: this run has no export/ yet; continue the run to its end.")
     raise UserError(
         f"{path}: holds no {CONFIG} with {WEIGHTS}; give a run directory, an export or a model in "
         "Hugging Face's layout."
@@ -187,14 +180,14 @@ def _tokenizer_of(config: BertConfig, directory: epath.Path) -> Tokenizer:
     tokenizer = load_tokenizer(directory)
     if tokenizer.vocab_size > config.vocab_size:
         raise UserError(
-            f"{directory}: the tokenizer has {tokenizer.vocab_size} pieces and the model only "
+            f"{directory}: the tokenizer has {tokenizer.vocab_size} tokens and the model only "
             f"{config.vocab_size}; put the tokenizer that the model was trained with beside it."
         )
     return tokenizer
 
 
 def _params_of_kind(path: epath.Path, model: Pretrained) -> dict[str, Any]:
-    """The parts of a model that its class at Hugging Face has: transformers knows no others."""
+    """Returns the subtrees that Hugging Face's class has: transformers reads no others."""
     kind = model.kind
     if kind not in TASK_PARTS:
         raise UserError(f"{path}: not written, because {_unknown_task(kind)}.")
@@ -204,7 +197,7 @@ def _params_of_kind(path: epath.Path, model: Pretrained) -> dict[str, Any]:
     if missing := [part for part in parts if part not in model.params]:
         raise UserError(
             f"{path}: not written, because the task {kind!r} needs the part {missing[0]}, which "
-            "the model doesn't have; give it, or name another task."
+            "the model doesn't have; add it, or name another task."
         )
     return {part: model.params[part] for part in parts}
 
@@ -233,7 +226,7 @@ def _config_json(model: Pretrained) -> dict[str, Any]:
 
 
 def _put_in_place(temporary: epath.Path, path: epath.Path) -> None:
-    # In an object store renaming a directory is copying its files one by one, in any order.
+    # An object store renames a directory by copying its files one by one, in any order.
     if not path.exists() and "://" not in str(path):
         temporary.rename(path)
         return
@@ -257,8 +250,8 @@ def _read_config(path: epath.Path) -> dict[str, Any]:
     for name in ("is_decoder", "add_cross_attention"):
         if fields.get(name):
             raise UserError(
-                f"{path}: {name} is {fields[name]!r}; only encoders, which see the whole text, can "
-                "be read."
+                f"{path}: {name} is {fields[name]!r}; only encoders, which attend to the whole "
+                "text, can be read."
             )
     return fields
 
@@ -268,13 +261,13 @@ def _outputs(params: Mapping[str, Any]) -> int:
 
 
 def _read_task(fields: dict[str, Any], params: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The task by bertjax's own entry, or by what Hugging Face's say."""
+    """Returns the task from bertjax's own entry, or else from Hugging Face's entries."""
     task = _own_task(fields, where) or {"kind": _read_kind(fields, params, where)}
     kind = task["kind"]
     if missing := [part for part in TASK_PARTS[kind] if part not in params]:
         raise UserError(
-            f"{where}: the task {kind!r} needs the part {missing[0]}, which the weights don't "
-            "hold; export or download the model again."
+            f"{where}: the task {kind!r} needs the part {missing[0]}, which the weights lack; "
+            "export or download the model again."
         )
     if kind in ("regression", "multiple_choice") and _outputs(params) != 1:
         raise UserError(
@@ -287,8 +280,10 @@ def _read_task(fields: dict[str, Any], params: Mapping[str, Any], where: str) ->
 
 
 def _own_task(fields: dict[str, Any], where: str) -> dict[str, Any] | None:
-    """bertjax's own entry; None where it is absent, or says what the rest of config.json doesn't:
-    transformers keeps it when it trains the model for something else."""
+    """Returns bertjax's own entry; None if it is absent or contradicts the rest of config.json.
+
+    transformers keeps the entry when it trains the model for another task.
+    """
     task = fields.get(_TASK)
     if not isinstance(task, dict):
         return None
@@ -302,8 +297,10 @@ def _own_task(fields: dict[str, Any], where: str) -> dict[str, Any] | None:
 
 
 def _read_kind(fields: dict[str, Any], params: Mapping[str, Any], where: str) -> str:
-    """What a model of Hugging Face's does: by its heads, and by architectures where three of
-    their classes call it `classifier`."""
+    """Returns the kind of a model by its heads.
+
+    `architectures` decides between the three classes that name their head `classifier`.
+    """
     named = fields.get("architectures") or []
     if "classifier" not in params or not named:
         kind = kind_of_parts(params)
@@ -312,8 +309,8 @@ def _read_kind(fields: dict[str, Any], params: Mapping[str, Any], where: str) ->
         known = [name for name in _CLASSIFIERS if name in names]
         if not known:
             raise UserError(
-                f"{where}: architectures says {named}, whose classifier does something else; only "
-                f"that of a {', '.join(_CLASSIFIERS)} can be read."
+                f"{where}: architectures is {named}, whose classifier can't be read; only "
+                f"{', '.join(_CLASSIFIERS)} can."
             )
         kind = _CLASSIFIERS[known[0]]
     if kind not in ("sequence_classification", "regression"):
@@ -334,11 +331,11 @@ def _read_labels(
         names = [f"LABEL_{index}" for index in range(outputs)]
     if not isinstance(names, list) or len(names) != outputs:
         raise UserError(
-            f"{where}: its labels don't match the classifier's {outputs} outputs; put the "
+            f"{where}: the labels don't match the classifier's {outputs} outputs; put the "
             "config.json that belongs to these weights beside them."
         )
     if wrong := [name for name in names if not isinstance(name, str | int)]:
-        raise UserError(f"{where}: id2label names a label {wrong[0]!r}; write words or numbers.")
+        raise UserError(f"{where}: id2label has a label {wrong[0]!r}; use words or numbers.")
     return [str(name) for name in names]
 
 

@@ -1,9 +1,9 @@
-"""TensorFlow's tensor bundles, the files of `tf.train.Saver`, read in NumPy without TensorFlow.
+"""Reads TensorFlow's tensor bundles, the files of `tf.train.Saver`, without TensorFlow.
 
-PREFIX.index is a table of sorted keys (LevelDB's format, doc/table_format.md there) from names to
-protocol buffers that say where in PREFIX.data-00000-of-00001 the tensor's bytes lie; the format is
-that of tensorflow/core/protobuf/tensor_bundle.proto. Every block and every tensor carries a CRC32C,
-which is checked. The tensors are read one by one, when they are asked for.
+PREFIX.index is a table with sorted keys (LevelDB's doc/table_format.md). It maps names to protocol
+buffers (tensorflow/core/protobuf/tensor_bundle.proto) that locate a tensor's bytes in the files
+PREFIX.data-?????-of-?????. Every block and every tensor has a CRC32C, which is checked. Tensors are
+read one by one, on demand.
 """
 
 import math
@@ -24,11 +24,11 @@ INDEX = ".index"
 
 _MAGIC = bytes.fromhex("57fb808b247547db")  # 0xdb4775248b80fb57, little-endian
 _FOOTER = 48
-_TRAILER = 5  # of a block: a byte of compression, four of CRC
-_LARGEST_INDEX = 1 << 26  # that of BERT-large with its moments takes 100 kB
-# A key may repeat all of the one before it in one byte, so that the file's size bounds nothing.
-_LONGEST_KEY, _LARGEST_KEYS = 1 << 12, 1 << 24
-_MOST_AXES = 32
+_TRAILER = 5  # the end of a block: a byte of compression, four of CRC
+_MAX_INDEX = 1 << 26  # BERT-large with its moments takes 100 kB
+# One byte can repeat all of the previous key, so the size of the file does not bound the keys.
+_MAX_KEY, _MAX_KEYS = 1 << 12, 1 << 24
+_MAX_AXES = 32
 _UNCOMPRESSED, _SNAPPY = 0, 1
 
 # tensorflow/core/framework/types.proto
@@ -45,34 +45,35 @@ _OTHER_DTYPES = {4: "uint8", 6: "int8", 7: "string", 8: "complex64", 17: "uint16
 
 
 class Entry(NamedTuple):
-    """Where a tensor is, and what it is."""
+    """Type and location of a tensor."""
 
     dtype: int
-    """By TensorFlow's number."""
+    """TensorFlow's number of the type."""
     shape: tuple[int, ...]
     shard: int
-    """Which data file."""
+    """Number of the data file."""
     offset: int
-    """Of its first byte there."""
+    """Offset of the first byte in the data file."""
     size: int
-    """Bytes."""
+    """Number of bytes."""
     crc32c: int
-    """Masked, of those bytes."""
+    """Masked CRC32C of the bytes."""
     sliced: bool
-    """Kept in several pieces, as partitioned variables are."""
+    """Whether the tensor is a partitioned variable, stored in slices."""
 
 
 class TensorBundle:
-    """A checkpoint whose index has been read and whose tensors are read when asked for."""
+    """A checkpoint whose tensors are read on demand."""
 
     def __init__(self, prefix: epath.PathLike) -> None:
-        """Reads the index and looks whether all data files are there, in their whole length.
+        """Reads the index and checks that all data files are complete.
 
         Args:
             prefix: the path without .index, local or remote.
 
         Raises:
-            UserError: no index, no or truncated data, a damaged index, or a big-endian machine's.
+            UserError: the index is absent, is damaged or was written by a big-endian machine; a
+                data file is absent or truncated.
         """
         self.prefix = epath.Path(prefix)
         self._index = self._beside(INDEX)
@@ -99,22 +100,22 @@ class TensorBundle:
 
     @property
     def names(self) -> list[str]:
-        """Of all tensors, sorted."""
+        """Names of all tensors, sorted."""
         return sorted(self._entries)
 
     def __contains__(self, name: str) -> bool:
         return name in self._entries
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """A tensor's shape, by the index."""
+        """Returns the shape of a tensor."""
         return self._entries[name].shape
 
     def read(self, name: str) -> np.ndarray:
-        """One tensor, read-only, its CRC32C checked.
+        """Reads a tensor as a read-only array and checks its CRC32C.
 
         Raises:
-            UserError: its bytes are not those that were saved, or it is of a kind that can't be
-                read: strings, or a partitioned variable.
+            UserError: its bytes are damaged, its type is unsupported (such as strings), or it is a
+                partitioned variable.
         """
         entry = self._entries[name]
         dtype = _DTYPES.get(entry.dtype)
@@ -127,8 +128,8 @@ class TensorBundle:
             )
         if entry.sliced:
             raise UserError(
-                f"{self._index}: the tensor {name} is a partitioned variable, kept in slices, "
-                "which can't be read; save it whole, without a partitioner."
+                f"{self._index}: the tensor {name} is a partitioned variable, which can't be "
+                "read; save it without a partitioner."
             )
         if entry.size != math.prod(entry.shape) * dtype.itemsize:
             raise UserError(
@@ -162,8 +163,8 @@ class TensorBundle:
             path = self._shard(number)
             if not path.is_file():
                 raise UserError(
-                    f"{path}: no such file; {self._index.name} says that there are {self._shards} "
-                    "data files: put this one beside it."
+                    f"{path}: no such file; {self._index.name} names {self._shards} data files: "
+                    "put this one beside it."
                 )
             end, name = ends.get(number, (0, ""))
             length = path.stat().length
@@ -175,35 +176,35 @@ class TensorBundle:
 
 
 def _read_small(path: epath.Path) -> bytes:
-    if path.stat().length > _LARGEST_INDEX:
-        raise Malformed(f"longer than the {_LARGEST_INDEX >> 20} MiB an index may have")
+    if path.stat().length > _MAX_INDEX:
+        raise Malformed(f"larger than {_MAX_INDEX >> 20} MiB, the maximum of an index")
     return path.read_bytes()
 
 
 def _read_index(data: bytes) -> tuple[Fields, dict[str, Entry]]:
-    """The header, a BundleHeaderProto, and the entry of every tensor."""
+    """Returns the header, a BundleHeaderProto, and the entry of every tensor."""
     if data[-len(_MAGIC) :] != _MAGIC or len(data) < _FOOTER:
-        raise Malformed("its end is not that of an index")
+        raise Malformed("it does not end as an index does")
     footer = data[-_FOOTER:]
     metadata, at = _handle(footer, 0)
     blocks, at = _handle(footer, at)
     if list(_block(data, *metadata)) or any(footer[at : -len(_MAGIC)]):
-        raise Malformed("its end is not that of an index")
+        raise Malformed("it does not end as an index does")
     header: Fields | None = None
     entries: dict[str, Entry] = {}
     end = total = 0
     for _, value in _block(data, *blocks):
         (offset, size), _ = _handle(value, 0)
-        if offset < end:  # or a small file could name one block any number of times
+        if offset < end:  # a small file could otherwise name one block any number of times
             raise Malformed(f"the block at byte {offset:,} is out of order")
         end = offset + size + _TRAILER
         for key, message in _block(data, offset, size):
             total += len(key)
-            if total > _LARGEST_KEYS:
-                raise Malformed(f"its names have more than {_LARGEST_KEYS >> 20} MiB")
+            if total > _MAX_KEYS:
+                raise Malformed(f"its names take more than {_MAX_KEYS >> 20} MiB")
             if not key:
                 header = protobuf.fields(message)
-            elif key[0]:  # a key that begins with a zero byte is a slice's
+            elif key[0]:  # a zero byte begins the key of a slice
                 entries[_text(key)] = _entry(protobuf.fields(message))
     if header is None:
         raise Malformed("it has no header")
@@ -214,7 +215,8 @@ def _read_index(data: bytes) -> tuple[Fields, dict[str, Entry]]:
 
 
 def _block(data: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]:
-    """The keys and values of one block; each key repeats the beginning of the one before."""
+    """Yields the keys and values of a block; keys are stored without the prefix that they share
+    with the previous key."""
     end = offset + size
     if end + _TRAILER > len(data):
         raise Malformed("cut off")
@@ -224,7 +226,7 @@ def _block(data: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]
     compression, block = data[end], data[offset:end]
     if compression != _UNCOMPRESSED:
         how = "snappy" if compression == _SNAPPY else f"number {compression}"
-        raise Malformed(f"the block at byte {offset:,} is compressed by {how}, as no index is")
+        raise Malformed(f"the block at byte {offset:,} is compressed by {how}")
     if size < 4:
         raise Malformed(f"the block at byte {offset:,} is too short")
     (restarts,) = struct.unpack_from("<I", block, size - 4)
@@ -236,7 +238,7 @@ def _block(data: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]
         length, at = protobuf.varint(block, at)
         if shared > len(key) or at + added + length > last:
             raise Malformed(f"the block at byte {offset:,} has a key that is out of range")
-        if shared + added > _LONGEST_KEY:
+        if shared + added > _MAX_KEY:
             raise Malformed(f"the block at byte {offset:,} has a key of {shared + added:,} bytes")
         key = key[:shared] + block[at : at + added]
         at += added + length
@@ -244,21 +246,21 @@ def _block(data: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]
 
 
 def _handle(data: bytes, at: int) -> tuple[tuple[int, int], int]:
-    """(offset, size) of a block, and where the reading ended."""
+    """Reads (offset, size) of a block; returns them and the position behind them."""
     offset, at = protobuf.varint(data, at)
     size, at = protobuf.varint(data, at)
     return (offset, size), at
 
 
 def _entry(fields: Fields) -> Entry:
-    """A BundleEntryProto."""
+    """Reads a BundleEntryProto."""
     shapes = [protobuf.fields(each) for each in protobuf.messages(fields, 2)]
     dims = [protobuf.fields(dim) for each in shapes for dim in protobuf.messages(each, 2)]
     shape = tuple(protobuf.number(dim, 1) for dim in dims)
     if any(size >= 1 << 63 for size in shape):
         raise Malformed("a shape is negative")
-    if len(shape) > _MOST_AXES or math.prod(size for size in shape if size) >= 1 << 60:
-        raise Malformed("a shape is larger than any array's")
+    if len(shape) > _MAX_AXES or math.prod(size for size in shape if size) >= 1 << 60:
+        raise Malformed("a shape is too large for an array")
     return Entry(
         dtype=protobuf.number(fields, 1),
         shape=shape,

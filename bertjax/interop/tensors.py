@@ -1,4 +1,4 @@
-"""A BERT's parameters by Hugging Face's tensor names, both ways."""
+"""Converts parameters to tensors with Hugging Face's names, and back."""
 
 import dataclasses
 import json
@@ -20,7 +20,7 @@ from bertjax.model.bert import init_params
 from bertjax.model.heads import OPTIONAL_PARTS
 from bertjax.train.tree import named
 
-# Our modules and theirs, tried in this order; `transformers/models/bert/modeling_bert.py`.
+# (our module, Hugging Face's), tried in order; see `transformers/models/bert/modeling_bert.py`.
 _MODULES = (
     (r"embeddings/(word|position|token_type)_embeddings", r"bert.embeddings.\1_embeddings"),
     (r"embeddings/layer_norm", r"bert.embeddings.LayerNorm"),
@@ -53,17 +53,17 @@ _DECODER_BIAS = "cls.predictions.decoder.bias"
 
 
 def tensor_name(path: str) -> tuple[str, bool]:
-    """Hugging Face's name of a parameter, and whether its matrix is transposed there.
+    """Returns Hugging Face's name of a parameter, and whether its matrix is transposed there.
 
     Args:
-        path: as in `encoder/layer_0/attention/query/kernel`.
+        path: a path such as `encoder/layer_0/attention/query/kernel`.
     """
     module, leaf = path.rsplit("/", 1)
     return f"{module_name(module)}.{_LEAVES[leaf]}", leaf == "kernel"
 
 
 def module_name(module: str) -> str:
-    """Hugging Face's name of a module, such as `encoder/layer_0/attention/query`."""
+    """Returns Hugging Face's name of a module, such as `encoder/layer_0/attention/query`."""
     for ours, theirs in _MODULES:
         if re.fullmatch(ours, module):
             return re.sub(ours, theirs, module)
@@ -71,7 +71,7 @@ def module_name(module: str) -> str:
 
 
 def to_tensors(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The parameters by Hugging Face's names, float32; the tied decoder is not repeated."""
+    """Returns the parameters under Hugging Face's names, float32, without the tied decoder."""
     tensors = {}
     for path, value in named(params).items():
         name, transposed = tensor_name(path)
@@ -81,7 +81,7 @@ def to_tensors(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 def weights_hash(params: Mapping[str, Any]) -> str:
-    """SHA-256 of the parameters, whatever file or checkpoint they came from."""
+    """Returns the SHA-256 of the parameters, which does not depend on their file format."""
     return payload_hash(to_tensors(params))
 
 
@@ -89,9 +89,9 @@ def write_params(path: epath.Path, params: Mapping[str, Any], *, prefix: bool = 
     """Writes a safetensors file, with a hash of the weights in its metadata.
 
     Args:
-        path: of the file.
-        params: what to write.
-        prefix: False for names of the encoder without their `bert.`, as a BertModel has them.
+        path: the file.
+        params: the parameters.
+        prefix: whether names of the encoder begin with `bert.`; those of a BertModel do not.
 
     Raises:
         UserError: a weight is not finite, or the file can't be written.
@@ -103,8 +103,8 @@ def write_params(path: epath.Path, params: Mapping[str, Any], *, prefix: bool = 
     names = {name: name if prefix else name.removeprefix(_PREFIX) for name in tensors}
     data = safetensors.numpy.save({names[name]: array for name, array in tensors.items()})
     header = safetensors_header(data)
-    # The library writes metadata in another order from run to run; the same weights should give
-    # the same bytes. Offsets count from the header's end, so it may be replaced.
+    # The library's order of metadata varies between runs, but equal weights should give equal
+    # bytes. Offsets count from the end of the header, so the header can be replaced.
     header["__metadata__"] = {"format": "pt", PAYLOAD_HASH: payload_hash(tensors)}
     head = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
     head += b" " * (-len(head) % 8)
@@ -114,16 +114,16 @@ def write_params(path: epath.Path, params: Mapping[str, Any], *, prefix: bool = 
 
 
 def read_params(weights: Weights, config: BertConfig) -> dict:
-    """The parameters among a file's tensors; heads that it doesn't hold are left out.
+    """Returns the parameters in a file's tensors, without the heads that the file lacks.
 
     Args:
-        weights: what `read_weights` gave. With no other reference to it, each of its arrays is
-            let go when its parameter is made.
+        weights: a result of `read_weights`. If the caller keeps no reference, each array is freed
+            as soon as its parameter is made.
         config: the shape.
 
     Raises:
-        UserError: a tensor is missing, damaged, of another shape than the configuration says,
-            unknown to it, or there in two versions; the sentence names it.
+        UserError: a tensor is missing, is damaged, has the wrong shape, is unknown, or occurs in
+            two different versions.
     """
     weights = _canonical_weights(weights)
     tensors = weights.tensors
@@ -143,8 +143,8 @@ def read_params(weights: Weights, config: BertConfig) -> dict:
 
 
 def expected_shapes(config: BertConfig, num_labels: int) -> dict[str, Any]:
-    """Shapes of all parameters that a file may hold; nothing is computed or allocated."""
-    # One layer is traced, which takes a tenth of the time of twelve; all have the same shapes.
+    """Returns the shapes of all parameters that a file may hold, without allocating any."""
+    # Tracing one layer takes a tenth of the time of twelve, and all layers have equal shapes.
     one = dataclasses.replace(config, num_hidden_layers=1)
     heads = ("mlm", "nsp", "classifier", "qa_outputs")
     shapes = jax.eval_shape(
@@ -156,7 +156,7 @@ def expected_shapes(config: BertConfig, num_labels: int) -> dict[str, Any]:
 
 
 def _tensor(weights: Weights, name: str, transposed: bool, shape: tuple[int, ...]) -> jax.Array:
-    """Takes a tensor out of `weights`, as a parameter of that shape."""
+    """Removes a tensor from `weights` and returns it as a parameter of that shape."""
     expected = list(shape[::-1] if transposed else shape)
     path = weights.where(name)
     if name not in weights.tensors:
@@ -166,26 +166,27 @@ def _tensor(weights: Weights, name: str, transposed: bool, shape: tuple[int, ...
     array = weights.tensors.pop(name)
     if list(array.shape) != expected:
         raise UserError(
-            f"{path}: the tensor {name} has the shape {list(array.shape)}, but by config.json it "
-            f"should be {expected}; put the config.json that belongs to these weights beside them."
+            f"{path}: the tensor {name} has the shape {list(array.shape)}, but config.json implies "
+            f"{expected}; put the config.json that belongs to these weights beside them."
         )
     array = array.astype(np.float32)
     if not np.isfinite(array).all():
         raise UserError(
-            f"{path}: the tensor {name} {expected} holds values that are not finite; export or "
+            f"{path}: the tensor {name} {expected} has values that are not finite; export or "
             "download the model again."
         )
     return jnp.asarray(array.T if transposed else array)
 
 
 def _check_names(weights: Weights, shapes: dict) -> None:
-    """Refuses tensors of the encoder that its configuration doesn't know: it is another model."""
+    """Refuses encoder tensors that the configuration doesn't imply: the model is another one."""
     known = {tensor_name(name)[0] for name in named(shapes)}
     for name in weights.tensors:
         if name.startswith(_ENCODER) and name not in known:
             raise UserError(
-                f"{weights.where(name)}: the tensor {name} is no part of the BERT that config.json "
-                "describes; put the config.json that belongs to these weights beside them."
+                f"{weights.where(name)}: the tensor {name} is not part of the BERT that "
+                "config.json describes; put the config.json that belongs to these weights beside "
+                "them."
             )
 
 
@@ -200,13 +201,13 @@ def _check_decoder(weights: Weights) -> None:
 
 
 def _canonical_weights(weights: Weights) -> Weights:
-    """Tensors by canonical name: with the `bert.` prefix, LayerNorm.weight and .bias."""
+    """Renames tensors to have the prefix `bert.`, LayerNorm.weight and LayerNorm.bias."""
     names = [(_canonical(name), name) for name in weights.tensors]
     names = [(ours, theirs) for ours, theirs in names if ours not in _IGNORED]
     for _, name in names:
         dtype = weights.tensors[name].dtype
         if not jnp.issubdtype(dtype, jnp.floating):
-            kind = f"{dtype.kind}{8 * dtype.itemsize}".upper()  # as safetensors calls it
+            kind = f"{dtype.kind}{8 * dtype.itemsize}".upper()  # safetensors' name
             raise UserError(
                 f"{weights.where(name)}: the tensor {name} is of type {kind}; only floating-point "
                 "weights can be read."

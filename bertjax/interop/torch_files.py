@@ -1,7 +1,7 @@
-"""PyTorch's files of weights (pytorch_model.bin), read without unpickling them.
+"""Reads PyTorch's weight files (pytorch_model.bin) without unpickling them.
 
-`torch.save` pickles a state dict and puts the numbers beside it; `torch_pickle` says what becomes
-of the pickle. Layouts: `torch/serialization.py` (`_save`, `_legacy_save`).
+`torch.save` pickles a state dict and stores the numbers beside the pickle, which `torch_pickle`
+interprets. Source of the layouts: `torch/serialization.py` (`_save`, `_legacy_save`).
 """
 
 import io
@@ -21,14 +21,14 @@ _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
 
 def read_torch(data: bytes, path: epath.Path) -> dict[str, np.ndarray]:
-    """The tensors of a state dict that `torch.save` wrote, in its zip format or the older one.
+    """Reads the tensors of a state dict that `torch.save` wrote, in its zip or its older format.
 
     Args:
-        data: the whole file; the arrays are read-only views of it.
-        path: where it came from, for messages.
+        data: the whole file. The arrays are read-only views of it.
+        path: path of the file, for messages.
 
     Raises:
-        UserError: the file is damaged, or its pickle wants anything but tensors.
+        UserError: the file is damaged, or its pickle contains more than tensors.
     """
     layout = _read_zip if data.startswith(_ZIP_MAGIC) else _read_legacy
     state_dict, storages = layout(data, path)
@@ -37,20 +37,20 @@ def read_torch(data: bytes, path: epath.Path) -> dict[str, np.ndarray]:
     tensors = {}
     for name, tensor in state_dict.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
-            refuse(path, f"an entry {name!r:.100} that is no plain tensor")
+            refuse(path, f"an entry {name!r:.100} that is not a plain tensor")
         tensors[name] = _array(tensor, storages, name, path)
     return tensors
 
 
 def _read_zip(data: bytes, path: epath.Path) -> tuple[Any, dict[str, memoryview]]:
-    """Since torch 1.6: an archive of data.pkl and one entry a storage, none of them compressed."""
+    """Reads the format since torch 1.6: an uncompressed archive of data.pkl and the storages."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             entries = {info.filename: info for info in archive.infolist()}
     except (zipfile.BadZipFile, struct.error, NotImplementedError, ValueError, OSError) as error:
         damaged(path, str(error))
     if sum(info.file_size for info in entries.values()) > len(data):
-        damaged(path, "its entries overlap or are compressed, which torch never does")
+        damaged(path, "its entries overlap or are compressed")
     programs = [name for name in entries if name.split("/")[-1] == "data.pkl"]
     if len(programs) != 1:
         damaged(path, f"{len(programs)} entries are named data.pkl")
@@ -69,7 +69,7 @@ def _read_zip(data: bytes, path: epath.Path) -> tuple[Any, dict[str, memoryview]
 
 
 def _entry(view: memoryview, info: zipfile.ZipInfo, path: epath.Path) -> memoryview:
-    """The bytes of an uncompressed entry, where they lie; its CRC-32 is checked."""
+    """Returns a view of the bytes of an uncompressed entry, whose CRC-32 is checked."""
     if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
         damaged(path, f"{info.filename} is compressed or encrypted")
     head = view[info.header_offset : info.header_offset + 30]
@@ -86,14 +86,15 @@ def _entry(view: memoryview, info: zipfile.ZipInfo, path: epath.Path) -> memoryv
 
 
 def _read_legacy(data: bytes, path: epath.Path) -> tuple[Any, dict[str, memoryview]]:
-    """Before torch 1.6: five pickles (magic, version, system, state dict, keys), then storages."""
+    """Reads the format before torch 1.6: five pickles (magic number, version, system, state dict,
+    keys of the storages), then the storages."""
     view, results, at = memoryview(data), [], 0
     storages: dict[str, Storage] = {}
     for _ in range(5):
         machine = Machine(view[at:], path)
         results.append(machine.run())
         if results[0] != _LEGACY_MAGIC:
-            damaged(path, "it doesn't begin as a file of PyTorch's does")
+            damaged(path, "it doesn't begin like a file of PyTorch")
         storages |= machine.storages
         at += machine.position
     system, state_dict, keys = results[2:]
@@ -103,12 +104,12 @@ def _read_legacy(data: bytes, path: epath.Path) -> tuple[Any, dict[str, memoryvi
     for key in keys if isinstance(keys, list) else ():
         storage = storages.get(key) if isinstance(key, str) else None
         if storage is None:
-            damaged(path, "it lists a storage that no tensor has")
+            damaged(path, "it lists a storage that no tensor uses")
         end = at + 8 + storage.size * storage.dtype.itemsize
         if end > len(view):
             damaged(path, f"cut off at byte {len(view):,}: the storage {key:.50} ends at {end:,}")
         if int.from_bytes(view[at : at + 8], "little") != storage.size:
-            damaged(path, f"the storage {key:.50} is not of the size that its tensors say")
+            damaged(path, f"the storage {key:.50} does not have the size that its tensors state")
         contents[key] = view[at + 8 : end]
         at = end
     return state_dict, contents
@@ -126,7 +127,7 @@ def _array(
     if not math.prod(tensor.shape):
         return np.zeros(tensor.shape, storage.dtype)
     flat = np.frombuffer(content, storage.dtype)
-    # In bounds: `_rebuilt` saw to it.
+    # `torch_pickle` has checked that the view is within bounds.
     strides = [stride * storage.dtype.itemsize for stride in tensor.strides]
     return np.lib.stride_tricks.as_strided(
         flat[tensor.offset :], tensor.shape, strides, writeable=False

@@ -1,9 +1,9 @@
-"""The pickles inside PyTorch's files, interpreted without unpickling anything.
+"""Interprets the pickles in PyTorch's files without unpickling them.
 
-A pickle is a program for a stack machine, which may import and call anything. Here the opcodes that
-torch writes for a state dict are interpreted one by one: a call only notes what a tensor looks
-like, and every other opcode or name is refused. So a program can describe tensors and nothing else.
-Opcodes: `Lib/pickletools.py` of CPython; what torch writes: `torch/_tensor.py` (`__reduce_ex__`).
+A pickle is a program for a stack machine that can import and call anything. This module interprets
+only the opcodes that torch writes for a state dict. A call records the layout of a tensor; every
+other opcode or name is refused. A program can therefore describe tensors and do nothing else.
+Sources: `Lib/pickletools.py` of CPython; `torch/_tensor.py` (`__reduce_ex__`).
 """
 
 import math
@@ -28,21 +28,21 @@ _STORAGES: dict[str, Any] = {
     "torch.ByteStorage": np.uint8,
     "torch.BoolStorage": np.bool_,
 }
-# An opcode is a byte or more and makes at most an empty dict of 64 bytes. The largest BERT's state
-# dict is a program of 0.1 MiB.
-_LARGEST_PROGRAM = 1 << 20
-_MOST_AXES = 32
-_LARGEST_EMPTY = 1 << 40  # product of the other axes of a tensor of no elements
+# The state dict of the largest BERT is a program of 0.1 MiB. An opcode of one byte allocates at
+# most an empty dict of 64 bytes.
+_MAX_PROGRAM = 1 << 20
+_MAX_AXES = 32
+_MAX_EMPTY = 1 << 40  # product of the nonzero axes of a tensor without elements
 
 
 class _Name(NamedTuple):
-    """What a pickle would import."""
+    """A name that a pickle would import."""
 
     name: str
 
 
 class Storage(NamedTuple):
-    """Numbers beside the pickle."""
+    """A buffer of numbers beside the pickle."""
 
     key: str
     dtype: np.dtype
@@ -50,7 +50,7 @@ class Storage(NamedTuple):
 
 
 class Tensor(NamedTuple):
-    """A view of a storage, all of it inside; offset and strides count elements."""
+    """A view within the bounds of a storage; offset and strides count elements."""
 
     storage: Storage
     offset: int
@@ -59,40 +59,40 @@ class Tensor(NamedTuple):
 
 
 def damaged(path: epath.Path, reason: str) -> NoReturn:
-    """Raises UserError: the file is not whole, or not as torch writes it."""
+    """Raises UserError for a file that is incomplete or that torch did not write so."""
     raise UserError(f"{path}: damaged ({reason}); export or download the model again.") from None
 
 
 def refuse(path: epath.Path, what: str) -> NoReturn:
-    """Raises UserError: the pickle wants what no file of plain tensors needs."""
+    """Raises UserError for a pickle that contains more than plain tensors."""
     raise UserError(
-        f"{path}: this pickle wants {what}, and only plain tensors are read from one; if you trust "
-        "it, convert it to model.safetensors where PyTorch is (from_pretrained, then "
+        f"{path}: this pickle contains {what}, but only plain tensors are read from pickles; if "
+        "you trust it, convert it to model.safetensors with PyTorch (from_pretrained, then "
         "save_pretrained of transformers)."
     )
 
 
 class Machine:
-    """Runs one pickle, up to its end, on a stack of plain values, names, storages and tensors.
+    """Runs one pickle on a stack of plain values, names, storages and tensors.
 
-    Values are never hashed, compared, shown or walked through as a whole: a few bytes can nest them
-    deeper than time or memory lasts.
+    Values are never hashed, compared, printed or traversed as a whole, because a few bytes can nest
+    them without limit.
     """
 
     def __init__(self, program: memoryview, path: epath.Path) -> None:
         self.position = 0
         self.storages: dict[str, Storage] = {}
-        self._program = program[: _LARGEST_PROGRAM + 1]
+        self._program = program[: _MAX_PROGRAM + 1]
         self._path = path
         self._stack: list[Any] = []
-        self._below: list[list[Any]] = []  # the stacks under each mark
+        self._below: list[list[Any]] = []  # the stacks below each mark
         self._memo: dict[int, Any] = {}
 
     def run(self) -> Any:
-        """The value that the pickle makes; `position` is then at its end.
+        """Returns the pickle's value and moves `position` to the pickle's end.
 
         Raises:
-            UserError: an opcode, a name or an argument is none that plain tensors need.
+            UserError: plain tensors don't need an opcode, a name or an argument of the pickle.
         """
         while (opcode := self._take(1)) != b".":
             operation = _OPERATIONS.get(opcode)
@@ -102,10 +102,10 @@ class Machine:
         return self._pop()
 
     def _take(self, size: int) -> bytes:
-        """The next bytes of the program."""
+        """Returns the next bytes of the program."""
         end = self.position + size
-        if end > _LARGEST_PROGRAM:
-            refuse(self._path, f"more than {_LARGEST_PROGRAM:,} bytes beside the numbers")
+        if end > _MAX_PROGRAM:
+            refuse(self._path, f"more than {_MAX_PROGRAM:,} bytes besides the numbers")
         if end > len(self._program):
             damaged(self._path, "its pickle is cut off")
         taken = bytes(self._program[self.position : end])
@@ -135,7 +135,7 @@ class Machine:
 
     def _pop(self) -> Any:
         if not self._stack:
-            damaged(self._path, "its pickle takes what it never made")
+            damaged(self._path, "its pickle reads a value that it never stored")
         return self._stack.pop()
 
     def _pop_several(self, count: int) -> tuple[Any, ...]:
@@ -143,13 +143,13 @@ class Machine:
 
     def _pop_to_mark(self) -> list[Any]:
         if not self._below:
-            damaged(self._path, "its pickle takes what it never made")
+            damaged(self._path, "its pickle reads a value that it never stored")
         items, self._stack = self._stack, self._below.pop()
         return items
 
     def _top(self, kind: type) -> Any:
         if not self._stack or type(self._stack[-1]) is not kind:
-            damaged(self._path, f"its pickle fills a {kind.__name__} that is none")
+            damaged(self._path, f"its pickle fills a {kind.__name__} of another type")
         return self._stack[-1]
 
     def _push_number(self, size: int, signed: bool = False) -> None:
@@ -171,7 +171,7 @@ class Machine:
         self._below.append(self._stack)
         self._stack = []
 
-    def _memorise(self, size: int) -> None:
+    def _memorize(self, size: int) -> None:
         index = self._take_int(size)
         self._push(value := self._pop())
         self._memo[index] = value
@@ -179,7 +179,7 @@ class Machine:
     def _recall(self, size: int) -> None:
         index = self._take_int(size)
         if index not in self._memo:
-            damaged(self._path, "its pickle takes what it never made")
+            damaged(self._path, "its pickle reads a value that it never stored")
         self._push(self._memo[index])
 
     def _append(self, items: list[Any]) -> None:
@@ -193,9 +193,9 @@ class Machine:
 
     def _set_items(self, items: list[Any]) -> None:
         target, keys = self._top(dict), items[::2]
-        # To hash a tuple of tuples of tuples may take for ever.
+        # Hashing a nested tuple could take unbounded time.
         if len(items) % 2 or not all(type(key) in (str, int) for key in keys):
-            refuse(self._path, "a dict with keys that are no names")
+            refuse(self._path, "a dict with keys that are not names")
         target.update(zip(keys, items[1::2], strict=True))
 
     def _set_item(self) -> None:
@@ -205,7 +205,7 @@ class Machine:
         self._set_items(self._pop_to_mark())
 
     def _drop_attributes(self) -> None:
-        """An OrderedDict's attributes: torch keeps versions of modules there."""
+        """Drops an OrderedDict's attributes, where torch keeps versions of modules."""
         self._pop()
         self._top(dict)
 
@@ -216,15 +216,15 @@ class Machine:
         self._push(_Name(name))
 
     def _push_storage(self) -> None:
-        """The reference ("storage", type, key, device, size in elements, None in older files)."""
+        """Reads ("storage", type, key, device, size in elements, None in older files)."""
         reference = self._pop()
         if type(reference) is not tuple or len(reference) not in (5, 6):
-            refuse(self._path, "something beside it that is no storage")
+            refuse(self._path, "a reference that is not a storage")
         word, kind, key, _, size, *views = reference
         if word != "storage" or type(kind) is not _Name or type(key) is not str:
-            refuse(self._path, "something beside it that is no storage")
+            refuse(self._path, "a reference that is not a storage")
         if kind.name not in _STORAGES or not _is_size(size) or views not in ([], [None]):
-            refuse(self._path, "a storage of another kind")
+            refuse(self._path, "a storage of an unknown type")
         storage = Storage(key, np.dtype(_STORAGES[kind.name]), size)
         if self.storages.setdefault(key, storage) != storage:
             damaged(self._path, f"the storage {key:.50} has two types")
@@ -233,10 +233,10 @@ class Machine:
     def _call(self) -> None:
         callee, arguments = self._pop_several(2)
         if type(callee) is not _Name or callee.name not in _CALLS or type(arguments) is not tuple:
-            refuse(self._path, "to call something")
+            refuse(self._path, "a call")
         counts, function = _CALLS[callee.name]
         if len(arguments) not in counts:
-            refuse(self._path, f"{callee.name} of {len(arguments)} arguments")
+            refuse(self._path, f"{callee.name} with {len(arguments)} arguments")
         self._push(function(self._path, *arguments))
 
 
@@ -247,23 +247,23 @@ def _is_size(value: Any) -> bool:
 def _rebuilt(
     path: epath.Path, storage: Any, offset: Any, shape: Any, strides: Any, *_: Any
 ) -> Tensor:
-    """`torch._utils._rebuild_tensor_v2`; whatever it names lies inside the storage, once."""
+    """Does what `torch._utils._rebuild_tensor_v2` does, for views within the storage's bounds."""
     sizes = (offset, *shape, *strides) if type(shape) is type(strides) is tuple else (None,)
     if type(storage) is not Storage or not all(map(_is_size, sizes)):
         damaged(path, "a tensor in its pickle has no storage or no shape")
-    if len(shape) != len(strides) or len(shape) > _MOST_AXES:
-        damaged(path, "a tensor in its pickle has another number of strides than of axes")
+    if len(shape) != len(strides) or len(shape) > _MAX_AXES:
+        damaged(path, "a tensor in its pickle has more or fewer strides than axes")
     count = math.prod(shape)
     last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
     reaches = count and (count > storage.size or last >= storage.size)
-    if reaches or math.prod(max(size, 1) for size in shape) > max(storage.size, _LARGEST_EMPTY):
+    if reaches or math.prod(max(size, 1) for size in shape) > max(storage.size, _MAX_EMPTY):
         damaged(path, f"a tensor {list(shape)} in its pickle reaches beyond its storage's end")
     return Tensor(storage, offset, shape, strides)
 
 
 def _parameter(path: epath.Path, tensor: Any, *_: Any) -> Tensor:
     if type(tensor) is not Tensor:
-        damaged(path, "a parameter in its pickle is no tensor")
+        damaged(path, "a parameter in its pickle is not a tensor")
     return tensor
 
 
@@ -293,8 +293,8 @@ _OPERATIONS: dict[bytes, Callable[[Machine], None]] = {
     b"\x86": lambda machine: machine._push_tuple(2),
     b"\x87": lambda machine: machine._push_tuple(3),
     b"t": Machine._push_marked_tuple,
-    b"q": lambda machine: machine._memorise(1),
-    b"r": lambda machine: machine._memorise(4),
+    b"q": lambda machine: machine._memorize(1),
+    b"r": lambda machine: machine._memorize(4),
     b"h": lambda machine: machine._recall(1),
     b"j": lambda machine: machine._recall(4),
     b"a": Machine._append_one,

@@ -1,10 +1,9 @@
-"""Another vocabulary for weights that are trained already: words added to it, or all of it swapped.
+"""Changes the vocabulary of a trained model: adds words, or replaces the whole vocabulary.
 
-Two tensors have a row a token: the word embeddings, to which the masked-LM decoder is tied, and
-the masked-LM bias. A token that was there keeps its rows bit by bit, with their optimizer moments.
-A new one starts as the mean of the pieces that the old vocabulary makes of its text, so that its
-first logit is at every position the mean of theirs, never above the likeliest of them; nothing is
-random. Its moments start at zero, as those of a first step.
+Two tensors have one row per token: the word embeddings, to which the masked-LM decoder is tied, and
+the masked-LM bias. An old token keeps its rows bit for bit, with their optimizer moments. A new
+token starts as the mean of the pieces that the old vocabulary splits its text into. Its first logit
+is therefore the mean of theirs at every position. Its moments start at zero. Nothing is random.
 """
 
 import dataclasses
@@ -22,60 +21,61 @@ from bertjax.text.tokenizer import Tokenizer
 from bertjax.text.wordpiece import MAX_WORD_CHARACTERS, WordPieceTokenizer
 
 _UNUSED = re.compile(r"\[unused\d+\]")
-_MOST_SHOWN = 5
+_MAX_SHOWN = 5
 
 
 @dataclasses.dataclass(frozen=True)
-class Surgery:
-    """A model with another vocabulary, and what became of its rows."""
+class Resized:
+    """A model with a changed vocabulary, and the origin of its rows."""
 
     model: Pretrained
-    """What `save_pretrained` writes and training continues from."""
+    """The model, to save or to train."""
     moments: tuple[dict[str, Any], ...]
-    """The trees of moments that were given, of the new shapes."""
+    """The given trees of moments with the new shapes."""
     kept: int
-    """Rows that are an old token's, bit by bit."""
+    """Number of rows of old tokens."""
     averaged: int
-    """New rows that are the mean of old pieces."""
+    """Number of new rows that are the mean of old pieces."""
     unknown: int
-    """New rows of whose text the old vocabulary knows nothing: the mean of all its tokens."""
+    """Number of new rows without old pieces, which are the mean of all old tokens."""
     report: str
     """One sentence for the log."""
 
 
-class _Plan(NamedTuple):
+class _Rows(NamedTuple):
+    """The origin of every new row."""
+
     kept: np.ndarray
-    """int [V]: the old row that a new row is, or -1."""
+    """int [V]: the old row that becomes this row, or -1."""
     pieces: dict[int, list[int]]
-    """Of every other new row: the old rows whose mean it is; none stands for all tokens."""
+    """The old rows whose mean becomes every other row; an empty list stands for all tokens."""
 
 
 def add_words(
     model: Pretrained, words: Iterable[str], moments: Sequence[Mapping[str, Any]] = ()
-) -> Surgery:
-    """Gives words a token of their own in a WordPiece vocabulary.
+) -> Resized:
+    """Gives words tokens of their own in a WordPiece vocabulary.
 
-    They go into its unused slots ([unused0], [unused1], ... of Google's vocabularies) in order,
-    then to its end. No other id changes, so a text keeps its ids, and the model's outputs for it
-    their bits, unless one of its words begins with a new word: there the new token is now the
-    longest match (after adding "foo", "foobar" is "foo" and what follows it, or [UNK] where the
-    vocabulary has no pieces for "##bar").
+    New tokens take the unused slots ([unused0], [unused1], ... in Google's vocabularies) in order,
+    then ids at the end. No other id changes. A text keeps its ids unless one of its words begins
+    with a new word, which is then the longest match: after adding "foo", "foobar" becomes "foo" and
+    the pieces of "##bar", or [UNK] if the vocabulary has no such pieces.
 
     Args:
-        model: of any kind.
-        words: as the tokenizer sees them: lower-case for an uncased vocabulary. Words that have a
-            token already, or that come twice, are skipped, and the report says so.
-        moments: trees like params, such as Adam's mu and nu.
+        model: a model of any kind.
+        words: words in the tokenizer's spelling, e.g. lower-case for an uncased vocabulary. Words
+            that have a token, and repeated words, are skipped and counted in the report.
+        moments: trees like the parameters, such as Adam's mu and nu.
 
     Raises:
-        UserError: no words, a SentencePiece vocabulary, or a word that is empty, too long, or that
-            the tokenizer would split or spell differently.
+        UserError: there are no words; the vocabulary is SentencePiece; a word is empty or too long,
+            or the tokenizer would split or spell it differently.
     """
     old = model.tokenizer
     if not isinstance(old, WordPieceTokenizer):
         raise UserError(
-            f"Words can be added to a WordPiece vocabulary, and this model's is {old.kind}: train "
-            "a vocabulary on text that holds these words and swap it in."
+            f"Words can be added to a WordPiece vocabulary, and this model's is {old.kind}; train "
+            "a vocabulary on text with these words, and replace the model's by it."
         )
     tokens = _tokens(old)
     given = list(words)
@@ -91,37 +91,36 @@ def add_words(
     tokens += [""] * (end - len(tokens))
     for number, word in zip(numbers, new, strict=True):
         tokens[number] = word
-    # A table may have more rows than there are tokens: the spare ones are used before it grows.
-    rows = max(model.config.vocab_size, end)
-    kept = np.arange(rows)
+    # A model may have more rows than tokens. The table grows only after these rows are used.
+    kept = np.arange(max(model.config.vocab_size, end))
     kept[numbers] = -1
     pieces = dict(zip(numbers, _known_pieces(old, new), strict=True))
     report = (
         f"{len(new)} words added: {len(slots)} in unused slots, {len(new) - len(slots)} at the end "
-        f"of the vocabulary, which has {end} tokens now"
+        f"of the vocabulary, which now has {end} tokens"
     )
     if skipped := len(given) - len(new):
-        report += f"; {skipped} skipped, as they have a token already or came twice"
-    return _operate(model, old.with_tokens(tokens), moments, _Plan(kept, pieces), report + ".")
+        report += f"; {skipped} skipped, because they have a token or are repeated"
+    return _resize(model, old.with_tokens(tokens), moments, _Rows(kept, pieces), report + ".")
 
 
 def swap_vocabulary(
     model: Pretrained, tokenizer: Tokenizer, moments: Sequence[Mapping[str, Any]] = ()
-) -> Surgery:
-    """Puts another vocabulary, of either kind, in the place of a model's own.
+) -> Resized:
+    """Replaces the vocabulary of a model by another one, of either kind.
 
-    Special tokens keep the rows of their role ([CLS] those of [CLS], whatever its id). A token that
-    is in both vocabularies keeps its rows: the same entry, or, between kinds, the same text at the
-    same place of a word ("the" and "▁the", "##ing" and "ing"; WordPiece's "," is both "▁," and
-    ","). Any other is the mean of the pieces that the old vocabulary makes of its text.
+    A special token keeps the rows of the old token with its role ([CLS] keeps those of [CLS],
+    whatever its id). A token in both vocabularies keeps its rows. Between kinds, tokens are equal
+    if they have the same text at the same position in a word: "the" and "▁the", "##ing" and "ing";
+    WordPiece's "," equals both "▁," and ",". Every other token is the mean of its old pieces.
 
     Args:
-        model: of any kind.
+        model: a model of any kind.
         tokenizer: the new vocabulary.
-        moments: trees like params, such as Adam's mu and nu.
+        moments: trees like the parameters, such as Adam's mu and nu.
     """
     old = model.tokenizer
-    by_place, by_entry = _by_place(old), {}
+    by_position, by_entry = _by_position(old), {}
     if old.kind == tokenizer.kind:
         by_entry = {token: number for number, token in enumerate(_tokens(old))}
     roles = {
@@ -135,50 +134,49 @@ def swap_vocabulary(
         candidates = [roles.get(number), by_entry.get(token)]
         if surface is not None:
             texts[number] = surface.text
-            candidates.append(by_place.get((surface.text, False)) if surface.continues else None)
-            candidates.append(by_place.get((surface.text, True)) if surface.begins else None)
+            candidates.append(by_position.get((surface.text, False)) if surface.continues else None)
+            candidates.append(by_position.get((surface.text, True)) if surface.begins else None)
         kept[number] = next((old_id for old_id in candidates if old_id is not None), -1)
     new = [int(number) for number in np.flatnonzero(kept < 0)]
     pieces = _known_pieces(old, [texts.get(number, "") for number in new])
-    plan = _Plan(kept, dict(zip(new, pieces, strict=True)))
+    rows = _Rows(kept, dict(zip(new, pieces, strict=True)))
     unknown = sum(not ids for ids in pieces)
     report = (
-        f"The vocabulary of {tokenizer.vocab_size} tokens took {len(kept) - len(new)} over from "
-        f"the old one of {old.vocab_size}; {len(new) - unknown} start as the mean of old pieces, "
-        f"and {unknown}, of which it knew nothing, as the mean of all its tokens."
+        f"Of {tokenizer.vocab_size} tokens in the new vocabulary, {len(kept) - len(new)} keep "
+        f"their rows from the old one (of {old.vocab_size}), {len(new) - unknown} start as the "
+        f"mean of old pieces, and {unknown} without old pieces as the mean of all old tokens."
     )
-    return _operate(model, tokenizer, moments, plan, report)
+    return _resize(model, tokenizer, moments, rows, report)
 
 
-def _operate(
+def _resize(
     model: Pretrained,
     tokenizer: Tokenizer,
     moments: Sequence[Mapping[str, Any]],
-    plan: _Plan,
+    rows: _Rows,
     report: str,
-) -> Surgery:
+) -> Resized:
     tokens = model.tokenizer.vocab_size
-    rows = len(plan.kept)
-    unknown = sum(not ids for ids in plan.pieces.values())
-    return Surgery(
+    unknown = sum(not ids for ids in rows.pieces.values())
+    return Resized(
         model=dataclasses.replace(
             model,
-            config=dataclasses.replace(model.config, vocab_size=rows),
-            params=_with_tables(model.params, lambda table: _means(table, plan, tokens)),
+            config=dataclasses.replace(model.config, vocab_size=len(rows.kept)),
+            params=_with_tables(model.params, lambda table: _means(table, rows, tokens)),
             tokenizer=tokenizer,
         ),
         moments=tuple(
-            _with_tables(tree, lambda table: _zeros_for_new(table, plan)) for tree in moments
+            _with_tables(tree, lambda table: _zeros_for_new(table, rows)) for tree in moments
         ),
-        kept=rows - len(plan.pieces),
-        averaged=len(plan.pieces) - unknown,
+        kept=len(rows.kept) - len(rows.pieces),
+        averaged=len(rows.pieces) - unknown,
         unknown=unknown,
         report=report,
     )
 
 
 def _with_tables(tree: Mapping[str, Any], change: Callable[[np.ndarray], np.ndarray]) -> dict:
-    """The tree with its tables that have a row a token, [V, D] and [V], changed."""
+    """Returns the tree with `change` applied to the tables of one row per token, [V, D] and [V]."""
 
     def changed(table: Any) -> jax.Array:
         return jnp.asarray(change(np.asarray(table)))
@@ -192,17 +190,17 @@ def _with_tables(tree: Mapping[str, Any], change: Callable[[np.ndarray], np.ndar
     return result
 
 
-def _means(table: np.ndarray, plan: _Plan, tokens: int) -> np.ndarray:
-    result = table[np.maximum(plan.kept, 0)]
+def _means(table: np.ndarray, rows: _Rows, tokens: int) -> np.ndarray:
+    result = table[np.maximum(rows.kept, 0)]
     everything = table[:tokens].mean(0, dtype=np.float64)
-    for number, pieces in plan.pieces.items():
+    for number, pieces in rows.pieces.items():
         result[number] = table[pieces].mean(0, dtype=np.float64) if pieces else everything
     return result
 
 
-def _zeros_for_new(table: np.ndarray, plan: _Plan) -> np.ndarray:
-    result = table[np.maximum(plan.kept, 0)]
-    result[plan.kept < 0] = 0
+def _zeros_for_new(table: np.ndarray, rows: _Rows) -> np.ndarray:
+    result = table[np.maximum(rows.kept, 0)]
+    result[rows.kept < 0] = 0
     return result
 
 
@@ -210,8 +208,8 @@ def _tokens(tokenizer: Tokenizer) -> list[str]:
     return [tokenizer.token(number) for number in range(tokenizer.vocab_size)]
 
 
-def _by_place(tokenizer: Tokenizer) -> dict[tuple[str, bool], int]:
-    """{(text, whether at the beginning of a word): id} of the tokens that texts give."""
+def _by_position(tokenizer: Tokenizer) -> dict[tuple[str, bool], int]:
+    """Returns {(text, whether it begins a word): id} of the tokens that occur in texts."""
     ids: dict[tuple[str, bool], int] = {}
     for number in range(tokenizer.vocab_size):
         surface = tokenizer.surface(number)
@@ -223,7 +221,7 @@ def _by_place(tokenizer: Tokenizer) -> dict[tuple[str, bool], int]:
 
 
 def _known_pieces(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
-    """The ids of every text without [UNK], whose embedding says nothing about it."""
+    """Returns the ids of every text without [UNK]."""
     encoded = tokenizer.encode_sentences(texts)
     return [[number for number in ids.tolist() if number != tokenizer.unk_id] for ids in encoded]
 
@@ -240,14 +238,11 @@ def _check_word(tokenizer: WordPieceTokenizer, word: str) -> None:
     if words == [word]:
         return
     if not words:
-        raise UserError(f"The word {word!r} is nothing to this tokenizer: leave it out.")
+        raise UserError(f"The tokenizer drops the word {word!r}: leave it out.")
     if len(words) == 1:
-        raise UserError(
-            f"The word {word!r} is {words[0]!r} to this tokenizer, which never sees it otherwise: "
-            "write it so."
-        )
-    shown = " ".join(words[:_MOST_SHOWN]) + (" ..." if len(words) > _MOST_SHOWN else "")
+        raise UserError(f"The tokenizer changes the word {word!r} to {words[0]!r}: write that.")
+    shown = " ".join(words[:_MAX_SHOWN]) + (" ..." if len(words) > _MAX_SHOWN else "")
     raise UserError(
-        f"The word {word!r} is {len(words)} words to this tokenizer ({shown}), as it splits at "
-        "spaces, punctuation and CJK characters: add them one by one."
+        f"The tokenizer splits the word {word!r} into {len(words)} words ({shown}), at spaces, "
+        "punctuation and CJK characters: add them one by one."
     )

@@ -1,7 +1,7 @@
-"""Files of weights as they lie in a directory: which one is read, and its tensors by their names.
+"""Finds the weights in a model directory and reads their tensors by name.
 
-Whatever the file, the names are those of PyTorch's `transformers`, and so are the layouts of the
-matrices. `bertjax.interop.tensors` makes parameters of them.
+For every file format, the tensors have the names and the layouts of PyTorch's `transformers`.
+`bertjax.interop.tensors` converts them to parameters.
 """
 
 import dataclasses
@@ -23,10 +23,10 @@ from bertjax.interop.flax_files import read_flax
 from bertjax.interop.torch_files import read_torch
 
 PAYLOAD_HASH = "bertjax_sha256"
-"""Where a safetensors file's metadata keeps the hash of its weights."""
+"""Key of the hash of the weights in a safetensors file's metadata."""
 
 WEIGHTS = "model.safetensors"
-# In the order of preference: safetensors are checked best, pickles worst.
+# In order of preference: damage is detected best in safetensors, worst in pickles.
 FILES = (
     WEIGHTS,
     f"{WEIGHTS}.index.json",
@@ -34,10 +34,10 @@ FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-"""Names of the files that weights are read from; where several lie, the first of these is read."""
+"""Names of weight files; the first of these that exists is read."""
 
-# Files are read whole. BERT-large has 1.3 GB, four times as many weights still fit.
-_LARGEST = 8 << 30
+# Files are read into memory. BERT-large has 1.3 GB; models of six times that size still fit.
+_MAX_SIZE = 8 << 30
 _DTYPES: dict[str, Any] = {
     "F64": np.float64,
     "F32": np.float32,
@@ -54,32 +54,32 @@ _DTYPES: dict[str, Any] = {
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """Tensors by their names in a file, and which file each is in."""
+    """Tensors by their names in a file, and the file of each tensor."""
 
     path: epath.Path
-    """The file, or the index of several."""
+    """The file, or the index of several files."""
     tensors: dict[str, np.ndarray]
     """Arrays of any numeric type, by PyTorch's names as the file has them."""
     shards: dict[str, epath.Path] = dataclasses.field(default_factory=dict)
-    """The file of each tensor, where there are several."""
+    """The file of each tensor, if there are several files."""
 
     def where(self, name: str) -> epath.Path:
-        """The file of a tensor; the index for one that it doesn't list."""
+        """Returns the file of a tensor; for a tensor that the index does not list, the index."""
         return self.shards.get(name, self.path)
 
     def renamed(self, pairs: Iterable[tuple[str, str]]) -> "Weights":
-        """Some of the tensors by other names, given as pairs of the new name and the old one.
+        """Returns tensors under new names, given as pairs (new name, old name).
 
         Raises:
-            UserError: two tensors get one name, and differ.
+            UserError: two different tensors get the same name.
         """
         names: dict[str, str] = {}
         for new, old in pairs:
             if (other := names.setdefault(new, old)) != old and not self._equal(other, old):
-                first, second = sorted((other, old))  # safetensors gives them in any order
+                first, second = sorted((other, old))  # safetensors has no fixed order
                 raise UserError(
-                    f"{self.where(old)}: the tensors {first} and {second} mean the same and "
-                    "differ; export or download the model again."
+                    f"{self.where(old)}: the tensors {first} and {second} stand for the same "
+                    "parameter and differ; export or download the model again."
                 )
         return Weights(
             self.path,
@@ -93,21 +93,21 @@ class Weights:
 
 
 def find_weights(directory: epath.Path) -> epath.Path | None:
-    """The file of weights that is read in a directory, by `FILES`; None if there is none."""
+    """Returns the weight file of a directory, the first of `FILES`; None if there is none."""
     paths = (directory / name for name in FILES)
     return next((path for path in paths if path.is_file()), None)
 
 
 def read_weights(path: epath.Path) -> Weights:
-    """Reads a file of weights, or those that an index names.
+    """Reads a weight file, or the files that an index names.
 
     Args:
-        path: .safetensors, flax_model.msgpack, a .bin of PyTorch's (read without unpickling), or
-            the .index.json of several files.
+        path: .safetensors, flax_model.msgpack, a .bin of PyTorch (read without unpickling), or the
+            .index.json of several files.
 
     Raises:
-        UserError: damaged, too large, or not only tensors; a shard is missing, lies elsewhere or
-            lacks a tensor.
+        UserError: a file is damaged, is too large, or holds more than tensors; a shard is missing,
+            lies in another directory or lacks a tensor.
     """
     if path.name.endswith(".index.json"):
         return _read_shards(path)
@@ -126,33 +126,33 @@ def _read_file(path: epath.Path) -> dict[str, np.ndarray]:
 
 
 def _check_size(path: epath.Path, size: int) -> None:
-    if size > _LARGEST:
+    if size > _MAX_SIZE:
         raise UserError(
-            f"{path}: has {size:,} bytes of weights, more than the {_LARGEST:,} that are read; "
-            "keep only the weights of the BERT."
+            f"{path}: has {size:,} bytes of weights, and the maximum is {_MAX_SIZE:,}; keep only "
+            "the weights of the BERT."
         )
 
 
 def _read_shards(index: epath.Path) -> Weights:
-    """All tensors that an index lists, each from the shard that it names."""
+    """Reads the tensors that an index lists, each from the shard that it names."""
     shard_names = read_json_object(index).get("weight_map")
     if not isinstance(shard_names, dict) or not shard_names:
         raise UserError(f"{index}: has no weight_map; export or download the model again.")
     suffix = ".safetensors" if index.name.startswith(WEIGHTS) else ".bin"
     by_shard: dict[str, list[str]] = {}
     for name, shard in shard_names.items():
-        # A name and no path: nothing outside of the directory is read.
+        # Only a file name is accepted, because a path could lead out of the directory.
         if not isinstance(shard, str) or not re.fullmatch(rf"\w[\w.-]*\{suffix}", shard):
             raise UserError(
-                f"{index}: names the shard {shard!r:.100} of {name}; only *{suffix} files beside "
-                "it are read: export or download the model again."
+                f"{index}: names the shard {shard!r:.100} for {name}, but only *{suffix} files "
+                "beside the index are read; export or download the model again."
             )
         by_shard.setdefault(shard, []).append(name)
     for shard, names in by_shard.items():
         if not (index.parent / shard).is_file():
             raise UserError(
-                f"{index.parent / shard}: no such file, but {index.name} says that the tensor "
-                f"{names[0]} is in it; download it too."
+                f"{index.parent / shard}: no such file, but {index.name} names it for the tensor "
+                f"{names[0]}; download it too."
             )
     _check_size(index, sum((index.parent / shard).stat().length for shard in by_shard))
     tensors: dict[str, np.ndarray] = {}
@@ -163,7 +163,7 @@ def _read_shards(index: epath.Path) -> Weights:
         for name in names:
             if name not in found:
                 raise UserError(
-                    f"{path}: lacks the tensor {name}, which {index.name} says is in it; export or "
+                    f"{path}: lacks the tensor {name}, which {index.name} lists there; export or "
                     "download the model again."
                 )
             tensors[name], shards[name] = found[name], path
@@ -189,8 +189,8 @@ def _read_safetensors(data: bytes, path: epath.Path) -> dict[str, np.ndarray]:
             tensors[name] = array.reshape(entry["shape"])
         except (ValueError, OverflowError):  # too many axes, or [0, 2**64 - 1]
             raise UserError(
-                f"{path}: damaged (the tensor {name} has a shape that no array has); export or "
-                "download the model again."
+                f"{path}: damaged (the tensor {name} has an impossible shape); export or download "
+                "the model again."
             ) from None
     metadata = safetensors_header(data).get("__metadata__") or {}
     written = metadata.get(PAYLOAD_HASH)
@@ -203,12 +203,12 @@ def _read_safetensors(data: bytes, path: epath.Path) -> dict[str, np.ndarray]:
 
 
 def safetensors_header(data: bytes) -> dict[str, Any]:
-    """The JSON at the head of a safetensors file: 8 bytes of length, then an object."""
+    """Returns the JSON header of a safetensors file: 8 bytes of length, then an object."""
     return json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
 
 
 def _cut_off(data: bytes) -> str | None:
-    """Names the first tensor that a truncated file lacks; None if that isn't what is wrong."""
+    """Names the first tensor that a truncated file lacks; None if the file is not truncated."""
     try:
         header = safetensors_header(data)
         begin = 8 + int.from_bytes(data[:8], "little")
@@ -218,7 +218,7 @@ def _cut_off(data: bytes) -> str | None:
             if name != "__metadata__"
         )
     except (ValueError, RecursionError, TypeError, KeyError, IndexError, AttributeError):
-        return None  # the header itself is damaged: the library's own words will do
+        return None  # the header itself is damaged
     for end, name, shape in spans:
         if end > len(data):
             return f"cut off at byte {len(data):,}: the tensor {name} {shape} ends at {end:,}"
@@ -226,7 +226,7 @@ def _cut_off(data: bytes) -> str | None:
 
 
 def payload_hash(tensors: Mapping[str, np.ndarray]) -> str:
-    """SHA-256 of all the weights by name; safetensors itself notices no flipped bit."""
+    """Returns the SHA-256 of all tensors in order of name; safetensors itself has no checksum."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(np.ascontiguousarray(tensors[name]).reshape(-1).view(np.uint8).data)

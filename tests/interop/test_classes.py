@@ -270,7 +270,7 @@ def test_what_transformers_trained_further_is_what_it_says_it_is(sequences):
     [
         ({"is_decoder": True}, "is_decoder is True; only encoders"),
         ({"add_cross_attention": True}, "add_cross_attention is True; only encoders"),
-        ({"id2label": {"0": ["a"], "1": {}}}, r"id2label names a label \['a'\]"),
+        ({"id2label": {"0": ["a"], "1": {}}}, r"id2label has a label \['a'\]"),
         ({"id2label": {"0": "a", "1": "b", "2": "c"}}, "labels don't match .* 2 outputs; put"),
     ],
 )

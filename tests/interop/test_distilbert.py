@@ -142,7 +142,7 @@ def test_the_width_of_a_configuration_takes_no_memory(write):
     sentence = refusal(write(dim=(1 << 31) - 1, n_heads=1))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert "but by config.json it should be [2147483647]" in sentence
+    assert "but config.json implies [2147483647]" in sentence
     assert peak < 1 << 28
 
 
@@ -154,7 +154,7 @@ def test_heads_that_bert_does_not_have(write):
         return {n: a for n, a in tensors.items() if n.startswith("distilbert.")} | head
 
     sentence = refusal(write(classifier))
-    assert "pre_classifier" in sentence and "save its DistilBertModel alone" in sentence
+    assert "pre_classifier" in sentence and "save the DistilBertModel alone" in sentence
 
 
 def test_tensors_that_are_missing_or_strange(write):
@@ -162,14 +162,14 @@ def test_tensors_that_are_missing_or_strange(write):
     without = refusal(write(lambda tensors: {n: a for n, a in tensors.items() if n != name}))
     assert "the tensor bert.encoder.layer.1.intermediate.dense.weight [12, 8] is missing" in without
     strange = np.zeros(3, np.float32)
-    assert "the tensor lm_head.weight is no part of a DistilBERT" in refusal(
+    assert "the tensor lm_head.weight is not part of a DistilBERT" in refusal(
         write(lambda tensors: {**tensors, "lm_head.weight": strange})
     )
     bare = name.removeprefix("distilbert.")
-    assert f"the tensors {name} and {bare} mean the same and differ" in refusal(
+    assert f"the tensors {name} and {bare} stand for the same parameter and differ" in refusal(
         write(lambda tensors: {**tensors, bare: tensors[name] + 1})
     )
     more = name.replace("1", "2", 1)
-    assert "is no part of the BERT that config.json describes" in refusal(
+    assert "is not part of the BERT that config.json describes" in refusal(
         write(lambda tensors: {**tensors, more: tensors[name]})
     )

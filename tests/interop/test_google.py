@@ -176,7 +176,7 @@ def test_a_part_without_a_gradient_has_zero_moments(released):
     found = read_checkpoint(released(mu=mu, nu=nu, step=1))
     assert not np.any(found.mu["pooler"]["kernel"]) and not np.any(found.nu["pooler"]["bias"])
     assert found.notes == (
-        "Without Adam moments, and so without a gradient until now: pooler/bias, pooler/kernel.",
+        "Without Adam moments, so never updated by a gradient: pooler/bias, pooler/kernel.",
     )
     nu["pooler"] = random_tree(2)["pooler"]
     assert "bert/pooler/dense/bias/adam_m [6] is missing" in refusal(released(mu=mu, nu=nu, step=1))
@@ -244,7 +244,7 @@ def test_training_goes_on_as_in_tensorflow(trained):
     found = read_checkpoint(directory / "model.ckpt-4")
     end = read_checkpoint(directory)
     assert (found.step, end.step) == (4, 8)
-    assert end.notes == (f"Of 2 checkpoints in {directory}, model.ckpt-8 is taken.",)
+    assert end.notes == (f"{directory} holds 2 checkpoints; model.ckpt-8 is read.",)
     inputs, positions = batch_of(golden)
 
     def loss(params):
@@ -301,7 +301,7 @@ def test_of_several_the_newest_is_taken_and_said(released, writer):
     (directory / "bert_model.ckpt.index").unlink()
     found = read_checkpoint(directory)
     same(found.params, trees[100])
-    assert found.notes == (f"Of 3 checkpoints in {directory}, model.ckpt-100 is taken.",)
+    assert found.notes == (f"{directory} holds 3 checkpoints; model.ckpt-100 is read.",)
     state = 'model_checkpoint_path: "/elsewhere/model.ckpt-20"\nall_model_checkpoint_paths: "x"\n'
     (directory / "checkpoint").write_text(state)
     same(read_checkpoint(directory).params, trees[20])
@@ -339,14 +339,17 @@ def test_a_configuration_is_needed(released):
     (directory / "bert_config.json").rename(directory / "config.json")
     assert read_checkpoint(directory).config == CONFIG
     (directory / "config.json").unlink()
-    assert "holds no bert_config.json, which says how many heads" in refusal(directory)
+    assert "holds no bert_config.json, which describes the model's shape" in refusal(directory)
 
 
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"vocab_size": 13}, "word_embeddings has the shape [12, 6], but by the configuration it"),
-        ({"intermediate_size": 12}, "[10], but by the configuration it should be [12]"),
+        (
+            {"vocab_size": 13},
+            "word_embeddings has the shape [12, 6], but the configuration implies",
+        ),
+        ({"intermediate_size": 12}, "[10], but the configuration implies [12]"),
         ({"num_hidden_layers": 4}, "bert/encoder/layer_3/attention/key"),
         ({"num_hidden_layers": 2}, "bert/encoder/layer_2/attention/output/LayerNorm/beta [6] is"),
     ],
@@ -376,16 +379,16 @@ def test_unknown_variables(released):
     more = {"good_steps": np.int32(3), "bert/pooler/dense/bias/Adam": np.zeros(6, np.float32)}
     found = read_checkpoint(released(lambda tensors: {**tensors, **more}))
     assert found.notes == (
-        "Left out, as no part of a BERT: bert/pooler/dense/bias/Adam, good_steps.",
+        "Not part of a BERT, and left out: bert/pooler/dense/bias/Adam, good_steps.",
     )
     more = {"bert/encoder/layer_0/adapter/kernel": np.zeros(3, np.float32)}
     said = refusal(released(lambda tensors: {**tensors, **more}))
-    assert "the variable bert/encoder/layer_0/adapter/kernel [3] is no part of the BERT" in said
+    assert "the variable bert/encoder/layer_0/adapter/kernel [3] is not part of the BERT" in said
 
 
 def test_values_that_can_not_be_weights(released):
     for bias, sentence in (
-        (np.float32([1, 2, np.nan, 4, 5, 6]), "holds values that are not finite"),
+        (np.float32([1, 2, np.nan, 4, 5, 6]), "has values that are not finite"),
         (np.arange(6, dtype=np.int32), "is of type int32; only floating-point"),
     ):
         directory = released(lambda tensors, bias=bias: {**tensors, "bert/pooler/dense/bias": bias})
@@ -397,7 +400,7 @@ def test_values_that_can_not_be_weights(released):
 def test_a_vocabulary_is_needed_and_fits(released):
     directory = released()
     (directory / "vocab.txt").write_text("\n".join([*TOKENS, "h"]) + "\n")
-    with pytest.raises(UserError, match="has 13 pieces and the model only 12"):
+    with pytest.raises(UserError, match="has 13 tokens and the model only 12"):
         bj.from_pretrained(directory)
     (directory / "vocab.txt").unlink()
     with pytest.raises(UserError, match=r"holds neither vocab\.txt"):

@@ -209,12 +209,12 @@ def test_a_classifier_of_sequences_is_read(classifier, architectures):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"architectures": ["BertForParsing"]}, "architectures says ['BertForParsing']"),
+        ({"architectures": ["BertForParsing"]}, "architectures is ['BertForParsing']"),
         (
             {"architectures": ["BertForMultipleChoice"]},
             "multiple choice has one output and the classifier 3",
         ),
-        ({"architectures": 5}, "architectures says 5"),
+        ({"architectures": 5}, "architectures is 5"),
         ({"problem_type": "regression"}, "regression has one output and the classifier 3"),
     ],
 )
@@ -319,7 +319,7 @@ def test_weights_that_are_no_numbers(exported):
     rewrite(exported, lambda arrays: {**arrays, QUERY: np.zeros((8, 8), np.int64)})
     assert f"the tensor {QUERY} is of type I64" in refusal(exported)
     rewrite(exported, lambda arrays: {**arrays, QUERY: np.full((8, 8), np.nan, np.float32)})
-    assert f"the tensor {QUERY} [8, 8] holds values that are not finite" in refusal(exported)
+    assert f"the tensor {QUERY} [8, 8] has values that are not finite" in refusal(exported)
 
 
 def test_every_truncation_is_noticed_and_names_a_tensor(exported):
@@ -367,7 +367,7 @@ def test_a_config_that_is_none_of_ours(exported, content, reason):
 
 def test_a_tokenizer_larger_than_the_model(exported):
     (exported / "vocab.txt").write_text("\n".join([*TOKENS, "h"]) + "\n")
-    assert "the tokenizer has 13 pieces and the model only 12" in refusal(exported)
+    assert "the tokenizer has 13 tokens and the model only 12" in refusal(exported)
 
 
 def test_what_holds_no_model(tmp_path):

@@ -91,7 +91,7 @@ def test_shapes_that_no_array_has(exported, shape):
     if 0 not in shape:
         file = exported / "model.safetensors"
         file.write_bytes(file.read_bytes() + bytes(4))
-    assert "damaged (the tensor a has a shape that no array has)" in refusal(exported)
+    assert "damaged (the tensor a has an impossible shape)" in refusal(exported)
 
 
 # Two names of one parameter -----------------------------------------------------------------------
@@ -118,7 +118,11 @@ def test_two_names_of_one_parameter(exported, model, name, other):
     same(from_pretrained(exported).params, model.params)
     rewrite(exported, **{other: arrays[name] + 1})
     sentence = refusal(exported)
-    assert "mean the same and differ" in sentence and name in sentence and other in sentence
+    assert (
+        "stand for the same parameter and differ" in sentence
+        and name in sentence
+        and other in sentence
+    )
 
 
 def test_expected_shapes_of_the_largest_configuration():

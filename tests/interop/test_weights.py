@@ -197,7 +197,7 @@ def test_a_tensor_that_no_shard_has(sharded):
 def test_a_shard_outside_of_the_directory(sharded, name):
     (sharded.parent / "x.safetensors").write_bytes(b"")
     rewrite_index(sharded, **{QUERY: name})
-    assert f"names the shard {name!r} of {QUERY}" in refusal(sharded)
+    assert f"names the shard {name!r} for {QUERY}" in refusal(sharded)
 
 
 @pytest.mark.parametrize("content", ["{}", '{"weight_map": []}', '{"weight_map": {}}', "[]", "x"])
@@ -208,16 +208,16 @@ def test_an_index_that_is_none(sharded, content):
 
 
 def test_a_file_larger_than_any_bert(exported, monkeypatch):
-    monkeypatch.setattr(weights, "_LARGEST", 100)
-    assert "more than the 100 that are read" in refusal(exported)
+    monkeypatch.setattr(weights, "_MAX_SIZE", 100)
+    assert "the maximum is 100" in refusal(exported)
 
 
 def test_shards_that_together_are_larger_than_any_bert(sharded, monkeypatch):
     largest = max(path.stat().length for path in sharded.glob("*.safetensors"))
-    monkeypatch.setattr(weights, "_LARGEST", largest)
+    monkeypatch.setattr(weights, "_MAX_SIZE", largest)
     sentence = refusal(sharded)
     assert sentence.startswith(f"{sharded / 'model.safetensors.index.json'}: has ")
-    assert f"more than the {largest:,} that are read" in sentence
+    assert f"the maximum is {largest:,}" in sentence
 
 
 # Flax -------------------------------------------------------------------------------------------
@@ -264,12 +264,12 @@ def test_arrays_of_flax_in_one_piece_and_in_several(monkeypatch, dtype):
     ("data", "reason"),
     [
         (b"", "damaged"),
-        (msgpack.packb(5), "the file is no array"),
-        (msgpack.packb({"a": {"b": "text"}}), "a/b is no array"),
+        (msgpack.packb(5), "the file is neither an array"),
+        (msgpack.packb({"a": {"b": "text"}}), "a/b is neither an array"),
         (msgpack.packb({"a": [1]}), "array"),
-        (packed([1], "object", bytes(8)), "of type b'object'"),
-        (packed([1], "U2", bytes(8)), "of type b'U2'"),
-        (packed([1], ["float32"], bytes(4)), "of type [b'float32']"),
+        (packed([1], "object", bytes(8)), "the type b'object'"),
+        (packed([1], "U2", bytes(8)), "the type b'U2'"),
+        (packed([1], ["float32"], bytes(4)), "the type [b'float32']"),
         (packed([3], "float32", bytes(8)), "2 numbers can't have the shape [3]"),
         (packed([-1], "float32", bytes(8)), "can't have the shape [-1]"),
         (packed([1 << 40, 1 << 40], "float32", bytes(8)), "can't have the shape"),
@@ -279,12 +279,15 @@ def test_arrays_of_flax_in_one_piece_and_in_several(monkeypatch, dtype):
         (packed([1], "float32", bytes(4), code=3), "type 3"),
         (packed([1] * 33, "float32", bytes(4)), "33"),
         (msgpack.packb({1: {}}), "int is not allowed"),
-        (msgpack.packb({"a": {"__msgpack_chunked_array__": True}}), "no shape or no pieces"),
+        (msgpack.packb({"a": {"__msgpack_chunked_array__": True}}), "no shape or no chunks"),
         (
             msgpack.packb({"a": {**CHUNKED, "shape": {"0": 1}, "chunks": {"1": 1}}}),
-            "piece of an array is missing",
+            "chunk of an array is missing",
         ),
-        (msgpack.packb({**CHUNKED, "shape": {"0": 1}, "chunks": {"0": ONE}}), "the file is no"),
+        (
+            msgpack.packb({**CHUNKED, "shape": {"0": 1}, "chunks": {"0": ONE}}),
+            "the file is neither",
+        ),
         (chunked([1] * 65), "has 65 axes"),
         (chunked([0, (1 << 63) - 1], 0), "0 numbers can't have the shape"),
         (packed([0, (1 << 63) - 1], "float32", b""), "0 numbers can't have the shape"),
