@@ -15,13 +15,17 @@ def command(verb: str, *positionals: object, **options: object) -> str:
         verb: the verb, such as "pretrain" or "tokenizer train".
         positionals: arguments without a flag.
         options: values by field. A dotted path is given by `**{"loop.train_steps": 10}`. A tuple
-            gives several words; True gives the flag alone; None and () leave the field out.
+            gives several words; a bool gives the flag or its negation alone; None and () leave the
+            field out.
     """
     words = ["bertjax", *verb.split(), *map(str, positionals)]
     for field, value in options.items():
         if value is None or value == ():
             continue
+        if value is False:
+            group, dot, name = field.rpartition(".")
+            field = f"{group}{dot}no_{name}"
         words.append(flag(field))
-        if value is not True:
+        if not isinstance(value, bool):
             words += map(str, value if isinstance(value, tuple) else (value,))
     return shlex.join(words)

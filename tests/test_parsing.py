@@ -102,8 +102,9 @@ def test_a_command_is_written_with_names_of_fields():
         "tokenizer train", input=("a b", "c"), vocab_size=8, output=None, names=(), lower=True
     )
     assert line == "bertjax tokenizer train --input 'a b' c --vocab-size 8 --lower"
-    assert command("pretrain", "r.py", **{"loop.train_steps": 2}) == (
-        "bertjax pretrain r.py --loop.train-steps 2"
+    nested = {"loop.train_steps": 2, "telemetry.tensorboard": False}
+    assert command("pretrain", "r.py", fresh=False, **nested) == (
+        "bertjax pretrain r.py --no-fresh --loop.train-steps 2 --telemetry.no-tensorboard"
     )
 
 
