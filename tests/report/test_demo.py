@@ -1,0 +1,177 @@
+import json
+import sys
+
+import pytest
+
+from bertjax.errors import UserError
+from bertjax.report import demo as demo_report
+from bertjax.report import run as report
+
+WORDS = ["shape", "size", "mean", "<b>", "dtype"]
+
+
+def numbers(**changes):
+    """What a demo might have measured."""
+    result = {
+        "seconds": 312.4,
+        "words": 1_244_021,
+        "vocab_size": 8192,
+        "parameters": 1_495_554,
+        "mlm_loss": 5.61,
+        "unigram_entropy": 6.43,
+        "nsp_accuracy": 0.655,
+        "majority": 0.542,
+        "labels": ["jax", "numpy", "scipy", "sklearn"],
+        "labels_all": 128,
+        "labels_few": 32,
+        "test_rows": 945,
+        "corpus_sha256": "ab" * 32,
+        "seeds": [0, 1, 2],
+        "device": "2 CPU cores (x86_64)",
+        "versions": {"python": "3.12.1", "jax": "0.10.2"},
+        "seconds_by_stage": {"corpus": 20.1, "pretrain": 150.0},
+    }
+    for suffix, scores in (("", (0.58, 0.45, 0.63)), ("_few", (0.44, 0.31, 0.5))):
+        for arm, score in zip(("pretrained", "scratch", "tfidf"), scores, strict=True):
+            result[f"accuracy_{arm}{suffix}"] = score
+            result[f"accuracy_{arm}_deviation{suffix}"] = None if arm == "tfidf" else 0.012
+        result[f"gain{suffix}"] = scores[0] - scores[1]
+        result[f"gain_error{suffix}"] = 0.0098
+    return result | changes
+
+
+def story():
+    curve = [
+        {"step": step, "kind": kind, "mlm_loss": 7.5 - step / 500 + (kind == "eval") * 0.05}
+        for step in range(100, 1001, 100)
+        for kind in ("train", "eval")
+    ]
+    sentences = [
+        {"text": f"Returns the [MASK] of <array> {number}.", "tokens": [[w, 0.1] for w in WORDS]}
+        for number in range(5)
+    ]
+    return {
+        "curve": curve,
+        "fills": [{"step": s, "when": f"step {s}", "sentences": sentences} for s in (0, 100, 1000)],
+        "predictions": [
+            {"text": "Eigenvalues & <vectors>.", "label": "numpy", "said": "jax", "score": 0.5},
+            {"text": "Fits a forest.", "label": "sklearn", "said": "sklearn", "score": 0.9},
+        ],
+        "method": ["The text: docstrings."],
+        "commands": ["bertjax predict runs/demo/pretrain", "", "# yours"],
+    }
+
+
+def test_demo_page_is_whole_and_asks_no_network(tmp_path, pages):
+    target = demo_report.write_demo_report(tmp_path, numbers(), story(), lambda line: None)
+    source, said, reader = pages.read(target)
+    assert target == tmp_path / "report" / "index.html"
+    assert reader.loads == []
+    assert "http" not in source and "@import" not in source and "url(" not in source
+    assert "script" not in reader.tags
+    assert "prefers-color-scheme: dark" in source
+    assert "Returns the" in said and "of <array> 4." in said  # escaped, so it comes back as text
+    assert "Eigenvalues & <vectors>." in said
+    assert "bertjax predict runs/demo/pretrain" in said
+    assert json.loads((tmp_path / "report" / "numbers.json").read_text()) == numbers()
+
+
+def test_first_screen_comes_in_its_order(tmp_path, pages):
+    _, said, _ = pages.read(
+        demo_report.write_demo_report(tmp_path, numbers(), story(), lambda line: None)
+    )
+    parts = [
+        demo_report.verdict(numbers()),
+        "58.0 ± 1.2%",
+        "Filling in the blank",
+        "unigram entropy",
+        "Now with your text",
+        "Passages it has never seen",
+    ]
+    places = [said.index(part) for part in parts]
+    assert places == sorted(places)
+
+
+def test_verdict_names_the_figures():
+    said = demo_report.verdict(numbers())
+    for part in (
+        "1.2 million words",
+        "lifts",
+        "45.0% to 58.0%",
+        "+13.0 ± 1.0 points",
+        "31.0% to 44.0%",
+    ):
+        assert part in said
+    assert said.count(".") == said.replace(". ", "").count("."), "one sentence"
+    assert "TF-IDF with logistic regression beats it with either (63.0% and 50.0%)" in said
+
+
+@pytest.mark.parametrize("suffix", ["", "_few"])
+def test_verdict_claims_nothing_within_two_errors(suffix):
+    change = {f"gain{suffix}": 0.015, f"gain_error{suffix}": 0.01}
+    assert "does not clearly lift" in demo_report.verdict(numbers(**change))
+    assert "lifts" in demo_report.verdict(numbers(**{**change, f"gain{suffix}": 0.021}))
+
+
+def test_a_clear_loss_is_called_one():
+    lost = demo_report.verdict(
+        numbers(gain=-0.05, gain_error=0.02, gain_few=-0.07, gain_error_few=0.02)
+    )
+    assert "lowers a small BERT" in lost
+
+
+def test_verdict_says_when_pretraining_does_harm():
+    harm = {"gain": -0.047, "gain_error": 0.018, "gain_few": -0.066, "gain_error_few": 0.021}
+    assert " lowers a small BERT " in demo_report.verdict(numbers(**harm))
+    assert "does not clearly lift" in demo_report.verdict(
+        numbers(**{**harm, "gain_error_few": 0.04})
+    )
+
+
+@pytest.mark.parametrize(
+    ("all_labels", "few_labels", "said"),
+    [
+        (0.6, 0.6, "beats it with either"),
+        (0.6, 0.3, "beats it with all labels, not with 32"),
+        (0.5, 0.6, "beats it with 32, not with all"),
+        (0.5, 0.3, "is behind"),
+    ],
+)
+def test_verdict_says_who_wins(all_labels, few_labels, said):
+    change = {"accuracy_tfidf": all_labels, "accuracy_tfidf_few": few_labels}
+    assert said in demo_report.verdict(numbers(**change))
+    reason = demo_report.why(numbers(**change))
+    assert ("3.3 billion" in reason and "60 minutes" in reason) == (all_labels > 0.58)
+
+
+def test_pngs_and_the_word_about_them(tmp_path, monkeypatch):
+    said = []
+    demo_report.write_demo_report(tmp_path, numbers(), story(), said.append)
+    assert (tmp_path / "report" / "mlm_loss.png").read_bytes().startswith(b"\x89PNG")
+    assert said == []
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)  # as if it were not installed
+    demo_report.write_demo_report(tmp_path / "other", numbers(), story(), said.append)
+    assert len(said) == 1 and "pip install 'bertjax[demo]'" in said[0]
+    assert not list((tmp_path / "other").rglob("*.png"))
+
+
+def test_report_again_gives_the_same_page(tmp_path):
+    target = demo_report.write_demo_report(tmp_path, numbers(), story(), lambda line: None)
+    before = target.read_text()
+    target.unlink()
+    assert report.report([tmp_path], lambda line: None) == [target]
+    assert target.read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [("numbers.json", None, "no such file"), ("story.json", "{", "story.json: not JSON")],
+)
+def test_a_demo_that_is_not_whole_is_refused(tmp_path, name, content, sentence):
+    demo_report.write_demo_report(tmp_path, numbers(), story(), lambda line: None)
+    path = tmp_path / "report" / name
+    path.unlink()
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UserError, match=sentence):
+        report.report([tmp_path], lambda line: None)
