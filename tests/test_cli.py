@@ -1,4 +1,4 @@
-"""The command line as a user meets it: help, exit codes, and one sentence for each mistake."""
+"""Tests the command line: help, exit codes, and one sentence for each mistake."""
 
 import functools
 import inspect
@@ -30,7 +30,7 @@ def bertjax(capsys):
     def run(*words):
         try:
             code = cli.run([str(word) for word in words])
-        except SystemExit as stop:  # tyro's own, for --help and for flags it does not know
+        except SystemExit as stop:  # tyro exits for --help and for unknown flags
             code = stop.code or 0
         out, err = capsys.readouterr()
         return code, out, err
@@ -40,7 +40,7 @@ def bertjax(capsys):
 
 @pytest.fixture
 def mistake(bertjax):
-    """Runs a command that must fail by one sentence; returns the sentence."""
+    """Runs a command that must fail with one sentence; returns the sentence."""
 
     def run(*words):
         code, _, err = bertjax(*words)
@@ -54,7 +54,7 @@ def mistake(bertjax):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """Text, a tokenizer, shards and a pre-trained run, each by its command."""
+    """Text, a tokenizer, shards and a pre-trained run, each made by its command."""
     root = tmp_path_factory.mktemp("made")
     rng = np.random.default_rng(0)
     words = [f"{a}{b}{c}" for a in "bdfgk" for b in "aeiou" for c in "lmnrs"]
@@ -128,12 +128,12 @@ def test_unknown_optimizers_and_schedules_are_answered_with_those_known(
 
 
 class Parsed(Exception):
-    """What a command line means; raised in place of doing it."""
+    """The configuration of a command line; raised in place of running it."""
 
 
 @pytest.fixture
 def parse(monkeypatch):
-    """The configuration that a command as it was printed gives, by the real parser."""
+    """Parses a printed command with the real parser; returns its configuration."""
     real = parsing.parse
 
     def only_parsed(kind, verb, arguments, **more):
@@ -159,7 +159,7 @@ def parse(monkeypatch):
 
 
 def printed(out):
-    """The commands of an output's last lines."""
+    """Returns the commands at the end of an output."""
     lines = [line.partition(": ") for line in out.splitlines()]
     return [line for word, _, line in lines if word.strip() in ("Next", "then", "or", "To go on")]
 
@@ -184,7 +184,7 @@ def test_each_step_prints_the_next_which_the_parser_takes(made, bertjax, parse, 
     (following,) = map(parse, printed(out))
     assert following["data"] == str(place / "shards")
 
-    # Of several lengths, the shorter one comes first.
+    # The first phase uses the shorter length.
     _, out, _ = bertjax(
         *("prepare", "--input", *inputs, "--tokenizer", place / "tok", "--segments", "single"),
         *("--output", place / "both", "--max-seq-length", 32, 16, "--held-out", 0.1),
@@ -227,7 +227,7 @@ def test_convert_prints_what_comes_next(made, bertjax, mistake, parse, tmp_path)
     assert following["tokenizer"] == str(tmp_path / "run" / "tokenizer")
     assert then["workdir"] == str(tmp_path / "run")
     assert then["loop"].train_steps == 2 + 10_000
-    # It is the command that goes on, where the data are.
+    # The command works with the real data.
     command = next(line for line in printed(out) if " pretrain " in line).replace("10002", "3")
     words = shlex.split(command)[1:]
     words[words.index("data/shards")] = str(made / "shards")
@@ -241,7 +241,7 @@ def test_convert_prints_what_comes_next(made, bertjax, mistake, parse, tmp_path)
 def test_a_stopped_run_prints_the_command_that_resumes_it(
     bertjax, parse, monkeypatch, tmp_path, given, fresh
 ):
-    """Stopped as soon as it began: only what is printed is looked at here."""
+    """A stub stops at once, because only the printed command matters here."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "recipe.py").write_text(
         "from bertjax.pretrain.config import PretrainConfig\n"
@@ -419,7 +419,7 @@ def test_strict_exits_1_over_warnings_and_the_shards_stay(made, bertjax, tmp_pat
     (tmp_path / "blank.txt").write_text("\n\n".join(lines))
     flags = ("--input", tmp_path / "blank.txt", "--tokenizer", made / "tok")
     prepare = ("prepare", *flags, "--output", tmp_path / "out")
-    for _ in range(2):  # done now, and done already
+    for _ in range(2):  # a first time, and again when all is done
         code, out, err = bertjax(*prepare, "--strict")
         assert (code, err) == (1, "")
         assert "Warning: Every document has one sentence: is there a blank line" in out
@@ -427,7 +427,7 @@ def test_strict_exits_1_over_warnings_and_the_shards_stay(made, bertjax, tmp_pat
     code, out, _ = bertjax(*prepare)
     assert code == 0 and "Next: bertjax pretrain" in out
     for command in (
-        ("prepare", *flags, "--audit"),  # the command that would prepare it
+        ("prepare", *flags, "--audit"),  # also accepts the command that would prepare the text
         ("prepare", "--audit", tmp_path / "out"),
         ("prepare", f"--audit={tmp_path / 'out'}"),
     ):
@@ -453,12 +453,12 @@ def test_interrupted_exits_75_where_there_is_something_to_resume(monkeypatch, be
     assert code == (75 if resumable else 1)
     assert ("the same command goes on from there" in err) == resumable
     assert err.count("\n") == 1
-    if verb == "prepare":  # which an audit is not: it leaves nothing
+    if verb == "prepare":  # an audit is not resumable
         assert bertjax("prepare", "--audit", "x")[::2] == (1, "bertjax: interrupted.\n")
 
 
 def every_verb(name, path, made):
-    """A command for each way that a path is used."""
+    """One command for every way to use a path."""
     flags = {
         "tokenizer train": {"input": made / "text.txt", "output": "out"},
         "prepare": {"input": made / "text.txt", "tokenizer": made / "tok", "output": "out"},

@@ -1,4 +1,4 @@
-"""`convert`: into Hugging Face's layout, and into a run that goes on where the source stopped."""
+"""Tests conversions into Hugging Face's layout, and into runs that continue the source."""
 
 import dataclasses
 import json
@@ -49,7 +49,7 @@ def tokens(tiny_tokenizer):
 
 @pytest.fixture(scope="module")
 def trees(tiny_config):
-    """Weights and moments as after some training: none of them zero, the second above it."""
+    """Weights and moments, none of them zero and the second moments positive."""
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(lambda: init_params(tiny_config, jax.random.key(0)))
 
@@ -72,7 +72,7 @@ def checkpoint(tmp_path, writer, tiny_config, tokens, trees):
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory, tokens):
-    """Two data sets of the tiny vocabulary, which differ in their seed."""
+    """Two data sets with the tiny vocabulary and different seeds."""
     root = tmp_path_factory.mktemp("data")
     rng = np.random.default_rng(0)
     words = [token for token in tokens if token.isalpha()]
@@ -119,7 +119,7 @@ def run(checkpoint, tmp_path):
 
 
 def saved_state(run, step=None):
-    """Every array of a checkpoint of a run, by name."""
+    """Returns the arrays of a run's checkpoint by name, and its meta."""
     with Checkpoints(run / "checkpoints", read_only=True) as checkpoints:
         step = step or checkpoints.steps()[-1]
         meta = json.loads((run / "checkpoints" / str(step) / "meta" / "metadata").read_text())
@@ -215,7 +215,7 @@ def test_a_run_holds_weights_moments_and_step(run, trees, tiny_config, tiny_toke
 
 
 def test_a_converted_run_goes_on_as_stepping_by_hand(run, recipe, trees, tiny_tokenizer):
-    """Dropout, masks, learning rate and all: from the loaded weights and moments, bit for bit."""
+    """Steps by hand from the loaded weights and moments give the same bits."""
     config = recipe(STEP + 3)
     lines = []
     result = runs.pretrain(config, lines.append)
@@ -240,7 +240,7 @@ def test_a_converted_run_goes_on_as_stepping_by_hand(run, recipe, trees, tiny_to
         batch = {name: jnp.asarray(x) for name, x in stream.rows(step, np.arange(4)).items()}
         state, metrics = program.step(state, batch)
         rates.append(float(metrics["learning_rate"]))
-    # Google's schedule: linear from the peak at 0 to nothing at 23.
+    # Google's schedule: linear from the peak at step 0 to 0 at step 23.
     assert rates == pytest.approx([1e-2 * (1 - step / 23) for step in (20, 21, 22)], rel=1e-5)
     records = [record for record in result.history if record["kind"] == "train"]
     assert [record["learning_rate"] for record in records] == rates
@@ -304,7 +304,7 @@ def test_a_model_without_moments_or_heads_begins_anew(tiny_model, tmp_path, reci
         f"params/{name}" for name in named(wanted)
     }
     for name, array in named(wanted).items():
-        # Drawn in one program, or in many: some last bits differ.
+        # Several programs draw some last bits differently than one.
         rtol = 1e-6 if name.startswith(("mlm", "nsp")) else 0
         np.testing.assert_allclose(state[f"params/{name}"], array, rtol=rtol)
     assert not any(np.any(x) for name, x in state.items() if name.startswith("opt_state"))
@@ -326,7 +326,7 @@ def test_a_release_with_a_step_and_no_moments_starts_at_0(
 
 
 def test_a_run_becomes_another_run_with_its_moments(continued, tmp_path, recipe, shards):
-    """As for a second phase: other data, the same weights, moments and step."""
+    """The new run may have other data; it has the same weights, moments and step."""
     result = convert(ConvertConfig(str(continued), str(tmp_path / "two"), to="run"), silent)
     assert (result.step, result.moments) == (STEP + 2, True)
     old, _ = saved_state(continued)
@@ -353,7 +353,7 @@ def test_a_run_with_another_vocabulary_than_its_checkpoint_is_refused(run, tmp_p
     assert not (tmp_path / "hf").exists()
 
 
-# Nothing overwritten, nothing half-written
+# Failures leave nothing behind
 
 
 @pytest.mark.parametrize("to", ["huggingface", "run"])
@@ -419,7 +419,7 @@ def test_remote_places(remote, checkpoint, trees, load_helper, monkeypatch, to):
         assert (folder / "made" / "dest" / "checkpoints" / "20" / "arrays.npz").is_file()
 
 
-# With other words, and with a certificate ---------------------------------------------------------
+# Other vocabularies, and certificates ---------------------------------------------------------
 
 
 def read_state(directory):
@@ -495,7 +495,7 @@ def test_a_vocabulary_is_changed_or_replaced():
 
 
 def write_statistics(directory, model):
-    """Stands for the outputs of another implementation of this model."""
+    """Writes statistics that stand for those of another implementation."""
     probe = verify.probe_of(model)
     outputs = verify.model_outputs(model, probe)
     theirs = reference.Reference(
@@ -518,7 +518,7 @@ def test_a_verified_conversion_keeps_its_certificate(checkpoint, tmp_path):
     assert any(line.startswith("Agrees with BertForPreTraining of other 1.0") for line in lines)
     found = json.loads((tmp_path / "out" / CERTIFICATE).read_text())
     assert found["agrees"] and set(found["differences"]) >= {"last_hidden_state", "mlm_logits"}
-    # What was kept serves to verify again, from the layout that was written.
+    # The statistics beside the converted model serve to verify it again.
     again = ConvertConfig(str(tmp_path / "out"), str(tmp_path / "again"), verify=True)
     convert(again, silent)
     assert json.loads((tmp_path / "again" / CERTIFICATE).read_text())["agrees"]

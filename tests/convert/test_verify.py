@@ -25,7 +25,7 @@ CONFIG = BertConfig(
     intermediate_size=24,
     max_position_embeddings=20,
 )
-# Stands for another implementation: in these tests the "other one" is a bertjax made wrong.
+# In these tests, a changed bertjax model stands for the other implementation.
 OTHER = "another implementation"
 
 
@@ -57,7 +57,7 @@ def classifier():
 
 
 def reference_of(model, generator=OTHER, tokenizer=None):
-    """What another implementation would say if it were this model."""
+    """The reference outputs of an implementation that has this model."""
     probe = verify.probe_of(model)
     outputs = verify.model_outputs(model, probe)
     return Reference(
@@ -72,7 +72,7 @@ def reference_of(model, generator=OTHER, tokenizer=None):
 
 
 def certificate(model, theirs, directory):
-    """Of a model against golden statistics that lie beside its source."""
+    """The certificate of a model, with golden statistics beside its source."""
     reference.write_golden(epath.Path(directory) / "parity.json", theirs)
     lines = []
     found = verify.verify(model, directory, lines.append)
@@ -100,7 +100,7 @@ def test_the_same_model_agrees_with_its_golden_statistics(model, tmp_path):
     found = certificate(model, reference_of(model), tmp_path)
     assert found.agrees and not found.causes
     assert found.differences.keys() == {"last_hidden_state", "pooled", "mlm_logits", "nsp_logits"}
-    # Not 0: a sum of float32 numbers is rounded where it is written.
+    # The mean is not exactly 0, because float32 sums are rounded.
     assert max(found.differences.values()) < 1e-6
     assert found.verdict().startswith("Agrees with BertForPreTraining of other 1.0")
 
@@ -130,8 +130,8 @@ def test_what_a_padded_position_says_is_nobodys_concern(model, tmp_path):
 
 @pytest.mark.parametrize("path", sorted(named(random_params(CONFIG))))
 def test_a_change_of_any_tensor_is_noticed(model, tmp_path, path):
-    """One part in a thousand of one value of every tensor; but of no key bias, which softmax takes
-    out again."""
+    """A change of one value by a thousandth is detected in every tensor except key biases, which
+    softmax cancels."""
     value = named(model.params)[path].copy()
     if path == "embeddings/word_embeddings/embedding":
         place = (3, 5)  # [SEP], which is in every row
@@ -174,7 +174,7 @@ def test_every_known_cause_is_told_from_all_others(model, tmp_path, cause):
 
 
 def wrong_models(model):
-    """Mistakes made by hand, not by `variants`, and words that name them."""
+    """Mistakes made without `variants`, and words that name them."""
     layers = [f"encoder/layer_{number}" for number in (0, 1)]
     leaves = named(model.params)
     norms = [path for path in leaves if "layer_norm" in path]
@@ -221,7 +221,7 @@ def test_an_untied_decoder_is_named(model, tmp_path):
 
 
 def test_weights_here_without_gamma_and_beta_are_named(model, tmp_path):
-    """The other way round: the source has them, and reading it gave ones and zeros."""
+    """The source has gamma and beta, but the reader returned ones and zeros."""
     ((plain, _),) = [w for w in wrong_models(model) if "gamma" in w[1]]
     found = certificate(plain, reference_of(model), tmp_path)
     assert not found.agrees and "as if they had not been read" in found.verdict()
@@ -318,7 +318,7 @@ def test_golden_statistics_read_back_as_they_were(model, tmp_path):
         assert (found.shape, found.mean, found.std) == (output.shape, output.mean, output.std)
         assert len(found.positions) == min(512, np.prod(output.shape))
         np.testing.assert_array_equal(found.values, output.values[found.positions])
-    reference.write_golden(path, read)  # and again, of what is a sample already
+    reference.write_golden(path, read)  # a sample of a sample
     again = reference.read_golden(path).outputs["mlm_logits"]
     np.testing.assert_array_equal(again.positions, read.outputs["mlm_logits"].positions)
 
@@ -380,7 +380,7 @@ def test_a_file_of_the_source_or_another_golden_do_too(model, tmp_path):
 
 @pytest.fixture
 def interpreter(tmp_path):
-    """Stands for a Python in which the program ends with an exit code."""
+    """A stand-in for a Python interpreter in which the program ends with an exit code."""
 
     def make(exit_code, words=""):
         path = tmp_path / "python"

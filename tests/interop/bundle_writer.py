@@ -24,7 +24,7 @@ _NUMBERS = {
 
 
 def _table():
-    """Of CRC32C, the polynomial 0x1EDC6F41 reflected."""
+    """The table of CRC32C, whose reflected polynomial is 0x1EDC6F41."""
     table = []
     for byte in range(256):
         for _ in range(8):
@@ -53,7 +53,7 @@ def varint(number):
 
 
 def field(number, value):
-    """A field of a protocol buffer: a varint, or bytes with their length."""
+    """Encodes a field of a protocol buffer: a varint, or bytes with their length."""
     if isinstance(value, bytes):
         return varint(number << 3 | 2) + varint(len(value)) + value
     return varint(number << 3) + varint(value)
@@ -76,7 +76,7 @@ def block(pairs, restart_interval):
 
 
 def table(pairs, compression=0, pairs_in_a_block=20):
-    """A whole index file of sorted (key, value) pairs."""
+    """Returns an index file with sorted (key, value) pairs."""
     out = bytearray()
 
     def put(content):
@@ -115,7 +115,7 @@ def entry(array, shard, offset, extra=b""):
 
 
 def write_bundle(prefix, tensors, shards=1, **options):
-    """PREFIX.index and PREFIX.data-*; big_endian, compression and `extra` fields of entries."""
+    """Writes PREFIX.index and PREFIX.data-*, with options of the format."""
     extra = options.pop("extra", {})
     files = [bytearray() for _ in range(shards)]
     entries = {}
@@ -142,7 +142,7 @@ def _paths(tree, parents=()):
 
 
 def google_variables(tree, slot=None):
-    """{Google's name: array} of parameters, or of a tree of moments; nothing of the reader's."""
+    """Returns {Google's name: array} of parameters or moments, without the reader's code."""
     named = {}
     for path, array in _paths(tree):
         part, *rest = path
@@ -165,7 +165,7 @@ def google_variables(tree, slot=None):
                 if word in ("intermediate", "output", "transform"):
                     words += [word, "dense"]
                 elif word == "layer_norm":
-                    # Of a layer's two, and of the head, it lies under what it normalises.
+                    # A LayerNorm lies in the scope of the layer whose output it normalizes.
                     under = {"mlm": ["transform"], "embeddings": []}.get(part, ["output"])
                     words += [*under, "LayerNorm"]
                 elif word != "embedding":
@@ -190,7 +190,7 @@ def write_google(
     name="bert_model.ckpt",
     **options,
 ):
-    """A directory as Google's archives unpack to, with moments and a step if they are given.
+    """Writes a directory like Google's archives, with moments and a step if they are given.
 
     `change` is given the weights by Google's names and returns those to write.
     """

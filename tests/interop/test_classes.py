@@ -1,4 +1,4 @@
-"""Each of Hugging Face's classes: which tensors it has, and that they come and go unchanged."""
+"""Tests the tensors of Hugging Face's classes, and that a round trip keeps them unchanged."""
 
 import json
 
@@ -127,7 +127,7 @@ def tokenizer(tmp_path_factory):
 
 
 def random_params(columns):
-    """All heads, of which a kind needs some."""
+    """Parameters with all heads."""
     rng = np.random.default_rng(0)
     heads = ("mlm", "nsp", "classifier", "qa_outputs")
     shapes = jax.eval_shape(
@@ -166,7 +166,7 @@ def test_a_class_is_written_and_read_with_its_own_tensors(
     file = "model.safetensors"
     assert (first / file).read_bytes() == (again / file).read_bytes()
     assert from_pretrained(again).task == model.task
-    # Without a task it is the heads that say what a model does.
+    # Without a task, the heads determine the kind of a model.
     model.task = None
     alone = {
         "multiple_choice": "regression",
@@ -203,7 +203,7 @@ def test_labels_of_tokens(tmp_path, tokenizer, labels):
 
 
 def test_architectures_tell_apart_what_is_named_classifier(tmp_path, tokenizer):
-    """All three classes have a `classifier`; a pooler says that it isn't one of tokens."""
+    """All three classes have a `classifier`; one with a pooler does not classify tokens."""
     model = Pretrained(CONFIG, random_params(1), tokenizer, {"kind": "multiple_choice"})
     path = save_pretrained(tmp_path / "out", model)
     change_config(path, bertjax_task=None)
@@ -239,14 +239,14 @@ def test_a_model_without_what_its_task_needs_is_not_written(tmp_path, tokenizer,
 
 @pytest.fixture
 def sequences(tmp_path, tokenizer):
-    """A classifier of ours of two labels, as it lies on disk."""
+    """An exported classifier with two labels."""
     task = {"kind": "sequence_classification", "labels": ["neg", "pos"], "text_column": "text"}
     model = Pretrained(CONFIG, random_params(2), tokenizer, task)
     return save_pretrained(tmp_path / "out", model)
 
 
 def test_what_transformers_trained_further_is_what_it_says_it_is(sequences):
-    """transformers keeps our entry in config.json, whatever becomes of the model."""
+    """transformers keeps our entry in config.json, even if it trains the model for another task."""
     assert from_pretrained(sequences).task["text_column"] == "text"
     change_config(sequences, id2label={"0": "ham", "1": "spam"})
     assert from_pretrained(sequences).task["labels"] == ["ham", "spam"]

@@ -1,4 +1,4 @@
-"""DistilBERT: what transformers computes, by a BERT; what no BERT computes is refused."""
+"""A DistilBERT gives the outputs of transformers as a BERT; heads that BERT lacks are refused."""
 
 import json
 import tracemalloc
@@ -26,7 +26,7 @@ def golden():
 
 @pytest.fixture
 def write(tmp_path, golden):
-    """Writes a DistilBERT as transformers does; `change` gets its tensors first."""
+    """Writes a DistilBERT like transformers; `change` can change its tensors before."""
 
     def directory(change=lambda tensors: tensors, **fields):
         tensors = {
@@ -53,7 +53,7 @@ def refusal(directory):
 
 
 def encoder_only(tensors):
-    """As a DistilBertModel is saved."""
+    """The tensor names of a saved DistilBertModel."""
     prefix = "distilbert."
     return {n.removeprefix(prefix): a for n, a in tensors.items() if n.startswith(prefix)}
 
@@ -73,18 +73,18 @@ def test_hidden_states_and_logits_are_those_of_transformers(write, golden):
     real = golden["attention_mask"].astype(bool)
     hidden = jax.jit(bj.encode, static_argnums=2)(model.params, inputs, model.config)
     logits = jax.jit(bj.mlm_logits, static_argnums=2)(model.params, inputs, model.config)
-    # float32 sums in another order.
+    # The order of float32 sums differs.
     for ours, theirs in (
         (hidden.last_hidden_state, golden["last_hidden_state"]),
         (logits, golden["logits"]),
     ):
         np.testing.assert_allclose(np.asarray(ours)[real], theirs[real], rtol=0, atol=1e-5)
-    # A model that ignored its input would pass a test of shapes.
+    # A test of shapes would not detect a model that ignores its input.
     assert np.ptp(golden["last_hidden_state"], axis=(0, 1)).min() > 0.1
 
 
 def test_every_tensor_matters(write, golden):
-    """A tensor that goes nowhere, or to the wrong place, would leave the logits as they are."""
+    """The logits would not change if a tensor were ignored."""
     model = from_pretrained(write())
     mlm_logits = jax.jit(bj.mlm_logits, static_argnums=2)
     names = [name for name in golden if name.startswith("tensor:")]
@@ -92,7 +92,7 @@ def test_every_tensor_matters(write, golden):
     for name in names:
         name = name.removeprefix("tensor:")
         if name == "vocab_projector.weight" or name.endswith("k_lin.bias"):
-            continue  # tied to the word embeddings; softmax doesn't see a key's bias
+            continue  # tied to the word embeddings; softmax ignores a key's bias
 
         def change(tensors, name=name):
             noise = np.random.default_rng(0).normal(size=tensors[name].shape)
@@ -137,7 +137,7 @@ def test_fields_of_the_configuration(write):
 
 
 def test_the_width_of_a_configuration_takes_no_memory(write):
-    """Zeros of 16 GiB would be those of its token types."""
+    """The token types would otherwise be 16 GiB of zeros."""
     tracemalloc.start()
     sentence = refusal(write(dim=(1 << 31) - 1, n_heads=1))
     peak = tracemalloc.get_traced_memory()[1]

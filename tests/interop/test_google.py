@@ -1,4 +1,4 @@
-"""TF1 checkpoints of BERT: Google's names, heads, moments, and what is wrong with a directory."""
+"""Tests the reader of TF1 checkpoints: names, heads, moments, and messages about wrong files."""
 
 import dataclasses
 import json
@@ -49,7 +49,7 @@ def params():
 
 @pytest.fixture
 def released(tmp_path, writer, params):
-    """A directory as Google's archives unpack to."""
+    """A directory like Google's archives."""
 
     def write(change=None, config=CONFIG, params=params, name="release", **options):
         return writer.write_google(
@@ -75,7 +75,7 @@ def refusal(path):
 
 @pytest.mark.data
 def test_every_variable_of_a_genuine_checkpoint_has_its_parameter(data_dir):
-    """The names are Google's own, which the writer of the other tests only repeats."""
+    """These names are written out by hand; the writer of the other tests derives them."""
     directory = data_dir / "tf1_checkpoint"
     bundle = TensorBundle(directory / "bert_model.ckpt")
     found = read_checkpoint(directory)
@@ -97,7 +97,7 @@ def test_every_variable_of_a_genuine_checkpoint_has_its_parameter(data_dir):
 
 
 def test_google_variables_are_named_as_in_google_code(writer, params):
-    """bundle_writer.py and google.py have the names by themselves; neither takes the other's."""
+    """bundle_writer.py and google.py derive the names independently."""
     theirs = writer.google_variables(params)
     assert {variable_name(path)[0] for path in named(params)} == set(theirs)
     with pytest.raises(ValueError, match="no name in Google's BERT"):
@@ -170,7 +170,7 @@ def test_half_precision_becomes_float32(released, params):
 
 
 def test_a_part_without_a_gradient_has_zero_moments(released):
-    """As the pooler of SQuAD: Google's optimizer makes no slots where there is no gradient."""
+    """Google's optimizer makes no slots for parameters without gradients (SQuAD's pooler)."""
     mu, nu = random_tree(1), random_tree(2)
     del mu["pooler"], nu["pooler"]
     found = read_checkpoint(released(mu=mu, nu=nu, step=1))
@@ -182,12 +182,12 @@ def test_a_part_without_a_gradient_has_zero_moments(released):
     assert "bert/pooler/dense/bias/adam_m [6] is missing" in refusal(released(mu=mu, nu=nu, step=1))
 
 
-# What TensorFlow itself trained and saved
+# A model that TensorFlow trained and saved
 
 
 @pytest.fixture
 def trained(tmp_path):
-    """make_tf1_training.py's checkpoints of steps 4 and 8, and what TensorFlow computed of them."""
+    """Checkpoints of steps 4 and 8 from make_tf1_training.py, and TensorFlow's outputs for them."""
     golden = np.load(TRAINED)
     assert golden["generator"] == "tf.compat.v1.train.Saver" and str(golden["tensorflow"])
     for name in golden.files:
@@ -205,7 +205,7 @@ def batch_of(golden):
 
 @pytest.fixture
 def difference(trained):
-    """The largest difference of the logits of some parameters from TensorFlow's, as a function."""
+    """A function: parameters -> the largest difference of their logits from TensorFlow's."""
     directory, golden = trained
     inputs, positions = batch_of(golden)
     config = BertConfig.from_json(directory / "bert_config.json")
@@ -220,11 +220,11 @@ def difference(trained):
 
 def test_logits_are_tensorflows(trained, difference):
     found = read_checkpoint(trained[0] / "model.ckpt-4")
-    assert difference(found.params) < 1e-5  # float32 sums in another order: 7e-7 measured
+    assert difference(found.params) < 1e-5  # the order of float32 sums differs: 7e-7 measured
 
 
 def test_one_weight_changed_is_another_model(trained, difference):
-    """So that the test above could fail, for every tensor."""
+    """A change of any tensor makes the test above fail."""
     directory, golden = trained
     params = read_checkpoint(directory / "model.ckpt-4").params
     leaves, structure = jax.tree.flatten(params)
@@ -272,13 +272,13 @@ def test_training_goes_on_as_in_tensorflow(trained):
     moments = (optax.tree.get(state, name) for name in ("mu", "nu"))
     for ours, theirs in zip((params, *moments), (end.params, end.mu, end.nu), strict=True):
         for name, array in named(ours).items():
-            # Four steps of rates about 5e-3. A key bias has no gradient but rounding, of which Adam
-            # makes steps of any size.
+            # Four steps at rates of about 5e-3. A key bias has no gradient except rounding errors,
+            # from which Adam makes steps of any size.
             if not name.endswith("attention/key/bias"):
                 np.testing.assert_allclose(array, named(theirs)[name], atol=1e-5, err_msg=name)
 
 
-# Which checkpoint is meant
+# The choice between checkpoints
 
 
 def test_any_name_of_a_checkpoint_will_do(released, params):
@@ -325,7 +325,7 @@ def test_hugging_faces_files_go_first(released, tmp_path):
     assert is_checkpoint(directory / "bert_model.ckpt")
 
 
-# What is wrong with a directory
+# Messages about wrong files
 
 
 def test_nothing_there(tmp_path):

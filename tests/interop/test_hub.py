@@ -1,4 +1,4 @@
-"""Names of models on the hub: what is one, and downloading from a hub that a test plays."""
+"""Tests names of models on the hub, and downloads from a local server in place of the hub."""
 
 import hashlib
 import http.server
@@ -22,7 +22,7 @@ SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
 
 
 class FakeHub(http.server.BaseHTTPRequestHandler):
-    """The endpoints that huggingface_hub asks of a hub for public models."""
+    """The endpoints of the hub that huggingface_hub requests for public models."""
 
     protocol_version = "HTTP/1.1"
 
@@ -97,7 +97,7 @@ def server():
 
 @pytest.fixture
 def download(server, run_python, tmp_path):
-    """Downloads names in a process whose hub is `server`; gives [sentence or source, files]."""
+    """Downloads names in a process whose hub is `server`; returns [message or source, files]."""
     code = (
         "import json, sys\n"
         "from bertjax.errors import UserError\n"
@@ -171,7 +171,7 @@ def test_what_is_a_name(word, name):
     ],
 )
 def test_what_is_a_path_never_reaches_the_network(word, monkeypatch):
-    monkeypatch.setattr(hub, "download", None)  # a call would be a TypeError
+    monkeypatch.setattr(hub, "download", None)  # a call would raise a TypeError
     assert hub.parse_name(word) is None
     if "://" not in word:
         with pytest.raises(UserError):
@@ -183,7 +183,7 @@ def test_what_exists_is_a_path(tmp_path, monkeypatch):
     assert hub.parse_name("runs/pretrain") is not None
     assert hub.parse_name(tmp_path / "a") is None  # an object, not a string
     (tmp_path / "runs").mkdir()
-    assert hub.parse_name("runs/pretrian") is None  # a slip in the name of a run
+    assert hub.parse_name("runs/pretrian") is None  # a misspelled run
     (tmp_path / "owner").mkdir()
     (tmp_path / "owner" / "name").write_text("")
     assert hub.parse_name("owner/name") is None
@@ -204,7 +204,7 @@ def test_only_what_a_model_needs_is_downloaded(server, download):
 
 def test_pickles_only_where_there_is_nothing_else(server, download):
     shards = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
-    cases = {  # what a repository has, and how many of these are taken
+    cases = {  # files of a repository, and how many of them are downloaded
         "someone/shards": (("model.safetensors.index.json", *shards, "pytorch_model.bin"), 3),
         "someone/flax": (("flax_model.msgpack", "pytorch_model.bin"), 1),
         "someone/bin": (("pytorch_model.bin", "optimizer.bin"), 1),
@@ -227,7 +227,7 @@ def test_revisions_and_the_cache(server, download):
     assert [source for source, _ in results] == sources
     assert [files["config.json"] for _, files in results] == [11, 5, 5, 11]
     assert len([line for line in server.requests if line.endswith("model.safetensors")]) <= 4
-    # Offline, the same from the cache; and nothing is asked of anybody.
+    # Offline, the cache gives the same files without a request.
     before = len(server.requests)
     assert download(*words, HF_HUB_OFFLINE="1") == results
     (sentence, _), (revision, _) = download("someone/other", "someone/bert@v2", HF_HUB_OFFLINE="1")

@@ -69,7 +69,7 @@ def tokenizer(tmp_path_factory):
 
 
 def random_params(config):
-    # Biases and scales that are not 0 and 1 throughout, or a mix-up would go unnoticed.
+    # Biases and scales differ from 0 and 1, so that the tests notice if they are exchanged.
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
     return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes)
@@ -87,7 +87,7 @@ def exported(tmp_path, params, tokenizer):
 
 
 def rewrite(directory, change):
-    """Changes the tensors of an export in place, as another program's writing of them."""
+    """Changes the tensors of an export in place, like another program."""
     file = directory / "model.safetensors"
     arrays = safetensors.numpy.load(file.read_bytes())
     arrays = change({name: np.array(array) for name, array in arrays.items()}) or arrays
@@ -171,7 +171,7 @@ def test_a_classifier_keeps_its_labels(tmp_path, params, tokenizer):
     fields = json.loads((path / "config.json").read_text())
     assert fields["id2label"] == {"0": "x", "1": "y", "2": "z"}
     assert fields["problem_type"] == "single_label_classification"
-    # As Hugging Face writes it, without our entry.
+    # Hugging Face writes the same file without our entry.
     del fields["bertjax_task"]
     (path / "config.json").write_text(json.dumps(fields))
     assert from_pretrained(path).task == {
@@ -185,7 +185,7 @@ def test_a_classifier_keeps_its_labels(tmp_path, params, tokenizer):
 
 @pytest.fixture
 def classifier(tmp_path, params, tokenizer):
-    """Writes a classifier of three outputs as another program might, without our entry."""
+    """Writes a classifier with three outputs like another program, without our entry."""
     parts = {name: params[name] for name in ("embeddings", "encoder", "pooler")}
     head = {"kernel": jnp.ones((8, 3)), "bias": jnp.arange(3.0)}
     model = Pretrained(CONFIG, {**parts, "classifier": head}, tokenizer, None)
@@ -266,7 +266,7 @@ def test_heads_that_are_absent_are_left_out(exported):
 
 
 def test_a_masked_lm_without_a_pooler_encodes_and_fills(tmp_path, tokenizer):
-    """As every BertForMaskedLM of Hugging Face's is saved."""
+    """Hugging Face saves every BertForMaskedLM so."""
     config = dataclasses.replace(CONFIG, num_hidden_layers=1)
     whole = random_params(config)
     params = {name: whole[name] for name in ("embeddings", "encoder", "mlm")}
@@ -283,7 +283,7 @@ def test_a_masked_lm_without_a_pooler_encodes_and_fills(tmp_path, tokenizer):
     logits = mlm_logits(model.params, inputs, config)
     np.testing.assert_array_equal(logits, mlm_logits(whole, inputs, config))
     some = mlm_logits(model.params, inputs, config, positions=jnp.asarray([[2, 0]]))
-    # Other shapes of the same products: float32 sums in another order.
+    # The products have other shapes, so the order of float32 sums differs.
     np.testing.assert_allclose(some[0], logits[0, jnp.asarray([2, 0])], rtol=1e-5, atol=1e-5)
 
 
@@ -387,7 +387,7 @@ def test_a_run_directory_is_read_by_its_export(exported, tmp_path, params):
 def test_exporting_again_replaces_the_model_and_nothing_else(exported, params, tokenizer):
     (exported / "notes.md").write_text("mine")
     other = jax.tree.map(lambda leaf: leaf + 1, params)
-    for name in ("tokenizer.json", "added_tokens.json"):  # of the model that was there
+    for name in ("tokenizer.json", "added_tokens.json"):  # files of the former model
         (exported / name).write_text('{"zebra": 99}')
     save_pretrained(exported, Pretrained(CONFIG, other, tokenizer, None))
     same(from_pretrained(exported).params, other)

@@ -1,4 +1,4 @@
-"""TensorFlow's checkpoint files: what is read, and that no damage to them goes unnoticed."""
+"""Tests that TensorFlow's checkpoint files are read, and that every damage to them is detected."""
 
 import hashlib
 import json
@@ -35,7 +35,7 @@ def tensors():
         "global_step": np.int64(1 << 40),
         "empty": np.zeros((0, 4), np.float32),
     }
-    # More than one block of the index, with long common beginnings.
+    # The index has more than one block, and its names have long common prefixes.
     return named | {f"scope/layer_{n}/kernel": np.float32([n]) for n in range(45)}
 
 
@@ -166,7 +166,7 @@ def test_what_can_not_be_read_harms_nothing_else(tmp_path, writer):
 
 
 def test_an_index_that_contradicts_itself_is_refused(tmp_path, writer):
-    """With right sums, as nobody writes by accident."""
+    """The checksums are right, so the damage is deliberate."""
     prefix = tmp_path / "model.ckpt"
     one = np.ones((2, 2), np.float32)
     writer.write_bundle(prefix, {"w": one})

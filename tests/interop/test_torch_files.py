@@ -1,4 +1,4 @@
-"""PyTorch's files: what torch writes is read as torch reads it; nothing else does anything."""
+"""Tests that files of PyTorch are read like torch reads them, and other pickles refused."""
 
 import os
 import pickle
@@ -60,7 +60,7 @@ def test_the_numbers_are_not_copied(writer):
 
 
 class Shell:
-    """Unpickled, it writes a file."""
+    """An object that writes a file when it is unpickled."""
 
     def __init__(self, command):
         self.command = command
@@ -80,7 +80,7 @@ def test_code_in_a_pickle_is_refused_and_never_runs(writer, tmp_path, protocol, 
     }[layout]()
     sentence = refusal(data)
     assert "convert it to model.safetensors" in sentence
-    if protocol == 2:  # torch's; others begin with opcodes that it never writes
+    if protocol == 2:  # torch writes protocol 2; others begin with opcodes that it never writes
         assert f"contains '{os.system.__module__}.system'" in sentence
     assert list(tmp_path.iterdir()) == []
 
@@ -137,7 +137,7 @@ def test_a_program_that_makes_no_sense(writer, value, reason):
         ((2, 3), (4, 1), 0, "reaches beyond"),
         ((6,), (2,), 0, "reaches beyond"),
         ((1,), (1,), 6, "reaches beyond"),
-        ((7,), (0,), 0, "reaches beyond"),  # one number for a thousand, which a copy would hold
+        ((7,), (0,), 0, "reaches beyond"),  # one number repeated, which a copy would expand
         ((1 << 62, 1 << 62), (0, 0), 0, "reaches beyond"),
         ((0, 1 << 62), (1, 1), 0, "reaches beyond"),
         ((2, 3), (3,), 0, "more or fewer strides"),
@@ -202,14 +202,17 @@ def test_archives_that_torch_does_not_write(writer):
         b"]q\x00" + b"(h\x00h\x00e" * 150_000,  # a list of itself
         b")q\x00" + b"h\x00h\x00\x86q\x00" * 150_000,  # a tuple of 2^150,000 leaves
         b"}(" + b")" + b"2" * 100 + b"u.",
-        b"}" + b")q\x00" + b"h\x00h\x00\x86q\x00" * 100 + b"Ns.",  # as a key: it would be hashed
-        b"}X\x01\x00\x00\x00a" + b")q\x00" + b"h\x00h\x00\x86q\x00" * 100 + b"s.",  # would be shown
+        b"}" + b")q\x00" + b"h\x00h\x00\x86q\x00" * 100 + b"Ns.",  # a key, which would be hashed
+        b"}X\x01\x00\x00\x00a"
+        + b")q\x00"
+        + b"h\x00h\x00\x86q\x00" * 100
+        + b"s.",  # an entry, which would be printed
         b"]q\x00h\x00a" + b"b",
     ],
     ids=range(8),
 )
 def test_bombs_end_in_a_sentence_soon(writer, program):
-    """Whoever walked through such a value, to hash, copy or show it, would never end."""
+    """Hashing, copying or printing such a value would not end."""
     refusal(writer.zip_file(b"\x80\x02" + program))
 
 

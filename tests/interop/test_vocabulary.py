@@ -19,7 +19,7 @@ from bertjax.train.optimizer import OptimizerConfig, make_optimizer
 from bertjax.train.step import Loss, init_state, make_train_step
 from bertjax.train.tree import named
 
-# Google's order: [unused0] comes second and the rest after the special tokens.
+# Google's order: [unused0] is second; the rest follow the special tokens.
 TOKENS = [
     "[PAD]", "[unused0]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[unused1]",
     "heart", "cardio", "##my", "##o", "##pathy", "the", "is", "weak", ",", "##,", ".",
@@ -93,7 +93,7 @@ def same_rows(new, new_id, old, old_id):
 
 
 def untouched(new, old):
-    """Every tensor without a row a token is the very same."""
+    """Whether all tensors without a row per token are the same objects."""
     assert named(new).keys() == named(old).keys()
     for name, value in named(old).items():
         if name not in TABLES:
@@ -150,13 +150,13 @@ def test_a_new_words_logit_is_the_mean_of_its_pieces(model):
     new = add_words(model, ["cardiomyopathy"]).model
     pieces = [TOKENS.index(piece) for piece in ("cardio", "##my", "##o", "##pathy")]
     before, after = logits(model, TEXTS[:1]), logits(new, TEXTS[:1])
-    # The same products summed in another order, in float32.
+    # The order of float32 sums differs.
     np.testing.assert_allclose(after[..., 1], before[..., pieces].mean(-1), atol=1e-5)
     assert before[..., pieces].std(-1).min() > 1e-2  # they do differ
 
 
 def test_of_a_word_without_known_pieces_the_mean_of_all_tokens_is_taken():
-    # Two rows of the table have no token: they say nothing about tokens.
+    # Two rows of the table have no token.
     model = make_model(wordpiece(), spare=2)
     done = add_words(model, ["жук", "heartxyz"])
     assert (done.averaged, done.unknown) == (0, 2)
@@ -271,7 +271,7 @@ def test_the_result_is_saved_read_again_and_trained_further(model, moments, tmp_
     assert np.any(row(state.params, 1)[0] != row(done.model.params, 1)[0])
 
 
-# Swapping the vocabulary
+# Replacing the vocabulary
 
 
 def test_a_permuted_wordpiece_vocabulary_keeps_every_row_and_every_output(model, moments):
@@ -309,7 +309,7 @@ def test_special_tokens_keep_their_role_and_words_their_place_in_sentencepiece(m
     params, tokenizer = done.model.params, done.model.tokenizer
     for role in ("pad_id", "unk_id", "cls_id", "sep_id", "mask_id"):
         same_rows(params, getattr(tokenizer, role), model.params, getattr(model.tokenizer, role))
-    # What was learnt of "," is what texts gave: "," and never "##,".
+    # Texts contain "," and never "##,", so the rows of "," are the trained ones.
     for token, source in (("▁the", "the"), ("▁heart", "heart"), (",", ","), ("▁,", ",")):
         same_rows(params, id_of(tokenizer, token), model.params, TOKENS.index(source))
     assert done.kept + done.averaged + done.unknown == pieces.vocab_size
@@ -322,13 +322,13 @@ def test_a_wordpiece_vocabulary_takes_over_from_sentencepiece(pieces):
     for token, source in (("the", "▁the"), ("heart", "▁heart"), (",", ",")):
         same_rows(done.model.params, TOKENS.index(token), model.params, id_of(pieces, source))
     same_rows(done.model.params, TOKENS.index("[CLS]"), model.params, pieces.cls_id)
-    # Nothing in a text is "##,": its row is no comma's.
+    # No text contains "##,", so its row is not that of a comma.
     with pytest.raises(AssertionError):
         same_rows(done.model.params, TOKENS.index("##,"), model.params, id_of(pieces, ","))
 
 
 def test_there_and_back_keeps_what_both_have(model, pieces):
-    """Tokens of both vocabularies survive two swaps bit by bit."""
+    """Two replacements keep the rows of tokens in both vocabularies bit for bit."""
     back = swap_vocabulary(swap_vocabulary(model, pieces).model, model.tokenizer).model
     for token in ("[CLS]", "[MASK]", "the", "heart", "weak", ","):
         number = TOKENS.index(token)

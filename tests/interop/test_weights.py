@@ -1,4 +1,4 @@
-"""Files of weights: every kind gives the same parameters; what is damaged or elsewhere is named."""
+"""Tests that all weight files give the same parameters, and the messages about damaged files."""
 
 import json
 
@@ -51,7 +51,7 @@ def torch_writer(load_helper):
 
 
 def as_shards(directory, tensors, suffix=".safetensors", save=safetensors.numpy.save):
-    """Three files in turns, and their index, as transformers names them."""
+    """Three files with every third tensor each, and their index, with transformers' names."""
     stem = "model" if suffix == ".safetensors" else "pytorch_model"
     names = sorted(tensors)
     files = {name: f"{stem}-{i % 3 + 1:05}-of-00003{suffix}" for i, name in enumerate(names)}
@@ -242,7 +242,7 @@ ONE = msgpack.ExtType(1, msgpack.packb(([1], "float32", bytes(4)), use_bin_type=
 
 
 def chunked(shape, size=1):
-    """A file of an array in one piece, of that many numbers."""
+    """A file with one array of that many numbers."""
     content = msgpack.packb(([size], "float32", bytes(4 * size)), use_bin_type=True)
     sizes = {str(axis): value for axis, value in enumerate(shape)}
     pieces = {"0": msgpack.ExtType(1, content)}
@@ -331,7 +331,7 @@ def test_every_truncation_of_flax_and_flipped_bytes(params):
 def test_a_legacy_pickle_of_allennlp(data_dir):
     model = from_pretrained(data_dir / "hf_tiny" / "allennlp-bert-xsmall-dummy")
     assert model.kind == "encoder" and model.config.hidden_size == 20
-    # Of what torch.load gives, by the names of today and in their order (torch 2.13).
+    # The SHA-256 of the tensors that torch.load (2.13) reads, in the order of their names.
     assert (
         weights_hash(model.params)
         == "bfc1efec54a4f9c1cb899948afb546aa3accad86f3dd7a88f5cb60bbfabed142"

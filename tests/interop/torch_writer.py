@@ -1,4 +1,4 @@
-"""Writes files of PyTorch's without PyTorch, in both formats: the opcodes by hand."""
+"""Writes files of PyTorch without PyTorch, in both formats, opcode by opcode."""
 
 import io
 import struct
@@ -76,7 +76,7 @@ def zip_file(program, storages=(), compression=zipfile.ZIP_STORED, byteorder="li
 
 
 def legacy_file(program, storages=()):
-    """`storages`: of each key, the number of elements and the bytes."""
+    """Returns a file of the older format; `storages` is {key: (number of elements, bytes)}."""
     magic = 0x1950A86A20F9469CFC6C
     system = b"}" + text("little_endian") + b"\x88s"
     keys = b"](" + b"".join(map(text, dict(storages))) + b"e"

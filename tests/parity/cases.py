@@ -1,4 +1,4 @@
-"""What both sides of a parity test are given: configurations, weights, inputs, data. NumPy alone.
+"""Configurations, weights, inputs and data for both sides of a parity test, with NumPy alone.
 
 Weights are never stored: a tensor's values follow from its name in Hugging Face's state dict and
 its shape, so that the reference and bertjax draw the same ones. They are uniform draws of NumPy's
@@ -51,7 +51,7 @@ CONFIGS = {
     },
 }
 SAMPLED = ("base",)
-"""Whose outputs and gradients are kept as a sample."""
+"""Cases of which only a sample of outputs and gradients is stored."""
 
 LENGTHS = {
     "tiny_erf": (16, 9, 12, 2),
@@ -61,7 +61,7 @@ LENGTHS = {
     "heads": (14, 3, 11, 8),
     "base": (21, 10),
 }
-"""Tokens of every row that are no padding; the first row is as long as the batch."""
+"""Tokens per row without padding; the first row fills the batch's length."""
 
 SENTENCES = [
     "A man is playing a guitar.",
@@ -77,24 +77,24 @@ SENTENCES = [
     "日本の首都は東京です。",
     "Yes.",
 ]
-"""What all-MiniLM-L6-v2 reads."""
+"""Sentences for all-MiniLM-L6-v2."""
 
 LABELS = {"sequence_classification": 3, "regression": 1, "token_classification": 5}
 PREDICTIONS = 3
 STEPS, WARMUP, PEAK = 50, 5, 1e-3
 DECAY = 0.1
-"""Ten times the usual, so that it shows within so few steps."""
+"""Ten times the usual value, so that it has an effect within few steps."""
 
 RECIPES = ("huggingface", "google")
 
 
 def stream(name: str) -> np.random.RandomState:
-    """The random numbers of a name."""
+    """Returns a random generator that depends on a name only."""
     return np.random.RandomState(zlib.crc32(name.encode()))
 
 
 def tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """The weights of a name: no two alike, and none that an error could hide behind.
+    """Returns random weights for a name: all different, none near a value that hides errors.
 
     LayerNorm's scales lie about 1 and biases are not 0. Queries, keys and heads have the deviation
     1 / sqrt(in) instead of 0.02, so that attention is far from uniform and logits differ;
@@ -116,22 +116,22 @@ def tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def inputs(case: str) -> dict[str, np.ndarray]:
-    """input_ids, attention_mask, token_type_ids [B, T] int32: padded, of two token types."""
+    """Returns input_ids, attention_mask, token_type_ids [B, T] int32 with padding and two types."""
     return _inputs(CONFIGS[case], LENGTHS[case], stream(f"inputs of {case}"))
 
 
 def choices(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The same inputs as questions of two choices: [B / 2, 2, T]."""
+    """Returns the same inputs as questions with two choices: [B / 2, 2, T]."""
     return {name: array.reshape(-1, 2, array.shape[-1]) for name, array in arrays.items()}
 
 
 def pretraining_batch(case: str) -> dict[str, np.ndarray]:
-    """`inputs` with what `pretraining_loss` needs; some predictions weigh nothing."""
+    """Returns `inputs` with the labels of `pretraining_loss`; some predictions have weight 0."""
     return _with_targets(inputs(case), CONFIGS[case], stream(f"targets of {case}"))
 
 
 def training_batches() -> list[dict[str, np.ndarray]]:
-    """A batch for each of STEPS training steps of tiny_erf; words go by their position."""
+    """Returns a batch for each of STEPS steps of tiny_erf; a word depends on its position."""
     config, batches = CONFIGS["tiny_erf"], []
     for step in range(STEPS):
         draws = stream(f"training batch {step}")
@@ -145,7 +145,7 @@ def training_batches() -> list[dict[str, np.ndarray]]:
 
 
 def cosines(hidden: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
-    """Cosine similarities [B, B] of sentences as the means of their words in hidden [B, T, D]."""
+    """Returns cosine similarities [B, B] of sentences, each the mean of its words in [B, T, D]."""
     weights = attention_mask[..., None].astype(np.float64)
     means = (hidden * weights).sum(1) / weights.sum(1)
     means /= np.linalg.norm(means, axis=1, keepdims=True)
@@ -153,17 +153,17 @@ def cosines(hidden: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
 
 
 def sample(name: str, array: np.ndarray, count: int = 96) -> np.ndarray:
-    """Entries of an array at fixed places: [count] or the whole array, flat, if it is smaller."""
+    """Returns [count] entries of an array at fixed positions, or all entries if there are fewer."""
     flat = np.asarray(array).reshape(-1)
     if flat.size <= count:
         return flat
-    # Of the positions only those of the first row's length have a gradient.
+    # Only the positions within the first row's length have a gradient.
     used = LENGTHS["base"][0] * array.shape[-1] if "position_embeddings" in name else flat.size
     return flat[stream(f"sample of {name}").randint(0, used, size=count)]
 
 
 def projections(name: str, array: np.ndarray, count: int = 8) -> np.ndarray:
-    """Sums of all entries with random signs, over sqrt(size): an error anywhere shows in them."""
+    """Returns sums of all entries with random signs over sqrt(size): every error changes them."""
     flat = np.asarray(array, np.float64).reshape(-1)
     signs = stream(f"signs of {name}").randint(0, 2, size=(count, flat.size), dtype=np.int8)
     return (signs * 2.0 - 1.0) @ flat / np.sqrt(flat.size)
@@ -175,7 +175,9 @@ def _inputs(
     rows, width = len(lengths), max(lengths)
     mask = np.arange(width)[None] < np.array(lengths)[:, None]
     ids = draws.randint(1, config["vocab_size"], size=(rows, width))
-    first = draws.randint(0, np.array(lengths) + 1)  # where the second text begins, if it does
+    first = draws.randint(
+        0, np.array(lengths) + 1
+    )  # start of the second text; the length if there is none
     types = np.arange(width)[None] >= first[:, None]
     arrays = {
         "input_ids": np.where(mask, ids, 0),

@@ -1,4 +1,4 @@
-"""Writes docs/parity.md: what `make parity` measured, with versions and date.
+"""Writes docs/parity.md: the measurements of `make parity`, with versions and date.
 
     python tests/parity/certificate.py DIR docs/parity.md
 
@@ -18,7 +18,7 @@ import golden
 import numpy as np
 
 AGAIN = 2e-6
-"""How far two runs of the reference may lie apart: its threads add up in another order."""
+"""Accepted difference between two runs of the reference, whose threads sum in varying order."""
 DISTRIBUTIONS = (
     "bertjax",
     "jax",
@@ -47,7 +47,7 @@ proves the same without PyTorch.
 
 
 def apart(name: str, new: np.ndarray, old: np.ndarray) -> float:
-    """The largest difference, in units of the largest value where that is above 1."""
+    """Returns the largest difference, divided by the largest value if that is above 1."""
     if new.shape != old.shape:
         raise SystemExit(f"{name}: {new.shape} now, {old.shape} in the repository.")
     return float(np.abs(new - old).max() / max(1.0, np.abs(old).max()))

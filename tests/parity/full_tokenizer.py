@@ -1,4 +1,4 @@
-"""BERT's tokenizer in plain Python, from its published description: slow, and easy to check.
+"""BERT's tokenizer in plain Python, from its published description. It is slow and easy to check.
 
 Devlin et al. release it as `FullTokenizer` in google-research/bert's tokenization.py; this follows
 its rules in words of its own, on Python's own Unicode tables, as a reference for the tests.
@@ -27,7 +27,7 @@ def is_space(character: str) -> bool:
 
 @functools.cache
 def is_control(character: str) -> bool:
-    """Dropped: NUL, the replacement character, and what neither prints nor spaces."""
+    """Whether a character is dropped: NUL, the replacement character, control characters."""
     if character in "\t\n\r":
         return False
     return character in "\0\ufffd" or unicodedata.category(character) in ("Cc", "Cf")
@@ -40,7 +40,7 @@ def is_ideograph(character: str) -> bool:
 
 @functools.cache
 def is_punctuation(character: str) -> bool:
-    """All of ASCII that is neither a letter, a digit nor a space, and Unicode's punctuation."""
+    """Whether a character is ASCII but no letter, digit or space, or is Unicode punctuation."""
     if character.isascii():
         return character.isprintable() and not character.isalnum() and character != " "
     return unicodedata.category(character).startswith("P")
@@ -52,7 +52,7 @@ def without_accents(word: str) -> str:
 
 
 def words_of(text: str, lowercase: bool) -> list[str]:
-    """The basic tokenizer: words and single punctuation marks."""
+    """The basic tokenizer: splits text into words and punctuation marks."""
     spaced = []
     for character in text:
         if is_control(character):
@@ -72,7 +72,7 @@ def words_of(text: str, lowercase: bool) -> list[str]:
 
 
 def pieces_of(word: str, vocabulary: set[str], longest: int = 200) -> list[str]:
-    """Greedy: from the left, always the longest piece that the vocabulary has; else [UNK]."""
+    """Splits a word into the longest pieces of the vocabulary, from the left; else [UNK]."""
     if len(word) > longest:
         return ["[UNK]"]
     pieces, start = [], 0
@@ -89,7 +89,7 @@ def pieces_of(word: str, vocabulary: set[str], longest: int = 200) -> list[str]:
 
 
 class FullTokenizer:
-    """text -> tokens, without special ones.
+    """Converts text to tokens, without special tokens.
 
     Args:
         tokens: the vocabulary.
@@ -105,7 +105,7 @@ class FullTokenizer:
 
     def tokenize(self, text: str) -> list[str]:
         found = []
-        for chunk in text.split(" "):  # no rule looks past a space
+        for chunk in text.split(" "):  # no rule depends on text behind a space
             if chunk not in self._cache:
                 self._cache[chunk] = [
                     piece
@@ -119,7 +119,7 @@ class FullTokenizer:
 def _at_punctuation(word: str) -> list[str]:
     parts, fresh = [], True
     for character in word:
-        if is_space(character):  # an accent's decomposition may hold one
+        if is_space(character):  # the decomposition of an accent may contain a space
             fresh = True
         elif is_punctuation(character):
             parts.append(character)

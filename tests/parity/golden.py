@@ -1,4 +1,4 @@
-"""Golden files: numbers of another implementation, with who made them."""
+"""Golden files: numbers of another implementation, with their origin."""
 
 import datetime
 import json
@@ -12,7 +12,7 @@ _METADATA = "metadata"
 
 
 def save(path: pathlib.Path, arrays: dict[str, np.ndarray], library: str, versions: dict) -> None:
-    """Writes arrays as .npz, with who made them and when."""
+    """Writes arrays as .npz, with their origin and date."""
     metadata = {
         "library": library,
         "script": "tests/parity/reference.py",
@@ -23,7 +23,7 @@ def save(path: pathlib.Path, arrays: dict[str, np.ndarray], library: str, versio
 
 
 def load(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """The arrays of a golden file.
+    """Returns the arrays of a golden file.
 
     Raises:
         ValueError: no other implementation made it, and so it proves nothing.
@@ -35,13 +35,13 @@ def load(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def metadata(path: pathlib.Path) -> dict:
-    """Who made a golden file, and when."""
+    """Returns the origin and date of a golden file."""
     with np.load(path, allow_pickle=False) as file:
         return json.loads(str(file[_METADATA]))
 
 
 def check(path: pathlib.Path, metadata: dict) -> None:
-    """Refuses what was not made by one of LIBRARIES, and what bertjax had a part in."""
+    """Refuses files that none of LIBRARIES made, and files that bertjax took part in."""
     versions = metadata.get("versions", {})
     if metadata.get("library") not in LIBRARIES or {"bertjax", "jax"} & set(versions):
         raise ValueError(

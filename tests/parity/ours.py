@@ -1,4 +1,4 @@
-"""bertjax's side of a parity test: weights by the same names, and what it makes of them."""
+"""bertjax's side of a parity test: weights with the same names, and their outputs."""
 
 from functools import partial
 
@@ -21,20 +21,20 @@ def config(case: str) -> bj.BertConfig:
 
 
 def params(case: str) -> dict:
-    """Embeddings, encoder, pooler, mlm and nsp of a case."""
+    """Returns embeddings, encoder, pooler, mlm and nsp of a case."""
     shapes = jax.eval_shape(lambda: bj.init_params(config(case), jax.random.key(0)))
     return nested({path: leaf(path, tree.shape) for path, tree in named(shapes).items()})
 
 
 def leaf(path: str, shape: tuple[int, ...]) -> np.ndarray:
-    """The values of a parameter, drawn by Hugging Face's name in Hugging Face's layout."""
+    """Returns a parameter, drawn for Hugging Face's name in Hugging Face's layout."""
     name, transposed = tensor_name(path)
     array = cases.tensor(name, shape[::-1] if transposed else shape)
     return array.T if transposed else array
 
 
 def heads(case: str) -> dict[str, dict]:
-    """{task kind: the subtree of its head}; `classifier` means another matrix in each task."""
+    """Returns {kind: the subtree of its head}; `classifier` is another matrix for each kind."""
     width = cases.CONFIGS[case]["hidden_size"]
 
     def head(name: str, labels: int) -> dict:
@@ -49,7 +49,7 @@ def heads(case: str) -> dict[str, dict]:
 
 @partial(jax.jit, static_argnames=("config", "kinds"))
 def outputs(params, heads, inputs, questions, config, kinds) -> dict[str, jax.Array]:
-    """What the golden files hold under `forward/`, by bertjax's public functions.
+    """Computes the arrays that golden files have under `forward/`, with bertjax's public functions.
 
     Of twelve layers one is compiled, for all of them; the gradients are those of the loop.
     """
@@ -74,7 +74,7 @@ def outputs(params, heads, inputs, questions, config, kinds) -> dict[str, jax.Ar
 
 @partial(jax.jit, static_argnames="config")
 def loss_and_gradients(params, batch, config):
-    """The pre-training loss and its gradient by every parameter."""
+    """Returns the pre-training loss and its gradient for every parameter."""
 
     def loss(params):
         return bj.pretraining_loss(params, batch, config, execution=EXECUTION)[0]
@@ -83,7 +83,7 @@ def loss_and_gradients(params, batch, config):
 
 
 def by_their_names(tree: dict) -> dict[str, np.ndarray]:
-    """A tree like the parameters, as Hugging Face names and lays out its leaves."""
+    """Returns the leaves of a tree like the parameters with Hugging Face's names and layout."""
     found = {}
     for path, value in named(tree).items():
         name, transposed = tensor_name(path)

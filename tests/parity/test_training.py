@@ -1,4 +1,4 @@
-"""Gradients and training curves are PyTorch's."""
+"""Tests that gradients and training curves equal PyTorch's."""
 
 import jax
 import numpy as np
@@ -34,7 +34,7 @@ def test_the_gradient_of_every_tensor(case, cases, golden, ours, hold):
     assert set(found) == set(expected)
     worst, noise = (0.0, ""), 0.0
     for name, array in expected.items():
-        if name.endswith("key.bias"):  # truly zero: what is there is rounding
+        if name.endswith("key.bias"):  # exactly zero apart from rounding
             query = np.linalg.norm(found[name.replace("key", "query")])
             noise = max(noise, np.linalg.norm(found[name]) / query)
             continue
@@ -49,7 +49,7 @@ def test_the_gradient_of_every_tensor(case, cases, golden, ours, hold):
 
 
 def curve(recipe, cases, ours, **changes):
-    """The losses of STEPS steps by bertjax's own step and optimizer."""
+    """Returns the losses of STEPS steps with bertjax's step and optimizer."""
     name, schedule = CONFIGS[recipe]
     config = ours.config("tiny_erf")
     fields = {
@@ -88,7 +88,7 @@ def test_fifty_steps_of_training(recipe, cases, golden, ours, hold):
     expected = golden.load(golden.FOLDER / "training.npz")[recipe]
     found = curve(recipe, cases, ours)
     assert len(found) == len(expected) == cases.STEPS
-    assert expected[-5:].mean() < 0.9 * expected[:5].mean()  # it learns
+    assert expected[-5:].mean() < 0.9 * expected[:5].mean()  # the loss falls
     difference = np.abs(found / expected - 1).max()
     hold(f"{cases.STEPS} training steps, {recipe}", difference, CURVE, "loss curve, relative")
 
@@ -109,6 +109,6 @@ def test_the_recipes_differ(cases, golden):
     ids=str,
 )
 def test_another_recipe_gives_another_curve(change, cases, golden, ours):
-    """Or the curves would prove nothing about clipping, decay, epsilon and schedule."""
+    """The curves depend on clipping, decay, epsilon and schedule, so they can prove them."""
     expected = golden.load(golden.FOLDER / "training.npz")["google"]
     assert np.abs(curve("google", cases, ours, **change) / expected - 1).max() > 10 * CURVE

@@ -1,4 +1,4 @@
-"""Hugging Face -> bertjax -> Hugging Face: equal bytes of every tensor.
+"""Tests that Hugging Face -> bertjax -> Hugging Face keeps the bytes of every tensor.
 
 This also holds attention's key biases to their places, which no output can show.
 """
@@ -16,7 +16,7 @@ SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 @pytest.fixture
 def theirs(cases, golden):
-    """Names, shapes and values of transformers' BertForPreTraining; each value is its own."""
+    """Tensors with names and shapes of transformers' BertForPreTraining; all values differ."""
     arrays = golden.load(golden.FOLDER / "tiny_erf.npz")
     names = [name.removeprefix("gradients/") for name in arrays if "gradients/" in name]
     shapes = {name: arrays[f"gradients/{name}"].shape for name in names}
@@ -27,7 +27,7 @@ def theirs(cases, golden):
 
 @pytest.fixture
 def directory(tmp_path, cases, theirs):
-    """A directory as transformers writes it."""
+    """A directory like those that transformers writes."""
     folder = tmp_path / "theirs"
     folder.mkdir()
     config = {
@@ -53,7 +53,7 @@ def test_every_tensor_comes_back_with_equal_bytes(directory, theirs, tmp_path, h
 
 
 def test_what_is_read_is_what_the_forward_tests_run_on(directory, ours):
-    """So the outputs that are equal there are those of the weights that are read here."""
+    """test_forward.py compares the outputs of the very weights that are read here."""
     from bertjax.train.tree import named
 
     read, drawn = named(bj.from_pretrained(directory).params), named(ours.params("tiny_erf"))
@@ -63,7 +63,7 @@ def test_what_is_read_is_what_the_forward_tests_run_on(directory, ours):
 
 
 def test_a_flipped_bit_is_noticed(directory, theirs, tmp_path):
-    """In key biases too, whose place nothing else can prove."""
+    """This includes key biases, which outputs do not depend on."""
     bits = {name: array.copy() for name, array in theirs.items()}
     flipped = [name for name in bits if name.endswith("key.bias")]
     assert len(flipped) == 2

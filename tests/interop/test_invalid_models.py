@@ -1,4 +1,4 @@
-"""Directories and files that are not what their names say: one sentence, and the right model."""
+"""Tests directories and files whose contents do not match their names."""
 
 import errno
 import json
@@ -82,7 +82,7 @@ def test_metadata_of_null(exported, model):
 def test_shapes_that_no_array_has(exported, shape):
     def change(fields):
         fields = {**fields, "a": {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}}
-        if 0 not in shape:  # takes the bytes of a number from a tensor of one number more
+        if 0 not in shape:  # removes the bytes of one number
             end = max(each["data_offsets"][1] for n, each in fields.items() if "_meta" not in n)
             fields["a"]["data_offsets"] = [end, end + 4]
         return fields
@@ -140,7 +140,7 @@ def test_expected_shapes_of_the_largest_configuration():
     assert shapes["embeddings"]["word_embeddings"]["embedding"].shape == (most, most)
 
 
-# What can't be written or read --------------------------------------------------------------------
+# Errors of the file system ------------------------------------------------------------------------
 
 
 def test_an_export_under_a_file(tmp_path, model):
@@ -175,13 +175,13 @@ def test_a_shard_that_is_a_directory(exported):
 
 
 def test_what_can_not_be_read(tmp_path):
-    """A directory, as a file without permission is none to the superuser who may run this."""
+    """A directory in place of the file, because permissions do not stop a superuser."""
     for read in (read_json_object, read_weights):
         with pytest.raises(UserError, match=r"can't be read \(Is a directory\); make it a file"):
             read(epath.Path(tmp_path))
 
 
-# Which model ------------------------------------------------------------------------------------
+# The choice between models ------------------------------------------------------------------------
 
 
 def test_an_index_alone_is_no_checkpoint(exported, model, writer):
