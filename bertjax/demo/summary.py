@@ -17,6 +17,8 @@ from bertjax.config import BertConfig
 from bertjax.files import write_atomically
 from bertjax.inference.fill_mask import fill_mask
 from bertjax.interop.huggingface import Pretrained
+from bertjax.rundir.records import METRICS, read_metrics
+from bertjax.train.telemetry.metrics_file import read_records
 
 _PACKAGES = (
     "bertjax",
@@ -56,7 +58,7 @@ def numbers(
         None for TF-IDF, where nothing is random. gain is the accuracy of the pre-trained model
         minus that from scratch, gain_error its standard error.
     """
-    corpus, metrics = stages["corpus"], stages["pretrain"]["metrics"]
+    corpus = stages["corpus"]
     result: dict[str, Any] = {
         "seconds": round(sum(seconds.values()), 1),
         "minutes_asked_for": settings["minutes"],
@@ -64,10 +66,8 @@ def numbers(
         "vocab_size": stages["tokenizer"]["vocab_size"],
         "parameters": stages["pretrain"]["parameters"],
         "steps": stages["pretrain"]["steps"],
-        "mlm_loss": metrics["mlm_loss"],
-        "mlm_accuracy": metrics["mlm_accuracy"],
+        **stages["pretrain"]["metrics"],
         "unigram_entropy": stages["prepare"]["unigram_entropy"],
-        "nsp_accuracy": metrics["nsp_accuracy"],
         "majority": stages["prepare"]["majority"],
         "labels": corpus["labels"],
         "labels_all": round(corpus["rows"]["train"] / len(corpus["labels"])),
@@ -129,18 +129,19 @@ def story(
 ) -> dict[str, Any]:
     """Returns what the report shows besides the numbers, as JSON values.
 
-    curve: records of metrics.jsonl; fills: the likeliest words for the blanks at several steps;
-    predictions; method: paragraphs; commands: lines for a shell.
+    curve: records of metrics.jsonl; metrics: their descriptions; fills: the likeliest words for the
+    blanks at several steps; predictions; method: paragraphs; commands: lines for a shell.
     """
     workdir = epath.Path(workdir)
-    lines = (workdir / "pretrain" / "metrics.jsonl").read_text().splitlines()
+    run = workdir / "pretrain"
     fills = [json.loads(path.read_text()) for path in (workdir / "fills").glob("*.json")]
     fills.sort(key=lambda fill: fill["step"])
     for fill in fills:
         share = fill["step"] / stages["pretrain"]["steps"]
         fill["when"] = "before training" if share == 0 else f"step {fill['step']:,} ({share:.0%})"
     return {
-        "curve": [json.loads(line) for line in lines],
+        "curve": read_records(run / METRICS),
+        "metrics": [metric._asdict() for metric in read_metrics(run).values()],
         "fills": fills,
         "predictions": stages["predict"],
         "method": method(settings, stages),

@@ -27,10 +27,9 @@ class Chart:
     references: Sequence[tuple[str, float]]
     """(label, value) of the horizontal lines."""
 
-    def figure(self) -> str:
-        """The chart as HTML."""
-        picture = html.curves(self.lines, self.title, references=self.references)
-        return html.figure(picture, self.title)
+    def picture(self) -> str:
+        """The chart as SVG."""
+        return html.curves(self.lines, self.title, references=self.references)
 
 
 def charts_of(records: Sequence[Record], metrics: Mapping[str, Metric]) -> list[Chart]:

@@ -8,9 +8,9 @@ from etils import epath
 
 from bertjax.files import writing
 from bertjax.report import html
-from bertjax.report.charts import Chart, write_pngs
-from bertjax.report.html import Bar, Line
-from bertjax.rundir.records import REPORT, STORY, points_of
+from bertjax.report.charts import charts_of, write_pngs
+from bertjax.report.html import Bar
+from bertjax.rundir.records import REPORT, STORY, Metric
 
 NUMBERS, PAGE = "numbers.json", "index.html"
 _ARMS = (
@@ -38,8 +38,10 @@ def write_demo_report(
         The page.
     """
     directory = epath.Path(workdir) / REPORT
-    charts = _charts(numbers, story)
-    body = [*_first_screen(numbers, story, charts[0]), *_details(numbers, story)]
+    metrics = {each["name"]: Metric(**each) for each in story["metrics"]}
+    charts = charts_of(story["curve"], metrics)
+    learned = html.figure(charts[0].picture(), _learned(numbers, metrics))
+    body = [*_first_screen(numbers, story, learned), *_details(numbers, story)]
     target = directory / PAGE
     with writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
@@ -92,27 +94,7 @@ def why(numbers: dict[str, Any]) -> str:
     )
 
 
-def _charts(numbers: dict[str, Any], story: dict[str, Any]) -> list[Chart]:
-    """The curves of pre-training, the masked-LM loss first."""
-    curves = (
-        ("mlm_loss", "masked-LM loss", ("unigram entropy", numbers["unigram_entropy"])),
-        ("nsp_accuracy", "next-sentence accuracy", ("majority", numbers["majority"])),
-    )
-    return [
-        Chart(
-            name,
-            title,
-            [
-                Line("held out", points_of(story["curve"], "eval", name)),
-                Line("training", points_of(story["curve"], "train", name), "second"),
-            ],
-            [reference],
-        )
-        for name, title, reference in curves
-    ]
-
-
-def _first_screen(numbers: dict[str, Any], story: dict[str, Any], loss: Chart) -> list[str]:
+def _first_screen(numbers: dict[str, Any], story: dict[str, Any], learned: str) -> list[str]:
     few, seeds = numbers["labels_few"], len(numbers["seeds"])
     both = {suffix: _bars(numbers, suffix) for suffix in ("", "_few")}
     longest = max(bar.value for bars in both.values() for bar in bars)  # one scale for both
@@ -134,14 +116,7 @@ def _first_screen(numbers: dict[str, Any], story: dict[str, Any], loss: Chart) -
         html.heading("Filling in the blank"),
         _fills(story["fills"]),
         html.heading("What it learned from the text alone"),
-        html.figure(
-            html.curves(loss.lines, loss.title, references=loss.references),
-            f"Loss of guessing masked tokens, in nats: {numbers['mlm_loss']:.2f} on held-out text "
-            "at the end. Knowing only how often each token occurs gives "
-            f"{numbers['unigram_entropy']:.2f}. Does sentence B follow sentence A? "
-            f"{numbers['nsp_accuracy']:.1%} right; always giving the more frequent answer is right "
-            f"in {numbers['majority']:.1%}.",
-        ),
+        learned,
         html.heading("Now with your text"),
         html.paragraph(
             "These commands turn raw text into a BERT and that BERT into a classifier. Each prints "
@@ -149,6 +124,24 @@ def _first_screen(numbers: dict[str, Any], story: dict[str, Any], loss: Chart) -
         ),
         html.preformatted(story["commands"]),
     ]
+
+
+def _learned(numbers: dict[str, Any], metrics: dict[str, Metric]) -> str:
+    """Describes the last evaluation of pre-training, beside what needs no text to be learned."""
+    values = []
+    for metric in metrics.values():
+        if metric.reference and metric.name in numbers:
+            words, reference = metric.reference
+            value = numbers[metric.name]
+            if metric.better == "min":
+                values.append(f"{metric.words} {value:.2f} nats ({words} {reference:.2f})")
+            else:
+                values.append(f"{metric.words} {value:.1%} ({words} {reference:.1%})")
+    return (
+        f"At the end, on held-out text: {', '.join(values)}. The unigram entropy is the loss of a "
+        "model that knows only how often each token occurs. The majority is the share of the more "
+        "frequent answer."
+    )
 
 
 def _bars(numbers: dict[str, Any], suffix: str) -> list[Bar]:

@@ -89,7 +89,7 @@ def _write_run_report(directory: epath.Path, log: Callable[[str], None]) -> epat
         charts = charts_of(records, metrics)
         if len(runs) > 1:
             body.append(html.heading(name))
-        figures = [chart.figure() for chart in charts]
+        figures = [html.figure(chart.picture(), chart.title) for chart in charts]
         body += [*figures[:1], '<div class="pair">', *figures[1:], "</div>"]
         write_pngs(target, charts, log, prefix="" if len(runs) == 1 else f"{name}-")
     if (directory / CONFIG).exists():

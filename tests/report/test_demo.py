@@ -52,6 +52,9 @@ def story():
     ]
     return {
         "curve": curve,
+        "metrics": [
+            {"name": "mlm_loss", "words": "masked-LM loss", "reference": ["unigram entropy", 6.43]}
+        ],
         "fills": [{"step": s, "when": f"step {s}", "sentences": sentences} for s in (0, 100, 1000)],
         "predictions": [
             {"text": "Eigenvalues & <vectors>.", "label": "numpy", "said": "jax", "score": 0.5},
