@@ -13,6 +13,7 @@ from bertjax.config import BertConfig
 from bertjax.data.shards import read_manifest
 from bertjax.demo.hyperparameters import Hyperparameters
 from bertjax.model.bert import init_params
+from bertjax.model.flops import encoder_flops, pretraining_flops
 from bertjax.objectives.losses import pretraining_loss
 from bertjax.pretrain.config import PretrainConfig
 
@@ -57,8 +58,9 @@ def measure(config: PretrainConfig, hyper: Hyperparameters) -> Speed:
 
     first = seconds()
     each = float(np.median([seconds() for _ in range(_REPEATS)]))
-    encoder_share = _encoder_share(model, length, predictions)
-    finetune_step = each * encoder_share * finetune_batch_size / config.batch_size
+    # Fine-tuning has no masked-LM head.
+    share = encoder_flops(model, length) / pretraining_flops(model, length, predictions)
+    finetune_step = each * share * finetune_batch_size / config.batch_size
     return Speed(
         pretrain_step=each * _STEP_OVER_GRADIENT,
         finetune_step=finetune_step * _STEP_OVER_GRADIENT,
@@ -113,15 +115,6 @@ def budget(
     pretrain = steps * speed.pretrain_step + 2 * speed.compile + evaluations
     late = max(0.0, fixed + steps * speed.pretrain_step - seconds)
     return Budget(steps, pretrain, finetune["train"], finetune["few"], late)
-
-
-def _encoder_share(model: BertConfig, length: int, predictions: int) -> float:
-    """The encoder's share of a step's multiplications; the masked-LM head has the rest."""
-    width, wide = model.hidden_size, model.intermediate_size
-    layer = 4 * width * width + 2 * width * wide + 2 * length * width
-    encoder = model.num_hidden_layers * layer * length
-    head = predictions * (width * width + width * model.vocab_size)
-    return encoder / (encoder + head)
 
 
 def _random_batch(
