@@ -234,9 +234,9 @@ def forward(asked):
 
 def finetuning(asked):
     """Measures fine-tuning for classification."""
-    from bertjax.finetune.read_task import read_task
-    from bertjax.finetune.run import FinetuneConfig
-    from bertjax.finetune.trainer import SeedTrainer
+    from bertjax.finetune.config import FinetuneConfig
+    from bertjax.finetune.run import read_task
+    from bertjax.finetune.trainer import Trainer
     from bertjax.interop.huggingface import from_pretrained
 
     sys.path.insert(0, str(ROOT / "tests/parity"))
@@ -251,22 +251,22 @@ def finetuning(asked):
             train=str(data / "train.tsv"),
             dev=str(data / "dev.tsv"),
             workdir=f"{room}/{grouped}",
-            column_names=("text", "label"),
+            task=bj.ClassificationConfig(column_names=("text", "label")),
             batch_size=asked.batch_size,
             group_by_length=grouped,
             execution=bj.Execution(dtype=asked.dtype),
         )
         task = read_task(config, model, lambda line: None)
-        trainer = SeedTrainer(config, model, task, lambda line: None, progress=False)
-        plan = trainer.plan(trainer.settings[0])
-        held = {"state": trainer.programs.make_state(trainer.initial(0)), "step": 0}
-        given = trainer.hyperparameters(0, plan)
-        batches = (trainer.batch(0, plan, step) for step in range(plan.epoch_steps))
+        trainer = Trainer(config, model, task, lambda line: None, progress=False)
+        schedule = trainer.schedule(trainer.settings[0])
+        held = {"state": trainer.programs.make_state(trainer.initial_params(0)), "step": 0}
+        given = trainer.hyperparameters(0, schedule)
+        batches = (trainer.batch(0, schedule, step) for step in range(schedule.epoch_steps))
         for batch in {batch["input_ids"].shape: batch for batch in batches}.values():
             held["state"], _ = trainer.programs.train_step(held["state"], batch, given)  # compiles
 
         def run():
-            batch = trainer.batch(0, plan, held["step"])
+            batch = trainer.batch(0, schedule, held["step"])
             held["state"], metrics = trainer.programs.train_step(held["state"], batch, given)
             metrics["loss"].block_until_ready()
             held["step"] += 1
@@ -275,7 +275,7 @@ def finetuning(asked):
             )  # without the rows that fill the last batch
             return int(np.asarray(batch["attention_mask"])[real].sum())
 
-        return run, task.train
+        return run, task.train.rows
 
     with tempfile.TemporaryDirectory(prefix="bertjax-finetuning-") as room:
         grouped, train = our_side(room, True)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from bertjax.api import fit
     from bertjax.config import BertConfig, Execution
     from bertjax.errors import UserError
-    from bertjax.finetune.run import FinetuneConfig
+    from bertjax.finetune.config import FinetuneConfig
     from bertjax.inference.embed import embed
     from bertjax.inference.fill_mask import fill_mask
     from bertjax.inference.likelihood import pseudo_log_likelihood
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     )
     from bertjax.objectives.masking import MaskingConfig, Vocabulary, mask_tokens
     from bertjax.pretrain.config import PretrainConfig
+    from bertjax.tasks.classification.config import ClassificationConfig
+    from bertjax.tasks.question_answering.config import QuestionAnsweringConfig
     from bertjax.text.tokenizer import load_tokenizer
     from bertjax.train.optimizer import OPTIMIZERS, OptimizerConfig
     from bertjax.train.step import Loss, StepConfig, init_state, make_eval_step, make_train_step
@@ -45,14 +47,16 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "BertConfig": "bertjax.config",
+    "ClassificationConfig": "bertjax.tasks.classification.config",
     "Execution": "bertjax.config",
-    "FinetuneConfig": "bertjax.finetune.run",
+    "FinetuneConfig": "bertjax.finetune.config",
     "Loss": "bertjax.train.step",
     "MaskingConfig": "bertjax.objectives.masking",
     "OPTIMIZERS": "bertjax.train.optimizer",
     "OptimizerConfig": "bertjax.train.optimizer",
     "PretrainConfig": "bertjax.pretrain.config",
     "Pretrained": "bertjax.interop.huggingface",
+    "QuestionAnsweringConfig": "bertjax.tasks.question_answering.config",
     "StepConfig": "bertjax.train.step",
     "UserError": "bertjax.errors",
     "Vocabulary": "bertjax.objectives.masking",
@@ -87,6 +91,7 @@ _HOMES = {
 __all__ = [
     "OPTIMIZERS",
     "BertConfig",
+    "ClassificationConfig",
     "Execution",
     "FinetuneConfig",
     "Loss",
@@ -94,6 +99,7 @@ __all__ = [
     "OptimizerConfig",
     "PretrainConfig",
     "Pretrained",
+    "QuestionAnsweringConfig",
     "StepConfig",
     "UserError",
     "Vocabulary",

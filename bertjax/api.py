@@ -18,7 +18,8 @@ def fit(config: Any, *, log: Callable[[str], None] = print) -> Any:
         UserError: a mistake in the configuration, the data or the run directory.
         TypeError: neither of the two.
     """
-    from bertjax.finetune.run import FinetuneConfig, finetune
+    from bertjax.finetune.config import FinetuneConfig
+    from bertjax.finetune.run import finetune
     from bertjax.pretrain.config import PretrainConfig
     from bertjax.pretrain.run import pretrain
 

@@ -223,7 +223,7 @@ def _convert(arguments: list[str]) -> int:
     from bertjax.convert.run import ConvertConfig, convert
     from bertjax.convert.to_run import MODEL
     from bertjax.data.segments import DEFAULT_SEGMENTS
-    from bertjax.inference.predict import LINE_KINDS
+    from bertjax.inference.predict import can_predict
     from bertjax.objectives.objective import SEGMENTS
 
     with flags_of(ConvertConfig, _say) as say:
@@ -231,7 +231,7 @@ def _convert(arguments: list[str]) -> int:
         result = convert(config, say)
     if config.to == "huggingface":
         _say(f"Next: {command('finetune', model=result.dest, **_LABELLED)}")
-        verb = "predict" if result.kind in LINE_KINDS else "embed"
+        verb = "predict" if can_predict(result.kind) else "embed"
         _say(f"  or: {command(verb, result.dest)} < lines.txt")
         return EXIT_DONE
     segments = SEGMENTS[result.objective]
@@ -254,55 +254,42 @@ def _convert(arguments: list[str]) -> int:
 
 
 def _finetune(arguments: list[str]) -> int:
-    from bertjax.finetune.run import FinetuneConfig, finetune
+    from bertjax.finetune.config import FinetuneConfig
+    from bertjax.task_options import FinetuneArguments
 
-    with flags_of(FinetuneConfig, _say) as say:
-        config = parse_recipe(FinetuneConfig, "finetune", arguments)
+    with flags_of(FinetuneConfig):
+        parser = FinetuneArguments(arguments)
+    with flags_of(parser.type, _say) as say:
+        config = parser.parse()
+
+        from bertjax.finetune.run import finetune
+
         _keep_compiled()
         result = finetune(config, say)
     if result.stopped:
         _say_how_to_go_on("finetune", arguments, config.fresh, result.workdir)
         return EXIT_STOPPED
-    again = command("evaluate", result.workdir, config.dev, column_names=config.column_names)
-    _say(f"Next: {again}")
+    again = {name: getattr(config.task, name) or None for name in config.kind.unrecorded}
+    _say(f"Next: {command('evaluate', result.workdir, config.dev, **again)}")
     _say(f"  or: {command('predict', result.workdir)} < lines.txt")
     return EXIT_DONE
 
 
-def _evaluate(
-    model: str,
-    data: str,
-    *,
-    text_column: str | None = None,
-    pair_column: str | None = None,
-    label_column: str | None = None,
-    column_names: tuple[str, ...] | None = None,
-    batch_size: int = 32,
-) -> int:
-    """Score a fine-tuned model on every row of a labelled file; prints one JSON object.
-
-    A model that answers questions takes a file in the format of SQuAD, and no columns.
-
-    Args:
-        model: Run directory, export, Hugging Face directory, TF1 checkpoint, or name on the hub.
-        data: Labelled .tsv, .csv or .jsonl file, or SQuAD's .json.
-        text_column: Column of the text; left out: as in training.
-        pair_column: Column of the second text; left out: as in training.
-        label_column: Column of the label; left out: as in training.
-        column_names: Names of all columns, of a file that has no header.
-        batch_size: Most rows at a time.
-    """
+def _evaluate(arguments: list[str]) -> int:
     from bertjax.inference import predict
+    from bertjax.task_options import evaluate_type
+    from bertjax.tasks import kinds
 
-    with _keeping_compiled():
+    # The kind of the model decides which options there are.
+    is_named = bool(arguments) and not arguments[0].startswith("-")
+    model = _load(arguments[0]) if is_named else None
+    kind = (model and kinds.of_model(model)) or kinds.get(kinds.DEFAULT)
+    type_of_arguments = evaluate_type(arguments, kind)
+    with flags_of(type_of_arguments), _keeping_compiled():
+        config = parsing.parse(type_of_arguments, "evaluate", arguments)
+        model = _load(config.model) if model is None else model
         scores = predict.evaluate(
-            _load(model),
-            data,
-            text_column=text_column,
-            pair_column=pair_column,
-            label_column=label_column,
-            column_names=column_names,
-            batch_size=batch_size,
+            model, config.data, batch_size=config.batch_size, **config.options
         )
         _say(json.dumps(scores))
     return EXIT_DONE
@@ -311,23 +298,23 @@ def _evaluate(
 def _predict(
     model: str,
     *,
-    k: int | None = None,
+    top_k: int | None = None,
     pseudo_log_likelihood: bool = False,
     batch_size: int = 32,
 ) -> int:
-    """Read lines from standard input, write a JSON line for each: label and scores.
+    """Read lines from standard input and write a JSON line for each.
 
-    A model that was only pre-trained fills in the [MASK] of each line. A model of pairs takes two
-    texts with a tab between them. A model that answers questions takes {"question": ...,
-    "context": ...} as JSON, or both with a tab between, the context of any length; it writes the
-    answer, its first character and one past its last in the context, and the k best.
+    A fine-tuned model answers each line. Models of pairs read two texts with a tab between. Models
+    that answer questions read {"question": ..., "context": ...} as JSON, or both with a tab
+    between; the context may have any length. A model that was only pre-trained fills in the [MASK]
+    of each line.
 
     Args:
         model: Run directory, export, Hugging Face directory, TF1 checkpoint, or name on the hub.
-        k: Words to give for a [MASK], or answers for a question; left out: 5.
-        pseudo_log_likelihood: Score each line by a pre-trained model: the sum over its tokens of
+        top_k: Number of words for a [MASK], or of answers to a question. Default: 5.
+        pseudo_log_likelihood: Score each line with a pre-trained model: the sum over its tokens of
             log p(token | all others) in nats, each masked alone, and its pseudo-perplexity.
-        batch_size: Most lines (or masked copies of them) at a time.
+        batch_size: Maximum lines (or masked copies of them) per batch.
     """
     from bertjax.inference.predict import predict_lines
 
@@ -335,7 +322,7 @@ def _predict(
         for line in predict_lines(
             _load(model),
             _stdin(),
-            k=k,
+            top_k=top_k,
             pseudo_log_likelihood=pseudo_log_likelihood,
             batch_size=batch_size,
         ):
@@ -351,14 +338,14 @@ def _embed(
     pooling: Literal["mean", "cls", "pooler"] = "mean",
     batch_size: int = 32,
 ) -> int:
-    """Read lines from standard input, write a vector for each, as a JSON list a line.
+    """Read lines from standard input and write a vector for each, as a JSON list.
 
     Args:
         model: Run directory, export, Hugging Face directory, TF1 checkpoint, or name on the hub.
-        layer: Layer to take (0: the embeddings, -1: the last); several are concatenated.
-        layer_weights: One number for each layer: their weighted sum instead.
-        pooling: mean of the tokens; cls, the first token; pooler, the pooled output.
-        batch_size: Most lines at a time.
+        layer: Layer to take (0: the embeddings, -1: the last); several are joined.
+        layer_weights: A weight for each layer, to sum the layers instead of joining them.
+        pooling: mean: of all tokens. cls: the first token. pooler: the pooled output.
+        batch_size: Maximum lines per batch.
     """
     from bertjax.inference.embed import embed_lines
 
@@ -432,11 +419,8 @@ VERBS = {
     "prepare": Verb("text + vocabulary -> shards", _prepare),
     "pretrain": Verb("shards -> a pre-trained BERT", _pretrain),
     "convert": Verb("a TF1 checkpoint, a model or a run -> another layout", _convert),
-    "finetune": Verb("a BERT + labelled rows or questions -> a model of them", _finetune),
-    "evaluate": Verb(
-        "a fine-tuned model + labelled rows or questions -> scores",
-        with_positionals(_evaluate, "evaluate"),
-    ),
+    "finetune": Verb("a BERT + labelled files -> a fine-tuned model", _finetune),
+    "evaluate": Verb("a fine-tuned model + a labelled file -> scores", _evaluate),
     "predict": Verb(
         "lines -> labels, answers, or words for [MASK]",
         with_positionals(_predict, "predict"),

@@ -70,9 +70,12 @@ def _flags(kind: Callable[..., Any], path: str = "", prefix: str = "") -> Iterat
         is_required = parameter.default is inspect.Parameter.empty
         is_positional = _has(hint, Positional) or (inspect.isfunction(kind) and is_required)
         yield path + name, name.upper() if is_positional else flag(prefix + name)
-        if nested := _dataclass(hint):
-            inner = prefix if _has(hint, OmitArgPrefixes) else f"{prefix}{name}."
-            yield from _flags(nested, f"{path}{name}.", inner)
+        nested = _dataclass(hint)
+        if nested and _has(hint, OmitArgPrefixes):  # it names its own fields without a path
+            yield from _flags(nested, f"{path}{name}.", prefix)
+            yield from _flags(nested, path, prefix)
+        elif nested:
+            yield from _flags(nested, f"{path}{name}.", f"{prefix}{name}.")
 
 
 def _has(hint: Any, marker: Any) -> bool:
@@ -229,9 +232,22 @@ def _metavar(hint: Any) -> str:
 
 
 def parse_recipe(kind: type[Config], verb: str, arguments: list[str]) -> Config:
-    """A configuration: flags over a recipe, if the first argument is one, or over defaults."""
+    """Returns a configuration: flags over a recipe, if there is one, or over defaults."""
+    verb, config, flags = read_recipe(kind, verb, arguments)
+    return parse(kind, verb, flags) if config is None else parse(kind, verb, flags, default=config)
+
+
+def read_recipe(
+    kind: type[Config], verb: str, arguments: list[str]
+) -> tuple[str, Config | None, list[str]]:
+    """Returns the words before the flags, the configuration of the recipe if the first argument is
+    one, and the flags.
+
+    Raises:
+        UserError: the first argument is neither a recipe nor a flag.
+    """
     if not arguments or arguments[0].startswith("-"):
-        return parse(kind, f"{verb} [RECIPE.py]", arguments)
+        return f"{verb} [RECIPE.py]", None, arguments
     recipe, *flags = arguments
     if not os.path.isfile(recipe):  # noqa: PTH113 - recipes are local Python files
         raise UserError(
@@ -241,7 +257,7 @@ def parse_recipe(kind: type[Config], verb: str, arguments: list[str]) -> Config:
     config = runpy.run_path(recipe).get("config")
     if not isinstance(config, kind):
         raise UserError(f"{recipe}: defines no `config = {kind.__name__}(...)`.")
-    return parse(kind, f"{verb} {recipe}", flags, default=config)
+    return f"{verb} {recipe}", config, flags
 
 
 def with_positionals(function: Callable[..., int], verb: str) -> Callable[[list[str]], int]:

@@ -15,7 +15,8 @@ Result (2026-11-24 to 26, one seed at a time on a shared machine): accuracy on d
 Two standard errors of the difference are 0.0058.
 """
 
-from bertjax.finetune.run import FinetuneConfig
+from bertjax.finetune.config import FinetuneConfig
+from bertjax.tasks.classification.config import ClassificationConfig
 from bertjax.train.optimizer import OptimizerConfig
 
 config = FinetuneConfig(
@@ -23,7 +24,7 @@ config = FinetuneConfig(
     train="sst2/train.tsv",
     dev="sst2/dev.tsv",
     workdir="runs/minilm-sst2",
-    column_names=("text", "label"),
+    task=ClassificationConfig(column_names=("text", "label")),
     seeds=(0, 1, 2, 3, 4),
     epochs=3,
     batch_size=32,

@@ -19,8 +19,9 @@ label has 0.5092. The mean of the seeds by epoch:
 of the seeds; three had been hoped for. In both arms the loss on dev grows from the second epoch on.
 """
 
-from bertjax.finetune.run import FinetuneConfig
+from bertjax.finetune.config import FinetuneConfig
 from bertjax.model.initializers import InitializationConfig
+from bertjax.tasks.classification.config import ClassificationConfig
 from bertjax.train.optimizer import OptimizerConfig
 
 config = FinetuneConfig(
@@ -28,7 +29,7 @@ config = FinetuneConfig(
     train="sst2/train.tsv",
     dev="sst2/dev.tsv",
     workdir="runs/novels-sst2",
-    column_names=("text", "label"),
+    task=ClassificationConfig(column_names=("text", "label")),
     initialization=InitializationConfig(
         mlm_bias="unigram", positions="waves", attention="neighbours"
     ),

@@ -26,7 +26,8 @@ import json
 import pathlib
 import sys
 
-from bertjax.finetune.run import FinetuneConfig
+from bertjax.finetune.config import FinetuneConfig
+from bertjax.tasks.question_answering.config import QuestionAnsweringConfig
 from bertjax.train.optimizer import OptimizerConfig
 
 config = FinetuneConfig(
@@ -34,7 +35,7 @@ config = FinetuneConfig(
     train="squad/train.json",
     dev="squad/dev.json",
     workdir="runs/squad",
-    task="question_answering",
+    task=QuestionAnsweringConfig(),
     epochs=1,
     batch_size=16,
     group_by_length=True,

@@ -207,7 +207,7 @@ def test_each_step_prints_the_next_which_the_parser_takes(made, bertjax, parse, 
         *("--workdir", place / "task", "--max-seq-length", 16),
     )
     following, other = map(parse, printed(out))
-    assert following["column_names"] == ("text", "label")
+    assert following["task"].column_names == ("text", "label")
     assert (following["model"], following["data"]) == (
         str(place / "task"),
         str(place / "rows.tsv"),
@@ -268,7 +268,7 @@ def test_predict_and_embed_read_lines(made, bertjax, monkeypatch):
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text)))
 
     feed(b"bal [MASK] dem\r\nfir [MASK]\n")
-    code, out, _ = bertjax("predict", made / "run", "--k", 3)
+    code, out, _ = bertjax("predict", made / "run", "--top-k", 3)
     rows = [json.loads(line) for line in out.splitlines()]
     assert code == 0
     assert [row["text"] for row in rows] == ["bal [MASK] dem", "fir [MASK]"]

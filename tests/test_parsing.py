@@ -81,7 +81,7 @@ def help_of(monkeypatch, capsys):
         ("set `fresh` or `max_seq_length` 16", "set --fresh or --max-seq-length 16"),
         ("give `loop.train_steps` above 10.", "give --loop.train-steps above 10."),
         ("`second.train_steps`", "--second.train-steps"),
-        ("`options.doc_stride`", "--doc-stride"),
+        ("`options.doc_stride` or `doc_stride`", "--doc-stride or --doc-stride"),
         ("`source` is absent", "SOURCE is absent"),
         ("fresh, `train_steps`, `fresh = 1`", "fresh, `train_steps`, `fresh = 1`"),
         ("`held_out` of `bertjax prepare`", "`held_out` of `bertjax prepare`"),

@@ -147,7 +147,7 @@ def _write_run(
     with filling(dest) as directory:
         _certify(config, directory, certificate)
         write_run(directory, start, log)
-        write_config(directory, KIND, config)
+        write_config(directory, KIND, dataclasses.asdict(config))
     moments = source.mu is not None
     whose = "the source's" if moments else "fresh"
     log(f"Wrote {dest}: a run at step {start.step:,}, with {whose} Adam moments.")

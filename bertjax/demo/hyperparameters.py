@@ -10,7 +10,7 @@ from etils import epath
 
 from bertjax.config import BertConfig
 from bertjax.files import writing
-from bertjax.finetune.run import FinetuneConfig
+from bertjax.finetune.config import FinetuneConfig
 from bertjax.model.initializers import InitializationConfig
 from bertjax.objectives.masking import MaskingConfig
 from bertjax.pretrain.config import ModelConfig, PretrainConfig

@@ -1,78 +1,56 @@
-"""The grid of a fine-tuning run: every learning rate with every batch size and number of epochs, as
-in the BERT paper's appendix A.3."""
+"""The grid of a fine-tuning run: all combinations of learning rates, batch sizes and epochs, as in
+the BERT paper's appendix A.3."""
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from bertjax.errors import UserError
-
-if TYPE_CHECKING:
-    from bertjax.finetune.run import FinetuneConfig
 
 
 class Setting(NamedTuple):
     """One point of the grid."""
 
     learning_rate: float
-    """Peak."""
+    """Peak learning rate."""
     batch_size: int
-    """Rows a step, over all devices."""
+    """Rows per step, over all devices."""
     epochs: int
-    """Times that every row is seen."""
+    """Passes over the training rows."""
 
 
-# In the order of a setting's fields: the configuration's field, and the name in paths.
-_AXES = (
-    ("learning_rates", "learning-rate"),
-    ("batch_sizes", "batch-size"),
-    ("epoch_counts", "epochs"),
-)
+_NAMES = ("learning rate", "batch size", "epochs")
 
 
-def check_axes(config: "FinetuneConfig") -> None:
-    """Refuses a grid of nothing, and one that names a value twice.
+def check_axis(field: str, values: Sequence[float] | None) -> None:
+    """Refuses an axis of the grid that is empty, or has a value twice or not above 0.
 
     Raises:
-        UserError: as said.
+        UserError: names the field.
     """
-    for name, _ in _AXES:
-        values = getattr(config, name)
-        if values is None:
-            continue
-        # As directories and tables show them: 1e-5 and 1.0000001e-5 would be one.
-        shown = {f"{value:g}" for value in values}
-        if not values or len(shown) < len(values):
-            raise UserError(
-                f"{name} is {tuple(values)}: give at least one to try, and each only once (to "
-                "six digits), or leave it out."
-            )
-        if not all(0 < value < float("inf") for value in values):
-            raise UserError(f"{name} are {tuple(values)}: give numbers above 0.")
-
-
-def settings(config: "FinetuneConfig") -> list[Setting]:
-    """All points of the grid, in the order in which they are tried; without a grid the one that the
-    configuration names."""
-    axes = (
-        config.learning_rates or (config.optimizer.learning_rate,),
-        config.batch_sizes or (config.batch_size,),
-        config.epoch_counts or (config.epochs,),
-    )
-    return list(itertools.starmap(Setting, itertools.product(*axes)))
+    if values is None:
+        return
+    # Directories and tables show six digits: 1e-5 and 1.0000001e-5 would be the same.
+    if not values or len({f"{value:g}" for value in values}) < len(values):
+        raise UserError(
+            f"`{field}` is {tuple(values)}: give at least one value, and each only once (to six "
+            "digits), or leave it out."
+        )
+    if not all(0 < value < float("inf") for value in values):
+        raise UserError(f"`{field}` is {tuple(values)}: give numbers above 0.")
 
 
 def directory(setting: Setting, grid: Sequence[Setting]) -> str:
-    """The name of a setting's directory: what varies in the grid; "" where nothing does."""
+    """Returns the directory of a setting: the values that vary in the grid; "" if none does."""
     return "-".join(
-        f"{name}-{value:g}"
-        for (_, name), value, varies in zip(_AXES, setting, _varying(grid), strict=True)
+        f"{name.replace(' ', '-')}-{value:g}"
+        for name, value, varies in zip(_NAMES, setting, _varying(grid), strict=True)
         if varies
     )
 
 
-def said(setting: Setting, grid: Sequence[Setting]) -> str:
-    """A setting in words: its learning rate, and what else varies in the grid."""
+def description(setting: Setting, grid: Sequence[Setting]) -> str:
+    """Returns the learning rate of a setting, and the other values that vary in the grid."""
     words = (
         f"learning rate {setting.learning_rate:g}",
         f"batch size {setting.batch_size}",
@@ -83,15 +61,14 @@ def said(setting: Setting, grid: Sequence[Setting]) -> str:
 
 
 def _varying(grid: Sequence[Setting]) -> list[bool]:
-    """Of each field of a setting: whether the grid has several values of it."""
+    """Whether each field of a setting has several values in the grid."""
     return [len(set(column)) > 1 for column in zip(*grid, strict=True)]
 
 
 def table(tried: Mapping[Setting, float], metric: str, best: Setting) -> list[str]:
-    """Lines of text: what varies among the settings, each with its metric on the dev rows."""
+    """Returns lines of text: the values that vary, and the metric of each setting."""
     varying = _varying(tuple(tried))
-    names = itertools.compress(("learning rate", "batch size", "epochs"), varying)
-    rows = [(*names, metric)]
+    rows = [(*itertools.compress(_NAMES, varying), metric)]
     for setting, score in tried.items():
         values = itertools.compress((f"{value:g}" for value in setting), varying)
         rows.append((*values, f"{score:.4f}"))

@@ -78,7 +78,7 @@ def programs(
 
     def first_params() -> Any:
         key = jax.random.key(0)
-        params = random_params(config, key, head.kind, head.outputs, whole=True)
+        params = random_params(config, key, head.name, head.outputs, whole=True)
         return lora.partition(params, key, adapters)[1] if adapters.rank else params
 
     params = jax.eval_shape(first_params)

@@ -1,4 +1,4 @@
-"""One vector for each text."""
+"""A vector for each text."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -8,9 +8,10 @@ from bertjax.config import Execution
 from bertjax.errors import UserError
 from bertjax.inference import programs
 from bertjax.inference.programs import Pooling
-from bertjax.inference.texts import Text, chunks, max_length, split_pairs
+from bertjax.inference.texts import chunks
 from bertjax.interop.huggingface import Pretrained
-from bertjax.tasks.classification.features import tokenize
+from bertjax.tasks.task import trained_length
+from bertjax.tasks.texts import Text, split_pairs, tokenize
 
 _DEFAULT = Execution()
 
@@ -25,31 +26,33 @@ def embed(
     batch_size: int = 32,
     execution: Execution = _DEFAULT,
 ) -> np.ndarray:
-    """One vector for each text: [N, D] float32, or [N, D * layers] for several layers joined.
+    """Embeds texts: [N, D] float32, or [N, D * layers] for several joined layers.
 
     Args:
-        model: any.
+        model: any model.
         texts: N texts or N pairs.
-        layer: 0 is the embeddings' output, 1 the first layer's, -1 the last one's; of several the
-            vectors are joined (the paper's section 5.3 joins the last four).
-        pooling: mean over the tokens ([CLS] and [SEP] included), cls: the first token, pooler: the
-            trained layer over the first token (of the last layer only).
-        layer_weights: one for each layer; the vectors are summed with these weights instead of
-            joined (the paper's table 7 sums the last four, and all).
-        batch_size: most rows at a time.
+        layer: layers to take: 0 for the output of the embeddings, 1 for that of the first layer, -1
+            for that of the last. The vectors of several layers are joined (the BERT paper's section
+            5.3 joins the last four).
+        pooling: "mean" of all tokens with [CLS] and [SEP]; "cls" for the first token; "pooler" for
+            the trained layer on the first token of the last layer.
+        layer_weights: weights of the layers, whose vectors are then summed instead of joined (the
+            BERT paper's table 7 sums the last four layers, and all layers).
+        batch_size: maximum rows per batch.
         execution: how to compute.
 
     Raises:
-        UserError: no such layer or pooling, other weights than layers, or a text can't be read.
+        UserError: a layer, the pooling or the weights do not fit the model, or a text can't be
+            read.
     """
     layers = (layer,) if isinstance(layer, int) else tuple(layer)
     check_layers(model, layers, pooling, layer_weights)
-    firsts, seconds = split_pairs(model, texts, any_form=True)
-    length = max_length(model)
-    examples = tokenize(firsts, seconds, model.tokenizer, length)
+    firsts, seconds = split_pairs(texts)
+    length = trained_length(model)
+    features = tokenize(firsts, seconds, model.tokenizer, length)
     joined = len(layers) if layer_weights is None else 1
     result = np.zeros((len(firsts), model.config.hidden_size * joined), np.float32)
-    for rows, batch in programs.batches(examples, batch_size, length):
+    for rows, batch in programs.batches(features, batch_size, length):
         vectors = programs.pooled_vectors(
             model.params,
             programs.model_inputs(batch),
@@ -69,34 +72,34 @@ def check_layers(
     pooling: Pooling,
     layer_weights: Sequence[float] | None,
 ) -> None:
-    """Raises a UserError where `embed` can't take these of the model."""
+    """Raises a UserError unless the model has these layers and this pooling."""
     depth = model.config.num_hidden_layers
     for number in layers:
         if not -depth - 1 <= number <= depth:
             raise UserError(
-                f"layer is {number}: the model has {depth} layers; give {-depth - 1} to {depth}."
+                f"`layer` is {number}: the model has {depth} layers; give {-depth - 1} to {depth}."
             )
     if pooling not in ("mean", "cls", "pooler"):
-        raise UserError(f"pooling is {pooling!r}: use mean, cls or pooler.")
+        raise UserError(f"`pooling` is {pooling!r}: use mean, cls or pooler.")
     if pooling == "pooler" and (layers not in ((-1,), (depth,)) or "pooler" not in model.params):
         raise UserError(
-            "pooling is pooler, which reads the last layer of a model that has a pooler: leave "
-            "layer at -1, or use mean or cls."
+            "`pooling` pooler needs the last layer of a model that has a pooler: leave `layer` at "
+            "-1, or use mean or cls."
         )
     if not layers:
-        raise UserError("layer is empty: name at least one layer.")
+        raise UserError("`layer` is empty: name at least one layer.")
     if layer_weights is None:
         return
     if pooling == "pooler":
-        raise UserError("pooling is pooler, which reads one layer: leave layer_weights out.")
+        raise UserError("`pooling` pooler reads one layer: leave out `layer_weights`.")
     if len(layer_weights) != len(layers):
         raise UserError(
-            f"layer_weights has {len(layer_weights)} numbers for {len(layers)} layers: give one "
+            f"`layer_weights` has {len(layer_weights)} numbers for {len(layers)} layers: give one "
             "for each layer."
         )
     for weight in layer_weights:
         if not abs(weight) <= float(np.finfo(np.float32).max):
-            raise UserError(f"layer_weights has {weight}: give finite numbers.")
+            raise UserError(f"`layer_weights` has {weight}: give finite numbers.")
 
 
 def embed_lines(
@@ -108,7 +111,7 @@ def embed_lines(
     layer_weights: Sequence[float] | None = None,
     batch_size: int = 32,
 ) -> Iterator[np.ndarray]:
-    """The vector of every line of text, in order; as `embed`."""
+    """Yields the vector of each line of text; see `embed`."""
     for _, chunk in chunks(lines):
         yield from embed(
             model, chunk, layer, pooling, layer_weights=layer_weights, batch_size=batch_size

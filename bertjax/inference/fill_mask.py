@@ -1,4 +1,4 @@
-"""The likeliest tokens for every [MASK] in a text."""
+"""The likeliest tokens for each [MASK] of a text."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -10,11 +10,13 @@ import numpy as np
 from bertjax.config import Execution
 from bertjax.errors import UserError
 from bertjax.inference import programs
-from bertjax.inference.texts import check_texts, max_length
 from bertjax.interop.huggingface import Pretrained
-from bertjax.tasks.classification.features import tokenize
+from bertjax.tasks.task import trained_length
+from bertjax.tasks.texts import check_texts, name_text, tokenize
 
 MASK = "[MASK]"
+HEADS = ("pretraining", "masked_lm")
+"""Heads whose models are there to fill in [MASK]."""
 _DEFAULT = Execution()
 
 
@@ -30,38 +32,42 @@ def check_head(model: Pretrained) -> None:
 def fill_mask(
     model: Pretrained,
     texts: Sequence[str],
-    k: int = 5,
+    top_k: int = 5,
     *,
     batch_size: int = 32,
     execution: Execution = _DEFAULT,
 ) -> list[dict[str, Any]]:
-    """The likeliest tokens for every [MASK] in the texts.
+    """Finds the likeliest tokens for each [MASK] of the texts.
 
     Args:
-        model: with a masked-LM head.
-        texts: each with at least one "[MASK]".
-        k: how many tokens for each.
-        batch_size: most rows at a time.
+        model: a model with a masked-LM head.
+        texts: N texts, each with at least one "[MASK]".
+        top_k: number of tokens for each [MASK].
+        batch_size: maximum rows per batch.
         execution: how to compute.
 
     Returns:
-        For each text, in order: {"text", "masks": one list for each [MASK] of k times {"token",
-        "score"}, the likeliest first}.
+        For each text {"text", "masks"}. "masks" has a list of {"token", "score"} for each [MASK],
+        the likeliest first.
 
     Raises:
-        UserError: the model has no such head, or a text has no [MASK] that the model gets to read.
+        UserError: the model has no masked-LM head, or a text has no [MASK] within its row.
     """
     check_texts(texts)
-    return _fill_mask(model, texts, k, batch_size, execution, where=lambda row: f"Text {row + 1}")
+    return _fill_mask(model, texts, top_k, batch_size, execution, name_text)
 
 
 def fill_lines(
-    model: Pretrained, chunks: Iterable[tuple[int, list[str]]], *, k: int = 5, batch_size: int = 32
+    model: Pretrained,
+    chunks: Iterable[tuple[int, list[str]]],
+    *,
+    top_k: int = 5,
+    batch_size: int = 32,
 ) -> Iterator[str]:
-    """See `bertjax.inference.predict.predict_lines`; of (number of the first line, lines)."""
+    """Yields a JSON line for each line of the chunks (number of the first line, lines)."""
     for first, lines in chunks:
         results = _fill_mask(
-            model, lines, k, batch_size, _DEFAULT, lambda row, first=first: f"Line {first + row}"
+            model, lines, top_k, batch_size, _DEFAULT, lambda row, n=first: f"Line {n + row}"
         )
         yield from (json.dumps(result, ensure_ascii=False) for result in results)
 
@@ -69,15 +75,17 @@ def fill_lines(
 def _fill_mask(
     model: Pretrained,
     texts: Sequence[str],
-    k: int,
+    top_k: int,
     batch_size: int,
     execution: Execution,
     where: Callable[[int], str],
 ) -> list[dict[str, Any]]:
     check_head(model)
-    if not 1 <= k <= model.tokenizer.vocab_size:
-        raise UserError(f"k is {k}: give a number from 1 to {model.tokenizer.vocab_size}.")
-    length = max_length(model)
+    if not 1 <= top_k <= model.tokenizer.vocab_size:
+        raise UserError(
+            f"`top_k` is {top_k}: give a number from 1 to {model.tokenizer.vocab_size}."
+        )
+    length = trained_length(model)
     examples = tokenize(texts, None, model.tokenizer, length, parse_mask=True)
     places = [np.flatnonzero(ids == model.tokenizer.mask_id) for ids in examples.input_ids]
     for row, text in enumerate(texts):
@@ -90,7 +98,7 @@ def _fill_mask(
             )
     answers: list[list[list[dict[str, Any]]]] = [[] for _ in texts]
     for rows, batch in programs.batches(examples, batch_size, length):
-        # P a power of two: few programs.
+        # A power of two gives few programs.
         most = 1 << (max(len(places[row]) for row in rows) - 1).bit_length()
         positions = np.zeros((len(batch["label"]), most), np.int32)
         for at, row in enumerate(rows):
@@ -100,7 +108,7 @@ def _fill_mask(
             programs.model_inputs(batch),
             positions,
             pieces=model.tokenizer.vocab_size,
-            k=k,
+            top_k=top_k,
             config=model.config,
             execution=execution,
         )

@@ -1,4 +1,4 @@
-"""How likely a sentence is to a masked LM: its pseudo-log-likelihood."""
+"""The pseudo-log-likelihood of sentences under a masked LM."""
 
 import json
 import math
@@ -11,9 +11,10 @@ from bertjax.config import Execution
 from bertjax.errors import UserError
 from bertjax.inference import programs
 from bertjax.inference.fill_mask import check_head
-from bertjax.inference.texts import check_texts, max_length
 from bertjax.interop.huggingface import Pretrained
 from bertjax.tasks import batches
+from bertjax.tasks.task import trained_length
+from bertjax.tasks.texts import check_texts, name_text
 
 _DEFAULT = Execution()
 
@@ -25,38 +26,38 @@ def pseudo_log_likelihood(
     batch_size: int = 32,
     execution: Execution = _DEFAULT,
 ) -> list[dict[str, Any]]:
-    """The sum over a text's tokens of log p(token | all others), each masked alone.
+    """Sums log p(token | all other tokens) over the tokens of each text.
 
-    Salazar et al. 2020, "Masked Language Model Scoring", equation 1. A text of n tokens is read n
-    times; the masked copies of all texts go together, those of like length in a batch, and exist
-    only while their batch is computed.
+    Source: Salazar et al. 2020, "Masked Language Model Scoring", equation 1. The model reads a text
+    of n tokens n times, with another token masked each time. Masked copies of all texts share
+    batches by length, and exist only while their batch is computed.
 
     Args:
-        model: with a masked-LM head.
-        texts: N of them, each of at most as many tokens as the model reads.
-        batch_size: most masked copies at a time.
+        model: a model with a masked-LM head.
+        texts: N texts that fit into a row.
+        batch_size: maximum masked copies per batch.
         execution: how to compute.
 
     Returns:
-        For each text, in order: {"text", "pseudo_log_likelihood": the sum in nats, "tokens": how
-        many, without [CLS] and [SEP], "pseudo_perplexity": exp(-sum / tokens); None for a text of
-        no tokens, whose sum is 0}.
+        For each text {"text", "pseudo_log_likelihood": the sum in nats, "tokens": their number
+        without [CLS] and [SEP], "pseudo_perplexity": exp(-sum / tokens)}. A text without tokens has
+        the sum 0 and the pseudo-perplexity None.
 
     Raises:
-        UserError: the model has no such head, or a text can't be read or is too long.
+        UserError: the model has no masked-LM head, or a text can't be read or is too long.
     """
     check_texts(texts)
-    return _likelihoods(model, texts, batch_size, execution, lambda row: f"Text {row + 1}")
+    return _likelihoods(model, texts, batch_size, execution, name_text)
 
 
 def likelihood_lines(
     model: Pretrained, chunks: Iterable[tuple[int, list[str]]], *, batch_size: int = 32
 ) -> Iterator[str]:
-    """One JSON line for each line of text; of (number of the first line, lines)."""
+    """Yields a JSON line for each line of the chunks (number of the first line, lines)."""
     check_head(model)
     for first, lines in chunks:
         results = _likelihoods(
-            model, lines, batch_size, _DEFAULT, lambda row, first=first: f"Line {first + row}"
+            model, lines, batch_size, _DEFAULT, lambda row, n=first: f"Line {n + row}"
         )
         yield from (json.dumps(result, ensure_ascii=False) for result in results)
 
@@ -86,12 +87,13 @@ def _likelihoods(
 
 
 def _row(model: Pretrained, text: str, where: str) -> np.ndarray:
-    """[CLS] text [SEP], int32 [length], if the model reads it whole."""
+    """int32 [length]: [CLS] text [SEP], if it fits into a row."""
     ids = np.asarray(model.tokenizer.encode(text).ids, np.int32)
-    if len(ids) > max_length(model):
+    max_tokens = trained_length(model) - 2
+    if len(ids) - 2 > max_tokens:
         raise UserError(
-            f"{where} has {len(ids) - 2:,} tokens, more than the {max_length(model) - 2:,} that "
-            "the model reads at once: split it, because the likelihood of a cut text is another."
+            f"{where} has {len(ids) - 2:,} tokens, more than the {max_tokens:,} that the model "
+            "reads at once: split it, because truncation would change its likelihood."
         )
     return ids
 
@@ -99,22 +101,22 @@ def _row(model: Pretrained, text: str, where: str) -> np.ndarray:
 def _scores(
     model: Pretrained, rows: list[np.ndarray], batch_size: int, execution: Execution
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(numbers of rows, log p of one token of each) until every token of every row has come."""
+    """Yields (row numbers, log p of one token of each) for all tokens of all rows."""
     lengths = np.array([len(row) for row in rows], np.int64)
     counts = lengths - 2
-    # Of every masked copy: whose it is, and which token is masked, after [CLS].
+    # The row of each masked copy, and the position of its masked token, from 1 after [CLS].
     owners = np.repeat(np.arange(len(rows)), counts)
     places = np.arange(len(owners)) - np.repeat(counts.cumsum() - counts, counts) + 1
     types = [np.zeros(len(row), np.int32) for row in rows]
     for copies, width in batches.length_batches(
         lengths[owners],
         programs.row_bucket(len(owners), batch_size),
-        batches.length_buckets(max_length(model)),
+        batches.length_buckets(trained_length(model)),
     ):
         real = copies >= 0
         at = np.where(real, owners[copies], -1)
         batch = batches.padded(rows, types, at, width, model.tokenizer.pad_id)
-        # A copy that fills the batch masks [CLS], which every width has.
+        # Padding copies mask [CLS], which every width has.
         positions = np.where(real, places[copies], 0)[:, None]
         targets = np.take_along_axis(batch["input_ids"], positions, axis=1)
         np.put_along_axis(batch["input_ids"], positions, model.tokenizer.mask_id, axis=1)

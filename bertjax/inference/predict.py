@@ -1,236 +1,182 @@
-"""What a fine-tuned model says: labels, numbers, answers, metrics of a file."""
+"""Predictions and metrics of fine-tuned models, whatever their kind of task."""
 
-import functools
+import dataclasses
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
 from etils import epath
 
 from bertjax.config import Execution
 from bertjax.errors import UserError
-from bertjax.inference import answer, fill_mask, likelihood, programs
-from bertjax.inference.texts import Text, chunks, max_length, parse_pair, split_pairs
+from bertjax.inference import fill_mask, likelihood, programs
+from bertjax.inference.texts import chunks
 from bertjax.interop.huggingface import Pretrained
-from bertjax.tasks import tables
-from bertjax.tasks.classification import features, long_documents, multi_label
+from bertjax.tasks import kinds
+from bertjax.tasks.batches import length_buckets
+from bertjax.tasks.task import Features, Outputs, Predictor, Run, TaskKind
 
 _DEFAULT = Execution()
-# Of whole texts.
-_KINDS = ("sequence_classification", "regression", "multi_label_classification")
-_FILLING = ("pretraining", "masked_lm")
-LINE_KINDS = (*_KINDS, answer.KIND, *_FILLING)
-"""Kinds of models that `predict_lines` can answer with; every kind embeds."""
+
+
+def can_predict(head: str) -> bool:
+    """Whether `predict_lines` works for models with this head. Every model gives embeddings."""
+    return head in fill_mask.HEADS or kinds.of_head(head) is not None
 
 
 def predict(
     model: Pretrained,
-    texts: Sequence[Text],
+    inputs: Sequence[Any],
     *,
-    k: int = 5,
+    top_k: int = 5,
     batch_size: int = 32,
     execution: Execution = _DEFAULT,
 ) -> list[dict[str, Any]]:
-    """Labels for texts, values for a regression model, or answers for questions.
+    """Answers inputs with a fine-tuned model.
 
     Args:
-        model: fine-tuned.
-        texts: N texts, or N pairs of texts if the model was trained on pairs; for a model that
-            answers questions N pairs (question, document of any length).
-        k: answers to give for a question.
-        batch_size: most rows at a time; texts of like length go together.
+        model: a fine-tuned model.
+        inputs: N inputs in the form of its task. Models of texts take texts, or pairs of texts if
+            they were trained on pairs. Models that answer questions take pairs (question,
+            document).
+        top_k: number of alternatives, for tasks that give several.
+        batch_size: maximum rows per batch; rows of similar length share one.
         execution: how to compute.
 
     Returns:
-        For each text, in order: {"text", "label", "score", "scores": {label: probability}}, and
-        "pair" if there is one; {"text", "score"} for regression; {"text", "labels", "scores"} where
-        a text may have several labels: those of probability 0.5 or more. For each question:
-        {"question", "text": the answer as it stands in the document, "start", "end": its first
-        character and one past its last, "score", "n_best": k of {"text", "start", "end", "score"},
-        the best first}, the scores being probabilities among the 20 best. A model that was trained
-        on unanswerable questions adds "null_difference", how much likelier no answer is than the
-        best one (logits); above the model's threshold "text" is "" and "start" and "end" are None.
+        For each input a dict of JSON values. For texts it is {"text", "label", "score", "scores":
+        {label: probability}}, with several labels {"text", "labels", "scores"}, and for numbers
+        {"text", "score"}; pairs add "pair". For questions it is {"question", "text": the answer,
+        "start", "end": its characters in the document, "score", "n_best": top_k answers}, and for
+        models that may refuse to answer also "null_difference".
 
     Raises:
-        UserError: the model has no such head, or a text can't be read.
+        UserError: the model can't predict, or an input can't be read.
     """
-    if model.kind == answer.KIND:
-        questions = answer.as_questions(texts)
-        return answer.answer(model, questions, k=k, batch_size=batch_size, execution=execution)
-    if model.kind not in _KINDS:
-        raise UserError(
-            f"The model does {model.kind}, which predict can't: fine-tune it first (bertjax "
-            "finetune), or use embed or fill-mask."
-        )
-    firsts, seconds = split_pairs(model, texts)
-    logits = _logits(model, firsts, seconds, batch_size, execution)
-    results: list[dict[str, Any]] = []
-    for row, text in enumerate(firsts):
-        result: dict[str, Any] = {"text": text}
-        if seconds is not None:
-            result["pair"] = seconds[row]
-        results.append(result | _answer(model, logits[row]))
-    return results
+    kind, predictor = _predictor(model, "predict")
+    _check_top_k(top_k)
+    if not isinstance(inputs, str) and not len(inputs):
+        return []
+    run = _runner(model, kind, predictor, batch_size, execution)
+    return predictor.predict(inputs, run, top_k=top_k)
 
 
 def evaluate(
     model: Pretrained,
     path: epath.PathLike,
     *,
-    text_column: str | None = None,
-    pair_column: str | None = None,
-    label_column: str | None = None,
-    column_names: Sequence[str] | None = None,
     batch_size: int = 32,
     execution: Execution = _DEFAULT,
+    **options: Any,
 ) -> dict[str, float]:
-    """The metrics of a fine-tuned model on a labelled file, over every row.
+    """Computes the metrics of a fine-tuned model over every row of a labelled file.
 
     Args:
-        model: fine-tuned.
-        path: .tsv, .csv or .jsonl; for a model that answers questions .json in SQuAD's format.
-        text_column: name of the text's column; by default, as in training.
-        pair_column: the same for the second text.
-        label_column: the same for the label.
-        column_names: names of all columns, of a file without a header.
-        batch_size: most rows at a time.
+        model: a fine-tuned model.
+        path: a file in a format of its task.
+        batch_size: maximum rows per batch.
         execution: how to compute.
+        **options: options of evaluating its task. For texts: text_column, pair_column,
+            label_column, column_names; by default they are as in training.
 
     Returns:
-        examples, and the metrics of `tasks.classification.metrics`, or of
-        `tasks.multi_label.metrics` where a text may have several labels, or of
-        `tasks.question_answering.scores` at the model's null_threshold, which is named too.
+        "examples", the number of examples, and the metrics.
 
     Raises:
-        UserError: the model is not fine-tuned, or something is wrong with the file.
+        UserError: the model can't be evaluated, or something is wrong with the file.
     """
-    if model.kind == answer.KIND:
-        if text_column or pair_column or label_column or column_names:
-            raise UserError(
-                f"The model does {model.kind}, whose files have no columns: name none of them."
-            )
-        return answer.evaluate(model, path, batch_size=batch_size, execution=execution)
-    if model.kind not in _KINDS:
+    kind, predictor = _predictor(model, "evaluate")
+    names = [field.name for field in dataclasses.fields(kind.evaluation)]
+    if unknown := [name for name in options if name not in names]:
+        known = ", ".join(f"`{name}`" for name in names) or "none"
         raise UserError(
-            f"The model does {model.kind}, which evaluate can't: fine-tune it first (bertjax "
-            "finetune)."
+            f"`{unknown[0]}` is no option of evaluating a {kind.name} model; its options: {known}."
         )
-    task = model.task or {}
-    text: str = text_column or task.get("text_column") or "text"
-    pair: str | None = pair_column or task.get("pair_column")
-    label: str = label_column or task.get("label_column") or "label"
-    columns = [text, *([pair] if pair else []), label]
-    table = tables.read_table(path, columns, column_names=column_names)
-    labels = _read_labels(model, table, label)
-    seconds = table.columns[pair] if pair else None
-    logits = _logits(model, table.columns[text], seconds, batch_size, execution)
-    several = model.kind == "multi_label_classification"
-    scores = (multi_label if several else features).metrics(logits, labels)
-    return {"examples": float(len(table)), **scores}
+    run = _runner(model, kind, predictor, batch_size, execution)
+    return predictor.evaluate(path, kind.evaluation(**options), run)
 
 
 def predict_lines(
     model: Pretrained,
     lines: Iterable[str],
     *,
-    k: int | None = None,
+    top_k: int | None = None,
     pseudo_log_likelihood: bool = False,
     batch_size: int = 32,
 ) -> Iterator[str]:
-    """One JSON line for each line of text, in order: `predict`, or `fill_mask` if the model can.
+    """Yields one JSON line for each line of text, in order.
 
-    A line is a text; for a model of pairs, two texts with a tab between them; for one that answers
-    questions, {"question": ..., "context": ...} as JSON, or both with a tab between.
+    Fine-tuned models give the answers of `predict`, pre-trained ones those of `fill_mask`.
 
     Args:
-        model: one of LINE_KINDS.
-        lines: to answer.
-        k: words to give for a [MASK], or answers for a question; None: 5.
-        pseudo_log_likelihood: give that of each text instead.
-        batch_size: most rows at a time.
+        model: a model whose head passes `can_predict`.
+        lines: one input per line. The two texts of a pair have a tab between them. Questions are
+            {"question": ..., "context": ...} as JSON, or have a tab before the document.
+        top_k: number of words for a [MASK], or of other alternatives; None: 5.
+        pseudo_log_likelihood: whether to give that of each text instead.
+        batch_size: maximum rows per batch.
 
     Raises:
-        UserError: a line can't be read; the sentence says which.
+        UserError: a line can't be read; the sentence names it.
     """
     if pseudo_log_likelihood:
-        if k is not None:
-            raise UserError(f"k is {k}: a likelihood has no words to choose from; leave k out.")
-        # A line is read once for each of its tokens: few at a time, so that answers come.
+        if top_k is not None:
+            raise UserError("`pseudo_log_likelihood` has no alternatives: leave out `top_k`.")
+        # A line has a row per token: few lines at a time give answers soon.
         yield from likelihood.likelihood_lines(model, chunks(lines, 64), batch_size=batch_size)
         return
-    k = 5 if k is None else k
-    if model.kind == answer.KIND:
-        # Documents may be long: few at a time, and lines of any length.
-        read = chunks(lines, 64, longest=None)
-        yield from answer.answer_lines(model, read, k=k, batch_size=batch_size)
+    top_k = 5 if top_k is None else top_k
+    if model.kind in fill_mask.HEADS:
+        yield from fill_mask.fill_lines(model, chunks(lines), top_k=top_k, batch_size=batch_size)
         return
-    if model.kind in _FILLING:
-        yield from fill_mask.fill_lines(model, chunks(lines), k=k, batch_size=batch_size)
-        return
-    takes_pairs = bool((model.task or {}).get("pair_column"))
-    for first, chunk in chunks(lines):
-        texts: list[Text] = list(chunk)
-        if takes_pairs:
-            texts = [parse_pair(line, first + row) for row, line in enumerate(chunk)]
-        results = predict(model, texts, batch_size=batch_size)
-        yield from (json.dumps(result, ensure_ascii=False) for result in results)
+    kind, predictor = _predictor(model, "predict")
+    _check_top_k(top_k)
+    run = _runner(model, kind, predictor, batch_size, _DEFAULT)
+    for first, chunk in chunks(lines, predictor.chunk_lines, max_length=predictor.max_line):
+        where = _line_names(first)
+        inputs = [predictor.parse_line(line, where(index)) for index, line in enumerate(chunk)]
+        for result in predictor.predict(inputs, run, top_k=top_k, where=where):
+            yield json.dumps(result, ensure_ascii=False)
 
 
-def _logits(
+def _line_names(first: int) -> Callable[[int], str]:
+    return lambda index: f"Line {first + index}"
+
+
+def _check_top_k(top_k: int) -> None:
+    if top_k < 1:
+        raise UserError(f"`top_k` is {top_k}: give at least 1.")
+
+
+def _predictor(model: Pretrained, verb: str) -> tuple[TaskKind, Predictor]:
+    kind = kinds.of_model(model)
+    if kind is None:
+        raise UserError(
+            f"The model does {model.kind}, which {verb} can't: fine-tune it first (bertjax "
+            "finetune), or use embed or fill-mask."
+        )
+    return kind, kind.predictor(model)
+
+
+def _runner(
     model: Pretrained,
-    firsts: Sequence[str],
-    seconds: Sequence[str] | None,
+    kind: TaskKind,
+    predictor: Predictor,
     batch_size: int,
     execution: Execution,
-) -> np.ndarray:
-    """[N, C] of texts or pairs; of a model that reads windows, of all windows of a text."""
-    length, task = max_length(model), model.task or {}
-    outputs = functools.partial(
-        programs.task_outputs,
-        model.params,
-        config=model.config,
-        batch_size=batch_size,
-        execution=execution,
-    )
-    if task.get("long_documents") != "windows" or seconds is not None:
-        return outputs(features.tokenize(firsts, seconds, model.tokenizer, length))
-    # From a file: what can't be is as if it were left out.
-    overlap = task.get("window_overlap")
-    if not isinstance(overlap, int) or not 0 <= overlap < length - 2:
-        overlap = length // 4
-    long = long_documents.tokenize(firsts, model.tokenizer, length, overlap)
-    how = "max" if task.get("window_logits") == "max" else "mean"
-    return long_documents.pool(outputs(long.windows), long.documents, how)
+) -> Run:
+    """Returns a function that runs the model over rows."""
 
+    def run(features: Features) -> Outputs:
+        return programs.output_batches(
+            model.params,
+            features,
+            model.config,
+            head=model.kind,
+            forward=kind.forward,
+            batch_size=programs.row_bucket(len(features), batch_size),
+            buckets=length_buckets(predictor.max_seq_length),
+            execution=execution,
+        )
 
-def _answer(model: Pretrained, logits: np.ndarray) -> dict[str, Any]:
-    labels = _names(model)
-    if labels is None:
-        return {"score": float(logits[0])}
-    if model.kind == "multi_label_classification":
-        chances = multi_label.probabilities(logits)
-        given = [name for name, yes in zip(labels, multi_label.decide(logits), strict=True) if yes]
-        scores = {name: float(value) for name, value in zip(labels, chances, strict=True)}
-        return {"labels": given, "scores": scores}
-    exponents = np.exp(logits.astype(np.float64) - logits.max())
-    probabilities = exponents / exponents.sum()
-    best = int(probabilities.argmax())
-    scores = {label: float(value) for label, value in zip(labels, probabilities, strict=True)}
-    return {"label": labels[best], "score": float(probabilities[best]), "scores": scores}
-
-
-def _read_labels(model: Pretrained, table: tables.Table, column: str) -> np.ndarray:
-    names = _names(model)
-    if names is None or model.kind != "multi_label_classification":
-        return features.read_labels(table, column, names)
-    separator = (model.task or {}).get("label_separator") or multi_label.SEPARATOR
-    return multi_label.label_sets(table, column, names, separator)
-
-
-def _names(model: Pretrained) -> list[str] | None:
-    """The labels; None for regression."""
-    if model.kind == "regression":
-        return None
-    outputs = len(model.params["classifier"]["bias"])
-    return (model.task or {}).get("labels") or [f"LABEL_{index}" for index in range(outputs)]
+    return run

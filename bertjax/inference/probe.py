@@ -1,4 +1,4 @@
-"""A linear probe: what a linear model can read from a frozen model's vectors (extra demo)."""
+"""A linear probe: a linear model on the vectors of a frozen model (extra demo)."""
 
 import dataclasses
 import importlib.util
@@ -9,7 +9,8 @@ import tyro
 
 from bertjax.errors import UserError
 from bertjax.tasks import tables
-from bertjax.tasks.classification.features import find_labels, metrics, read_labels
+from bertjax.tasks.labels import find_labels, label_ids, target_values
+from bertjax.tasks.metrics import classification_metrics, regression_metrics
 
 if TYPE_CHECKING:
     from bertjax.interop.huggingface import Pretrained
@@ -22,64 +23,64 @@ _MOST_FOLDS = 5
 class ProbeConfig:
     """Fit a linear model to the vectors of a frozen model, and score it on labelled rows.
 
-    Logistic regression, or ridge regression, of scikit-learn on standardised vectors. How much it
-    is regularised is chosen by cross-validation on the training rows alone. Prints one JSON object.
+    The linear model is scikit-learn's logistic regression or ridge regression on standardized
+    vectors. Cross-validation on the training rows chooses the regularization. Prints one JSON
+    object.
     """
 
     model: tyro.conf.Positional[str]
     """Run directory, export, Hugging Face directory, TF1 checkpoint, or name on the hub."""
     train: str
-    """Rows to fit to: a .tsv, .csv or .jsonl file."""
+    """Rows to fit to, in a .tsv, .csv or .jsonl file."""
     dev: str
-    """Rows to score on, which choose nothing."""
+    """Rows to score on. They choose nothing."""
     text_column: str = "text"
     """Column of the text."""
     pair_column: str | None = None
     """Column of the second text, for pairs."""
     label_column: str = "label"
-    """Column of the label, or of the number to predict."""
+    """Column of the label, or of the number."""
     column_names: tuple[str, ...] = ()
     """Names of all columns, for TSV and CSV files without a header."""
     regression: bool = False
     """Predict a number instead of a label."""
     layer: tuple[int, ...] = (-1,)
-    """Layer to take (0: the embeddings, -1: the last); several are concatenated."""
+    """Layer to take (0: the embeddings, -1: the last); several are joined."""
     layer_weights: tuple[float, ...] | None = None
-    """One number for each layer: their weighted sum instead."""
+    """A weight for each layer, to sum the layers instead of joining them."""
     pooling: Literal["mean", "cls", "pooler"] = "mean"
-    """mean of the tokens; cls, the first token; pooler, the pooled output."""
+    """mean: of all tokens. cls: the first token. pooler: the pooled output."""
     seed: int = 0
-    """Shares the training rows out among the parts of the cross-validation."""
+    """Seed of the folds of the cross-validation."""
     batch_size: int = 32
-    """Most rows at a time."""
+    """Maximum rows per batch."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:
-            raise UserError(f"seed is {self.seed}: give a number from 0 to {2**32 - 1}.")
+            raise UserError(f"`seed` is {self.seed}: give a number from 0 to {2**32 - 1}.")
 
 
 class Probe(NamedTuple):
-    """A fitted linear model on rows that it was not fitted to."""
+    """A fitted linear model and its outputs on other rows."""
 
     outputs: np.ndarray
-    """float64: logits [N, C], or values [N, 1] for regression."""
+    """float64: logits [N, C], or for regression values [N, 1]."""
     strength: float
-    """Chosen: C of logistic regression (more is freer), alpha of ridge (more is stricter)."""
+    """The chosen C of logistic regression, or alpha of ridge regression."""
     tried: dict[float, float]
-    """Cross-validated on the training rows: accuracy, or mean squared error, of each strength."""
+    """Cross-validated accuracy or mean squared error of each strength."""
 
 
 def probe(config: ProbeConfig, model: "Pretrained | None" = None) -> dict[str, Any]:
-    """Fits a linear probe on the training rows and scores it on the dev rows.
+    """Fits a linear probe to the training rows and scores it on the dev rows.
 
     Args:
-        config: what to fit, to what.
-        model: in place of loading `config.model`.
+        config: what to fit.
+        model: the loaded `config.model`.
 
     Returns:
-        examples and train_examples; the metrics of `tasks.classification.metrics` on the dev rows;
-        layer, layer_weights and pooling; C (or alpha), and tried: what each of them reached in the
-        cross-validation.
+        examples and train_examples; the metrics of `tasks.metrics` on the dev rows; layer,
+        layer_weights and pooling; C or alpha; and tried, the cross-validated score of each.
 
     Raises:
         UserError: scikit-learn is missing, something is wrong with a file, a label has too few
@@ -87,12 +88,12 @@ def probe(config: ProbeConfig, model: "Pretrained | None" = None) -> dict[str, A
     """
     _check_installed()
     train, dev = (_read(config, path) for path in (config.train, config.dev))
-    labels = None
-    if not config.regression:
-        labels = find_labels(train, config.label_column)
-    train_labels, dev_labels = (
-        read_labels(table, config.label_column, labels) for table in (train, dev)
-    )
+    column, labels, metrics = config.label_column, None, regression_metrics
+    if config.regression:
+        train_labels, dev_labels = (target_values(table, column) for table in (train, dev))
+    else:
+        labels, metrics = find_labels(train, column), classification_metrics
+        train_labels, dev_labels = (label_ids(table, column, labels) for table in (train, dev))
     folds = _folds(train, train_labels, labels)
     train_vectors, dev_vectors = _vectors(config, model, train, dev)
     fitted = fit_probe(train_vectors, train_labels, dev_vectors, folds=folds, seed=config.seed)
@@ -111,17 +112,17 @@ def probe(config: ProbeConfig, model: "Pretrained | None" = None) -> dict[str, A
 def fit_probe(
     vectors: np.ndarray, labels: np.ndarray, others: np.ndarray, *, folds: int, seed: int
 ) -> Probe:
-    """Fits to some rows and answers for others, which choose nothing.
+    """Fits to some rows and computes the outputs of others, which choose nothing.
 
-    Mean and deviation are those of the rows fitted to, in each part of the cross-validation anew.
-    Of strengths that do equally well the strictest is chosen.
+    Each fold standardizes by the rows that it is fitted to. The strictest of equally good strengths
+    is chosen.
 
     Args:
-        vectors: float [N, D], of the rows to fit to.
-        labels: their labels, int [N], each of 0 .. C-1 among them; float [N] for regression.
-        others: float [M, D], of the rows to answer for.
-        folds: parts of the cross-validation, at least 2.
-        seed: shuffles the rows among them.
+        vectors: float [N, D], the rows to fit to.
+        labels: int [N], each of 0 .. C-1 at least once; for regression float [N].
+        others: float [M, D], the other rows.
+        folds: folds of the cross-validation, at least 2.
+        seed: seed that shuffles the rows.
     """
     from sklearn.linear_model import LogisticRegression, Ridge
     from sklearn.model_selection import GridSearchCV, KFold, StratifiedKFold
@@ -130,7 +131,7 @@ def fit_probe(
 
     is_regression = np.issubdtype(labels.dtype, np.floating)
     if is_regression:
-        # Of equal scores scikit-learn takes the first: the strictest comes first.
+        # scikit-learn takes the first of equal scores, so the strictest comes first.
         linear, name, strengths = Ridge(), "ridge__alpha", [1 / s for s in _STRENGTHS]
         parts, scoring = KFold(folds, shuffle=True, random_state=seed), "neg_mean_squared_error"
     else:
@@ -145,7 +146,7 @@ def fit_probe(
     outputs = np.asarray(answer(others.astype(np.float64)))
     if is_regression:
         outputs = outputs[:, None]
-    elif outputs.ndim == 1:  # of two labels, the logit of the second against the first
+    elif outputs.ndim == 1:  # for two labels, the logit of the second against the first
         outputs = np.stack([np.zeros_like(outputs), outputs], axis=1)
     scores = search.cv_results_["mean_test_score"] * (-1 if is_regression else 1)
     tried = dict(zip(strengths, map(float, scores), strict=True))
@@ -155,8 +156,7 @@ def fit_probe(
 def _check_installed() -> None:
     if importlib.util.find_spec("sklearn") is None:
         raise UserError(
-            "A probe is fitted by scikit-learn, which is not installed: pip install "
-            "'bertjax[demo]'."
+            "A probe needs scikit-learn, which is not installed: pip install 'bertjax[demo]'."
         )
 
 
@@ -168,7 +168,7 @@ def _read(config: ProbeConfig, path: str) -> tables.Table:
 
 
 def _folds(table: tables.Table, labels: np.ndarray, names: tuple[str, ...] | None) -> int:
-    """Parts of the cross-validation: each has a row of every label."""
+    """Folds of the cross-validation; each has a row of every label."""
     counts = np.bincount(labels) if names is not None else np.array([len(table)])
     rarest = int(counts.argmin())
     if counts[rarest] < 2:

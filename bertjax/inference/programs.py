@@ -1,4 +1,4 @@
-"""Compiled programs over examples: batches of few sizes, so that few programs are compiled."""
+"""Compiled programs over rows. Batches have few shapes, so that few programs are compiled."""
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
@@ -13,8 +13,8 @@ from bertjax.config import BertConfig, Execution
 from bertjax.errors import UserError
 from bertjax.model import bert
 from bertjax.tasks.batches import length_batches, length_buckets
-from bertjax.tasks.classification import features
-from bertjax.tasks.task import Examples
+from bertjax.tasks.task import Features
+from bertjax.tasks.texts import TextFeatures
 from bertjax.train import sharding
 
 Pooling = Literal["mean", "cls", "pooler"]
@@ -22,104 +22,76 @@ Pooling = Literal["mean", "cls", "pooler"]
 _DEFAULT = Execution()
 
 
-def task_outputs(
-    params: bert.Params,
-    examples: features.Examples,
-    config: BertConfig,
-    *,
-    batch_size: int = 32,
-    execution: Execution = _DEFAULT,
-) -> np.ndarray:
-    """Logits [N, C] float32 of the classifier for every example, in order; none is dropped.
-
-    Args:
-        params: with the head classifier [D, C].
-        examples: N rows.
-        config: the shape.
-        batch_size: most rows at a time.
-        execution: how to compute.
-    """
-    outputs = params["classifier"]["bias"].shape[0]  # type: ignore[index]
-    result = np.zeros((len(examples), outputs), np.float32)
-    for rows, logits in output_batches(
-        params,
-        examples,
-        config,
-        batch_size=row_bucket(len(examples), batch_size),
-        buckets=length_buckets(config.max_position_embeddings),
-        execution=execution,
-    ):
-        result[rows] = logits
-    return result
-
-
 def output_batches(
     params: bert.Params,
-    examples: Examples,
+    features: Features,
     config: BertConfig,
     *,
+    head: str,
     batch_size: int,
     buckets: Sequence[int],
-    kind: str = "sequence_classification",
+    forward: Callable[..., jax.Array] = bert.task_logits,
     execution: Execution = _DEFAULT,
     mesh: Mesh | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(row numbers, their logits) a batch at a time, those of like length together.
+    """Yields (row numbers, outputs) of batches of rows of similar length.
 
     Args:
-        params: with the parts of the task; on the mesh, if there is one.
-        examples: the rows.
+        params: with the parts of the head; on the mesh, if there is one.
+        features: the rows.
         config: the shape.
-        batch_size: rows at a time, over all devices.
-        buckets: widths that batches may be padded to.
-        kind: the task, as `bertjax.task_logits` takes it.
+        head: its name, as `bertjax.task_logits` takes it.
+        batch_size: rows per batch, over all devices.
+        buckets: widths that batches are padded to.
+        forward: (params, inputs, config, head, *, execution) -> outputs [B, ...].
         execution: how to compute.
-        mesh: over which the parameters are spread, if they are.
+        mesh: mesh of the parameters, if they are sharded.
     """
-    program = _logits_program(config, kind, execution, mesh)
-    for indices, width in length_batches(examples.lengths, batch_size, buckets):
-        logits = np.asarray(program(params, _place(examples, indices, width, mesh)))
+    program = _forward_program(forward, config, head, execution, mesh)
+    for indices, width in length_batches(features.lengths, batch_size, buckets):
+        outputs = np.asarray(program(params, _place(features, indices, width, mesh)))
         real = indices >= 0
-        yield indices[real], logits[real]
+        yield indices[real], outputs[real]
 
 
 def _place(
-    examples: Examples, indices: np.ndarray, width: int, mesh: Mesh | None
+    features: Features, indices: np.ndarray, width: int, mesh: Mesh | None
 ) -> dict[str, Any]:
     if mesh is None:
-        return model_inputs(examples.batch(indices, width))
+        return model_inputs(features.batch(indices, width))
     return sharding.make_global_batch(
-        mesh, len(indices), lambda rows: model_inputs(examples.batch(indices[rows], width))
+        mesh, len(indices), lambda rows: model_inputs(features.batch(indices[rows], width))
     )
 
 
 @functools.lru_cache(maxsize=8)
-def _logits_program(
-    config: BertConfig, kind: str, execution: Execution, mesh: Mesh | None
+def _forward_program(
+    forward: Callable, config: BertConfig, head: str, execution: Execution, mesh: Mesh | None
 ) -> Callable:
-    """Compiled once for a shape, whatever the seed: the jitted function is kept."""
+    """Keeps the jitted function, which all seeds and calls share."""
 
-    def logits(params: bert.Params, inputs: dict[str, jax.Array]) -> jax.Array:
-        return bert.task_logits(params, inputs, config, kind, execution=execution)
+    def outputs(params: bert.Params, inputs: dict[str, jax.Array]) -> jax.Array:
+        return forward(params, inputs, config, head, execution=execution)
 
-    return jax.jit(logits, out_shardings=None if mesh is None else sharding.replicated(mesh))
+    return jax.jit(outputs, out_shardings=None if mesh is None else sharding.replicated(mesh))
 
 
-@functools.partial(jax.jit, static_argnames=("pieces", "k", "config", "execution"))
+@functools.partial(jax.jit, static_argnames=("pieces", "top_k", "config", "execution"))
 def likeliest_tokens(
     params: bert.Params,
     inputs: dict[str, jax.Array],
     positions: jax.Array,
     pieces: int,
-    k: int,
+    top_k: int,
     config: BertConfig,
     execution: Execution,
 ) -> tuple[jax.Array, jax.Array]:
-    """Probabilities and ids [B, P, k] of the likeliest of the first `pieces` tokens at positions
-    [B, P]; rows of the table beyond the vocabulary have no token to show.
+    """Returns probabilities and ids [B, P, top_k] of the likeliest tokens at positions [B, P].
+
+    The embedding table may have rows beyond the `pieces` of the vocabulary. They are left out.
     """
     logits = bert.mlm_logits(params, inputs, config, positions=positions, execution=execution)
-    scores, ids = jax.lax.top_k(jax.nn.softmax(logits)[..., :pieces], k)
+    scores, ids = jax.lax.top_k(jax.nn.softmax(logits)[..., :pieces], top_k)
     return scores, ids
 
 
@@ -148,7 +120,10 @@ def pooled_vectors(
     config: BertConfig,
     execution: Execution,
 ) -> jax.Array:
-    """[B, D * layers] float32, or [B, D]: their sum with layer_weights [layers] float32."""
+    """Returns the vectors of layers, joined [B, D * layers] or weighted and summed [B, D], float32.
+
+    layer_weights is float32 [layers] or None.
+    """
     out = bert.encode(params, inputs, config, execution=execution, output_hidden_states=True)
     if pooling == "pooler":
         assert out.pooled is not None
@@ -159,7 +134,7 @@ def pooled_vectors(
     if layer_weights is None:
         states = states.reshape(*states.shape[:2], -1)
     else:
-        # No einsum: a TPU rounds the factors of a matrix product to bfloat16.
+        # A TPU would round the factors of an einsum to bfloat16.
         states = (states * layer_weights[:, None]).sum(2)
     if pooling == "cls":
         return states[:, 0]
@@ -168,22 +143,22 @@ def pooled_vectors(
 
 
 def batches(
-    examples: features.Examples, batch_size: int, max_length: int
+    features: TextFeatures, batch_size: int, max_length: int
 ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
-    """(row numbers, batch) with the rows padded to a few sizes; like lengths go together."""
+    """Yields (row numbers, batch) of rows of similar length."""
     buckets = length_buckets(max_length)
-    size = row_bucket(len(examples), batch_size)
-    for indices, width in length_batches(examples.lengths, size, buckets):
-        yield indices[indices >= 0], examples.batch(indices, width)
+    size = row_bucket(len(features), batch_size)
+    for indices, width in length_batches(features.lengths, size, buckets):
+        yield indices[indices >= 0], features.batch(indices, width)
 
 
 def row_bucket(rows: int, batch_size: int) -> int:
-    """A batch of one text should not cost as much as one of 32: powers of two up to the limit."""
+    """Returns the rows of a batch for few rows: a power of two, at most the batch size."""
     if batch_size < 1:
-        raise UserError(f"batch_size is {batch_size}: give at least 1.")
+        raise UserError(f"`batch_size` is {batch_size}: give at least 1.")
     return min(batch_size, 1 << max(rows - 1, 0).bit_length())
 
 
 def model_inputs(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What the model reads of a batch."""
+    """Returns the arrays of a batch that the model reads."""
     return {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids")}

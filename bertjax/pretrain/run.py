@@ -375,7 +375,7 @@ def _write_run(
 ) -> None:
     if jax.process_index():
         return
-    write_config(workdir, KIND, config, metrics=metrics)
+    write_config(workdir, KIND, dataclasses.asdict(config), metrics=metrics)
     tokenizer.save(workdir / "tokenizer")
 
 

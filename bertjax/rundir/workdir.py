@@ -1,6 +1,5 @@
 """Run directories: choosing one, and the files that describe its run."""
 
-import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -61,7 +60,7 @@ def _refuse_another(path: epath.Path, kind: str, immutable: Mapping[str, Any] | 
 def write_config(
     workdir: epath.Path,
     kind: str,
-    config: Any,
+    config: Mapping[str, Any],
     immutable: Mapping[str, Any] | None = None,
     metrics: Sequence[Metric] = (),
 ) -> None:
@@ -70,14 +69,14 @@ def write_config(
     Args:
         workdir: the run directory.
         kind: kind of the run, one of `KINDS`.
-        config: dataclass of the run's configuration.
+        config: fields of the run's configuration, in nested dicts.
         immutable: settings that every run in the directory must share.
         metrics: what reports say of the metrics, the main one first.
 
     Raises:
         CannotWrite: no room for it, or no permission.
     """
-    fields = {"kind": kind, **dataclasses.asdict(config)}
+    fields = {"kind": kind, **config}
     if immutable is not None:
         fields["immutable"] = as_json(immutable)
     if metrics:

@@ -1,1 +1,4 @@
-"""From labelled files to features and metrics: one file a kind of task."""
+"""Kinds of fine-tuning tasks, one package each, and what they share.
+
+`task` defines the protocol of a kind, `kinds` is their table. Nothing outside names a kind.
+"""

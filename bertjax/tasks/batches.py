@@ -1,6 +1,6 @@
-"""Rows of tokens as batches: which rows a step sees, and how wide they are padded."""
+"""Batches of rows: which rows a step sees, and how wide they are padded."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -14,19 +14,18 @@ def padded(
     width: int,
     pad_id: int,
 ) -> dict[str, np.ndarray]:
-    """Rows padded to `width` tokens.
+    """Pads rows to `width` tokens.
 
     Args:
-        input_ids: int32 [length] for every row.
-        token_type_ids: the same.
-        indices: rows to take; -1 stands for a row that pads the batch: row 0, cut to the width,
-            with weight 0.
-        width: T; at least the longest of these rows.
-        pad_id: what they are padded with.
+        input_ids: int32 [length] of each row.
+        token_type_ids: int32 [length] of each row.
+        indices: int [B], the rows to take. -1 is a padding row: row 0, truncated to the width.
+        width: T, at least the longest of these rows.
+        pad_id: id of [PAD].
 
     Returns:
         input_ids, attention_mask, token_type_ids int32 [B, T]; example_weight float32 [B], 0 for
-        the padding rows.
+        padding rows.
     """
     rows = np.maximum(indices, 0)
     shape = (len(rows), width)
@@ -48,23 +47,23 @@ def padded(
 
 
 def length_buckets(max_length: int) -> tuple[int, ...]:
-    """The widths that batches are padded to, up to `max_length`: one compiled program each.
+    """Returns the widths that batches are padded to, each of which has its compiled program.
 
-    Never more than 1.5 times too wide above 16 tokens, and few, because every width compiles anew.
+    Above 16 tokens a bucket is at most 1.5 times the bucket before.
     """
     return (*(step for step in _STEPS if step < max_length), max_length)
 
 
 def bucket_of(length: int, buckets: Sequence[int]) -> int:
-    """The smallest bucket that holds `length` tokens."""
+    """Returns the smallest bucket that holds `length` tokens."""
     return next(width for width in buckets if width >= length)
 
 
 def epoch_order(seed: int, epoch: int, rows: int) -> np.ndarray:
-    """int64 [rows]: the order in which an epoch sees the training rows; pure in its arguments.
+    """int64 [rows]: the order in which an epoch sees the training rows.
 
-    Sorts raw draws of PCG64, whose stream NumPy keeps the same in all versions (`permutation`'s
-    it may change, which would change the order on resume).
+    Sorts raw draws of PCG64. NumPy keeps their stream in all versions, unlike that of
+    `permutation`, so that a resumed run has the same order.
     """
     return _shuffled([seed, epoch], rows)
 
@@ -72,17 +71,18 @@ def epoch_order(seed: int, epoch: int, rows: int) -> np.ndarray:
 def epoch_batches(
     seed: int, epoch: int, lengths: np.ndarray, batch_size: int, *, grouped: bool = False
 ) -> np.ndarray:
-    """int64 [steps, batch_size]: the rows of an epoch's steps, every row once; -1 fills the last
-    step, which comes anywhere if `grouped`. Pure in its arguments.
+    """int64 [steps, batch_size]: the rows of an epoch's steps, each row once.
+
+    -1 fills the step with the last rows, which comes last unless `grouped`.
 
     Args:
-        seed: of the run.
-        epoch: from 0.
-        lengths: int [N]: tokens of every row.
-        batch_size: rows a step.
-        grouped: rows of like length share a step. As `group_by_length` of Hugging Face's Trainer
-            it sorts runs of up to 50 batches, at least 4 of them an epoch where there are so many;
-            unlike there the steps then come in random order, not from long to short.
+        seed: seed of the run.
+        epoch: number of the epoch, from 0.
+        lengths: int [N], tokens of each row.
+        batch_size: rows per step.
+        grouped: whether rows of similar length share a step. Like `group_by_length` of Hugging
+            Face's Trainer, this sorts runs of up to 50 batches, and at least 4 runs per epoch if
+            there are so many batches. Unlike there, the steps then come in random order.
     """
     order = epoch_order(seed, epoch, len(lengths))
     steps = -(-len(order) // batch_size)
@@ -103,9 +103,9 @@ def _shuffled(seed: Sequence[int], count: int) -> np.ndarray:
 def length_batches(
     lengths: np.ndarray, batch_size: int, buckets: Sequence[int]
 ) -> list[tuple[np.ndarray, int]]:
-    """All rows, those of like length together: (indices [batch_size], width) of every batch.
+    """Returns (indices [batch_size], width) of batches of all rows, sorted by length.
 
-    -1 fills the last batch. For evaluation and prediction, where the order is of no matter.
+    -1 fills the last batch.
     """
     order = np.argsort(lengths, kind="stable")
     batches = []
@@ -115,3 +115,9 @@ def length_batches(
         padding = batch_size - len(chosen)
         batches.append((np.pad(chosen, (0, padding), constant_values=-1), width))
     return batches
+
+
+def gather(outputs: Iterable[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """[N, ...]: puts the outputs of batches (row numbers [n], outputs [n, ...]) in row order."""
+    rows, values = zip(*outputs, strict=True)
+    return np.concatenate(values)[np.argsort(np.concatenate(rows))]

@@ -1,4 +1,4 @@
-"""Labelled rows from TSV, CSV and JSON-lines files, each knowing its file and line."""
+"""Tables from TSV, CSV and JSON-lines files, with the line of each row."""
 
 import csv
 import dataclasses
@@ -14,27 +14,27 @@ from bertjax.errors import UserError
 from bertjax.files import location
 
 MAX_FIELD = 131_072
-"""Longest value in characters, the csv module's own limit: far beyond what a BERT reads."""
+"""Maximum characters of a value: the limit of the csv module."""
 
 _READERS = ".tsv, .csv or .jsonl"
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Chosen columns of a file; row i of every column began at `lines[i]`."""
+    """Some columns of a file."""
 
     path: epath.Path
-    """The file the rows come from."""
+    """The file."""
     columns: dict[str, list[str]]
-    """Values as text, by column name."""
+    """Values of each column, as text."""
     lines: list[int]
-    """Line of the file, from 1, that each row begins at."""
+    """Line of the file, from 1, at which each row begins."""
 
     def __len__(self) -> int:
         return len(self.lines)
 
     def where(self, row: int) -> str:
-        """`file:line` of a row, for messages."""
+        """Returns `file:line` of a row."""
         return f"{self.path}:{self.lines[row]}"
 
 
@@ -44,20 +44,20 @@ def read_table(
     *,
     column_names: Sequence[str] | None = None,
 ) -> Table:
-    """Reads the named columns; the file's suffix says how.
+    """Reads some columns of a file, whose suffix gives its format.
 
-    `.tsv` is read as GLUE's files are: fields between tabs, and a quote is a character like any
-    other. `.csv` is RFC 4180: quoted fields may hold commas, doubled quotes and line breaks.
-    `.jsonl` (or `.json`) holds one JSON object a line; numbers keep the digits of the file.
-    UTF-8, with or without a byte-order mark; lines end with LF or CRLF; empty lines are skipped.
+    `.tsv` has fields between tabs, in which quotes have no meaning, as in GLUE's files. `.csv`
+    follows RFC 4180: quoted fields may hold commas, doubled quotes and line breaks. `.jsonl` (or
+    `.json`) has one JSON object per line; numbers keep the digits of the file. All are UTF-8, with
+    or without a byte-order mark. Lines end with LF or CRLF, and empty lines are skipped.
 
     Args:
-        path: the file; any scheme `epath` knows.
+        path: the file, in any scheme of `epath`.
         columns: names of the columns to return.
-        column_names: names of the fields of a TSV or CSV file that has no header.
+        column_names: names of all fields, for a TSV or CSV file without a header.
 
     Raises:
-        UserError: anything wrong with the file; the sentence names the file and the line.
+        UserError: something is wrong with the file; the sentence names the line.
     """
     path = location(path)
     text = read_text(path, (".tsv", ".csv", ".jsonl", ".json"), _READERS)
@@ -73,21 +73,21 @@ def read_table(
     return Table(path, values, lines)
 
 
-def check_text(text: str, where: str, *, longest: int | None = MAX_FIELD) -> str:
-    """The text itself, if a tokenizer can read it.
+def check_text(text: str, where: str, *, max_length: int | None = MAX_FIELD) -> str:
+    """Returns the text if a tokenizer can read it.
 
     Args:
-        text: to check.
-        where: what messages call it.
-        longest: most characters of a text that is read whole; None where it may be any.
+        text: the text.
+        where: its name in errors.
+        max_length: maximum number of characters, or None.
 
     Raises:
-        UserError: it holds a NUL or a lone surrogate, or is longer than that.
+        UserError: it holds a NUL or a lone surrogate, or is too long.
     """
-    if longest is not None and len(text) > longest:
+    if max_length is not None and len(text) > max_length:
         raise UserError(
-            f"{where}: a value has {len(text):,} characters, more than the {longest:,} that are "
-            "read; is a line break or a closing quote missing? Otherwise shorten it."
+            f"{where}: a value has {len(text):,} characters, more than the maximum of "
+            f"{max_length:,}; is a line break or a closing quote missing? Otherwise shorten it."
         )
     if "\0" in text:
         raise UserError(f"{where}: holds a NUL character; remove it, or give a text file.")
@@ -102,15 +102,15 @@ def check_text(text: str, where: str, *, longest: int | None = MAX_FIELD) -> str
 
 
 def read_text(path: epath.Path, suffixes: Sequence[str], formats: str) -> str:
-    """The text of a UTF-8 file, without a byte-order mark.
+    """Returns the text of a UTF-8 file, without its byte-order mark.
 
     Args:
         path: the file.
-        suffixes: what its name may end with.
-        formats: what messages call these.
+        suffixes: suffixes that its name may have.
+        formats: their names in errors.
 
     Raises:
-        UserError: another name, no such file, or no text in UTF-8.
+        UserError: the file has another suffix, does not exist or is not UTF-8.
     """
     if path.suffix.lower() not in suffixes:
         raise UserError(f"{path}: can't tell the format by its name; name the file {formats}.")
@@ -142,10 +142,10 @@ def read_text(path: epath.Path, suffixes: Sequence[str], formats: str) -> str:
 def _rows(
     path: epath.Path, text: str, columns: Sequence[str], column_names: Sequence[str] | None
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line, field by name) of every row; the fields are still to be checked."""
+    """Yields (line, field by name) of each row; the fields are not checked yet."""
     if path.suffix.lower() in (".jsonl", ".json"):
         if column_names:
-            raise UserError(f"{path}: its objects name their columns; leave out --column-names.")
+            raise UserError(f"{path}: its objects name their columns; leave out `column_names`.")
         return _json_rows(path, text)
     fields = _tsv_fields(text) if path.suffix.lower() == ".tsv" else _csv_fields(path, text)
     return _named_rows(path, fields, columns, column_names)
@@ -194,7 +194,7 @@ def _named_rows(
     column_names: Sequence[str] | None,
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     if column_names:
-        names, source = list(column_names), "--column-names"
+        names, source = list(column_names), "`column_names`"
     else:
         line, fields = next(rows)
         names, source = [name.strip() for name in fields], f"{path}:{line}"
@@ -202,7 +202,7 @@ def _named_rows(
         if name not in names:
             raise UserError(f"{source}: {missing_column(name, names)}")
         if names.count(name) > 1:
-            raise UserError(f"{source}: two columns are named {_short(name)}; rename one of them.")
+            raise UserError(f"{source}: two columns are named {shorten(name)}; rename one of them.")
     for line, fields in rows:
         if len(fields) != len(names):
             separator = "tabs" if path.suffix.lower() == ".tsv" else "commas"
@@ -220,7 +220,7 @@ def _json_rows(path: epath.Path, text: str) -> Iterator[tuple[int, dict[str, Any
         where = f"{path}:{number}"
         if len(line) > 64 * MAX_FIELD:
             raise UserError(
-                f"{where}: the line has {len(line):,} characters; write one object a line, each "
+                f"{where}: the line has {len(line):,} characters; write one object per line, each "
                 f"of at most {64 * MAX_FIELD:,} characters."
             )
         yield number, _json_object(line, where)
@@ -228,11 +228,11 @@ def _json_rows(path: epath.Path, text: str) -> Iterator[tuple[int, dict[str, Any
 
 def _json_object(line: str, where: str) -> dict[str, Any]:
     try:
-        # Numbers stay text: a label "1.0" keeps its name, and 5,000 digits are no int to convert.
+        # Numbers stay text: a label "1.0" keeps its name, and int() refuses 5,000 digits.
         row = json.loads(line, parse_int=str, parse_float=str, parse_constant=_no_constant)
     except RecursionError:
         raise UserError(
-            f"{where}: the JSON is nested too deeply; write one flat object a line."
+            f"{where}: the JSON is nested too deeply; write one flat object per line."
         ) from None
     except json.JSONDecodeError as error:
         raise UserError(
@@ -243,7 +243,7 @@ def _json_object(line: str, where: str) -> dict[str, Any]:
         raise UserError(f"{where}: {error}.") from None
     if not isinstance(row, dict):
         raise UserError(
-            f"{where}: holds no JSON object; write one object a line, such as "
+            f"{where}: holds no JSON object; write one object per line, such as "
             '{"text": "...", "label": "..."}.'
         )
     return row
@@ -254,7 +254,7 @@ def _no_constant(name: str) -> NoReturn:
 
 
 def _field(row: dict[str, Any], name: str, where: str) -> str:
-    """The value of a column as text, checked."""
+    """Returns the value of a column as checked text."""
     if name not in row:
         raise UserError(f"{where}: {missing_column(name, list(row))}")
     value = row[name]
@@ -269,18 +269,18 @@ def _field(row: dict[str, Any], name: str, where: str) -> str:
 
 
 def missing_column(name: str, present: Sequence[str]) -> str:
-    """What to say of a column that isn't there: those that are, and the nearest of them."""
-    shown = ", ".join(_short(column) for column in present[:12]) or "none"
+    """Returns the error for a missing column: the present ones, and the most similar of them."""
+    shown = ", ".join(shorten(column) for column in present[:12]) or "none"
     more = f" and {len(present) - 12} more" if len(present) > 12 else ""
-    # Compared without case: "Sentence" is near "sentence".
     lowered = {column.lower(): column for column in present}
     near = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.5)
-    hint = f"did you mean {_short(lowered[near[0]])}?" if near else "name one of these"
+    hint = f"did you mean {shorten(lowered[near[0]])}?" if near else "name one of these"
     return (
-        f"no column {_short(name)}; the columns are {shown}{more}; {hint} "
-        "(or give --column-names, if the file is a TSV or CSV without a header)."
+        f"no column {shorten(name)}; the columns are {shown}{more}; {hint} "
+        "(or give `column_names`, if the file is a TSV or CSV without a header)."
     )
 
 
-def _short(name: str) -> str:
-    return repr(name if len(name) <= 40 else name[:40] + "...")
+def shorten(text: str) -> str:
+    """Returns the quoted text, truncated to 40 characters."""
+    return repr(text if len(text) <= 40 else text[:40] + "...")

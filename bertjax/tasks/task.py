@@ -1,116 +1,135 @@
-"""What fine-tuning needs to know of a kind of task."""
+"""The protocol of a kind of task: all that fine-tuning, evaluation and prediction know of it.
+
+A kind is a `TaskKind`. Its `read` turns labelled files into a `Task`, which is trained. Its
+`predictor` turns a trained model into a `Predictor`, which answers inputs and scores files.
+"""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
+import jax
 import numpy as np
+from etils import epath
 
+from bertjax.config import BertConfig
 from bertjax.errors import UserError
+from bertjax.model import bert
 
-LESS_IS_BETTER = ("loss",)
-"""Metrics of which the least is the best; of all others it is the most."""
+if TYPE_CHECKING:
+    from bertjax.text.tokenizer import Tokenizer
+
+MINIMIZED = ("loss",)
+"""Metrics whose lowest value is the best. The highest value of every other metric is the best."""
+
+Outputs = Iterable[tuple[np.ndarray, np.ndarray]]
+"""Row numbers [n] and the model's outputs for these rows [n, ...], batch by batch, each row once.
+"""
+
+Scores = dict[str, float]
+"""Metrics by name."""
 
 
-class Examples(Protocol):
-    """The rows of one file, as the model reads them."""
+class Features(Protocol):
+    """The tokenized rows of one file or of one call of `predict`."""
 
     def __len__(self) -> int:
-        """Rows N."""
+        """Returns the number of rows N."""
         ...
 
     @property
     def lengths(self) -> np.ndarray:
-        """int64 [N]: tokens of each row, by which batches get their width."""
+        """int64 [N]: tokens of each row; a row of several sequences gives its longest one."""
         ...
 
     def batch(self, indices: np.ndarray, width: int) -> dict[str, np.ndarray]:
-        """The rows `indices` [B] padded to `width` tokens: what the model and the loss read, and
-        example_weight float32 [B]; -1 stands for a row of weight 0.
+        """Pads rows to `width` tokens.
+
+        Args:
+            indices: int [B], the rows to take. -1 is a padding row: any tokens, weight 0.
+            width: tokens T per sequence, at least the longest of these rows.
+
+        Returns:
+            All inputs of the model and the loss, with B rows each; example_weight is float32 [B].
         """
         ...
 
 
-class Head(NamedTuple):
-    """What of a task is compiled: hashable, and equal for equal tasks, so that the programs of one
-    run are those of the next."""
+Run = Callable[[Features], Outputs]
+"""Runs a trained model over rows."""
 
-    kind: str
-    """One of `bertjax.model.heads.TASK_PARTS`: the parts on top of the encoder, how the model is
-    called, and what the export says it does."""
+
+class Head(NamedTuple):
+    """The part of a task that is compiled. Equal tasks have equal heads and share programs."""
+
+    name: str
+    """One of `bertjax.model.heads.TASK_PARTS`: the parts on top of the encoder, and the key "kind"
+    of the export."""
     outputs: int
     """Columns of the last layer."""
     loss: Callable
-    """A loss of `bertjax.objectives.losses`: (params, batch, config, *, weights, execution,
-    dropout_key) -> (loss, metrics as (sum, weight)); a metric `accuracy` is shown in training."""
+    """A loss of `bertjax.objectives.losses`."""
     normalizers_fn: Callable
-    """Its normalisers: batch -> weights."""
+    """Its normalizers: batch -> {name: float32 []}."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Baseline:
-    """What comes without a model: beside it the main metric is judged."""
+    """The main metric of a rule that learns nothing."""
 
     name: str
-    """In a line of metrics."""
-    said: str
-    """In a sentence."""
+    """Its name in a line of metrics."""
+    description: str
+    """Its name in a sentence."""
     score: float
-    """Its main metric on the dev rows."""
+    """The main metric on the dev rows."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A kind of task with its rows read: all that fine-tuning has to know of it."""
+    """The files of a fine-tuning run, read and tokenized, and what depends on their labels."""
 
     head: Head
-    """What is compiled."""
-    train: Examples
-    """The rows to train on."""
-    dev: Examples
-    """The rows to evaluate on."""
-    test: Examples | None
-    """The rows to evaluate at the end."""
+    """The compiled part."""
+    train: Features
+    """Training rows."""
+    dev: Features
+    """Rows that are evaluated during training."""
+    test: Features | None
+    """Rows that are evaluated once, at the end of a seed."""
     data_hash: str
-    """SHA-256 of what is trained on."""
+    """SHA-256 of the training examples."""
     dev_hash: str
-    """SHA-256 of what is evaluated on."""
-    max_seq_length: int
-    """Most tokens of a row."""
+    """SHA-256 of the dev examples."""
     metric: str
-    """The main metric: it chooses between evaluations, settings and seeds."""
+    """The main metric. It chooses between evaluations, settings and seeds."""
     metrics: tuple[str, ...]
-    """Names of what `scores` gives and may choose, the task's own main metric first."""
-    scores: Callable[[Any, Iterable[tuple[np.ndarray, np.ndarray]]], dict[str, float]]
-    """(the examples; row numbers [n] and the model's outputs for them [n, ...], batch by batch,
-    every row once) -> metrics, the main one among them."""
+    """Metrics of `scores` that may be the main one; the default comes first."""
+    scores: Callable[[Any, Outputs], Scores]
+    """(features, outputs) -> metrics."""
     immutable: Mapping[str, Any]
-    """Settings that a resumed run can't change: `objective`, and all that affect training."""
-    fields: Callable[[Mapping[str, float]], Mapping[str, Any]]
-    """Metrics of a seed on the dev rows -> what its export says of the task beside the kind: what
-    predicting has to know."""
+    """Settings that a resumed run can't change: all that decides what is learned."""
+    export: Callable[[Scores], Mapping[str, Any]]
+    """Metrics of a seed on the dev rows -> what its export records for the predictor."""
     labels: tuple[str, ...] = ()
-    """Names of the outputs, where they have names."""
-    test_scores: (
-        Callable[
-            [Mapping[str, float], Any, Iterable[tuple[np.ndarray, np.ndarray]]], dict[str, float]
-        ]
-        | None
-    ) = None
-    """As `scores`, for the test rows, of which nothing may be chosen: after a seed's metrics on the
-    dev rows, which may decide something. None: `scores`."""
+    """Names of the outputs, if they have names."""
+    test_scores: Callable[[Scores, Any, Outputs], Scores] | None = None
+    """(metrics on the dev rows, features, outputs) -> metrics on the test rows, for kinds that
+    tune a threshold on the dev rows. None: `scores`."""
     baseline: Baseline | None = None
-    """What to compare the main metric with."""
-    shown: tuple[str, ...] = ("loss",)
-    """Metrics that the line of an evaluation shows beside the main one, if they are there."""
+    """Rule that the main metric is compared with."""
+    train_metrics: tuple[str, ...] = ("accuracy",)
+    """Metrics of the loss that training lines show."""
+    dev_metrics: tuple[str, ...] = ("loss",)
+    """Metrics that evaluation lines show beside the main one."""
 
     @property
-    def less_is_better(self) -> bool:
-        """Of the main metric."""
-        return self.metric in LESS_IS_BETTER
+    def best_mode(self) -> Literal["min", "max"]:
+        """Whether "min" or "max" of the main metric is the best."""
+        return best_mode(self.metric)
 
     def judged_by(self, metric: str) -> "Task":
-        """The same task with another main metric, which nothing is known to compare with.
+        """Returns the same task with another main metric, which has no baseline.
 
         Raises:
             UserError: `scores` gives no such metric.
@@ -119,7 +138,140 @@ class Task:
             return self
         if metric not in self.metrics:
             raise UserError(
-                f"best_metric is {metric!r}, which this task has not: give one of "
+                f"`best_metric` is {metric!r}, which this task does not have: give one of "
                 f"{', '.join(self.metrics)}."
             )
         return dataclasses.replace(self, metric=metric, baseline=None)
+
+
+class TaskOptions(Protocol):
+    """The options of a kind: a frozen dataclass whose field docstrings are its help texts."""
+
+    kind: ClassVar[str]
+    """The name of the kind."""
+
+
+class TaskFiles(NamedTuple):
+    """What a kind reads for a run."""
+
+    train: str
+    """Path of the training file."""
+    dev: str
+    """Path of the dev file."""
+    test: str | None
+    """Path of the test file."""
+    tokenizer: "Tokenizer"
+    """Tokenizer of the model."""
+    max_seq_length: int
+    """Maximum tokens of a sequence."""
+    log: Callable[[str], None]
+    """Takes one line at a time."""
+
+    @property
+    def paths(self) -> list[str]:
+        """The files in order: train, dev and, if there is one, test."""
+        return [path for path in (self.train, self.dev, self.test) if path]
+
+
+class TrainedModel(Protocol):
+    """A trained model, such as `bertjax.interop.huggingface.Pretrained`."""
+
+    config: BertConfig
+    params: dict
+    tokenizer: "Tokenizer"
+    task: dict[str, Any] | None
+    """What the export records: "kind", the name of its head, and the fields of `Task.export`."""
+
+    @property
+    def kind(self) -> str:
+        """The name of its head."""
+        ...
+
+
+class Predictor(Protocol):
+    """Answers inputs of one kind with a trained model."""
+
+    max_seq_length: int
+    """Maximum tokens of a sequence."""
+    chunk_lines: int | None
+    """Lines to read before the first answer; None: the default."""
+    max_line: int | None
+    """Maximum characters of a line, or None."""
+
+    def parse_line(self, line: str, where: str) -> Any:
+        """Reads one input from a line of text; `where` names the line in errors."""
+        ...
+
+    def predict(
+        self,
+        inputs: Sequence[Any],
+        run: Run,
+        *,
+        top_k: int,
+        where: Callable[[int], str] | None = None,
+    ) -> list[dict[str, Any]]:
+        """Answers inputs, each with a dict of JSON values.
+
+        Args:
+            inputs: raw text in the form of this kind, at least one.
+            run: runs the model.
+            top_k: number of alternatives, for kinds that give several.
+            where: index of an input -> its name in errors.
+        """
+        ...
+
+    def evaluate(self, path: epath.PathLike, options: Any, run: Run) -> Scores:
+        """Scores every row of a labelled file; `options` is a `TaskKind.evaluation`."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class NoEvaluationOptions:
+    """Evaluation takes no options."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskKind:
+    """A kind of task."""
+
+    options: type[TaskOptions]
+    """The options of training. Their class names the kind."""
+    heads: tuple[str, ...]
+    """Heads whose models it answers for, if their exports do not name a kind."""
+    max_seq_length: int
+    """Default maximum tokens of a sequence, if the model has so many positions."""
+    read: Callable[[Any, TaskFiles], Task]
+    """(options, files) -> task."""
+    predictor: Callable[[TrainedModel], Predictor]
+    """Makes the predictor of a trained model."""
+    evaluation: type = NoEvaluationOptions
+    """A dataclass: the options of evaluating a file, all with defaults."""
+    unrecorded: tuple[str, ...] = ()
+    """Names of training options that exports do not record, so that `evaluate` needs them again."""
+    forward: Callable[..., jax.Array] = bert.task_logits
+    """(params, inputs, config, head, *, execution) -> outputs [B, ...] in evaluation and
+    prediction. A kind that writes text generates here."""
+
+    @property
+    def name(self) -> str:
+        """The name of the kind, as the option `task` takes it."""
+        return self.options.kind
+
+
+def best_mode(metric: str) -> Literal["min", "max"]:
+    """Returns whether "min" or "max" of a metric is the best."""
+    return "min" if metric in MINIMIZED else "max"
+
+
+def trained_length(model: TrainedModel, default: int | None = None) -> int:
+    """Returns the maximum tokens of a sequence that a model reads.
+
+    Args:
+        model: its export may record `max_seq_length`.
+        default: the value for exports that do not; None: all positions.
+    """
+    positions = model.config.max_position_embeddings
+    recorded = (model.task or {}).get("max_seq_length")
+    if isinstance(recorded, int) and recorded > 3:
+        return min(recorded, positions)
+    return positions if default is None else min(default, positions)

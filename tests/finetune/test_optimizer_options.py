@@ -12,7 +12,8 @@ import pytest
 import bertjax as bj
 from bertjax.convert.run import ConvertConfig, convert
 from bertjax.data.prepare.run import PrepareConfig, prepare
-from bertjax.finetune.run import FinetuneConfig, finetune
+from bertjax.finetune.config import FinetuneConfig
+from bertjax.finetune.run import finetune
 from bertjax.inference.predict import evaluate
 from bertjax.pretrain import run as runs
 from bertjax.pretrain.config import PretrainConfig

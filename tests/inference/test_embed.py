@@ -50,15 +50,15 @@ def test_layers_are_summed_with_their_weights(tiny_model, pooling):
     ("arguments", "sentence"),
     [
         ({"layer": 2}, "the model has 1 layers; give -2 to 1"),
-        ({"layer": ()}, "layer is empty"),
+        ({"layer": ()}, "`layer` is empty"),
         ({"pooling": "max"}, "use mean, cls or pooler"),
-        ({"pooling": "pooler", "layer": 0}, "pooling is pooler"),
-        ({"batch_size": 0}, "batch_size is 0"),
-        ({"layer_weights": (0.5, 0.5)}, "layer_weights has 2 numbers for 1 layers"),
-        ({"layer": (0, 1), "layer_weights": ()}, "layer_weights has 0 numbers for 2 layers"),
-        ({"layer_weights": (float("nan"),)}, "layer_weights has nan: give finite"),
-        ({"layer_weights": (1e39,)}, "layer_weights has 1e\\+39: give finite"),
-        ({"pooling": "pooler", "layer_weights": (1.0,)}, "leave layer_weights out"),
+        ({"pooling": "pooler", "layer": 0}, "`pooling` pooler needs"),
+        ({"batch_size": 0}, "`batch_size` is 0"),
+        ({"layer_weights": (0.5, 0.5)}, "`layer_weights` has 2 numbers for 1 layers"),
+        ({"layer": (0, 1), "layer_weights": ()}, "`layer_weights` has 0 numbers for 2 layers"),
+        ({"layer_weights": (float("nan"),)}, "`layer_weights` has nan: give finite"),
+        ({"layer_weights": (1e39,)}, "`layer_weights` has 1e\\+39: give finite"),
+        ({"pooling": "pooler", "layer_weights": (1.0,)}, "leave out `layer_weights`"),
     ],
 )
 def test_what_embed_refuses(tiny_model, arguments, sentence):

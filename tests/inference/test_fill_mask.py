@@ -13,7 +13,7 @@ mlm_logits = jax.jit(bert.mlm_logits, static_argnums=2)
 
 def test_fill_mask_gives_the_likeliest_tokens_of_every_blank(tiny_model):
     texts = ["the film was [MASK] .", "[MASK] [MASK] [MASK] plot", "very " * 15 + "[MASK]"]
-    results = fill_mask(tiny_model, texts, k=3, batch_size=2)
+    results = fill_mask(tiny_model, texts, top_k=3, batch_size=2)
     tokenizer = tiny_model.tokenizer
     for text, result in zip(texts, results, strict=True):
         batch = tokenizer.batch([text], max_length=40, parse_mask=True)
@@ -46,8 +46,8 @@ def test_what_fill_mask_refuses(tiny_model):
     ):
         with pytest.raises(UserError, match=sentence):
             fill_mask(tiny_model, texts)
-    with pytest.raises(UserError, match="k is 0"):
-        fill_mask(tiny_model, ["[MASK]"], k=0)
+    with pytest.raises(UserError, match="`top_k` is 0"):
+        fill_mask(tiny_model, ["[MASK]"], top_k=0)
     encoder = {n: v for n, v in tiny_model.params.items() if n != "mlm"}
     with pytest.raises(UserError, match="has no masked-LM head"):
         fill_mask(dataclasses.replace(tiny_model, params=encoder), ["[MASK]"])

@@ -76,7 +76,7 @@ def test_what_has_no_likelihood(tiny_model):
     ):
         with pytest.raises(UserError, match=sentence):
             pseudo_log_likelihood(tiny_model, texts)
-    with pytest.raises(UserError, match="batch_size is 0"):
+    with pytest.raises(UserError, match="`batch_size` is 0"):
         pseudo_log_likelihood(tiny_model, ["good"], batch_size=0)
     encoder = {n: v for n, v in tiny_model.params.items() if n != "mlm"}
     model = dataclasses.replace(tiny_model, params=encoder, task=None)
@@ -92,8 +92,8 @@ def test_lines_have_likelihoods(tiny_model):
         tiny_model, [f"{text}\n" for text in TEXTS], pseudo_log_likelihood=True, batch_size=4
     )
     assert [json.loads(line) for line in lines] == results
-    with pytest.raises(UserError, match="k is 5: a likelihood has no words"):
-        list(predict_lines(tiny_model, TEXTS, k=5, pseudo_log_likelihood=True))
+    with pytest.raises(UserError, match="leave out `top_k`"):
+        list(predict_lines(tiny_model, TEXTS, top_k=5, pseudo_log_likelihood=True))
     lines = ["good"] * 70 + ["very " * 39]
     with pytest.raises(UserError, match="Line 71 has 39 tokens"):
         list(predict_lines(tiny_model, lines, pseudo_log_likelihood=True, batch_size=4))

@@ -104,7 +104,7 @@ def test_lines_in_json_lines_out(classifier, pair_classifier, tiny_model):
     with pytest.raises(UserError, match=r"Line 2: .*a tab between"):
         list(predict.predict_lines(pair_classifier, ["good\tbad", "good"]))
 
-    (answer,) = map(json.loads, predict.predict_lines(tiny_model, ["a [MASK]"], k=2))
+    (answer,) = map(json.loads, predict.predict_lines(tiny_model, ["a [MASK]"], top_k=2))
     assert len(answer["masks"][0]) == 2
     with pytest.raises(UserError, match="Line 2 has no"):
         list(predict.predict_lines(tiny_model, ["a [MASK]", "none"]))

@@ -8,7 +8,7 @@ import pytest
 from bertjax.errors import UserError
 from bertjax.inference.embed import embed
 from bertjax.inference.probe import Probe, ProbeConfig, fit_probe, probe
-from bertjax.tasks.classification.features import metrics
+from bertjax.tasks.metrics import classification_metrics
 
 pytest.importorskip("sklearn", reason="a probe needs scikit-learn: pip install 'bertjax[demo]'")
 threadpoolctl = pytest.importorskip("threadpoolctl", reason="scikit-learn brings it")
@@ -79,7 +79,7 @@ def test_a_word_is_read_in_the_embeddings(result, vectors, labels):
     train, dev = ((part - mean) / deviation for part in vectors)
     model = LogisticRegression(C=result["C"], max_iter=5000, tol=1e-6).fit(train, labels[0])
     logits = model.decision_function(dev)
-    expected = metrics(np.stack([0 * logits, logits], 1), labels[1])
+    expected = classification_metrics(np.stack([0 * logits, logits], 1), labels[1])
     for name, value in expected.items():
         # The probe's solver stops at a gradient of 1e-3.
         assert result[name] == pytest.approx(value, rel=0.02)
@@ -124,7 +124,7 @@ def test_several_labels_have_a_logit_each(vectors, rows):
     fitted = fit_probe(vectors[0], counts, vectors[1], folds=2, seed=0)
     assert fitted.outputs.shape == (40, 4)
     gold = np.array([row["count"] for row in rows[1]], np.int32)
-    assert metrics(fitted.outputs, gold)["accuracy"] > 0.7
+    assert classification_metrics(fitted.outputs, gold)["accuracy"] > 0.7
 
 
 def test_a_number_is_read_too(tiny_model, config):
@@ -178,8 +178,8 @@ def test_what_is_refused(tiny_model, config, tmp_path, monkeypatch):
     refused("in column 'label' is no finite number", regression=True)
     refused("no column 'body'", text_column="body")
     refused("the model has 1 layers", layer=(5,))
-    refused("layer_weights has 1 numbers for 2 layers", layer=(0, 1), layer_weights=(1.0,))
-    with pytest.raises(UserError, match="seed is -1"):
+    refused("`layer_weights` has 1 numbers for 2 layers", layer=(0, 1), layer_weights=(1.0,))
+    with pytest.raises(UserError, match="`seed` is -1"):
         dataclasses.replace(config, seed=-1)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     refused("scikit-learn, which is not installed: pip install 'bertjax\\[demo\\]'")

@@ -93,7 +93,7 @@ def test_every_variable_of_a_genuine_checkpoint_has_its_parameter(data_dir):
     model = bj.from_pretrained(directory)
     same(model.params, found.params)
     assert model.tokenizer.lowercase  # no upper-case letter in vocab.txt
-    assert len(bj.fill_mask(model, ["all work and no [MASK]"], k=2)) == 1
+    assert len(bj.fill_mask(model, ["all work and no [MASK]"], top_k=2)) == 1
 
 
 def test_google_variables_are_named_as_in_google_code(writer, params):

@@ -86,7 +86,7 @@ def test_single_sequences_know_no_next_sentence(done):
     assert json.loads((result.export / "config.json").read_text())["architectures"] == [
         "BertForMaskedLM"
     ]
-    assert len(bj.fill_mask(model, ["w1 w2 [MASK] w3"], k=3)[0]["masks"][0]) == 3
+    assert len(bj.fill_mask(model, ["w1 w2 [MASK] w3"], top_k=3)[0]["masks"][0]) == 3
     assert bj.embed(model, ["w1 w2"]).shape == (1, 16)
     (page,) = report([result.workdir], silent)
     text = page.read_text()

@@ -175,7 +175,7 @@ def test_it_learns_exports_and_says_so(recipe, tmp_path):
     assert lines[-2].startswith("Trained at ") and lines[-2].endswith("over 59 steps on 1 cpu.")
     model = bj.from_pretrained(str(workdir))
     assert model.config == result.model
-    assert len(bj.fill_mask(model, ["bal [MASK]"], k=3)) == 1
+    assert len(bj.fill_mask(model, ["bal [MASK]"], top_k=3)) == 1
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from bertjax.data.prepare.run import PrepareConfig, prepare
-from bertjax.finetune.run import FinetuneConfig, finetune
+from bertjax.finetune.config import FinetuneConfig
+from bertjax.finetune.run import finetune
 from bertjax.inference.fill_mask import fill_mask
 from bertjax.inference.predict import predict
 from bertjax.interop.huggingface import from_pretrained
@@ -141,7 +142,7 @@ def test_everything_goes_through_epath(remote, only_epath, tmp_path, monkeypatch
         ),
         lines.append,
     )
-    assert len(fill_mask(from_pretrained(result.export), ["bal [MASK]"], k=2)) == 1
+    assert len(fill_mask(from_pretrained(result.export), ["bal [MASK]"], top_k=2)) == 1
     assert len(predict(from_pretrained("gs://bucket/task"), ["bal dem", "fir"])) == 2
     assert (folder / "run" / "export" / "model.safetensors").is_file()
     assert not (tmp_path / "gs:").exists()

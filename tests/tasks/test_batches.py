@@ -69,3 +69,8 @@ def test_length_batches_drop_nothing():
     assert sorted(rows[rows >= 0].tolist()) == list(range(45))
     for indices, width in chosen:
         assert len(indices) == 8 and lengths[indices[indices >= 0]].max() <= width
+
+
+def test_outputs_are_put_in_the_order_of_their_rows():
+    outputs = [(np.array([2, 0]), np.array([[2.0], [0.0]])), (np.array([1]), np.array([[1.0]]))]
+    assert b.gather(outputs).tolist() == [[0.0], [1.0], [2.0]]

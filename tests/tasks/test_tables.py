@@ -85,14 +85,14 @@ def test_names_for_a_file_without_header(tmp_path):
     table = read_table(path, ["label"], column_names=["text", "label"])
     assert table.columns == {"label": ["1", "0"]}
     assert table.lines == [1, 2]
-    assert "--column-names: no column 'labl'" in refusal(
+    assert "`column_names`: no column 'labl'" in refusal(
         path, ["labl"], column_names=["text", "label"]
     )
-    assert f"{path}:1: fields in this row: 2, in --column-names: 3" in refusal(
+    assert f"{path}:1: fields in this row: 2, in `column_names`: 3" in refusal(
         path, column_names=["text", "label", "more"]
     )
     jsonl = write(tmp_path, "a.jsonl", '{"text": "a"}')
-    assert "leave out --column-names" in refusal(jsonl, ["text"], column_names=["text"])
+    assert "leave out `column_names`" in refusal(jsonl, ["text"], column_names=["text"])
 
 
 def test_a_missing_column_names_those_present_and_the_nearest(tmp_path):

@@ -1,215 +1,125 @@
-"""Labelled rows -> the `Task` of classification, with one label or several, or of regression."""
+"""Labelled files of texts -> a `Task`."""
 
-import dataclasses
-import functools
 import hashlib
 import json
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from bertjax.errors import UserError
-from bertjax.interop.huggingface import Pretrained
-from bertjax.objectives import losses
-from bertjax.tasks import tables
-from bertjax.tasks.classification import features, long_documents, multi_label
-from bertjax.tasks.classification.long_documents import LongDocuments
-from bertjax.tasks.task import Baseline, Head, Task
-
-if TYPE_CHECKING:
-    from bertjax.finetune.run import FinetuneConfig, Log
+from bertjax.tasks.classification.config import ClassificationConfig
+from bertjax.tasks.classification.features import ClassificationFeatures, Reading
+from bertjax.tasks.classification.targets import Targets, find_targets
+from bertjax.tasks.labels import label_weights
+from bertjax.tasks.tables import Table, read_table
+from bertjax.tasks.task import Baseline, Outputs, Scores, Task, TaskFiles
 
 
-class _Answers(NamedTuple):
-    """What stands in the label column, and what becomes of it."""
+def read(options: ClassificationConfig, files: TaskFiles) -> Task:
+    """Reads and tokenizes labelled files.
 
-    objective: str
-    """One of the run's immutable settings."""
-    labels: tuple[str, ...]
-    """Empty for regression."""
-    read: Callable[[tables.Table], np.ndarray]
-    """The labels of a file."""
-    head: Head
-    metrics: Callable[[np.ndarray, np.ndarray], dict[str, float]]
-    """Of logits and labels."""
-    names: tuple[str, ...]
-    """Of the metrics, the main one first."""
-
-
-def read_classification(config: "FinetuneConfig", model: Pretrained, log: "Log") -> Task:
-    """Reads and tokenizes the files of a configuration; as `read_task`."""
-    length = config.row_length(model.config.max_position_embeddings)
-    columns = [config.text_column, config.label_column]
-    if config.pair_column:
-        columns.insert(1, config.pair_column)
-    paths = [path for path in (config.train, config.dev, config.test) if path]
-    files = [tables.read_table(path, columns, column_names=config.column_names) for path in paths]
-    answers = _answers(config, files[0])
-    # All labels are read before any text is tokenized: a mistake in the last file shows at once.
-    labels_of_files = [answers.read(table) for table in files]
-    train, dev, *test = [
-        _tokenize(config, model, length, table, labels)
-        for table, labels in zip(files, labels_of_files, strict=True)
+    Raises:
+        UserError: something is wrong with a file; the sentence names the line.
+    """
+    reading = _reading(options, files.max_seq_length)
+    tables = [
+        read_table(path, options.columns, column_names=options.column_names) for path in files.paths
     ]
-    _say(answers, files, train, length, log)
-    data_hash, dev_hash = (
-        hashlib.sha256(json.dumps([answers.labels, table.columns]).encode()).hexdigest()
-        for table in files[:2]
-    )
+    targets = find_targets(options, tables[0])
+    # Read all targets before tokenizing: a mistake in the last file shows at once.
+    values = [targets.read(table, options.label_column) for table in tables]
+    train, dev, *test = [
+        _tokenize(options, reading, files, table, targets_of_file)
+        for table, targets_of_file in zip(tables, values, strict=True)
+    ]
+    if options.class_weights is not None:
+        train = train.weighted(label_weights(options.class_weights, targets.labels, values[0]))
+    files.log(_summary(targets, tables, train))
+
+    def scores(features: ClassificationFeatures, outputs: Outputs) -> Scores:
+        return targets.metrics(features.logits(outputs), features.targets)
+
     return Task(
-        answers.head,
-        _weighted(config, answers, train, labels_of_files[0]),
+        targets.head,
+        train,
         dev,
         test[0] if test else None,
-        data_hash,
-        dev_hash,
-        length,
-        metric=answers.names[0],
-        scores=_scores(config, answers),
-        immutable={"objective": answers.objective, **_immutable(config, length)},
-        fields=lambda _: _fields(config, answers, length),
-        labels=answers.labels,
-        baseline=_majority(labels_of_files[1]) if answers.objective == "classification" else None,
-        shown=("loss", "pearson", "exact_match"),
-        metrics=answers.names,
+        _hash(targets, tables[0]),
+        _hash(targets, tables[1]),
+        metric=targets.metric_names[0],
+        metrics=targets.metric_names,
+        scores=scores,
+        immutable=_immutable(options, targets, reading),
+        export=lambda _: _export(options, targets, reading),
+        labels=targets.labels,
+        baseline=_majority(targets, values[1]),
+        train_metrics=targets.train_metrics,
+        dev_metrics=("loss", "pearson", "exact_match"),
     )
 
 
-def _answers(config: "FinetuneConfig", table: tables.Table) -> _Answers:
-    """What the configuration says that the label column is; the labels are those of `table`."""
-    column, separator = config.label_column, config.label_separator
-    normalizers_fn = losses.classification_normalizers
-    if config.regression:
-        return _Answers(
-            "regression",
-            (),
-            lambda table: features.target_values(table, column),
-            Head("regression", 1, losses.regression_loss, normalizers_fn),
-            features.metrics,
-            features.metric_names(0),
-        )
-    if config.multi_label:
-        labels = multi_label.find_labels(table, column, separator)
-        kind = "multi_label_classification"
-        return _Answers(
-            "multi-label classification",
-            labels,
-            lambda table: multi_label.label_sets(table, column, labels, separator),
-            Head(kind, len(labels), losses.multi_label_loss, normalizers_fn),
-            multi_label.metrics,
-            multi_label.METRICS,
-        )
-    labels = features.find_labels(table, column)
-    kind = "sequence_classification"
-    return _Answers(
-        "classification",
-        labels,
-        lambda table: features.label_ids(table, column, labels),
-        Head(kind, len(labels), losses.classification_loss, normalizers_fn),
-        features.metrics,
-        features.metric_names(len(labels)),
-    )
+def _reading(options: ClassificationConfig, max_seq_length: int) -> Reading:
+    overlap = options.overlap(max_seq_length) if options.reads_windows else None
+    return Reading(max_seq_length, overlap, options.window_logits)
 
 
 def _tokenize(
-    config: "FinetuneConfig",
-    model: Pretrained,
-    length: int,
-    table: tables.Table,
-    labels: np.ndarray,
-) -> features.Examples | LongDocuments:
-    texts = table.columns[config.text_column]
-    if config.long_documents == "windows":
-        overlap = _overlap(config, length)
-        return long_documents.tokenize(texts, model.tokenizer, length, overlap, labels)
-    pairs = table.columns[config.pair_column] if config.pair_column else None
-    return features.tokenize(texts, pairs, model.tokenizer, length, labels)
+    options: ClassificationConfig,
+    reading: Reading,
+    files: TaskFiles,
+    table: Table,
+    targets: np.ndarray,
+) -> ClassificationFeatures:
+    pairs = table.columns[options.pair_column] if options.pair_column else None
+    return reading.tokenize(table.columns[options.text_column], pairs, files.tokenizer, targets)
 
 
-def _overlap(config: "FinetuneConfig", length: int) -> int:
-    """Tokens that two windows of at most `length` tokens share."""
-    overlap = length // 4 if config.window_overlap is None else config.window_overlap
-    if overlap >= length - 2:
-        raise UserError(
-            f"window_overlap {overlap} leaves nothing new in a window, which holds {length - 2} "
-            f"tokens of a text: give less than {length - 2}."
-        )
-    return overlap
-
-
-def _scores(config: "FinetuneConfig", answers: _Answers) -> Callable[..., dict[str, float]]:
-    if config.long_documents == "windows":
-        how = config.window_logits
-        return functools.partial(long_documents.scores, metrics=answers.metrics, how=how)
-    return functools.partial(features.scores, metrics=answers.metrics)
-
-
-def _say(
-    answers: _Answers,
-    files: list[tables.Table],
-    train: features.Examples | LongDocuments,
-    length: int,
-    log: "Log",
-) -> None:
-    labels = answers.labels
+def _summary(targets: Targets, tables: list[Table], train: ClassificationFeatures) -> str:
+    labels, length = targets.labels, train.reading.max_seq_length
     names = f" with {len(labels)} labels ({', '.join(labels[:8])})" if labels else ""
     full = int((train.lengths == length).sum())
     tail = f"{full:,} training rows fill all {length} tokens."
-    if isinstance(train, LongDocuments):
+    if train.reading.overlap is not None:
         tail = f"the training rows are {len(train):,} windows of up to {length} tokens."
-    log(f"Training on {len(files[0]):,} rows{names}, evaluating on {len(files[1]):,}; {tail}")
+    return f"Training on {len(tables[0]):,} rows{names}, evaluating on {len(tables[1]):,}; {tail}"
 
 
-def _weighted(
-    config: "FinetuneConfig",
-    answers: _Answers,
-    train: features.Examples | LongDocuments,
-    labels: np.ndarray,
-) -> features.Examples | LongDocuments:
-    """The training rows, each with the weight of its label."""
-    if config.class_weights is None:
-        return train
-    weights = features.label_weights(config.class_weights, answers.labels, labels)
-    if isinstance(train, LongDocuments):
-        return train.with_weights(weights[train.windows.labels])
-    return dataclasses.replace(train, weights=weights[train.labels])
+def _hash(targets: Targets, table: Table) -> str:
+    return hashlib.sha256(json.dumps([targets.labels, table.columns]).encode()).hexdigest()
 
 
-def _immutable(config: "FinetuneConfig", length: int) -> dict[str, Any]:
-    """What else decides what is learned, where it is not as it always was."""
-    found: dict[str, Any] = {}
-    if config.class_weights is not None:
-        found["class_weights"] = config.class_weights
-    if config.long_documents == "windows":
-        found |= _windows_fields(config, length)
-    return found
+def _majority(targets: Targets, values: np.ndarray) -> Baseline | None:
+    """The accuracy of the most common label of the dev rows."""
+    if targets.metric_names[0] != "accuracy":
+        return None
+    counts = np.bincount(values)
+    return Baseline("majority", "the most common label", float(counts.max() / counts.sum()))
 
 
-def _windows_fields(config: "FinetuneConfig", length: int) -> dict[str, Any]:
+def _immutable(options: ClassificationConfig, targets: Targets, reading: Reading) -> dict[str, Any]:
+    """The head, and the options that change what is learned, where they are in use."""
+    settings: dict[str, Any] = {"head": targets.head.name}
+    if options.class_weights is not None:
+        settings["class_weights"] = options.class_weights
+    return settings | _windows(options, reading)
+
+
+def _windows(options: ClassificationConfig, reading: Reading) -> dict[str, Any]:
+    if reading.overlap is None:
+        return {}
     return {
-        "long_documents": config.long_documents,
-        "window_overlap": _overlap(config, length),
-        "window_logits": config.window_logits,
+        "long_documents": options.long_documents,
+        "window_overlap": reading.overlap,
+        "window_logits": reading.window_logits,
     }
 
 
-def _fields(config: "FinetuneConfig", answers: _Answers, length: int) -> dict[str, Any]:
-    """What the export has to know of the task."""
+def _export(options: ClassificationConfig, targets: Targets, reading: Reading) -> dict[str, Any]:
     fields = {
-        "labels": list(answers.labels),
-        "text_column": config.text_column,
-        "pair_column": config.pair_column,
-        "label_column": config.label_column,
-        "max_seq_length": length,
+        "labels": list(targets.labels),
+        "text_column": options.text_column,
+        "pair_column": options.pair_column,
+        "label_column": options.label_column,
     }
-    if config.multi_label:
-        fields["label_separator"] = config.label_separator
-    if config.long_documents == "windows":
-        fields |= _windows_fields(config, length)
-    return fields
-
-
-def _majority(labels: np.ndarray) -> Baseline:
-    counts = np.bincount(labels)
-    return Baseline("majority", "the commonest label alone", float(counts.max() / counts.sum()))
+    if options.multi_label:
+        fields["label_separator"] = options.label_separator
+    return fields | _windows(options, reading)

@@ -1,4 +1,4 @@
-"""Answers without learning: what stands among the words of the question."""
+"""A baseline without learning: the words of the document near those of the question."""
 
 import collections
 import re
@@ -11,22 +11,22 @@ from bertjax.tasks.question_answering.squad import Question
 _WORD = re.compile(r"\w+")
 
 
-def usual_length(questions: Sequence[Question]) -> int:
-    """The mean number of words of the questions' answers, rounded; 1 if there are none."""
+def mean_length(questions: Sequence[Question]) -> int:
+    """Returns the rounded mean number of words of the answers; 1 without answers."""
     counts = [len(_WORD.findall(each.answers[0].text)) for each in questions if each.answers]
     return max(1, round(float(np.mean(counts)))) if counts else 1
 
 
 def overlap_answer(question: Question, length: int) -> str:
-    """The run of `length` words of the document around which most of the question's words stand.
+    """Returns the span of `length` words that has the most words of the question around it.
 
-    After the sliding window of Richardson, Burges and Renshaw (2013): a word of the question that
-    comes c times in the document counts log(1 + 1/c) each time it comes near the run: at most half
-    as many words away as the question has. A run with words of the question is no answer if there
-    is one without.
+    This follows the sliding window of Richardson, Burges and Renshaw (2013). A word of the question
+    that occurs c times in the document scores log(1 + 1/c) for each occurrence near the span. Near
+    is a distance of at most half the words of the question. Spans without words of the question
+    come first.
 
     Args:
-        question: with its document.
+        question: a question and its document.
         length: words of an answer.
     """
     words = list(_WORD.finditer(question.context))

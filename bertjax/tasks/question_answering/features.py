@@ -1,4 +1,4 @@
-"""Documents cut into overlapping windows, each beside a question: what answers are learned from."""
+"""Questions with overlapping windows of their documents."""
 
 import dataclasses
 import unicodedata
@@ -9,6 +9,7 @@ import numpy as np
 
 from bertjax.errors import UserError
 from bertjax.tasks import batches
+from bertjax.tasks.question_answering.config import QuestionAnsweringConfig
 from bertjax.tasks.question_answering.squad import Question
 
 if TYPE_CHECKING:
@@ -16,68 +17,68 @@ if TYPE_CHECKING:
 
 
 class Document(NamedTuple):
-    """The tokens of a document, without special ones."""
+    """The tokens of a document, without [CLS] and [SEP]."""
 
     ids: np.ndarray
     """int32 [tokens]."""
     offsets: np.ndarray
-    """int64 [tokens, 2]: the first character of each, and one past the last."""
+    """int64 [tokens, 2]: first character of each token, and one past its last."""
 
     @property
     def readable(self) -> np.ndarray:
-        """bool [tokens]: those with characters; a space that SentencePiece adds has none."""
+        """bool [tokens]: whether a token has characters; a space from SentencePiece has none."""
         return self.offsets[:, 0] < self.offsets[:, 1]
 
     def tokens_of(self, start: int, end: int) -> tuple[int, int] | None:
-        """The first and last token that have a part in the characters start to end; or None."""
+        """Returns the first and last token with characters in [start, end), or None."""
         inside = np.flatnonzero((self.offsets[:, 0] < end) & (self.offsets[:, 1] > start))
         return (int(inside[0]), int(inside[-1])) if len(inside) else None
 
     def characters_of(self, first: int, last: int) -> tuple[int, int]:
-        """The characters of tokens first to last."""
+        """Returns the characters [start, end) of tokens first to last."""
         return int(self.offsets[first, 0]), int(self.offsets[last, 1])
 
 
 @dataclasses.dataclass(frozen=True)
 class Windows:
-    """The windows of questions over their documents: N rows [CLS] question [SEP] part [SEP]."""
+    """N windows of questions on documents: rows [CLS] question [SEP] window [SEP]."""
 
     questions: Sequence[Question]
-    """In order."""
+    """The questions."""
     documents: list[Document]
-    """Of every question."""
+    """The document of each question."""
     queries: list[np.ndarray]
-    """int32 [tokens] of every question."""
+    """int32 [tokens]: token ids of each question."""
     question: np.ndarray
-    """int32 [N]: the window's question."""
+    """int32 [N]: index of the question of each window, ascending."""
     first: np.ndarray
-    """int32 [N]: the document's token that the window's part begins with."""
+    """int32 [N]: first document token of each window."""
     count: np.ndarray
-    """int32 [N]: tokens of that part."""
+    """int32 [N]: number of document tokens of each window."""
     positions: np.ndarray
-    """int32 [N, 2]: the answer's first and last token, as places in the row; 0, 0 where it has
-    none."""
+    """int32 [N, 2]: positions in the row of the first and last token of the answer; 0, 0 for none.
+    """
     specials: tuple[int, int, int]
     """Ids of [CLS], [SEP] and [PAD]."""
     has_unanswerable: bool
-    """Whether saying that there is no answer may be right (SQuAD 2.0)."""
+    """Whether some questions have no answer (SQuAD 2.0)."""
 
     def __len__(self) -> int:
         return len(self.question)
 
     @property
     def lengths(self) -> np.ndarray:
-        """int64 [N]: tokens of each window."""
+        """int64 [N]: tokens of each row."""
         return self.prefixes + self.count + 1
 
     @property
     def prefixes(self) -> np.ndarray:
-        """int64 [N]: the place in the row of the part's first token."""
+        """int64 [N]: position in the row of the first document token."""
         sizes = np.array([len(query) for query in self.queries], np.int64)
         return sizes[self.question] + 2
 
     def batch(self, indices: np.ndarray, width: int) -> dict[str, np.ndarray]:
-        """Windows padded to `width` tokens; -1 stands for one of weight 0.
+        """Pads rows to `width` tokens; the index -1 is a row of weight 0.
 
         Returns:
             input_ids, attention_mask, token_type_ids int32 [B, T]; start_position, end_position
@@ -104,27 +105,24 @@ class Windows:
 def make_windows(
     questions: Sequence[Question],
     tokenizer: "Tokenizer",
+    options: QuestionAnsweringConfig,
     *,
     max_seq_length: int,
-    max_query_length: int,
-    doc_stride: int,
     has_unanswerable: bool,
 ) -> Windows:
-    """Cuts documents into windows as `convert_examples_to_features` of Google's run_squad.py does,
-    but that characters, not words, say which tokens an answer has.
+    """Makes windows as `convert_examples_to_features` of Google's run_squad.py does.
+
+    Unlike there, characters rather than words determine the tokens of an answer.
 
     Args:
-        questions: with the answer that is learned first among their answers.
+        questions: the questions; training uses the first of their answers.
         tokenizer: gives ids and offsets.
-        max_seq_length: most tokens of a window.
-        max_query_length: most tokens of a question; a longer one loses its end.
-        doc_stride: tokens from the beginning of a window to that of the next one, not more than
-            the longest question leaves room for.
-        has_unanswerable: whether saying that there is no answer may be right.
+        options: stride and length limits.
+        max_seq_length: maximum tokens of a row.
+        has_unanswerable: whether some questions have no answer.
 
     Raises:
-        UserError: no token stands for a document, so that it has no window, or for an answer; the
-            sentence names the question.
+        UserError: a document or an answer has no token; the sentence names the question.
     """
     tokenized: dict[str, Document] = {}
     documents, queries, rows = [], [], []
@@ -132,15 +130,14 @@ def make_windows(
         if question.context not in tokenized:
             tokenized[question.context] = _document(question.context, tokenizer)
         document = tokenized[question.context]
-        query = tokenizer.encode(question.question).ids[1:-1][:max_query_length]
+        query = tokenizer.encode(question.question).ids[1:-1][: options.max_query_length]
         if not document.readable.any():
             raise UserError(
-                f"{question.where}: the tokenizer reads nothing in its document, so that it has no "
-                "window; leave the question out."
+                f"{question.where}: its document has no tokens; leave the question out."
             )
         answer = _answer_tokens(question, document)
         room = max_seq_length - len(query) - 3
-        for first, count in _parts(len(document.ids), room, doc_stride):
+        for first, count in _spans(len(document.ids), room, options.doc_stride):
             places = (0, 0)
             if answer is not None and first <= answer[0] and answer[1] < first + count:
                 places = (answer[0] - first + len(query) + 2, answer[1] - first + len(query) + 2)
@@ -168,8 +165,8 @@ def _document(context: str, tokenizer: "Tokenizer") -> Document:
 
 
 def _with_marks(context: str, offsets: np.ndarray) -> np.ndarray:
-    """The accents after a letter belong to its token, also where the tokenizer strips them."""
-    unmarked = np.arange(len(context) + 1)  # of every character, the next one that is no mark
+    """Extends tokens by the accents after their last letter, which the tokenizer may strip."""
+    unmarked = np.arange(len(context) + 1)  # the next character that is no mark
     for at in range(len(context) - 1, -1, -1):
         if unicodedata.combining(context[at]):
             unmarked[at] = unmarked[at + 1]
@@ -185,15 +182,15 @@ def _answer_tokens(question: Question, document: Document) -> tuple[int, int] | 
     tokens = document.tokens_of(answer.start, answer.start + len(answer.text))
     if tokens is None:
         raise UserError(
-            f"{question.where}: no token stands for its answer {answer.text!r}; correct it, or "
-            "leave the question out."
+            f"{question.where}: its answer {answer.text!r} has no tokens; correct it, or leave the "
+            "question out."
         )
     return tokens
 
 
-def _parts(tokens: int, room: int, stride: int) -> list[tuple[int, int]]:
-    """(first token, tokens) of the parts that a document is cut into."""
-    parts = [(first, min(room, tokens - first)) for first in range(0, tokens, stride)]
-    # Of those that reach the document's end only the first is needed.
-    ends = [first + count == tokens for first, count in parts]
-    return parts[: ends.index(True) + 1]
+def _spans(tokens: int, room: int, stride: int) -> list[tuple[int, int]]:
+    """(first token, number of tokens) of the windows of a document."""
+    spans = [(first, min(room, tokens - first)) for first in range(0, tokens, stride)]
+    # Only the first window that reaches the end of the document is needed.
+    ends = [first + count == tokens for first, count in spans]
+    return spans[: ends.index(True) + 1]

@@ -12,41 +12,40 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
 def normalize_answer(text: str) -> str:
-    """The answer as it is compared: lower-cased, without ASCII punctuation, without a, an and the,
-    one space between words."""
+    """Lower-cases an answer and removes ASCII punctuation, articles and extra spaces."""
     kept = "".join(character for character in text.lower() if character not in _PUNCTUATION)
     return " ".join(_ARTICLES.sub(" ", kept).split())
 
 
 def exact_match(prediction: str, answer: str) -> float:
-    """1.0 if both are normalized to the same, else 0.0."""
+    """Returns 1.0 if both have the same normalized form, else 0.0."""
     return float(normalize_answer(prediction) == normalize_answer(answer))
 
 
 def f1_score(prediction: str, answer: str) -> float:
-    """The harmonic mean of precision and recall of the prediction's words, as a bag.
+    """Returns the harmonic mean of precision and recall of the predicted bag of words.
 
-    Two that are empty, once normalized, share no word: 0, as in the script of version 1.1.
+    Two answers whose normalized form is empty have F1 0, as in the script of version 1.1.
     """
-    said, wanted = normalize_answer(prediction).split(), normalize_answer(answer).split()
-    shared = sum((collections.Counter(said) & collections.Counter(wanted)).values())
+    predicted, wanted = normalize_answer(prediction).split(), normalize_answer(answer).split()
+    shared = sum((collections.Counter(predicted) & collections.Counter(wanted)).values())
     if not shared:
         return 0.0
-    precision, recall = shared / len(said), shared / len(wanted)
+    precision, recall = shared / len(predicted), shared / len(wanted)
     return 2 * precision * recall / (precision + recall)
 
 
 def question_scores(
     question: Question, prediction: str | None, *, has_unanswerable: bool
 ) -> tuple[float, float]:
-    """(exact match, F1) of one question, each by the best of its answers.
+    """Returns (exact match, F1) of one question, each for the best of its answers.
 
     Args:
-        question: with its answers.
-        prediction: what was said; "" says that there is no answer; None: nothing was, which is
-            wrong by the script of version 1.1 (that of 2.0 fails over it).
-        has_unanswerable: the rules of version 2.0: answers that are empty once normalized don't
-            count; where none is left, an empty prediction is right and all others are wrong.
+        question: a question and its answers.
+        prediction: the predicted answer; "" predicts no answer; None is a missing prediction, which
+            is wrong in the script of version 1.1 (that of 2.0 fails).
+        has_unanswerable: whether the rules of version 2.0 apply: answers with an empty normalized
+            form do not count, and without any answer only an empty prediction is right.
     """
     if prediction is None:
         return 0.0, 0.0
@@ -65,16 +64,16 @@ def question_scores(
 def squad_scores(
     questions: Sequence[Question], predictions: Mapping[str, str], *, has_unanswerable: bool
 ) -> dict[str, float]:
-    """The metrics of a file, in percent, as the official scripts print them.
+    """Computes the metrics of a file in percent, as the official scripts print them.
 
     Args:
-        questions: at least one.
-        predictions: answers by the questions' ids; see `question_scores`.
-        has_unanswerable: the rules of version 2.0.
+        questions: at least one question.
+        predictions: predicted answers by id; see `question_scores`.
+        has_unanswerable: whether the rules of version 2.0 apply.
 
     Returns:
-        exact and f1; by the rules of 2.0 also HasAns_exact, HasAns_f1, NoAns_exact and NoAns_f1,
-        over the questions that have an answer and those that don't, where there are any.
+        exact and f1. For version 2.0 also HasAns_exact and HasAns_f1 over the questions that have
+        an answer, and NoAns_exact and NoAns_f1 over the others, if there are such questions.
     """
     scores = [
         question_scores(each, predictions.get(each.id), has_unanswerable=has_unanswerable)
@@ -95,20 +94,20 @@ def squad_scores(
 def best_threshold(
     scores: Sequence[float], differences: Sequence[float], has_answer: Sequence[bool]
 ) -> tuple[float, float]:
-    """The threshold that scores best if exactly the questions at or below it are answered.
+    """Finds the threshold with the best score if it answers the questions at or below it.
 
-    As `find_best_thresh` of the official script for version 2.0, but that questions of the same
-    difference are answered together, so that the score is what the threshold gives, and that the
-    difference may be negative for all. The threshold lies midway between two differences: the same
-    model in other batches or on another device, whose roundings are others, answers the same ones.
+    Like `find_best_thresh` of the official script for version 2.0, except that questions with equal
+    differences are answered together, and that all differences may be negative. The threshold lies
+    midway between two differences, so that rounding errors of other batches or devices do not
+    change which questions are answered.
 
     Args:
-        scores: of every question if it is answered, from 0 to 1.
-        differences: of every question, how much likelier no answer is than the best one.
-        has_answer: of every question.
+        scores: score of each question if it is answered, from 0 to 1.
+        differences: logits by which no answer is likelier than the best one, for each question.
+        has_answer: whether each question has an answer.
 
     Returns:
-        (the mean score in percent, the threshold). A threshold below all differences answers none.
+        (mean score in percent, threshold). A threshold below all differences answers no question.
     """
     order = sorted(range(len(scores)), key=lambda index: differences[index])
     current = best = float(sum(not each for each in has_answer))
@@ -124,7 +123,7 @@ def best_threshold(
 
 def _percent(name: str, scores: Sequence[tuple[float, float]]) -> dict[str, float]:
     exact, f1 = 0.0, 0.0
-    for one_exact, one_f1 in scores:  # in this order, as a sum of floats depends on it
+    for one_exact, one_f1 in scores:  # the sum of floats depends on the order
         exact += one_exact
         f1 += one_f1
     return {f"{name}exact": 100.0 * exact / len(scores), f"{name}f1": 100.0 * f1 / len(scores)}

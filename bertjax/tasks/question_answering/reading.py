@@ -1,89 +1,76 @@
-"""Questions in SQuAD's format -> the `Task` of answering them."""
+"""Files in SQuAD's format -> a `Task`."""
 
 import dataclasses
 import functools
-from typing import TYPE_CHECKING
 
-from bertjax.interop.huggingface import Pretrained
 from bertjax.objectives import losses
-from bertjax.tasks.question_answering import baseline, metrics, predictions, squad
+from bertjax.tasks.question_answering import baseline, decoding, metrics, squad
+from bertjax.tasks.question_answering.config import QuestionAnsweringConfig
 from bertjax.tasks.question_answering.features import make_windows
-from bertjax.tasks.task import Baseline, Head, Task
+from bertjax.tasks.task import Baseline, Head, Task, TaskFiles
 
-if TYPE_CHECKING:
-    from bertjax.finetune.run import FinetuneConfig, Log
+HEAD = Head(
+    "question_answering", 2, losses.question_answering_loss, losses.question_answering_normalizers
+)
 
 
-def read_question_answering(config: "FinetuneConfig", model: Pretrained, log: "Log") -> Task:
-    """Reads and tokenizes the files of a configuration; as `read_task`."""
-    options = config.question_answering
-    length = config.row_length(model.config.max_position_embeddings)
-    options.check_fits(length)
-    files = [squad.read_squad(path) for path in (config.train, config.dev, config.test) if path]
+def read(options: QuestionAnsweringConfig, files: TaskFiles) -> Task:
+    """Reads and tokenizes files in SQuAD's format.
+
+    Raises:
+        UserError: something is wrong with a file; the sentence names the question.
+    """
+    options.check_fits(files.max_seq_length)
+    sources = [squad.read_squad(path) for path in files.paths]
     train, dev, *test = [
         make_windows(
-            each.questions,
-            model.tokenizer,
-            max_seq_length=length,
-            max_query_length=options.max_query_length,
-            doc_stride=options.doc_stride,
-            has_unanswerable=each.has_unanswerable,
+            source.questions,
+            files.tokenizer,
+            options,
+            max_seq_length=files.max_seq_length,
+            has_unanswerable=source.has_unanswerable,
         )
-        for each in files
+        for source in sources
     ]
     answered = int((train.positions[:, 0] > 0).sum())
-    log(
-        f"Training on {len(files[0]):,} questions in {len(train):,} windows of up to {length} "
-        f"tokens, {answered:,} with an answer; evaluating on {len(files[1]):,} questions in "
-        f"{len(dev):,} windows."
+    files.log(
+        f"Training on {len(sources[0]):,} questions in {len(train):,} windows of up to "
+        f"{files.max_seq_length} tokens, {answered:,} with an answer; evaluating on "
+        f"{len(sources[1]):,} questions in {len(dev):,} windows."
     )
+    max_answer_length = options.max_answer_length
+    best = ("best_f1", "best_exact") if dev.has_unanswerable else ()
     return Task(
-        Head(
-            "question_answering",
-            2,
-            losses.question_answering_loss,
-            losses.question_answering_normalizers,
-        ),
+        HEAD,
         train,
         dev,
         test[0] if test else None,
-        files[0].sha256,
-        files[1].sha256,
-        length,
+        sources[0].sha256,
+        sources[1].sha256,
         metric="f1",
-        scores=functools.partial(predictions.scores, max_answer_length=options.max_answer_length),
-        test_scores=functools.partial(
-            predictions.test_scores, max_answer_length=options.max_answer_length
-        ),
-        immutable={
-            "objective": "question_answering",
-            "question_answering": dataclasses.asdict(options),
-        },
-        fields=lambda scores: {
-            "max_seq_length": length,
+        metrics=("f1", "exact", *best),
+        scores=functools.partial(decoding.scores, max_answer_length=max_answer_length),
+        test_scores=functools.partial(decoding.test_scores, max_answer_length=max_answer_length),
+        immutable=dataclasses.asdict(options),
+        export=lambda scores: {
             **dataclasses.asdict(options),
-            "has_unanswerable": any(each.has_unanswerable for each in files[:2]),
+            "has_unanswerable": any(source.has_unanswerable for source in sources[:2]),
             "null_threshold": scores.get("best_f1_threshold", 0.0),
         },
-        baseline=_without_learning(files[0], files[1]),
-        shown=("exact", "best_f1"),
-        metrics=("f1", "exact", *(("best_f1", "best_exact") if files[1].has_unanswerable else ())),
+        baseline=_baseline(sources[0], sources[1]),
+        dev_metrics=("exact", "best_f1"),
     )
 
 
-def _without_learning(train: squad.Questions, dev: squad.Questions) -> Baseline:
-    """The better of two ways to answer without a model."""
-    length = baseline.usual_length(train.questions)
+def _baseline(train: squad.Questions, dev: squad.Questions) -> Baseline:
+    """The better of two rules: answering with the words around the question's, and not at all."""
+    length = baseline.mean_length(train.questions)
     answers = {each.id: baseline.overlap_answer(each, length) for each in dev.questions}
-    ways = [("word overlap", "the words nearest the question's", answers)]
+    rules = [("word overlap", "the words nearest the question's", answers)]
     if dev.has_unanswerable:
-        ways.append(("no answer", "never answering", dict.fromkeys(answers, "")))
-    chances = [
-        Baseline(
-            name,
-            said,
-            metrics.squad_scores(dev.questions, texts, has_unanswerable=dev.has_unanswerable)["f1"],
-        )
-        for name, said, texts in ways
-    ]
-    return max(chances, key=lambda baseline: baseline.score)
+        rules.append(("no answer", "never answering", dict.fromkeys(answers, "")))
+    baselines = []
+    for name, description, texts in rules:
+        found = metrics.squad_scores(dev.questions, texts, has_unanswerable=dev.has_unanswerable)
+        baselines.append(Baseline(name, description, found["f1"]))
+    return max(baselines, key=lambda each: each.score)

@@ -1,4 +1,4 @@
-"""SQuAD's JSON, versions 1.1 and 2.0: questions on documents, checked."""
+"""Files in SQuAD's format, versions 1.1 and 2.0."""
 
 import dataclasses
 import hashlib
@@ -13,12 +13,12 @@ from bertjax.tasks import tables
 
 
 class Answer(NamedTuple):
-    """One answer that counts as right."""
+    """A correct answer."""
 
     text: str
-    """As it stands in the document."""
+    """The text of the document."""
     start: int
-    """The character of the document that it begins at."""
+    """Its first character in the document."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,42 +26,42 @@ class Question:
     """A question on a document."""
 
     id: str
-    """Its name; no other question of a file has it."""
+    """Its unique name."""
     question: str
-    """The question itself."""
+    """The text of the question."""
     context: str
     """The document."""
     answers: tuple[Answer, ...] = ()
-    """Those that count as right; none where the document doesn't answer it, or nobody knows."""
+    """Its correct answers; empty if it has none or they are unknown."""
     where: str = ""
-    """What messages call it."""
+    """Its name in errors."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Questions:
-    """The questions of a file, in its order."""
+    """The questions of a file, in order."""
 
     path: epath.Path
     """The file."""
     questions: tuple[Question, ...]
     """At least one."""
     has_unanswerable: bool
-    """Version 2.0: some questions have no answer, and saying so is right for these."""
+    """Whether some questions have no answer (version 2.0)."""
     sha256: str
-    """Of the questions, whatever the file looks like."""
+    """SHA-256 of the questions, regardless of the layout of the file."""
 
     def __len__(self) -> int:
         return len(self.questions)
 
 
 def read_squad(path: epath.PathLike) -> Questions:
-    """Reads a file in the format of SQuAD.
+    """Reads a file in SQuAD's format.
 
-    A file is of version 2.0 if its `version` says so or one of its questions has no answer.
+    It has version 2.0 if its `version` says so or a question has no answer.
 
     Raises:
-        UserError: no such file, other JSON, an id that comes twice, an answer that doesn't stand
-            where its answer_start says; the sentence names the question.
+        UserError: the file does not exist or has another format, an id is not unique, or an answer
+            is not at its answer_start; the sentence names the question.
     """
     path = location(path)
     data = _read_json(path)
@@ -72,12 +72,12 @@ def read_squad(path: epath.PathLike) -> Questions:
         place += f" ({title!r})" if isinstance(title, str) and title else ""
         for index, paragraph in enumerate(_list(article, "paragraphs", place), start=1):
             where = f"{place}, paragraph {index}"
-            context = _text(paragraph, "context", where, longest=None)
+            context = _text(paragraph, "context", where, max_length=None)
             for entry in _list(paragraph, "qas", where):
                 question = _question(entry, context, where)
                 if question.id in questions:
                     raise UserError(
-                        f"{question.where}: this id comes twice; give every question its own."
+                        f"{question.where}: two questions have this id; give each question its own."
                     )
                 questions[question.id] = question
     if not questions:
@@ -107,7 +107,7 @@ def _read_json(path: epath.Path) -> dict[str, Any]:
     if not isinstance(data, dict) or "data" not in data:
         raise UserError(
             f'{path}: no file in the format of SQuAD, an object {{"data": [article, ...]}}; '
-            "for rows of texts and labels leave out --task question_answering."
+            "rows of texts and labels are for another `task`."
         )
     return data
 
@@ -141,8 +141,8 @@ def _answer(answer: Any, context: str, where: str) -> Answer:
         elsewhere = context.find(text)
         there = "nowhere in its context" if elsewhere < 0 else f"at character {elsewhere}"
         raise UserError(
-            f"{where}: at answer_start {start} stands {_short(found)}, but the answer is "
-            f"{_short(text)}, which is found {there}; correct answer_start or the text."
+            f"{where}: at answer_start {start} stands {tables.shorten(found)}, but the answer is "
+            f"{tables.shorten(text)}, which is found {there}; correct answer_start or the text."
         )
     return Answer(text, start)
 
@@ -154,13 +154,9 @@ def _list(value: Any, name: str, where: str, default: list[Any] | None = None) -
     return found
 
 
-def _text(value: Any, name: str, where: str, longest: int | None = tables.MAX_FIELD) -> str:
+def _text(value: Any, name: str, where: str, max_length: int | None = tables.MAX_FIELD) -> str:
     found = value.get(name) if isinstance(value, dict) else None
     if not isinstance(found, str) or not found.strip():
         what = "is empty" if isinstance(found, str) else "is missing or no text"
         raise UserError(f"{where}: {name!r} {what}; write one, or leave the question out.")
-    return tables.check_text(found, where, longest=longest)
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 40 else text[:40] + "...")
+    return tables.check_text(found, where, max_length=max_length)

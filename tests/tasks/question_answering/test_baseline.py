@@ -1,4 +1,4 @@
-from bertjax.tasks.question_answering.baseline import overlap_answer, usual_length
+from bertjax.tasks.question_answering.baseline import mean_length, overlap_answer
 from bertjax.tasks.question_answering.squad import Answer, Question
 
 CONTEXT = "The city has two rivers. Maria Callas sang in Verona for the first time in 1947."
@@ -13,7 +13,7 @@ def test_the_words_beside_the_questions_own_are_the_answer():
     assert overlap_answer(Question("q", "x", "?!"), 1) == ""
 
 
-def test_the_usual_length_is_the_mean():
+def test_the_mean_length_of_answers():
     texts = ["a", "b c", "f g h"]
     questions = [Question(text, "?", text, (Answer(text, 0),)) for text in texts]
-    assert usual_length(questions) == 2 and usual_length([Question("q", "?", "x")]) == 1
+    assert mean_length(questions) == 2 and mean_length([Question("q", "?", "x")]) == 1

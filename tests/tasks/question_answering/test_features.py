@@ -5,6 +5,7 @@ import pytest
 
 from bertjax.errors import UserError
 from bertjax.tasks.question_answering import metrics, squad
+from bertjax.tasks.question_answering.config import QuestionAnsweringConfig
 from bertjax.tasks.question_answering.features import make_windows
 from bertjax.tasks.question_answering.squad import Answer, Question
 from bertjax.text.tokenizer import load_tokenizer
@@ -24,9 +25,8 @@ def make(questions, tokenizer, length=16, query=5, stride=4, has_unanswerable=Fa
     return make_windows(
         questions,
         tokenizer,
+        QuestionAnsweringConfig(doc_stride=stride, max_query_length=query),
         max_seq_length=length,
-        max_query_length=query,
-        doc_stride=stride,
         has_unanswerable=has_unanswerable,
     )
 
@@ -111,12 +111,10 @@ def test_an_answers_tokens_stand_for_its_text_in_every_window_that_holds_all_of_
 
 def test_a_document_or_an_answer_that_the_tokenizer_does_not_read(tokenizer):
     blank = Question("q", "where", "\u200b\u200b", where="a.json, question 'q'")
-    with pytest.raises(
-        UserError, match="question 'q': the tokenizer reads nothing in its document"
-    ):
+    with pytest.raises(UserError, match="question 'q': its document has no tokens"):
         make([blank], tokenizer)
     lost = Question("q", "where", "in \u200b in", (Answer("\u200b", 3),), "a.json, question 'q'")
-    with pytest.raises(UserError, match="question 'q': no token stands for its answer"):
+    with pytest.raises(UserError, match=r"question 'q': its answer '.*' has no tokens"):
         make([lost], tokenizer)
 
 

@@ -58,7 +58,7 @@ PLACE = r"a.json: article 1 \('Lourdes'\), paragraph 1, question 'q1'"
         ([qa(start=-7)], "at answer_start -7 stands"),
         ([qa(start="26")], PLACE + ": answer_start is '26'; write the number"),
         ([qa(text=" ")], PLACE + ", its answer: 'text' is empty"),
-        ([qa(), qa()], PLACE + ": this id comes twice"),
+        ([qa(), qa()], PLACE + ": two questions have this id"),
         ([qa(is_impossible=True)], PLACE + ": is_impossible is true and it has 1 answers"),
         ([qa(text=None, is_impossible=False)], "is_impossible is false and it has 0 answers"),
         ([{**qa(), "question": ""}], PLACE + ": 'question' is empty"),

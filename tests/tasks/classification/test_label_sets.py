@@ -3,7 +3,7 @@ import pytest
 from etils import epath
 
 from bertjax.errors import UserError
-from bertjax.tasks.classification import multi_label as m
+from bertjax.tasks.classification import label_sets as m
 from bertjax.tasks.tables import Table
 
 
@@ -31,8 +31,8 @@ def test_another_separator_leaves_bars_in_names():
         (["a|b", "a||b"], r"a.tsv:3: the labels 'a\|\|b' have an empty one"),
         (["a|b|", "a"], "a.tsv:2: the labels .* have an empty one"),
         (["", "x" * 201], "a.tsv:3: a label has 201 characters"),
-        (["a", ""], "only the label 'a'; several labels a text need two"),
-        (["", ""], "has no label; several labels"),
+        (["a", ""], "only the label 'a'; `multi_label` needs two"),
+        (["", ""], "has no label; `multi_label`"),
         (["|".join(map(str, range(10_001)))], "has 10,001 different labels"),
     ],
 )
@@ -53,7 +53,7 @@ def test_metrics_agree_with_scikit_learn(classes):
     for _ in range(20):
         true = (rng.random((12, classes)) < 0.4).astype(np.int32)
         logits = rng.normal(size=(12, classes)).astype(np.float32)
-        said = m.decide(logits)
+        said = m.probabilities(logits) >= m.THRESHOLD
         ours = m.metrics(logits, true)
         assert tuple(ours) == m.METRICS
         present = np.flatnonzero(true.any(0) | said.any(0))
@@ -71,7 +71,7 @@ def test_metrics_agree_with_scikit_learn(classes):
 
 def test_the_threshold_is_a_probability_of_one_half():
     logits = np.array([[0.0, -1e-6, 800.0, -800.0]], np.float32)
-    assert m.decide(logits).tolist() == [[True, False, True, False]]
+    assert (m.probabilities(logits) >= m.THRESHOLD).tolist() == [[True, False, True, False]]
     assert m.probabilities(logits)[0] == pytest.approx([0.5, 0.5, 1.0, 0.0], abs=1e-6)
 
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from bertjax.errors import UserError
-from bertjax.tasks.question_answering import predictions as qa
+from bertjax.tasks.question_answering import decoding as qa
+from bertjax.tasks.question_answering.config import QuestionAnsweringConfig
 from bertjax.tasks.question_answering.features import Document, Windows
 from bertjax.tasks.question_answering.squad import Answer, Question
 
@@ -177,13 +178,17 @@ def test_probabilities_are_shared_with_no_answer_where_it_may_be_one():
 @pytest.mark.parametrize(
     ("options", "length", "sentence"),
     [
-        ({"max_query_length": 29}, 32, "max_query_length 29 leaves no room"),
-        ({"doc_stride": 10, "max_query_length": 20}, 32, "doc_stride 10 is longer than the 9 tok"),
+        ({"max_query_length": 29}, 32, "`max_query_length` 29 leaves no room"),
+        (
+            {"doc_stride": 10, "max_query_length": 20},
+            32,
+            "`doc_stride` 10 is longer than the 9 doc",
+        ),
     ],
 )
 def test_windows_that_would_leave_out_some_of_the_document(options, length, sentence):
     with pytest.raises(UserError, match=sentence):
-        qa.QuestionAnsweringConfig(**options).check_fits(length)
-    qa.QuestionAnsweringConfig(doc_stride=9, max_query_length=20).check_fits(32)
-    with pytest.raises(UserError, match="max_answer_length is 0"):
-        qa.QuestionAnsweringConfig(max_answer_length=0)
+        QuestionAnsweringConfig(**options).check_fits(length)
+    QuestionAnsweringConfig(doc_stride=9, max_query_length=20).check_fits(32)
+    with pytest.raises(UserError, match="`max_answer_length` is 0"):
+        QuestionAnsweringConfig(max_answer_length=0)

@@ -1,0 +1,165 @@
+"""The configuration of a fine-tuning run."""
+
+import dataclasses
+import itertools
+from typing import Any, Literal, get_args
+
+from bertjax.config import Execution
+from bertjax.errors import UserError, refuse_unknown
+from bertjax.finetune.grid import Setting, check_axis
+from bertjax.model.initializers import InitializationConfig
+from bertjax.tasks import kinds
+from bertjax.tasks.task import TaskKind
+from bertjax.train.lora import LoraConfig
+from bertjax.train.optimizer import OptimizerConfig
+from bertjax.train.sharding import MeshConfig
+from bertjax.train.telemetry.trackers import TelemetryConfig
+
+_Select = Literal["last", "best"]
+
+
+@dataclasses.dataclass(frozen=True)
+class FinetuneConfig:
+    """Fine-tune a model on labelled files.
+
+    The head of the task is always new. The model of the best seed is exported.
+    """
+
+    model: str
+    """Run directory, export, model in Hugging Face's layout, TF1 checkpoint, or name on the hub."""
+    train: str
+    """Training file. The task says which formats it reads."""
+    dev: str
+    """File to evaluate on during training. It is never trained on."""
+    workdir: str = "runs/finetune"
+    """Directory of this run. The same command again resumes it."""
+    test: str | None = None
+    """File that is evaluated once, at the end of each seed. It chooses nothing."""
+    task: Any = dataclasses.field(default_factory=kinds.default_options)
+    """Options of the task, such as `bertjax.ClassificationConfig()`; their class is the kind."""
+    from_scratch: bool = False
+    """Start from random weights of the same shape, as the baseline of pre-training."""
+    initialization: InitializationConfig = dataclasses.field(default_factory=InitializationConfig)
+    """Initialization of these random weights, as in pre-training."""
+    seeds: tuple[int, ...] = (0,)
+    """Seeds, one run each. A seed fixes the new head, the dropout and the order of the rows."""
+    epochs: int = 3
+    """Passes over the training rows."""
+    batch_size: int = 32
+    """Rows per step, over all devices."""
+    group_by_length: bool = False
+    """Put rows of similar length into a batch, which saves padding and makes batches less random.
+    Hugging Face's Trainer has the same option."""
+    max_seq_length: int | None = None
+    """Maximum tokens of a row. Default: set by the task, at most the positions of the model."""
+    learning_rates: tuple[float, ...] | None = None
+    """Learning rates to try with the first seed; the best on the dev rows is used for all seeds.
+    With batch_sizes and epoch_counts every combination is tried. The paper's grid (A.3) is
+    5e-5 3e-5 2e-5 with 16 32 and 2 3 4. Default: optimizer.learning_rate."""
+    batch_sizes: tuple[int, ...] | None = None
+    """Batch sizes to try. Default: batch_size."""
+    epoch_counts: tuple[int, ...] | None = None
+    """Numbers of epochs to try. Default: epochs."""
+    warmup_proportion: float = 0.1
+    """Share of the steps that warm up, unless optimizer.warmup_steps is given."""
+    select: _Select = "last"
+    """Weights to report and export. last: those of the last step. best: those of the best
+    evaluation on the dev rows, which makes the dev metric optimistic."""
+    best_metric: str | None = None
+    """Metric on the dev rows that chooses evaluations, settings and seeds. The lowest loss and the
+    highest value of any other metric are the best. Default: set by the task."""
+    patience: int = 0
+    """Number of consecutive evaluations without a new best that end a seed; 0: never."""
+    eval_every: int = 0
+    """Steps between evaluations; 0: one epoch."""
+    save_every: int = 1000
+    """Steps between checkpoints. The last step is always saved."""
+    log_every: int = 50
+    """Steps between lines of metrics."""
+    accumulation: int = 1
+    """Microbatches per step, to save memory."""
+    optimizer: OptimizerConfig = dataclasses.field(
+        default_factory=lambda: OptimizerConfig(learning_rate=5e-5)
+    )
+    """Optimizer and schedule."""
+    telemetry: TelemetryConfig = dataclasses.field(default_factory=TelemetryConfig)
+    """Where metrics go, and what is profiled."""
+    lora: LoraConfig = dataclasses.field(default_factory=LoraConfig)
+    """Low-rank adapters to train instead of the encoder."""
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    """How devices share the work."""
+    execution: Execution = dataclasses.field(default_factory=Execution)
+    """How to compute."""
+    fresh: bool = False
+    """Start a new run beside the one in workdir, in workdir-2 (-3, ...). Nothing is deleted."""
+
+    def __post_init__(self) -> None:
+        if not dataclasses.is_dataclass(self.task) or not hasattr(self.task, "kind"):
+            raise UserError(
+                f"`task` is {self.task!r}: give the options of a task, such as "
+                f"{type(kinds.default_options()).__name__}()."
+            )
+        refuse_unknown("select", self.select, get_args(_Select))
+        for name in ("epochs", "batch_size", "save_every", "log_every", "accumulation"):
+            if getattr(self, name) < 1:
+                raise UserError(f"`{name}` is {getattr(self, name)}: give at least 1.")
+        for name in ("eval_every", "patience"):
+            if getattr(self, name) < 0:
+                raise UserError(f"`{name}` is {getattr(self, name)}: give at least 0.")
+        if self.max_seq_length is not None and self.max_seq_length < 4:
+            raise UserError(f"`max_seq_length` is {self.max_seq_length}: give at least 4.")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise UserError(f"`seeds` are {self.seeds}: give at least one, and each only once.")
+        if min(self.seeds) < 0 or max(self.seeds) >= 2**31:
+            raise UserError(f"`seeds` are {self.seeds}: give integers from 0 to 2147483647.")
+        for name in ("learning_rates", "batch_sizes", "epoch_counts"):
+            check_axis(name, getattr(self, name))
+        if not 0 <= self.warmup_proportion < 1:
+            raise UserError(
+                f"`warmup_proportion` is {self.warmup_proportion}: give at least 0 and less than 1."
+            )
+        if self.lora.rank and self.from_scratch:
+            raise UserError("`lora.rank` needs a trained encoder: leave out `from_scratch`.")
+        for size in self.batch_sizes or (self.batch_size,):
+            if size % self.accumulation:
+                raise UserError(
+                    f"`accumulation` {self.accumulation} does not divide `batch_size` {size}."
+                )
+
+    @property
+    def kind(self) -> TaskKind:
+        """The kind of task."""
+        return kinds.get(self.task.kind)
+
+    @property
+    def uses_dev_rows(self) -> bool:
+        """Whether the weights of a seed depend on the dev rows."""
+        return self.select == "best" or self.patience > 0
+
+    def settings(self) -> list[Setting]:
+        """Returns all points of the grid, in the order in which they are tried."""
+        axes = (
+            self.learning_rates or (self.optimizer.learning_rate,),
+            self.batch_sizes or (self.batch_size,),
+            self.epoch_counts or (self.epochs,),
+        )
+        return list(itertools.starmap(Setting, itertools.product(*axes)))
+
+    def row_length(self, positions: int) -> int:
+        """Returns the maximum tokens of a row for a model with so many positions.
+
+        Raises:
+            UserError: max_seq_length is longer.
+        """
+        length = self.max_seq_length or min(self.kind.max_seq_length, positions)
+        if length > positions:
+            raise UserError(
+                f"`max_seq_length` {length} is longer than the model's {positions} positions: give "
+                f"at most {positions}."
+            )
+        return length
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns nested dicts of all fields, with the kind in `task`."""
+        fields = dataclasses.asdict(self)
+        return {**fields, "task": {"kind": self.task.kind, **fields["task"]}}

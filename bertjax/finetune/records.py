@@ -1,0 +1,136 @@
+"""What a fine-tuning run records: its settings, its metrics and their speed."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from bertjax.finetune.grid import Setting
+from bertjax.finetune.trainer import Schedule, Trainer
+from bertjax.interop.tensors import weights_hash
+from bertjax.model.flops import task_flops, training_flops
+from bertjax.rundir.records import Metric
+from bertjax.tasks.task import best_mode
+from bertjax.train.checkpoint.settings import RunSettings
+from bertjax.train.telemetry.fields import Field
+from bertjax.train.telemetry.logger import Telemetry
+from bertjax.train.telemetry.mfu import Work, work_of
+from bertjax.train.telemetry.phases import PhaseInfo
+from bertjax.train.telemetry.trackers import make_profiler, make_trackers
+
+
+class Records:
+    """The records of a run; every seed adds its own."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        """Hashes the weights of the model.
+
+        Raises:
+            UserError: the model has no such initialization.
+        """
+        self.trainer = trainer
+        config, shape = trainer.config, trainer.model.config
+        self.weights: Any = weights_hash(trainer.model.params)
+        if config.from_scratch:
+            config.initialization.check(shape)
+            self.weights = {"random": dataclasses.asdict(config.initialization)}
+
+    def immutable(self) -> dict[str, Any]:
+        """Returns the settings that a resumed run can't change.
+
+        An axis of the grid is "several". The number of epochs may change, so that a run can go on,
+        unless it is an axis of the grid.
+        """
+        columns = zip(*self.trainer.settings, strict=True)
+        rate, size, epochs = (
+            values.pop() if len(values) == 1 else "several" for values in map(set, columns)
+        )
+        settings = self._immutable(rate, size)
+        return {**settings, "epochs": epochs} if epochs == "several" else settings
+
+    def _immutable(self, learning_rate: float | str, batch_size: int | str) -> dict[str, Any]:
+        config, model, task = self.trainer.config, self.trainer.model, self.trainer.task
+        dev: dict[str, Any] = {"dev rows": task.dev_hash} if config.uses_dev_rows else {}
+        if dev and task.metric != task.metrics[0]:
+            dev["best_metric"] = task.metric
+        return {
+            "model": {**model.config.to_dict(), "weights": self.weights},
+            "tokenizer": model.tokenizer.sha256,
+            "data": task.data_hash,
+            **dev,
+            "task": {"kind": config.task.kind, **task.immutable},
+            **({"group_by_length": True} if config.group_by_length else {}),
+            **({"lora": dataclasses.asdict(config.lora)} if config.lora.rank else {}),
+            "batch_size": batch_size,
+            "max_seq_length": self.trainer.buckets[-1],
+            "select": config.select,
+            "optimizer": {
+                **dataclasses.asdict(config.optimizer),
+                "learning_rate": learning_rate,
+                "warmup_proportion": config.warmup_proportion,
+            },
+        }
+
+    def run_settings(self, seed: int, setting: Setting) -> RunSettings:
+        """Returns the settings that the checkpoints of a seed record."""
+        trainer = self.trainer
+        immutable = self._immutable(setting.learning_rate, setting.batch_size)
+        return RunSettings(
+            immutable={**immutable, "seed": seed},
+            mutable={
+                "dev rows": trainer.task.dev_hash,
+                "mesh": dict(trainer.mesh.shape),
+                "execution": dataclasses.asdict(trainer.config.execution),
+                "accumulation": trainer.config.accumulation,
+            },
+            effects={"train_steps": "the learning rate follows the new schedule from here on"},
+        )
+
+    def telemetry(self, workdir: epath.Path) -> Telemetry:
+        """Makes the telemetry of a seed."""
+        trainer, task = self.trainer, self.trainer.task
+        config = trainer.config
+        baseline = task.baseline and (task.baseline.name, task.baseline.score)
+        rate = Field("learning_rate", "lr", ".1e", last=True)
+        train = map(Field, ("loss", *task.train_metrics))
+        dev = (Field(name) for name in task.dev_metrics if name != task.metric)
+        return Telemetry(
+            workdir / "metrics.jsonl",
+            [*train, rate, Field("grad_norm", "grad", ".2f")],
+            log=trainer.log,
+            eval_fields=[Field(task.metric, reference=baseline), *dev],
+            progress=trainer.progress,
+            trackers=make_trackers(config.telemetry, workdir, config.to_dict()),
+            profiler=make_profiler(config.telemetry, workdir),
+        )
+
+    def phase(self, schedule: Schedule) -> PhaseInfo:
+        """Returns the tokens and FLOPs of a step."""
+        tokens = round(self.trainer.lengths.sum() / schedule.epoch_steps)
+        work = self._work(len(self.trainer.task.train) / schedule.epoch_steps)
+        return PhaseInfo(schedule.steps, tokens, work=work)
+
+    def metrics(self) -> list[Metric]:
+        """Returns what reports say of the metrics, the main one first."""
+        task = self.trainer.task
+        metrics = [
+            Metric(name, name.replace("_", " "), best_mode(name))
+            for name in dict.fromkeys([task.metric, *task.metrics])
+        ]
+        if task.baseline is not None:
+            reference = (task.baseline.description, task.baseline.score)
+            metrics[0] = metrics[0]._replace(reference=reference)
+        return metrics
+
+    def _work(self, rows_per_step: float) -> Work:
+        """FLOPs of an average step, with each row as wide as its tokens."""
+        trainer, head = self.trainer, self.trainer.task.head
+        lengths, rows = np.unique(trainer.lengths, return_counts=True)
+        each = [
+            task_flops(trainer.model.config, head.name, head.outputs, int(length))
+            for length in lengths
+        ]
+        flops = rows_per_step * training_flops(float(np.average(each, weights=rows)))
+        device = trainer.mesh.devices.flat[0].device_kind
+        return work_of(flops, device, trainer.mesh.size, trainer.config.execution.dtype)

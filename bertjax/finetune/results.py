@@ -1,0 +1,115 @@
+"""Results of a fine-tuning run."""
+
+import dataclasses
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from bertjax.finetune import grid
+from bertjax.finetune.grid import Setting
+from bertjax.tasks.task import Baseline, Task
+
+
+class SeedResult(NamedTuple):
+    """The result of one seed."""
+
+    seed: int
+    learning_rate: float
+    batch_size: int
+    epochs: int
+    metrics: dict[str, float]
+    """Metrics on the dev rows."""
+    test_metrics: dict[str, float] | None
+    """Metrics on the test rows, if there are any."""
+    workdir: str
+
+
+@dataclasses.dataclass(frozen=True)
+class FinetuneResult:
+    """The result of a fine-tuning run."""
+
+    metric: str
+    """Name of the main metric."""
+    mean: float
+    """Mean of the main metric on the dev rows over the seeds."""
+    median: float
+    """Median of the same."""
+    deviation: float
+    """Standard deviation of the same (n - 1); 0 for one seed."""
+    learning_rate: float
+    """Learning rate of all seeds."""
+    batch_size: int
+    """Rows per step of all seeds."""
+    epochs: int
+    """Epochs of all seeds."""
+    tried: dict[Setting, float]
+    """Main metric on the dev rows of each setting that the first seed tried."""
+    seeds: tuple[SeedResult, ...]
+    """Finished seeds, in the order of the configuration."""
+    labels: tuple[str, ...]
+    """Names of the outputs; empty if they have none."""
+    baseline: Baseline | None
+    """Rule that the main metric is compared with."""
+    workdir: str
+    """The run directory; with `fresh` it may differ from the configured one."""
+    export: str | None
+    """Directory of the best seed's model; None if a signal stopped the run."""
+    stopped: bool
+    """Whether a signal stopped the run. The same command resumes it."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns all fields as JSON values."""
+        seeds = [seed._asdict() for seed in self.seeds]
+        tried = [{**each._asdict(), self.metric: score} for each, score in self.tried.items()]
+        return {**dataclasses.asdict(self), "seeds": seeds, "tried": tried}
+
+    def sentence(self) -> str:
+        """Returns the result in one sentence."""
+        if self.stopped:
+            return f"Stopped after {len(self.seeds)} finished seeds; the same command resumes."
+        spread = baseline = ""
+        if len(self.seeds) > 1:
+            spread = (
+                f" ± {self.deviation:.4f} over {len(self.seeds)} seeds (median {self.median:.4f})"
+            )
+        if self.baseline is not None:
+            baseline = f"; {self.baseline.description}: {self.baseline.score:.4f}"
+        setting = grid.description(self._setting, tuple(self.tried))
+        return f"{self.metric} {self.mean:.4f}{spread} on the dev rows ({setting}{baseline})."
+
+    def lines(self) -> list[str]:
+        """Returns the table of the grid, if there is one, and the sentence."""
+        table = []
+        if len(self.tried) > 1 and not self.stopped:
+            table = grid.table(self.tried, self.metric, self._setting)
+        return [*table, self.sentence()]
+
+    @property
+    def _setting(self) -> Setting:
+        return Setting(self.learning_rate, self.batch_size, self.epochs)
+
+
+def summarize(
+    task: Task,
+    setting: Setting,
+    tried: Mapping[Setting, SeedResult],
+    seeds: Sequence[SeedResult],
+    workdir: str,
+    export: str | None,
+) -> FinetuneResult:
+    """Combines the results of the seeds."""
+    scores = [seed.metrics[task.metric] for seed in seeds]
+    return FinetuneResult(
+        metric=task.metric,
+        mean=statistics.fmean(scores) if scores else float("nan"),
+        median=statistics.median(scores) if scores else float("nan"),
+        deviation=statistics.stdev(scores) if len(scores) > 1 else 0.0,
+        **setting._asdict(),
+        tried={each: done.metrics[task.metric] for each, done in tried.items()},
+        seeds=tuple(seeds),
+        labels=task.labels,
+        baseline=task.baseline,
+        workdir=workdir,
+        export=export,
+        stopped=export is None,
+    )

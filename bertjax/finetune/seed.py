@@ -1,0 +1,114 @@
+"""Training one seed of a fine-tuning run."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from etils import epath
+
+from bertjax.errors import Stopped
+from bertjax.finetune import grid
+from bertjax.finetune.grid import Setting
+from bertjax.finetune.records import Records
+from bertjax.finetune.results import SeedResult
+from bertjax.finetune.trainer import Schedule, Trainer
+from bertjax.tasks.task import Scores
+from bertjax.train.checkpoint.manager import Checkpoints
+from bertjax.train.checkpoint.restore import abstract
+from bertjax.train.loop import Evaluation, FitResult, TrainProgram, fit
+from bertjax.train.loop_config import LoopConfig
+from bertjax.train.step import TrainState
+
+
+def train_seed(
+    trainer: Trainer, records: Records, workdir: epath.Path, seed: int, setting: Setting
+) -> tuple[SeedResult, Any]:
+    """Trains one seed, or finds it trained.
+
+    Args:
+        trainer: what all seeds share.
+        records: the records of the run.
+        workdir: directory of the run.
+        seed: the seed.
+        setting: learning rate, batch size and epochs.
+
+    Returns:
+        The result, and all parameters of the model on the mesh.
+
+    Raises:
+        Stopped: a signal came; the run is saved.
+    """
+    task, schedule = trainer.task, trainer.schedule(setting)
+    directory = workdir / grid.directory(setting, trainer.settings) / f"seed-{seed}"
+    description = grid.description(setting, trainer.settings)
+    trainer.log(f"Seed {seed}, {description}: {schedule.steps:,} steps.")
+    params, scores = _fit(trainer, records, directory, seed, schedule)
+    params = trainer.whole_params(params)
+    # A run that was complete already evaluates nothing.
+    scores = scores or trainer.scores(params, task.dev) or {}
+    test = None
+    if task.test:
+        of_test = functools.partial(task.test_scores, scores) if task.test_scores else None
+        test = trainer.scores(params, task.test, scores=of_test)
+    return SeedResult(seed, *setting, scores, test, str(directory)), params
+
+
+def _fit(
+    trainer: Trainer, records: Records, directory: epath.Path, seed: int, schedule: Schedule
+) -> tuple[Any, Scores]:
+    """Returns the parameters to keep and their metrics on the dev rows, if they are known."""
+    config, task = trainer.config, trainer.task
+    hyperparameters = trainer.hyperparameters(seed, schedule)
+    latest: Scores = {}
+
+    def train_step(state: TrainState, batch: Any) -> Any:
+        return trainer.programs.train_step(state, batch, hyperparameters)
+
+    def evaluate(state: TrainState, should_stop: Callable[[], bool]) -> Scores | None:
+        params = trainer.whole_params(state.averaged_params())
+        scores = trainer.scores(params, task.dev, should_stop)
+        latest.clear()
+        latest.update(scores or {})
+        return scores
+
+    loop = LoopConfig(
+        train_steps=schedule.steps,
+        log_every=config.log_every,
+        eval_every=config.eval_every or schedule.epoch_steps,
+        save_every=config.save_every,
+        keep_best=int(config.select == "best"),
+        patience=config.patience,
+    )
+    with Checkpoints(
+        directory / "checkpoints",
+        keep_best=loop.keep_best,
+        best_mode=task.best_mode,
+        log=trainer.log,
+    ) as checkpoints:
+        result = fit(
+            loop,
+            TrainProgram(
+                lambda: trainer.programs.make_state(trainer.initial_params(seed)),
+                trainer.programs.abstract_state,
+                train_step,
+            ),
+            functools.partial(trainer.batch, seed, schedule),
+            checkpoints=checkpoints,
+            telemetry=records.telemetry(directory),
+            # Without a best metric no evaluation saves, which spares short runs the time.
+            evaluation=Evaluation(evaluate, task.metric if config.uses_dev_rows else None),
+            settings=records.run_settings(seed, schedule.setting),
+            phases=[records.phase(schedule)],
+        )
+        if result.stopped:
+            raise Stopped("stopped in training")
+        if config.select == "best" and result.best is not None:
+            return _best(result, checkpoints)
+    return result.state.averaged_params(), dict(latest)
+
+
+def _best(result: FitResult, checkpoints: Checkpoints) -> tuple[Any, Scores]:
+    assert result.best is not None
+    target = abstract(result.state.averaged_params())
+    restored = checkpoints.restore_params(target, which=result.best["step"])
+    return restored.state, result.best["metrics"]

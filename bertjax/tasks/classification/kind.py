@@ -1,0 +1,17 @@
+"""The kind classification."""
+
+from bertjax.tasks.classification.config import ClassificationConfig, EvaluationColumns
+from bertjax.tasks.classification.predictions import TextPredictor
+from bertjax.tasks.classification.reading import read
+from bertjax.tasks.classification.targets import HEADS
+from bertjax.tasks.task import TaskKind
+
+KIND = TaskKind(
+    options=ClassificationConfig,
+    heads=HEADS,
+    max_seq_length=128,
+    read=read,
+    predictor=TextPredictor,
+    evaluation=EvaluationColumns,
+    unrecorded=("column_names",),
+)

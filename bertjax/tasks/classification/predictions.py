@@ -1,0 +1,81 @@
+"""Answers for raw texts, and the metrics of a labelled file."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from etils import epath
+
+from bertjax.tasks.classification.config import EvaluationColumns
+from bertjax.tasks.classification.features import Reading
+from bertjax.tasks.classification.targets import targets_of_model
+from bertjax.tasks.tables import MAX_FIELD, read_table
+from bertjax.tasks.task import Run, Scores, TrainedModel, trained_length
+from bertjax.tasks.texts import Text, name_text, parse_pair, split_pairs
+
+
+class TextPredictor:
+    """Labels texts, or pairs of texts.
+
+    A text's answer is {"text", "label", "score", "scores": {label: probability}}. For label sets it
+    is {"text", "labels", "scores"}, and for numbers {"text", "score"}. Pairs add "pair".
+    """
+
+    chunk_lines: int | None = None
+    max_line: int | None = MAX_FIELD
+
+    def __init__(self, model: TrainedModel) -> None:
+        self.model = model
+        self.targets = targets_of_model(model)
+        self.max_seq_length = trained_length(model)
+        self.recorded: dict[str, Any] = model.task or {}
+        self.reading = _recorded_reading(self.recorded, self.max_seq_length)
+
+    def parse_line(self, line: str, where: str) -> Text:
+        """A line is a text, or for a model of pairs two texts with a tab between."""
+        return parse_pair(line, where) if self.recorded.get("pair_column") else line
+
+    def predict(
+        self,
+        inputs: Sequence[Text],
+        run: Run,
+        *,
+        top_k: int,
+        where: Callable[[int], str] | None = None,
+    ) -> list[dict[str, Any]]:
+        """Labels each text; see `Predictor.predict`."""
+        del top_k  # the answer has the scores of all labels
+        paired = None
+        if "pair_column" in self.recorded:
+            paired = self.recorded["pair_column"] is not None
+        firsts, seconds = split_pairs(inputs, paired=paired, where=where or name_text)
+        features = self.reading.tokenize(firsts, seconds, self.model.tokenizer)
+        logits = features.logits(run(features))
+        results = []
+        for index, text in enumerate(firsts):
+            pair = {} if seconds is None else {"pair": seconds[index]}
+            results.append({"text": text, **pair, **self.targets.answer(logits[index])})
+        return results
+
+    def evaluate(self, path: epath.PathLike, options: EvaluationColumns, run: Run) -> Scores:
+        """Computes the metrics of a .tsv, .csv or .jsonl file."""
+        text = options.text_column or self.recorded.get("text_column") or "text"
+        pair = options.pair_column or self.recorded.get("pair_column")
+        label = options.label_column or self.recorded.get("label_column") or "label"
+        columns = [text, *([pair] if pair else []), label]
+        table = read_table(path, columns, column_names=options.column_names)
+        targets = self.targets.read(table, label)
+        pairs = table.columns[pair] if pair else None
+        features = self.reading.tokenize(table.columns[text], pairs, self.model.tokenizer, targets)
+        scores = self.targets.metrics(features.logits(run(features)), targets)
+        return {"examples": float(len(table)), **scores}
+
+
+def _recorded_reading(recorded: dict[str, Any], max_seq_length: int) -> Reading:
+    """Values that can't be right, in a file that others wrote, are as if they were absent."""
+    if recorded.get("long_documents") != "windows":
+        return Reading(max_seq_length)
+    overlap = recorded.get("window_overlap")
+    if not isinstance(overlap, int) or not 0 <= overlap < max_seq_length - 2:
+        overlap = max_seq_length // 4
+    logits = "max" if recorded.get("window_logits") == "max" else "mean"
+    return Reading(max_seq_length, overlap, logits)

@@ -1,0 +1,123 @@
+"""The three things that a label column may hold: labels, label sets or numbers."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from bertjax.objectives import losses
+from bertjax.tasks import labels as columns
+from bertjax.tasks import metrics
+from bertjax.tasks.classification import label_sets
+from bertjax.tasks.classification.config import ClassificationConfig
+from bertjax.tasks.tables import Table
+from bertjax.tasks.task import Head, Scores, TrainedModel
+
+_ONE_LABEL, _LABEL_SET, _NUMBER = HEADS = (
+    "sequence_classification",
+    "multi_label_classification",
+    "regression",
+)
+"""The heads of classification, one for each kind of target."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Targets:
+    """What a model learns from a label column, and how it answers."""
+
+    head: Head
+    """The compiled part."""
+    labels: tuple[str, ...]
+    """Names of the outputs; empty for a number."""
+    metric_names: tuple[str, ...]
+    """Names of the metrics, the main one first."""
+    train_metrics: tuple[str, ...]
+    """Metrics of the loss that training lines show."""
+    read: Callable[[Table, str], np.ndarray]
+    """(table, column) -> the targets, [N] or [N, C]."""
+    metrics: Callable[[np.ndarray, np.ndarray], Scores]
+    """(logits [N, C], targets) -> metrics."""
+    answer: Callable[[np.ndarray], dict[str, Any]]
+    """The logits [C] of a text -> its answer."""
+
+
+def one_label(labels: tuple[str, ...]) -> Targets:
+    """Returns targets for texts with exactly one of the labels."""
+
+    def answer(logits: np.ndarray) -> dict[str, Any]:
+        exponents = np.exp(logits.astype(np.float64) - logits.max())
+        probabilities = exponents / exponents.sum()
+        best = int(probabilities.argmax())
+        scores = dict(zip(labels, map(float, probabilities), strict=True))
+        return {"label": labels[best], "score": float(probabilities[best]), "scores": scores}
+
+    f1 = ("f1",) if len(labels) == 2 else ()
+    return Targets(
+        _head(_ONE_LABEL, len(labels), losses.classification_loss),
+        labels,
+        ("accuracy", "macro_f1", "mcc", "loss", *f1),
+        ("accuracy",),
+        lambda table, column: columns.label_ids(table, column, labels),
+        metrics.classification_metrics,
+        answer,
+    )
+
+
+def label_set(labels: tuple[str, ...], separator: str) -> Targets:
+    """Returns targets for texts with any number of the labels."""
+
+    def answer(logits: np.ndarray) -> dict[str, Any]:
+        probabilities = label_sets.probabilities(logits)
+        scores = dict(zip(labels, map(float, probabilities), strict=True))
+        given = [name for name, score in scores.items() if score >= label_sets.THRESHOLD]
+        return {"labels": given, "scores": scores}
+
+    return Targets(
+        _head(_LABEL_SET, len(labels), losses.multi_label_loss),
+        labels,
+        label_sets.METRICS,
+        ("exact_match",),
+        lambda table, column: label_sets.label_sets(table, column, labels, separator),
+        label_sets.metrics,
+        answer,
+    )
+
+
+def number() -> Targets:
+    """Returns targets for texts with a number."""
+    return Targets(
+        _head(_NUMBER, 1, losses.regression_loss),
+        (),
+        ("spearman", "pearson", "loss"),
+        (),
+        columns.target_values,
+        metrics.regression_metrics,
+        lambda logits: {"score": float(logits[0])},
+    )
+
+
+def find_targets(options: ClassificationConfig, table: Table) -> Targets:
+    """Returns the targets that the options ask for; the labels are those of the training file."""
+    column, separator = options.label_column, options.label_separator
+    if options.regression:
+        return number()
+    if options.multi_label:
+        return label_set(label_sets.find_labels(table, column, separator), separator)
+    return one_label(columns.find_labels(table, column))
+
+
+def targets_of_model(model: TrainedModel) -> Targets:
+    """Returns the targets that a model was trained on."""
+    if model.kind == _NUMBER:
+        return number()
+    recorded = model.task or {}
+    outputs = len(model.params["classifier"]["bias"])
+    labels = tuple(recorded.get("labels") or [f"LABEL_{index}" for index in range(outputs)])
+    if model.kind == _LABEL_SET:
+        return label_set(labels, recorded.get("label_separator") or "|")
+    return one_label(labels)
+
+
+def _head(name: str, outputs: int, loss: Callable) -> Head:
+    return Head(name, outputs, loss, losses.classification_normalizers)

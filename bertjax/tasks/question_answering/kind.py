@@ -1,0 +1,14 @@
+"""The kind question_answering."""
+
+from bertjax.tasks.question_answering.config import QuestionAnsweringConfig
+from bertjax.tasks.question_answering.predictions import MAX_SEQ_LENGTH, QuestionPredictor
+from bertjax.tasks.question_answering.reading import HEAD, read
+from bertjax.tasks.task import TaskKind
+
+KIND = TaskKind(
+    options=QuestionAnsweringConfig,
+    heads=(HEAD.name,),
+    max_seq_length=MAX_SEQ_LENGTH,
+    read=read,
+    predictor=QuestionPredictor,
+)

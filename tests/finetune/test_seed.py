@@ -1,0 +1,122 @@
+"""One seed: which weights it keeps, when it ends, what its checkpoints hold."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from bertjax.errors import UserError
+from bertjax.finetune import seed as seed_module
+from bertjax.finetune.run import finetune
+from bertjax.inference import predict
+from bertjax.interop.huggingface import from_pretrained
+from bertjax.model.flops import task_flops, training_flops
+from bertjax.train import loop
+from bertjax.train.checkpoint.manager import Checkpoints
+from bertjax.train.lora import LoraConfig
+from bertjax.train.tree import named
+
+
+def quiet(line):
+    del line
+
+
+def test_patience_ends_a_seed_and_another_start_finds_it_done(config, read_records):
+    """A learning rate at which nothing changes: no evaluation is better than the first."""
+    still = dataclasses.replace(config.optimizer, learning_rate=1e-12)
+    config = dataclasses.replace(
+        config, optimizer=still, patience=2, select="best", eval_every=1, seeds=(0, 1)
+    )
+    lines = []
+    result = finetune(config, lines.append, progress=False)
+    ends = [line for line in lines if line.startswith("Ended early at step 3 of 40")]
+    assert len(ends) == 2
+    records = read_records(result)
+    assert [record["step"] for record in records if record["kind"] == "eval"] == [1, 2, 3]
+    lines.clear()
+    again = finetune(config, lines.append, progress=False)
+    assert again.seeds == result.seeds and not again.stopped
+    assert sum("complete: step 3 of 40, where it ended early" in line for line in lines) == 2
+    # The dev rows, and the metric on them, decided on the weights.
+    with pytest.raises(UserError, match="another best_metric"):
+        finetune(dataclasses.replace(config, best_metric="loss"), quiet, progress=False)
+
+
+def test_the_lowest_loss_is_the_best(config, read_records):
+    """The learning rate is so high that the loss rises in the end."""
+    high = dataclasses.replace(config.optimizer, learning_rate=0.3, schedule="constant")
+    config = dataclasses.replace(
+        config, optimizer=high, select="best", best_metric="loss", epochs=3, eval_every=2
+    )
+    result = finetune(config, quiet, progress=False)
+    losses = [record["loss"] for record in read_records(result) if record["kind"] == "eval"]
+    assert result.mean == min(losses) < losses[-1]
+    assert result.baseline is None and "most common" not in result.sentence()
+
+
+def test_select_best_takes_the_weights_of_the_best_evaluation(config, read_records):
+    config = dataclasses.replace(config, select="best")
+    result = finetune(config, quiet, progress=False)
+    records = read_records(result)
+    best = max(record["accuracy"] for record in records if record["kind"] == "eval")
+    assert result.mean == best
+    model = from_pretrained(config.workdir)
+    assert predict.evaluate(model, config.dev)["accuracy"] == pytest.approx(best)
+
+
+def test_tokens_and_flops_of_a_step_are_those_of_its_rows(
+    short, tiny_model, make_trainer, monkeypatch, tmp_path, read_records
+):
+    steps = []
+
+    def fit(*arguments, phases, **named):
+        steps.append(phases[0].tokens_per_step)
+        return loop.fit(*arguments, phases=phases, **named)
+
+    monkeypatch.setattr(seed_module, "fit", fit)
+    config = dataclasses.replace(short, workdir=str(tmp_path), log_every=1)
+    result = finetune(config, quiet, progress=False)
+    lengths = make_trainer(config)[0].lengths.tolist()
+    assert steps == [round(sum(lengths) / 4)]
+    record = next(record for record in read_records(result) if "tokens_per_second" in record)
+    seconds = steps[0] / record["tokens_per_second"]
+    head = "sequence_classification"
+    forward = sum(task_flops(tiny_model.config, head, 2, length) for length in lengths) / 4
+    assert record["model_flops_per_second"] * seconds == pytest.approx(training_flops(forward))
+
+
+def test_lora_trains_adapters_and_head_and_exports_an_ordinary_model(
+    config, tiny_model, make_trainer, tmp_path
+):
+    config = dataclasses.replace(
+        config,
+        lora=LoraConfig(rank=4, alpha=8.0),
+        select="best",
+        save_every=7,
+        optimizer=dataclasses.replace(config.optimizer, learning_rate=1e-2),
+    )
+    result = finetune(config, quiet, progress=False)
+    assert result.mean > 0.8  # the most common label: 0.57
+    exported = named(from_pretrained(config.workdir).params)
+    for name, before in named(tiny_model.params).items():
+        changes = name.endswith(("query/kernel", "value/kernel")) or name.startswith("pooler/")
+        if not name.startswith(("mlm/", "nsp/")):
+            assert (np.asarray(before).tobytes() != exported[name].tobytes()) == changes, name
+    # Frozen parameters have neither moments nor a checkpoint.
+    with Checkpoints(tmp_path / "run/seed-0/checkpoints", read_only=True) as checkpoints:
+        saved = named(checkpoints.restore_params(which="best").state)
+    trained = {name for name in saved if name.startswith("lora/encoder/layer_0/attention/")}
+    assert len(trained) == 4
+    assert saved.keys() - trained == {
+        f"{part}/{leaf}" for part in ("pooler", "classifier") for leaf in ("kernel", "bias")
+    }
+    moments = named(make_trainer(config)[0].programs.abstract_state.opt_state)
+    assert not any("embedding" in name or name.endswith("query/kernel") for name in moments)
+    # The export scores as the run did.
+    evaluated = predict.evaluate(from_pretrained(config.workdir), config.dev)
+    assert evaluated == pytest.approx({"examples": 21, **result.seeds[0].metrics}, rel=1e-5)
+    # A resumed run can't change it.
+    another = {LoraConfig(3, 8.0): r"lora\.rank \(4 there, 3 here\)", LoraConfig(): "lora"}
+    for change, name in another.items():
+        with pytest.raises(UserError, match=f"another {name}"):
+            finetune(dataclasses.replace(config, lora=change), quiet, progress=False)

@@ -1,0 +1,130 @@
+"""What all seeds share: batches, initial parameters, compiled programs."""
+
+import dataclasses
+import types
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from bertjax.errors import UserError
+from bertjax.train.lora import LoraConfig
+from bertjax.train.optimizer import OptimizerConfig, make_schedule
+from bertjax.train.sharding import MeshConfig
+
+TABLE = ("embeddings", "word_embeddings", "embedding")
+
+
+def test_seeds_vary_head_order_and_dropout_but_not_the_trained_weights(
+    config, tiny_model, make_trainer
+):
+    trainer, schedule = make_trainer(config)
+    first, again, other = (trainer.initial_params(seed) for seed in (0, 0, 1))
+    jax.tree.map(np.testing.assert_array_equal, first, again)
+    assert (first["classifier"]["kernel"] != other["classifier"]["kernel"]).all()
+    for part in ("embeddings", "encoder", "pooler"):
+        jax.tree.map(np.testing.assert_array_equal, first[part], other[part])
+        jax.tree.map(np.testing.assert_array_equal, first[part], tiny_model.params[part])
+    batches = [trainer.batch(seed, schedule, 0) for seed in (0, 1)]
+    orders = [np.asarray(batch["input_ids"]).tolist() for batch in batches]
+    assert orders[0] != orders[1]
+    # The same batch and the same weights, but another seed: only dropout differs.
+    losses = []
+    for seed in (0, 1):
+        state = trainer.programs.make_state(first)
+        hyperparameters = trainer.hyperparameters(seed, schedule)
+        _, metrics = trainer.programs.train_step(state, batches[0], hyperparameters)
+        losses.append(float(metrics["loss"]))
+    assert losses[0] != losses[1]
+
+
+def test_from_scratch_starts_from_random_weights_of_the_same_shape(config, make_trainer):
+    scratch, _ = make_trainer(dataclasses.replace(config, from_scratch=True))
+    tuned, _ = make_trainer(config)
+    assert scratch.programs is tuned.programs  # compiled once for both arms
+    a, b = scratch.initial_params(0), tuned.initial_params(0)
+    other = scratch.initial_params(1)
+    assert jax.tree.map(np.shape, a) == jax.tree.map(np.shape, b)
+    assert (pick(a, TABLE) != pick(b, TABLE)).all()
+    assert (pick(a, TABLE) != pick(other, TABLE)).all()
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_every_row_is_seen_once_an_epoch_and_padding_weighs_nothing(config, make_trainer, grouped):
+    config = dataclasses.replace(config, group_by_length=grouped)
+    trainer, schedule = make_trainer(config)
+    assert schedule.epoch_steps == 4
+    lengths, weight = [], 0.0
+    for step in range(4):
+        batch = jax.device_get(trainer.batch(0, schedule, step))
+        real = batch["example_weight"] > 0
+        lengths += batch["attention_mask"][real].sum(1).tolist()
+        weight += batch["example_weight"].sum()
+        assert batch["input_ids"].shape[1] in trainer.buckets
+    assert sorted(lengths) == sorted(trainer.lengths.tolist())
+    assert weight == 60
+
+
+def test_the_loss_of_a_ragged_batch_ignores_its_padding(config, make_trainer):
+    trainer, schedule = make_trainer(config)
+    ragged = dict(trainer.batch(0, schedule, 3))  # 12 rows and 4 of padding
+    params = trainer.initial_params(0)
+    results = []
+    for label in (0, 1):
+        labels = np.array(ragged["label"])
+        labels[np.asarray(ragged["example_weight"]) == 0] = label
+        labels = jax.device_put(labels, ragged["label"].sharding)
+        state = trainer.programs.make_state(params)
+        batch = {**ragged, "label": labels}
+        hyperparameters = trainer.hyperparameters(0, schedule)
+        state, _ = trainer.programs.train_step(state, batch, hyperparameters)
+        results.append(jax.device_get(state.params))
+    jax.tree.map(np.testing.assert_array_equal, *results)
+
+
+def test_the_hyperparameters_of_the_step_give_its_learning_rate(config, make_trainer):
+    recipe = OptimizerConfig(
+        learning_rate=3e-3, warmup_steps=2, schedule="cosine", end_ratio=0.1, cooldown_steps=3
+    )
+    trainer, schedule = make_trainer(dataclasses.replace(config, optimizer=recipe))
+    state = jax.device_get(trainer.programs.make_state(trainer.initial_params(0)))
+    theirs = make_schedule(recipe, schedule.steps)
+    batch, given = trainer.batch(0, schedule, 0), trainer.hyperparameters(0, schedule)
+    for count in (0, 1, 2, schedule.steps - 3, schedule.steps - 1):
+        opt_state = optax.tree.set(state.opt_state, count=np.int32(count))
+        at = state.replace(updates=np.int32(count), opt_state=opt_state)
+        new, metrics = trainer.programs.train_step(at, batch, given)
+        rate = float(theirs(count))
+        assert float(metrics["learning_rate"]) == pytest.approx(rate, rel=1e-6)  # float32
+        changed = pick(new.params, ("classifier", "bias")) - state.params["classifier"]["bias"]
+        # The first update of adamw_google is rate * 0.1 g / (sqrt(0.001) |g|).
+        np.testing.assert_allclose(np.abs(changed), rate * 0.1 / np.sqrt(0.001), rtol=1e-3)
+
+
+def test_a_warm_up_of_no_steps_is_none(config, make_trainer):
+    def warmup(steps):
+        recipe = dataclasses.replace(config.optimizer, warmup_steps=steps)
+        return make_trainer(dataclasses.replace(config, optimizer=recipe))[1].warmup_steps
+
+    assert (warmup(0), warmup(3), warmup(None)) == (0, 3, 4)  # of 40 steps
+
+
+def test_before_the_first_step_lora_is_the_model_with_a_new_head(config, make_trainer):
+    plain, _ = make_trainer(config)
+    adapted, _ = make_trainer(dataclasses.replace(config, lora=LoraConfig(rank=2)))
+    whole = adapted.whole_params(adapted.initial_params(0))
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(whole), plain.initial_params(0))
+
+
+def test_batches_that_the_devices_cannot_share_are_refused(config, make_trainer, monkeypatch):
+    mesh = types.SimpleNamespace(shape={"data": 3, "fsdp": 1})
+    monkeypatch.setattr("bertjax.train.sharding.make_mesh", lambda config: mesh)
+    with pytest.raises(UserError, match="`batch_size` 16 can't be split over 3 devices"):
+        make_trainer(dataclasses.replace(config, mesh=MeshConfig(data=3)))
+
+
+def pick(tree, path):
+    for name in path:
+        tree = tree[name]
+    return np.asarray(tree)

@@ -1,0 +1,74 @@
+"""Labels, numbers and weights of a column."""
+
+import numpy as np
+import pytest
+from etils import epath
+
+from bertjax.errors import UserError
+from bertjax.tasks import labels as c
+from bertjax.tasks.tables import Table
+
+
+def table(labels, column="label"):
+    return Table(epath.Path("a.tsv"), {column: list(labels)}, list(range(2, len(labels) + 2)))
+
+
+def test_labels_are_sorted_by_name_or_by_value():
+    assert c.find_labels(table(["b", "a", " b "]), "label") == ("a", "b")
+    assert c.find_labels(table(["10", "9", "-1"]), "label") == ("-1", "9", "10")
+    assert c.find_labels(table(["10", "9", "x"]), "label") == ("10", "9", "x")
+
+
+@pytest.mark.parametrize(
+    ("labels", "sentence"),
+    [
+        (["a", " "], "a.tsv:3: the label is empty"),
+        (["a", "b" * 5000], "a.tsv:3: a label has 5,000 characters"),
+        (["a", "a"], "every row has the label 'a'"),
+        (list(map(str, range(10_001))), "has 10,001 different labels .* set `regression`"),
+    ],
+)
+def test_what_is_no_column_of_labels(labels, sentence):
+    with pytest.raises(UserError, match=sentence):
+        c.find_labels(table(labels), "label")
+
+
+def test_a_label_not_seen_in_training():
+    assert c.label_ids(table(["b", "a"]), "label", ["a", "b"]).tolist() == [1, 0]
+    with pytest.raises(UserError, match=r"a.tsv:3: label 'c' was not seen in training .*a, b"):
+        c.label_ids(table(["a", "c"]), "label", ["a", "b"])
+
+
+def test_balanced_weights_are_scikit_learns():
+    utils = pytest.importorskip("sklearn.utils.class_weight")
+    ids = np.array([0, 0, 0, 2, 1, 2], np.int32)
+    wanted = utils.compute_class_weight("balanced", classes=np.arange(3), y=ids)
+    ours = c.label_weights("balanced", ["a", "b", "c"], ids)
+    np.testing.assert_allclose(ours, wanted, rtol=1e-6)  # float32
+    np.testing.assert_allclose(np.bincount(ids, ours[ids]), [2, 2, 2], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("weights", "sentence"),
+    [
+        ({}, "`class_weights` is empty"),
+        ({"d": 1.0}, "`class_weights` has 'd', which is no label; the labels are a, b."),
+        ({"a": 0.0}, "`class_weights` gives 'a' 0.0"),
+        ({"a": float("nan")}, "`class_weights` gives 'a' nan"),
+    ],
+)
+def test_weights_that_are_none(weights, sentence):
+    with pytest.raises(UserError, match=sentence):
+        c.label_weights(weights, ["a", "b"], np.array([0, 1]))
+
+
+@pytest.mark.parametrize("value", ["x", "", "nan", "-inf", "1e99", "9" * 5000])
+def test_what_regression_can_not_predict(value):
+    assert c.target_values(table(["0.5", "-1e3"]), "label").tolist() == [0.5, -1000.0]
+    with pytest.raises(UserError, match=r"a.tsv:3: .* is no finite number"):
+        c.target_values(table(["0.5", value]), "label")
+
+
+def test_weights_by_label():
+    weights = c.label_weights({"c": 0.5, "a": 3}, ["a", "b", "c"], np.array([0, 1, 2], np.int32))
+    assert weights.tolist() == [3.0, 1.0, 0.5] and weights.dtype == np.float32

@@ -1,0 +1,103 @@
+"""The command lines whose options depend on the kind of task; nothing is trained."""
+
+import dataclasses
+
+import pytest
+
+from bertjax import cli
+from bertjax.errors import UserError
+from bertjax.finetune.config import FinetuneConfig
+from bertjax.parsing import flags_of
+from bertjax.task_options import FinetuneArguments, evaluate_type
+from bertjax.tasks import kinds
+from bertjax.tasks.classification.config import ClassificationConfig
+from bertjax.tasks.question_answering.config import QuestionAnsweringConfig
+
+FILES = ["--model", "m", "--train", "t", "--dev", "d"]
+
+
+def parse(*words):
+    arguments = FinetuneArguments(list(words))
+    with flags_of(arguments.type):
+        return arguments.parse()
+
+
+def test_without_a_task_the_options_are_those_of_classification():
+    config = parse(*FILES, "--column-names", "a", "b", "--text-column", "a", "--regression")
+    task = ClassificationConfig(text_column="a", column_names=("a", "b"), regression=True)
+    assert config == FinetuneConfig("m", "t", "d", task=task)
+    config = parse(*FILES, "--multi-label", "--label-separator", ";", "--label_column", "x")
+    options = {"multi_label": True, "label_separator": ";", "label_column": "x"}
+    assert config.task == ClassificationConfig(**options)
+    config = parse(*FILES, "--class-weights", "pos", "2", "neg", "1")
+    assert config.task.class_weights == {"pos": 2.0, "neg": 1.0}
+    assert type(config) is FinetuneConfig
+
+
+def test_a_task_has_its_own_options():
+    config = parse(*FILES, "--task", "question_answering", "--doc-stride", "64")
+    assert config.task == QuestionAnsweringConfig(doc_stride=64)
+    assert parse(*FILES, "--task=question_answering").task == QuestionAnsweringConfig()
+
+
+@pytest.mark.parametrize("kind", kinds.names())
+def test_help_shows_the_options_of_the_task_and_no_others(kind, capsys):
+    with pytest.raises(SystemExit) as caught:
+        parse("--task", kind, "--help")
+    assert caught.value.code == 0
+    shown = capsys.readouterr().out
+    for name in kinds.names():
+        for field in dataclasses.fields(kinds.get(name).options):
+            flag = f"--{field.name.replace('_', '-')}"
+            assert (f"{flag} " in shown or f"{flag}," in shown) == (name == kind), flag
+    assert "--task {classification,question_answering}" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--doc-stride", "64"], "--doc-stride is an option of the task question_answering, and"),
+        (["--task", "question_answering", "--no-regression"], "option of the task classification"),
+        (["--task", "question_answering", "--text_column=a"], "--text-column is an option of the"),
+        (["--task", "x"], "--task 'x' is unknown: give one of classification, question_answering"),
+        (["--label-separator", ";"], "--label-separator needs --multi-label: give it too"),
+        (["--window-logits", "max"], "--window-logits needs --long-documents windows"),
+        (["--epochs", "0"], "--epochs is 0: give at least 1"),
+    ],
+)
+def test_what_is_refused_is_named_as_a_flag(words, sentence, capsys):
+    assert cli.run(["finetune", *FILES, *words]) == 2
+    assert sentence in " ".join(capsys.readouterr().err.split())
+
+
+RECIPE = """
+import bertjax as bj
+
+config = bj.FinetuneConfig("m", "t", "d", epochs=7, task=bj.{options})
+"""
+
+
+def test_a_recipe_brings_its_task(tmp_path):
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text(RECIPE.format(options="QuestionAnsweringConfig(doc_stride=64)"))
+    config = parse(str(recipe), "--max-query-length", "32")
+    assert config.task == QuestionAnsweringConfig(doc_stride=64, max_query_length=32)
+    assert config.epochs == 7
+    # Another task leaves the recipe's options behind.
+    other = parse(str(recipe), "--task", "classification", "--text-column", "a")
+    assert other.task == ClassificationConfig(text_column="a") and other.epochs == 7
+    with pytest.raises(UserError, match="--text-column is an option of the task classification"):
+        parse(str(recipe), "--text-column", "a")
+
+
+def test_evaluation_has_the_options_of_the_models_task():
+    kind = kinds.get("classification")
+    words = ["m", "f", "--label-column", "y", "--column-names", "x", "y"]
+    config = cli.parsing.parse(evaluate_type(words, kind), "evaluate", words)
+    assert (config.model, config.data) == ("m", "f")
+    assert config.options == {"label_column": "y", "column_names": ("x", "y")}
+    kind = kinds.get("question_answering")
+    with pytest.raises(UserError, match="--label-column is an option of the task classification"):
+        evaluate_type(words, kind)
+    config = cli.parsing.parse(evaluate_type(words[:2], kind), "evaluate", words[:2])
+    assert config.options == {}
