@@ -2,18 +2,17 @@
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from etils import epath
 
 from bertjax.config import BertConfig
 from bertjax.errors import UserError
 from bertjax.interop.tensor_bundle import INDEX, TensorBundle
-from bertjax.interop.tensors import expected_shapes, module_name
+from bertjax.interop.tensors import expected_shapes, make_parameter, module_name
 from bertjax.interop.weights import find_weights
 from bertjax.model.heads import OPTIONAL_PARTS
 from bertjax.train.tree import named, nested
@@ -103,15 +102,14 @@ def read_checkpoint(path: epath.PathLike, *, moments: bool = True) -> GoogleChec
     reader = _Reader(TensorBundle(prefix))
     config = _read_config(prefix)
     shapes = _expected(reader, config)
-    params = reader.tree(shapes, reader.weight)
+    params = reader.tree(shapes)
     mu = nu = None
     unmoved = [name for name in named(shapes) if not reader.slots(name)]
     has_moments = len(unmoved) < len(named(shapes))
     if moments and has_moments:
         if unmoved:
             notes.append(f"Without Adam moments, so never updated by a gradient: {_some(unmoved)}.")
-        mu = reader.tree(shapes, lambda name, shape: reader.moment(name, shape, _FIRST_MOMENT))
-        nu = reader.tree(shapes, lambda name, shape: reader.moment(name, shape, _SECOND_MOMENT))
+        mu, nu = reader.tree(shapes, _FIRST_MOMENT), reader.tree(shapes, _SECOND_MOMENT)
     left_out = reader.left_out(named(shapes))
     if left_out:
         notes.append(f"Not part of a BERT, and left out: {_some(left_out)}.")
@@ -180,19 +178,26 @@ def _read_config(prefix: epath.Path) -> BertConfig:
 
 # Tensors ---------------------------------------------------------------------------------------
 
-ReadTensor = Callable[[str, tuple[int, ...]], jax.Array]
-
 
 class _Reader:
     """Reads the tensors of a bundle by our parameter paths."""
 
     def __init__(self, bundle: TensorBundle) -> None:
         self._bundle = bundle
-        self.where = bundle.prefix
 
-    def tree(self, shapes: Mapping[str, Any], read: ReadTensor) -> dict[str, Any]:
-        """Returns a nested dict of the results of `read` for every path and shape."""
-        return nested({path: read(path, leaf.shape) for path, leaf in named(shapes).items()})
+    def tree(self, shapes: Mapping[str, Any], slot: str | None = None) -> dict[str, Any]:
+        """Reads the parameters, or their moments in a slot of the optimizer."""
+        leaves = named(shapes).items()
+        return nested({path: self._read(path, leaf.shape, slot) for path, leaf in leaves})
+
+    def _read(self, path: str, shape: tuple[int, ...], slot: str | None) -> jax.Array:
+        name, transposed = variable_name(path)
+        if slot is not None:
+            if not self.slots(path):  # the parameter never had a gradient
+                return jnp.zeros(shape, jnp.float32)
+            name = f"{name}/{slot}"
+        array = self._bundle.read(name) if name in self._bundle else None
+        return make_parameter(array, name, self._bundle.prefix, shape, transposed)
 
     def holds(self, path: str) -> bool:
         """Whether the checkpoint has a parameter."""
@@ -204,23 +209,11 @@ class _Reader:
         shape = self._bundle.shape(name) if name in self._bundle else ()
         return shape[0] if len(shape) == 1 else 1
 
-    def weight(self, path: str, shape: tuple[int, ...]) -> jax.Array:
-        """Reads a parameter as float32, finite and of our shape."""
-        name, transposed = variable_name(path)
-        return self._array(name, shape, transposed)
-
     def slots(self, path: str) -> list[str]:
         """Returns the names of the optimizer's variables that exist for a parameter."""
         name = variable_name(path)[0]
         slots = (f"{name}/{slot}" for slot in (_FIRST_MOMENT, _SECOND_MOMENT))
         return [slot for slot in slots if slot in self._bundle]
-
-    def moment(self, path: str, shape: tuple[int, ...], slot: str) -> jax.Array:
-        """Reads a moment; zeros for a parameter without moments, which never had a gradient."""
-        if not self.slots(path):
-            return jnp.zeros(shape, jnp.float32)
-        name, transposed = variable_name(path)
-        return self._array(f"{name}/{slot}", shape, transposed)
 
     def step(self) -> int | None:
         """Reads global_step."""
@@ -229,8 +222,8 @@ class _Reader:
         value = self._bundle.read(_STEP)
         if value.shape or value.dtype.kind != "i" or not 0 <= value < 1 << 31:
             raise UserError(
-                f"{self.where}: {_STEP} is not a number of steps from 0 to {(1 << 31) - 1:,}; give "
-                "a checkpoint that google-research/bert saved."
+                f"{self._bundle.prefix}: {_STEP} is not a number of steps from 0 to "
+                f"{(1 << 31) - 1:,}; give a checkpoint that google-research/bert saved."
             )
         return int(value)
 
@@ -252,39 +245,12 @@ class _Reader:
                 continue
             if name.startswith("bert/"):
                 raise UserError(
-                    f"{self.where}: the variable {name} {list(self._bundle.shape(name))} is not "
-                    "part of the BERT that the configuration describes; put the configuration "
-                    "that belongs to these weights beside them."
+                    f"{self._bundle.prefix}: the variable {name} "
+                    f"{list(self._bundle.shape(name))} is not part of the BERT that the "
+                    "configuration describes; put the one that belongs to these weights beside it."
                 )
             rest.append(name)
         return rest
-
-    def _array(self, name: str, shape: tuple[int, ...], transposed: bool) -> jax.Array:
-        expected = shape[::-1] if transposed else shape
-        if name not in self._bundle:
-            raise UserError(
-                f"{self.where}: the tensor {name} {list(expected)} is missing; give the checkpoint "
-                "of a complete BERT with the names of google-research/bert."
-            )
-        if self._bundle.shape(name) != expected:
-            raise UserError(
-                f"{self.where}: the tensor {name} has the shape {list(self._bundle.shape(name))}, "
-                f"but the configuration implies {list(expected)}; put the configuration that "
-                "belongs to these weights beside them."
-            )
-        array = self._bundle.read(name)
-        if not jnp.issubdtype(array.dtype, np.floating):
-            raise UserError(
-                f"{self.where}: the tensor {name} {list(expected)} is of type {array.dtype}; only "
-                "floating-point weights can be read."
-            )
-        array = array.astype(np.float32, copy=False)
-        if not np.isfinite(array).all():
-            raise UserError(
-                f"{self.where}: the tensor {name} {list(expected)} has values that are not "
-                "finite; take an earlier checkpoint."
-            )
-        return jnp.asarray(array.T if transposed else array)
 
 
 def _expected(reader: _Reader, config: BertConfig) -> dict[str, Any]:

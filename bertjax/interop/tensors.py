@@ -137,7 +137,11 @@ def read_params(weights: Weights, config: BertConfig) -> dict:
         wanted = {name: tensor_name(f"{part}/{name}") for name in leaves}
         if part in OPTIONAL_PARTS and not any(name in tensors for name, _ in wanted.values()):
             continue
-        arrays = [_tensor(weights, *wanted[name], leaf.shape) for name, leaf in leaves.items()]
+        arrays = []
+        for path, leaf in leaves.items():
+            name, transposed = wanted[path]
+            array, where = tensors.pop(name, None), weights.where(name)
+            arrays.append(make_parameter(array, name, where, leaf.shape, transposed))
         params[part] = jax.tree.unflatten(jax.tree.structure(subtree), arrays)
     return params
 
@@ -155,27 +159,36 @@ def expected_shapes(config: BertConfig, num_labels: int) -> dict[str, Any]:
     return shapes
 
 
-def _tensor(weights: Weights, name: str, transposed: bool, shape: tuple[int, ...]) -> jax.Array:
-    """Removes a tensor from `weights` and returns it as a parameter of that shape."""
+def make_parameter(
+    array: np.ndarray | None, name: str, where: object, shape: tuple[int, ...], transposed: bool
+) -> jax.Array:
+    """Checks a tensor and returns it as a float32 parameter.
+
+    Args:
+        array: the tensor; None if its file lacks it.
+        name: its name in the file.
+        where: the file.
+        shape: the shape of the parameter.
+        transposed: whether the file has the transposed matrix.
+
+    Raises:
+        UserError: the tensor is missing, has the wrong shape or type, or is not finite.
+    """
     expected = list(shape[::-1] if transposed else shape)
-    path = weights.where(name)
-    if name not in weights.tensors:
-        raise UserError(
-            f"{path}: the tensor {name} {expected} is missing; export or download the model again."
+    if array is None:
+        problem = "is missing; give the files of a complete BERT"
+    elif list(array.shape) != expected:
+        problem = (
+            f"has the shape {list(array.shape)}, but the configuration implies {expected}; put the "
+            "one that belongs to these weights beside them"
         )
-    array = weights.tensors.pop(name)
-    if list(array.shape) != expected:
-        raise UserError(
-            f"{path}: the tensor {name} has the shape {list(array.shape)}, but config.json implies "
-            f"{expected}; put the config.json that belongs to these weights beside them."
-        )
-    array = array.astype(np.float32)
-    if not np.isfinite(array).all():
-        raise UserError(
-            f"{path}: the tensor {name} {expected} has values that are not finite; export or "
-            "download the model again."
-        )
-    return jnp.asarray(array.T if transposed else array)
+    elif not jnp.issubdtype(array.dtype, jnp.floating):
+        problem = f"has the type {array.dtype}; only floating-point weights can be read"
+    elif not np.isfinite(array := array.astype(np.float32)).all():
+        problem = "has values that are not finite; give other weights"
+    else:
+        return jnp.asarray(array.T if transposed else array)
+    raise UserError(f"{where}: the tensor {name} {expected} {problem}.")
 
 
 def _check_names(weights: Weights, shapes: dict) -> None:
@@ -203,16 +216,7 @@ def _check_decoder(weights: Weights) -> None:
 def _canonical_weights(weights: Weights) -> Weights:
     """Renames tensors to have the prefix `bert.`, LayerNorm.weight and LayerNorm.bias."""
     names = [(_canonical(name), name) for name in weights.tensors]
-    names = [(ours, theirs) for ours, theirs in names if ours not in _IGNORED]
-    for _, name in names:
-        dtype = weights.tensors[name].dtype
-        if not jnp.issubdtype(dtype, jnp.floating):
-            kind = f"{dtype.kind}{8 * dtype.itemsize}".upper()  # safetensors' name
-            raise UserError(
-                f"{weights.where(name)}: the tensor {name} is of type {kind}; only floating-point "
-                "weights can be read."
-            )
-    return weights.renamed(names)
+    return weights.renamed((ours, theirs) for ours, theirs in names if ours not in _IGNORED)
 
 
 def _canonical(name: str) -> str:

@@ -181,7 +181,7 @@ def _read_safetensors(data: bytes, path: epath.Path) -> dict[str, np.ndarray]:
     for name, entry in entries:
         if entry["dtype"] not in _DTYPES:
             raise UserError(
-                f"{path}: the tensor {name} is of type {entry['dtype']}; only floating-point "
+                f"{path}: the tensor {name} has the type {entry['dtype']}; only floating-point "
                 "weights can be read."
             )
         array = np.frombuffer(entry["data"], _DTYPES[entry["dtype"]])

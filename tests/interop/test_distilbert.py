@@ -142,7 +142,7 @@ def test_the_width_of_a_configuration_takes_no_memory(write):
     sentence = refusal(write(dim=(1 << 31) - 1, n_heads=1))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert "but config.json implies [2147483647]" in sentence
+    assert "but the configuration implies [2147483647]" in sentence
     assert peak < 1 << 28
 
 

@@ -347,7 +347,7 @@ def test_a_configuration_is_needed(released):
     [
         (
             {"vocab_size": 13},
-            "word_embeddings has the shape [12, 6], but the configuration implies",
+            "word_embeddings [13, 6] has the shape [12, 6], but the configuration implies",
         ),
         ({"intermediate_size": 12}, "[10], but the configuration implies [12]"),
         ({"num_hidden_layers": 4}, "bert/encoder/layer_3/attention/key"),
@@ -389,7 +389,7 @@ def test_unknown_variables(released):
 def test_values_that_can_not_be_weights(released):
     for bias, sentence in (
         (np.float32([1, 2, np.nan, 4, 5, 6]), "has values that are not finite"),
-        (np.arange(6, dtype=np.int32), "is of type int32; only floating-point"),
+        (np.arange(6, dtype=np.int32), "has the type int32; only floating-point"),
     ):
         directory = released(lambda tensors, bias=bias: {**tensors, "bert/pooler/dense/bias": bias})
         assert f"bert/pooler/dense/bias [6] {sentence}" in refusal(directory)

@@ -301,7 +301,7 @@ def test_a_missing_tensor_is_named_with_its_shape(exported):
 def test_a_wrong_shape_is_named_with_the_expected_one(exported):
     rewrite(exported, lambda arrays: {**arrays, QUERY: np.zeros((8, 9), np.float32)})
     sentence = refusal(exported)
-    assert f"the tensor {QUERY} has the shape [8, 9]" in sentence and "[8, 8]" in sentence
+    assert f"the tensor {QUERY} [8, 8] has the shape [8, 9]" in sentence
 
 
 def test_tensors_of_another_model_are_refused(exported):
@@ -317,7 +317,7 @@ def test_an_untied_decoder_is_refused(exported):
 
 def test_weights_that_are_no_numbers(exported):
     rewrite(exported, lambda arrays: {**arrays, QUERY: np.zeros((8, 8), np.int64)})
-    assert f"the tensor {QUERY} is of type I64" in refusal(exported)
+    assert f"the tensor {QUERY} [8, 8] has the type int64" in refusal(exported)
     rewrite(exported, lambda arrays: {**arrays, QUERY: np.full((8, 8), np.nan, np.float32)})
     assert f"the tensor {QUERY} [8, 8] has values that are not finite" in refusal(exported)
 

@@ -170,7 +170,7 @@ def test_what_is_wrong_with_a_tensor_names_its_shard(sharded):
     for value, reason in (
         (np.zeros((8, 9), np.float32), "has the shape [8, 9]"),
         (np.full((8, 8), np.inf, np.float32), "not finite"),
-        (np.zeros((8, 8), np.int32), "is of type I32"),
+        (np.zeros((8, 8), np.int32), "has the type int32"),
     ):
         path.write_bytes(safetensors.numpy.save({**tensors, QUERY: value}))
         sentence = refusal(sharded)
