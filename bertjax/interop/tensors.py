@@ -30,11 +30,11 @@ _MODULES = (
     ),
     (r"encoder/layer_(\d+)/attention/output", r"bert.encoder.layer.\1.attention.output.dense"),
     (
-        r"encoder/layer_(\d+)/attention/layer_norm",
+        r"encoder/layer_(\d+)/attention_layer_norm",
         r"bert.encoder.layer.\1.attention.output.LayerNorm",
     ),
     (r"encoder/layer_(\d+)/(intermediate|output)", r"bert.encoder.layer.\1.\2.dense"),
-    (r"encoder/layer_(\d+)/layer_norm", r"bert.encoder.layer.\1.output.LayerNorm"),
+    (r"encoder/layer_(\d+)/output_layer_norm", r"bert.encoder.layer.\1.output.LayerNorm"),
     (r"pooler", r"bert.pooler.dense"),
     (r"mlm/transform", r"cls.predictions.transform.dense"),
     (r"mlm/layer_norm", r"cls.predictions.transform.LayerNorm"),

@@ -1,4 +1,4 @@
-"""The stack of layers: a loop or a scan over the same pure function, with or without remat."""
+"""The stack of encoder layers, as a loop or a scan over one pure function."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +17,7 @@ _REMAT_POLICIES = {
 
 
 class Encoder(nn.Module):
-    """`num_hidden_layers` EncoderLayers, whose parameters are the subtrees layer_0, layer_1, ..."""
+    """`num_hidden_layers` EncoderLayers with the parameter subtrees layer_0, layer_1, ..."""
 
     config: BertConfig
     execution: Execution
@@ -26,12 +26,18 @@ class Encoder(nn.Module):
     def __call__(
         self,
         x: jax.Array,
+        *,
         mask: jax.Array | None = None,
+        position_ids: jax.Array | None = None,
         keys: jax.Array | None = None,
         output_attentions: bool = False,
         output_hidden_states: bool = False,
     ) -> tuple[jax.Array, tuple[jax.Array, ...] | None, tuple[jax.Array, ...] | None]:
-        """x [B, T, D] -> last x, every x [L + 1] or None, attention probabilities [L] or None."""
+        """Applies the layers to x [B, T, D]; the other arguments are those of `EncoderLayer`.
+
+        Returns:
+            The last x, all L + 1 values of x or None, the L attention probabilities or None.
+        """
         module = EncoderLayer(self.config, self.execution, parent=None)
 
         def init_layer(key: jax.Array) -> Any:
@@ -42,7 +48,13 @@ class Encoder(nn.Module):
         ]
 
         def layer(params: dict, x: jax.Array, number: jax.Array | int):
-            new_x, probs = module.apply({"params": params}, x, mask, fold_keys(keys, number))
+            new_x, probs = module.apply(
+                {"params": params},
+                x,
+                mask=mask,
+                position_ids=position_ids,
+                keys=fold_keys(keys, number),
+            )
             return new_x, probs if output_attentions else None
 
         if self.execution.remat != "none":
@@ -62,7 +74,7 @@ def _loop(layer: Callable, layers: list[dict], x: jax.Array, dtype: jnp.dtype, k
 
 
 def _scan(layer: Callable, layers: list[dict], x: jax.Array, dtype: jnp.dtype, keep: bool):
-    """One compiled layer; its parameters are stacked here, matrices already in the compute type."""
+    """Scans one compiled layer over stacked parameters, with matrices in the compute type."""
 
     def stack(*leaves: jax.Array) -> jax.Array:
         narrow = dtype if leaves[0].ndim > 1 else leaves[0].dtype  # LayerNorm stays float32

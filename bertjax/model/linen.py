@@ -1,4 +1,4 @@
-"""Whole models as Flax Linen modules; `.init` makes and `.apply` reads the public parameter dict.
+"""Whole models as Flax Linen modules, which share one public parameter dict.
 
 variables = BertForPreTraining(config).init(key, inputs, masked_positions)
 mlm, nsp = BertForPreTraining(config).apply({"params": params}, inputs, masked_positions)
@@ -16,9 +16,8 @@ from bertjax.model.encoder import Encoder
 from bertjax.model.heads import MlmHead
 from bertjax.model.layers import (
     LAYER_HEAD,
-    SITE_POOLED,
-    SITE_SEQUENCE,
     Embeddings,
+    Site,
     dense,
     dropout,
     fold_keys,
@@ -28,20 +27,20 @@ Inputs = Mapping[str, jax.Array]
 
 
 class EncoderOutput(NamedTuple):
-    """What `encode` gives; fields that were not asked for are None."""
+    """Result of `encode`; outputs that were not requested are None."""
 
     last_hidden_state: jax.Array
     """[B, T, D] in the compute type."""
     pooled: jax.Array | None
-    """[B, D]; [B, S, D] where the inputs have cls_positions [B, S]; None without a pooler."""
+    """[B, D], or [B, S, D] for inputs with cls_positions [B, S]; None without a pooler."""
     hidden_states: tuple[jax.Array, ...] | None = None
-    """L + 1 arrays [B, T, D]: the embeddings, then every layer."""
+    """L + 1 arrays [B, T, D]: outputs of the embeddings and of every layer."""
     attentions: tuple[jax.Array, ...] | None = None
-    """L arrays [B, N, T, T] of probabilities, before dropout."""
+    """L arrays [B, N, T, T] of probabilities before dropout."""
 
 
 class BertEncoder(nn.Module):
-    """Embeddings, the stack and the pooler: subtrees embeddings, encoder, pooler."""
+    """Embeddings, layers and pooler: subtrees embeddings, encoder, pooler."""
 
     config: BertConfig
     execution: Execution = Execution()
@@ -59,23 +58,26 @@ class BertEncoder(nn.Module):
         output_hidden_states: bool = False,
         output_attentions: bool = False,
     ) -> EncoderOutput:
-        """inputs as `bertjax.encode` takes them; dropout_keys [B], one key a row, or None."""
+        """Encodes inputs as `bertjax.encode` takes them; dropout_keys are one key per row or None."""
         input_ids = inputs["input_ids"]
         if input_ids.shape[1] > self.config.max_position_embeddings:
             raise ValueError(
                 f"input_ids are {input_ids.shape[1]} tokens long; the model has "
                 f"{self.config.max_position_embeddings} positions."
             )
-        token_types = inputs.get("token_type_ids")
-        positions = inputs.get("position_ids")
-        x = self.embeddings(
-            input_ids,
-            jnp.zeros_like(input_ids) if token_types is None else token_types,
-            jnp.arange(input_ids.shape[1])[None] if positions is None else positions,
-            dropout_keys,
-        )
+        token_type_ids = inputs.get("token_type_ids")
+        if token_type_ids is None:
+            token_type_ids = jnp.zeros_like(input_ids)
+        position_ids = inputs.get("position_ids")
+        if position_ids is None:
+            position_ids = jnp.arange(input_ids.shape[1])[None]
         x, states, probs = self.encoder(
-            x, attention_mask(inputs), dropout_keys, output_attentions, output_hidden_states
+            self.embeddings(input_ids, token_type_ids, position_ids, dropout_keys),
+            mask=attention_mask(inputs),
+            position_ids=position_ids,
+            keys=dropout_keys,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
         )
         cls_positions = inputs.get("cls_positions")
         first = x[:, 0] if cls_positions is None else gather_positions(x, cls_positions)
@@ -97,7 +99,7 @@ class BertForPreTraining(BertEncoder):
         masked_positions: jax.Array,
         dropout_keys: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array]:
-        """masked_positions [B, P] int32 -> float32 logits [B, P, V] and [B, 2] (or [B, S, 2])."""
+        """Computes float32 logits [B, P, V] at masked_positions [B, P], and [B, 2] or [B, S, 2]."""
         out = BertEncoder.__call__(self, inputs, dropout_keys)
         gathered = gather_positions(out.last_hidden_state, masked_positions)
         nsp = self.nsp(out.pooled).astype(jnp.float32)
@@ -105,7 +107,7 @@ class BertForPreTraining(BertEncoder):
 
 
 class BertForMaskedLM(BertEncoder):
-    """A BertEncoder with the masked-LM head: subtree mlm; no pooler."""
+    """A BertEncoder without pooler and with the masked-LM head: subtree mlm."""
 
     add_pooler: bool = False
 
@@ -119,7 +121,7 @@ class BertForMaskedLM(BertEncoder):
         dropout_keys: jax.Array | None = None,
         positions: jax.Array | None = None,
     ) -> jax.Array:
-        """Float32 logits [B, P, V] at positions [B, P], or [B, T, V] at every position."""
+        """Computes float32 logits [B, P, V] at positions [B, P], or [B, T, V] at all positions."""
         x = BertEncoder.__call__(self, inputs, dropout_keys).last_hidden_state
         if positions is not None:
             x = gather_positions(x, positions)
@@ -134,7 +136,7 @@ class BertForNextSentencePrediction(BertEncoder):
         self.nsp = dense(2, self.config, self.execution)
 
     def __call__(self, inputs: Inputs, dropout_keys: jax.Array | None = None) -> jax.Array:
-        """Float32 logits [B, 2]: B follows A, B is random."""
+        """Computes float32 logits [B, 2]: segment B follows A, B is random."""
         out = BertEncoder.__call__(self, inputs, dropout_keys)
         return self.nsp(out.pooled).astype(jnp.float32)
 
@@ -149,29 +151,29 @@ class BertForSequenceClassification(BertEncoder):
         self.classifier = dense(self.num_labels, self.config, self.execution)
 
     def __call__(self, inputs: Inputs, dropout_keys: jax.Array | None = None) -> jax.Array:
-        """Float32 logits [B, C]."""
+        """Computes float32 logits [B, C]."""
         pooled = BertEncoder.__call__(self, inputs, dropout_keys).pooled
         assert pooled is not None
         keys = fold_keys(dropout_keys, LAYER_HEAD)
-        pooled = dropout(pooled, keys, SITE_POOLED, self.config.hidden_dropout_prob)
+        pooled = dropout(pooled, keys, Site.POOLED, self.config.hidden_dropout_prob)
         return self.classifier(pooled).astype(jnp.float32)
 
 
 class BertForMultipleChoice(BertForSequenceClassification):
-    """A BertForSequenceClassification of one output that scores every choice of a row by itself."""
+    """A BertForSequenceClassification with one output, which scores each choice separately."""
 
     num_labels: int = 1
 
     def __call__(self, inputs: Inputs, dropout_keys: jax.Array | None = None) -> jax.Array:
-        """Inputs [B, C, T] -> float32 logits [B, C]; dropout_keys [B].
+        """Computes float32 logits [B, C] of inputs [B, C, T]; dropout_keys are [B].
 
-        Choice c of a row draws from fold_in(the row's key, c).
+        Choice c of a row draws from fold_in(key of the row, c).
         """
         input_ids = inputs["input_ids"]
         if input_ids.ndim != 3:
             raise ValueError(
-                f"input_ids have the shape {input_ids.shape}: multiple choice takes [B, C, T], a "
-                "sequence for each of the C choices of a row."
+                f"input_ids have the shape {input_ids.shape}: multiple choice takes [B, C, T], one "
+                "sequence per choice."
             )
         rows, choices, length = input_ids.shape
         flat = {
@@ -188,8 +190,8 @@ class BertForMultipleChoice(BertForSequenceClassification):
 
 
 class BertForTokenClassification(BertEncoder):
-    """A BertEncoder with dropout and one dense layer on every token: subtree classifier; no
-    pooler."""
+    """A BertEncoder without pooler, with dropout and one dense layer on every token: subtree
+    classifier."""
 
     add_pooler: bool = False
     num_labels: int = 2
@@ -199,16 +201,15 @@ class BertForTokenClassification(BertEncoder):
         self.classifier = dense(self.num_labels, self.config, self.execution)
 
     def __call__(self, inputs: Inputs, dropout_keys: jax.Array | None = None) -> jax.Array:
-        """Float32 logits [B, T, C]."""
+        """Computes float32 logits [B, T, C]."""
         x = BertEncoder.__call__(self, inputs, dropout_keys).last_hidden_state
         keys = fold_keys(dropout_keys, LAYER_HEAD)
-        x = dropout(x, keys, SITE_SEQUENCE, self.config.hidden_dropout_prob)
+        x = dropout(x, keys, Site.SEQUENCE, self.config.hidden_dropout_prob)
         return self.classifier(x).astype(jnp.float32)
 
 
 class BertForQuestionAnswering(BertEncoder):
-    """A BertEncoder with one dense layer on every token, without dropout: subtree qa_outputs; no
-    pooler."""
+    """A BertEncoder without pooler, with one dense layer on every token: subtree qa_outputs."""
 
     add_pooler: bool = False
 
@@ -217,26 +218,25 @@ class BertForQuestionAnswering(BertEncoder):
         self.qa_outputs = dense(2, self.config, self.execution)
 
     def __call__(self, inputs: Inputs, dropout_keys: jax.Array | None = None) -> jax.Array:
-        """Float32 logits [B, T, 2]: of a token as the start and as the end of the answer."""
+        """Computes float32 logits [B, T, 2] of each token as start and as end of the answer."""
         x = BertEncoder.__call__(self, inputs, dropout_keys).last_hidden_state
         return self.qa_outputs(x).astype(jnp.float32)
 
 
 def attention_mask(inputs: Inputs) -> jax.Array | None:
-    """bool [B, 1, 1 or T, T] of what may be attended to; None where nothing is masked.
+    """Returns the mask bool [B, 1, 1 or T, T] of attention, or None if the inputs mask nothing.
 
-    `segment_ids` [B, T] keep the examples of a packed row apart (0 is padding).
+    `segment_ids` [B, T] separate the examples of a packed row; 0 is padding.
     """
-    examples, mask = inputs.get("segment_ids"), inputs.get("attention_mask")
+    segments, mask = inputs.get("segment_ids"), inputs.get("attention_mask")
     allowed = None if mask is None else (mask != 0)[:, None, None, :]
-    if examples is None:
+    if segments is None:
         return allowed
-    same = (examples[:, None, :, None] == examples[:, None, None, :]) & (examples != 0)[
-        :, None, None, :
-    ]
+    own = segments[:, None, None, :]
+    same = (segments[:, None, :, None] == own) & (own != 0)
     return same if allowed is None else same & allowed
 
 
 def gather_positions(x: jax.Array, positions: jax.Array) -> jax.Array:
-    """x [B, T, D], positions [B, P] -> [B, P, D]."""
+    """Gathers x [B, T, D] at positions [B, P]: [B, P, D]."""
     return jnp.take_along_axis(x, positions[..., None], axis=1)

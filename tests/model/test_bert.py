@@ -93,10 +93,9 @@ def numpy_bert(params, inputs):
                 weights = np.exp(scores - scores.max(-1, keepdims=True))
                 weights /= weights.sum(-1, keepdims=True)
                 context[row][:, part] = weights @ v[row][real][:, part]
-        x = norm(x + linear(context, a["output"]), a["layer_norm"])
-        x = norm(
-            x + linear(gelu(linear(x, layer["intermediate"])), layer["output"]), layer["layer_norm"]
-        )
+        x = norm(x + linear(context, a["output"]), layer["attention_layer_norm"])
+        hidden = gelu(linear(x, layer["intermediate"]))
+        x = norm(x + linear(hidden, layer["output"]), layer["output_layer_norm"])
     pooled = np.tanh(linear(x[:, 0], p["pooler"]))
     hidden = norm(gelu(linear(x, p["mlm"]["transform"])), p["mlm"]["layer_norm"])
     mlm = hidden @ e["word_embeddings"]["embedding"].T + p["mlm"]["bias"]
@@ -339,14 +338,14 @@ def test_parameter_paths_and_shapes_are_public():
     layer = {
         **{f"attention/{n}/kernel": (16, 16) for n in ("query", "key", "value", "output")},
         **{f"attention/{n}/bias": (16,) for n in ("query", "key", "value", "output")},
-        "attention/layer_norm/scale": (16,),
-        "attention/layer_norm/bias": (16,),
+        "attention_layer_norm/scale": (16,),
+        "attention_layer_norm/bias": (16,),
         "intermediate/kernel": (16, 32),
         "intermediate/bias": (32,),
         "output/kernel": (32, 16),
         "output/bias": (16,),
-        "layer_norm/scale": (16,),
-        "layer_norm/bias": (16,),
+        "output_layer_norm/scale": (16,),
+        "output_layer_norm/bias": (16,),
     }
     assert shapes == {
         "embeddings/word_embeddings/embedding": (50, 16),

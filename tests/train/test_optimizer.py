@@ -10,7 +10,7 @@ import bertjax as bj
 from bertjax.train.optimizer import OptimizerConfig, decay_mask, make_optimizer, make_schedule
 from bertjax.train.tree import named, nested
 
-KERNEL, BIAS = "encoder/layer_0/output/kernel", "encoder/layer_0/layer_norm/bias"
+KERNEL, BIAS = "encoder/layer_0/output/kernel", "encoder/layer_0/output_layer_norm/bias"
 ZEROS = "mlm/transform/kernel"  # a matrix of zeros: its trust ratio is 1
 
 
@@ -105,9 +105,9 @@ def test_the_exact_set_that_does_not_decay():
         ),
         *(f"encoder/layer_{i}/attention/{name}/bias" for i in range(2) for name in dense),
         *(
-            f"encoder/layer_{i}/{block}layer_norm/{n}"
+            f"encoder/layer_{i}/{block}_layer_norm/{n}"
             for i in range(2)
-            for block in ("", "attention/")
+            for block in ("attention", "output")
             for n in ("scale", "bias")
         ),
         *(
@@ -165,7 +165,7 @@ def test_layer_decay_by_the_number_of_the_layer():
     """`layer_1` is a prefix of `layer_10`; what is above the encoder has the whole rate."""
     parts = ("embeddings/word_embeddings/embedding", "embeddings/layer_norm/bias", "pooler/kernel")
     heads = ("mlm/transform/kernel", "classifier/bias", "mlm/layer_norm/scale")
-    layers = [f"encoder/layer_{n}/attention/layer_norm/scale" for n in range(12)]
+    layers = [f"encoder/layer_{n}/attention_layer_norm/scale" for n in range(12)]
     params = nested({name: jnp.ones(2) for name in (*parts, *heads, *layers)})
     grads = jax.tree.map(jnp.ones_like, params)
     changes = []

@@ -53,14 +53,14 @@ LAYER = {
     },
     "attention/output/kernel": (P("tensor", "fsdp"), P(("tensor", "data"), "fsdp")),
     "attention/output/bias": (EVERYWHERE, P("data")),
-    "attention/layer_norm/scale": (EVERYWHERE, P("data")),
-    "attention/layer_norm/bias": (EVERYWHERE, P("data")),
+    "attention_layer_norm/scale": (EVERYWHERE, P("data")),
+    "attention_layer_norm/bias": (EVERYWHERE, P("data")),
     "intermediate/kernel": (P("fsdp", "tensor"), P("fsdp", ("tensor", "data"))),
     "intermediate/bias": (P("tensor"), P(("tensor", "data"))),
     "output/kernel": (P("tensor", "fsdp"), P(("tensor", "data"), "fsdp")),
     "output/bias": (EVERYWHERE, P("data")),
-    "layer_norm/scale": (EVERYWHERE, P("data")),
-    "layer_norm/bias": (EVERYWHERE, P("data")),
+    "output_layer_norm/scale": (EVERYWHERE, P("data")),
+    "output_layer_norm/bias": (EVERYWHERE, P("data")),
 }
 REST = {
     # Over D, never over V; its moments also over V, the larger one, which 2 happens to divide.
