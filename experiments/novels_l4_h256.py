@@ -36,7 +36,7 @@ config = PretrainConfig(
         initializer_range=0.035,  # BERT-base's 0.02 at this width: 0.02 * sqrt(768 / 256)
     ),
     initialization=InitializationConfig(
-        mlm_bias="unigram", positions="waves", attention="neighbours"
+        mlm_bias="unigram", positions="waves", attention="neighbors"
     ),
     masking=MaskingConfig(rate=0.3),
     optimizer=OptimizerConfig(

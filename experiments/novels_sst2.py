@@ -31,7 +31,7 @@ config = FinetuneConfig(
     workdir="runs/novels-sst2",
     task=ClassificationConfig(column_names=("text", "label")),
     initialization=InitializationConfig(
-        mlm_bias="unigram", positions="waves", attention="neighbours"
+        mlm_bias="unigram", positions="waves", attention="neighbors"
     ),
     seeds=(0, 1, 2),
     epochs=4,

@@ -115,7 +115,7 @@ class Trainer:
             whole=config.from_scratch,
         )
         if config.from_scratch:
-            params = initializers.begin(params, self.model.config, config.initialization)
+            params = initializers.reinitialize(params, self.model.config, config.initialization)
         else:
             kept = ("embeddings", "encoder", *({"pooler"} & params.keys()))
             trained = self.model.params

@@ -1,7 +1,7 @@
-"""BERT as pure functions of a nested dict of arrays: what other JAX code imports.
+"""BERT as pure functions of a nested dict of arrays, for use in other JAX code.
 
-`config` and `execution` are hashable and static; everything else may be traced, so that the
-functions work under jit, grad, vmap and shard_map.
+The functions work under jit, grad, vmap and shard_map. `config` and `execution` are hashable and
+static; all other arguments may be traced.
 """
 
 from collections.abc import Mapping, Sequence
@@ -51,17 +51,17 @@ def init_params(
     num_labels: int = 2,
     add_pooler: bool = True,
 ) -> dict:
-    """Random parameters: truncated normal matrices, zero biases, as Google's `modeling.py`.
+    """Draws random parameters as Google's `modeling.py`: truncated normal matrices, zero biases.
 
     Args:
         config: the shape.
         key: a JAX random key.
-        heads: which output layers to add to the encoder: "mlm", "nsp", "classifier", "qa_outputs".
+        heads: output layers to add to the encoder: "mlm", "nsp", "classifier", "qa_outputs".
         num_labels: columns C of the classifier: its classes, or 1 for regression and for multiple
             choice.
         add_pooler: False leaves out the pooler, which only nsp and a classifier of whole sequences
-            read; Hugging Face's models for masked words, tokens and questions have none. A part is
-            drawn from the key by its name: the others are the same without it.
+            read; Hugging Face's models for masked words, tokens and questions have none. The key
+            and the name of a subtree determine its values, which do not depend on other subtrees.
 
     Returns:
         Nested dict of float32 arrays; its paths (`encoder/layer_0/attention/query/kernel`) are
@@ -92,12 +92,12 @@ def init_params(
 
 
 def init_head(config: BertConfig, key: jax.Array, kind: str, num_labels: int = 2) -> dict:
-    """The parts that `init_params` would draw for a task, without the rest of the model.
+    """Draws the subtrees that `init_params` would draw for a task, without the rest of the model.
 
     Args:
         config: the shape.
         key: a JAX random key.
-        kind: a task whose parts (`TASK_PARTS`) are dense layers: one without "mlm".
+        kind: a task whose subtrees (`TASK_PARTS`) are dense layers, so not "mlm".
         num_labels: columns C of the classifier.
     """
 
@@ -123,19 +123,19 @@ def encode(
     """Runs the encoder.
 
     Args:
-        params: as `init_params` gives them; heads are ignored.
-        inputs: input_ids [B, T] int32 and, optional, attention_mask, token_type_ids, position_ids
+        params: parameters as from `init_params`; heads are ignored.
+        inputs: input_ids [B, T] int32 and, optionally, attention_mask, token_type_ids, position_ids
             [B, T]; segment_ids [B, T] and cls_positions [B, S] for rows that pack several examples.
         config: the shape.
         execution: how to compute.
         dropout_key: None for no dropout; one key (row b draws from fold_in(key, b)) or keys [B],
             of jax.random.key or as uint32 arrays of jax.random.PRNGKey.
-        output_hidden_states: also give the output of the embeddings and of every layer.
-        output_attentions: also give every layer's attention probabilities.
+        output_hidden_states: also return the outputs of the embeddings and of every layer.
+        output_attentions: also return the attention probabilities of every layer.
 
     Returns:
-        last_hidden_state [B, T, D], pooled [B, D] (None if params have no pooler, as many masked
-        LMs) and what was asked for.
+        last_hidden_state [B, T, D], pooled [B, D] (None if params have no pooler, as in many masked
+        LMs) and the requested outputs.
 
     Raises:
         ValueError: T is longer than the model's positions.
@@ -159,9 +159,10 @@ def pretraining_logits(
     execution: Execution = _DEFAULT,
     dropout_key: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Masked-LM logits [B, P, V] at masked_positions [B, P], and next-sentence logits [B, 2].
+    """Computes masked-LM logits [B, P, V] at masked_positions, and next-sentence logits [B, 2].
 
-    The positions are gathered before the head, as Google's `run_pretraining.py` does. Float32.
+    Both are float32. The positions [B, P] are gathered before the head, as in Google's
+    `run_pretraining.py`.
     """
     return _apply(
         BertForPreTraining(config, execution),
@@ -181,9 +182,9 @@ def mlm_logits(
     execution: Execution = _DEFAULT,
     dropout_key: jax.Array | None = None,
 ) -> jax.Array:
-    """Masked-LM logits at positions [B, P], or at every one: float32 [B, P, V] or [B, T, V].
+    """Computes float32 masked-LM logits: [B, P, V] at positions [B, P], or [B, T, V] at all.
 
-    Needs neither a pooler nor a next-sentence head.
+    Parameters need neither a pooler nor a next-sentence head.
     """
     return _apply(
         BertForMaskedLM(config, execution),
@@ -203,29 +204,29 @@ def task_logits(
     execution: Execution = _DEFAULT,
     dropout_key: jax.Array | None = None,
 ) -> jax.Array:
-    """Float32 logits of a task.
+    """Computes float32 logits of a task.
 
-    | kind | parts that params need | logits |
+    | kind | subtrees that params need | logits |
     |---|---|---|
-    | masked_lm | mlm | [B, T, V]; at some positions only: `mlm_logits` |
-    | next_sentence | pooler, nsp | [B, 2]: B follows A, B is random |
+    | masked_lm | mlm | [B, T, V]; `mlm_logits` computes them at some positions only |
+    | next_sentence | pooler, nsp | [B, 2]: segment B follows A, B is random |
     | sequence_classification, regression | pooler, classifier | [B, C]; C is 1 for regression |
-    | multi_label_classification | pooler, classifier | [B, C], each the logit of a yes |
+    | multi_label_classification | pooler, classifier | [B, C], one binary logit per label |
     | token_classification | classifier | [B, T, C] |
-    | question_answering | qa_outputs | [B, T, 2]: the answer's start, its end |
+    | question_answering | qa_outputs | [B, T, 2]: start and end of the answer |
     | multiple_choice | pooler, classifier with one column | [B, C] of inputs [B, C, T] |
 
     Args:
-        params: with these parts; others are ignored.
-        inputs: as `encode` takes them; for multiple choice each is [B, C, T].
+        params: parameters with these subtrees; others are ignored.
+        inputs: inputs as for `encode`; for multiple choice each is [B, C, T].
         config: the shape.
-        task: a kind, or a `Pretrained.task`, a dict with a "kind".
+        task: a kind, or the dict `Pretrained.task`, which has a "kind".
         execution: how to compute.
-        dropout_key: as `encode` takes it, also for multiple choice: one key, or keys [B].
+        dropout_key: None, one key or keys [B], as for `encode`.
 
     Raises:
-        ValueError: the task has no head, or two; params lack what it needs; the inputs have
-            another shape.
+        ValueError: the task does not have exactly one head, params lack a subtree, or the inputs
+            have another shape.
     """
     kind = task.get("kind") if isinstance(task, Mapping) else task
     if kind == "pretraining":
@@ -237,7 +238,7 @@ def task_logits(
         raise ValueError(f"The task {kind!r} has no head: use one of {', '.join(_TASKS)}.")
     if missing := [part for part in TASK_PARTS[kind] if part not in params]:
         raise ValueError(
-            f"The task {kind!r} needs the part {missing[0]}, which is not among the parameters "
+            f"The task {kind!r} needs the subtree {missing[0]}, which the parameters lack "
             f"({', '.join(params)})."
         )
     outputs = params["classifier"]["bias"].shape[0] if "classifier" in params else 0
@@ -250,15 +251,15 @@ def task_logits(
 
 
 def _sizes(kind: str, num_labels: int) -> dict[str, int]:
-    """The fields that the module of a task has beside config and execution."""
+    """Returns the fields of a task's module besides config and execution."""
     sized = (BertForSequenceClassification, BertForTokenClassification)
     return {"num_labels": num_labels} if _TASKS[kind] in sized else {}
 
 
 def row_keys(key: jax.Array | None, rows: int) -> jax.Array | None:
-    """One key a row: row b's is fold_in(key, b); an array of keys, or None, is given back."""
+    """Makes one key per row, fold_in(key, b) for row b; keys [B] and None stay as they are."""
     if key is not None and not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        key = jax.random.wrap_key_data(key)  # its last axis is no row, but the words of a key
+        key = jax.random.wrap_key_data(key)  # the last axis holds the words of a key
     if key is None or key.ndim:
         return key
     return jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(rows, dtype=jnp.uint32))

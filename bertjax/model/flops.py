@@ -1,9 +1,9 @@
-"""How many floating-point operations a model takes: the matrix products, counted from its shape.
+"""Floating-point operations of a model: its matrix products, counted from its shape.
 
-A product of [m, k] and [k, n] is 2 m k n operations. Left out is what is no matrix product
-(lookups, softmax, LayerNorm, GELU, dropout, the optimizer), as in PaLM's appendix B (arXiv
-2204.02311) and Kaplan et al.'s 6 N D (arXiv 2001.08361), whose N are the parameters that multiply
-tokens; unlike there, attention and the heads are counted exactly.
+A product of [m, k] and [k, n] counts as 2 m k n operations. Other operations (lookups, softmax,
+LayerNorm, GELU, dropout, the optimizer) do not count, as in appendix B of PaLM (arXiv 2204.02311)
+and in the 6 N D of Kaplan et al. (arXiv 2001.08361), where N are the parameters that multiply
+tokens. Unlike there, attention and heads are counted exactly.
 """
 
 from bertjax.config import BertConfig
@@ -11,7 +11,7 @@ from bertjax.model.heads import TASK_PARTS
 
 
 def encoder_flops(config: BertConfig, length: int) -> int:
-    """Of the layers' forward pass over one row of T tokens."""
+    """Counts the forward pass of the layers over one row of T tokens."""
     wide, inner = config.hidden_size, config.intermediate_size
     weights = 2 * length * (4 * wide * wide + 2 * wide * inner)
     attention = 2 * (2 * length * length * wide)  # logits and context, all heads together
@@ -21,13 +21,13 @@ def encoder_flops(config: BertConfig, length: int) -> int:
 def pretraining_flops(
     config: BertConfig, length: int, predictions: int, *, sentences: bool = True
 ) -> int:
-    """Of pre-training's forward pass over one row.
+    """Counts the forward pass of pre-training over one row.
 
     Args:
         config: the shape.
         length: T.
-        predictions: P, at which alone the masked-LM head is computed.
-        sentences: there is a next-sentence (or sentence-order) head, and the pooler below it.
+        predictions: P, the positions at which the masked-LM head is computed.
+        sentences: whether the model has a pooler and a next-sentence or sentence-order head.
     """
     wide = config.hidden_size
     masked = 2 * predictions * (wide * wide + wide * config.vocab_size)
@@ -35,16 +35,16 @@ def pretraining_flops(
 
 
 def classifier_flops(config: BertConfig, outputs: int) -> int:
-    """Of the pooler and a classifier of its output into C classes, forward, for one row."""
+    """Counts the forward pass of the pooler and of a classifier into C classes, for one row."""
     return 2 * config.hidden_size * (config.hidden_size + outputs)
 
 
 def task_flops(config: BertConfig, kind: str, outputs: int, length: int) -> int:
-    """Of the forward pass of a fine-tuned model over one row.
+    """Counts the forward pass of a fine-tuned model over one row.
 
     Args:
         config: the shape.
-        kind: one of `TASK_PARTS`: its head reads the pooled output, or every token.
+        kind: one of `TASK_PARTS`; its head reads the pooled output or every token.
         outputs: columns of the head.
         length: T.
     """
@@ -55,10 +55,10 @@ def task_flops(config: BertConfig, kind: str, outputs: int, length: int) -> int:
 
 
 def training_flops(forward: float) -> float:
-    """Of a training step, from those of its forward pass: the backward pass has two products for
-    each, one for the gradient of the weights and one for that of the inputs.
+    """Counts a training step, given the count of its forward pass.
 
-    What is computed again to save memory (`Execution.remat`) is not counted, nor is anything left
-    out for weights that are not trained.
+    The backward pass has two products for each product of the forward pass: one for the gradient
+    of the weights and one for that of the inputs. Recomputation (`Execution.remat`) does not count,
+    and frozen weights count as trained ones.
     """
     return 3 * forward

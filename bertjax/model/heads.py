@@ -1,4 +1,4 @@
-"""What every task adds to the encoder, and the one output layer that is more than a matrix."""
+"""The subtrees of parameters that each task adds to the encoder, and the masked-LM head."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -22,16 +22,19 @@ TASK_PARTS: dict[str, tuple[str, ...]] = {
     "multiple_choice": ("pooler", "classifier"),
     "encoder": (),
 }
-"""Kinds of task -> the subtrees of the parameters that they have beside embeddings and encoder.
-All but mlm are one dense layer; an encoder may have a pooler."""
+"""Kind of task -> its subtrees of parameters besides embeddings and encoder.
+
+All except mlm are one dense layer. The kind encoder may have a pooler too."""
 
 OPTIONAL_PARTS = tuple(dict.fromkeys(part for parts in TASK_PARTS.values() for part in parts))
-"""All of them."""
+"""All such subtrees."""
 
 
 def kind_of_parts(params: Mapping[str, Any]) -> str:
-    """What the parts can do, one of `TASK_PARTS`; a classifier's name alone doesn't say what it
-    classifies."""
+    """Returns the kind of task, one of `TASK_PARTS`, that fits the subtrees of parameters.
+
+    The name classifier alone does not determine what is classified.
+    """
     if "classifier" in params:
         if "pooler" not in params:
             return "token_classification"
@@ -44,14 +47,14 @@ def kind_of_parts(params: Mapping[str, Any]) -> str:
 
 
 class MlmHead(nn.Module):
-    """Dense + activation + LayerNorm, then the tied decoder with a bias of its own."""
+    """Dense layer, activation and LayerNorm, then the tied decoder with its own bias."""
 
     config: BertConfig
     execution: Execution
 
     @nn.compact
     def __call__(self, x: jax.Array, decode: Callable[[jax.Array], jax.Array]) -> jax.Array:
-        """x [..., D] -> float32 logits [..., V]; decode is `Embeddings.attend`."""
+        """Computes float32 logits [..., V] of x [..., D]; decode is `Embeddings.attend`."""
         config = self.config
         x = activation(
             config.hidden_act,

@@ -1,8 +1,8 @@
-"""First values that let a short run learn sooner than Google's; the model they start is plain BERT.
+"""Initializations that let a small model learn sooner; the model itself stays plain BERT.
 
 BERT's masked-LM loss first falls to about the entropy of single tokens, stays near it for millions
-of tokens, and then falls again, suddenly; the next-sentence loss waits longer still. With these
-first values a small model needs no millions.
+of tokens, and then falls again suddenly. The next-sentence loss waits even longer. With these
+initializations a small model does not need millions of tokens.
 """
 
 import dataclasses
@@ -17,61 +17,60 @@ from bertjax.config import BertConfig
 from bertjax.errors import UserError
 
 _LONGEST_WAVE = 10_000.0
-# Of the deviation of the word embeddings: the sum of the two is mostly the word.
+# Relative to the deviation of the word embeddings, so that the word dominates their sum.
 _POSITION_SHARE = 0.4
 
 
 @dataclasses.dataclass(frozen=True)
 class InitializationConfig:
-    """The first values of the weights; the defaults are Google's. For short runs there are better
-    ones, which change nothing of what the model is."""
+    """Initialization of the weights. The defaults are Google's; others help in short runs and do
+    not change the architecture."""
 
     mlm_bias: Literal["zeros", "unigram"] = "zeros"
-    """unigram: the masked-LM output bias starts at the log frequency of every token in the data."""
+    """Masked-LM output bias. unigram: the log frequency of every token in the data."""
     positions: Literal["random", "sinusoidal", "waves"] = "random"
-    """sinusoidal: position embeddings start as sines and cosines, as those of Vaswani et al. waves:
-    as sines and cosines in a few columns, which tell each place from all others."""
-    attention: Literal["random", "averaging", "neighbours"] = "random"
-    """averaging: every attention starts by adding the average of what it attends to, so that a
-    model learns first which words occur in the same text. neighbours: the heads of the first layer
-    start by looking one token back, one ahead, two back, and so on, so that it learns first which
-    words stand beside each other; goes with positions waves."""
+    """Position embeddings. sinusoidal: sines and cosines, as in Vaswani et al. waves: sines and
+    cosines in a few columns, which distinguish each position from all others."""
+    attention: Literal["random", "averaging", "neighbors"] = "random"
+    """Attention. averaging: every layer adds the average of the tokens it attends to, so that a
+    model first learns which words occur in the same text. neighbors: the heads of the first layer
+    attend one token back, one ahead, two back, and so on, so that a model first learns which words
+    are adjacent; it needs positions waves."""
 
     def check(self, config: BertConfig) -> None:
-        """Refuses what a shape has no room for.
+        """Checks that the initialization fits the shape of a model.
 
         Raises:
-            UserError: sinusoidal positions of an odd width; looking at neighbours without the
-                positions for it.
+            UserError: sinusoidal positions of an odd width, or neighbors without waves.
         """
-        if self.attention == "neighbours" and self.positions != "waves":
+        if self.attention == "neighbors" and self.positions != "waves":
             raise UserError(
-                "initialization.attention neighbours needs initialization.positions waves, not "
-                f"{self.positions}: give --initialization.positions waves."
+                "`initialization.attention` neighbors needs `initialization.positions` waves, not "
+                f"{self.positions}."
             )
         if self.positions == "sinusoidal" and config.hidden_size % 2:
             raise UserError(
-                f"hidden_size {config.hidden_size} is odd: sinusoidal positions are pairs of sine "
-                "and cosine; take an even one, or --initialization.positions random."
+                f"`initialization.positions` sinusoidal needs an even hidden_size, for pairs of "
+                f"sine and cosine, and hidden_size is {config.hidden_size}."
             )
 
 
-def begin(
+def reinitialize(
     params: dict[str, Any],
     config: BertConfig,
     initialization: InitializationConfig,
     counts: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """The parameters of `init_params` with the first values of a start.
+    """Replaces parameters of `init_params` by those of an initialization.
 
     Args:
-        params: with whatever heads; without a head mlm there is no bias to start.
+        params: parameters with any heads; without a head mlm, mlm_bias has no effect.
         config: their shape.
-        start: which first values.
-        counts: int [V], how often every token is seen; needed by mlm_bias="unigram" alone.
+        initialization: which values to use.
+        counts: int [V], frequency of every token; only mlm_bias="unigram" needs it.
 
     Raises:
-        ValueError: counts are needed and are not there.
+        ValueError: counts are needed and missing.
     """
     if initialization.mlm_bias == "unigram" and "mlm" in params:
         if counts is None:
@@ -90,35 +89,41 @@ def begin(
     if initialization.attention == "averaging":
         layers = {name: _averaging(layer) for name, layer in params["encoder"].items()}
         params = {**params, "encoder": layers}
-    if initialization.attention == "neighbours":
-        first = _neighbours(params["encoder"]["layer_0"], config)
+    if initialization.attention == "neighbors":
+        first = _neighbors(params["encoder"]["layer_0"], config)
         params = {**params, "encoder": {**params["encoder"], "layer_0": first}}
     return params
 
 
 def unigram_bias(counts: np.ndarray) -> np.ndarray:
-    """Log frequencies, add-one smoothed, of mean 0: a first masked-LM output bias, float32 [V].
+    """Computes add-one smoothed log frequencies with mean 0, for the masked-LM output bias.
 
-    From zeros, the tied embeddings learn the frequencies before the bias does, as one direction
-    that all of them share.
+    With a bias of zeros, the tied embeddings learn the frequencies first, as a direction that all
+    of them share.
 
     Args:
-        counts: int [V], how often every token is seen; 0 for special tokens.
+        counts: int [V], frequency of every token; 0 for special tokens.
+
+    Returns:
+        float32 [V].
     """
     logs = np.log(counts + 1.0)
     return (logs - logs.mean()).astype(np.float32)
 
 
 def sinusoidal_positions(positions: int, width: int, deviation: float) -> np.ndarray:
-    """The position embeddings of Vaswani et al. (2017) as first values, float32 [positions, width].
+    """Computes the position embeddings of Vaswani et al. (2017).
 
-    The same distance between two positions is the same rotation everywhere, so what attention
-    learns of two neighbours at one place holds at all places.
+    A given distance is the same rotation at all positions, so that attention between neighbors at
+    one position applies to all others.
 
     Args:
-        positions: number of them.
+        positions: number of positions.
         width: D, even.
-        deviation: of the values; each column has mean 0.
+        deviation: standard deviation of the values; each column has mean 0.
+
+    Returns:
+        float32 [positions, D].
     """
     rates = _LONGEST_WAVE ** (-np.arange(width // 2) / (width // 2))
     angles = np.arange(positions)[:, None] * rates
@@ -128,29 +133,33 @@ def sinusoidal_positions(positions: int, width: int, deviation: float) -> np.nda
 
 
 def averaging_output(value: jax.Array) -> jax.Array:
-    """An output projection [D, D] that undoes the value projection [D, D]: value @ output is the
-    identity, but for noise.
+    """Returns an output projection [D, D] that approximately inverts the value projection [D, D].
 
-    Attention of small random weights is uniform. So a masked token first reads the average of the
-    words around it, which the tied decoder compares with every word, as in a continuous bag of
-    words (Mikolov et al., 2013): words that occur together move together from the first step on.
-    Between two random projections this takes millions of tokens. Products of value and output
-    that are the identity are also what trained transformers show: Trockman and Kolter (2023),
-    "Mimetic Initialization of Self-Attention Layers".
+    Attention with small random weights is uniform: a masked token first reads the average of the
+    words around it, and the tied decoder compares that with every word, as in a continuous bag of
+    words (Mikolov et al., 2013). Words that occur together therefore move together from the first
+    step. With two random projections this takes millions of tokens. In trained transformers the
+    product of value and output is also close to the identity: Trockman and Kolter (2023), "Mimetic
+    Initialization of Self-Attention Layers".
     """
     return value.T / jnp.square(value).sum(1).mean()
 
 
 def _wave_rates(count: int) -> np.ndarray:
-    """Radians from one position to the next, spread evenly over a half turn: their waves add up at
-    distance 0 and cancel everywhere else."""
+    """Returns the radians between positions, spread evenly over a half turn.
+
+    The waves add up at distance 0 and cancel at all others.
+    """
     golden = (math.sqrt(5.0) - 1.0) / 2.0
     return math.pi * np.modf((np.arange(count) + 0.5) * golden)[0]
 
 
 def wave_positions(positions: int, width: int, used: int, deviation: float) -> np.ndarray:
-    """First values of position embeddings, float32 [positions, width]: waves in the first `used`
-    columns, with this deviation, and 0 in the others."""
+    """Computes position embeddings with waves in the first `used` columns and zeros in the others.
+
+    Returns:
+        float32 [positions, width]; the waves have the given standard deviation.
+    """
     angles = np.arange(positions)[:, None] * _wave_rates(used // 2)
     waves = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
     table = np.zeros((positions, width), np.float32)
@@ -158,12 +167,12 @@ def wave_positions(positions: int, width: int, used: int, deviation: float) -> n
     return table
 
 
-def _neighbours(layer: dict[str, Any], config: BertConfig) -> dict[str, Any]:
-    """A layer whose heads attend to the tokens at offsets -1, 1, -2, 2, ..., by `wave_positions`.
+def _neighbors(layer: dict[str, Any], config: BertConfig) -> dict[str, Any]:
+    """Returns a layer whose heads attend to offsets -1, 1, -2, 2, ... given `wave_positions`.
 
-    A head's key is the wave of a position and its query that of its own position, turned by the
-    offset: their product has its peak where the two meet. Value and output stay random, in a size
-    that makes what they add about as large as what it is added to.
+    The key of a head is the wave of a position, and its query is the wave of its own position
+    rotated by the offset; their product peaks where both agree. Value and output stay random,
+    scaled so that attention adds vectors about as large as the residual.
     """
     attention, size = layer["attention"], config.head_size
     rates = _wave_rates(size // 2)
@@ -181,14 +190,12 @@ def _neighbours(layer: dict[str, Any], config: BertConfig) -> dict[str, Any]:
         "value": attention["value"]["kernel"] * scale,
         "output": attention["output"]["kernel"] * scale,
     }
-    turned = {name: {**attention[name], "kernel": kernel} for name, kernel in kernels.items()}
-    return {**layer, "attention": {**attention, **turned}}
+    changed = {name: {**attention[name], "kernel": kernel} for name, kernel in kernels.items()}
+    return {**layer, "attention": {**attention, **changed}}
 
 
 def _averaging(layer: dict[str, Any]) -> dict[str, Any]:
     attention = layer["attention"]
-    output = {
-        **attention["output"],
-        "kernel": averaging_output(attention["value"]["kernel"]),
-    }
+    kernel = averaging_output(attention["value"]["kernel"])
+    output = {**attention["output"], "kernel": kernel}
     return {**layer, "attention": {**attention, "output": output}}

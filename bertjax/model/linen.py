@@ -58,7 +58,7 @@ class BertEncoder(nn.Module):
         output_hidden_states: bool = False,
         output_attentions: bool = False,
     ) -> EncoderOutput:
-        """Encodes inputs as `bertjax.encode` takes them; dropout_keys are one key per row or None."""
+        """Encodes inputs as `bertjax.encode` takes them; dropout_keys [B] or None."""
         input_ids = inputs["input_ids"]
         if input_ids.shape[1] > self.config.max_position_embeddings:
             raise ValueError(

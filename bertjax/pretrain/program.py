@@ -141,7 +141,7 @@ def _first_params(
     key = jax.random.key(config.seed, impl="threefry2x32")
     heads = ("mlm",) if single else ("mlm", "nsp")
     params = init_params(model, key, heads=heads, add_pooler=not single)
-    return initializers.begin(params, model, config.initialization, counts)
+    return initializers.reinitialize(params, model, config.initialization, counts)
 
 
 def _mask(

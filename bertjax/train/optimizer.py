@@ -200,8 +200,8 @@ def decay_mask(params: Any) -> Any:
     """Returns True for parameters with weight decay: all except LayerNorm and biases."""
 
     def decayed(path: tuple, _: object) -> bool:
-        name = path_name(path)
-        return not name.endswith("bias") and "layer_norm/" not in name
+        *modules, leaf = path_name(path).split("/")
+        return leaf != "bias" and not any(name.endswith("layer_norm") for name in modules)
 
     return jax.tree_util.tree_map_with_path(decayed, params)
 

@@ -1,4 +1,4 @@
-"""The encoder against a NumPy BERT written out by hand, and against itself run in other ways."""
+"""The encoder against a NumPy BERT, and against itself run in other ways."""
 
 import functools
 import math
@@ -11,7 +11,7 @@ import pytest
 import bertjax as bj
 from bertjax.model import bert, layers
 from bertjax.model.heads import TASK_PARTS
-from bertjax.model.layers import Attention, dropout
+from bertjax.model.layers import Attention, Site, dropout
 from bertjax.train.tree import named
 
 CONFIG = bj.BertConfig(
@@ -246,16 +246,64 @@ def test_dropout_keeps_its_rate_and_its_mean():
     assert abs(float(((first == 0) == (second == 0)).mean()) - 0.5) < 4 * 0.5 / math.sqrt(64 * 99)
 
 
-def test_attention_with_a_cache_continues_a_causal_pass():
-    module = Attention(CONFIG, bj.Execution())
-    apply = jax.jit(module.apply)
-    x = jax.random.normal(jax.random.key(0), (2, 6, 16))
-    variables = module.init(jax.random.key(1), x)
-    causal = jnp.tril(jnp.ones((6, 6), bool))[None, None]
-    whole = apply(variables, x, mask=causal).output
-    start = apply(variables, x[:, :4], mask=causal[..., :4, :4])
-    rest = apply(variables, x[:, 4:], mask=causal[..., 4:, :], cache=start.cache)
-    np.testing.assert_allclose(rest.output, whole[:, 4:], atol=FLOAT32_NOISE)
+@pytest.fixture(scope="module")
+def attention():
+    """A module, its parameters, x [2, 6, D] and kv [2, 5, D]."""
+    module = Attention(CONFIG, bj.Execution(), Site.ATTENTION_PROBS)
+    x, kv = (jax.random.normal(jax.random.key(n), (2, n, 16)) for n in (6, 5))
+    return module, jax.jit(module.init)(jax.random.key(1), x), x, kv
+
+
+def test_attention_is_its_projections_and_nothing_else(attention):
+    """Against NumPy, with keys and values of another length and a mask: no residual, no norm."""
+    module, variables, x, kv = attention
+    mask = np.random.default_rng(0).random((2, 1, 6, 5)) < 0.7
+    mask[..., 0] = True
+    found = jax.jit(module.apply)(variables, x, kv, mask=mask)
+    params = variables["params"]
+    assert params.keys() == {"query", "key", "value", "output"}
+    query, key, value = (
+        (np.asarray(source, np.float64) @ params[name]["kernel"]).reshape(2, -1, 4, 4)
+        for name, source in (("query", x), ("key", kv), ("value", kv))
+    )
+    scores = np.where(mask, np.einsum("btnh,bsnh->bnts", query, key) / 2, -np.inf)
+    probs = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+    context = np.einsum("bnts,bsnh->btnh", probs, value).reshape(2, 6, 16)
+    np.testing.assert_allclose(found.probs, probs, atol=FLOAT32_NOISE)
+    output = context @ params["output"]["kernel"]
+    np.testing.assert_allclose(found.output, output, atol=FLOAT32_NOISE)
+
+
+def test_two_attentions_of_a_layer_draw_different_dropout(attention):
+    _, variables, x, _ = attention
+    keys = jax.random.split(jax.random.key(4), 2)
+
+    def output(site, source, keys):
+        module = Attention(CONFIG, bj.Execution(), site)
+        return jax.jit(module.apply)(variables, x, source, keys=keys).output
+
+    own, again, cross = (
+        output(site, x, keys)
+        for site in (Site.ATTENTION_PROBS, Site.ATTENTION_PROBS, Site.CROSS_ATTENTION_PROBS)
+    )
+    assert np.array_equal(own, again) and not np.allclose(own, cross)
+    assert len({site.value for site in Site}) == len(Site) == 8
+
+
+def test_positions_reach_every_attention(params, inputs, monkeypatch):
+    seen, attend = [], Attention.__call__
+
+    def record(self, x, kv=None, *, position_ids=None, **options):
+        if position_ids is not None:  # None where Linen checks the shapes of parameters
+            seen.append(position_ids)
+        return attend(self, x, kv, position_ids=position_ids, **options)
+
+    monkeypatch.setattr(Attention, "__call__", record)
+    given = {**inputs, "position_ids": jnp.flip(jnp.arange(12))[None].repeat(3, 0)}
+    for each in (inputs, given):
+        bj.encode(params, each, CONFIG)
+    wanted = [np.arange(12)[None]] * 2 + [given["position_ids"]] * 2
+    jax.tree.map(np.testing.assert_array_equal, seen, wanted)
 
 
 def test_works_under_jit_grad_and_vmap(params, inputs):

@@ -10,7 +10,7 @@ import pytest
 import bertjax as bj
 from bertjax.model import bert
 from bertjax.model.heads import TASK_PARTS
-from bertjax.model.layers import LAYER_HEAD, SITE_POOLED, SITE_SEQUENCE, dropout, fold_keys
+from bertjax.model.layers import LAYER_HEAD, Site, dropout, fold_keys
 
 CONFIG = bj.BertConfig(
     vocab_size=30,
@@ -97,8 +97,8 @@ def test_heads_are_dense_layers_over_what_encode_gives(params, inputs, key):
         out = bj.encode(params, inputs, CONFIG, dropout_key=key)
         keys = fold_keys(bert.row_keys(key, 3), LAYER_HEAD)
         rate = CONFIG.hidden_dropout_prob
-        pooled = dropout(out.pooled, keys, SITE_POOLED, rate)
-        tokens = dropout(out.last_hidden_state, keys, SITE_SEQUENCE, rate)
+        pooled = dropout(out.pooled, keys, Site.POOLED, rate)
+        tokens = dropout(out.last_hidden_state, keys, Site.SEQUENCE, rate)
         task_logits = functools.partial(bj.task_logits, config=CONFIG, dropout_key=key)
         # With the parts of their kind and no others, as Hugging Face's classes have them.
         logits = {kind: task_logits(only(params, kind), inputs, task=kind) for kind in kinds}
@@ -215,5 +215,5 @@ def test_tasks_that_are_none(params, inputs, task, sentence):
 def test_a_part_that_is_missing_is_named(params, inputs, kind):
     for part in TASK_PARTS[kind]:
         less = {name: tree for name, tree in params.items() if name != part}
-        with pytest.raises(ValueError, match=f"The task '{kind}' needs the part {part}, which"):
+        with pytest.raises(ValueError, match=f"The task '{kind}' needs the subtree {part}, which"):
             bj.task_logits(less, inputs, CONFIG, kind)

@@ -15,21 +15,21 @@ def test_unigram_bias_gives_the_frequencies_back():
     np.testing.assert_allclose(frequencies, (counts + 1) / (counts + 1).sum(), rtol=1e-5)
 
 
-def test_sinusoidal_positions_turn_alike_everywhere():
+def test_sinusoidal_positions_rotate_equally_everywhere():
     table = np.asarray(initializers.sinusoidal_positions(128, 64, 0.02))
     assert table.shape == (128, 64) and table.dtype == np.float32
     assert abs(table.std() - 0.02) < 1e-6 and np.abs(table.mean(0)).max() < 1e-6
-    # The distance of two positions depends on how far apart they are alone, and grows with it.
+    # The distance of two embeddings depends only on the distance of their positions.
     near = np.linalg.norm(table[1:] - table[:-1], axis=1)
     far = np.linalg.norm(table[4:] - table[:-4], axis=1)
     assert np.ptp(near) < 1e-5 and np.ptp(far) < 1e-5
     assert far.mean() > 2 * near.mean()
 
 
-def test_averaging_attention_adds_the_mean_of_what_it_attends_to():
+def test_averaging_attention_adds_the_mean_of_its_tokens():
     config = bj.BertConfig.named("tiny", vocab_size=30, max_position_embeddings=16)
     plain = init_params(config, jax.random.key(0))
-    params = initializers.begin(
+    params = initializers.reinitialize(
         plain, config, initializers.InitializationConfig(attention="averaging")
     )
     attention = params["encoder"]["layer_0"]["attention"]
@@ -37,18 +37,18 @@ def test_averaging_attention_adds_the_mean_of_what_it_attends_to():
     product = attention["value"]["kernel"] @ attention["output"]["kernel"]  # [D, D]
     diagonal = np.diag(product)
     np.testing.assert_allclose(diagonal.mean(), 1.0, rtol=1e-5)
-    # What lies beside the diagonal has mean 0 and a deviation of 1 / sqrt(D).
+    # Values off the diagonal have mean 0 and deviation 1 / sqrt(D).
     beside = np.asarray(product)[~np.eye(128, dtype=bool)]
     assert abs(beside.mean()) < 0.01 and beside.std() < 1.1 / np.sqrt(128)
     random = plain["encoder"]["layer_0"]["attention"]
     assert abs(np.diag(random["value"]["kernel"] @ random["output"]["kernel"]).mean()) < 0.01
 
 
-def test_every_head_of_the_first_layer_looks_at_its_own_neighbour():
+def test_every_head_of_the_first_layer_looks_at_its_own_neighbor():
     config = bj.BertConfig.named("tiny", vocab_size=500, num_attention_heads=4, hidden_size=256)
-    start = initializers.InitializationConfig(positions="waves", attention="neighbours")
+    initialization = initializers.InitializationConfig(positions="waves", attention="neighbors")
     plain = init_params(config, jax.random.key(0))
-    params = initializers.begin(plain, config, start)
+    params = initializers.reinitialize(plain, config, initialization)
     assert params["encoder"]["layer_1"] is plain["encoder"]["layer_1"]
     ids = jax.random.randint(jax.random.key(1), (2, 64), 0, 500)
     encode = jax.jit(bj.encode, static_argnames=("config", "output_attentions"))
@@ -57,17 +57,17 @@ def test_every_head_of_the_first_layer_looks_at_its_own_neighbour():
     for head, offset in enumerate((-1, 1, -2, 2)):
         there = np.array([seen[head, place, place + offset] for place in range(2, 62)])
         elsewhere = np.array(seen[head]) * (np.eye(64, k=offset) == 0)
-        # One in 64 is chance; the words themselves disturb, so that it isn't 1.
+        # Chance is 1 / 64. It is below 1 because the words contribute too.
         assert there.mean() > 0.3 and there.mean() > 5 * elsewhere.max(1).mean()
 
 
-def test_neighbours_are_found_by_waves():
+def test_neighbors_need_waves():
     config = bj.BertConfig.named("tiny", vocab_size=30)
-    with pytest.raises(UserError, match=r"initialization\.positions waves"):
-        initializers.InitializationConfig(attention="neighbours").check(config)
+    with pytest.raises(UserError, match=r"needs `initialization\.positions` waves"):
+        initializers.InitializationConfig(attention="neighbors").check(config)
 
 
-def test_a_start_of_google_changes_nothing():
+def test_the_default_initialization_changes_nothing():
     config = bj.BertConfig.named("tiny", vocab_size=30, max_position_embeddings=16)
     params = init_params(config, jax.random.key(0))
-    assert initializers.begin(params, config, initializers.InitializationConfig()) is params
+    assert initializers.reinitialize(params, config, initializers.InitializationConfig()) is params

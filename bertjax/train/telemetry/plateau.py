@@ -73,7 +73,7 @@ class PlateauMeter:
             f"low or too high{rate}, too short a warm-up, too small a batch, or data whose tokens "
             "don't depend on each other (the audit of `bertjax prepare` tells). In a new run, the "
             "initialization with `initialization.positions` waves and `initialization.attention` "
-            "neighbours avoids the plateau."
+            "neighbors avoids the plateau."
         )
 
     def _leaving(self, step: int, losses: dict[str, float]) -> str | None:

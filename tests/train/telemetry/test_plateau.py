@@ -27,7 +27,7 @@ def test_a_plateau_is_reported_once():
     assert "From step 1,000 to 1,500" in sentence
     assert "held-out mlm_loss 6.010, unigram entropy 6.000" in sentence
     assert "learning rate too low or too high (it is 1.0e-04)" in sentence
-    assert "`initialization.positions` waves and `initialization.attention` neighbours" in sentence
+    assert "`initialization.positions` waves and `initialization.attention` neighbors" in sentence
     assert "\n" not in sentence and sentence.endswith(".")
 
 
