@@ -164,9 +164,10 @@ def google_variables(tree, slot=None):
                     words.append("self")
                 if word in ("intermediate", "output", "transform"):
                     words += [word, "dense"]
-                elif word == "layer_norm":
+                elif word.endswith("layer_norm"):
                     # A LayerNorm lies in the scope of the layer whose output it normalizes.
                     under = {"mlm": ["transform"], "embeddings": []}.get(part, ["output"])
+                    words += ["attention"] * word.startswith("attention")
                     words += [*under, "LayerNorm"]
                 elif word != "embedding":
                     words.append({"scale": "gamma"}.get(word, word))
