@@ -1,0 +1,95 @@
+"""The documentation: links lead somewhere, and commands have verbs and flags that exist."""
+
+import ast
+import contextlib
+import functools
+import io
+import re
+import runpy
+import shlex
+from pathlib import Path
+
+import pytest
+
+from bertjax import cli
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
+RECIPES = sorted((ROOT / "experiments").glob("*.py"))
+# Flags of other programs: WikiExtractor, tfds, TensorBoard, pip, pytest, tpu_setup.sh, benchmarks.
+OTHERS = {
+    *("--html-safe", "--no-templates", "--out_dir", "--logdir", "--editable", "--durations"),
+    *("--dry-run", "--any-device", "--part", "--rounds", "--dtype", "--steps", "--lengths"),
+}
+
+
+def code_of(path):
+    """The lines of a page, or of the docstring of a recipe, that may be commands."""
+    text = path.read_text()
+    if path.suffix == ".py":
+        return ast.get_docstring(ast.parse(text))
+    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    return "\n".join([*blocks, *re.findall(r"`(bertjax [^`\n]*)`", text)])
+
+
+def commands(path):
+    """The words of each `bertjax` command, without pipes and comments."""
+    for line in code_of(path).replace("\\\n", " ").splitlines():
+        for command in re.findall(r"(?:^|\| )\s*(bertjax [a-z][^|<>#]*)", line):
+            yield shlex.split(command)[1:]
+
+
+@functools.cache
+def help_of(*words):
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        try:
+            code = cli.run([*words, "--help"])
+        except SystemExit as stop:
+            code = stop.code
+    assert not code, words
+    return output.getvalue()
+
+
+@functools.cache
+def all_flags():
+    helps = [help_of(*verb.split()) for verb in cli.VERBS]
+    helps += [help_of("prepare", "--audit"), help_of("finetune", "--task", "question_answering")]
+    return {"--help", *re.findall(r"--[\w.-]+", " ".join(helps))}
+
+
+def test_readme_is_short():
+    assert (ROOT / "README.md").read_text().count("\n") <= 120
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text())
+    assert not [link for link in links if not (page.parent / link).exists()]
+
+
+@pytest.mark.parametrize("page", [*PAGES, *RECIPES], ids=lambda page: page.name)
+def test_commands_have_verbs_and_flags_that_exist(page):
+    for words in commands(page):
+        verb = words[:2] if words[0] == "tokenizer" else words[:1]
+        if page.suffix == ".py" and words[1:2] == [f"experiments/{page.name}"]:
+            verb = words[:2]
+        task = words[words.index("--task") + 1] if "--task" in words else "KIND"
+        if task != "KIND":
+            verb = [*verb, "--task", task]
+        if "--audit" in words:
+            verb = [*verb, "--audit"]
+        flags = {word.split("=")[0] for word in words if word.startswith("--")}
+        assert flags <= {"--help", *re.findall(r"--[\w.-]+", help_of(*verb))}, words
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_flags_in_the_text_belong_to_some_verb(page):
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    quoted = " ".join(re.findall(r"`([^`\n]+)`", text))
+    assert set(re.findall(r"(?<![\w-])--[a-z][\w.-]*", quoted)) - OTHERS <= all_flags()
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
+def test_recipes_load(recipe):
+    assert runpy.run_path(str(recipe)).get("config") or recipe.name == "own_loop.py"
