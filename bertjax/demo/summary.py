@@ -1,12 +1,12 @@
 """Gathers what the demo measured: numbers.json, and the story that the report tells."""
 
+import contextlib
 import importlib.metadata
 import json
 import math
 import os
 import platform
 import statistics
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -20,18 +20,7 @@ from bertjax.interop.huggingface import Pretrained
 from bertjax.rundir.records import METRICS, read_metrics
 from bertjax.train.telemetry.metrics_file import read_records
 
-_PACKAGES = (
-    "bertjax",
-    "jax",
-    "flax",
-    "optax",
-    "orbax-checkpoint",
-    "numpy",
-    "sentencepiece",
-    "scikit-learn",
-)
-
-
+_PACKAGES = ("bertjax", "jax", "flax", "optax", "numpy", "sentencepiece", "scikit-learn")
 SENTENCES = (
     "Returns the [MASK] of the array.",
     "If the file does not [MASK], an error is raised.",
@@ -217,12 +206,10 @@ def device() -> str:
     return f"{jax.device_count()} x {first.device_kind}"
 
 
-def versions(packages: Sequence[str] = _PACKAGES) -> dict[str, str]:
-    """Returns the versions of Python and of the packages that are installed."""
+def versions() -> dict[str, str]:
+    """Returns the versions of Python and of some packages, if they are installed."""
     found = {"python": platform.python_version()}
-    for package in packages:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
+    for name in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
     return found

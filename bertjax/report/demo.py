@@ -13,11 +13,6 @@ from bertjax.report.html import Bar
 from bertjax.rundir.records import REPORT, STORY, Metric
 
 NUMBERS, PAGE = "numbers.json", "index.html"
-_ARMS = (
-    ("pre-trained", "pretrained", "accent"),
-    ("from scratch", "scratch", "second"),
-    ("TF-IDF", "tfidf", "third"),
-)
 
 
 def write_demo_report(
@@ -152,7 +147,11 @@ def _bars(numbers: dict[str, Any], suffix: str) -> list[Bar]:
             numbers[f"accuracy_{arm}_deviation{suffix}"],
             color,
         )
-        for label, arm, color in _ARMS
+        for label, arm, color in (
+            ("pre-trained", "pretrained", "accent"),
+            ("from scratch", "scratch", "second"),
+            ("TF-IDF", "tfidf", "third"),
+        )
     ]
 
 
@@ -188,7 +187,6 @@ def _details(numbers: dict[str, Any], story: dict[str, Any]) -> list[str]:
         html.table(["passage", "package", "the pre-trained BERT says"], predictions),
         html.heading("How it was measured"),
         *(html.paragraph(line) for line in story["method"]),
-        html.table(["", *(arm[0] for arm in _ARMS)], _accuracies(numbers), numbers=(1, 2, 3)),
         html.heading("Where the time went"),
         html.table(
             ["stage", "seconds"],
@@ -201,18 +199,6 @@ def _details(numbers: dict[str, Any], story: dict[str, Any]) -> list[str]:
             "note",
         ),
     ]
-
-
-def _accuracies(numbers: dict[str, Any]) -> list[list[str]]:
-    rows = []
-    for suffix, count in (("", numbers["labels_all"]), ("_few", numbers["labels_few"])):
-        cells = []
-        for _, arm, _ in _ARMS:
-            deviation = numbers[f"accuracy_{arm}_deviation{suffix}"]
-            spread = "" if deviation is None else f" ± {deviation:.1%}"
-            cells.append(f"{numbers[f'accuracy_{arm}{suffix}']:.1%}{spread}")
-        rows.append([f"{count} labels a package", *cells])
-    return rows
 
 
 def _points(gain: float, error: float) -> str:
