@@ -422,7 +422,7 @@ def test_strict_exits_1_over_warnings_and_the_shards_stay(made, bertjax, tmp_pat
     for _ in range(2):  # a first time, and again when all is done
         code, out, err = bertjax(*prepare, "--strict")
         assert (code, err) == (1, "")
-        assert "Warning: Every document has one sentence: is there a blank line" in out
+        assert "Warning: 100% of the documents have one sentence: is there a blank line" in out
         assert "Next:" not in out and (tmp_path / "out" / "manifest.json").exists()
     code, out, _ = bertjax(*prepare)
     assert code == 0 and "Next: bertjax pretrain" in out

@@ -57,6 +57,11 @@ class Spans(NamedTuple):
     b_stop: np.ndarray
     is_random: np.ndarray
 
+    @property
+    def tokens(self) -> np.ndarray:
+        """Number of tokens in A and B together: int64 [pairs]."""
+        return self.a_stop - self.a_start + self.b_stop - self.b_start
+
 
 def offsets_of(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
     """Cumulated lengths with a leading zero: int64 [len(lengths) + 1]."""

@@ -199,10 +199,11 @@ def _read_text(path: epath.Path) -> Iterator[tuple[str, ...]]:
 
 
 def _read_json_lines(path: epath.Path, language: str) -> Iterator[tuple[str, ...]]:
+    name = str(path)  # once: it takes longer than parsing a line
     for number, line in _lines(path):
         if not line.strip():
             continue
-        text = _text_of(line, f"{path}:{number}")
+        text = _text_of(line, f"{name}:{number}")
         if sentences := tuple(sentences_lib.split_sentences(text, language)):
             yield sentences
 

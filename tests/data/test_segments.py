@@ -10,7 +10,7 @@ import pytest
 
 from bertjax.data import shards
 from bertjax.data.pairs import Pair
-from bertjax.data.prepare import publish
+from bertjax.data.prepare import example_writer, publish, token_store
 from bertjax.data.prepare import run as prepare
 from bertjax.data.prepare.run import PrepareConfig
 from bertjax.data.stream import HeldOutBatches, ShardReader, TrainStream
@@ -177,8 +177,10 @@ def test_several_lengths_are_what_each_alone_is(
     corpus = make_corpus(60, files=2)
     cfg = config(corpus, "both", max_seq_length=(32, 96), segments=segments)
     calls = []
-    tokenise = prepare.tokenise
-    monkeypatch.setattr(prepare, "tokenise", lambda *task: calls.append(task) or tokenise(*task))
+    tokenize = token_store.tokenize
+    monkeypatch.setattr(
+        token_store, "tokenize", lambda *args: calls.append(args) or tokenize(*args)
+    )
     manifest = prepare.prepare(cfg, log)
     both = Path(cfg.output)
     assert len(calls) == 1 and manifest == shards.read_manifest(both / "32")
@@ -189,7 +191,7 @@ def test_several_lengths_are_what_each_alone_is(
         assert differing(both / str(length), alone.output) == []
     log.lines.clear()
     assert prepare.prepare(cfg, log) == manifest
-    assert len(log.lines) == 2 and all("nothing to do" in line for line in log.lines)
+    assert len(log.lines) == 2 and all("already prepared" in line for line in log.lines)
     # Another length later: the finished ones stay as they are.
     before = {path: path.stat().st_mtime_ns for path in both.rglob("*") if path.is_file()}
     prepare.prepare(dataclasses.replace(cfg, max_seq_length=(32, 48, 96)), log)
@@ -207,11 +209,11 @@ def test_several_lengths_stopped_anywhere_end_with_the_same_bytes(
     straight = config(corpus, "straight", max_seq_length=(32, 64))
     prepare.prepare(straight, log)
     # Two lengths of two splits, and two directories to publish: stopped before each.
-    for name, place, count in (("pair", prepare, 4), ("publish", publish, 2)):
+    for name, module, count in (("write_unit", example_writer, 4), ("publish", publish, 2)):
         for stop_at in range(count):
             cfg = dataclasses.replace(straight, output=f"{straight.output}-{name}-{stop_at}")
             calls = itertools.count()
-            original = getattr(place, name)
+            original = getattr(module, name)
 
             def stopping(*arguments, original=original, calls=calls, stop_at=stop_at):
                 if next(calls) == stop_at:
@@ -219,7 +221,7 @@ def test_several_lengths_stopped_anywhere_end_with_the_same_bytes(
                 return original(*arguments)
 
             with monkeypatch.context() as patch:
-                patch.setattr(place, name, stopping)
+                patch.setattr(module, name, stopping)
                 with pytest.raises(ZeroDivisionError):
                     prepare.prepare(cfg, log)
             prepare.prepare(cfg, log)
@@ -228,7 +230,11 @@ def test_several_lengths_stopped_anywhere_end_with_the_same_bytes(
 
 def test_lengths_that_make_no_sense(config, make_corpus, log):
     corpus = make_corpus(20)
-    for lengths, says in (((), "one length"), ((32, 32), "that differ"), ((64, 4), "is 4: give 5")):
+    for lengths, says in (
+        ((), "one length"),
+        ((32, 32), "different ones"),
+        ((64, 4), "is 4: give 5"),
+    ):
         with pytest.raises(UserError, match=says):
             config(corpus, max_seq_length=lengths)
     prepare.prepare(config(corpus), log)

@@ -1,4 +1,4 @@
-"""What `bertjax prepare` is asked to do."""
+"""The configuration of `bertjax prepare`."""
 
 import dataclasses
 import math
@@ -14,83 +14,88 @@ from bertjax.text import corpus, wordpiece
 from bertjax.text.corpus import Source
 
 _MIB = 1 << 20
-# Tasks of pass 1: few enough to be read by every task of pass 2, many enough that a small corpus
-# keeps the cores of a machine busy to the end.
-_PARTS_PER_BLOCK, _PARTS_AT_LEAST, _SMALLEST_PART = 4, 32, _MIB
-# Starting workers takes a second or so: a smaller corpus is done by then.
-_WORTH_WORKERS = 4 * _MIB
+# The text of one token file: large enough that a unit of pass 2 can read all token files, small
+# enough that a small corpus keeps all cores busy.
+_RANGES_PER_BLOCK, _MIN_RANGES, _MIN_RANGE_BYTES = 4, 32, _MIB
+# Starting workers takes about a second, in which a smaller corpus is done.
+_MIN_BYTES_FOR_WORKERS = 4 * _MIB
+_MAX_LENGTH = 1 << 16
 
 
 @dataclasses.dataclass(frozen=True)
 class PrepareConfig:
-    """Cut text into examples, which `bertjax pretrain` learns from: tokens in files that are read
-    quickly (shards). What looks wrong with the text is said at the end; `bertjax prepare --audit`
-    says that alone, of a text or of shards."""
+    """Tokenize text and write the examples that `bertjax pretrain` reads to files (shards). The
+    command ends with warnings about the text; with --audit it prints only those, for text or for
+    finished shards."""
 
     input: tuple[str, ...]
-    """Text files (.txt: one sentence a line, a blank line between documents; .jsonl: {"text": ...}
-    a line, other keys are ignored; also as .gz, .bz2, .xz, .zst), directories, patterns, and
-    tfds:NAME[/CONFIG][:VERSION][:SPLIT], a data set of TFDS that lies here as array_record. Or the
-    TFRecords that Google's script made."""
+    """Text files, directories, patterns and TFDS data sets. A .txt file has one sentence per line
+    and a blank line between documents; a .jsonl file has {"text": ...} per line (other keys are
+    ignored); either may be compressed as .gz, .bz2, .xz or .zst. A data set is named
+    tfds:NAME[/CONFIG][:VERSION][:SPLIT] and must be stored locally as array_record. TFRecords of
+    Google's create_pretraining_data.py are converted."""
     tokenizer: str
     """Directory of the tokenizer (`bertjax tokenizer train`), or its vocabulary file."""
     output: str | None = None
-    """Directory for the shards; an estimate needs none."""
+    """Directory for the shards. An estimate needs none."""
     segments: SegmentsName = DEFAULT_SEGMENTS
-    """What an example holds. next_sentence: sentences A and sentences B, which follow A or come
+    """Content of an example. next_sentence: sentences A and sentences B, which follow A or come
     from another document (BERT). sentence_order: two consecutive segments, swapped in half of the
     examples (ALBERT). single: one sequence of consecutive sentences (RoBERTa, ELECTRA)."""
     max_seq_length: int | tuple[int, ...] = 128
-    """Longest example in tokens, [CLS] and [SEP] included. Several (128 512) are made from text
-    that is tokenised once, each in a directory of its own: OUTPUT/128, OUTPUT/512."""
+    """Maximum length of an example in tokens, including [CLS] and [SEP]. Several lengths, such as
+    128 512, tokenize the text once and write each length to its own directory: OUTPUT/128,
+    OUTPUT/512."""
     dupe_factor: int = 2
-    """Passes over the training text, each of which cuts it into other pairs: more examples of a
-    small text, and so many times the disk. (Which words are masked changes every epoch anyway.) For
-    single segments the passes differ by short_seq_prob alone."""
+    """Number of passes over the training text. Each pass draws other examples, and takes as much
+    disk again. Masks change in every epoch regardless. The passes of single segments differ by
+    `short_seq_prob` alone."""
     short_seq_prob: float = 0.1
-    """Share of documents (for single segments: of examples) that are cut into shorter examples."""
+    """Share of documents that are cut into shorter examples; for single segments, the share of
+    examples."""
     held_out: float = 0.02
-    """Share of documents kept for evaluation, at least two of them; 0 keeps none."""
+    """Share of documents kept for evaluation, at least two documents. 0 keeps none."""
     seed: int = 12345
-    """Number that fixes the random choices: held-out documents and pairs. The same text and seed
-    give the same shards."""
+    """Seed of held-out documents and examples. The same text and seed give the same shards."""
     processes: int = 0
-    """Worker processes; 0: one a core. The shards do not depend on it."""
+    """Number of worker processes; 0 starts one per core. The shards do not depend on it."""
     block_mib: int = 32
-    """Text that is paired at once, in MiB. Smaller needs less memory, and changes the shards."""
+    """MiB of text to draw examples from at once. A smaller value needs less memory, and gives
+    other shards."""
     language: str = "en"
-    """Language whose rules split the texts of .jsonl files and data sets into sentences."""
+    """Language code whose rules split the texts of .jsonl files and data sets into sentences."""
     text_feature: str = "text"
-    """What is read of the examples of a TFDS data set."""
+    """Name of the text feature in a TFDS data set."""
     tfds_data_dir: str | None = None
-    """Where TFDS data sets lie; left out: TFDS_DATA_DIR, or ~/tensorflow_datasets."""
+    """Directory of TFDS data sets. Defaults to TFDS_DATA_DIR, then ~/tensorflow_datasets."""
     estimate: bool = False
-    """Make nothing: tell in seconds, from a sample of the text, how many tokens and examples there
-    would be, and how much disk and time it would take."""
+    """Write nothing; estimate from a sample, within seconds, the number of tokens and examples and
+    the disk space and time that preparing would take."""
     strict: bool = False
-    """Exit with code 1 if the audit warns; the shards stay."""
+    """Exit with code 1 if the audit warns. The shards are kept."""
 
     def __post_init__(self) -> None:
-        for name, least in (("dupe_factor", 1), ("seed", 0), ("processes", 0), ("block_mib", 1)):
-            if getattr(self, name) < least:
-                raise UserError(f"{name} is {getattr(self, name)}: give at least {least}.")
+        minima = {"dupe_factor": 1, "seed": 0, "processes": 0, "block_mib": 1}
+        for name, minimum in minima.items():
+            if (value := getattr(self, name)) < minimum:
+                raise UserError(f"`{name}` is {value}: give at least {minimum}.")
         if self.segments not in SEGMENTS:
-            raise UserError(f"segments is {self.segments!r}: give one of {', '.join(SEGMENTS)}.")
+            raise UserError(f"`segments` is {self.segments!r}: give one of {', '.join(SEGMENTS)}.")
         for length in self.lengths:
-            if not SHORTEST_SEQUENCE <= length <= 1 << 16:
+            if not SHORTEST_SEQUENCE <= length <= _MAX_LENGTH:
                 raise UserError(
-                    f"max_seq_length is {length}: give {SHORTEST_SEQUENCE} to {1 << 16}."
+                    f"`max_seq_length` is {length}: give {SHORTEST_SEQUENCE} to {_MAX_LENGTH}."
                 )
         if not self.lengths or len(set(self.lengths)) < len(self.lengths):
-            raise UserError("max_seq_length needs one length, or several that differ.")
+            raise UserError("`max_seq_length` needs one length, or several different ones.")
         if not 0.0 <= self.short_seq_prob <= 1.0:
-            raise UserError(f"short_seq_prob is {self.short_seq_prob}: give 0 to 1.")
+            raise UserError(f"`short_seq_prob` is {self.short_seq_prob}: give 0 to 1.")
         if not 0.0 <= self.held_out < 1.0:
-            raise UserError(f"held_out is {self.held_out}: give a share of at least 0 and below 1.")
+            raise UserError(f"`held_out` is {self.held_out}: give a share from 0 to below 1.")
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """All of max_seq_length."""
+        """The values of `max_seq_length`."""
         length = self.max_seq_length
         return (length,) if isinstance(length, int) else tuple(length)
 
@@ -99,40 +104,39 @@ class PrepareConfig:
         """The kind of segments that examples hold."""
         return SEGMENTS[self.segments]
 
-    def part_bytes(self, text_bytes: int) -> int:
-        """Text of one task of pass 1, of a corpus of this size."""
-        most = self.block_mib * _MIB // _PARTS_PER_BLOCK
-        return min(most, max(_SMALLEST_PART, text_bytes // _PARTS_AT_LEAST))
+    def range_bytes(self, text_bytes: int) -> int:
+        """Returns the bytes of text for one token file of a corpus of this size."""
+        maximum = self.block_mib * _MIB // _RANGES_PER_BLOCK
+        return min(maximum, max(_MIN_RANGE_BYTES, text_bytes // _MIN_RANGES))
 
     def blocks(self, text_bytes: int) -> int:
-        """Into how many blocks the documents go."""
+        """Returns the number of blocks for a corpus of this size."""
         return max(1, math.ceil(text_bytes / (self.block_mib * _MIB)))
 
     def workers(self, text_bytes: int) -> int:
-        """How many processes work on a text of this size."""
-        return self.processes or (cores() if text_bytes >= _WORTH_WORKERS else 1)
+        """Returns the number of processes for a corpus of this size."""
+        return self.processes or (cores() if text_bytes >= _MIN_BYTES_FOR_WORKERS else 1)
 
     def sources(self) -> tuple[Source, ...]:
-        """What the input stands for: of a vocabulary or an output inside it, nothing is text.
+        """Expands the input. A vocabulary or an output inside it is not text.
 
         Raises:
-            UserError: no file, or a directory with text and TFRecords.
+            UserError: there is no file, or a directory has both text and TFRecords.
         """
         vocabulary = epath.Path(self.tokenizer)
         ours = [vocabulary / wordpiece.FILE if vocabulary.is_dir() else vocabulary]
         if self.output is not None:
             directories = self.directories(epath.Path(self.output))
             ours += [each / shards.TOKENIZER / wordpiece.FILE for each in directories.values()]
-        inputs = tfrecords.expanded(self.input, leave_out=ours)
         return corpus.expand_inputs(
-            inputs,
+            tfrecords.expanded(self.input, leave_out=ours),
             leave_out=ours,
             text_feature=self.text_feature,
             tfds_data_dir=self.tfds_data_dir,
         )
 
     def directories(self, output: epath.Path) -> dict[int, epath.Path]:
-        """Where the shards of each length are: `output` itself, if there is one length."""
+        """Returns the directory of each length's shards: `output` itself for a single length."""
         if len(self.lengths) == 1:
             return {self.lengths[0]: output}
         return {length: output / str(length) for length in self.lengths}

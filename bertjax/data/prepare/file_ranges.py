@@ -1,8 +1,8 @@
-"""A corpus is cut into tasks of a fixed size, whatever the number of processes; their documents.
+"""Cuts a corpus into ranges of its files, and reads the documents of a range.
 
-Parts are cut at positions of the text, compressed or not, so that both give the same documents the
-same ids. Nobody can begin to read a compressed file in its middle: its parts are read one after the
-other, in one process.
+The size of ranges does not depend on the number of processes. Ranges begin at positions of the
+text, compressed or not, so both give the same documents the same ids. A compressed file can only be
+read from its beginning, so one process reads all of its ranges in order.
 """
 
 import contextlib
@@ -21,170 +21,183 @@ from bertjax.text.compressed import Window
 from bertjax.text.corpus import Source
 from bertjax.text.tfds_source import TfdsSplit
 
-_SCAN_BYTES = 1 << 20
+_READ_BYTES = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
-    """A stretch of a source. Of a file: from the first document that begins at byte `start` of its
-    text or after it, to the first one that begins at byte `stop` or after it. Of a data set: the
-    examples from `start` up to `stop`."""
+class FileRange:
+    """A range of a source.
+
+    Of a file, it holds the documents that begin at byte `start` of the text or later and before
+    byte `stop`. Of a data set, it holds the examples `start` to `stop`.
+    """
 
     number: int
-    """Place of the source in the corpus."""
+    """Index of the source in the corpus."""
     source: Source
     start: int
     stop: int | None
-    """None: to the end."""
-    farthest: int = 1 << 62
-    """How many bytes after `start` and `stop` to look for a document's beginning. Where there is
-    none, the part holds nothing, or its last document is cut at the end of a line."""
+    """None for the end of the source."""
+    max_search_bytes: int = 1 << 62
+    """How far to search for the beginning of a document, after `start` and after `stop`. If there
+    is none, the range is empty, or its last document ends at a line end."""
 
     @property
     def is_whole(self) -> bool:
-        """Whether it is all of its source."""
+        """Whether the range is all of its source."""
         return self.start == 0 and self.stop is None
 
 
-Task = tuple[Part, ...]
-"""What leaves one segment."""
+Ranges = tuple[FileRange, ...]
+"""The ranges whose documents go to one token file."""
 
 
-def make_tasks(sources: Sequence[Source], sizes: Sequence[int], part_bytes: int) -> list[Task]:
-    """Cuts a corpus into tasks of about `part_bytes`: small sources together, large ones in parts.
+def cut(sources: Sequence[Source], sizes: Sequence[int], range_bytes: int) -> list[Ranges]:
+    """Cuts a corpus into ranges of about `range_bytes`; small sources share one element.
 
     Args:
         sources: the corpus.
-        sizes: bytes of text in each of them, the same whether it is compressed or not.
-        part_bytes: text of a task.
+        sizes: bytes of text in each source, the same whether it is compressed or not.
+        range_bytes: bytes of text in an element of the result.
     """
-    tasks: list[Task] = []
-    together: list[Part] = []
-    room = part_bytes
+    result: list[Ranges] = []
+    together: list[FileRange] = []
+    room = range_bytes
     for number, (source, size) in enumerate(zip(sources, sizes, strict=True)):
         if size > room and together:
-            tasks.append(tuple(together))
-            together, room = [], part_bytes
-        if size > part_bytes:
-            starts = _starts(source, size, part_bytes)
-            stops = [*starts[1:], None]
-            parts = (Part(number, source, *ends) for ends in zip(starts, stops, strict=True))
-            tasks.extend((part,) for part in parts)
+            result.append(tuple(together))
+            together, room = [], range_bytes
+        if size > range_bytes:
+            starts = _starts(source, size, range_bytes)
+            for start, stop in zip(starts, [*starts[1:], None], strict=True):
+                result.append((FileRange(number, source, start, stop),))
             continue
-        together.append(Part(number, source, 0, None))
+        together.append(FileRange(number, source, 0, None))
         room -= size
     if together:
-        tasks.append(tuple(together))
-    return tasks
+        result.append(tuple(together))
+    return result
 
 
-def _starts(source: Source, size: int, part_bytes: int) -> Sequence[int]:
+def _starts(source: Source, size: int, range_bytes: int) -> Sequence[int]:
     if isinstance(source, TfdsSplit):
-        count = min(-(-size // part_bytes), source.examples)
+        count = min(-(-size // range_bytes), source.examples)
         return [source.examples * number // count for number in range(count)]
-    return range(0, size, part_bytes)
+    return range(0, size, range_bytes)
 
 
-def groups(tasks: Sequence[Task]) -> list[list[int]]:
-    """Groups the numbers of tasks: those of a group are done in their order by one process.
+def groups(ranges: Sequence[Ranges]) -> list[list[int]]:
+    """Groups the indices of `ranges`: one process has to read a group in order.
 
-    Such are the parts of a compressed file, which nobody can begin to read in its middle.
+    The ranges of a compressed file are a group. Any other element is a group of its own.
     """
 
-    def key(number: int) -> tuple[bool, int]:
-        part = tasks[number][0]
-        is_file = not isinstance(part.source, TfdsSplit)
-        is_entered = is_file and not part.is_whole and not is_plain(part.source)
-        return is_entered, part.number if is_entered else number
+    def key(index: int) -> tuple[bool, int]:
+        first = ranges[index][0]
+        is_file = not isinstance(first.source, TfdsSplit)
+        is_sequential = is_file and not first.is_whole and not is_plain(first.source)
+        return is_sequential, first.number if is_sequential else index
 
-    return [list(group) for _, group in itertools.groupby(range(len(tasks)), key)]
+    return [list(group) for _, group in itertools.groupby(range(len(ranges)), key)]
 
 
 def is_plain(source: Source) -> bool:
-    """Whether it is a file of which any place can be read at once."""
+    """Whether a source is a file that can be read from any position."""
     return not isinstance(source, TfdsSplit) and not compressed.is_compressed(source)
 
 
-def window_on(tasks: Sequence[Task]) -> contextlib.AbstractContextManager[Window | None]:
-    """What the tasks of a group read their compressed file by, if it has several."""
-    source = tasks[0][0].source
-    if len(tasks) == 1 or isinstance(source, TfdsSplit):
+def open_window(group: Sequence[Ranges]) -> contextlib.AbstractContextManager[Window | None]:
+    """Opens the compressed file that a group of several elements reads; otherwise gives None."""
+    source = group[0][0].source
+    if len(group) == 1 or isinstance(source, TfdsSplit):
         return contextlib.nullcontext()
     return Window(source)
 
 
-def read_part(part: Part, language: str, window: Window | None = None) -> Iterator[tuple[str, ...]]:
-    """The documents of a part; `window` is on its file, if that is compressed and has others."""
-    if isinstance(part.source, TfdsSplit):
-        yield from corpus.read_examples(part.source, language, part.start, part.stop)
+def read_range(
+    file_range: FileRange, language: str, window: Window | None = None
+) -> Iterator[tuple[str, ...]]:
+    """Yields the documents of a range.
+
+    Args:
+        file_range: the range.
+        language: the language whose rules split running text into sentences.
+        window: an open window on the range's file if that is compressed and has several ranges.
+    """
+    if isinstance(file_range.source, TfdsSplit):
+        yield from corpus.read_examples(
+            file_range.source, language, file_range.start, file_range.stop
+        )
         return
-    if part.is_whole:
-        yield from corpus.read_documents(part.source, language)
+    if file_range.is_whole:
+        yield from corpus.read_documents(file_range.source, language)
         return
-    json_lines = corpus.is_json_lines(part.source)
+    json_lines = corpus.is_json_lines(file_range.source)
     with tempfile.TemporaryDirectory(prefix="bertjax-") as directory:
-        # A copy of the stretch, so that corpus.py needs to know nothing of stretches.
-        copy = epath.Path(directory) / ("part.jsonl" if json_lines else "part.txt")
+        # The range is copied to a file, because corpus.py reads whole files.
+        copy = epath.Path(directory) / ("range.jsonl" if json_lines else "range.txt")
         with contextlib.ExitStack() as stack, copy.open("wb") as target:
             if window is None:
-                file = stack.enter_context(part.source.open("rb"))
+                file = stack.enter_context(file_range.source.open("rb"))
             else:
-                window.forget(part.start)
+                window.forget(file_range.start)
                 file = window
-            start, stop = _extent(part, file, json_lines)
+            start, stop = _extent(file_range, file, json_lines)
             file.seek(start)
             while data := file.read(
-                _SCAN_BYTES if stop is None else min(_SCAN_BYTES, stop - file.tell())
+                _READ_BYTES if stop is None else min(_READ_BYTES, stop - file.tell())
             ):
                 target.write(data)
         try:
             yield from corpus.read_documents(copy, language)
         except UserError as error:
-            raise _at_original_line(error, copy, part.source, start) from None
+            raise _at_original_line(error, copy, file_range.source, start) from None
 
 
-def extent(part: Part) -> tuple[int, int]:
-    """The first byte of the documents of a part of a plain file, and one past the last."""
-    if isinstance(part.source, TfdsSplit):
+def extent(file_range: FileRange) -> tuple[int, int]:
+    """Returns the first byte of the documents of a plain file's range, and one past the last."""
+    if isinstance(file_range.source, TfdsSplit):
         raise TypeError("a data set has examples, not bytes")
-    size = part.source.stat().length
-    with part.source.open("rb") as file:
-        start, stop = _extent(part, file, corpus.is_json_lines(part.source))
+    size = file_range.source.stat().length
+    with file_range.source.open("rb") as file:
+        start, stop = _extent(file_range, file, corpus.is_json_lines(file_range.source))
     return start, size if stop is None else stop
 
 
-def _extent(part: Part, file: Any, json_lines: bool) -> tuple[int, int | None]:
-    """As `extent`, in an open file; None: to the end."""
+def _extent(file_range: FileRange, file: Any, json_lines: bool) -> tuple[int, int | None]:
+    """Returns the same as `extent` for an open file, with None for its end."""
     boundary = re.compile(rb"\n" if json_lines else rb"\n\r?\n")
-    start = _boundary(file, part.start, boundary, part.farthest)
+    start = _next_document(file, file_range.start, boundary, file_range.max_search_bytes)
     if start is None:
-        return part.start, part.start
-    if part.stop is None:
+        return file_range.start, file_range.start
+    if file_range.stop is None:
         return start, None
-    stop = _boundary(file, part.stop, boundary, part.farthest)
+    stop = _next_document(file, file_range.stop, boundary, file_range.max_search_bytes)
     if stop is None:
         file.seek(start)
-        data = file.read(part.stop + part.farthest - start)
+        data = file.read(file_range.stop + file_range.max_search_bytes - start)
         stop = start + data.rfind(b"\n") + 1
     return start, max(start, stop)
 
 
-def _boundary(file: Any, position: int, pattern: re.Pattern[bytes], farthest: int) -> int | None:
-    """Where the first document begins whose preceding boundary begins at `position` or after it;
-    None if that boundary is not in the next `farthest` bytes."""
+def _next_document(
+    file: Any, position: int, boundary: re.Pattern[bytes], max_bytes: int
+) -> int | None:
+    """Returns where the first boundary at or after `position` ends, None if it is farther than
+    `max_bytes`. A document also begins at position 0."""
     if position == 0:
         return 0
     file.seek(position)
     held = b""
-    while farthest > 0:
-        data = file.read(min(_SCAN_BYTES, farthest))
+    while max_bytes > 0:
+        data = file.read(min(_READ_BYTES, max_bytes))
         held += data
-        if match := pattern.search(held):
+        if match := boundary.search(held):
             return position + match.end()
         if not data:
             return position + len(held)
-        farthest -= len(data)
-        # A boundary may lie across two reads: keep what could be its beginning.
+        max_bytes -= len(data)
+        # A boundary may extend over two reads: keep the bytes that could begin it.
         position += len(held) - min(2, len(held))
         held = held[-2:]
     return None
@@ -193,10 +206,10 @@ def _boundary(file: Any, position: int, pattern: re.Pattern[bytes], farthest: in
 def _at_original_line(
     error: UserError, copy: epath.Path, path: epath.Path, start: int
 ) -> UserError:
-    """The error of a copied stretch, with the file and line of the original."""
+    """Returns the error of a copied range with the file and line of the original."""
     lines = 0
     with compressed.open_text(path) as file:
-        while start > 0 and (data := file.read(min(_SCAN_BYTES, start))):
+        while start > 0 and (data := file.read(min(_READ_BYTES, start))):
             lines += data.count(b"\n")
             start -= len(data)
 

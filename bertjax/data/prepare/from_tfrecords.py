@@ -1,8 +1,7 @@
-"""Old TFRecords to shards: examples that someone else paired, unmasked and kept as they are.
+"""Converts TFRecords to shards: pairs that another program drew, unmasked and otherwise unchanged.
 
-A file is one piece of work, which leaves shards of training and of held-out examples in the file's
-own order. So any number of processes gives the same bytes, and a stopped run goes on with the files
-that are left.
+Each file is converted alone to shards of training and of held-out examples, in its own order. So
+any number of processes gives the same bytes, and a stopped run continues with the remaining files.
 """
 
 import array
@@ -10,42 +9,33 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from etils import epath
 
 from bertjax.data import shards, tfrecords
-from bertjax.data.pairs import Pair
+from bertjax.data.pairs import SPECIALS_PER_PAIR, Pair
 from bertjax.data.prepare.config import PrepareConfig
-from bertjax.data.prepare.segments import Totals
-from bertjax.data.prepare.splits import Unit
+from bertjax.data.prepare.example_writer import COUNT
+from bertjax.data.prepare.splits import Unit, cutoff_of
+from bertjax.data.prepare.token_store import Totals
 from bertjax.data.prepare.workers import Workers
 from bertjax.errors import UserError
 from bertjax.files import write_atomically
 from bertjax.text.tokenizer import load_tokenizer
 
-# What a manifest says of the text and its pairing, and TFRecords do not tell.
+# The settings of text, which TFRecords do not record, and their values in a manifest.
 UNKNOWN = {"dupe_factor": 0, "short_seq_prob": 0.0, "block_mib": 0, "language": ""}
-_OF_TEXT = (*UNKNOWN, "segments")
+_SETTINGS_OF_TEXT = (*UNKNOWN, "segments")
 _HASH_RANGE = 1 << 64
 _HASH = np.dtype("<u8")
 _COUNTED_AT_ONCE = 1 << 24
 
 
-class Converted(NamedTuple):
-    """What became of TFRecords, in the terms of pass 2 (`work.pair`)."""
-
-    totals: tuple[Totals, ...]
-    units: list[Unit]
-    """A file's examples of a split."""
-    results: list[dict[str, Any]]
-    """What became of each unit."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What a conversion depends on besides the files."""
+    """The settings of a conversion, apart from the files."""
 
     max_seq_length: int
     held_out: float
@@ -54,27 +44,27 @@ class Options:
     """Directory of the tokenizer."""
 
 
-def settle(config: PrepareConfig, paths: Sequence[epath.Path]) -> PrepareConfig:
-    """The configuration with the length of the files' examples.
+def with_length(config: PrepareConfig, paths: Sequence[epath.Path]) -> PrepareConfig:
+    """Returns the configuration with the length of the examples in the files.
 
     Raises:
-        UserError: a setting that only text has is not its default, the length is another one, or
-            there is no record.
+        UserError: a setting that applies to text only is not its default, another length is
+            configured, or there is no record.
     """
     defaults = {field.name: field.default for field in dataclasses.fields(config)}
-    for name in _OF_TEXT:
+    for name in _SETTINGS_OF_TEXT:
         if getattr(config, name) != defaults[name]:
             raise UserError(
-                f"{name} is {getattr(config, name)}, but {paths[0]} is a TFRecord file, whose "
-                f"examples are made already: leave {name} out."
+                f"`{name}` is {getattr(config, name)}, but {paths[0]} is a TFRecord file with "
+                f"finished examples: leave `{name}` out."
             )
     for path in paths:
         for example in tfrecords.read_examples(path):
             length = example.max_seq_length
             if config.max_seq_length not in (defaults["max_seq_length"], length):
                 raise UserError(
-                    f"max_seq_length is {config.max_seq_length}, but the examples of {path} were "
-                    f"made with {length}: leave max_seq_length out."
+                    f"`max_seq_length` is {config.max_seq_length}, but the examples of {path} have "
+                    f"{length}: leave `max_seq_length` out."
                 )
             return dataclasses.replace(config, max_seq_length=length)
     raise UserError(
@@ -87,58 +77,61 @@ def convert(
     workers: Workers,
     paths: Sequence[epath.Path],
     vocabulary: epath.Path,
-    built: epath.Path,
+    directory: epath.Path,
     log: Callable[[str], None],
-) -> Converted:
-    """Makes shards of TFRecords, those of finished files left as they are.
+) -> tuple[Totals, dict[Unit, dict[str, Any]]]:
+    """Converts the TFRecords that are not converted yet.
 
-    A record is held out by a hash of its text, so that equal ones are on the same side.
+    A hash of an example's text decides whether it is held out, so equal examples stay together.
 
     Args:
-        config: from `settle`.
-        workers: who does it.
-        paths: the files.
-        vocabulary: directory of the tokenizer.
-        built: where the shards go.
-        log: is given one line at a time about what happens.
+        config: the configuration, from `with_length`.
+        workers: the pool of processes.
+        paths: the TFRecord files.
+        vocabulary: the directory of the tokenizer.
+        directory: where the shards go.
+        log: receives one line at a time.
+
+    Returns:
+        The totals, and a result for each unit (a file's examples of one split), as in pass 2.
 
     Raises:
-        UserError: see `tfrecords.read_examples`; or a split has no example.
+        UserError: a split has no example; see also `tfrecords.read_examples`.
     """
-    built.mkdir(parents=True, exist_ok=True)
+    directory.mkdir(parents=True, exist_ok=True)
     options = Options(config.lengths[0], config.held_out, config.seed, str(vocabulary))
-    markers = [built / f"{number:05d}.json" for number in range(len(paths))]
-    left = [
+    markers = [directory / f"{number:05d}.json" for number in range(len(paths))]
+    calls = [
         (str(marker), str(path), options)
         for marker, path in zip(markers, paths, strict=True)
         if not marker.exists()
     ]
-    workers.run(convert_file, left, what="Converting", log=log)
-    facts = [json.loads(marker.read_bytes()) for marker in markers]
-    made = [
-        (Unit(split, (number,), _cutoff(config.held_out)), fact[split])
+    workers.run(convert_file, calls, progress="Converting", log=log)
+    by_file = [json.loads(marker.read_bytes()) for marker in markers]
+    results = {
+        Unit(split, (number,), cutoff_of(config.held_out)): result[split]
         for split in shards.SPLITS
-        for number, fact in enumerate(facts)
-    ]
+        for number, result in enumerate(by_file)
+    }
     examples = {
-        split: sum(result["examples"] for unit, result in made if unit.split == split)
-        for split in shards.SPLITS
+        split: sum(sum(each[split]["lengths"]) for each in by_file) for split in shards.SPLITS
     }
     if not examples["train"] or (config.held_out > 0 and not examples["held_out"]):
         raise UserError(
-            f"Of {sum(examples.values()):,} records {examples['held_out']:,} would be held out by "
-            f"--held-out {config.held_out}, which leaves none for training or none for evaluation: "
-            "give another share, or 0 to evaluate on none."
+            f"`held_out` {config.held_out} holds out {examples['held_out']:,} of "
+            f"{sum(examples.values()):,} records, which leaves none for training or none for "
+            "evaluation: give another share, or 0 for no evaluation."
         )
-    _tell_of_copies([marker.with_suffix(".hashes") for marker in markers], config.held_out, log)
-    ids = sum(result["ids"] for _, result in made)
-    totals = Totals(blocks=0, documents=0, sentences=0, ids=ids, words=0)
-    return Converted((totals,), [unit for unit, _ in made], [result for _, result in made])
+    _log_copies([marker.with_suffix(".hashes") for marker in markers], config.held_out, log)
+    ids = sum(each["ids"] for each in results.values())
+    return Totals(blocks=0, documents=0, sentences=0, ids=ids, words=0), results
 
 
 def convert_file(marker: str, path: str, options: Options) -> None:
-    """Makes the shards of one file, their token counts, the hashes of their texts (uint64, sorted)
-    and, last, the marker (JSON: what became of each split).
+    """Converts one file.
+
+    Beside the shards it writes token counts, the hashes of all texts (uint64, sorted) and, last,
+    the marker: the JSON of a result for each split.
 
     Raises:
         UserError: see `tfrecords.read_examples`.
@@ -146,13 +139,13 @@ def convert_file(marker: str, path: str, options: Options) -> None:
     target = epath.Path(marker)
     tokenizer = load_tokenizer(options.vocabulary)
     dtype = shards.id_dtype(shards.needs_wide_ids(tokenizer.vocab_size))
-    cutoff = _cutoff(options.held_out)
+    length, cutoff = options.max_seq_length, cutoff_of(options.held_out)
     train, held_out = (
-        _Split(target.with_name(f"{split}-{target.stem}"), tokenizer.vocab_size)
+        _SplitWriter(target.with_name(f"{split}-{target.stem}"), tokenizer.vocab_size, length)
         for split in shards.SPLITS
     )
     hashes = array.array("Q")
-    for example in tfrecords.read_examples(path, tokenizer, max_seq_length=options.max_seq_length):
+    for example in tfrecords.read_examples(path, tokenizer, max_seq_length=length):
         record = _encode(example.pair, dtype)
         hashes.append(_text_hash(options.seed, record))
         (held_out if hashes[-1] < cutoff else train).add(example.pair, record)
@@ -162,41 +155,48 @@ def convert_file(marker: str, path: str, options: Options) -> None:
     write_atomically(target, json.dumps(results).encode())
 
 
-class _Split:
-    """A file's examples of one split: they are written whenever there are enough for a shard."""
+class _SplitWriter:
+    """Writes a file's examples of one split to shards."""
 
-    def __init__(self, base: epath.Path, vocab_size: int) -> None:
+    def __init__(self, base: epath.Path, vocab_size: int, max_seq_length: int) -> None:
         self._base = base
         self._counts = np.zeros(vocab_size, np.int64)
+        self._lengths = np.zeros(max_seq_length + 1, np.int64)
+        self._random = 0
         self._records: list[bytes] = []
-        self._ids: list[np.ndarray] = []
-        self._result: dict[str, Any] = {"examples": 0, "ids": 0, "random": 0, "files": []}
+        self._pairs: list[Pair] = []
+        self._files: list[dict[str, Any]] = []
 
     def add(self, pair: Pair, record: bytes) -> None:
-        """One more example, and how it is written."""
+        """Adds an example, given also as a record."""
         self._records.append(record)
-        self._ids += pair[:2]
-        self._result["random"] += pair.is_random
+        self._pairs.append(pair)
         if len(self._records) == shards.EXAMPLES_PER_FILE:
             self._write()
 
     def finish(self) -> dict[str, Any]:
-        """Writes what is left, and the counts of the tokens; what became of the examples."""
+        """Writes the remaining examples and the token counts; returns the result of the split."""
         if self._records:
             self._write()
         path = self._base.with_name(f"{self._base.name}.counts")
-        write_atomically(path, self._counts.astype("<i8").tobytes())
-        return self._result
+        write_atomically(path, self._counts.astype(COUNT).tobytes())
+        return {
+            "files": self._files,
+            "lengths": self._lengths.tolist(),
+            "random": self._random,
+            "ids": int(self._counts.sum()),
+        }
 
     def _write(self) -> None:
-        name = f"{self._base.name}-{len(self._result['files']):03d}.array_record"
+        name = f"{self._base.name}-{len(self._files):03d}.array_record"
         file = shards.write_records(self._base.with_name(name), self._records)
-        ids = np.concatenate(self._ids)
+        self._files.append(dataclasses.asdict(file))
+        ids = np.concatenate([ids for pair in self._pairs for ids in pair[:2]])
         self._counts += np.bincount(ids, minlength=len(self._counts))
-        self._result["examples"] += len(self._records)
-        self._result["ids"] += len(ids)
-        self._result["files"].append(dataclasses.asdict(file))
-        self._records, self._ids = [], []
+        lengths = [len(pair.a) + len(pair.b) + SPECIALS_PER_PAIR for pair in self._pairs]
+        self._lengths += np.bincount(lengths, minlength=len(self._lengths))
+        self._random += sum(pair.is_random for pair in self._pairs)
+        self._records, self._pairs = [], []
 
 
 def _encode(pair: Pair, dtype: np.dtype) -> bytes:
@@ -205,44 +205,38 @@ def _encode(pair: Pair, dtype: np.dtype) -> bytes:
 
 
 def _text_hash(seed: int, record: bytes) -> int:
-    """Of A and B, whatever the label says of them."""
+    """Hashes A and B without the label."""
     text = record[shards.FLAG_BYTES :]
     digest = hashlib.blake2b(repr(seed).encode() + text, digest_size=8).digest()
     return int.from_bytes(digest, "little")
 
 
-def _cutoff(held_out: float) -> int:
-    """The hash below which a text is held out."""
-    return min(int(held_out * _HASH_RANGE), _HASH_RANGE - 1)
-
-
-def _tell_of_copies(
-    files: Sequence[epath.Path], held_out: float, log: Callable[[str], None]
-) -> None:
+def _log_copies(files: Sequence[epath.Path], held_out: float, log: Callable[[str], None]) -> None:
     examples = sum(file.stat().length for file in files) // _HASH.itemsize
-    copies = examples - _distinct(files, parts=-(-examples // _COUNTED_AT_ONCE))
+    copies = examples - _count_distinct(files, -(-examples // _COUNTED_AT_ONCE))
     log(
-        f"{copies:,} of {examples:,} examples repeat another one's A and B, as a dupe factor makes "
-        "them: all are kept, and equal ones are all trained on or all held out."
+        f"{copies:,} of {examples:,} examples repeat the A and B of another, as a dupe factor "
+        "produces: all are kept, and equal ones are all trained on or all held out."
     )
     if held_out > 0:
         log(
-            "TFRecords do not say which document an example is from: where they were made with a "
-            "dupe factor, what is held out is trained on too, cut in other ways. Prepare the text "
-            "itself for a held-out loss that means more."
+            "TFRecords do not say which document an example is from: if they were made with a dupe "
+            "factor, held-out text is also trained on, cut in other ways. Prepare the text itself "
+            "for a more meaningful held-out loss."
         )
 
 
-def _distinct(files: Sequence[epath.Path], parts: int) -> int:
-    """How many different hashes sorted files hold, counted in equal parts of their range."""
+def _count_distinct(files: Sequence[epath.Path], slices: int) -> int:
+    """Counts the distinct hashes in sorted files, one slice of their range at a time."""
     count = 0
-    for part in range(parts):
-        first, last = (_HASH_RANGE * part // parts, _HASH_RANGE * (part + 1) // parts - 1)
-        held = []
+    for number in range(slices):
+        first = _HASH_RANGE * number // slices
+        last = _HASH_RANGE * (number + 1) // slices - 1
+        found = []
         for file in files:
             hashes = np.frombuffer(file.read_bytes(), _HASH)
             start = np.searchsorted(hashes, np.uint64(first))
             stop = np.searchsorted(hashes, np.uint64(last), side="right")
-            held.append(hashes[start:stop])
-        count += len(np.unique(np.concatenate(held)))
+            found.append(hashes[start:stop])
+        count += len(np.unique(np.concatenate(found)))
     return count

@@ -1,29 +1,19 @@
-"""The end of preparing: a finished directory's manifest, its files in their place, and what is said
-of it.
-"""
+"""The end of preparing: the manifest, the audit and the files of a finished directory."""
 
 import functools
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from etils import epath
 
 from bertjax.data import shards
-from bertjax.data.audit import duplicates, findings, measure
-from bertjax.data.audit.duplicates import Repeats
-from bertjax.data.audit.report import (
-    FILE,
-    Report,
-    document_numbers,
-    example_numbers,
-    repeat_numbers,
-    repeated_hashes,
-    text_numbers,
-)
-from bertjax.data.prepare.segments import Totals, text_sums
+from bertjax.data.audit import duplicates, findings, report
+from bertjax.data.audit.measure import Example
+from bertjax.data.audit.report import Report
+from bertjax.data.prepare.example_writer import COUNT
 from bertjax.data.prepare.splits import Unit
+from bertjax.data.prepare.token_store import Totals, text_sums
 from bertjax.data.segments import SEGMENTS
 from bertjax.data.shards import Manifest, ShardFile
 from bertjax.errors import UserError
@@ -31,79 +21,87 @@ from bertjax.text import corpus
 from bertjax.text.corpus import Source
 from bertjax.text.tokenizer import Tokenizer
 
-# An example of repeated text is looked for by tokenising the text again, from its beginning.
-_SENTENCES_SEARCHED = 50_000
+# An example of repeated text is found by tokenizing the corpus again from its beginning.
+_MAX_SEARCHED_SENTENCES = 50_000
+
+Results = Mapping[Unit, dict[str, Any]]
+"""For each unit, what `example_writer.write_examples` has written to its marker."""
 
 
 def make_manifest(
-    plan: dict[str, Any],
+    settings: dict[str, Any],
     tokenizer: Tokenizer,
     totals: Sequence[Totals],
-    units: Sequence[Unit],
-    results: Sequence[dict[str, Any]],
-    built: epath.Path,
+    results: Results,
+    directory: epath.Path,
 ) -> Manifest:
-    """The manifest of what pass 2 has made.
+    """Returns the manifest of finished shards.
 
     Args:
-        plan: what the shards depend on, by the manifest's names.
-        tokenizer: of the text.
-        totals: what pass 1 left, a segment each.
-        units: what was paired at once.
-        results: what became of each unit.
-        built: where pass 2 left its files.
+        settings: everything that the shards depend on, by the manifest's names.
+        tokenizer: the tokenizer.
+        totals: the totals of each token file.
+        results: the result of each unit.
+        directory: where pass 2 has left its files.
 
     Raises:
         UserError: the text gives no example of this kind.
     """
-    by_split = {
-        split: [result for unit, result in zip(units, results, strict=True) if unit.split == split]
-        for split in shards.SPLITS
-    }
-
-    def total(split: str, name: str) -> int:
-        return sum(result[name] for result in by_split[split])
-
-    train, held_out = total("train", "examples"), total("held_out", "examples")
-    if not train:  # pairs of sentences of a document, and a document has one
+    kind, length = SEGMENTS[settings["segments"]], settings["max_seq_length"]
+    lengths = _total(results, "lengths")
+    random = _total(results, "random")
+    examples = {split: int(np.sum(lengths[split])) for split in shards.SPLITS}
+    if not examples["train"]:  # sentence_order draws from documents of two or more sentences
         raise UserError(
             "Every training document has one sentence, and none has an order of sentences: put "
             "blank lines between documents only, or choose other `segments`."
         )
-    kind, length = SEGMENTS[plan["segments"]], plan["max_seq_length"]
-    random_share = total("held_out", "random") / max(held_out, 1)
-    majority = round(max(random_share, 1 - random_share), 6)
+    tokens = int(lengths["train"] @ np.arange(len(lengths["train"])))
+    share = random["held_out"] / max(examples["held_out"], 1)
+    is_pair, has_held_out = kind.is_pair, examples["held_out"] > 0
     names = ("max_seq_length", "seed", "dupe_factor", "short_seq_prob", "held_out", "language")
     names += ("block_mib", "segments", "format_version", "tokenizer_sha256")
+    ids = ("vocab_size", "pad_id", "cls_id", "sep_id", "mask_id", "unk_id")
     return Manifest(
-        **{name: plan[name] for name in names},
-        vocab_size=tokenizer.vocab_size,
-        **{name: getattr(tokenizer, name) for name in ("pad_id", "cls_id", "sep_id")},
-        mask_id=tokenizer.mask_id,
-        unk_id=tokenizer.unk_id,
+        **{name: settings[name] for name in names},
+        **{name: getattr(tokenizer, name) for name in ids},
         blocks=totals[0].blocks,
         files={
-            split: tuple(ShardFile(**file) for result in rows for file in result["files"])
-            for split, rows in by_split.items()
+            split: tuple(
+                ShardFile(**file)
+                for unit, result in results.items()
+                if unit.split == split
+                for file in result["files"]
+            )
+            for split in shards.SPLITS
         },
-        corpus=tuple(shards.CorpusFile(**file) for file in plan["corpus"]),
+        corpus=tuple(shards.CorpusFile(**file) for file in settings["corpus"]),
         documents=sum(each.documents for each in totals),
         sentences=sum(each.sentences for each in totals),
         words=sum(each.words for each in totals),
         tokens=sum(each.ids for each in totals),
-        padding=round(1 - (total("train", "ids") / train + kind.special_tokens) / length, 6),
-        label_1_share=round(total("train", "random") / train, 6) if kind.is_pair else None,
-        unigram_entropy=_unigram_entropy(built, units, tokenizer) if held_out else None,
-        majority=majority if held_out and kind.is_pair else None,
+        padding=round(1 - tokens / examples["train"] / length, 6),
+        label_1_share=round(random["train"] / examples["train"], 6) if is_pair else None,
+        unigram_entropy=_unigram_entropy(directory, results, tokenizer) if has_held_out else None,
+        majority=round(max(share, 1 - share), 6) if has_held_out and is_pair else None,
     )
 
 
-def _unigram_entropy(built: epath.Path, units: Sequence[Unit], tokenizer: Tokenizer) -> float:
-    """Nats a token: held-out ids under the add-one-smoothed training frequencies, no specials."""
+def _total(results: Results, name: str) -> dict[str, Any]:
+    """Adds up a number, or an array of numbers, of the units of each split."""
+    totals: dict[str, Any] = {}
+    for split in shards.SPLITS:
+        values = [result[name] for unit, result in results.items() if unit.split == split]
+        totals[split] = np.sum(values, axis=0) if values else 0
+    return totals
+
+
+def _unigram_entropy(directory: epath.Path, results: Results, tokenizer: Tokenizer) -> float:
+    """Returns the nats per held-out token under the add-one-smoothed training frequencies."""
     counts = {split: np.zeros(tokenizer.vocab_size, np.int64) for split in shards.SPLITS}
-    for unit in units:
-        data = (built / f"{unit.name}.counts").read_bytes()
-        counts[unit.split] += np.frombuffer(data, "<i8")
+    for unit in results:
+        data = (directory / f"{unit.name}.counts").read_bytes()
+        counts[unit.split] += np.frombuffer(data, COUNT)
     text = ~tokenizer.special()
     train, held_out = counts["train"][text] + 1.0, counts["held_out"][text]
     return round(float(-(held_out @ np.log(train / train.sum())) / max(held_out.sum(), 1)), 6)
@@ -111,113 +109,109 @@ def _unigram_entropy(built: epath.Path, units: Sequence[Unit], tokenizer: Tokeni
 
 def make_report(
     manifest: Manifest,
-    segments: Sequence[epath.Path],
-    units: Sequence[Unit],
-    results: Sequence[dict[str, Any]],
-    built: epath.Path,
+    paths: Sequence[epath.Path],
+    results: Results,
+    directory: epath.Path,
     sources: Sequence[Source],
     tokenizer: Tokenizer,
 ) -> Report:
-    """What the passes' sums say of the text and of its examples.
+    """Audits the text and its examples by the sums of both passes.
 
     Args:
-        manifest: of the examples.
-        segments: what pass 1 left.
-        units: what was paired at once.
-        results: what became of each unit.
-        built: where pass 2 left its files.
+        manifest: the manifest of the examples.
+        paths: the token files.
+        results: the result of each unit.
+        directory: where pass 2 has left its files.
         sources: the corpus.
-        tokenizer: of the text.
+        tokenizer: the tokenizer.
     """
-    text = text_sums(segments)
-    lengths: dict[str, list[int]] = {split: [0] for split in shards.SPLITS}
-    random: dict[str, int] = dict.fromkeys(shards.SPLITS, 0)
-    hashes: dict[str, list[Repeats]] = {split: [] for split in shards.SPLITS}
-    documents: Counter[str] = Counter()
-    for unit, result in zip(units, results, strict=True):
-        lengths[unit.split] = np.add(lengths[unit.split], result["lengths"]).tolist()
-        random[unit.split] += result["random"]
-        documents.update(result["text"])
-        data = (built / f"{unit.name}.sentences").read_bytes()
-        hashes[unit.split].append(Repeats.from_bytes(data))
-    train, held_out = (Repeats.merged(hashes[split]) for split in shards.SPLITS)
-    bits = duplicates.sample_bits(manifest.sentences)
+    text = text_sums(paths)
+    for result in results.values():
+        text.sums.update(result["text"])
+    hashes = {split: [np.zeros(0, np.uint64)] for split in shards.SPLITS}
+    for unit in results:
+        data = (directory / f"{unit.name}.sentences").read_bytes()
+        hashes[unit.split].append(np.frombuffer(data, np.uint64))
+    train, held_out = (np.concatenate(hashes[split]) for split in shards.SPLITS)
+    repeats, repeated = report.repeat_numbers(
+        train, held_out, duplicates.sample_bits(manifest.sentences)
+    )
     numbers = {
-        **text_numbers(text.sums, manifest.words),
-        **document_numbers(documents),
-        **repeat_numbers(train, held_out, bits),
-        **example_numbers(manifest.segments, manifest.max_seq_length, lengths, random),
+        **report.text_numbers(text.sums, manifest.words),
+        **repeats,
+        **report.example_numbers(manifest, _total(results, "lengths"), _total(results, "random")),
     }
     if manifest.segment_kind.draws_other_documents:
-        numbers["same_document_pairs"] = sum(result["same_document"] for result in results)
+        numbers["same_document_pairs"] = sum(each["same_document"] for each in results.values())
 
+    @functools.cache
     def example(finding: str) -> str:
         found = text.examples.get(finding)
-        wanted = repeated_hashes(finding, train, held_out, bits)
-        if len(wanted):
-            found = _find_sentence(wanted, sources, tokenizer, manifest.language)
+        if finding in repeated:
+            found = _find_sentence(repeated[finding], sources, tokenizer, manifest.language)
         if found is None:
             return ""
-        source = sources[found.file]
-        number = corpus.find_line(source, found.beginning)
-        where = f"{source}" if number is None else f"{source}:{number}"
+        number = corpus.find_line(sources[found.file], found.beginning)
+        where = f"{sources[found.file]}" + ("" if number is None else f":{number}")
         return findings.as_example(where, found.excerpt())
 
-    return Report(numbers, findings.judge(numbers, functools.cache(example)))
+    return Report(numbers, findings.judge(numbers, example))
 
 
 def _find_sentence(
-    wanted: np.ndarray, sources: Sequence[Source], tokenizer: Tokenizer, language: str
-) -> measure.Example | None:
-    """The first sentence of the corpus with one of these hashes, if it is not far in."""
-    looked_at = 0
+    hashes: np.ndarray, sources: Sequence[Source], tokenizer: Tokenizer, language: str
+) -> Example | None:
+    """Returns the first sentence of the corpus with one of the hashes, None if it is far in."""
+    searched = 0
     for number, source in enumerate(sources):
         for document in corpus.read_documents(source, language):
             for sentence, ids in zip(document, tokenizer.encode_sentences(document), strict=True):
                 found = duplicates.sentence_hashes(ids, np.array([0, len(ids)]), bits=0)
-                if np.isin(found, wanted).any():
-                    return measure.Example.of(number, sentence)
-            looked_at += len(document)
-            if looked_at > _SENTENCES_SEARCHED:
+                if np.isin(found, hashes).any():
+                    return Example.of(number, sentence)
+            searched += len(document)
+            if searched > _MAX_SEARCHED_SENTENCES:
                 return None
     return None
 
 
 def publish(
     target: epath.Path,
-    built: epath.Path,
+    directory: epath.Path,
     manifest: Manifest,
-    report: Report,
+    audit: Report,
     tokenizer: Tokenizer,
 ) -> None:
-    """Moves the shards to their place, then writes the manifest; may be cut short and repeated."""
+    """Moves shards from `directory` to `target` and writes the manifest last.
+
+    An interrupted call can be repeated.
+    """
     target.mkdir(parents=True, exist_ok=True)
     for file in (file for split in shards.SPLITS for file in manifest.files[split]):
-        if (path := built / file.name).exists():
+        if (path := directory / file.name).exists():
             path.replace(target / file.name)
-    for leftover in list((target / shards.TOKENIZER).glob(".*.tmp")):  # of a run that was killed
+    for leftover in list((target / shards.TOKENIZER).glob(".*.tmp")):  # from a killed run
         leftover.unlink()
     tokenizer.save(target / shards.TOKENIZER)
-    texts = {FILE: report.to_json(), shards.MANIFEST: manifest.to_json()}
-    for name, text in texts.items():
-        (built / name).write_text(text)
-        (built / name).replace(target / name)
+    for name, text in {report.FILE: audit.to_json(), shards.MANIFEST: manifest.to_json()}.items():
+        (directory / name).write_text(text)
+        (directory / name).replace(target / name)
 
 
-def summarise(
+def summarize(
     manifests: Sequence[Manifest], seconds: float | None, log: Callable[[str], None]
 ) -> None:
-    """Tells what was prepared.
+    """Logs what was prepared.
 
     Args:
-        manifests: of the same text, one a length.
-        seconds: what it took, if all of it was done at once.
-        log: is given a line at a time.
+        manifests: the manifests of the same text, one for each length.
+        seconds: the duration, None if the run was resumed.
+        log: receives one line at a time.
     """
     first = manifests[0]
     text = f"{first.documents:,} documents, {first.sentences:,} sentences, {first.words:,} words"
     amount, unit = first.words, "words"
-    if not first.documents:  # examples that came as TFRecords
+    if not first.documents:  # the examples come from TFRecords
         text, amount, unit = f"{first.tokens:,} tokens", first.tokens, "tokens"
     speed = "" if seconds is None else f" ({amount / max(seconds, 1e-9):,.0f} {unit}/s)"
     for manifest in manifests:

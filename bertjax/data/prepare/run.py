@@ -1,34 +1,43 @@
-"""Raw text to shards in two passes, with memory for one block and the longest document.
+"""`bertjax prepare`: text to shards in two passes.
 
-All text is read once for its sizes and digests (`survey.py`). Pass 1 (`spill.py`) tokenises every
-document and, by a hash of (seed, the document's id), gives it to a block and (`division.py`) to
-training or held-out. Pass 2 (`work.pair`) pairs each block of a split alone, once for every length:
-"another document" is one of the same block, which is a random sample of the corpus. Everything is
-cut by the corpus's size (`parts.py`), never by the number of processes, so that any number gives
-the same bytes.
+Memory holds one block of text and the longest document.
 
-What is finished is kept in `output/.building`, a file for each piece of work, so a stopped run goes
-on where it was. The manifest is written last: without it the directory is no data.
+All text is read once for its size and digest (`survey.py`). Pass 1 (`token_store.py`) tokenizes
+every document and assigns it, by a hash of (seed, document id), to a block and to training or
+held-out (`splits.py`). Pass 2 (`example_writer.py`) draws the examples of each block of a split
+alone, once for every length. A random next sentence comes from the same block, which is a random
+sample of the corpus. The corpus is cut by its size (`file_ranges.py`), never by the number of
+processes, so any number gives the same bytes.
+
+Finished work is kept in OUTPUT/.building, a file for each piece, so a stopped run continues where
+it was. The manifest is written last: a directory without one is not data.
 """
 
-import contextlib
 import dataclasses
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from etils import epath
 
 from bertjax.data import shards, tfrecords
 from bertjax.data.audit import duplicates
-from bertjax.data.audit.report import Report, read, tell
+from bertjax.data.audit.report import Report, log_warnings, read_report
 from bertjax.data.audit.shards import audit_shards
-from bertjax.data.prepare import estimate, file_ranges, from_tfrecords, publish, survey
+from bertjax.data.prepare import (
+    estimate,
+    example_writer,
+    file_ranges,
+    from_tfrecords,
+    publish,
+    survey,
+    token_store,
+)
 from bertjax.data.prepare.config import PrepareConfig
-from bertjax.data.prepare.segments import segment_totals
-from bertjax.data.prepare.splits import Unit, divide
-from bertjax.data.prepare.workers import PairOptions, WorkerDied, Workers, pair, tokenise
+from bertjax.data.prepare.example_writer import ExampleOptions
+from bertjax.data.prepare.splits import Unit, make_units
+from bertjax.data.prepare.workers import WorkerDied, Workers
 from bertjax.data.shards import CorpusFile, Manifest
 from bertjax.errors import UserError
 from bertjax.files import CannotWrite, output_directory, write_atomically, writing
@@ -39,313 +48,303 @@ from bertjax.text.tokenizer import Tokenizer, load_tokenizer
 __all__ = ["PrepareConfig", "prepare"]
 
 BUILDING = ".building"
+# Raise it when the files in .building, or where the text is cut, change: an unfinished run of
+# another version is refused.
+_BUILDING_VERSION = 1
+_SETTINGS = "settings.json"
 
 
 def prepare(config: PrepareConfig, log: Callable[[str], None]) -> Manifest:
     """Makes shards of examples from text.
 
-    The same text, tokenizer and settings give the same bytes. Run again after being stopped, it
-    finishes; run again on a finished directory, it says so and returns what is there.
+    The same text, tokenizer and settings give the same bytes. The same call finishes a run that was
+    stopped, and returns what is there if the directory is finished.
 
     Args:
-        config: what to read, how to cut it, where to write.
-        log: is given one line at a time about what happens.
+        config: the input, the output and how to draw examples.
+        log: receives one line at a time.
 
     Returns:
-        The manifest of the finished directory; of several lengths, that of the first one's.
+        The manifest of the finished directory; for several lengths, that of the first.
 
     Raises:
         UserError: bad input (named by file and line), too few documents, a directory that holds
-            shards of other text or settings, a full disk.
-        Stopped: a signal came; the same call goes on.
-        ValueError: config.estimate is set.
+            shards of other text or settings, or a full disk.
+        Stopped: a signal arrived; the same call continues.
+        ValueError: `config.estimate` is set.
     """
     started = time.monotonic()
     if config.estimate:
-        raise ValueError("estimate is set: estimate.estimate(config, log) makes nothing, as asked")
+        raise ValueError("estimate is set: call estimate.estimate, which writes nothing")
     if config.output is None:
         raise UserError(
-            "output is missing: name a directory for the shards (--output), or ask with "
-            "--estimate what they would take."
+            "`output` is missing: name a directory for the shards, or set `estimate` to see what "
+            "they would take."
         )
     tokenizer = load_tokenizer(config.tokenizer)
     output = output_directory(config.output)
-    directories = config.directories(output)
     sources = config.sources()
-    is_paired = tfrecords.are_tfrecords(sources)
-    if is_paired:
-        config = from_tfrecords.settle(config, corpus.files_of(sources))
-        directories = config.directories(output)
-    processes = config.workers(survey.stored_bytes(sources))
-    with writing(output), _discarded_on_bad_text(output):
-        with Workers(processes) as workers:
-            texts = survey.survey(sources, workers, log)
-            sizes = [text.bytes for text in texts]
-            plan = _plan(config, tokenizer.sha256, texts)
-            plan |= from_tfrecords.UNKNOWN if is_paired else {}
-            left = _unfinished(directories, output, plan, log)
-            if not left:
-                tell([read(each) for each in directories.values()], log)
-                (output / BUILDING).rmtree(missing_ok=True)
-                return shards.read_manifest(directories[config.lengths[0]])
-            if not is_paired:
-                there = [output / BUILDING / "pass1", *directories.values()]
-                there += [_built(config, output / BUILDING, length) for length in config.lengths]
-                estimate.refuse_full_disk(config, tokenizer, sources, sizes, there)
-            # An unfinished run of another release may have cut the text elsewhere.
-            cut = {"part_bytes": config.part_bytes(sum(sizes))}
-            building, resumed = _start(output, plan | cut, log)
-            tokenizer.save(building / shards.TOKENIZER)
-            log(
-                f"Reading {len(sources):,} files, {sum(sizes) / 1e6:,.1f} MB, with {processes} "
-                f"process{'es' if processes > 1 else ''}."
-            )
-            built = {length: _built(config, building, length) for length in left}
-            job = _Job(config, workers, sources, sizes, plan, tokenizer, building, built, log)
-            finished = _of_tfrecords(job) if is_paired else _of_text(job)
-        for length, (manifest, report) in finished.items():
-            publish.publish(directories[length], built[length], manifest, report, tokenizer)
-        building.rmtree(missing_ok=True)
-    seconds = None if resumed else time.monotonic() - started
+    is_converted = tfrecords.are_tfrecords(sources)
+    if is_converted:
+        config = from_tfrecords.with_length(config, corpus.files_of(sources))
+    job = None
+    try:
+        with writing(output):
+            with Workers(config.workers(survey.stored_bytes(sources))) as workers:
+                texts = survey.survey(sources, workers, log)
+                job = _start(config, output, sources, texts, tokenizer, is_converted, log)
+                if job is None:
+                    return shards.read_manifest(config.directories(output)[config.lengths[0]])
+                finished = _convert(job, workers) if is_converted else _run_passes(job, workers)
+            for length, (manifest, report) in finished.items():
+                target = config.directories(output)[length]
+                publish.publish(target, job.made_in[length], manifest, report, tokenizer)
+            job.building.rmtree(missing_ok=True)
+    except (WorkerDied, CannotWrite):
+        raise
+    except UserError:
+        # The text has to change, so nothing made from it is of use. The workers have ended.
+        if job is not None:
+            job.building.rmtree()
+            if not any(output.iterdir()):
+                output.rmdir()
+        raise
     manifests, reports = zip(*finished.values(), strict=True)
-    publish.summarise(manifests, seconds, log)
-    tell(reports, log)
-    return shards.read_manifest(directories[config.lengths[0]])
+    publish.summarize(manifests, None if job.is_resumed else time.monotonic() - started, log)
+    log_warnings(reports, log)
+    return shards.read_manifest(config.directories(output)[config.lengths[0]])
 
 
-class _Job(NamedTuple):
-    """What is to be made."""
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """A run that has something to make."""
 
     config: PrepareConfig
-    workers: Workers
     sources: Sequence[Source]
     sizes: Sequence[int]
     """Bytes of text in each source."""
-    plan: dict[str, Any]
+    settings: dict[str, Any]
+    """Everything that the shards depend on, by the names of the manifest."""
     tokenizer: Tokenizer
     building: epath.Path
-    built: dict[int, epath.Path]
-    """Where the shards of each length are made."""
+    made_in: dict[int, epath.Path]
+    """For each unfinished length, the directory where its shards are made."""
+    is_resumed: bool
     log: Callable[[str], None]
 
-
-_Finished = dict[int, tuple[Manifest, Report]]
-"""For each length, the manifest and the audit of its shards."""
-
-
-def _of_text(job: _Job) -> _Finished:
-    """Both passes over text."""
-    with _faults_of_the_text():
-        segments = _tokenise(job)
-        where, least = _named(job.sources), job.config.segment_kind.min_documents
-        units = divide(segments, job.config.held_out, where=where, least=least)
-    totals = [segment_totals(segment) for segment in segments]
-    results = _pair(job, units, segments)
-    with _faults_of_the_text():
-        manifests = {
-            length: publish.make_manifest(
-                {**job.plan, "max_seq_length": length},
-                *(job.tokenizer, totals, units, results[length], directory),
-            )
-            for length, directory in job.built.items()
-        }
-    finished = {}
-    for length, manifest in manifests.items():
-        made = (segments, units, results[length], job.built[length])
-        report = publish.make_report(manifest, *made, job.sources, job.tokenizer)
-        finished[length] = manifest, report
-    return finished
+    @property
+    def vocabulary(self) -> epath.Path:
+        """The directory of the tokenizer that workers load."""
+        return self.building / shards.TOKENIZER
 
 
-def _of_tfrecords(job: _Job) -> _Finished:
-    """Examples as they are, which have one length."""
-    ((length, directory),) = job.built.items()
-    with _faults_of_the_text():
-        made = from_tfrecords.convert(
-            job.config,
-            job.workers,
-            corpus.files_of(job.sources),
-            job.building / shards.TOKENIZER,
-            directory,
-            job.log,
-        )
-        manifest = publish.make_manifest(job.plan, job.tokenizer, *made, directory)
-    return {length: (manifest, audit_shards(directory, manifest=manifest))}
+def _start(
+    config: PrepareConfig,
+    output: epath.Path,
+    sources: Sequence[Source],
+    texts: Sequence[CorpusFile],
+    tokenizer: Tokenizer,
+    is_converted: bool,
+    log: Callable[[str], None],
+) -> _Job | None:
+    """Makes the directory to build in. Returns None, with a log line, if all is finished."""
+    sizes = [text.bytes for text in texts]
+    settings = _settings(config, tokenizer.sha256, texts)
+    settings |= from_tfrecords.UNKNOWN if is_converted else {}
+    directories = config.directories(output)
+    unfinished = _unfinished(directories, output, settings, log)
+    building = output / BUILDING
+    if not unfinished:
+        log_warnings([read_report(each) for each in directories.values()], log)
+        building.rmtree(missing_ok=True)
+        return None
+    made_in = config.directories(building / "pass2")
+    if not is_converted:
+        existing = [building / "pass1", *directories.values(), *made_in.values()]
+        estimate.refuse_full_disk(config, tokenizer, sources, sizes, existing)
+    is_resumed = _enter(building, {**settings, "building_version": _BUILDING_VERSION}, log)
+    tokenizer.save(building / shards.TOKENIZER)
+    processes = config.workers(survey.stored_bytes(sources))
+    log(
+        f"Reading {len(sources):,} files, {sum(sizes) / 1e6:,.1f} MB, with {processes} "
+        f"process{'es' if processes > 1 else ''}."
+    )
+    made_in = {length: made_in[length] for length in unfinished}
+    return _Job(config, sources, sizes, settings, tokenizer, building, made_in, is_resumed, log)
 
 
-def _named(sources: Sequence[Source]) -> str:
-    return f"{sources[0]}" + (f" and {len(sources) - 1:,} more" if len(sources) > 1 else "")
-
-
-def _plan(
+def _settings(
     config: PrepareConfig, tokenizer_sha256: str, texts: Sequence[CorpusFile]
 ) -> dict[str, Any]:
-    """All that the shards depend on, as JSON has it; the names are the manifest's too."""
-    several = len(config.lengths) > 1
-    plan: dict[str, Any] = {
-        "max_seq_length": list(config.lengths) if several else config.lengths[0]
-    }
     names = ("dupe_factor", "short_seq_prob", "held_out", "seed", "block_mib", "language")
-    plan |= {name: getattr(config, name) for name in (*names, "segments")}
-    plan["format_version"] = shards.FORMAT_VERSION
-    plan["tokenizer_sha256"] = tokenizer_sha256
-    plan["corpus"] = [dataclasses.asdict(file) for file in texts]
-    return plan
+    first, *more = config.lengths
+    return {
+        "max_seq_length": [first, *more] if more else first,
+        **{name: getattr(config, name) for name in (*names, "segments")},
+        "format_version": shards.FORMAT_VERSION,
+        "tokenizer_sha256": tokenizer_sha256,
+        "corpus": [dataclasses.asdict(file) for file in texts],
+    }
 
 
 def _unfinished(
     directories: dict[int, epath.Path],
     output: epath.Path,
-    plan: dict[str, Any],
+    settings: dict[str, Any],
     log: Callable[[str], None],
 ) -> list[int]:
-    """The lengths that are still to be made; those of other text or settings are refused."""
-    left = []
+    """Returns the lengths that are still to be made; refuses shards of other text or settings."""
+    unfinished = []
     for length, directory in directories.items():
-        # Where there are several lengths, shards of one alone must not lie around theirs.
-        for place in dict.fromkeys((directory, output)):
-            if not (place / shards.MANIFEST).exists():
+        # A directory for several lengths must not hold the shards of a single one.
+        for path in dict.fromkeys((directory, output)):
+            if not (path / shards.MANIFEST).exists():
                 continue
-            there = json.loads(shards.read_manifest(place).to_json())
-            expected = {**plan, "max_seq_length": length} if place == directory else plan
-            if changed := _changed(expected, there):
+            existing = json.loads(shards.read_manifest(path).to_json())
+            expected = {**settings, "max_seq_length": length} if path == directory else settings
+            if changes := _changes(expected, existing):
                 raise UserError(
-                    f"{place} already holds shards of other text or settings ({changed}): give "
-                    "another --output, or delete that directory."
+                    f"{path} already holds shards of other text or settings ({changes}): give "
+                    "another `output`, or delete that directory."
                 )
         if (directory / shards.MANIFEST).exists():
-            log(
-                f"{directory} is already prepared from this text with these settings; nothing to "
-                "do."
-            )
+            log(f"{directory} is already prepared from this text with these settings.")
         else:
-            left.append(length)
-    return left
+            unfinished.append(length)
+    return unfinished
 
 
-def _built(config: PrepareConfig, building: epath.Path, length: int) -> epath.Path:
-    """Where pass 2 leaves what it makes for a length."""
-    return config.directories(building / "pass2")[length]
-
-
-def _start(
-    output: epath.Path, plan: dict[str, Any], log: Callable[[str], None]
-) -> tuple[epath.Path, bool]:
-    """The directory to build in, and whether it holds part of this very work already."""
-    building = output / BUILDING
-    path = building / "plan.json"
-    if path.exists():
-        if changed := _changed(plan, json.loads(path.read_bytes())):
-            raise UserError(
-                f"{building} holds an unfinished run with other text or settings ({changed}): run "
-                "with those to finish it, give another --output, or delete that directory."
-            )
-        log(f"Going on with the run that was stopped ({building}).")
-        for directory in _directories_in(building):
-            for leftover in list(directory.glob(".*.tmp")):  # what a killed run was writing
-                leftover.unlink()
-        return building, True
-    for directory in (building, building / "pass1", building / "pass2"):
-        directory.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(plan).encode())
-    return building, False
+def _enter(building: epath.Path, settings: dict[str, Any], log: Callable[[str], None]) -> bool:
+    """Makes the directory to build in; returns whether it holds a part of the same run."""
+    path = building / _SETTINGS
+    if not path.exists():
+        for directory in (building, building / "pass1", building / "pass2"):
+            directory.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(settings).encode())
+        return False
+    if changes := _changes(settings, json.loads(path.read_bytes())):
+        raise UserError(
+            f"{building} holds an unfinished run with other text or settings ({changes}): run "
+            "with those to finish it, give another `output`, or delete that directory."
+        )
+    log(f"Continuing the run that was stopped ({building}).")
+    for directory in _directories_in(building):
+        for leftover in list(directory.glob(".*.tmp")):  # half-written files of a killed run
+            leftover.unlink()
+    return True
 
 
 def _directories_in(directory: epath.Path) -> Iterator[epath.Path]:
-    """The directory and all that are in it."""
+    """Yields a directory and those in it, at any depth."""
     yield directory
     for each in list(directory.iterdir()):
         if each.is_dir():
             yield from _directories_in(each)
 
 
-class _BadText(UserError):
-    """The text must change, and with it all that was made of it."""
-
-
-@contextlib.contextmanager
-def _faults_of_the_text() -> Iterator[None]:
-    """Tells mistakes in the text from a worker that died and from a full disk."""
-    try:
-        yield
-    except (WorkerDied, CannotWrite):
-        raise
-    except UserError as error:
-        raise _BadText(str(error)) from None
-
-
-@contextlib.contextmanager
-def _discarded_on_bad_text(output: epath.Path) -> Iterator[None]:
-    """Leaves nothing behind where the text must change; around the workers, who write until they
-    have ended."""
-    try:
-        yield
-    except _BadText:
-        (output / BUILDING).rmtree()
-        if not any(output.iterdir()):
-            output.rmdir()
-        raise
-
-
-def _changed(plan: dict[str, Any], there: dict[str, Any]) -> str:
-    """The names of what differs, with both values where they are short; empty if nothing does."""
-    changed = []
-    for name, value in plan.items():
-        other = there.get(name)
+def _changes(settings: dict[str, Any], existing: dict[str, Any]) -> str:
+    """Names the settings that differ, with both values if they are short."""
+    changes = []
+    for name, value in settings.items():
+        other = existing.get(name)
         if value != other:
-            brief = isinstance(value, int | float) or name in ("language", "segments")
-            changed.append(f"{name}: {other} there, {value} now" if brief else name)
-    return "; ".join(changed)
+            is_short = isinstance(value, int | float) or name in ("language", "segments")
+            changes.append(f"{name}: {other} there, {value} now" if is_short else name)
+    return "; ".join(changes)
 
 
-def _tokenise(job: _Job) -> list[epath.Path]:
-    """Pass 1. The segments, in the order of the corpus."""
-    config = job.config
-    text_bytes = sum(job.sizes)
-    tasks = file_ranges.make_tasks(job.sources, job.sizes, config.part_bytes(text_bytes))
-    segments = [job.building / "pass1" / f"{number:06d}.segment" for number in range(len(tasks))]
-    options = {
-        "seed": config.seed,
-        "blocks": config.blocks(text_bytes),
-        "language": config.language,
+_Finished = dict[int, tuple[Manifest, Report]]
+"""For each length, the manifest and the audit of its shards."""
+
+
+def _run_passes(job: _Job, workers: Workers) -> _Finished:
+    """Makes the shards of text."""
+    paths = _tokenize(job, workers)
+    totals = [token_store.read_totals(path) for path in paths]
+    more = f" and {len(job.sources) - 1:,} more" if len(job.sources) > 1 else ""
+    units = make_units(
+        paths,
+        job.config.held_out,
+        where=f"{job.sources[0]}{more}",
+        min_documents=job.config.segment_kind.min_documents,
+    )
+    results = _write_examples(job, workers, units, paths, sum(each.sentences for each in totals))
+    manifests = {
+        length: publish.make_manifest(
+            {**job.settings, "max_seq_length": length},
+            *(job.tokenizer, totals, results[length], directory),
+        )
+        for length, directory in job.made_in.items()
     }
-    vocabulary = str(job.building / shards.TOKENIZER)
-    left = [
-        ([str(segments[i]) for i in group], [tasks[i] for i in group], vocabulary, options)
-        for group in file_ranges.groups(tasks)
-        if not all(segments[i].exists() for i in group)
+    finished = {}
+    for length, manifest in manifests.items():
+        made = (paths, results[length], job.made_in[length])
+        report = publish.make_report(manifest, *made, job.sources, job.tokenizer)
+        finished[length] = manifest, report
+    return finished
+
+
+def _tokenize(job: _Job, workers: Workers) -> list[epath.Path]:
+    """Runs pass 1; returns the token files in the order of the corpus."""
+    text_bytes = sum(job.sizes)
+    ranges = file_ranges.cut(job.sources, job.sizes, job.config.range_bytes(text_bytes))
+    paths = [
+        job.building / "pass1" / f"{number:06d}{token_store.SUFFIX}"
+        for number in range(len(ranges))
     ]
-    job.workers.run(tokenise, left, what="Tokenising", log=job.log)
-    return segments
+    options = {
+        "seed": job.config.seed,
+        "blocks": job.config.blocks(text_bytes),
+        "language": job.config.language,
+    }
+    calls = [
+        ([str(paths[i]) for i in group], [ranges[i] for i in group], str(job.vocabulary), options)
+        for group in file_ranges.groups(ranges)
+        if not all(paths[i].exists() for i in group)
+    ]
+    workers.run(token_store.tokenize, calls, progress="Tokenizing", log=job.log)
+    return paths
 
 
-def _pair(
-    job: _Job, units: Sequence[Unit], segments: Sequence[epath.Path]
-) -> dict[int, list[dict[str, Any]]]:
-    """Pass 2. What became of each unit, for each length."""
+def _write_examples(
+    job: _Job,
+    workers: Workers,
+    units: Sequence[Unit],
+    paths: Sequence[epath.Path],
+    sentences: int,
+) -> dict[int, dict[Unit, dict[str, Any]]]:
+    """Runs pass 2; returns the result of each unit (`write_examples`) for each length."""
     config = job.config
-    names = tuple(str(segment) for segment in segments)
-    sentences = sum(segment_totals(segment).sentences for segment in segments)
-    sample_bits = duplicates.sample_bits(sentences)
-    left = []
-    for length, directory in job.built.items():
+    names = tuple(map(str, paths))
+    calls = []
+    for length, directory in job.made_in.items():
         directory.mkdir(parents=True, exist_ok=True)
-        options = PairOptions(
+        options = ExampleOptions(
             max_seq_length=length,
             short_seq_prob=config.short_seq_prob,
             seed=config.seed,
             dupe_factor=config.dupe_factor,
-            vocabulary=str(job.building / shards.TOKENIZER),
+            vocabulary=str(job.vocabulary),
             segments=config.segments,
-            sample_bits=sample_bits,
+            sample_bits=duplicates.sample_bits(sentences),
         )
-        left += [
+        calls += [
             (str(marker), unit.split, unit.blocks, unit.cutoff, names, options)
             for unit in units
             if not (marker := directory / f"{unit.name}.json").exists()
         ]
-    job.workers.run(pair, left, what="Pairing", log=job.log)
+    workers.run(example_writer.write_unit, calls, progress="Drawing examples", log=job.log)
     return {
-        length: [json.loads((directory / f"{unit.name}.json").read_bytes()) for unit in units]
-        for length, directory in job.built.items()
+        length: {unit: json.loads((directory / f"{unit.name}.json").read_bytes()) for unit in units}
+        for length, directory in job.made_in.items()
     }
+
+
+def _convert(job: _Job, workers: Workers) -> _Finished:
+    """Makes the shards of TFRecords, whose examples have one length."""
+    ((length, directory),) = job.made_in.items()
+    totals, results = from_tfrecords.convert(
+        *(job.config, workers, corpus.files_of(job.sources), job.vocabulary, directory, job.log)
+    )
+    manifest = publish.make_manifest(job.settings, job.tokenizer, [totals], results, directory)
+    return {length: (manifest, audit_shards(directory, manifest=manifest))}

@@ -1,13 +1,13 @@
-"""A sample of a text, gone through pass 1 of preparing, and what it says of the whole.
+"""Draws a sample of a text, runs pass 1 on it, and scales its numbers to the whole text.
 
-The text is cut into stretches of equal size, and one is drawn from each of as many neighbourhoods
-of equal size; of a small text, all are. A stretch holds the documents that begin in it, so that
-long and short ones are drawn alike.
+The text is cut into excerpts of equal size, and one is drawn from each of equally many stretches of
+it; of a small text, all are. The documents that begin in an excerpt belong to it, so short and long
+ones are drawn alike.
 """
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,15 +15,14 @@ from etils import epath
 
 from bertjax.data import shards
 from bertjax.data.pairs import FlatDocuments
-from bertjax.data.prepare import file_ranges
-from bertjax.data.prepare.segments import read_blocks, segment_totals, write_segment
+from bertjax.data.prepare import file_ranges, token_store
+from bertjax.data.prepare.config import PrepareConfig
+from bertjax.data.prepare.file_ranges import FileRange, Ranges
 from bertjax.text.tokenizer import Tokenizer
 
-STRETCH_BYTES = 1 << 16
-# A document is looked for, and read beyond its stretch, no farther than this.
-_FARTHEST = 1 << 20
-# On a slow disk or machine fewer stretches are read.
-_SECONDS = 5.0
+EXCERPT_BYTES = 1 << 16
+# How far to look for the beginning of a document, and to read beyond an excerpt.
+_MAX_SEARCH_BYTES = 1 << 20
 
 
 class Quantity(NamedTuple):
@@ -32,131 +31,104 @@ class Quantity(NamedTuple):
     value: float
     error: float
 
+    def times(self, factor: "Quantity") -> "Quantity":
+        """Multiplies by an independent estimate."""
+        error = math.hypot(self.error * factor.value, self.value * factor.error)
+        return Quantity(self.value * factor.value, error)
+
+    def __str__(self) -> str:
+        if not self.error:
+            return f"{round(self.value):,}"
+        return f"{float(f'{self.value:.4g}'):,.0f} ± {float(f'{self.error:.2g}'):,.0f}"
+
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """What was drawn: of each stretch one number in every array, [stretches] float64."""
+    """The excerpts that were drawn. Each array has one number per excerpt, float64."""
 
-    total: int
-    """Bytes of the whole text."""
-    share: float
-    """Of all stretches."""
+    total_bytes: int
+    """The size of the whole text."""
+    text: FlatDocuments
+    """The documents of all excerpts, in their order."""
     sizes: np.ndarray
-    """Bytes of the stretch."""
+    """Bytes of the excerpts."""
     bytes: np.ndarray
-    """Bytes of the documents that begin in it."""
+    """Bytes of the documents that begin in them."""
+    file_bytes: np.ndarray
+    """Bytes of their token files."""
     documents: np.ndarray
     sentences: np.ndarray
-    words: np.ndarray
     ids: np.ndarray
+    words: np.ndarray
     seconds: np.ndarray
-    """That pass 1 took."""
-    text: FlatDocuments
-    """The documents of all stretches, in their order."""
+    """Duration of pass 1."""
 
     def scaled(self, values: np.ndarray) -> Quantity:
-        """What the whole text has of something that is in proportion to its bytes.
-
-        Args:
-            values: how much of it the documents of each stretch have, [stretches].
-        """
+        """Estimates the total of what is proportional to bytes, from its amount in each excerpt."""
         return self._ratio(values, self.bytes)
 
     @property
     def all_documents(self) -> Quantity:
-        """The documents of the whole text. By the stretches, as of long ones less may be read."""
+        """The number of documents. It is scaled by excerpts, as long documents may be cut short."""
         return self._ratio(self.documents, self.sizes)
 
     def _ratio(self, values: np.ndarray, sizes: np.ndarray) -> Quantity:
         # The ratio estimator and its standard error: Cochran, Sampling Techniques (1977), 6.4.
-        whole = self.total / max(1.0, sizes.sum())
+        scale = self.total_bytes / max(1.0, sizes.sum())
+        share = len(sizes) / max(1, -(-self.total_bytes // EXCERPT_BYTES))
         residuals = values - sizes * (values.sum() / max(1.0, sizes.sum()))
         variance = (residuals**2).sum() * len(sizes) / max(1, len(sizes) - 1)
-        error = whole * math.sqrt(variance * (1 - self.share))
-        return Quantity(float(values.sum() * whole), float(error))
+        error = scale * math.sqrt(variance * (1 - share))
+        return Quantity(float(values.sum() * scale), float(error))
 
 
 def take(
+    config: PrepareConfig,
+    tokenizer: Tokenizer,
     paths: Sequence[epath.Path],
     sizes: Sequence[int],
-    tokenizer: Tokenizer,
     directory: epath.Path,
-    *,
-    stretches: int,
-    seed: int,
-    language: str,
+    max_excerpts: int,
     clock: Callable[[], float],
 ) -> Sample:
-    """Draws stretches and tokenises them, as pass 1 does; stops early after five seconds.
-
-    Args:
-        paths: the text files.
-        sizes: their bytes.
-        tokenizer: of the text.
-        directory: local and empty; segments are left there.
-        stretches: the most to draw.
-        seed: of the drawing.
-        language: of .jsonl files.
-        clock: tells seconds.
+    """Draws excerpts and runs pass 1 on them; see `estimate.of_text` for the arguments.
 
     Raises:
         UserError: bad input, named by file and line.
     """
-    drawn, share = _draw(paths, sizes, stretches, seed)
     rows: list[tuple[float, ...]] = []
-    segments = []
-    started = clock()
-    for size, task in drawn:
+    files = []
+    for size, ranges in _draw(paths, sizes, max_excerpts, config.seed):
         begun = clock()
-        if len(rows) > 1 and begun - started > _SECONDS:
-            break
-        segment = directory / f"{len(rows)}.segment"
-        write_segment(segment, task, tokenizer, seed=seed, blocks=1, language=language)
+        files.append(directory / f"{len(rows)}{token_store.SUFFIX}")
+        options = {"seed": config.seed, "blocks": 1, "language": config.language}
+        token_store.write_tokens(files[-1], ranges, tokenizer, **options)
         seconds = clock() - begun
-        read = sum(stop - start for start, stop in map(file_ranges.extent, task))
-        totals = segment_totals(segment)
-        counts = (totals.documents, totals.sentences, totals.words, totals.ids)
-        rows.append((size, read, *counts, seconds))
-        segments.append(segment)
+        read = sum(stop - start for start, stop in map(file_ranges.extent, ranges))
+        _, *totals = token_store.read_totals(files[-1])
+        rows.append((size, read, files[-1].stat().length, *totals, seconds))
     dtype = shards.id_dtype(shards.needs_wide_ids(tokenizer.vocab_size))
-    text = read_blocks(segments, [0], held_out=False, cutoff=0, dtype=dtype)
-    names = ("sizes", "bytes", "documents", "sentences", "words", "ids", "seconds")
-    columns = np.array(rows, float).reshape(len(rows), len(names)).T
-    return Sample(
-        total=sum(sizes),
-        share=share * len(rows) / max(1, len(drawn)),
-        text=text,
-        **dict(zip(names, columns, strict=True)),
-    )
+    text = token_store.read_blocks(files, [0], held_out=False, cutoff=0, dtype=dtype)
+    return Sample(sum(sizes), text, *np.array(rows, float).reshape(len(rows), 8).T)
 
 
 def _draw(
-    paths: Sequence[epath.Path], sizes: Sequence[int], most: int, seed: int
-) -> tuple[list[tuple[int, file_ranges.Task]], float]:
-    """(bytes, parts of files) of stretches, and the share of all stretches that they are.
-
-    Any first ones of them are spread over the whole text, as all are.
-    """
+    paths: Sequence[epath.Path], sizes: Sequence[int], max_excerpts: int, seed: int
+) -> Iterator[tuple[int, Ranges]]:
+    """Yields the bytes and the ranges of excerpts."""
     total = sum(sizes)
-    count = -(-total // STRETCH_BYTES)
+    count = -(-total // EXCERPT_BYTES)
     numbers = np.arange(count)
-    if count > most:
-        bounds = np.arange(most + 1) * count // most
+    if count > max_excerpts:
+        bounds = np.arange(max_excerpts + 1) * count // max_excerpts
         numbers = np.random.default_rng(seed).integers(bounds[:-1], bounds[1:])
-    # In the order of the reversed bits of their place: 0, 1/2, 1/4, 3/4, 1/8 of the way ...
-    bits = (len(numbers) - 1).bit_length()
-    order = sorted(range(len(numbers)), key=lambda place: f"{place:0{bits}b}"[::-1])
     ends = np.cumsum(sizes)
-    drawn = []
-    for number in numbers[order].tolist():
-        begin, end = number * STRETCH_BYTES, min(total, (number + 1) * STRETCH_BYTES)
+    for number in numbers.tolist():
+        begin, end = number * EXCERPT_BYTES, min(total, (number + 1) * EXCERPT_BYTES)
         first, last = np.searchsorted(ends, (begin, end - 1), side="right").tolist()
-        task = []
+        ranges = []
         for file in range(first, last + 1):
             offset = int(ends[file]) - sizes[file]
-            stop = end - offset if end < ends[file] else None
-            task.append(
-                file_ranges.Part(file, paths[file], max(0, begin - offset), stop, _FARTHEST)
-            )
-        drawn.append((end - begin, tuple(task)))
-    return drawn, len(drawn) / max(1, count)
+            start, stop = max(0, begin - offset), end - offset if end < ends[file] else None
+            ranges.append(FileRange(file, paths[file], start, stop, _MAX_SEARCH_BYTES))
+        yield end - begin, tuple(ranges)

@@ -1,7 +1,7 @@
-"""Which documents are held out, and which blocks are paired at once.
+"""Decides which documents are held out, and which blocks are processed together.
 
-Both follow from the documents' hashes alone, before anything is duplicated, so that no held-out
-sentence is ever trained on.
+Both follow from the hashes of the documents alone, before any pass over them is repeated, so no
+held-out sentence is ever trained on.
 """
 
 import dataclasses
@@ -11,19 +11,19 @@ import numpy as np
 from etils import epath
 
 from bertjax.data import shards
-from bertjax.data.prepare.segments import segment_documents, segment_totals
+from bertjax.data.prepare.token_store import read_hashes, read_totals
 from bertjax.errors import UserError
 
 _HASH_RANGE = 1 << 64
 
 
-class TooFew(UserError):
-    """Too few documents to divide."""
+class TooFewDocuments(UserError):
+    """There are too few documents for two splits."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
-    """What is paired at once: the documents of a split in a block (or some, if they are few)."""
+    """Documents whose examples are drawn together: those of one split in one or more blocks."""
 
     split: str
     blocks: tuple[int, ...]
@@ -32,93 +32,102 @@ class Unit:
 
     @property
     def name(self) -> str:
-        """Distinct in a run; the shards' names begin with it."""
+        """The name of the unit's files, unique in a run."""
         return f"{self.split}-{self.blocks[0]:05d}"
 
 
-def divide(
-    segments: Sequence[epath.Path], held_out: float, *, where: str, least: int = 2
+def cutoff_of(held_out: float) -> int:
+    """Returns the hash below which a share of all hashes lies."""
+    return min(int(held_out * _HASH_RANGE), _HASH_RANGE - 1)
+
+
+def make_units(
+    paths: Sequence[epath.Path], held_out: float, *, where: str, min_documents: int
 ) -> list[Unit]:
-    """Divides documents into held-out and training, and both into what is paired at once.
+    """Divides documents into training and held-out, and both into units.
 
     Args:
-        segments: what pass 1 left.
-        held_out: share of the documents to hold out; unless it is 0, `least` of them.
-        where: names the corpus in errors.
-        least: documents that a split and what is paired at once need: 2 where B may be of another
-            document, else 1.
+        paths: the token files of pass 1.
+        held_out: the share of documents to hold out. Unless it is 0, at least `min_documents` are.
+        where: the name of the corpus in errors.
+        min_documents: the number of documents that every split and unit needs: 2 if B may come
+            from another document, else 1.
 
     Raises:
-        TooFew: too few documents.
+        TooFewDocuments: there are fewer.
     """
-    totals = [segment_totals(segment) for segment in segments]
+    totals = [read_totals(path) for path in paths]
     documents = sum(total.documents for total in totals)
     sentences = sum(total.sentences for total in totals)
-    refuse_few(documents, sentences, held_out, where, least)
-    cutoff = _cutoff(held_out, documents, segments, least)
+    refuse_few(documents, sentences, held_out, where, min_documents)
+    cutoff = _cutoff(held_out, documents, paths, min_documents)
     counts = np.zeros((len(shards.SPLITS), totals[0].blocks), np.int64)
-    for segment in segments:
-        hashes, blocks = segment_documents(segment)
+    for path in paths:
+        hashes, blocks = read_hashes(path)
         np.add.at(counts, ((hashes < np.uint64(cutoff)).astype(int), blocks), 1)
     return [
         Unit(split, blocks, cutoff)
         for split, row in zip(shards.SPLITS, counts, strict=True)
-        for blocks in _grouped(row, least)
+        for blocks in _group_blocks(row, min_documents)
     ]
 
 
-def refuse_few(documents: int, sentences: int, held_out: float, where: str, least: int) -> None:
-    """Raises `TooFew` where so many can't be divided; the other arguments are those of `divide`."""
+def refuse_few(
+    documents: int, sentences: int, held_out: float, where: str, min_documents: int
+) -> None:
+    """Raises `TooFewDocuments` if there are; see `make_units` for the arguments."""
     if documents == 0:
-        raise TooFew(f"{where}: no text; give files with sentences in them.")
-    if sentences == 1 and least == 2:
-        raise TooFew(
+        raise TooFewDocuments(f"{where}: no text; give files with sentences in them.")
+    if sentences == 1 and min_documents == 2:
+        raise TooFewDocuments(
             f"{where}: one sentence in all; a next-sentence pair needs two, from two documents."
         )
-    if documents == 1 and least == 2:
-        raise TooFew(
+    if documents == 1 and min_documents == 2:
+        raise TooFewDocuments(
             f"{where}: {sentences:,} sentences but one document; half of all pairs take their "
-            "second part from another document, so put a blank line between documents (chapters, "
-            "articles), or give more than one file."
+            "second segment from another document, so put a blank line between documents "
+            "(chapters, articles), or give more than one file."
         )
-    if held_out > 0 and documents < 2 * least:
+    if held_out > 0 and documents < 2 * min_documents:
         only = f"only {documents} documents" if documents > 1 else "only one document"
-        raise TooFew(
-            f"{where}: {only}, and training and held-out need {least} each; give more text, or "
-            "--held-out 0 to evaluate on none."
+        raise TooFewDocuments(
+            f"{where}: {only}, and training and held-out need {min_documents} each; give more "
+            "text, or set `held_out` to 0 for no evaluation."
         )
 
 
-def _cutoff(held_out: float, documents: int, segments: Sequence[epath.Path], least: int) -> int:
-    """The hash below which documents are held out.
+def _cutoff(
+    held_out: float, documents: int, paths: Sequence[epath.Path], min_documents: int
+) -> int:
+    """Returns the hash below which documents are held out.
 
-    It is held_out of the range, moved if that leaves fewer than `least` documents on a side: then
-    those with the lowest hashes are held out, or those with the highest are trained on.
+    It is the share `held_out` of the range of hashes. If that leaves fewer than `min_documents` on
+    one side, the documents with the lowest hashes are held out, or those with the highest trained.
     """
     if held_out == 0:
         return 0
-    cutoff = min(int(held_out * _HASH_RANGE), _HASH_RANGE - 1)
+    cutoff = cutoff_of(held_out)
     below = 0
     lowest, highest = np.zeros(0, np.uint64), np.zeros(0, np.uint64)
-    for segment in segments:
-        hashes, _ = segment_documents(segment)
+    for path in paths:
+        hashes, _ = read_hashes(path)
         below += int((hashes < np.uint64(cutoff)).sum())
-        lowest = np.sort(np.concatenate([lowest, hashes]))[:least]
-        highest = np.sort(np.concatenate([highest, hashes]))[-least:]
-    if below < least:
+        lowest = np.sort(np.concatenate([lowest, hashes]))[:min_documents]
+        highest = np.sort(np.concatenate([highest, hashes]))[-min_documents:]
+    if below < min_documents:
         return int(lowest[-1]) + 1
-    if documents - below < least:
+    if documents - below < min_documents:
         return int(highest[0])
     return cutoff
 
 
-def _grouped(counts: np.ndarray, least: int = 2) -> list[tuple[int, ...]]:
-    """Blocks, each alone, or with the next ones while they have fewer than `least` documents."""
+def _group_blocks(counts: np.ndarray, min_documents: int) -> list[tuple[int, ...]]:
+    """Groups each block with the following ones until a group has `min_documents` documents."""
     groups: list[tuple[int, ...]] = []
     current: tuple[int, ...] = ()
     for block in np.flatnonzero(counts).tolist():
         current = (*current, block)
-        if counts[list(current)].sum() >= least:
+        if counts[list(current)].sum() >= min_documents:
             groups.append(current)
             current = ()
     if current:

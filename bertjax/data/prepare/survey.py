@@ -1,4 +1,4 @@
-"""Pass 0 of preparing: how much text the sources hold, and its digest, which names the corpus."""
+"""Reads the corpus once for the size and digest of its text, which identify it."""
 
 import hashlib
 import itertools
@@ -12,12 +12,12 @@ from bertjax.text.corpus import Source
 from bertjax.text.tfds_source import TfdsSplit
 
 _READ_BYTES = 1 << 20
-# A data set is read by as many processes as there are, so much at a time.
-_EXAMPLES = 20_000
+# A data set is read in pieces of this many examples, by several processes.
+_EXAMPLES_PER_CALL = 20_000
 
 
 def stored_bytes(sources: Sequence[Source]) -> int:
-    """What sources take on disk, which says how much work they are before they are read."""
+    """Returns the size of sources on disk, an estimate of the work before they are read."""
     return sum(
         source.stored_bytes if isinstance(source, TfdsSplit) else source.stat().length
         for source in sources
@@ -27,49 +27,45 @@ def stored_bytes(sources: Sequence[Source]) -> int:
 def survey(
     sources: Sequence[Source], workers: Workers, log: Callable[[str], None]
 ) -> list[CorpusFile]:
-    """Reads all sources once.
+    """Returns the name of each source, and the size and SHA-256 of its text.
 
-    Returns:
-        For each its name, the bytes of its text and their SHA-256: of a compressed file those of
-        the text that it holds; of a data set one made from those of its examples.
+    For a compressed file, they are those of the text in it. The digest of a data set is made from
+    the digests of its pieces.
 
     Raises:
-        UserError: a source can't be read, or a compressed file is damaged.
+        UserError: a source cannot be read, or a compressed file is damaged.
     """
-    stretches = [_stretches(source) for source in sources]
-    tasks = [task for tasks in stretches for task in tasks]
-    measured = iter(workers.run(measure, tasks, what="Reading", log=log))
-    return [
-        _corpus_file(source, list(itertools.islice(measured, len(tasks))))
-        for source, tasks in zip(sources, stretches, strict=True)
-    ]
+    pieces = [_pieces(source) for source in sources]
+    measured = iter(
+        workers.run(measure, list(itertools.chain(*pieces)), progress="Reading", log=log)
+    )
+    result = []
+    for source, own in zip(sources, pieces, strict=True):
+        sizes, digests = zip(*itertools.islice(measured, len(own)), strict=True)
+        digest = digests[0]
+        if isinstance(source, TfdsSplit):
+            digest = hashlib.sha256("".join(digests).encode()).hexdigest()
+        result.append(CorpusFile(source.name, sum(sizes), digest))
+    return result
 
 
-def _stretches(source: Source) -> list[tuple[Source, int, int | None]]:
+def _pieces(source: Source) -> list[tuple[Source, int, int | None]]:
     if not isinstance(source, TfdsSplit):
         return [(source, 0, None)]
-    starts = range(0, max(source.examples, 1), _EXAMPLES)
-    return [(source, start, min(start + _EXAMPLES, source.examples)) for start in starts]
-
-
-def _corpus_file(source: Source, measured: Sequence[tuple[int, str]]) -> CorpusFile:
-    sizes, digests = zip(*measured, strict=True)
-    if isinstance(source, TfdsSplit):
-        digest = hashlib.sha256("".join(digests).encode()).hexdigest()
-        return CorpusFile(source.name, sum(sizes), digest)
-    return CorpusFile(source.name, *measured[0])
+    starts = range(0, max(source.examples, 1), _EXAMPLES_PER_CALL)
+    return [(source, start, min(start + _EXAMPLES_PER_CALL, source.examples)) for start in starts]
 
 
 def measure(source: Source, start: int, stop: int | None) -> tuple[int, str]:
-    """Bytes and SHA-256 of the text of a file, or of some examples of a data set.
+    """Returns the size and SHA-256 of a file's text, or of examples of a data set.
 
     Raises:
-        UserError: it can't be read.
+        UserError: the source cannot be read.
     """
     digest, size = hashlib.sha256(), 0
     if isinstance(source, TfdsSplit):
         for text in source.texts(start, stop):
-            digest.update(len(text).to_bytes(8, "little"))  # where one ends and the next begins
+            digest.update(len(text).to_bytes(8, "little"))  # marks where a text ends
             digest.update(text)
             size += len(text)
         return size, digest.hexdigest()

@@ -10,9 +10,9 @@ from etils import epath
 
 from bertjax.data import pairs, shards
 from bertjax.data.audit import duplicates, measure
-from bertjax.data.audit.report import FILE, is_clean, read
+from bertjax.data.audit.report import FILE, is_clean, read_report
 from bertjax.data.audit.shards import audit_shards
-from bertjax.data.prepare import inspection, segments
+from bertjax.data.prepare import inspection, token_store
 from bertjax.data.prepare.inspection import AuditConfig
 from bertjax.data.prepare.run import PrepareConfig, prepare
 from bertjax.errors import UserError
@@ -90,9 +90,9 @@ def prepared(write, tmp_path, log):
         corpus = write(text, name)
         output = epath.Path(tmp_path / f"{name}-shards")
         prepare(PrepareConfig((str(corpus),), str(tokenizer), str(output), **fields), log)
-        report = read(output)
+        report = read_report(output)
         said = [line for line in log.lines if line.startswith("Warning: ")]
-        assert said == [f"Warning: {finding.says}" for finding in report.findings]
+        assert said == [f"Warning: {finding.sentence}" for finding in report.findings]
         log.lines.clear()
         return output, report
 
@@ -104,7 +104,7 @@ def names(report):
 
 
 def says(report, name):
-    (found,) = [finding.says for finding in report.findings if finding.name == name]
+    (found,) = [finding.sentence for finding in report.findings if finding.name == name]
     return found
 
 
@@ -172,18 +172,18 @@ TEXT_FAULTS = {
     blank_line_after_every_line: (
         "one_sentence_documents",
         set(),
-        "Every document has one sentence: is there a blank line after each line?",
+        "100% of the documents have one sentence: is there a blank line after each line?",
     ),
     no_blank_lines: ("few_documents", set(), "are blank lines missing?"),
     every_line_twice: ("repeated_sentences", set(), "is a file there twice, or every line?"),
     markup: (
         "markup",
         set(),
-        "of the lines hold markup (HTML tags or entities, wiki links) (for example ",
+        "of the lines contain markup (HTML tags or entities, wiki links) (for example ",
     ),
     capitals: ("upper_case", set(), "100% of the text is in lines of capitals only"),
     paragraphs: ("paragraphs", {"long_sentences"}, "are these paragraphs?"),
-    footers: ("boilerplate", set(), "take such lines out"),
+    footers: ("boilerplate", set(), "remove such lines"),
 }
 
 
@@ -213,7 +213,7 @@ def test_held_out_text_that_is_trained_on_too(healthy, prepared):
     text, tokenizer = healthy
 
     def is_held_out(file, place):
-        return segments._hashes(12345, (file, 0, place), 1)[0] < 0.1 * 2**64
+        return token_store._hashes(12345, (file, 0, place), 1)[0] < 0.1 * 2**64
 
     held_out = [
         document
@@ -403,7 +403,7 @@ def test_auditing_a_text_is_preparing_it_and_leaves_nothing(made, tmp_path, log,
     assert sorted(tmp_path.rglob("*")) == before
     assert [report.numbers["max_seq_length"] for report in reports] == [32, 64]
     assert [line for line in log.lines if line.startswith("Warning")] == [
-        f"Warning: {finding.says}" for finding in reports[0].findings
+        f"Warning: {finding.sentence}" for finding in reports[0].findings
     ]
     few = inspection.audit_data(dataclasses.replace(asked, max_predictions=2), log)
     assert all("predictions_cut" in names(report) for report in few)
@@ -411,7 +411,7 @@ def test_auditing_a_text_is_preparing_it_and_leaves_nothing(made, tmp_path, log,
     output = tmp_path / "shards"
     fields = {"max_seq_length": (32, 64), "dupe_factor": 1}
     prepare(PrepareConfig((str(corpus),), str(vocabulary), str(output), **fields), log)
-    assert [read(epath.Path(output / str(length))) for length in (32, 64)] == reports
+    assert [read_report(epath.Path(output / str(length))) for length in (32, 64)] == reports
     # The directory of both lengths is audited by its name too; what was said of the text stays.
     log.lines.clear()
     found = inspection.audit_data(AuditConfig(input=(str(output),)), log)
@@ -420,7 +420,7 @@ def test_auditing_a_text_is_preparing_it_and_leaves_nothing(made, tmp_path, log,
     log.lines.clear()
     prepare(PrepareConfig((str(corpus),), str(vocabulary), str(output), **fields), log)
     assert [line for line in log.lines if line.startswith("Warning")] == [
-        f"Warning: {finding.says}" for finding in reports[0].findings
+        f"Warning: {finding.sentence}" for finding in reports[0].findings
     ]
 
 
@@ -432,8 +432,8 @@ def test_an_audit_is_no_estimate(tmp_path, log):
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({}, "name a text (with its --tokenizer) or a directory of shards"),
-        ({"audit": ("{corpus}",)}, "holds no finished shards; to audit it as text give the"),
+        ({}, "name text (with its `tokenizer`) or a directory of shards"),
+        ({"audit": ("{corpus}",)}, "holds no finished shards; to audit it as text, give the"),
         ({"audit": ("{corpus}/no.txt",), "tokenizer": "{vocabulary}"}, "nothing matches"),
     ],
 )
@@ -456,12 +456,12 @@ def test_what_can_not_be_audited(made, log, fields, sentence):
     [
         *(b"", b"{", b"[]", b'{"format_version": 1}', b"[" * 100_000),
         b'{"format_version": 2, "warnings": [], "numbers": {}}',
-        b'{"format_version": 1, "warnings": [], "numbers": {"words": "3"}}',
+        b'{"format_version": 1, "warnings": [], "numbers": 3}',
     ],
 )
 def test_a_report_that_can_not_be_read_is_none(tmp_path, data):
     (tmp_path / FILE).write_bytes(data)
-    assert read(epath.Path(tmp_path)) is None
+    assert read_report(epath.Path(tmp_path)) is None
     assert not is_clean(epath.Path(tmp_path))
 
 
@@ -484,10 +484,10 @@ def test_of_more_sentences_a_sample_is_compared(made, tmp_path, log, monkeypatch
     corpus, vocabulary = made
     found = {}
     for most in (1 << 21, 1000):
-        monkeypatch.setattr(duplicates, "COMPARED_SENTENCES", most)
+        monkeypatch.setattr(duplicates, "MAX_HASHES", most)
         output = tmp_path / f"shards-{most}"
         prepare(PrepareConfig((str(corpus),), str(vocabulary), str(output)), log)
-        found[most] = read(epath.Path(output))
+        found[most] = read_report(epath.Path(output))
     whole, sample = found.values()
     assert whole.numbers["compared"] == "all"
     assert sample.numbers["compared"] == "one in 4, chosen by a hash of the sentence"

@@ -1,13 +1,11 @@
-"""Hashes are equal where tokens are, wherever they stand, and counts are those of a dictionary."""
-
-import collections
+"""Equal tokens have equal hashes at any position; different tokens have different ones."""
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bertjax.data.audit import duplicates
-from bertjax.data.audit.duplicates import REPEATED_TOKENS, WINDOW_TOKENS, Repeats
+from bertjax.data.audit.duplicates import MIN_TOKENS, RUN_TOKENS
 from bertjax.data.pairs import offsets_of
 
 SENTENCES = st.lists(st.lists(st.integers(0, 3), max_size=20), max_size=30)
@@ -28,7 +26,7 @@ def test_sentences_have_one_hash_each(sentences, chunk):
     finally:
         duplicates._CHUNK_TOKENS = tokens
     np.testing.assert_array_equal(whole, cut)
-    long = [tuple(sentence) for sentence in sentences if len(sentence) >= REPEATED_TOKENS]
+    long = [tuple(sentence) for sentence in sentences if len(sentence) >= MIN_TOKENS]
     assert len(whole) == len(long)
     assert len(set(zip(long, whole.tolist(), strict=True))) == len(set(long))
     assert len(set(whole.tolist())) == len(set(long))
@@ -39,35 +37,18 @@ def test_sentences_have_one_hash_each(sentences, chunk):
 @given(SENTENCES)
 def test_runs_have_one_hash_each_and_know_their_segments(segments):
     ids, offsets = flat(segments)
-    found = duplicates.window_hashes(ids, offsets, 0)
-    places = range(len(ids) - WINDOW_TOKENS + 1)
-    runs = [tuple(ids[place : place + WINDOW_TOKENS].tolist()) for place in places]
+    found = duplicates.runs(ids, offsets, 0)
+    places = range(len(ids) - RUN_TOKENS + 1)
+    runs = [tuple(ids[place : place + RUN_TOKENS].tolist()) for place in places]
     assert len(set(zip(runs, found.hashes.tolist(), strict=True))) == len(set(runs))
     assert len(set(found.hashes.tolist())) == len(set(runs))
     owner = [number for number, segment in enumerate(segments) for _ in segment]
     assert found.first.tolist() == [owner[place] for place in places]
-    assert found.last.tolist() == [owner[place + WINDOW_TOKENS - 1] for place in places]
-
-
-HASHES = st.lists(st.integers(0, 2**64 - 1) | st.integers(0, 5), max_size=20)
-
-
-@given(st.lists(HASHES, max_size=5))
-def test_counts_add_up(parts):
-    merged = Repeats.merged(Repeats.of(np.array(part, np.uint64)) for part in parts)
-    expected = collections.Counter(value for part in parts for value in part)
-    assert merged.hashes.tolist() == sorted(expected)
-    assert merged.counts.tolist() == [expected[value] for value in sorted(expected)]
-    again = Repeats.from_bytes(merged.to_bytes())
-    assert (again.hashes.tolist(), again.counts.tolist()) == (
-        merged.hashes.tolist(),
-        merged.counts.tolist(),
-    )
-    assert merged.total == sum(map(len, parts))
+    assert found.last.tolist() == [owner[place + RUN_TOKENS - 1] for place in places]
 
 
 def test_the_sample_is_as_small_as_it_must_be():
-    most = duplicates.COMPARED_SENTENCES
+    most = duplicates.MAX_HASHES
     assert [duplicates.sample_bits(count) for count in (0, 1, most, most + 1, 2 * most)] == [
         *(0, 0, 0, 1, 1)
     ]

@@ -17,23 +17,9 @@ import numpy as np
 import pytest
 from etils import epath
 
-from bertjax import files as places
 from bertjax.data import shards
-from bertjax.data.prepare import (
-    file_ranges,
-)
-from bertjax.data.prepare import (
-    run as prepare,
-)
-from bertjax.data.prepare import (
-    segments as spill,
-)
-from bertjax.data.prepare import (
-    splits as division,
-)
-from bertjax.data.prepare import (
-    workers as work,
-)
+from bertjax.data.prepare import example_writer, file_ranges, splits, token_store, workers
+from bertjax.data.prepare import run as prepare
 from bertjax.data.prepare.run import PrepareConfig
 from bertjax.data.stream import ShardReader
 from bertjax.errors import UserError
@@ -41,9 +27,9 @@ from bertjax.errors import UserError
 # Runs prepare on the JSON of its configuration, as a user's program would.
 PROGRAM = """
 import json, resource, signal, sys
-from bertjax.data import work
+from bertjax.data.prepare import token_store
 from bertjax.data.prepare.run import PrepareConfig, prepare
-from bertjax.errors import UserError
+from bertjax.errors import Stopped, UserError
 
 if __name__ == "__main__":
     fields, largest = json.loads(sys.argv[1]), int(sys.argv[2])
@@ -56,7 +42,7 @@ if __name__ == "__main__":
         prepare(PrepareConfig(**{**fields, "input": tuple(fields["input"])}), print)
     except UserError as error:
         sys.exit(str(error))
-    except work.Stopped as stopped:
+    except Stopped as stopped:
         print(stopped)
         sys.exit(75)
 """
@@ -170,7 +156,7 @@ def _documents(directory, cfg):
     hashes, texts = [], []
     for number, file in enumerate(sorted(Path(directory).iterdir())):
         for place, text in enumerate(file.read_text().strip().split("\n\n")):
-            hashes.append(spill._hashes(cfg.seed, (number, 0, place), 1)[0])
+            hashes.append(token_store._hashes(cfg.seed, (number, 0, place), 1)[0])
             texts.append([[int(w[1:]) + 5 for w in line.split()] for line in text.splitlines()])
     return hashes, texts
 
@@ -237,23 +223,23 @@ def test_parts_of_a_file_are_the_whole_of_it(make_corpus, tmp_path):
         path = prepare.epath.Path(tmp_path / name)
         path.write_bytes(data.encode())
         size = path.stat().length
-        (whole,) = file_ranges.make_tasks([path], [size], size)
-        expected = [d for part in whole for d in file_ranges.read_part(part, "en")]
+        (whole,) = file_ranges.cut([path], [size], size)
+        expected = [d for part in whole for d in file_ranges.read_range(part, "en")]
         for part_bytes in (size - 1, 700, 97):
-            tasks = file_ranges.make_tasks([path], [size], part_bytes)
+            tasks = file_ranges.cut([path], [size], part_bytes)
             assert len(tasks) == -(-size // part_bytes)
             found = [
                 document
                 for task in tasks
                 for part in task
-                for document in file_ranges.read_part(part, "en")
+                for document in file_ranges.read_range(part, "en")
             ]
             assert found == expected
 
 
 def test_small_files_go_together():
     paths = [prepare.epath.Path(f"{n}.txt") for n in range(7)]
-    tasks = file_ranges.make_tasks(paths, [10, 20, 80, 5, 100, 250, 1], 100)
+    tasks = file_ranges.cut(paths, [10, 20, 80, 5, 100, 250, 1], 100)
     assert [[(p.number, p.start, p.stop) for p in task] for task in tasks] == [
         [(0, 0, None), (1, 0, None)],
         [(2, 0, None), (3, 0, None)],
@@ -269,16 +255,17 @@ def test_workers_never_load_jax(make_corpus, config, log):
     corpus = make_corpus(200, sentences=(10, 50))
     cfg = config(corpus, processes=2)
     tokenizer = cfg.tokenizer
-    segment = Path(cfg.output).parent / "a.segment"
+    tokens = Path(cfg.output).parent / "a.tokens"
     marker = Path(cfg.output).parent / "train-00000.json"
     (file,) = corpus.iterdir()
-    task = (file_ranges.Part(0, epath.Path(file), 0, None),)
-    options = work.PairOptions(64, 0.1, 1, 1, tokenizer)
-    with work.Workers(2) as workers:
+    ranges = (file_ranges.FileRange(0, epath.Path(file), 0, None),)
+    options = example_writer.ExampleOptions(64, 0.1, 1, 1, tokenizer)
+    with workers.Workers(2) as pool:
         settings = {"seed": 1, "blocks": 1, "language": "en"}
-        workers.run(work.tokenise, [([str(segment)], [task], tokenizer, settings)])
-        workers.run(work.pair, [(str(marker), "train", (0,), 0, (str(segment),), options)])
-        modules = set(workers.run(eval, [("set(__import__('sys').modules)",)] * 4)[0])
+        pool.run(token_store.tokenize, [([str(tokens)], [ranges], tokenizer, settings)])
+        unit = (str(marker), "train", (0,), 0, (str(tokens),), options)
+        pool.run(example_writer.write_unit, [unit])
+        modules = set(pool.run(eval, [("set(__import__('sys').modules)",)] * 4)[0])
     assert marker.exists() and "bertjax.data.prepare.workers" in modules
     assert not modules & {"jax", "jaxlib", "grain", "flax", "tensorflow", "torch", "orbax"}
 
@@ -290,9 +277,7 @@ def test_again_on_a_finished_directory(config, make_corpus, log, differing):
     before = {path: path.stat().st_mtime_ns for path in Path(cfg.output).rglob("*")}
     log.lines.clear()
     assert prepare.prepare(cfg, log) == manifest
-    assert log.lines == [
-        f"{cfg.output} is already prepared from this text with these settings; nothing to do."
-    ]
+    assert log.lines == [f"{cfg.output} is already prepared from this text with these settings."]
     assert before == {path: path.stat().st_mtime_ns for path in Path(cfg.output).rglob("*")}
     # The number of processes is no part of what the shards are.
     assert prepare.prepare(dataclasses.replace(cfg, processes=2), log) == manifest
@@ -335,14 +320,14 @@ def _wait_for(process, pattern, directory):
 
 KILLS = {
     1: (
-        ".building/plan.json",
-        ".building/pass1/000002.segment",
+        ".building/settings.json",
+        ".building/pass1/000002.tokens",
         ".building/pass2/*.array_record",
         ".building/pass2/train-00000.json",
         "held_out-*",
         "tokenizer",
     ),
-    2: (".building/pass1/*.segment", ".building/pass2/*.array_record", "tokenizer/vocab.txt"),
+    2: (".building/pass1/*.tokens", ".building/pass2/*.array_record", "tokenizer/vocab.txt"),
 }
 
 
@@ -366,14 +351,14 @@ def test_killed_anywhere_it_finishes_with_the_same_bytes(
     log.lines.clear()
     prepare.prepare(dataclasses.replace(cfg, processes=1), log)
     assert differing(straight.output, output) == []
-    assert log.lines[0].startswith("Going on with the run") or "already prepared" in log.text
+    assert log.lines[0].startswith("Continuing the run") or "already prepared" in log.text
 
 
 def test_workers_end_with_their_parent(config, make_corpus, start):
     corpus = make_corpus(500, sentences=(10, 40))
     cfg = config(corpus, block_mib=1, processes=2)
     process = start(cfg)
-    assert _wait_for(process, ".building/pass1/*.segment", Path(cfg.output))
+    assert _wait_for(process, ".building/pass1/*.tokens", Path(cfg.output))
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     workers = [int(pid) for pid in children.read_text().split()]
     assert len(workers) >= 2
@@ -401,7 +386,7 @@ def test_a_signal_leaves_what_the_same_command_finishes(
     prepare.prepare(straight, log)
     cfg = config(corpus, "stopped", block_mib=1, processes=processes)
     process = start(cfg)
-    assert _wait_for(process, ".building/pass1/*.segment", Path(cfg.output))
+    assert _wait_for(process, ".building/pass1/*.tokens", Path(cfg.output))
     process.send_signal(number)
     out, error = process.communicate(timeout=60)
     assert (process.returncode, error) == (75, "")
@@ -422,14 +407,14 @@ def test_a_stopped_run_that_cut_the_text_elsewhere_is_not_gone_on_with(
 ):
     cfg = config(make_corpus(20))
     with monkeypatch.context() as patch:
-        patch.setattr(work, "pair", lambda *arguments: 1 / 0)
+        patch.setattr(example_writer, "write_unit", lambda *arguments: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             prepare.prepare(cfg, log)
-    path = Path(cfg.output, prepare.BUILDING, "plan.json")
-    plan = json.loads(path.read_text())
-    del plan["part_bytes"]  # as releases wrote it that had one size for all
-    path.write_text(json.dumps(plan))
-    with pytest.raises(UserError, match=r"unfinished run with other .*part_bytes"):
+    path = Path(cfg.output, prepare.BUILDING, "settings.json")
+    settings = json.loads(path.read_text())
+    settings["building_version"] -= 1
+    path.write_text(json.dumps(settings))
+    with pytest.raises(UserError, match=r"unfinished run with other .*building_version: 0 there"):
         prepare.prepare(cfg, log)
     assert path.exists()
 
@@ -438,7 +423,7 @@ def test_a_stopped_run_is_not_mixed_with_other_settings(config, make_corpus, log
     corpus = make_corpus(20)
     cfg = config(corpus)
     with monkeypatch.context() as patch:
-        patch.setattr(work, "pair", lambda *arguments: 1 / 0)
+        patch.setattr(example_writer, "write_unit", lambda *arguments: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             prepare.prepare(cfg, log)
     with pytest.raises(UserError, match=r"unfinished run with other .*seed: 12345 there, 3 now"):
@@ -470,17 +455,17 @@ DYING = PROGRAM.replace(
 import os, time
 from pathlib import Path
 
-whole = work.tokenise
+whole = token_store.tokenize
 
-def tokenise(segments, tasks, vocabulary, options):
-    segment = Path(segments[0])
-    if tasks[0][-1].stop is None:
-        while len(list(segment.parent.glob("*.segment"))) < int(segment.stem):
+def tokenize(paths, group, vocabulary, options):
+    path = Path(paths[0])
+    if group[0][-1].stop is None:
+        while len(list(path.parent.glob("*.tokens"))) < int(path.stem):
             time.sleep(0.01)
         os._exit(3)
-    whole(segments, tasks, vocabulary, options)
+    whole(paths, group, vocabulary, options)
 
-work.tokenise = tokenise
+token_store.tokenize = tokenize
 
 if __name__""",
     1,
@@ -495,16 +480,16 @@ def test_a_dead_worker_is_said_and_costs_only_its_own_work(
     process = start(cfg, program=DYING)
     _, error = process.communicate(timeout=60)
     assert (process.returncode, error.count("\n")) == (1, 1), error
-    assert "A worker process died" in error and "run the same command again to go on" in error
-    segments = list((Path(cfg.output) / ".building" / "pass1").glob("*.segment"))
-    assert len(segments) >= 3
-    again, whole = [], work.tokenise
+    assert "A worker process died" in error and "run the same command again to continue" in error
+    finished = list((Path(cfg.output) / ".building" / "pass1").glob("*.tokens"))
+    assert len(finished) >= 3
+    again, whole = [], token_store.tokenize
 
-    def tokenise(*task):
-        again.append(task)
-        whole(*task)
+    def tokenize(*arguments):
+        again.append(arguments)
+        whole(*arguments)
 
-    monkeypatch.setattr(work, "tokenise", tokenise)
+    monkeypatch.setattr(token_store, "tokenize", tokenize)
     prepare.prepare(dataclasses.replace(cfg, processes=1), log)
     assert len(again) == 1
     monkeypatch.undo()
@@ -517,15 +502,15 @@ def test_what_a_killed_run_was_writing_goes(config, make_corpus, log, monkeypatc
     cfg = config(make_corpus(20))
     building = Path(cfg.output) / ".building"
     with monkeypatch.context() as patch:
-        patch.setattr(work, "pair", lambda *arguments: 1 / 0)
+        patch.setattr(example_writer, "write_unit", lambda *arguments: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             prepare.prepare(cfg, log)
     for room in (".", "pass1", "pass2", "tokenizer"):
         (building / room / ".shard.1234.tmp").write_bytes(b"half")
-    monkeypatch.setattr(work, "pair", lambda *arguments: 1 / 0)
+    monkeypatch.setattr(example_writer, "write_unit", lambda *arguments: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         prepare.prepare(cfg, log)
-    assert list(building.rglob("*.segment")) and not list(building.rglob(".*.tmp"))
+    assert list(building.rglob("*.tokens")) and not list(building.rglob(".*.tmp"))
 
 
 @pytest.mark.parametrize(
@@ -588,9 +573,9 @@ def test_without_held_out(config, make_corpus, log):
 
 
 def test_blocks_of_few_documents_are_paired_with_others():
-    grouped = division._grouped(np.array([3, 0, 1, 0, 1, 1, 5, 1]))
+    grouped = splits._group_blocks(np.array([3, 0, 1, 0, 1, 1, 5, 1]), 2)
     assert grouped == [(0,), (2, 4), (5, 6, 7)]
-    assert division._grouped(np.array([0, 0])) == []
+    assert splits._group_blocks(np.array([0, 0]), 2) == []
 
 
 def test_a_remote_output_is_the_local_one(config, make_corpus, log, remote, differing):
@@ -620,7 +605,7 @@ def test_a_remote_output_is_the_local_one(config, make_corpus, log, remote, diff
     ],
 )
 def test_settings_that_cannot_be(config, tmp_path, field, value):
-    with pytest.raises(UserError, match=f"{field} is {value}: give"):
+    with pytest.raises(UserError, match=f"`{field}` is {value}: give"):
         config(tmp_path, **{field: value})
 
 
@@ -658,11 +643,11 @@ def test_a_system_error_while_writing_is_a_sentence(config, make_corpus, log, mo
 
     cfg = config(make_corpus(5))
     with monkeypatch.context() as patch:
-        patch.setattr(places, "write_atomically", fail)
+        patch.setattr(token_store, "write_atomically", fail)
         with pytest.raises(UserError, match=rf"can't be written \({os.strerror(code)}\)"):
             prepare.prepare(cfg, log)
     with monkeypatch.context() as patch:
-        patch.setattr(work, "pair", lambda *arguments: Path("/absent").stat())
+        patch.setattr(example_writer, "write_unit", lambda *arguments: Path("/absent").stat())
         with pytest.raises(FileNotFoundError):  # no mistake of the user's
             prepare.prepare(cfg, log)
 
@@ -671,14 +656,14 @@ def test_progress_is_lines_in_a_file_and_a_bar_on_a_terminal(
     config, make_corpus, log, monkeypatch, capsys
 ):
     corpus = make_corpus(500, sentences=(10, 40))
-    monkeypatch.setattr(work, "_SECONDS_BETWEEN_LINES", -1.0)
+    monkeypatch.setattr(workers, "_SECONDS_BETWEEN_LINES", -1.0)
     prepare.prepare(config(corpus, "lines", block_mib=1), log)
-    assert any(line.startswith("Tokenising: 1 of ") for line in log.lines)
-    assert any(line.startswith("Pairing: 2 of ") for line in log.lines)
+    assert any(line.startswith("Tokenizing: 1 of ") for line in log.lines)
+    assert any(line.startswith("Drawing examples: 2 of ") for line in log.lines)
     assert capsys.readouterr() == ("", "")
     log.lines.clear()
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     prepare.prepare(config(corpus, "bar", block_mib=1), log)
     bar = capsys.readouterr().err
-    assert "Tokenising: 100%" in bar and "Pairing: 100%" in bar
+    assert "Tokenizing: 100%" in bar and "Drawing examples: 100%" in bar
     assert len(log.lines) == 2

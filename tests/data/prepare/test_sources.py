@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bertjax.data import shards
-from bertjax.data.prepare import file_ranges, survey, workers
+from bertjax.data.prepare import example_writer, file_ranges, survey
 from bertjax.data.prepare import run as prepare
 from bertjax.data.prepare.run import PrepareConfig
 from bertjax.errors import UserError
@@ -53,7 +53,7 @@ def packed(make_corpus, tmp_path):
 
 def stop_in_pass_2(cfg, log, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(workers, "pair", lambda *arguments: 1 / 0)
+        patch.setattr(example_writer, "write_unit", lambda *arguments: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             prepare.prepare(cfg, log)
 
@@ -80,7 +80,7 @@ def test_a_compressed_file_is_gone_through_once_and_only_its_missing_segments_ar
     straight, cfg = config(directory, "straight"), config(directory, "stopped")
     prepare.prepare(straight, log)
     stop_in_pass_2(cfg, log, monkeypatch)
-    segments = sorted((Path(cfg.output) / ".building/pass1").glob("*.segment"))
+    segments = sorted((Path(cfg.output) / ".building/pass1").glob("*.tokens"))
     assert len(segments) > 5
     kept = segments[1].stat().st_mtime_ns
     for segment in (segments[0], segments[2], segments[5]):
@@ -117,7 +117,9 @@ def test_a_cut_off_archive_is_found_before_anything_is_written(config, packed, l
     path = directory / "01.txt.bz2"
     path.write_bytes(path.read_bytes()[:-5])
     cfg = config(directory, processes=processes)
-    with pytest.raises(UserError, match=r"/01\.txt\.bz2:\d+: the compressed text is cut off here"):
+    with pytest.raises(
+        UserError, match=r"/01\.txt\.bz2:\d+: the compressed text is truncated here"
+    ):
         prepare.prepare(cfg, log)
     assert not Path(cfg.output).exists()
 
@@ -147,23 +149,23 @@ def test_parts_of_a_compressed_file_are_those_of_the_plain_one(
     tmp_path, monkeypatch, text, part_bytes, scan, name, there
 ):
     """Whatever the boundaries, and whichever parts were done before."""
-    monkeypatch.setattr(file_ranges, "_SCAN_BYTES", scan)
+    monkeypatch.setattr(file_ranges, "_READ_BYTES", scan)
     if name == "a.jsonl":
         text = "\n".join(json.dumps({"text": line}) for line in text.split("\n"))
     data = text.encode()
     plain, packed = epath.Path(tmp_path / name), epath.Path(tmp_path / f"{name}.gz")
     plain.write_bytes(data)
     packed.write_bytes(gzip.compress(data))
-    tasks = [file_ranges.make_tasks([path], [len(data)], part_bytes) for path in (plain, packed)]
+    tasks = [file_ranges.cut([path], [len(data)], part_bytes) for path in (plain, packed)]
     for (one,), (other,) in zip(*tasks, strict=True):
         assert (one.start, one.stop) == (other.start, other.stop)
     (group,) = file_ranges.groups(tasks[1])
     assert [each for numbers in file_ranges.groups(tasks[0]) for each in numbers] == group
-    with file_ranges.window_on(tasks[1]) as window:
+    with file_ranges.open_window(tasks[1]) as window:
         for number, ((one,), (other,)) in enumerate(zip(*tasks, strict=True)):
             if number not in there:
-                found = list(file_ranges.read_part(other, "en", window))
-                assert found == list(file_ranges.read_part(one, "en"))
+                found = list(file_ranges.read_range(other, "en", window))
+                assert found == list(file_ranges.read_range(one, "en"))
 
 
 def test_a_window_goes_back_to_what_it_still_holds(tmp_path):
@@ -203,7 +205,7 @@ def test_a_data_set_is_prepared_whatever_the_number_of_processes(
     config, novels, log, differing, monkeypatch
 ):
     data_dir, texts, rows = novels
-    monkeypatch.setattr(survey, "_EXAMPLES", 150)
+    monkeypatch.setattr(survey, "_EXAMPLES_PER_CALL", 150)
     options = {"tfds_data_dir": str(data_dir)}
     configs = [config("tfds:novels", f"p{n}", processes=n, **options) for n in (1, 2)]
     manifests = [prepare.prepare(each, log) for each in configs]
@@ -222,10 +224,10 @@ def test_ranges_of_examples_are_the_whole(novels):
     split = tfds_source.find("tfds:novels", "text", data_dir)
     expected = list(corpus.read_documents(rows))
     for part_bytes in (10_000_000, 100_000, 7_000, 1):
-        tasks = file_ranges.make_tasks([split], [sum(map(len, texts))], part_bytes)
+        tasks = file_ranges.cut([split], [sum(map(len, texts))], part_bytes)
         assert len(file_ranges.groups(tasks)) == len(tasks) <= 400
         found = [
-            doc for task in tasks for part in task for doc in file_ranges.read_part(part, "en")
+            doc for task in tasks for part in task for doc in file_ranges.read_range(part, "en")
         ]
         assert found == expected
     assert len(tasks) == 400

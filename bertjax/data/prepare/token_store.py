@@ -1,9 +1,8 @@
-"""Pass 1 of preparing: text becomes token ids on disk, grouped by the block they will be paired in.
+"""Pass 1 of preparing: writes the token ids of text to files, grouped by block.
 
-The corpus is cut into tasks (`parts.py`). A task leaves one file, a segment: the ids of its
-documents, sorted by block and, inside a block, by the hash that decides between training and
-held-out. So pass 2 reads one slice of every segment for its block, and the held-out documents of a
-block are the first ones of that slice.
+Each element of `file_ranges.cut` gives one token file. It holds the ids of the documents, sorted by
+block and, within a block, by the hash that decides between training and held-out. So pass 2 reads
+one slice of every token file for a block, and the held-out documents come first in it.
 """
 
 import hashlib
@@ -15,31 +14,31 @@ import numpy as np
 from etils import epath
 
 from bertjax.data import shards
-from bertjax.data.audit import measure
+from bertjax.data.audit.measure import TextSums
 from bertjax.data.pairs import FlatDocuments, offsets_of
-from bertjax.data.prepare.file_ranges import Task, read_part
+from bertjax.data.prepare import file_ranges
+from bertjax.data.prepare.file_ranges import Ranges, read_range
+from bertjax.data.prepare.workers import cached_tokenizer
 from bertjax.files import write_atomically
 from bertjax.text.compressed import Window
 from bertjax.text.tokenizer import Tokenizer
 
+SUFFIX = ".tokens"
 _SENTENCES_PER_CALL = 4096
 
-# A segment: this header, the index [blocks + 1] of where each block's documents, sentences and ids
-# begin, the table of documents, the lengths of their sentences as uint32, the ids.
+# A token file holds this header, an index [blocks + 1] of each block's first document, sentence and
+# id, the table of documents, the lengths of their sentences as uint32, and the ids.
 _HEADER = np.dtype([(name, "<u8") for name in ("blocks", "documents", "sentences", "ids", "words")])
 _INDEX = np.dtype([(name, "<u8") for name in ("document", "sentence", "id")])
 _TABLE = np.dtype([("hash", "<u8"), ("block", "<u4"), ("sentences", "<u4"), ("ids", "<u8")])
 _LENGTH = np.dtype("<u4")
-BYTES_PER_DOCUMENT, BYTES_PER_SENTENCE = _TABLE.itemsize, _LENGTH.itemsize
-"""Of a segment, beside the ids."""
 
-
-Named = tuple[tuple[int, int, int], tuple[str, ...]]
-"""A document's id (source, beginning of the part, place in the part), and its sentences."""
+DocumentId = tuple[int, int, int]
+"""A document's source, the beginning of its range, and its number in the range."""
 
 
 class Totals(NamedTuple):
-    """What segments hold."""
+    """The contents of a token file."""
 
     blocks: int
     documents: int
@@ -48,9 +47,30 @@ class Totals(NamedTuple):
     words: int
 
 
-def write_segment(
+def tokenize(
+    paths: Sequence[str],
+    group: Sequence[Ranges],
+    vocabulary: str,
+    options: dict[str, Any],
+) -> None:
+    """Writes the missing token files of a group (`file_ranges.groups`).
+
+    Args:
+        paths: the token files.
+        group: their ranges.
+        vocabulary: the directory of the tokenizer.
+        options: further arguments of `write_tokens`.
+    """
+    tokenizer = cached_tokenizer(vocabulary)
+    with file_ranges.open_window(group) as window:
+        for path, ranges in zip(map(epath.Path, paths), group, strict=True):
+            if not path.exists():
+                write_tokens(path, ranges, tokenizer, window=window, **options)
+
+
+def write_tokens(
     path: epath.Path,
-    task: Task,
+    ranges: Ranges,
     tokenizer: Tokenizer,
     *,
     seed: int,
@@ -58,11 +78,19 @@ def write_segment(
     language: str,
     window: Window | None = None,
 ) -> None:
-    """Tokenises the documents of a task into a segment, which has its name only when it is whole.
+    """Tokenizes the documents of ranges into a token file, which appears only when complete.
 
-    Sentences without tokens are dropped, and documents without sentences. Beside the segment and
-    before it comes what `measure.TextSums` counts (see `text_sums`). `window`: see
-    `parts.read_part`.
+    Sentences without tokens are dropped, and so are documents without sentences. The sums of the
+    audit (`measure.TextSums`) are written to a JSON file beside it.
+
+    Args:
+        path: the token file.
+        ranges: what to tokenize.
+        tokenizer: the tokenizer.
+        seed: the seed of the documents' hashes.
+        blocks: the number of blocks.
+        language: see `file_ranges.read_range`.
+        window: see `file_ranges.read_range`.
 
     Raises:
         UserError: bad input, named by file and line.
@@ -72,14 +100,14 @@ def write_segment(
     lengths: list[np.ndarray] = []
     ids: list[np.ndarray] = []
     words = 0
-    sums = measure.TextSums(tokenizer.unk_id)
-    for batch in _batches(task, language, window):
+    sums = TextSums(tokenizer.unk_id)
+    for batch in _batches(ranges, language, window):
         encoded = _encode(tokenizer, [line for _, lines in batch for line in lines])
         offsets = offsets_of(np.fromiter(map(len, encoded), np.int64, len(encoded)))
         tokens = np.concatenate(encoded).astype(dtype)
-        sums.add([(name[0], lines) for name, lines in batch], tokens, offsets)
+        sums.add([(document[0], lines) for document, lines in batch], tokens, offsets)
         position = 0
-        for name, lines in batch:
+        for document, lines in batch:
             bounds = offsets[position : position + len(lines) + 1]
             position += len(lines)
             words += _count_words(" ".join(lines))
@@ -87,8 +115,19 @@ def write_segment(
                 kept = np.diff(bounds).astype(_LENGTH)
                 lengths.append(kept[kept > 0])
                 ids.append(tokens[bounds[0] : bounds[-1]])
-                rows.append((*_hashes(seed, name, blocks), len(lengths[-1]), len(ids[-1])))
-    table = np.array(rows, _TABLE)
+                rows.append((*_hashes(seed, document, blocks), len(lengths[-1]), len(ids[-1])))
+    write_atomically(_sums_of(path), json.dumps(sums.to_json()).encode())
+    write_atomically(path, _serialized(np.array(rows, _TABLE), lengths, ids, blocks, words))
+
+
+def _serialized(
+    table: np.ndarray,
+    lengths: Sequence[np.ndarray],
+    ids: Sequence[np.ndarray],
+    blocks: int,
+    words: int,
+) -> bytes:
+    """Returns the bytes of a token file; the arguments are in the order of the text."""
     order = np.lexsort((table["hash"], table["block"]))
     table = table[order]
     bounds = np.searchsorted(table["block"], np.arange(blocks + 1))
@@ -98,33 +137,27 @@ def write_segment(
     index["id"] = offsets_of(table["ids"])[bounds]
     header = np.array((blocks, len(table), index["sentence"][-1], index["id"][-1], words), _HEADER)
     arrays = [header, index, table, *(lengths[i] for i in order), *(ids[i] for i in order)]
-    write_atomically(_sums_of(path), json.dumps(sums.to_json()).encode())
-    write_atomically(path, b"".join(array.tobytes() for array in arrays))
+    return b"".join(array.tobytes() for array in arrays)
 
 
-def empty_segment_bytes(blocks: int) -> int:
-    """The size of a segment without documents."""
-    return _HEADER.itemsize + (blocks + 1) * _INDEX.itemsize
+def text_sums(paths: Sequence[epath.Path]) -> TextSums:
+    """Adds up the audit's sums of token files, which are given in the order of the corpus."""
+    return TextSums.merged(json.loads(_sums_of(path).read_bytes()) for path in paths)
 
 
-def text_sums(segments: Sequence[epath.Path]) -> measure.TextSums:
-    """What was counted in the text of segments, which are in the order of the corpus."""
-    return measure.TextSums.merged(json.loads(_sums_of(path).read_bytes()) for path in segments)
+def _sums_of(path: epath.Path) -> epath.Path:
+    return path.with_suffix(".json")
 
 
-def _sums_of(segment: epath.Path) -> epath.Path:
-    return segment.with_suffix(".json")
-
-
-def segment_totals(path: epath.Path) -> Totals:
-    """What a segment holds, from its header."""
+def read_totals(path: epath.Path) -> Totals:
+    """Reads the header of a token file."""
     with path.open("rb") as file:
         header = _read(file, 0, _HEADER, 1)[0]
     return Totals(*(int(header[name]) for name in Totals._fields))
 
 
-def segment_documents(path: epath.Path) -> tuple[np.ndarray, np.ndarray]:
-    """The split hash (uint64) and the block (uint32) of a segment's documents, [documents] each."""
+def read_hashes(path: epath.Path) -> tuple[np.ndarray, np.ndarray]:
+    """Reads the split hash (uint64) and the block (uint32) of each document: [documents] each."""
     with path.open("rb") as file:
         header = _read(file, 0, _HEADER, 1)[0]
         offset = _HEADER.itemsize + (int(header["blocks"]) + 1) * _INDEX.itemsize
@@ -133,21 +166,21 @@ def segment_documents(path: epath.Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_blocks(
-    segments: Sequence[epath.Path],
+    paths: Sequence[epath.Path],
     blocks: Sequence[int],
     *,
     held_out: bool,
     cutoff: int,
     dtype: np.dtype,
 ) -> FlatDocuments:
-    """The documents of some blocks: those with a hash below `cutoff` if held_out, else the others.
+    """Reads the documents of blocks whose hash is below `cutoff` (held_out), or the others.
 
-    Their order (segment, block, hash) is the same for any number of processes.
+    Their order (token file, block, hash) does not depend on the number of processes.
     """
     sentences: list[np.ndarray] = []
     lengths: list[np.ndarray] = []
-    stretches: list[tuple[epath.Path, int, int]] = []  # of ids: file, first byte, number
-    for path in segments:
+    id_slices: list[tuple[epath.Path, int, int]] = []  # file, first byte, number of ids
+    for path in paths:
         with path.open("rb") as file:
             header = _read(file, 0, _HEADER, 1)[0]
             index_at = _HEADER.itemsize
@@ -170,22 +203,19 @@ def read_blocks(
                 count = int(rows["sentences"].sum())
                 lengths.append(_read(file, lengths_at + at * _LENGTH.itemsize, _LENGTH, count))
                 at = int(begin["id"]) + int(before["ids"].sum())
-                count = int(rows["ids"].sum())
-                stretches.append((path, ids_at + at * dtype.itemsize, count))
+                id_slices.append((path, ids_at + at * dtype.itemsize, int(rows["ids"].sum())))
     return FlatDocuments(
-        ids=_read_stretches(stretches, dtype),
+        ids=_read_slices(id_slices, dtype),
         sentence_offsets=offsets_of(np.concatenate([np.zeros(0, _LENGTH), *lengths])),
         document_offsets=offsets_of(np.concatenate([np.zeros(0, _LENGTH), *sentences])),
     )
 
 
-def _read_stretches(
-    stretches: Sequence[tuple[epath.Path, int, int]], dtype: np.dtype
-) -> np.ndarray:
-    """Arrays that lie at (file, byte, number of elements), as one: never all of them twice."""
-    result = np.empty(sum(count for _, _, count in stretches), dtype)
+def _read_slices(slices: Sequence[tuple[epath.Path, int, int]], dtype: np.dtype) -> np.ndarray:
+    """Concatenates slices of files without holding all of them twice."""
+    result = np.empty(sum(count for _, _, count in slices), dtype)
     done = 0
-    for path, at, count in stretches:
+    for path, at, count in slices:
         with path.open("rb") as file:
             result[done : done + count] = _read(file, at, dtype, count)
         done += count
@@ -193,7 +223,7 @@ def _read_stretches(
 
 
 def _count_words(text: str) -> int:
-    """len(text.split()) of a text without space around it; mostly without making the words."""
+    """Returns len(text.split()) for a text without surrounding space, in most cases faster."""
     if text.isprintable() and text.isascii() and "  " not in text:
         return text.count(" ") + 1
     return len(text.split())
@@ -204,15 +234,15 @@ def _read(file: Any, offset: int, dtype: np.dtype, count: int) -> np.ndarray:
     return np.frombuffer(file.read(count * dtype.itemsize), dtype, count)
 
 
-def _hashes(seed: int, name: tuple[int, int, int], blocks: int) -> tuple[int, int]:
-    """(split hash, block) of a document by its id: file, part of the file, place in the part."""
-    digest = hashlib.blake2b(repr((seed, *name)).encode(), digest_size=16).digest()
+def _hashes(seed: int, document: DocumentId, blocks: int) -> tuple[int, int]:
+    """Returns the split hash and the block of a document."""
+    digest = hashlib.blake2b(repr((seed, *document)).encode(), digest_size=16).digest()
     split, block = int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:], "little")
     return split, block % blocks
 
 
 def _encode(tokenizer: Tokenizer, sentences: Sequence[str]) -> list[np.ndarray]:
-    """The ids of sentences; some thousand at a time, as a document may have millions."""
+    """Encodes sentences in batches, as a document may have millions."""
     return [
         ids
         for start in range(0, len(sentences), _SENTENCES_PER_CALL)
@@ -220,12 +250,14 @@ def _encode(tokenizer: Tokenizer, sentences: Sequence[str]) -> list[np.ndarray]:
     ]
 
 
-def _batches(task: Task, language: str, window: Window | None) -> Iterator[list[Named]]:
-    """The documents of a task with their ids, some thousand sentences at a time."""
+def _batches(
+    ranges: Ranges, language: str, window: Window | None
+) -> Iterator[list[tuple[DocumentId, tuple[str, ...]]]]:
+    """Yields the documents of ranges with their ids, some thousand sentences at a time."""
     batch, count = [], 0
-    for part in task:
-        for place, document in enumerate(read_part(part, language, window)):
-            batch.append(((part.number, part.start, place), document))
+    for file_range in ranges:
+        for number, document in enumerate(read_range(file_range, language, window)):
+            batch.append(((file_range.number, file_range.start, number), document))
             count += len(document)
             if count >= _SENTENCES_PER_CALL:
                 yield batch

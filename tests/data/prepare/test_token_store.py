@@ -3,11 +3,11 @@
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bertjax.data.prepare import segments
+from bertjax.data.prepare import token_store
 
 
 @given(st.lists(st.text(st.sampled_from("ab,. \t\x1c\xa0\u3000é"), min_size=1)))
 @example(["a  b", "c"])
 def test_words_are_counted_as_they_are_split(lines):
     text = " ".join(stripped for line in lines if (stripped := line.strip()))
-    assert not text or segments._count_words(text) == len(text.split())
+    assert not text or token_store._count_words(text) == len(text.split())
