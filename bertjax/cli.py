@@ -1,7 +1,7 @@
-"""The command line: verbs, no logic. Only this module exits.
+"""The command line: one function per verb, without logic. Only this module exits.
 
-Exit codes: 0 done; 2 a mistake of the user's (one sentence); 75 stopped early by a signal and
-resumable; 1 anything else, with its traceback, and warnings where --strict was said.
+Exit codes: 0 done; 2 a mistake that the user can correct, told in one sentence; 75 stopped early by
+a signal and resumable; 1 any other error, with its traceback, and warnings under --strict.
 """
 
 import contextlib
@@ -11,12 +11,12 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from bertjax import parsing
 from bertjax.commands import command
 from bertjax.errors import Stopped, UserError
-from bertjax.parsing import flags_of, parse_recipe, with_positionals
+from bertjax.parsing import flags_of, parse_recipe
 
 EXIT_DONE, EXIT_INTERRUPTED, EXIT_WARNED, EXIT_MISTAKE, EXIT_STOPPED = 0, 1, 1, 2, 75
 _RESUMABLE = ("demo", "prepare", "pretrain", "finetune")
@@ -24,7 +24,7 @@ _LABELLED = {"train": "train.csv", "dev": "dev.csv"}
 
 
 class Verb(NamedTuple):
-    """A word of the command line."""
+    """A verb of the command line."""
 
     summary: str
     run: Callable[[list[str]], int]
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Runs one command and returns its exit code; mistakes are told on stderr."""
+    """Runs one command and returns its exit code; prints mistakes on standard error."""
     words = list(arguments)
     if not words or words[0] in ("-h", "--help", "help"):
         print(_overview())
@@ -56,12 +56,10 @@ def run(arguments: Sequence[str]) -> int:
         if words[0] not in _RESUMABLE or _is_audit(words):
             print("bertjax: interrupted.", file=sys.stderr)
             return EXIT_INTERRUPTED
-        how = (
-            ", without --fresh and with the --workdir that it began," if "--fresh" in words else ""
-        )
-        print(f"bertjax: stopped; the same command{how} goes on from there.", file=sys.stderr)
+        how = ", without --fresh and with the new --workdir," if "--fresh" in words else ""
+        print(f"bertjax: stopped; the same command{how} resumes it.", file=sys.stderr)
         return EXIT_STOPPED
-    except BrokenPipeError:  # `bertjax predict ... | head`: the reader has seen enough
+    except BrokenPipeError:  # the reader closed the pipe, as in `bertjax predict ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_DONE
 
@@ -89,10 +87,10 @@ def _overview() -> str:
             "",
             *lines,
             "",
-            "A text becomes a model in this order; every verb's --help is enough to use it.",
-            "Exit codes: 0 done, 2 a mistake in command or input, 75 stopped and resumable.",
-            "Compiled programs are kept for the next command, in a directory that is printed:",
-            "JAX_COMPILATION_CACHE_DIR names another, JAX_ENABLE_COMPILATION_CACHE=false none.",
+            "The verbs stand in the order of their use. VERB --help describes all flags.",
+            "Exit codes: 0 done, 2 a mistake in the command or its input, 75 stopped, resumable.",
+            "Compiled programs are cached in a directory that is printed. Set another one by",
+            "JAX_COMPILATION_CACHE_DIR, or none by JAX_ENABLE_COMPILATION_CACHE=false.",
         ]
     )
 
@@ -102,7 +100,7 @@ def _say(line: str) -> None:
 
 
 def _keep_compiled() -> None:
-    """Turns the compilation cache on, where it was not switched off, and says where it is."""
+    """Turns on the compilation cache, unless it is disabled, and prints its directory."""
     from bertjax.rundir.compilation_cache import keep_compiled
 
     if told := keep_compiled():
@@ -111,7 +109,7 @@ def _keep_compiled() -> None:
 
 @contextlib.contextmanager
 def _keeping_compiled() -> Iterator[None]:
-    """The same where standard output is data: told on stderr, after them."""
+    """Turns on the compilation cache; prints its directory on standard error, after the data."""
     from bertjax.rundir.compilation_cache import keep_compiled
 
     told = keep_compiled()
@@ -120,8 +118,8 @@ def _keeping_compiled() -> Iterator[None]:
         print(told, file=sys.stderr)
 
 
-def _say_how_to_go_on(verb: str, arguments: list[str], fresh: bool, workdir: object) -> None:
-    """The command that resumes a run; one that began with --fresh is resumed without it."""
+def _say_how_to_resume(verb: str, arguments: list[str], fresh: bool, workdir: object) -> None:
+    """Prints the command that resumes a run, with its workdir in place of --fresh."""
     words, rest = [], iter(arguments)
     for word in rest:
         if fresh and word == "--workdir":
@@ -130,8 +128,8 @@ def _say_how_to_go_on(verb: str, arguments: list[str], fresh: bool, workdir: obj
             words.append(word)
     if fresh:
         words += ["--workdir", str(workdir)]
-        words += [] if "--fresh" in arguments else ["--no-fresh"]  # it is in the recipe
-    _say(f"To go on: {shlex.join(['bertjax', verb, *words])}")
+        words += [] if "--fresh" in arguments else ["--no-fresh"]  # the recipe has it
+    _say(f"To resume: {shlex.join(['bertjax', verb, *words])}")
 
 
 # The verbs --------------------------------------------------------------------------------------
@@ -186,11 +184,11 @@ def _prepare(arguments: list[str]) -> int:
         prepare(config, say)
     directories = config.directories(location(str(config.output))).values()
     if config.strict and not all(map(audit.is_clean, directories)):
-        _say("Exit code 1, by --strict: see the warnings. The shards are finished all the same.")
+        _say("Exit code 1 because of --strict and the warnings above. The shards are complete.")
         return EXIT_WARNED
     place, lengths = str(config.output).rstrip("/"), sorted(config.lengths)
     options: dict[str, object] = {"data": place}
-    if len(lengths) > 1:  # nine of ten of the 1,000 steps are short, as in the paper
+    if len(lengths) > 1:  # the paper trains on short rows in nine of ten steps
         options["data"] = f"{place}/{lengths[0]}"
         options |= {"second.data": f"{place}/{lengths[1]}", "second.after_steps": 900}
     _say(f"Next: {command('pretrain', **options, workdir='runs/pretrain')}")
@@ -212,7 +210,7 @@ def _pretrain(arguments: list[str]) -> int:
         _keep_compiled()
         result = pretrain(config, say)
     if result.stopped:
-        _say_how_to_go_on("pretrain", arguments, config.fresh, result.workdir)
+        _say_how_to_resume("pretrain", arguments, config.fresh, result.workdir)
         return EXIT_STOPPED
     _say(f"Next: {command('finetune', model=result.workdir, **_LABELLED)}")
     _say(f'  or: echo "the cat [MASK] on the mat." | {command("predict", result.workdir)}')
@@ -267,7 +265,7 @@ def _finetune(arguments: list[str]) -> int:
         _keep_compiled()
         result = finetune(config, say)
     if result.stopped:
-        _say_how_to_go_on("finetune", arguments, config.fresh, result.workdir)
+        _say_how_to_resume("finetune", arguments, config.fresh, result.workdir)
         return EXIT_STOPPED
     again = {name: getattr(config.task, name) or None for name in config.kind.unrecorded}
     _say(f"Next: {command('evaluate', result.workdir, config.dev, **again)}")
@@ -295,70 +293,28 @@ def _evaluate(arguments: list[str]) -> int:
     return EXIT_DONE
 
 
-def _predict(
-    model: str,
-    *,
-    top_k: int | None = None,
-    pseudo_log_likelihood: bool = False,
-    batch_size: int = 32,
-) -> int:
-    """Read lines from standard input and write a JSON line for each.
+def _predict(arguments: list[str]) -> int:
+    from bertjax.inference.config import PredictConfig
 
-    A fine-tuned model answers each line. Models of pairs read two texts with a tab between. Models
-    that answer questions read {"question": ..., "context": ...} as JSON, or both with a tab
-    between; the context may have any length. A model that was only pre-trained fills in the [MASK]
-    of each line.
+    with flags_of(PredictConfig), _keeping_compiled():
+        options = vars(parsing.parse(PredictConfig, "predict", arguments))
 
-    Args:
-        model: Run directory, export, Hugging Face directory, TF1 checkpoint, or name on the hub.
-        top_k: Number of words for a [MASK], or of answers to a question. Default: 5.
-        pseudo_log_likelihood: Score each line with a pre-trained model: the sum over its tokens of
-            log p(token | all others) in nats, each masked alone, and its pseudo-perplexity.
-        batch_size: Maximum lines (or masked copies of them) per batch.
-    """
-    from bertjax.inference.predict import predict_lines
+        from bertjax.inference.predict import predict_lines
 
-    with _keeping_compiled():
-        for line in predict_lines(
-            _load(model),
-            _stdin(),
-            top_k=top_k,
-            pseudo_log_likelihood=pseudo_log_likelihood,
-            batch_size=batch_size,
-        ):
+        for line in predict_lines(_load(options.pop("model")), _stdin(), **options):
             _say(line)
     return EXIT_DONE
 
 
-def _embed(
-    model: str,
-    *,
-    layer: tuple[int, ...] = (-1,),
-    layer_weights: tuple[float, ...] | None = None,
-    pooling: Literal["mean", "cls", "pooler"] = "mean",
-    batch_size: int = 32,
-) -> int:
-    """Read lines from standard input and write a vector for each, as a JSON list.
+def _embed(arguments: list[str]) -> int:
+    from bertjax.inference.config import EmbedConfig
 
-    Args:
-        model: Run directory, export, Hugging Face directory, TF1 checkpoint, or name on the hub.
-        layer: Layer to take (0: the embeddings, -1: the last); several are joined.
-        layer_weights: A weight for each layer, to sum the layers instead of joining them.
-        pooling: mean: of all tokens. cls: the first token. pooler: the pooled output.
-        batch_size: Maximum lines per batch.
-    """
-    from bertjax.inference.embed import embed_lines
+    with flags_of(EmbedConfig), _keeping_compiled():
+        options = vars(parsing.parse(EmbedConfig, "embed", arguments))
 
-    with _keeping_compiled():
-        vectors = embed_lines(
-            _load(model),
-            _stdin(),
-            layer=layer,
-            pooling=pooling,
-            layer_weights=layer_weights,
-            batch_size=batch_size,
-        )
-        for vector in vectors:
+        from bertjax.inference.embed import embed_lines
+
+        for vector in embed_lines(_load(options.pop("model")), _stdin(), **options):
             _say(json.dumps([round(float(value), 6) for value in vector]))
     return EXIT_DONE
 
@@ -371,21 +327,12 @@ def _probe(arguments: list[str]) -> int:
     return EXIT_DONE
 
 
-def _report(directories: tuple[str, ...], *, output: str | None = None) -> int:
-    """Write the report of runs, or of a demo, from what they measured; several are compared.
+def _report(arguments: list[str]) -> int:
+    from bertjax.report.run import ReportConfig, report
 
-    Args:
-        directories: Run directories, or demo directories. Each gets its report/index.html.
-        output: Page that compares several; left out: report/comparison.html in the first.
-    """
-    if not directories:
-        raise UserError("report: name at least one run directory.")
-
-    from bertjax.files import location
-    from bertjax.report.run import report
-
-    page = None if output is None else location(output)
-    report(tuple(map(location, directories)), _say, page)
+    with flags_of(ReportConfig, _say) as say:
+        config = parsing.parse(ReportConfig, "report", arguments)
+        report(config.directories, say, config.output)
     return EXIT_DONE
 
 
@@ -396,7 +343,7 @@ def _load(model: str) -> Any:
 
 
 def _stdin() -> Iterator[str]:
-    """The lines of standard input, without their ends."""
+    """Yields the lines of standard input, without line ends."""
     reader = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8", errors="strict", newline="\n")
     number = 1
     while True:
@@ -404,7 +351,7 @@ def _stdin() -> Iterator[str]:
             line = reader.readline()
         except UnicodeDecodeError as error:
             raise UserError(
-                f"Line {number} of standard input, or one after it, is not UTF-8 ({error.reason}): "
+                f"Line {number} of standard input, or a later one, is not UTF-8 ({error.reason}): "
                 "convert it, for example with iconv."
             ) from None
         if not line:
@@ -414,23 +361,17 @@ def _stdin() -> Iterator[str]:
 
 
 VERBS = {
-    "demo": Verb("the whole way on the documentation installed here, in minutes", _demo),
+    "demo": Verb("all steps in minutes, on the documentation of installed packages", _demo),
     "tokenizer train": Verb("text -> a vocabulary", _tokenizer_train),
     "prepare": Verb("text + vocabulary -> shards", _prepare),
     "pretrain": Verb("shards -> a pre-trained BERT", _pretrain),
     "convert": Verb("a TF1 checkpoint, a model or a run -> another layout", _convert),
     "finetune": Verb("a BERT + labelled files -> a fine-tuned model", _finetune),
     "evaluate": Verb("a fine-tuned model + a labelled file -> scores", _evaluate),
-    "predict": Verb(
-        "lines -> labels, answers, or words for [MASK]",
-        with_positionals(_predict, "predict"),
-    ),
-    "embed": Verb("lines -> vectors", with_positionals(_embed, "embed")),
-    "probe": Verb("a frozen model + labelled rows -> how well its vectors tell the labels", _probe),
-    "report": Verb(
-        "run directories -> an HTML page each, and one that compares them",
-        with_positionals(_report, "report"),
-    ),
+    "predict": Verb("lines -> labels, answers, or words for [MASK]", _predict),
+    "embed": Verb("lines -> vectors", _embed),
+    "probe": Verb("a frozen model + labelled rows -> scores of a linear model", _probe),
+    "report": Verb("run directories -> a page per run, and a page that compares them", _report),
 }
 
 

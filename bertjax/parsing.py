@@ -1,4 +1,4 @@
-"""Words of the command line -> configurations, and names of fields -> flags."""
+"""Parses the words of a command into a configuration, and replaces names of fields by flags."""
 
 import contextlib
 import dataclasses
@@ -34,12 +34,12 @@ Say = Callable[[str], None]
 _FIELD = re.compile(r"`([a-z]\w*(?:\.\w+)*)`")
 
 
-def with_flags(text: str, kind: Callable[..., Any]) -> str:
+def with_flags(text: str, kind: type) -> str:
     """Replaces the fields that a text names in backquotes by their flags.
 
     Args:
         text: an error, a log line or a help text, which names fields by their dotted paths.
-        kind: what a command line fills in: a dataclass, or a function with its parameters.
+        kind: the configuration of a verb, a dataclass.
 
     Returns:
         The text with --loop.train-steps in place of `loop.train_steps`. A name that is no field
@@ -52,7 +52,7 @@ def with_flags(text: str, kind: Callable[..., Any]) -> str:
 
 
 @contextlib.contextmanager
-def flags_of(kind: Callable[..., Any], say: Say = print) -> Iterator[Say]:
+def flags_of(kind: type, say: Say = print) -> Iterator[Say]:
     """Yields `say` with flags in place of fields; a `UserError` from the block gets them too."""
     try:
         yield lambda line: say(with_flags(line, kind))
@@ -60,17 +60,15 @@ def flags_of(kind: Callable[..., Any], say: Say = print) -> Iterator[Say]:
         raise UserError(with_flags(str(error), kind)) from error
 
 
-def _flags(kind: Callable[..., Any], path: str = "", prefix: str = "") -> Iterator[tuple[str, str]]:
+def _flags(kind: type, path: str = "", prefix: str = "") -> Iterator[tuple[str, str]]:
     """Yields the dotted path and the flag of each field, fields of nested dataclasses included."""
     from tyro.conf import OmitArgPrefixes, Positional
 
     hints = get_type_hints(kind, include_extras=True)
-    for name, parameter in inspect.signature(kind).parameters.items():
+    for name in (field.name for field in dataclasses.fields(kind)):
         hint = hints[name]
-        is_required = parameter.default is inspect.Parameter.empty
-        is_positional = _has(hint, Positional) or (inspect.isfunction(kind) and is_required)
-        yield path + name, name.upper() if is_positional else flag(prefix + name)
         nested = _dataclass(hint)
+        yield path + name, name.upper() if _has(hint, Positional) else flag(prefix + name)
         if nested and _has(hint, OmitArgPrefixes):  # it names its own fields without a path
             yield from _flags(nested, f"{path}{name}.", prefix)
             yield from _flags(nested, path, prefix)
@@ -89,8 +87,8 @@ def _dataclass(hint: Any) -> type | None:
     return next(filter(None, map(_dataclass, get_args(hint))), None)
 
 
-def parse(kind: Callable[..., Config], verb: str, arguments: list[str], **more: Any) -> Config:
-    """Returns a configuration, or what a function returns, from the words after a verb.
+def parse(kind: type[Config], verb: str, arguments: list[str], **more: Any) -> Config:
+    """Returns a configuration from the words after a verb.
 
     Exits with 0 on --help, and with 2 on a word that is no flag or has no valid value.
 
@@ -99,14 +97,12 @@ def parse(kind: Callable[..., Config], verb: str, arguments: list[str], **more: 
     """
     import tyro
 
-    is_function = inspect.isfunction(kind)
     try:
         return tyro.cli(
-            _documented(kind) if is_function else kind,
+            kind,
             args=arguments,
             prog=f"bertjax {verb}",
             description=_description(kind),
-            config=[tyro.conf.PositionalRequiredArgs] if is_function else [],
             registry=_registry(kind),
             **more,
         )
@@ -122,8 +118,8 @@ class _Refused(Exception):
         self.error = error
 
 
-def _registry(kind: Callable[..., Any]) -> "ConstructorRegistry":
-    """Returns a rule for dataclasses: tyro's, with our metavars, help texts and errors."""
+def _registry(kind: type) -> "ConstructorRegistry":
+    """Returns a registry with tyro's rule for dataclasses, except for metavars, help and errors."""
     from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructTypeInfo
 
     registry = ConstructorRegistry()
@@ -154,63 +150,41 @@ def _registry(kind: Callable[..., Any]) -> "ConstructorRegistry":
     return registry
 
 
-def _presented(field: "StructFieldSpec", kind: Callable[..., Any]) -> "StructFieldSpec":
-    """Returns a field with a plain metavar, and a help text in paragraphs with flags."""
-    from tyro.conf import Positional
+def _presented(field: "StructFieldSpec", kind: type) -> "StructFieldSpec":
+    """Returns a field with a plain metavar and a help text with flags, without empty defaults."""
+    from tyro.conf import Positional, arg
 
-    given = field.helptext
+    given, hint = field.helptext, field.type
 
     def helptext() -> str | None:
         text = given() if callable(given) else given
         return None if text is None else with_flags(_paragraphs(text), kind)
 
-    hint = _with_metavar(field.name, field.type, _has(field.type, Positional))
+    def default(label: str) -> str:
+        return "" if label in ("", "None") else f"(default: {label})"
+
+    metavar = None if hint is bool else _metavar(hint)
+    if _has(hint, Positional):
+        metavar = field.name.upper()
+    hint = Annotated[hint, arg(metavar=metavar, help_behavior_hint=default)]
     return dataclasses.replace(field, type=hint, helptext=helptext)
 
 
-def _documented(function: Callable[..., Config]) -> Callable[..., Config]:
-    """Returns a function with plain metavars, and descriptions of parameters with flags."""
-
-    def call(*positionals: Any, **options: Any) -> Config:
-        return function(*positionals, **options)
-
-    signature = inspect.signature(function)
-    hints = get_type_hints(function, include_extras=True)
-    call.__annotations__ = {
-        name: _with_metavar(name, hints[name], is_positional=each.default is each.empty)
-        for name, each in signature.parameters.items()
-    }
-    call.__signature__ = signature  # pyright: ignore[reportFunctionMemberAccess]
-    call.__doc__ = re.sub(r"\n {8,}", " ", with_flags(inspect.getdoc(function) or "", function))
-    return call
-
-
-def _description(kind: Callable[..., Any]) -> str:
-    """Returns what a docstring says before its arguments, wrapped at the terminal's width."""
-    text = (inspect.getdoc(kind) or "").partition("\n\nArgs:\n")[0]
+def _description(kind: type) -> str:
+    """Returns the docstring with flags, wrapped at the terminal's width."""
+    text = with_flags(_paragraphs(inspect.getdoc(kind) or ""), kind)
     width = shutil.get_terminal_size().columns
     # tyro prints a description as it is, except that it joins lines that begin with a letter.
     wrapped = (
         textwrap.fill(paragraph, width, initial_indent="  ", subsequent_indent="  ")
-        for paragraph in _paragraphs(with_flags(text, kind)).split("\n\n")
+        for paragraph in text.split("\n\n")
     )
     return "\n".join(wrapped)
 
 
 def _paragraphs(text: str) -> str:
-    """Joins the lines of each paragraph, so that the help wraps them at the terminal's width."""
+    """Joins the lines of each paragraph."""
     return "\n\n".join(" ".join(part.split()) for part in re.split(r"\n\s*\n", text))
-
-
-def _with_metavar(name: str, hint: Any, is_positional: bool) -> Any:
-    """Returns a hint with a plain metavar, which prints no default that is None or empty."""
-    import tyro
-
-    def default(label: str) -> str:
-        return "" if label in ("", "None") else f"(default: {label})"
-
-    metavar = name.upper() if is_positional else None if hint is bool else _metavar(hint)
-    return Annotated[hint, tyro.conf.arg(metavar=metavar, help_behavior_hint=default)]
 
 
 def _metavar(hint: Any) -> str:
@@ -240,8 +214,11 @@ def parse_recipe(kind: type[Config], verb: str, arguments: list[str]) -> Config:
 def read_recipe(
     kind: type[Config], verb: str, arguments: list[str]
 ) -> tuple[str, Config | None, list[str]]:
-    """Returns the words before the flags, the configuration of the recipe if the first argument is
-    one, and the flags.
+    """Reads the recipe, if the first argument is one.
+
+    Returns:
+        The words of the command before the flags, the recipe's configuration or None, and the
+        flags.
 
     Raises:
         UserError: the first argument is neither a recipe nor a flag.
@@ -258,13 +235,3 @@ def read_recipe(
     if not isinstance(config, kind):
         raise UserError(f"{recipe}: defines no `config = {kind.__name__}(...)`.")
     return f"{verb} {recipe}", config, flags
-
-
-def with_positionals(function: Callable[..., int], verb: str) -> Callable[[list[str]], int]:
-    """Returns a verb that calls a function; parameters without a default are positional."""
-
-    def run_verb(arguments: list[str]) -> int:
-        with flags_of(function):
-            return parse(function, verb, arguments)
-
-    return run_verb

@@ -1,7 +1,5 @@
 """Tests the command line: help, exit codes, and one sentence for each mistake."""
 
-import functools
-import inspect
 import io
 import json
 import shlex
@@ -137,13 +135,6 @@ def parse(monkeypatch):
     real = parsing.parse
 
     def only_parsed(kind, verb, arguments, **more):
-        if not isinstance(kind, type):  # a function, which the parser would call
-            signature = inspect.signature(kind)
-
-            @functools.wraps(kind)
-            def kind(*positional, **named):
-                raise Parsed(dict(signature.bind(*positional, **named).arguments))
-
         raise Parsed(real(kind, verb, arguments, **more))
 
     def run(line):
@@ -153,7 +144,7 @@ def parse(monkeypatch):
             patch.setattr(parsing, "parse", only_parsed)
             cli.run(words[1:])
         (meaning,) = caught.value.args
-        return meaning if isinstance(meaning, dict) else vars(meaning)
+        return vars(meaning)
 
     return run
 
@@ -161,7 +152,7 @@ def parse(monkeypatch):
 def printed(out):
     """Returns the commands at the end of an output."""
     lines = [line.partition(": ") for line in out.splitlines()]
-    return [line for word, _, line in lines if word.strip() in ("Next", "then", "or", "To go on")]
+    return [line for word, _, line in lines if word.strip() in ("Next", "then", "or", "To resume")]
 
 
 def test_each_step_prints_the_next_which_the_parser_takes(made, bertjax, parse, tmp_path):
@@ -447,11 +438,11 @@ def test_interrupted_exits_75_where_there_is_something_to_resume(monkeypatch, be
 
     monkeypatch.setitem(cli.VERBS, verb, cli.Verb("interrupted", interrupted))
     code, _, err = bertjax(*verb.split(), "--fresh")
-    assert ("without --fresh" in err) == ("goes on" in err)
+    assert ("without --fresh" in err) == ("resumes it" in err)
     code, _, err = bertjax(*verb.split())
     resumable = verb in ("demo", "prepare", "pretrain", "finetune")
     assert code == (75 if resumable else 1)
-    assert ("the same command goes on from there" in err) == resumable
+    assert ("the same command resumes it" in err) == resumable
     assert err.count("\n") == 1
     if verb == "prepare":  # an audit is not resumable
         assert bertjax("prepare", "--audit", "x")[::2] == (1, "bertjax: interrupted.\n")

@@ -1,12 +1,14 @@
 """`bertjax report`: the results of runs as HTML files that need no network, and curves as PNG."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
+import tyro
 from etils import epath
 
 from bertjax.config import read_json_object
 from bertjax.errors import UserError
-from bertjax.files import writing
+from bertjax.files import location, writing
 from bertjax.report import comparison, html
 from bertjax.report.charts import charts_of, write_pngs
 from bertjax.report.demo import NUMBERS, PAGE, write_demo_report
@@ -24,6 +26,16 @@ from bertjax.rundir.records import (
 from bertjax.train.telemetry.metrics_file import read_records
 
 COMPARISON = "comparison.html"
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportConfig:
+    """Write the report of runs or of a demo, and a page that compares several of them."""
+
+    directories: tyro.conf.Positional[tuple[str, ...]]
+    """Run directories, or demo directories. Each gets a report/index.html."""
+    output: str | None = None
+    """Page that compares several directories. Default: report/comparison.html in the first."""
 
 
 def report(
@@ -44,10 +56,12 @@ def report(
         The pages, in the order of the directories; then the one that compares.
 
     Raises:
-        UserError: a directory holds no run or is named twice, or `output` is given for a single
-            directory.
+        UserError: there are no directories; one holds no run or is named twice; `output` is given
+            for a single directory.
     """
-    named = [epath.Path(directory) for directory in directories]
+    if not directories:
+        raise UserError("`directories` is empty: name at least one run directory.")
+    named = [location(directory) for directory in directories]
     if twice := {str(path) for path in named if named.count(path) > 1}:
         raise UserError(f"{min(twice)}: is named twice; name every directory once.")
     if output is not None and len(named) < 2:
@@ -60,7 +74,7 @@ def report(
         pages.append(write(directory, log))
         log(f"Wrote {pages[-1]}.")
     if len(named) > 1:
-        target = named[0] / REPORT / COMPARISON if output is None else epath.Path(output)
+        target = named[0] / REPORT / COMPARISON if output is None else location(output)
         pages.append(comparison.write_comparison(named, target))
         log(f"Wrote {target}, which compares them.")
     return pages
