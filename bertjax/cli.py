@@ -177,7 +177,8 @@ def _prepare(arguments: list[str]) -> int:
             is_clean = all(not report.findings for report in audit_data(audited, say))
         return EXIT_DONE if is_clean or not audited.strict else EXIT_WARNED
     with flags_of(PrepareConfig, _say) as say:
-        config = parsing.parse(PrepareConfig, "prepare", arguments)
+        note = "With --audit it prints only warnings, about text or about finished shards."
+        config = parsing.parse(PrepareConfig, "prepare", arguments, note)
         if config.estimate:
             estimate(config, say)
             return EXIT_DONE

@@ -87,10 +87,19 @@ def _dataclass(hint: Any) -> type | None:
     return next(filter(None, map(_dataclass, get_args(hint))), None)
 
 
-def parse(kind: type[Config], verb: str, arguments: list[str], **more: Any) -> Config:
+def parse(
+    kind: type[Config], verb: str, arguments: list[str], note: str = "", **more: Any
+) -> Config:
     """Returns a configuration from the words after a verb.
 
     Exits with 0 on --help, and with 2 on a word that is no flag or has no valid value.
+
+    Args:
+        kind: the configuration, a dataclass.
+        verb: words before the flags, for the help.
+        arguments: words after the verb.
+        note: a paragraph of the help, after the docstring of `kind`.
+        **more: arguments of `tyro.cli`.
 
     Raises:
         UserError: the configuration refuses the values.
@@ -102,7 +111,7 @@ def parse(kind: type[Config], verb: str, arguments: list[str], **more: Any) -> C
             kind,
             args=arguments,
             prog=f"bertjax {verb}",
-            description=_description(kind),
+            description=_description(kind, note),
             registry=_registry(kind),
             **more,
         )
@@ -170,9 +179,9 @@ def _presented(field: "StructFieldSpec", kind: type) -> "StructFieldSpec":
     return dataclasses.replace(field, type=hint, helptext=helptext)
 
 
-def _description(kind: type) -> str:
-    """Returns the docstring with flags, wrapped at the terminal's width."""
-    text = with_flags(_paragraphs(inspect.getdoc(kind) or ""), kind)
+def _description(kind: type, note: str) -> str:
+    """Returns the docstring with flags and the note, wrapped at the terminal's width."""
+    text = with_flags(_paragraphs(f"{inspect.getdoc(kind)}\n\n{note}".strip()), kind)
     width = shutil.get_terminal_size().columns
     # tyro prints a description as it is, except that it joins lines that begin with a letter.
     wrapped = (

@@ -11,7 +11,6 @@ import functools
 import gzip
 import itertools
 import re
-import shlex
 import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ import numpy as np
 from etils import epath
 
 from bertjax import protobuf
+from bertjax.commands import command
 from bertjax.data.pairs import Pair
 from bertjax.errors import UserError
 from bertjax.files import location, reading
@@ -175,8 +175,7 @@ def prepare_command(data: epath.Path) -> str | None:
         found = ".tfrecord" in data.name or ".tf_record" in data.name
     if not found:
         return None
-    words = ("--input", str(data), "--tokenizer", "vocab.txt", "--output", "shards")
-    return shlex.join(["bertjax", "prepare", *words])
+    return command("prepare", input=data, tokenizer="vocab.txt", output="shards")
 
 
 def _decompressed(file: Any) -> Any:

@@ -25,8 +25,7 @@ _MAX_LENGTH = 1 << 16
 @dataclasses.dataclass(frozen=True)
 class PrepareConfig:
     """Tokenize text and write the examples that `bertjax pretrain` reads to files (shards). The
-    command ends with warnings about the text; with --audit it prints only those, for text or for
-    finished shards."""
+    command ends with warnings about the text."""
 
     input: tuple[str, ...]
     """Text files, directories, patterns and TFDS data sets. A .txt file has one sentence per line

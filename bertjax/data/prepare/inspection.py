@@ -1,4 +1,4 @@
-"""`bertjax prepare --audit`: audits text that is not prepared yet, or finished shards."""
+"""Audits text that is not prepared yet, or finished shards."""
 
 import dataclasses
 import tempfile
@@ -23,7 +23,7 @@ class AuditConfig(PrepareConfig):
     audit: tuple[str, ...] = ()
     """Text, as in `input`, or a directory of shards."""
     input: tuple[str, ...] = ()
-    """The same as `audit`, so that a prepare command followed by --audit audits its text."""
+    """The same as `audit`, so that a prepare command followed by `audit` audits its text."""
     tokenizer: str = ""
     """Directory of the tokenizer for text, or its vocabulary file. Shards have their own."""
     output: str = ""
