@@ -29,13 +29,12 @@ if TYPE_CHECKING:
         classification_loss,
         classification_normalizers,
         multi_label_loss,
-        pretraining_loss,
-        pretraining_normalizers,
         question_answering_loss,
         question_answering_normalizers,
         regression_loss,
     )
     from bertjax.objectives.masking import MaskingConfig, Vocabulary, mask_tokens
+    from bertjax.objectives.nsp import pretraining_loss, pretraining_normalizers
     from bertjax.pretrain.config import PretrainConfig
     from bertjax.tasks.classification.config import ClassificationConfig
     from bertjax.tasks.question_answering.config import QuestionAnsweringConfig
@@ -78,8 +77,8 @@ _HOMES = {
     "multi_label_loss": "bertjax.objectives.losses",
     "predict": "bertjax.inference.predict",
     "pretraining_logits": "bertjax.model.bert",
-    "pretraining_loss": "bertjax.objectives.losses",
-    "pretraining_normalizers": "bertjax.objectives.losses",
+    "pretraining_loss": "bertjax.objectives.nsp",
+    "pretraining_normalizers": "bertjax.objectives.nsp",
     "pseudo_log_likelihood": "bertjax.inference.likelihood",
     "question_answering_loss": "bertjax.objectives.losses",
     "question_answering_normalizers": "bertjax.objectives.losses",

@@ -221,9 +221,8 @@ def _pretrain(arguments: list[str]) -> int:
 def _convert(arguments: list[str]) -> int:
     from bertjax.convert.run import ConvertConfig, convert
     from bertjax.convert.to_run import MODEL
-    from bertjax.data.segments import DEFAULT_SEGMENTS
     from bertjax.inference.predict import can_predict
-    from bertjax.objectives.objective import SEGMENTS
+    from bertjax.objectives.table import OBJECTIVES
 
     with flags_of(ConvertConfig, _say) as say:
         config = parsing.parse(ConvertConfig, "convert", arguments)
@@ -233,17 +232,18 @@ def _convert(arguments: list[str]) -> int:
         verb = "predict" if can_predict(result.kind) else "embed"
         _say(f"  or: {command(verb, result.dest)} < lines.txt")
         return EXIT_DONE
-    segments = SEGMENTS[result.objective]
+    objective = OBJECTIVES[result.objective]
     shards = command(
         "prepare",
         input="text",
         tokenizer=result.dest / "tokenizer",
         output="data/shards",
-        segments=None if segments == DEFAULT_SEGMENTS else segments,
+        segments=objective.segments,
         max_seq_length=min(128, result.model.max_position_embeddings),
     )
     options = {
         "model.size": result.dest / MODEL,
+        "objective": objective.name if objective.any_segments else None,
         "optimizer.name": result.optimizer,
         "loop.train_steps": result.step + 10_000,
     }

@@ -15,6 +15,7 @@ from bertjax.files import location
 from bertjax.interop import google
 from bertjax.interop.huggingface import Pretrained, from_google, from_pretrained
 from bertjax.model.heads import kind_of_parts
+from bertjax.objectives.table import OBJECTIVES
 from bertjax.pretrain.run import KIND
 from bertjax.rundir.records import CONFIG
 from bertjax.text.tokenizer import load_tokenizer
@@ -42,6 +43,8 @@ class Source:
     """Sentences for the log."""
     optimizer: str | None = None
     """Name of the optimizer; only a run has one."""
+    objective: str | None = None
+    """Name of the objective; only a run has one."""
 
     def with_params(self, params: dict[str, Any], mu: Any, nu: Any) -> "Source":
         """Returns this source with other parameters and moments."""
@@ -125,8 +128,12 @@ def _read_run(path: epath.Path, with_moments: bool) -> Source:
                 f"{path}/tokenizer: not the vocabulary that the run was trained with; put a copy "
                 "of that one back."
             )
-        model = Pretrained(shape, params, tokenizer, {"kind": kind_of_parts(params)})
+        kind = kind_of_parts(params)
+        objective = saved["objective"]["name"] if "objective" in saved else _objective_of(kind)
+        model = Pretrained(shape, params, tokenizer, {"kind": kind})
         if not with_moments:
+            params = OBJECTIVES[objective].exported(params)
+            model = dataclasses.replace(model, params=params)
             return Source(model, meta["step"], has_moments=True, notes=tuple(notes))
         if "freeze" in saved:
             raise UserError(
@@ -145,7 +152,13 @@ def _read_run(path: epath.Path, with_moments: bool) -> Source:
     mu, nu = (optax.tree.get(state.opt_state, name) for name in ("mu", "nu"))
     model = dataclasses.replace(model, params=state.params)
     step, updates = int(state.step), int(state.updates)
-    return Source(model, step, updates, True, mu, nu, tuple(notes), saved["optimizer"])
+    optimizer_name = saved["optimizer"]
+    return Source(model, step, updates, True, mu, nu, tuple(notes), optimizer_name, objective)
+
+
+def _objective_of(kind: str) -> str:
+    """Returns the first objective that exports a kind of model; a converted run names none."""
+    return next(name for name, each in OBJECTIVES.items() if each.export_kind == kind)
 
 
 def optimizer_with_moments(name: str) -> optax.GradientTransformation:

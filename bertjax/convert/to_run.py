@@ -1,6 +1,7 @@
 """Writes a converted model as a run directory that `bertjax pretrain` continues."""
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable
 from typing import Any
@@ -12,9 +13,9 @@ from etils import epath
 
 from bertjax.convert.source import Source, optimizer_with_moments
 from bertjax.errors import UserError
-from bertjax.model.bert import init_params
-from bertjax.model.heads import TASK_PARTS
-from bertjax.pretrain.run import UNSET_NAMES, heads_setting
+from bertjax.objectives.objective import Objective
+from bertjax.objectives.table import DEFAULT_OBJECTIVE, OBJECTIVES
+from bertjax.pretrain.settings import UNSET_NAMES, weights_settings
 from bertjax.train.checkpoint.manager import Checkpoints
 from bertjax.train.checkpoint.settings import UNSET
 from bertjax.train.step import TrainState, init_state
@@ -33,7 +34,7 @@ class RunStart:
     optimizer: str
     objective: str
     kind: str
-    """The heads, a key of `bertjax.model.heads.TASK_PARTS`."""
+    """The kind of model that the objective exports, a key of `TASK_PARTS`."""
 
     @property
     def step(self) -> int:
@@ -56,7 +57,7 @@ def start_run(
         source: the model and its moments.
         where: the source's path, for errors.
         optimizer: name of the optimizer; None keeps the source's.
-        objective: name of the objective; None chooses by the source's heads.
+        objective: name of the objective; None keeps that of a run.
         seed: draws the heads that the source lacks.
         log: takes one line at a time.
 
@@ -70,15 +71,14 @@ def start_run(
             f"{shape.vocab_size}, but a run needs equal numbers; add lines such as [unused99] to "
             "the vocabulary."
         )
-    was_single = source.optimizer is not None and source.model.kind == "masked_lm"
-    objective = objective or ("mlm" if was_single else "nsp")
-    kind = "masked_lm" if objective == "mlm" else "pretraining"
-    source = _with_heads(source, kind, seed, log)
+    chosen = OBJECTIVES[objective or source.objective or DEFAULT_OBJECTIVE.name]
+    source = _with_heads(source, chosen, seed, log)
     if source.step and source.mu is None:
         log(f"Without its moments, Adam starts anew, and the steps from 0 (not {source.step:,}).")
         source = dataclasses.replace(source, step=0, updates=0)
     optimizer = optimizer or source.optimizer or "adamw_google"
-    return RunStart(source, _state(source, optimizer), optimizer, objective, kind)
+    state = _state(source, optimizer)
+    return RunStart(source, state, optimizer, chosen.name, chosen.export_kind)
 
 
 def write_run(directory: epath.Path, start: RunStart, log: Callable[[str], None]) -> None:
@@ -87,12 +87,7 @@ def write_run(directory: epath.Path, start: RunStart, log: Callable[[str], None]
     model.tokenizer.save(directory / "tokenizer")
     (directory / MODEL).write_text(json.dumps(model.config.to_dict(), indent=2) + "\n")
     meta = {
-        "immutable": {
-            "model": model.config.to_dict(),
-            "tokenizer": model.tokenizer.sha256,
-            "optimizer": start.optimizer,
-            **heads_setting(start.objective),
-        },
+        "immutable": weights_settings(model.config, model.params, model.tokenizer, start.optimizer),
         UNSET: list(UNSET_NAMES),
         "mutable": {},
         "loop": {"best": None, "evaluated": start.step, "no_better": 0, "window": None},
@@ -101,10 +96,14 @@ def write_run(directory: epath.Path, start: RunStart, log: Callable[[str], None]
         checkpoints.save(start.state, meta, wait=True)
 
 
-def _with_heads(source: Source, kind: str, seed: int, log: Callable[[str], None]) -> Source:
-    """Returns the source with exactly the subtrees of `kind`; those that it lacks are drawn."""
-    params, shape = source.model.params, source.model.config
-    parts = ("embeddings", "encoder", *TASK_PARTS[kind])
+def _with_heads(
+    source: Source, objective: Objective, seed: int, log: Callable[[str], None]
+) -> Source:
+    """Returns the source with the subtrees of an objective; those that it lacks are drawn."""
+    params = source.model.params
+    init = functools.partial(objective.init_params, source.model.config)
+    key = jax.random.key(seed, impl="threefry2x32")
+    parts = tuple(jax.eval_shape(init, key))
     missing = [part for part in parts if part not in params]
     if surplus := sorted(params.keys() - set(parts)):
         log(f"Not trained by pre-training, and left out: {', '.join(surplus)}.")
@@ -113,10 +112,10 @@ def _with_heads(source: Source, kind: str, seed: int, log: Callable[[str], None]
         log(f"Not in the source, and drawn with seed {seed}: {', '.join(missing)}.")
 
         def draw(key: jax.Array) -> dict[str, Any]:
-            whole = init_params(shape, key)
+            whole = init(key)
             return {part: whole[part] for part in missing}
 
-        drawn = jax.jit(draw)(jax.random.key(seed, impl="threefry2x32"))
+        drawn = jax.jit(draw)(key)
 
     def whole(tree: Any, rest: Any) -> Any:
         return None if tree is None else {part: {**tree, **rest}[part] for part in parts}

@@ -14,7 +14,7 @@ from bertjax.data.shards import read_manifest
 from bertjax.demo.hyperparameters import Hyperparameters
 from bertjax.model.bert import init_params
 from bertjax.model.flops import encoder_flops, pretraining_flops
-from bertjax.objectives.losses import pretraining_loss
+from bertjax.objectives.nsp import pretraining_loss
 from bertjax.pretrain.config import PretrainConfig
 
 _REPEATS = 8

@@ -63,3 +63,18 @@ class MlmHead(nn.Module):
         x = LayerNorm(config, name="layer_norm")(x)
         bias = self.param("bias", nn.initializers.zeros, (config.vocab_size,), jnp.float32)
         return decode(x) + bias
+
+
+class TokenDetectionHead(nn.Module):
+    """Dense + activation, then one output per token: ELECTRA's discriminator head."""
+
+    config: BertConfig
+    execution: Execution
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x [..., D] -> float32 logits [...]."""
+        config = self.config
+        x = dense(config.hidden_size, config, self.execution, "transform")(x)
+        x = activation(config.hidden_act, x)
+        return dense(1, config, self.execution, "output")(x)[..., 0].astype(jnp.float32)

@@ -59,6 +59,24 @@ class BertEncoder(nn.Module):
         output_attentions: bool = False,
     ) -> EncoderOutput:
         """Encodes inputs as `bertjax.encode` takes them; dropout_keys [B] or None."""
+        x, position_ids = self.embed(inputs, dropout_keys)
+        x, states, probs = self.encoder(
+            x,
+            mask=attention_mask(inputs),
+            position_ids=position_ids,
+            keys=dropout_keys,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+        )
+        cls_positions = inputs.get("cls_positions")
+        first = x[:, 0] if cls_positions is None else gather_positions(x, cls_positions)
+        pooled = jnp.tanh(self.pooler(first)) if self.add_pooler else None
+        return EncoderOutput(x, pooled, states, probs)
+
+    def embed(
+        self, inputs: Inputs, dropout_keys: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:
+        """Returns the embeddings [B, T, D] of the inputs, and their position ids."""
         input_ids = inputs["input_ids"]
         if input_ids.shape[1] > self.config.max_position_embeddings:
             raise ValueError(
@@ -71,18 +89,8 @@ class BertEncoder(nn.Module):
         position_ids = inputs.get("position_ids")
         if position_ids is None:
             position_ids = jnp.arange(input_ids.shape[1])[None]
-        x, states, probs = self.encoder(
-            self.embeddings(input_ids, token_type_ids, position_ids, dropout_keys),
-            mask=attention_mask(inputs),
-            position_ids=position_ids,
-            keys=dropout_keys,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
-        )
-        cls_positions = inputs.get("cls_positions")
-        first = x[:, 0] if cls_positions is None else gather_positions(x, cls_positions)
-        pooled = jnp.tanh(self.pooler(first)) if self.add_pooler else None
-        return EncoderOutput(x, pooled, states, probs)
+        x = self.embeddings(input_ids, token_type_ids, position_ids, dropout_keys)
+        return x, position_ids
 
 
 class BertForPreTraining(BertEncoder):

@@ -1,12 +1,16 @@
-"""Losses as sums and weights, so that any split of a batch adds up to the whole one.
+"""Losses: functions of logits that return sums and weights, and one adapter that runs the model.
 
-Every loss takes the `normalizers` of the *global* batch: a microbatch, a device's shard or
-a ragged last batch then differentiates its part of the same number. Where it is None, the batch at
-hand is the whole one.
+A function of logits takes `(logits, batch)` and returns {name: (sum, weight)}. It never divides:
+the parts of a batch add up to the whole batch. `model_loss` makes a loss of parameters from it.
+That loss divides by the normalizers of the *global* batch, so that a microbatch, a device's shard
+and a ragged last batch each contribute their part of the same number.
+
+Every batch may have example_weight [B]: 0 for the padding of a ragged last batch. Without it, every
+example weighs 1.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +24,86 @@ Metrics = dict[str, tuple[jax.Array, jax.Array]]
 Normalizers = dict[str, jax.Array]
 
 _DEFAULT = Execution()
-_EPSILON = 1e-5  # added to the sum of the masked weights, as in Google's run_pretraining.py
+_EPSILON = 1e-5
+
+
+class ModelLoss(Protocol):
+    """A loss of parameters and a batch, as `model_loss` makes it."""
+
+    def __call__(
+        self,
+        params: bert.Params,
+        batch: Batch,
+        config: BertConfig,
+        *,
+        normalizers: Normalizers | None = None,
+        execution: Execution = _DEFAULT,
+        dropout_key: jax.Array | None = None,
+        sample_key: jax.Array | None = None,
+        **options: Any,
+    ) -> tuple[jax.Array, Metrics]:
+        """Runs the model and computes the loss.
+
+        Args:
+            params: parameters with the heads that the loss reads.
+            batch: the model's inputs and the labels.
+            config: the model's shape.
+            normalizers: normalizers of the global batch; by default, those of this batch.
+            execution: how to compute.
+            dropout_key: see `bertjax.encode`.
+            sample_key: [B] keys, for losses that draw samples.
+            **options: further arguments of the function of logits.
+
+        Returns:
+            The float32 loss, and the metrics {name: (sum, weight)}.
+        """
+        ...
+
+
+def mean_of_examples(metrics: Metrics, normalizers: Normalizers) -> jax.Array:
+    """Returns the metric `loss` divided by the number of examples."""
+    return divide(metrics["loss"][0], normalizers["examples"])
+
+
+def model_loss(
+    name: str,
+    logits_fn: Callable[..., Any],
+    metrics_fn: Callable[..., Metrics],
+    normalizers_fn: Callable[[Batch], Normalizers],
+    total_fn: Callable[[Metrics, Normalizers], jax.Array] = mean_of_examples,
+) -> ModelLoss:
+    """Makes a loss of parameters from a function of logits.
+
+    Args:
+        name: the name of the new function.
+        logits_fn: (params, batch, config, *, execution, dropout_key, sample_key) -> logits.
+        metrics_fn: (logits, batch, **options) -> {name: (sum, weight)}. The new function has its
+            docstring.
+        normalizers_fn: batch -> the normalizers.
+        total_fn: (metrics, normalizers) -> the loss.
+    """
+
+    def loss(
+        params: bert.Params,
+        batch: Batch,
+        config: BertConfig,
+        *,
+        normalizers: Normalizers | None = None,
+        execution: Execution = _DEFAULT,
+        dropout_key: jax.Array | None = None,
+        sample_key: jax.Array | None = None,
+        **options: Any,
+    ) -> tuple[jax.Array, Metrics]:
+        keys = {"dropout_key": dropout_key, "sample_key": sample_key}
+        logits = logits_fn(params, batch, config, execution=execution, **keys)
+        metrics = metrics_fn(logits, batch, **options)
+        if normalizers is None:
+            normalizers = normalizers_fn(batch)
+        return total_fn(metrics, normalizers), metrics
+
+    loss.__name__ = loss.__qualname__ = name
+    loss.__doc__ = metrics_fn.__doc__
+    return loss
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -30,279 +113,166 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return jax.nn.logsumexp(logits, axis=-1) - jnp.where(chosen, logits, 0.0).sum(-1)
 
 
-def pretraining_normalizers(batch: Batch) -> Normalizers:
-    """The normalizers of `pretraining_loss`: predictions and examples of a masked batch."""
-    examples = _example_weights(batch, "next_sentence_label").sum()
-    return {**masked_lm_normalizers(batch), "nsp": examples}
+def divide(total: jax.Array, normalizer: jax.Array) -> jax.Array:
+    """Divides a sum by its normalizer; 0 if nothing was weighed."""
+    return total / jnp.maximum(normalizer, _EPSILON)
 
 
-def pretraining_loss(
-    params: bert.Params,
-    batch: Batch,
-    config: BertConfig,
-    *,
-    sentence_task: str = "nsp",
-    token_groups: Mapping[str, Any] | None = None,
-    normalizers: Normalizers | None = None,
-    execution: Execution = _DEFAULT,
-    dropout_key: jax.Array | None = None,
-    sample_key: jax.Array | None = None,
-) -> tuple[jax.Array, Metrics]:
-    """Masked-LM loss + next-sentence loss, as Google's `run_pretraining.py`; or + the loss of the
-    order of two segments, as ALBERT, whose head and label have the same places.
-
-    Args:
-        params: with heads mlm and nsp.
-        batch: input_ids, attention_mask, token_type_ids [B, T]; masked_positions, masked_labels,
-            masked_weights [B, P]; next_sentence_label [B] (0 = B follows A, 1 = B is random, or A
-            and B are swapped); optional example_weight [B], which weighs predictions and label of
-            an example. Packed rows have segment_ids, position_ids [B, T] and cls_positions [B, S]
-            too; next_sentence_label and example_weight are then [B, S].
-        config: the shape.
-        sentence_task: names the metrics: "nsp", or "sop" for the order of segments.
-        token_groups: {name: bool [V]}: more metrics, the accuracy where such a token is masked.
-        normalizers: global ones (`pretraining_normalizers`); those of this batch where None.
-        execution: how to compute.
-        dropout_key: as `bertjax.encode` takes it.
-        sample_key: not used.
-
-    Returns:
-        sum_mlm / (W_mlm + 1e-5) + sum_nsp / W_nsp, float32, and the metrics mlm_loss, mlm_accuracy,
-        nsp_loss, nsp_accuracy (or sop_loss, sop_accuracy), each as (sum, weight).
-    """
-    normalizers = pretraining_normalizers(batch) if normalizers is None else normalizers
-    mlm_logits, nsp_logits = bert.pretraining_logits(
-        params,
-        batch,
-        batch["masked_positions"],
-        config,
-        execution=execution,
-        dropout_key=dropout_key,
-    )
-    masked = _masked_scores(mlm_logits, batch, token_groups)
-    sentences = _scores(
-        sentence_task,
-        nsp_logits,
-        batch["next_sentence_label"],
-        _example_weights(batch, "next_sentence_label"),
-    )
-    loss = masked["mlm_loss"][0] / (normalizers["mlm"] + _EPSILON)
-    loss += sentences[f"{sentence_task}_loss"][0] / jnp.maximum(normalizers["nsp"], _EPSILON)
-    return loss, {**masked, **sentences}
+# Pre-training ------------------------------------------------------------------------------------
 
 
-def masked_lm_normalizers(batch: Batch) -> Normalizers:
-    """The normalizer of `masked_lm_loss`: the predictions of a masked batch."""
-    return {"mlm": _masked_weights(batch).sum()}
-
-
-def masked_lm_loss(
-    params: bert.Params,
-    batch: Batch,
-    config: BertConfig,
-    *,
-    token_groups: Mapping[str, Any] | None = None,
-    normalizers: Normalizers | None = None,
-    execution: Execution = _DEFAULT,
-    dropout_key: jax.Array | None = None,
-    sample_key: jax.Array | None = None,
-) -> tuple[jax.Array, Metrics]:
-    """Masked-LM loss alone; otherwise as `pretraining_loss`, without labels of sentences.
-
-    Params need neither a pooler nor the head nsp. The metrics are mlm_loss and mlm_accuracy.
-    """
-    normalizers = masked_lm_normalizers(batch) if normalizers is None else normalizers
-    logits = bert.mlm_logits(
-        params,
-        batch,
-        config,
-        positions=batch["masked_positions"],
-        execution=execution,
-        dropout_key=dropout_key,
-    )
-    metrics = _masked_scores(logits, batch, token_groups)
-    return metrics["mlm_loss"][0] / (normalizers["mlm"] + _EPSILON), metrics
-
-
-def classification_normalizers(batch: Batch) -> Normalizers:
-    """The normalizer of `classification_loss`, `regression_loss` and `multi_label_loss`: the
-    examples of the batch."""
-    return {"examples": _row_weights(batch).sum()}
-
-
-def classification_loss(
-    params: bert.Params,
-    batch: Batch,
-    config: BertConfig,
-    *,
-    normalizers: Normalizers | None = None,
-    execution: Execution = _DEFAULT,
-    dropout_key: jax.Array | None = None,
-    sample_key: jax.Array | None = None,
-) -> tuple[jax.Array, Metrics]:
-    """Mean cross-entropy of the sequence classifier, as Google's `run_classifier.py`.
-
-    Args:
-        params: with the head classifier [D, C].
-        batch: input_ids, attention_mask, token_type_ids [B, T]; label [B] int32; optional
-            example_weight [B] (0 for the padding of a ragged last batch).
-        config: the shape.
-        normalizers: global ones (`classification_normalizers`); those of this batch where None.
-        execution: how to compute.
-        dropout_key: as `bertjax.encode` takes it.
-        sample_key: not used.
-
-    Returns:
-        The loss, and the metrics loss and accuracy as (sum, weight).
-    """
-    normalizers = classification_normalizers(batch) if normalizers is None else normalizers
-    logits = bert.task_logits(params, batch, config, execution=execution, dropout_key=dropout_key)
-    scores = _scores("task", logits, batch["label"], _row_weights(batch))
-    metrics = {"loss": scores["task_loss"], "accuracy": scores["task_accuracy"]}
-    return metrics["loss"][0] / jnp.maximum(normalizers["examples"], _EPSILON), metrics
-
-
-def regression_loss(
-    params: bert.Params,
-    batch: Batch,
-    config: BertConfig,
-    *,
-    normalizers: Normalizers | None = None,
-    execution: Execution = _DEFAULT,
-    dropout_key: jax.Array | None = None,
-    sample_key: jax.Array | None = None,
-) -> tuple[jax.Array, Metrics]:
-    """Mean squared error of a classifier with one output; otherwise as `classification_loss`.
-
-    The batch's label is [B] float32. The metric is loss as (sum, weight).
-    """
-    normalizers = classification_normalizers(batch) if normalizers is None else normalizers
-    logits = bert.task_logits(params, batch, config, execution=execution, dropout_key=dropout_key)
-    examples = _row_weights(batch)
-    total = (jnp.square(logits[:, 0] - batch["label"]) * examples).sum()
-    return total / jnp.maximum(normalizers["examples"], _EPSILON), {"loss": (total, examples.sum())}
-
-
-def multi_label_loss(
-    params: bert.Params,
-    batch: Batch,
-    config: BertConfig,
-    *,
-    normalizers: Normalizers | None = None,
-    execution: Execution = _DEFAULT,
-    dropout_key: jax.Array | None = None,
-    sample_key: jax.Array | None = None,
-) -> tuple[jax.Array, Metrics]:
-    """Mean binary cross-entropy over examples and labels, each label a decision of its own, as
-    PyTorch's `BCEWithLogitsLoss`; otherwise as `classification_loss`.
-
-    The batch's label is [B, C] int32, 1 for every label that the example has. The metrics are loss
-    and exact_match (all labels right, by a probability of 0.5), as (sum, weight).
-    """
-    normalizers = classification_normalizers(batch) if normalizers is None else normalizers
-    logits = bert.task_logits(params, batch, config, execution=execution, dropout_key=dropout_key)
-    label, examples = batch["label"], _row_weights(batch)
-    binary = optax.sigmoid_binary_cross_entropy(logits, label.astype(logits.dtype)).mean(-1)
-    right = ((logits >= 0) == (label > 0)).all(-1).astype(jnp.float32)
-    total, weight = (binary * examples).sum(), examples.sum()
-    loss = total / jnp.maximum(normalizers["examples"], _EPSILON)
-    return loss, {"loss": (total, weight), "exact_match": ((right * examples).sum(), weight)}
-
-
-def question_answering_normalizers(batch: Batch) -> Normalizers:
-    """The normalizer of `question_answering_loss`: the examples of the batch."""
-    return {"examples": _example_weights(batch, "start_position").sum()}
-
-
-def question_answering_loss(
-    params: bert.Params,
-    batch: Batch,
-    config: BertConfig,
-    *,
-    normalizers: Normalizers | None = None,
-    execution: Execution = _DEFAULT,
-    dropout_key: jax.Array | None = None,
-    sample_key: jax.Array | None = None,
-) -> tuple[jax.Array, Metrics]:
-    """Mean of the cross-entropies of an answer's start and end, as Google's `run_squad.py`.
-
-    The softmax is over all tokens of a row, those of the question too, as Google's. Google's is
-    over the padding besides; here that has no part in it, so that the loss does not depend on how
-    wide a batch is padded. Of a row without padding both are the same.
-
-    Args:
-        params: with the head qa_outputs.
-        batch: input_ids, attention_mask, token_type_ids [B, T]; start_position, end_position [B]
-            int32, the places in the row of the answer's first and last token, or 0 twice where it
-            has none; optional example_weight [B] (0 for the padding of a ragged last batch).
-        config: the shape.
-        normalizers: global ones (`question_answering_normalizers`); by default this batch's.
-        execution: how to compute.
-        dropout_key: as `bertjax.encode` takes it.
-        sample_key: not used.
-
-    Returns:
-        The loss, and the metrics loss and accuracy (both places are right) as (sum, weight).
-    """
-    normalizers = question_answering_normalizers(batch) if normalizers is None else normalizers
-    logits = bert.task_logits(
-        params,
-        batch,
-        config,
-        "question_answering",
-        execution=execution,
-        dropout_key=dropout_key,
-    )
-    # Far below any logit, and finite: 0 times infinity would be no number in the gradient.
-    logits = jnp.where(batch["attention_mask"][..., None] != 0, logits, -1e9)  # [B, T, 2]
-    start, end = logits[..., 0], logits[..., 1]
-    examples = _example_weights(batch, "start_position")
-    total = cross_entropy(start, batch["start_position"]) + cross_entropy(
-        end, batch["end_position"]
-    )
-    total = (0.5 * total * examples).sum()
-    right = (start.argmax(-1) == batch["start_position"]) & (
-        end.argmax(-1) == batch["end_position"]
-    )
-    metrics = {
-        "loss": (total, examples.sum()),
-        "accuracy": ((right * examples).sum(), examples.sum()),
-    }
-    return total / jnp.maximum(normalizers["examples"], _EPSILON), metrics
-
-
-def _example_weights(batch: Batch, label: str) -> jax.Array:
-    weights = batch.get("example_weight")
-    return jnp.ones(batch[label].shape, jnp.float32) if weights is None else weights
-
-
-def _row_weights(batch: Batch) -> jax.Array:
-    """[B]: of a row of text one, however many labels it has."""
-    weights = batch.get("example_weight")
-    return jnp.ones(batch["label"].shape[:1], jnp.float32) if weights is None else weights
-
-
-def _masked_weights(batch: Batch) -> jax.Array:
-    """[B, P]: the padding of a ragged last batch predicts nothing."""
-    weights, examples = batch["masked_weights"], batch.get("example_weight")
-    # Of a packed row ([B, S]), what is padding has no tokens, and so no predictions.
-    return weights if examples is None or examples.ndim > 1 else weights * examples[:, None]
-
-
-def _masked_scores(
-    logits: jax.Array, batch: Batch, token_groups: Mapping[str, Any] | None
+def masked_lm(
+    logits: jax.Array, batch: Batch, token_groups: Mapping[str, Any] | None = None
 ) -> Metrics:
-    labels, weights = batch["masked_labels"], _masked_weights(batch)
-    metrics = _scores("mlm", logits, labels, weights)
+    """Cross-entropy and accuracy of masked tokens: mlm_loss, mlm_accuracy.
+
+    Args:
+        logits: [B, P, V] float32.
+        batch: masked_labels, masked_weights [B, P].
+        token_groups: {name: bool [V]}. Adds the accuracy over the tokens of each group.
+    """
+    labels, weights = batch["masked_labels"], prediction_weights(batch)
+    metrics = classify("mlm_", logits, labels, weights)
     for name, group in (token_groups or {}).items():
         metrics[name] = _accuracy(logits, labels, weights * jnp.asarray(group)[labels])
     return metrics
 
 
-def _scores(name: str, logits: jax.Array, labels: jax.Array, weights: jax.Array) -> Metrics:
+def masked_lm_normalizers(batch: Batch) -> Normalizers:
+    """Returns the normalizer of the masked-LM loss: the number of predictions."""
+    return {"mlm": prediction_weights(batch).sum()}
+
+
+def masked_lm_total(metrics: Metrics, normalizers: Normalizers) -> jax.Array:
+    """Returns the masked-LM loss, divided as in Google's `run_pretraining.py`."""
+    return metrics["mlm_loss"][0] / (normalizers["mlm"] + _EPSILON)
+
+
+def prediction_weights(batch: Batch) -> jax.Array:
+    """Returns the weights [B, P] of the predictions; padding examples predict nothing."""
+    weights, examples = batch["masked_weights"], batch.get("example_weight")
+    # In a packed row ([B, S]), padding examples have no tokens, and so no predictions.
+    return weights if examples is None or examples.ndim > 1 else weights * examples[:, None]
+
+
+# Fine-tuning -------------------------------------------------------------------------------------
+
+
+def classification(logits: jax.Array, batch: Batch) -> Metrics:
+    """Cross-entropy of a sequence classifier, as in Google's `run_classifier.py`: loss, accuracy.
+
+    Args:
+        logits: [B, C] float32.
+        batch: label [B] int32.
+    """
+    return classify("", logits, batch["label"], example_weights(batch, "label"))
+
+
+def regression(logits: jax.Array, batch: Batch) -> Metrics:
+    """Squared error of a classifier with one output: loss.
+
+    Args:
+        logits: [B, 1] float32.
+        batch: label [B] float32.
+    """
+    weights = example_weights(batch, "label")
+    total = (jnp.square(logits[:, 0] - batch["label"]) * weights).sum()
+    return {"loss": (total, weights.sum())}
+
+
+def multi_label(logits: jax.Array, batch: Batch) -> Metrics:
+    """Binary cross-entropy, the mean over labels, as in PyTorch's `BCEWithLogitsLoss`: loss,
+    exact_match (every label is right at a probability of 0.5).
+
+    Args:
+        logits: [B, C] float32.
+        batch: label [B, C] int32, 1 for every label of the example.
+    """
+    label, weights = batch["label"], example_weights(batch, "label", axes=1)
+    binary = optax.sigmoid_binary_cross_entropy(logits, label.astype(logits.dtype)).mean(-1)
+    right = ((logits >= 0) == (label > 0)).all(-1).astype(jnp.float32)
     return {
-        f"{name}_loss": ((cross_entropy(logits, labels) * weights).sum(), weights.sum()),
-        f"{name}_accuracy": _accuracy(logits, labels, weights),
+        "loss": ((binary * weights).sum(), weights.sum()),
+        "exact_match": ((right * weights).sum(), weights.sum()),
+    }
+
+
+def question_answering(logits: jax.Array, batch: Batch) -> Metrics:
+    """Mean of the cross-entropies of an answer's start and end: loss, accuracy (both are right).
+
+    The softmax is over the tokens of a row, the question's too, as in Google's `run_squad.py`. It
+    leaves out the padding, which Google's includes, so that the loss does not depend on the width
+    of a batch. Rows without padding have the same loss in both.
+
+    Args:
+        logits: [B, T, 2] float32.
+        batch: attention_mask [B, T]; start_position, end_position [B] int32, the positions of the
+            answer's first and last token, both 0 without an answer.
+    """
+    # A large finite number: 0 times infinity would make the gradient NaN.
+    logits = jnp.where(batch["attention_mask"][..., None] != 0, logits, -1e9)  # [B, T, 2]
+    start, end = logits[..., 0], logits[..., 1]
+    weights = example_weights(batch, "start_position")
+    both = cross_entropy(start, batch["start_position"]) + cross_entropy(end, batch["end_position"])
+    right = (start.argmax(-1) == batch["start_position"]) & (
+        end.argmax(-1) == batch["end_position"]
+    )
+    return {
+        "loss": ((0.5 * both * weights).sum(), weights.sum()),
+        "accuracy": ((right * weights).sum(), weights.sum()),
+    }
+
+
+def classification_normalizers(batch: Batch) -> Normalizers:
+    """Returns the normalizer of a loss with one label field per row: the number of examples."""
+    return {"examples": example_weights(batch, "label", axes=1).sum()}
+
+
+def question_answering_normalizers(batch: Batch) -> Normalizers:
+    """Returns the normalizer of `question_answering_loss`: the number of examples."""
+    return {"examples": example_weights(batch, "start_position").sum()}
+
+
+def task_logits(kind: str) -> Callable[..., jax.Array]:
+    """Returns the `logits_fn` of a kind of `bertjax.task_logits`."""
+
+    def logits_fn(params: bert.Params, batch: Batch, config: BertConfig, **how: Any) -> jax.Array:
+        del how["sample_key"]
+        return bert.task_logits(params, batch, config, kind, **how)
+
+    return logits_fn
+
+
+_classifier = task_logits("sequence_classification")
+classification_loss = model_loss(
+    "classification_loss", _classifier, classification, classification_normalizers
+)
+regression_loss = model_loss("regression_loss", _classifier, regression, classification_normalizers)
+multi_label_loss = model_loss(
+    "multi_label_loss", _classifier, multi_label, classification_normalizers
+)
+question_answering_loss = model_loss(
+    "question_answering_loss",
+    task_logits("question_answering"),
+    question_answering,
+    question_answering_normalizers,
+)
+
+
+# Parts -------------------------------------------------------------------------------------------
+
+
+def example_weights(batch: Batch, label: str, axes: int | None = None) -> jax.Array:
+    """Returns example_weight, or ones in the shape of the first `axes` axes of a label."""
+    weights = batch.get("example_weight")
+    return jnp.ones(batch[label].shape[:axes], jnp.float32) if weights is None else weights
+
+
+def classify(prefix: str, logits: jax.Array, labels: jax.Array, weights: jax.Array) -> Metrics:
+    """Returns the cross-entropy and the accuracy as {prefix}loss and {prefix}accuracy."""
+    return {
+        f"{prefix}loss": ((cross_entropy(logits, labels) * weights).sum(), weights.sum()),
+        f"{prefix}accuracy": _accuracy(logits, labels, weights),
     }
 
 

@@ -1,13 +1,115 @@
-"""The pre-training objectives and the segments that each is trained on."""
+"""The protocol of a pre-training objective; `bertjax.objectives.table` lists the objectives.
 
-from typing import Literal
+An objective is a frozen dataclass: its fields are its options, its class attributes and methods say
+how it trains, what it measures and what it exports. Nothing else compares objectives by name.
+"""
 
-ObjectiveName = Literal["nsp", "sop", "mlm"]
+import dataclasses
+from typing import Any, ClassVar, Literal
 
-SEGMENTS: dict[str, str] = {"nsp": "next_sentence", "sop": "sentence_order", "mlm": "single"}
-"""The segments that each objective is trained on by default."""
+import jax
+import numpy as np
+
+from bertjax.config import BertConfig
+from bertjax.model import initializers
+from bertjax.model.initializers import InitializationConfig
+from bertjax.objectives.losses import Batch, Metrics, ModelLoss, Normalizers, model_loss
+from bertjax.objectives.masking import MaskingConfig, Vocabulary, mask_tokens
+
+TOKENS = ("input_ids", "attention_mask", "token_type_ids")
+"""Arrays [B, T] of every batch."""
+UNIGRAM, MAJORITY = "unigram entropy", "majority"
+"""Baselines of metrics, as they are shown."""
 
 
-def objective_for(segments: str) -> str:
-    """Returns the name of the objective that trains on these segments by default."""
-    return next(name for name, kind in SEGMENTS.items() if kind == segments)
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """A metric of evaluations, and how it is shown. A loss is in nats, everything else a share."""
+
+    name: str
+    label: str
+    """The name in a line of metrics."""
+    words: str
+    """The name in a sentence."""
+    better: Literal["min", "max"] | None = "max"
+    """Whether lower or higher values are better; None: neither."""
+    in_verdict: bool = False
+    """Whether the sentence that ends a run has it."""
+    baseline: str | None = None
+    """UNIGRAM or MAJORITY: the score without a model, shown beside the metric."""
+
+    @property
+    def is_loss(self) -> bool:
+        """Whether the values are nats; otherwise they are shares."""
+        return self.name.endswith("_loss")
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """A pre-training objective with its options."""
+
+    name: ClassVar[str]
+    segments: ClassVar[str]
+    """The kind of segments that it trains on; see `bertjax.data.segments`."""
+    any_segments: ClassVar[bool] = False
+    """Whether it can train on every other kind too. It then ignores their labels."""
+    arrays: ClassVar[tuple[str, ...]] = TOKENS
+    """The arrays that a batch needs. Those beyond TOKENS are labels [B] int32."""
+    metrics: ClassVar[tuple[Metric, ...]]
+    """The metrics of evaluations, the main one first."""
+    best_metric: ClassVar[str]
+    """The metric that chooses the best checkpoint; smaller is better."""
+    export_kind: ClassVar[str]
+    """The task of the exported model, a key of `bertjax.model.heads.TASK_PARTS`."""
+
+    def init_params(self, config: BertConfig, key: jax.Array) -> dict[str, Any]:
+        """Draws the parameters."""
+        raise NotImplementedError
+
+    def reinitialize(
+        self,
+        params: dict[str, Any],
+        config: BertConfig,
+        initialization: InitializationConfig,
+        counts: np.ndarray | None,
+    ) -> dict[str, Any]:
+        """Applies `initialization` to the drawn parameters; see `initializers.reinitialize`."""
+        return initializers.reinitialize(params, config, initialization, counts)
+
+    def corrupt(
+        self, batch: Batch, keys: jax.Array, vocabulary: Vocabulary, masking: MaskingConfig
+    ) -> Batch:
+        """Masks the tokens of a batch; keys [B]."""
+        ids, mask = batch["input_ids"], batch["attention_mask"]
+        return {**batch, **mask_tokens(keys, ids, vocabulary, masking, attention_mask=mask)}
+
+    def logits(self, params: Any, batch: Batch, config: BertConfig, **how: Any) -> Any:
+        """Runs the model; `how` has execution, dropout_key and sample_key."""
+        raise NotImplementedError
+
+    def scores(self, logits: Any, batch: Batch, token_groups: Any = None) -> Metrics:
+        """Computes the metrics from the logits; token_groups as in `losses.masked_lm`."""
+        raise NotImplementedError
+
+    def normalizers(self, batch: Batch) -> Normalizers:
+        """Computes the normalizers of a corrupted batch."""
+        raise NotImplementedError
+
+    def total(self, metrics: Metrics, normalizers: Normalizers) -> jax.Array:
+        """Combines the metrics into the loss."""
+        raise NotImplementedError
+
+    @property
+    def loss(self) -> ModelLoss:
+        """The loss of parameters and a corrupted batch."""
+        return model_loss(
+            f"{self.name}_loss", self.logits, self.scores, self.normalizers, self.total
+        )
+
+    def flops(self, config: BertConfig, length: int, predictions: int) -> int:
+        """Counts the FLOPs of the forward pass over one row of T tokens with P predictions."""
+        raise NotImplementedError
+
+    def exported(self, params: dict[str, Any]) -> dict[str, Any]:
+        """Returns the parameters of the exported model."""
+        return params

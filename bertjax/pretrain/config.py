@@ -1,12 +1,14 @@
-"""The composite configuration of pre-training; each part's dataclass lives beside its part."""
+"""The configuration of pre-training; the dataclass of each component lives beside it."""
 
 import dataclasses
+from typing import get_args
 
 from bertjax.config import BertConfig, Execution
-from bertjax.errors import UserError
+from bertjax.errors import UserError, refuse_unknown
 from bertjax.files import location
 from bertjax.model.initializers import InitializationConfig
 from bertjax.objectives.masking import MaskingConfig
+from bertjax.objectives.table import ObjectiveName, ObjectiveOptions
 from bertjax.train.loop_config import LoopConfig
 from bertjax.train.optimizer import OptimizerConfig
 from bertjax.train.sharding import MeshConfig
@@ -15,18 +17,18 @@ from bertjax.train.telemetry.trackers import TelemetryConfig
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """A model's size: a named one or a config.json, and what differs from it."""
+    """The shape of the model: a named size or a config.json, and values that override it."""
 
     size: str = "mini"
-    """tiny mini small medium base large, a miniature (L-4_H-256), or the path of a config.json."""
+    """tiny, mini, small, medium, base, large, a miniature (L-4_H-256), or a config.json."""
     hidden_size: int | None = None
-    """Width D; left out: the size's, as in all that follow."""
+    """Width D. Default: the size's own value, as for all fields below."""
     num_hidden_layers: int | None = None
-    """Layers."""
+    """Number of layers."""
     num_attention_heads: int | None = None
-    """Attention heads."""
+    """Number of attention heads."""
     intermediate_size: int | None = None
-    """Width of the feed-forward."""
+    """Width of the feed-forward layer."""
     hidden_act: str | None = None
     """gelu (erf), gelu_new or gelu_tanh (tanh approximation), relu."""
     hidden_dropout_prob: float | None = None
@@ -34,15 +36,16 @@ class ModelConfig:
     attention_probs_dropout_prob: float | None = None
     """Dropout of attention probabilities."""
     max_position_embeddings: int | None = None
-    """Longest sequence the model can read."""
+    """Length of the longest sequence that the model can read."""
     initializer_range: float | None = None
-    """Standard deviation of the first weights."""
+    """Standard deviation of the initial weights."""
 
     def resolve(self, vocab_size: int) -> BertConfig:
-        """The whole configuration, for a vocabulary of this size.
+        """Returns the whole configuration for a vocabulary of this size.
 
         Raises:
-            UserError: unknown size, no such file, or values that do not fit together.
+            UserError: the size is unknown, the file does not exist, or values contradict each
+                other.
         """
         fields = {**dataclasses.asdict(self), "vocab_size": vocab_size}
         size = fields.pop("size")
@@ -54,96 +57,104 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class SecondPhase:
-    """What the last steps of a run have of their own: in the paper 128 tokens a row for nine steps
-    of ten, then 512. Without data there is no second phase."""
+    """Settings of the last steps of a run. The paper trains nine tenths of its steps on rows of 128
+    tokens and the rest on rows of 512. Without data there is no second phase."""
 
     data: str | tuple[str, ...] = ()
-    """Directory of its shards, of the same tokenizer and objective; several are mixed. `bertjax
-    prepare --max-seq-length 128 512` makes those of both phases."""
+    """Directory of its shards; several are mixed. Same tokenizer and objective as the first phase.
+    `bertjax prepare` with two values of max_seq_length (128 512) makes the data of both phases."""
     data_weights: tuple[float, ...] = ()
-    """As of the first phase."""
+    """As in the first phase."""
     length_buckets: tuple[int, ...] = ()
-    """As of the first phase."""
+    """As in the first phase."""
     after_steps: int | None = None
-    """How many of loop.train_steps the first phase has; this one has the rest."""
+    """Number of steps in the first phase. The second phase has the rest of loop.train_steps."""
     batch_size: int | None = None
-    """Rows of its global batch; left out: as many as the first phase's."""
+    """Rows of the global batch. Default: as in the first phase."""
     accumulation: int | None = None
-    """Its microbatches a step; left out: as many as the first phase's."""
+    """Microbatches per step. Default: as in the first phase."""
     learning_rate: float | None = None
-    """Peak of a schedule of its own, of the same kind, after that of the first phase has ended;
-    left out: one schedule spans both. Moments go on in either case."""
+    """Peak of a second schedule of the same kind, which begins when the first phase has ended.
+    Default: one schedule spans both phases. The optimizer's moments are kept in either case."""
     warmup_steps: int | None = None
-    """Of its own schedule; left out: a tenth of its steps."""
+    """Warm-up of the second schedule. Default: a tenth of its steps."""
 
     def __post_init__(self) -> None:
-        given = [
-            field.name for field in dataclasses.fields(self) if getattr(self, field.name) not in _NO
-        ]
         if not self.data:
+            defaults = SecondPhase.__dataclass_fields__
+            given = [name for name in defaults if getattr(self, name) not in (None, ())]
             if given:
                 raise UserError(
-                    f"second.{given[0]} is given and second.data is not: name the shards of the "
-                    "second phase, or leave both out."
+                    f"`second.{given[0]}` is given and `second.data` is not: name the shards of "
+                    "the second phase, or leave both out."
                 )
             return
         if self.after_steps is None or self.after_steps < 1:
             raise UserError(
-                "second.data is given: give second.after_steps as well, the steps of the first "
-                "phase (in the paper nine tenths of all), at least 1."
+                "`second.data` is given: give `second.after_steps` as well, the number of steps in "
+                "the first phase (in the paper nine tenths of all), at least 1."
             )
         if self.warmup_steps is not None and self.learning_rate is None:
             raise UserError(
-                "second.warmup_steps is of a schedule of its own: give second.learning_rate too, "
-                "or leave it out."
+                "`second.warmup_steps` belongs to a second schedule: give `second.learning_rate` "
+                "as well, or leave it out."
             )
-
-
-_NO = (None, ())
+        for name in ("batch_size", "accumulation"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise UserError(f"`second.{name}` is {value}: give at least 1, or leave it out.")
 
 
 @dataclasses.dataclass(frozen=True)
 class PretrainConfig:
-    """Pre-train a BERT on prepared shards: masked LM and what else the shards are for (next
-    sentences, the order of sentences, or nothing)."""
+    """Pre-train a BERT on prepared shards."""
 
     data: str | tuple[str, ...]
     """Directory that `bertjax prepare` wrote; several are mixed."""
     workdir: str
-    """Run directory; the same command again resumes there."""
+    """Run directory. The same command resumes the run there."""
+    objective: ObjectiveName | None = None
+    """nsp: masked LM and next sentences (BERT). sop: masked LM and the order of two segments
+    (ALBERT). mlm: masked LM alone (RoBERTa). rtd: replaced-token detection (ELECTRA). Default: the
+    one for the segments in the data: nsp for next_sentence, sop for sentence_order, mlm for single.
+    mlm and rtd can train on all segments."""
+    objective_options: ObjectiveOptions = ObjectiveOptions()
+    """Options of single objectives."""
     data_weights: tuple[float, ...] = ()
-    """Shares of the data directories among the examples, of any sum; left out: their sizes."""
+    """Shares of the data directories among the examples; any sum. Default: their sizes."""
     length_buckets: tuple[int, ...] = ()
-    """Lengths of rows besides the shards' own, ascending: a step has rows of one length, and every
-    example is in the shortest that holds it."""
+    """Lengths of rows besides the shards' own, ascending. All rows of a step have one length, and
+    every example is in the shortest rows that hold it."""
     model: ModelConfig = ModelConfig()
-    """What the model is."""
+    """Shape of the model."""
     initialization: InitializationConfig = InitializationConfig()
-    """What its weights start from."""
+    """Initial weights."""
     optimizer: OptimizerConfig = OptimizerConfig()
-    """How it learns."""
+    """Optimizer and learning rate."""
     masking: MaskingConfig = MaskingConfig()
-    """What it has to predict."""
+    """Masking in training."""
+    evaluation_masking: MaskingConfig = MaskingConfig()
+    """Masking in evaluations. The default makes held-out losses comparable between runs with
+    different masking in training."""
     loop: LoopConfig = LoopConfig()
-    """How long, and how often to look and to save."""
+    """Number of steps; intervals of logging, evaluating and saving."""
     telemetry: TelemetryConfig = TelemetryConfig()
-    """Where metrics go, and what is looked at."""
+    """Destinations of metrics."""
     mesh: MeshConfig = MeshConfig()
-    """How devices share the work."""
+    """Distribution over devices."""
     execution: Execution = Execution()
-    """How to compute."""
+    """Precision and memory."""
     second: SecondPhase = SecondPhase()
-    """Other rows for the last steps."""
+    """A second phase with other rows."""
     batch_size: int = 256
     """Rows of the global batch, over all devices and microbatches."""
     accumulation: int = 1
-    """Microbatches a step is computed in, to save memory; the result is the same."""
+    """Microbatches per step. More of them need less memory and give the same result."""
     eval_examples: int = 2048
-    """Held-out examples of an evaluation during training, whose masks never change."""
+    """Held-out examples in an evaluation. Their masks never change."""
     seed: int = 0
-    """Number that fixes the random choices: first weights, order of the data, masks, dropout."""
+    """Seed of the initial weights, the order of the data, masks and dropout."""
     fresh: bool = False
-    """Start beside the run that is in workdir, in workdir-2 (-3, ...); nothing is deleted."""
+    """Start a new run in workdir-2 (-3, ...) beside the run in workdir. Nothing is deleted."""
 
     @property
     def directories(self) -> tuple[str, ...]:
@@ -152,46 +163,45 @@ class PretrainConfig:
 
     @property
     def phases(self) -> "tuple[PretrainConfig, ...]":
-        """The phases, each as the configuration of a run that has no other."""
-        second, alone = self.second, SecondPhase()
+        """The configuration of every phase, as if it were a run with one phase."""
+        second = self.second
         if not second.data:
             return (self,)
-        own = {
-            "batch_size": second.batch_size or self.batch_size,
-            "accumulation": second.accumulation or self.accumulation,
-            "data": second.data,
-            "data_weights": second.data_weights,
-            "length_buckets": second.length_buckets,
-        }
-        first = dataclasses.replace(self, second=alone)
-        return first, dataclasses.replace(first, **own)
+        first = dataclasses.replace(self, second=SecondPhase())
+        return first, dataclasses.replace(
+            first,
+            data=second.data,
+            data_weights=second.data_weights,
+            length_buckets=second.length_buckets,
+            batch_size=second.batch_size or self.batch_size,
+            accumulation=second.accumulation or self.accumulation,
+        )
 
     def __post_init__(self) -> None:
         if not self.directories:
             raise UserError("No data: name a directory that `bertjax prepare` wrote.")
+        if self.objective is not None:
+            refuse_unknown("objective", self.objective, get_args(ObjectiveName))
         for name in ("batch_size", "accumulation", "eval_examples"):
             if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}: give at least 1.")
+                raise UserError(f"`{name}` is {getattr(self, name)}: give at least 1.")
         self.telemetry.check(self.loop.train_steps)
         if self.batch_size % self.accumulation:
             raise UserError(
-                f"accumulation {self.accumulation} does not divide batch_size {self.batch_size}: "
-                "microbatches have the same number of rows."
+                f"`accumulation` {self.accumulation} does not divide `batch_size` "
+                f"{self.batch_size}: microbatches have the same number of rows."
             )
         if not 0 <= self.seed < 1 << 31:
-            raise UserError(f"seed is {self.seed}: give a whole number from 0 to 2147483647.")
+            raise UserError(f"`seed` is {self.seed}: give a whole number from 0 to 2147483647.")
         if self.second.data and self.loop.patience:
             raise UserError(
-                "loop.patience may end a run before its second phase: leave out loop.patience or "
-                "second.data."
+                "`loop.patience` may end a run before its second phase: leave out `loop.patience` "
+                "or `second.data`."
             )
         after, steps = self.second.after_steps, self.loop.train_steps
         if after is not None and after >= steps:
             raise UserError(
-                f"second.after_steps {after} is not less than loop.train_steps {steps}, the steps "
-                "of both phases together: the second would have none."
+                f"`second.after_steps` {after} is not less than `loop.train_steps` {steps}, the "
+                "steps of both phases together: the second phase would have none."
             )
-        for name in ("batch_size", "accumulation"):
-            if (value := getattr(self.second, name)) is not None and value < 1:
-                raise UserError(f"second.{name} is {value}: give at least 1, or leave it out.")
-        _ = self.phases  # refuses what does not fit together in the second one
+        _ = self.phases  # validates the second phase

@@ -1,7 +1,7 @@
-"""The phases of a pre-training run: one, or short rows and then long ones.
+"""The phases of a pre-training run: one, or rows of one length and then longer ones.
 
-Both are of one run: one state, one count of steps, one directory. A phase has its own data, whose
-order begins with it, and its own program.
+All phases share one state, one count of steps and one directory. Each has its own data, in an order
+that begins with the phase, and its own program.
 """
 
 import dataclasses
@@ -17,22 +17,25 @@ from bertjax.data.corpora import Corpora
 from bertjax.data.mixture import MixedStream, length_buckets, one_bucket
 from bertjax.data.stream import ShardReader, TrainStream
 from bertjax.errors import UserError
-from bertjax.model.flops import pretraining_flops, training_flops
+from bertjax.model.flops import training_flops
+from bertjax.objectives.objective import Objective
+from bertjax.objectives.table import choose_objective
 from bertjax.pretrain.config import PretrainConfig
-from bertjax.pretrain.evaluation import fields
+from bertjax.pretrain.metrics import fields
 from bertjax.train.optimizer import make_schedule
 from bertjax.train.telemetry.mfu import work_of
 from bertjax.train.telemetry.phases import PhaseInfo
 
 
 class Phase(NamedTuple):
-    """The data of a phase, and which steps are its own."""
+    """The data of a phase, and its steps."""
 
     config: PretrainConfig
-    """Of a run that had this phase alone."""
+    """The configuration of a run with this phase alone."""
+    objective: Objective
     corpora: Corpora
     readers: tuple[ShardReader, ...]
-    """Of the examples to train on."""
+    """The training examples of each corpus."""
     stream: TrainStream | MixedStream
     first: int
     """The first step, from 0."""
@@ -40,18 +43,15 @@ class Phase(NamedTuple):
     """The step after the last."""
 
     def rows(self, step: int, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """Rows of the global batch of a step of the run."""
-        return self.stream.rows(step - self.first, rows)
+        """Reads rows of the global batch of a step of the run."""
+        batch = self.stream.rows(step - self.first, rows)
+        return {name: batch[name] for name in self.objective.arrays}
 
     def info(self, model: BertConfig, mesh: Mesh, name: str) -> PhaseInfo:
-        """Describes the phase for the loop; tokens and FLOPs are means over the lengths of rows."""
+        """Describes the phase to the loop; tokens and FLOPs are means over the rows' lengths."""
         config, lengths = self.config, self.stream.lengths
-        sentences = self.corpora.manifest.segment_kind.is_pair
         row = sum(
-            share
-            * pretraining_flops(
-                model, length, config.masking.predictions(length), sentences=sentences
-            )
+            share * self.objective.flops(model, length, config.masking.predictions(length))
             for length, share in lengths
         )
         flops = config.batch_size * training_flops(1) * row
@@ -60,7 +60,7 @@ class Phase(NamedTuple):
             self.end,
             round(config.batch_size * sum(length * share for length, share in lengths)),
             name,
-            fields(self.corpora),
+            fields(self.corpora, self.objective),
             work_of(flops, kind, mesh.size, config.execution.dtype),
         )
 
@@ -69,23 +69,27 @@ def open_phases(config: PretrainConfig) -> tuple[Phase, ...]:
     """Opens the data of a run's phases.
 
     Raises:
-        UserError: data that can't be mixed, or phases of another tokenizer or segments, or of
-            which one has no held-out examples.
+        UserError: data that can't be mixed or that the objective can't use; or two phases that
+            differ in tokenizer or objective, or of which only one has held-out examples.
     """
     phases, steps = [], config.loop.train_steps
     for number, own in enumerate(config.phases):
         corpora = Corpora.of(own.directories, own.data_weights)
+        objective = choose_objective(
+            own.objective, corpora.manifest.segments, own.objective_options
+        )
         readers = corpora.readers("train")
         first = (config.second.after_steps or 0) if number else 0
         end = steps if number or config.second.after_steps is None else config.second.after_steps
-        phases.append(Phase(own, corpora, readers, _stream(own, corpora, readers), first, end))
+        stream = _stream(own, corpora, readers)
+        phases.append(Phase(own, objective, corpora, readers, stream, first, end))
     for other in phases[1:]:
-        _refuse_strangers(phases[0].corpora, other.corpora)
+        _refuse_mismatch(phases[0], other)
     return tuple(phases)
 
 
 def phase_at(phases: Sequence[Phase], step: int) -> int:
-    """The place of the phase that a step is of, the steps counted from 0."""
+    """Returns the index of the phase of a step, counted from 0."""
     return next((place for place, phase in enumerate(phases) if step < phase.end), len(phases) - 1)
 
 
@@ -102,31 +106,30 @@ def _stream(
     return MixedStream(readers, buckets, **where)
 
 
-def _refuse_strangers(first: Corpora, second: Corpora) -> None:
-    both = f"{first.directories[0]} and {second.directories[0]}"
-    one, other = first.manifest, second.manifest
+def _refuse_mismatch(first: Phase, second: Phase) -> None:
+    both = f"{first.corpora.directories[0]} and {second.corpora.directories[0]}"
+    one, other = first.corpora.manifest, second.corpora.manifest
     if one.tokenizer_sha256 != other.tokenizer_sha256:
         raise UserError(
             f"{both} come from different tokenizers: prepare the data of both phases with the same "
             "one."
         )
-    if one.segments != other.segments:
+    if first.objective != second.objective:
         raise UserError(
             f"{both} hold different segments ({one.segments} and {other.segments}): prepare the "
             "data of both phases with the same `segments`."
         )
-    if bool(first.examples("held_out")) != bool(second.examples("held_out")):
+    if bool(first.corpora.examples("held_out")) != bool(second.corpora.examples("held_out")):
         raise UserError(
-            f"Of {both} one has held-out examples and the other has none: prepare the data of both "
-            "phases with the same --held-out."
+            f"Only one of {both} has held-out examples: prepare the data of both phases with the "
+            "same `held_out`."
         )
 
 
 def run_schedule(config: PretrainConfig) -> optax.Schedule:
-    """The learning rate at an update of the run: one schedule, or one of each phase.
+    """Makes the schedule of the run: one for all steps, or one for each phase.
 
-    Steps that were skipped because they were not finite are no updates: a schedule of the second
-    phase begins so many steps later.
+    Skipped steps are no updates: the schedule of the second phase begins that many steps later.
 
     Raises:
         UserError: see `optimizer.make_schedule`.
@@ -135,12 +138,9 @@ def run_schedule(config: PretrainConfig) -> optax.Schedule:
     if second.learning_rate is None or second.after_steps is None:
         return make_schedule(config.optimizer, steps)
     first = make_schedule(config.optimizer, second.after_steps)
+    rates = {"learning_rate": second.learning_rate, "warmup_steps": second.warmup_steps}
     try:
-        own = dataclasses.replace(
-            config.optimizer,
-            learning_rate=second.learning_rate,
-            warmup_steps=second.warmup_steps,
-        )
+        own = dataclasses.replace(config.optimizer, **rates)
         then = make_schedule(own, steps - second.after_steps, section="second")
     except UserError as error:
         raise UserError(f"The second phase: {error}") from None
@@ -186,9 +186,9 @@ def second_mutable(config: PretrainConfig) -> dict[str, Any]:
 
 
 def untrained_positions(phases: Sequence[Phase], positions: int) -> str:
-    """Which of the model's positions no row reaches, as people say it; nothing if all are reached.
+    """Returns the range of the model's positions that no row reaches; empty if all are reached.
 
-    After rows of 128 tokens, the embeddings of positions 128 to 511 are what they began as.
+    After rows of 128 tokens, the embeddings of positions 128 to 511 have their initial values.
     """
     longest = max(phase.corpora.manifest.max_seq_length for phase in phases)
     return f"{longest} to {positions - 1}" if longest < positions else ""

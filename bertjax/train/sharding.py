@@ -27,7 +27,7 @@ TABLE: tuple[tuple[str, PartitionSpec], ...] = (
     (r"intermediate/kernel$", PartitionSpec("fsdp", "tensor")),
     (r"intermediate/bias$", PartitionSpec("tensor")),
     (r"output/kernel$", PartitionSpec("tensor", "fsdp")),
-    (r"(pooler|transform)/kernel$", PartitionSpec("fsdp", None)),
+    (r"(pooler|transform|projection)/kernel$", PartitionSpec("fsdp", None)),
     (r"(nsp|classifier|qa_outputs)/kernel$", PartitionSpec()),
     (r"lora/.*/[ab]$", PartitionSpec()),
 )

@@ -12,7 +12,7 @@ from bertjax.errors import UserError
 from bertjax.interop.huggingface import Pretrained, from_pretrained, save_pretrained
 from bertjax.interop.vocabulary import add_words, swap_vocabulary
 from bertjax.model.bert import init_params
-from bertjax.objectives.losses import pretraining_loss, pretraining_normalizers
+from bertjax.objectives.nsp import pretraining_loss, pretraining_normalizers
 from bertjax.text import sentencepiece
 from bertjax.text.wordpiece import WordPieceTokenizer
 from bertjax.train.optimizer import OptimizerConfig, make_optimizer

@@ -9,12 +9,8 @@ import pytest
 
 from bertjax.config import BertConfig, Execution
 from bertjax.model import bert, flops
-from bertjax.objectives.losses import (
-    classification_loss,
-    masked_lm_loss,
-    pretraining_loss,
-    question_answering_loss,
-)
+from bertjax.objectives.losses import classification_loss, question_answering_loss
+from bertjax.objectives.table import OBJECTIVES
 
 CONFIG = BertConfig(
     vocab_size=50,
@@ -60,30 +56,30 @@ def batch():
     }
 
 
-@pytest.mark.parametrize(
-    ("loss", "heads", "pooler", "forward"),
-    [
-        (pretraining_loss, ("mlm", "nsp"), True, flops.pretraining_flops(CONFIG, T, P)),
-        (masked_lm_loss, ("mlm",), False, flops.pretraining_flops(CONFIG, T, P, sentences=False)),
-        (
-            classification_loss,
-            ("classifier",),
-            True,
-            flops.task_flops(CONFIG, "sequence_classification", C, T),
-        ),
-        (
-            question_answering_loss,
-            ("qa_outputs",),
-            False,
-            flops.task_flops(CONFIG, "question_answering", 2, T),
-        ),
-    ],
-    ids=["pretraining", "masked LM", "classification", "question answering"],
-)
-def test_the_count_is_that_of_the_traced_program(loss, heads, pooler, forward):
-    make = functools.partial(bert.init_params, CONFIG, heads=heads, add_pooler=pooler, num_labels=C)
-    params = jax.eval_shape(make, jax.random.key(0))
-    of = functools.partial(loss, config=CONFIG, execution=Execution(attention="plain"))
+def task(kind, head, outputs):
+    """The parameters, the loss and the FLOPs of a fine-tuning task."""
+    pooler = kind == "sequence_classification"
+    make = functools.partial(bert.init_params, heads=(head,), add_pooler=pooler, num_labels=outputs)
+    loss = classification_loss if pooler else question_answering_loss
+    return make, loss, flops.task_flops(CONFIG, kind, outputs, T)
+
+
+COUNTED = {
+    name: (objective.init_params, objective.loss, objective.flops(CONFIG, T, P))
+    for name, objective in OBJECTIVES.items()
+} | {
+    "classification": task("sequence_classification", "classifier", C),
+    "question answering": task("question_answering", "qa_outputs", 2),
+}
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_the_count_is_that_of_the_traced_program(name):
+    make, loss, forward = COUNTED[name]
+    key = jax.random.key(0)
+    params = jax.eval_shape(functools.partial(make, CONFIG), key)
+    execution, keys = Execution(attention="plain"), jax.random.split(key, B)
+    of = functools.partial(loss, config=CONFIG, execution=execution, sample_key=keys)
     traced = jax.make_jaxpr(lambda params: of(params, batch())[0])(params)
     assert products(traced.jaxpr) == B * forward
     both = jax.make_jaxpr(jax.grad(lambda params: of(params, batch())[0]))(params)

@@ -9,6 +9,8 @@ import pytest
 
 import bertjax as bj
 from bertjax.objectives import losses
+from bertjax.objectives.mlm import MaskedLM
+from bertjax.objectives.sop import SentenceOrder
 
 CONFIG = bj.BertConfig(
     vocab_size=40,
@@ -162,7 +164,7 @@ def test_masked_lm_alone_is_that_part_of_pretraining(params, dropout):
     _, both = pretraining_loss(params, batch, CONFIG, dropout_key=key)
     alone = {part: params[part] for part in ("embeddings", "encoder", "mlm")}
     del batch["next_sentence_label"]
-    masked_lm_loss = jax.jit(losses.masked_lm_loss, static_argnames="config")
+    masked_lm_loss = jax.jit(MaskedLM().loss, static_argnames="config")
     loss, metrics = masked_lm_loss(alone, batch, CONFIG, dropout_key=key)
     assert metrics.keys() == {"mlm_loss", "mlm_accuracy"}
     for name, (total, weight) in metrics.items():
@@ -184,7 +186,7 @@ def test_accuracies_of_groups_of_tokens_add_up_to_the_whole(params):
     first = np.arange(40) < 10
     groups = {"low": first, "high": ~first, "none": np.zeros(40, bool)}
     _, metrics = bj.pretraining_loss(params, batch, CONFIG, token_groups=groups)
-    _, alone = losses.masked_lm_loss(params, batch, CONFIG, token_groups=groups)
+    _, alone = MaskedLM().loss(params, batch, CONFIG, token_groups=groups)
     low, high, none, whole = (metrics[name] for name in (*groups, "mlm_accuracy"))
     assert [float(a + b) for a, b in zip(low, high, strict=True)] == [float(x) for x in whole]
     counted = np.asarray(batch["masked_labels"])[np.asarray(batch["masked_weights"]) > 0]
@@ -196,8 +198,8 @@ def test_accuracies_of_groups_of_tokens_add_up_to_the_whole(params):
 def test_the_order_of_segments_is_the_same_loss_by_another_name(params):
     batch = pretraining_batch()
     loss, metrics = pretraining_loss(params, batch, CONFIG)
-    ordered = jax.jit(bj.pretraining_loss, static_argnames=("config", "sentence_task"))
-    other, named = ordered(params, batch, CONFIG, sentence_task="sop")
+    ordered = jax.jit(SentenceOrder().loss, static_argnames="config")
+    other, named = ordered(params, batch, CONFIG)
     assert float(loss) == float(other)
     assert {name.replace("sop", "nsp"): value for name, value in named.items()} == metrics
     assert "sop_accuracy" in named and "nsp_accuracy" not in named
@@ -205,7 +207,7 @@ def test_the_order_of_segments_is_the_same_loss_by_another_name(params):
 
 def test_parts_add_up_to_the_whole(params):
     batch = pretraining_batch()
-    normalizers = losses.pretraining_normalizers(batch)
+    normalizers = bj.pretraining_normalizers(batch)
 
     def grad_of(batch):
         value, _ = pretraining_loss(params, batch, CONFIG, normalizers=normalizers)
@@ -236,7 +238,7 @@ def test_padding_of_a_ragged_pretraining_batch_counts_nothing(params):
         strict=True,
     ):
         np.testing.assert_allclose(one, two, rtol=1e-6)  # float32 sums of another shape
-    assert losses.pretraining_normalizers(ragged) == {"mlm": 5, "nsp": 3}
+    assert bj.pretraining_normalizers(ragged) == {"mlm": 5, "examples": 3}
 
 
 @pytest.mark.parametrize("kind", ["classification", "regression", "multi_label"])

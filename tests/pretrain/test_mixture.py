@@ -13,10 +13,11 @@ from bertjax import cli
 from bertjax.data.corpora import Corpora
 from bertjax.data.prepare.run import PrepareConfig, prepare
 from bertjax.objectives import masking
-from bertjax.pretrain import program as pretrain_program
+from bertjax.objectives import objective as objectives
 from bertjax.pretrain import run as runs
 from bertjax.pretrain.config import PretrainConfig
-from bertjax.pretrain.evaluation import make_evaluator, metric_names
+from bertjax.pretrain.evaluation import make_evaluator
+from bertjax.pretrain.frequency import count_tokens
 from bertjax.report.run import report
 from bertjax.text.tokenizer import load_tokenizer
 from bertjax.train.loop import Hooks
@@ -142,7 +143,7 @@ def test_the_same_shares_in_other_numbers_go_on(done, recipe):
 def test_a_unigram_start_counts_words_as_they_are_mixed(data):
     mixture = corpora(data)
     vocabulary = masking.Vocabulary.of(load_tokenizer(data / "tokenizer"))
-    counts = runs._count(mixture.readers("train"), mixture.shares, vocabulary)
+    counts = count_tokens(mixture.readers("train"), mixture.shares, vocabulary)
     share = counts[5:25].sum() / counts.sum()
     # 3 of 4 examples, which differ in length: three standard deviations of about 150 of them.
     assert share == pytest.approx(0.75, abs=0.06)
@@ -158,14 +159,14 @@ def test_a_step_of_each_length_is_compiled_once_and_predicts_its_share(
         traced.append((masked["input_ids"].shape[1], masked["masked_labels"].shape[1]))
         return masked
 
-    monkeypatch.setattr(pretrain_program, "mask_tokens", mask_tokens)
+    monkeypatch.setattr(objectives, "mask_tokens", mask_tokens)
     config = recipe(tmp_path / "run", steps=12, length_buckets=(16,))
     config = dataclasses.replace(config, loop=LoopConfig(train_steps=12, log_every=1, eval_every=0))
     lines = []
     done = runs.pretrain(config, lines.append)
     # round(0.15 * T) of each; held-out rows are as long as ever.
     assert sorted(traced) == [(16, 2), (32, 5), (32, 5)]
-    assert any(line.startswith("Steps have rows of one length: ") for line in lines)
+    assert any(line.startswith("All rows of a step have one length: ") for line in lines)
     assert done.metrics["mlm_loss"] > 0
     longer = dataclasses.replace(config, loop=LoopConfig(train_steps=14, eval_every=0))
     there = r"length_buckets \(\[16, 32\] there"
@@ -188,12 +189,9 @@ def test_the_whole_counts_an_example_as_often_as_training_draws_it(data, tmp_pat
         weight = np.asarray(batch["example_weight"])
         tokens = np.asarray(batch["attention_mask"]).sum(1)
         sums = np.array([(tokens * weight).sum(), weight.sum()])
-        return dict.fromkeys(metric_names("nsp"), sums)
+        return {"mlm_loss": sums, "mlm_accuracy": sums}
 
-    program, mesh = (
-        types.SimpleNamespace(eval_step=eval_step, token_groups=()),
-        make_mesh(MeshConfig()),
-    )
+    program, mesh = types.SimpleNamespace(eval_step=eval_step), make_mesh(MeshConfig())
     state = types.SimpleNamespace(averaged_params=lambda: None)
     directories = (data / "wiki", data / "books", tmp_path / "bare")
     mixture = Corpora.of(directories, (5, 3, 2))
@@ -215,7 +213,7 @@ def test_the_whole_counts_an_example_as_often_as_training_draws_it(data, tmp_pat
     alone = make_evaluator(
         Corpora.of(directories[:1]), program, mesh, batch_size=8, max_examples=9999
     )
-    assert alone(state, lambda: False).keys() == {*metric_names("nsp")}
+    assert alone(state, lambda: False).keys() == {"mlm_loss", "mlm_accuracy"}
 
 
 def test_the_command_line_takes_several(data, tmp_path, capsys, monkeypatch):

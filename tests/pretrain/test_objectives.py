@@ -15,10 +15,11 @@ from bertjax.data.prepare.run import PrepareConfig, prepare
 from bertjax.data.shards import read_manifest
 from bertjax.model.heads import TASK_PARTS
 from bertjax.objectives.masking import MaskingConfig
-from bertjax.objectives.objective import SEGMENTS
+from bertjax.objectives.rtd import ReplacedTokenDetection
+from bertjax.objectives.table import OBJECTIVES, ObjectiveOptions
 from bertjax.pretrain import run as runs
 from bertjax.pretrain.config import ModelConfig, PretrainConfig
-from bertjax.pretrain.evaluation import verdict
+from bertjax.pretrain.metrics import verdict
 from bertjax.report.run import report
 from bertjax.train.loop_config import LoopConfig
 
@@ -38,12 +39,12 @@ def data(tmp_path_factory):
     (root / "tokenizer").mkdir()
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
     (root / "tokenizer" / "vocab.txt").write_text("\n".join(tokens) + "\n")
-    for objective, segments in SEGMENTS.items():
+    for objective in ("nsp", "sop", "mlm"):
         config = PrepareConfig(
             (str(root / "text.txt"),),
             str(root / "tokenizer"),
             str(root / objective),
-            segments=segments,
+            segments=OBJECTIVES[objective].segments,
             max_seq_length=32,
             held_out=0.1,
         )
@@ -53,10 +54,10 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def recipe(data, tiny_shape):
-    def make(objective, workdir, steps=2, **changes):
+    def make(directory, workdir, steps=2, **changes):
         loop = LoopConfig(train_steps=steps, log_every=1, eval_every=1, save_every=1)
         fields = {"model": tiny_shape, "loop": loop, "batch_size": 4, "eval_examples": 6, **changes}
-        return PretrainConfig(str(data / objective), str(workdir), **fields)
+        return PretrainConfig(str(data / directory), str(workdir), **fields)
 
     return make
 
@@ -95,7 +96,13 @@ def test_single_sequences_know_no_next_sentence(done):
 
 
 def test_a_loss_that_is_not_finite_is_said(data):
-    said = verdict(2, {"mlm_loss": None}, Corpora.of([data / "mlm"]), data / "export")
+    said = verdict(
+        2,
+        {"mlm_loss": None},
+        Corpora.of([data / "mlm"]),
+        OBJECTIVES["mlm"],
+        data / "export",
+    )
     assert said.startswith("Trained 2 steps: held-out masked-LM loss not finite (unigram entropy ")
     assert said.endswith(f"The model is in {data / 'export'}.")
 
@@ -108,7 +115,7 @@ def test_single_sequences_go_on_and_other_data_are_refused(done, recipe):
     assert any(line.startswith("Resumed at step 2 of 3") for line in lines)
     with pytest.raises(bj.UserError, match=r"objective.name \(mlm there, nsp here\)"):
         runs.pretrain(recipe("nsp", result.workdir, masking=config.masking), silent)
-    with pytest.raises(bj.UserError, match=r"objective.span \(true there, false here\)"):
+    with pytest.raises(bj.UserError, match=r"masking.span \(true there, false here\)"):
         runs.pretrain(dataclasses.replace(config, masking=MaskingConfig()), silent)
 
 
@@ -121,7 +128,10 @@ def test_a_run_on_single_sequences_is_converted(done, recipe, tmp_path):
     made = convert(ConvertConfig(str(result.workdir), str(two), to="run"), silent)
     assert (made.kind, made.moments) == ("masked_lm", True)
     shape = ModelConfig(str(two / MODEL))
-    with pytest.raises(bj.UserError, match=r"heads \(masked LM alone there, absent here\)"):
+    with pytest.raises(
+        bj.UserError,
+        match=r"another heads \(\[\"mlm\"\] there, \[\"mlm\", \"nsp\", \"pooler\"\] here\)",
+    ):
         runs.pretrain(recipe("nsp", two, steps=9, model=shape), silent)
     more = runs.pretrain(recipe("mlm", two, steps=made.step + 1, model=shape), silent)
     assert more.export is not None and "nsp_loss" not in more.metrics
@@ -155,3 +165,46 @@ def test_the_order_of_sentences_has_names_of_its_own(data, recipe, tmp_path):
     assert bj.from_pretrained(result.export).kind == "pretraining"
     with pytest.raises(bj.UserError, match=r"objective.name \(sop there, nsp here\)"):
         runs.pretrain(recipe("nsp", tmp_path / "run"), silent)
+
+
+def test_masked_lm_reads_pairs_without_their_label(recipe, tmp_path):
+    inputs = runs.load(recipe("nsp", tmp_path / "run", objective="mlm"))
+    batch = inputs.phases[0].rows(0, np.arange(2))
+    assert batch.keys() == {"input_ids", "attention_mask", "token_type_ids"}
+    assert batch["token_type_ids"].any() and inputs.objective.export_kind == "masked_lm"
+    with pytest.raises(bj.UserError, match="sop trains on sentence_order segments, and the data "):
+        runs.load(recipe("nsp", tmp_path / "run", objective="sop"))
+    with pytest.raises(bj.UserError, match="objective 'electra' is unknown: give one of nsp, "):
+        recipe("nsp", tmp_path / "run", objective="electra")
+
+
+def test_replaced_tokens_are_detected_by_a_run_of_its_own_that_exports_an_encoder(
+    data, recipe, tmp_path
+):
+    lines, masking = [], MaskingConfig(mask_prob=0.85, random_prob=0.0)
+    options = ObjectiveOptions(ReplacedTokenDetection(discriminator_weight=20.0))
+    config = recipe(
+        "mlm", tmp_path / "run", objective="rtd", objective_options=options, masking=masking
+    )
+    result = runs.pretrain(config, lines.append)
+    assert set(result.metrics) == {metric.name for metric in OBJECTIVES["rtd"].metrics}
+    assert ", detection accuracy " in lines[-1] and "masked-LM loss" not in lines[-1]
+    evaluated = next(line for line in lines if line.startswith("eval at 2"))
+    assert "gen " in evaluated and "(unigram entropy " in evaluated
+    model = bj.from_pretrained(result.export)
+    assert model.kind == "encoder" and model.params.keys() == {"embeddings", "encoder"}
+    assert json.loads((result.export / "config.json").read_text())["architectures"] == ["BertModel"]
+    assert bj.embed(model, ["w1 w2"]).shape == (1, 16)
+    # The same run goes on, and not with other options.
+    longer = dataclasses.replace(config, loop=dataclasses.replace(config.loop, train_steps=3))
+    lines.clear()
+    assert runs.pretrain(longer, lines.append).metrics != result.metrics
+    assert any(line.startswith("Resumed at step 2 of 3") for line in lines)
+    other = dataclasses.replace(longer, objective_options=ObjectiveOptions())
+    with pytest.raises(bj.UserError, match=r"objective.discriminator_weight \(20.0 there, 50.0 "):
+        runs.pretrain(other, silent)
+    # Converted, it is the encoder; as another run, all of it.
+    convert(ConvertConfig(str(result.workdir), str(tmp_path / "hf")), silent)
+    assert bj.from_pretrained(tmp_path / "hf").kind == "encoder"
+    made = convert(ConvertConfig(str(result.workdir), str(tmp_path / "two"), to="run"), silent)
+    assert (made.kind, made.objective, made.moments) == ("encoder", "rtd", True)

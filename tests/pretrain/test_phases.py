@@ -181,7 +181,7 @@ def test_a_finished_run_goes_on_with_a_second_phase(recipe, straight, tmp_path):
     alone = recipe(workdir, loop=short, second=SecondPhase())
     export = runs.pretrain(alone, lines.append).export
     warnings = [line for line in lines if line.startswith("Warning: positions 16 to 31 of the ")]
-    assert len(warnings) == 2 and "--second.data" in warnings[0]
+    assert len(warnings) == 2 and "`second.data`" in warnings[0]
     fresh = runs.build(alone, *_of(straight[0])).init().params
     began = fresh["embeddings"]["position_embeddings"]["embedding"]
     np.testing.assert_array_equal(positions(export)[16:], began[16:])
@@ -226,12 +226,15 @@ def test_rows_longer_than_the_model_are_refused(recipe, tmp_path, tiny_shape):
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"batch_size": 4}, "second.batch_size is given and second.data is not"),
-        ({"data": "x"}, "give second.after_steps as well"),
-        ({"data": "x", "after_steps": STEPS}, f"{STEPS} is not less than loop.train_steps {STEPS}"),
-        ({"data": "x", "after_steps": 2, "warmup_steps": 3}, "give second.learning_rate too"),
-        ({"data": "x", "after_steps": 2, "batch_size": 0}, "second.batch_size is 0"),
-        ({"data": "x", "after_steps": 2, "accumulation": 3}, "accumulation 3 does not divide"),
+        ({"batch_size": 4}, "`second.batch_size` is given and `second.data` is not"),
+        ({"data": "x"}, "give `second.after_steps` as well"),
+        (
+            {"data": "x", "after_steps": STEPS},
+            f"{STEPS} is not less than `loop.train_steps` {STEPS}",
+        ),
+        ({"data": "x", "after_steps": 2, "warmup_steps": 3}, "give `second.learning_rate` as well"),
+        ({"data": "x", "after_steps": 2, "batch_size": 0}, "`second.batch_size` is 0"),
+        ({"data": "x", "after_steps": 2, "accumulation": 3}, "`accumulation` 3 does not divide"),
     ],
 )
 def test_a_second_phase_that_makes_no_sense(recipe, fields, sentence):
@@ -240,7 +243,7 @@ def test_a_second_phase_that_makes_no_sense(recipe, fields, sentence):
 
 
 def test_patience_that_might_end_a_run_before_its_second_phase_is_refused(recipe):
-    sentence = r"^loop\.patience may end .*: leave out loop\.patience or second\.data\.$"
+    sentence = r"^`loop\.patience` may end .*: leave out `loop\.patience` or `second\.data`\.$"
     with pytest.raises(bj.UserError, match=sentence):
         recipe("run", loop=dataclasses.replace(LOOP, patience=2))
 

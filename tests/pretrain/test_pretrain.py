@@ -472,9 +472,9 @@ def test_what_does_not_fit_is_said_before_anything_is_written(recipe, tmp_path, 
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"batch_size": 0}, "batch_size is 0"),
-        ({"batch_size": 8, "accumulation": 3}, "accumulation 3 does not divide"),
-        ({"seed": -1}, "seed is -1"),
+        ({"batch_size": 0}, "`batch_size` is 0"),
+        ({"batch_size": 8, "accumulation": 3}, "`accumulation` 3 does not divide"),
+        ({"seed": -1}, "`seed` is -1"),
     ],
 )
 def test_bad_numbers(recipe, fields, sentence):
@@ -487,7 +487,7 @@ def test_patience_without_held_out_examples_is_refused(recipe, data, tmp_path):
     shards = str(tmp_path / "shards")
     prepare(PrepareConfig(text, tokenizer, shards, max_seq_length=32, held_out=0), silent)
     patient = dataclasses.replace(LOOP, patience=1)
-    with pytest.raises(bj.UserError, match=r"loop\.patience goes by held-out examples"):
+    with pytest.raises(bj.UserError, match=r"`loop\.patience` needs held-out examples"):
         runs.pretrain(recipe(data=shards, loop=patient), silent)
     assert not (tmp_path / "run").exists()
 

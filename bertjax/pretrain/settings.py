@@ -1,0 +1,84 @@
+"""Settings of a pre-training run that its checkpoints record."""
+
+import dataclasses
+import functools
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+
+from bertjax.config import BertConfig
+from bertjax.pretrain.config import PretrainConfig
+from bertjax.pretrain.phases import Phase, data_settings, immutable_at, second_mutable
+from bertjax.text.tokenizer import Tokenizer
+from bertjax.train.checkpoint.settings import RunSettings
+from bertjax.train.optimizer import RATE_FIELDS
+
+UNSET_NAMES = (
+    *("data", "order of the data", "length_buckets", "seed", "initialization"),
+    *("objective", "masking", "evaluation_masking", "batch_size"),
+)
+"""Immutable settings without a value in the first checkpoint of a converted run."""
+
+
+def run_settings(
+    config: PretrainConfig,
+    model: BertConfig,
+    params: Iterable[str],
+    tokenizer: Tokenizer,
+    phases: Sequence[Phase],
+) -> RunSettings:
+    """Returns the settings that a resumed run must share, and those that it may change.
+
+    Args:
+        config: the run's configuration.
+        model: the model's shape.
+        params: names of the top-level subtrees of the parameters.
+        tokenizer: the tokenizer.
+        phases: the run's phases.
+    """
+    objective, optimizer = phases[0].objective, dataclasses.asdict(config.optimizer)
+    # These decide the state's arrays; the optimizer's other settings may change.
+    held = {name: value for name in ("freeze", "ema_decay") if (value := optimizer.pop(name))}
+    name = optimizer.pop("name")
+    rescheduled = "the learning rate follows the new schedule from here on"
+    immutable = {
+        **weights_settings(model, params, tokenizer, name),
+        "seed": config.seed,
+        "initialization": dataclasses.asdict(config.initialization),
+        "objective": {"name": objective.name, **dataclasses.asdict(objective)},
+        "masking": dataclasses.asdict(config.masking),
+        "evaluation_masking": dataclasses.asdict(config.evaluation_masking),
+        **held,
+        **data_settings(phases[0]),
+    }
+    return RunSettings(
+        immutable=functools.partial(immutable_at, phases=phases, immutable=immutable),
+        mutable={
+            "optimizer": optimizer,
+            "mesh": dataclasses.asdict(config.mesh),
+            "devices": jax.device_count(),
+            "execution": dataclasses.asdict(config.execution),
+            "accumulation": config.accumulation,
+            "eval_examples": config.eval_examples,
+            **second_mutable(config),
+        },
+        effects={
+            "train_steps": rescheduled,
+            **{f"optimizer.{field}": rescheduled for field in RATE_FIELDS},
+            **{f"second.{field}": rescheduled for field in ("learning_rate", "warmup_steps")},
+        },
+    )
+
+
+def weights_settings(
+    model: BertConfig, params: Iterable[str], tokenizer: Tokenizer, optimizer: str
+) -> dict[str, Any]:
+    """Returns the immutable settings that weights and moments determine, converted ones too."""
+    heads = sorted({*params} - {"embeddings", "encoder"})
+    return {
+        "model": model.to_dict(),
+        "heads": heads,
+        "tokenizer": tokenizer.sha256,
+        "optimizer": optimizer,
+    }
