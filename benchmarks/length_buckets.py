@@ -20,7 +20,7 @@ import jax
 from bertjax.data.mixture import MixedStream, length_buckets
 from bertjax.data.stream import ShardReader, TrainStream, read_ahead
 from bertjax.objectives.masking import Vocabulary
-from bertjax.objectives.objective import objective_for
+from bertjax.objectives.table import choose_objective
 from bertjax.pretrain.config import ModelConfig, PretrainConfig
 from bertjax.pretrain.program import build
 from bertjax.text.tokenizer import load_tokenizer
@@ -77,7 +77,8 @@ def main():
     )
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     vocabulary = Vocabulary.of(load_tokenizer(f"{asked.data}/tokenizer"))
-    longest, objective = reader.manifest.max_seq_length, objective_for(reader.manifest.segments)
+    longest = reader.manifest.max_seq_length
+    objective = choose_objective(None, reader.manifest.segments)
     program = build(config, mesh, vocabulary, longest, objective=objective)
 
     order = {"seed": 0, "batch_size": asked.batch_size}
@@ -102,7 +103,7 @@ def main():
         json.dumps(
             {
                 **vars(asked),
-                "objective": objective,
+                "objective": objective.name,
                 "max_seq_length": longest,
                 "examples": len(reader),
                 "device": jax.devices()[0].device_kind,

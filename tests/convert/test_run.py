@@ -206,6 +206,7 @@ def test_a_run_holds_weights_moments_and_step(run, trees, tiny_config, tiny_toke
         "opt_state/3/count": STEP,
     }
     assert meta["immutable"] == {
+        "heads": ["mlm", "nsp", "pooler"],
         "model": tiny_config.to_dict(),
         "tokenizer": tiny_tokenizer.sha256,
         "optimizer": "adamw_google",
@@ -222,7 +223,7 @@ def test_a_converted_run_goes_on_as_stepping_by_hand(run, recipe, trees, tiny_to
     (resumed,) = (line for line in lines if line.startswith("Resumed"))
     assert resumed == (
         "Resumed at step 20 of 23; taken from this command and held from now on: data, order of "
-        "the data, seed, initialization, objective, batch_size."
+        "the data, seed, initialization, objective, masking, evaluation_masking, batch_size."
     )
     program = build(config, make_mesh(MeshConfig()), Vocabulary.of(tiny_tokenizer), 16)
     state = program.init()
@@ -263,7 +264,7 @@ def test_what_the_first_command_brought_holds_from_then_on(continued, shards, re
         ({"data": str(shards / "shards-5")}, "data"),
         ({"seed": 7}, "seed"),
         ({"batch_size": 8}, "batch_size"),
-        ({"masking": MaskingConfig(rate=0.2)}, "objective.rate"),
+        ({"masking": MaskingConfig(rate=0.2)}, "masking.rate"),
         (
             {"initialization": InitializationConfig(positions="sinusoidal")},
             "initialization.positions",

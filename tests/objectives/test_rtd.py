@@ -15,7 +15,7 @@ from bertjax.model.heads import kind_of_parts
 from bertjax.model.initializers import InitializationConfig
 from bertjax.objectives.masking import MaskingConfig, Vocabulary
 from bertjax.objectives.rtd import ReplacedTokenDetection
-from bertjax.train.optimizer import OptimizerConfig, make_optimizer
+from bertjax.train.optimizer import OptimizerConfig, make_optimizer, make_schedule
 from bertjax.train.step import Loss, StepConfig, init_state, make_eval_step, make_train_step
 
 B, T, V = 8, 16, 40
@@ -177,7 +177,8 @@ def test_it_learns_and_its_evaluation_is_deterministic():
     # Samples that stay uniform: otherwise a good generator leaves nothing to detect.
     hot, steps = ReplacedTokenDetection(temperature=1e6), 100
     loss = dataclasses.replace(LOSS, loss_fn=functools.partial(hot.loss, config=CONFIG))
-    optimizer = make_optimizer(OptimizerConfig(learning_rate=3e-3, warmup_steps=10), steps)
+    recipe = OptimizerConfig(learning_rate=3e-3, warmup_steps=10)
+    optimizer = make_optimizer(recipe, make_schedule(recipe, steps))
     step = jax.jit(make_train_step(loss, optimizer, StepConfig(1)), donate_argnums=0)
     evaluate = jax.jit(make_eval_step(loss, 1))
     state = init_state(drawn(), optimizer)
