@@ -53,7 +53,13 @@ def story():
     return {
         "curve": curve,
         "metrics": [
-            {"name": "mlm_loss", "words": "masked-LM loss", "reference": ["unigram entropy", 6.43]}
+            {
+                "name": "mlm_loss",
+                "words": "masked-LM loss",
+                "better": "min",
+                "reference": ["unigram entropy", 6.43],
+            },
+            {"name": "nsp_accuracy", "words": "next sentences", "reference": ["majority", 0.542]},
         ],
         "fills": [{"step": s, "when": f"step {s}", "sentences": sentences} for s in (0, 100, 1000)],
         "predictions": [
@@ -75,6 +81,10 @@ def test_demo_page_is_whole_and_asks_no_network(tmp_path, pages):
     assert "prefers-color-scheme: dark" in source
     assert "Returns the" in said and "of <array> 4." in said  # escaped, so it comes back as text
     assert "Eigenvalues & <vectors>." in said
+    caption = (
+        "masked-LM loss 5.61 nats (unigram entropy 6.43), next sentences 65.5% (majority 54.2%)"
+    )
+    assert caption in said
     assert "bertjax predict runs/demo/pretrain" in said
     assert json.loads((tmp_path / "report" / "numbers.json").read_text()) == numbers()
 
