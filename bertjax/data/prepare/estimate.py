@@ -29,6 +29,8 @@ from bertjax.text.tokenizer import Tokenizer, load_tokenizer
 
 _MAX_EXCERPTS = 64
 _MAX_EXCERPTS_BEFORE_A_RUN = 16  # about a second, before work that takes minutes
+# One pass varies by chance: a long document with a short target length gives many examples.
+_DRAWS = 8
 # With so much room, the disk is not checked. Preparing English takes about one byte of disk per
 # byte of text and pass.
 _PLENTY_BYTES, _PLENTY_PER_BYTE = 1 << 30, 100
@@ -277,17 +279,21 @@ def _examples(
     write_examples(directory / f"{length}.json", "train", 0, text, tokenizer.vocab_size, options)
     seconds = clock() - begun
 
-    spans = options.draw(text, np.random.default_rng(config.seed))
-    # An example belongs to the excerpt of its A.
     last = text.document_offsets[np.cumsum(drawn.documents).astype(int)]
-    excerpt = np.searchsorted(text.sentence_offsets[last], spans.a_start, side="right")
-    sizes = shards.RECORD_BYTES + text.ids.itemsize * spans.tokens
-    drawn_once = drawn.scaled(np.bincount(excerpt, minlength=len(last)).astype(float))
-    bytes_once = drawn.scaled(np.bincount(excerpt, sizes, len(last)))
+    counts, record_bytes = np.zeros((2, len(last)))
+    rng = np.random.default_rng(config.seed)
+    for _ in range(_DRAWS):
+        spans = options.draw(text, rng)
+        # An example belongs to the excerpt of its A.
+        excerpt = np.searchsorted(text.sentence_offsets[last], spans.a_start, side="right")
+        sizes = shards.RECORD_BYTES + text.ids.itemsize * spans.tokens
+        counts += np.bincount(excerpt, minlength=len(last)) / _DRAWS
+        record_bytes += np.bincount(excerpt, sizes, len(last)) / _DRAWS
+    drawn_once, bytes_once = drawn.scaled(counts), drawn.scaled(record_bytes)
     train, held_out = (drawn_once.times(split.passes) for split in splits)
     records = [bytes_once.times(split.passes) for split in splits]
     on_disk = sum(map(_on_disk, splits, (train, held_out), records))
-    seconds *= (train.value + held_out.value) / max(1, len(spans.tokens))
+    seconds *= (train.value + held_out.value) / max(1.0, counts.sum())
     return Examples(
         train,
         held_out,

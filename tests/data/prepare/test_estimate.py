@@ -71,8 +71,7 @@ def test_a_sample_of_a_text(config, make_corpus, log, monkeypatch):
         shutil.move(path / "00.txt", corpus / f"{number:02d}.txt")
     (corpus / "empty.txt").write_text("")
     monkeypatch.setattr(sample, "EXCERPT_BYTES", 4096)
-    # The standard error of the examples is 3.5%, so 5% holds for most seeds, not for all.
-    cfg = config(corpus, max_seq_length=128, held_out=0.05, dupe_factor=1, seed=2)
+    cfg = config(corpus, max_seq_length=128, held_out=0.05, dupe_factor=1)
     found = estimate.estimate(cfg, log)
     assert found.excerpts == 64
     assert 0.08 < found.sampled_bytes / found.text_bytes < 0.25
