@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 import bertjax as bj
-from bertjax.objectives.losses import masked_lm_loss, masked_lm_normalizers
+from bertjax.objectives.table import OBJECTIVES
 from bertjax.train import sharding
 from bertjax.train.checkpoint.manager import Checkpoints
 from bertjax.train.step import jit_train_step
@@ -22,21 +22,21 @@ from bertjax.train.step import jit_train_step
 
 def train(config, tokenizer, lines, workdir, *, steps=1000, rows=32, length=128, save_every=100):
     """Trains on random lines and exports the model to workdir/export."""
+    objective = OBJECTIVES["mlm"]
     vocabulary, masking = bj.Vocabulary.of(tokenizer), bj.MaskingConfig(whole_word=True)
 
     def corrupt(batch, keys):
-        return {**batch, **bj.mask_tokens(keys, batch["input_ids"], vocabulary, masking)}
+        return objective.corrupt(batch, keys, vocabulary, masking)
 
     def batch_at(step):  # a pure function of the step, so that a resumed run reads the same data
         chosen = np.random.default_rng(step).integers(len(lines), size=rows)
         return tokenizer.batch([lines[line] for line in chosen], max_length=length, pad_to=length)
 
     optimizer = optax.adamw(optax.warmup_cosine_decay_schedule(0.0, 1e-3, steps // 10, steps))
-    loss = bj.Loss(functools.partial(masked_lm_loss, config=config), masked_lm_normalizers, corrupt)
+    loss = bj.Loss(functools.partial(objective.loss, config=config), objective.normalizers, corrupt)
 
     def init():
-        params = bj.init_params(config, jax.random.key(0), heads=("mlm",), add_pooler=False)
-        return bj.init_state(params, optimizer)
+        return bj.init_state(objective.init_params(config, jax.random.key(0)), optimizer)
 
     mesh = sharding.make_mesh(sharding.MeshConfig())  # all devices along the axis data
     shardings = sharding.state_shardings(mesh, jax.eval_shape(init))
