@@ -123,9 +123,11 @@ class ReplacedTokenDetection(Objective):
         module = _Electra(config, execution, generator=self.generator(config))
         ids, positions = batch["input_ids"], batch["masked_positions"]
         keys = row_keys(dropout_key, ids.shape[0])
-        generated = module.apply(
-            {"params": params}, batch, positions, keys, method=_Electra.generate
-        )
+
+        def run(method: Any, *inputs: Any) -> Any:
+            return module.apply({"params": params}, *inputs, keys, method=method)
+
+        generated = run(_Electra.generate, batch, positions)
         # Integers carry no gradient: the generator learns from its own loss alone.
         samples = jax.vmap(jax.random.categorical)(sample_key, generated / self.temperature)
         used = batch["masked_weights"] > 0
@@ -135,8 +137,7 @@ class ReplacedTokenDetection(Objective):
         ids = ids.at[rows, positions].set(jnp.where(used, samples, kept))
         differs = used & (samples != batch["masked_labels"])
         replaced = jnp.zeros(ids.shape, bool).at[rows, positions].set(differs)
-        inputs = {**batch, "input_ids": ids}
-        logits = module.apply({"params": params}, inputs, keys, method=_Electra.discriminate)
+        logits = run(_Electra.discriminate, {**batch, "input_ids": ids})
         return Detection(generated, replaced, logits)
 
     def scores(self, logits: Detection, batch: Batch, token_groups: Any = None) -> Metrics:

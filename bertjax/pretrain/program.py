@@ -23,7 +23,7 @@ from bertjax.pretrain.frequency import token_groups
 from bertjax.train import param_groups, sharding
 from bertjax.train.optimizer import make_optimizer, make_schedule
 from bertjax.train.step import (
-    EvalStep,
+    Batch,
     Loss,
     StepConfig,
     TrainState,
@@ -43,8 +43,8 @@ class Program(NamedTuple):
     """Makes the first state, already sharded (jitted)."""
     step: TrainStep
     """The jitted training step. It donates its state and compiles once for every length T."""
-    eval_step: EvalStep
-    """The jitted evaluation of a batch."""
+    eval_step: Callable[[Any, Batch, Any], dict[str, tuple[jax.Array, jax.Array]]]
+    """The jitted evaluation: (params, batch, batch index) -> {name: (sum, weight)}."""
     abstract_state: TrainState
     """ShapeDtypeStructs with their shardings."""
     abstract_batch: dict[str, jax.ShapeDtypeStruct]

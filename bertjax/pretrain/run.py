@@ -237,8 +237,13 @@ def train(
         watch=make_plateau_meter(phases[0].corpora, inputs.objective),
     )
     abstract = programs[0].abstract_state
-    keep = {"keep_last": config.loop.keep_last, "keep_best": config.loop.keep_best}
-    with Checkpoints(workdir / "checkpoints", log=log, **keep) as checkpoints:
+    checkpoints = Checkpoints(
+        workdir / "checkpoints",
+        keep_last=config.loop.keep_last,
+        keep_best=config.loop.keep_best,
+        log=log,
+    )
+    with checkpoints:
         if checkpoints.empty() or not (workdir / CONFIG).exists():
             _write_run(config, inputs, workdir)  # also over a run that saved nothing
         fitted = fit(
@@ -304,7 +309,7 @@ def _announce(
     )
     for place, phase in enumerate(phases):
         name = f"Phase {place + 1}: " if len(phases) > 1 else ""
-        where = f" Run directory: {workdir}" if phase is phases[-1] else ""
+        where = f" Run directory: {workdir}" if place == len(phases) - 1 else ""
         log(f"{name}{_amount(phase)}{where}")
         if phase.config.length_buckets:
             lengths = [f"{share:.1%} of {length}" for length, share in phase.stream.lengths]
