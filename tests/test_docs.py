@@ -66,6 +66,10 @@ def test_readme_is_short():
 def test_links_lead_somewhere(page):
     links = re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text())
     assert not [link for link in links if not (page.parent / link).exists()]
+    named = re.findall(
+        r"`((?:bertjax|tests|experiments|benchmarks|docs)/[\w./]+)", page.read_text()
+    )
+    assert not [path for path in named if not (ROOT / path).exists()]
 
 
 @pytest.mark.parametrize("page", [*PAGES, *RECIPES], ids=lambda page: page.name)

@@ -11,6 +11,7 @@ import json
 import random
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from etils import epath
 
@@ -68,9 +69,7 @@ class Corpus:
     labels: tuple[str, ...]
     """The packages to tell apart."""
     words: int
-    """Words of the text."""
     documents: int
-    """Documents of the text."""
     files: int
     """Source files that the text is from."""
     held_out_files: int
@@ -162,21 +161,15 @@ def mask_names(texts: Iterable[str], packages: Iterable[str]) -> Iterator[str]:
         yield _WORD.sub(lambda match: masked(match[0]), phrase.sub(PLACEHOLDER, text))
 
 
-@dataclasses.dataclass(frozen=True)
-class _File:
+class _File(NamedTuple):
     name: str
-    documents: tuple[tuple[str, ...], ...]
-    """Sentences to pre-train on, unchanged."""
-    passages: tuple[str, ...]
-    """Passages to tell apart, the names of packages masked."""
+    documents: list[list[str]]  # sentences to pre-train on, unchanged
+    passages: list[str]  # to tell apart, the names of packages masked
 
 
-@dataclasses.dataclass(frozen=True)
-class _Split:
-    passages: dict[str, list[str]]
-    """{train, dev or test: passages in the order in which they are used}."""
-    held_out: tuple[str, ...]
-    """Files of dev and test."""
+class _Split(NamedTuple):
+    passages: dict[str, list[str]]  # {train, dev or test: passages in the order of their use}
+    held_out: list[str]  # files of dev and test
 
 
 def _read_files(passages: Sequence[Passage]) -> dict[str, list[_File]]:
@@ -195,11 +188,11 @@ def _read_files(passages: Sequence[Passage]) -> dict[str, list[_File]]:
     for (package, name), docstrings in texts.items():
         documents = _documents(sentences for sentences, _ in docstrings)
         joined = _join(sentence for _, sentences in docstrings for sentence in sentences)
-        files.setdefault(package, []).append(_File(name, documents, tuple(joined)))
+        files.setdefault(package, []).append(_File(name, documents, joined))
     return files
 
 
-def _documents(docstrings: Iterable[list[str]]) -> tuple[tuple[str, ...], ...]:
+def _documents(docstrings: Iterable[list[str]]) -> list[list[str]]:
     """The docstrings of a file; short ones are joined to the one before."""
     documents: list[list[str]] = []
     for sentences in docstrings:
@@ -207,7 +200,7 @@ def _documents(docstrings: Iterable[list[str]]) -> tuple[tuple[str, ...], ...]:
             documents[-1].extend(sentences)
         elif sentences:
             documents.append(list(sentences))
-    return tuple(map(tuple, documents))
+    return documents
 
 
 def _join(sentences: Iterable[str]) -> list[str]:
@@ -253,7 +246,7 @@ def _split_package(package: str, files: list[_File], sizes: TaskSizes, seed: int
         return None
     for each in passages.values():
         generator.shuffle(each)
-    return _Split(passages, tuple(held_out))
+    return _Split(passages, held_out)
 
 
 def _rows(

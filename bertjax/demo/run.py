@@ -10,7 +10,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from etils import epath
 
@@ -22,18 +22,9 @@ from bertjax.train.telemetry.fields import duration
 
 RECORD = "demo.json"
 STAGES: tuple[str, ...] = (
-    "corpus",
-    "tokenizer",
-    "prepare",
-    "budget",
-    "pretrain",
-    "finetune-pretrained-train",
-    "finetune-scratch-train",
-    "finetune-pretrained-few",
-    "finetune-scratch-few",
-    "tfidf",
-    "predict",
-    "report",
+    *("corpus", "tokenizer", "prepare", "budget", "pretrain"),
+    *("finetune-pretrained-train", "finetune-scratch-train"),
+    *("finetune-pretrained-few", "finetune-scratch-few", "tfidf", "predict", "report"),
 )
 MIN_MINUTES = 3.0
 
@@ -61,18 +52,16 @@ class DemoConfig:
             raise UserError(f"`seed` is {self.seed}: give a whole number from 0 to 2147483644.")
 
 
-@dataclasses.dataclass(frozen=True)
-class DemoResult:
-    """Result of a demo."""
+class DemoResult(NamedTuple):
+    """Result of a demo; without content if a signal stopped it, after which it can resume."""
 
     numbers: dict[str, Any]
-    """The content of numbers.json; empty if the demo was stopped."""
+    """The content of numbers.json."""
     verdict: str
     """The result in one sentence."""
     report: epath.Path | None
-    """The page; None if the demo was stopped."""
+    """The page."""
     stopped: bool
-    """A signal ended the demo early; the same command resumes."""
 
 
 def demo(config: DemoConfig, log: Callable[[str], None]) -> DemoResult:
