@@ -1,22 +1,22 @@
-"""`bertjax.fit`: one function for every kind of run, for notebooks and other people's code."""
+"""`bertjax.fit`: one function for every kind of run, for notebooks and other code."""
 
 from collections.abc import Callable
 from typing import Any
 
 
 def fit(config: Any, *, log: Callable[[str], None] = print) -> Any:
-    """Runs, or resumes, what the configuration describes.
+    """Starts or resumes a run.
 
     Args:
         config: a `bertjax.PretrainConfig` or a `bertjax.FinetuneConfig`.
-        log: told what happens, line by line; by default printed.
+        log: takes one line at a time.
 
     Returns:
         PretrainResult or FinetuneResult.
 
     Raises:
         UserError: a mistake in the configuration, the data or the run directory.
-        TypeError: neither of the two.
+        TypeError: another type of configuration.
     """
     from bertjax.finetune.config import FinetuneConfig
     from bertjax.finetune.run import finetune
