@@ -65,8 +65,7 @@ def programs(
     """Makes the jitted functions of a recipe; its learning rate and steps are not used.
 
     They are cached: pre-trained and scratch, all seeds, learning rates and numbers of steps share
-    them. Compiling takes as long as hundreds of steps of a small model. `transformation`, the entry
-    of `OPTIMIZERS`, is part of the cache's key because a notebook may replace it.
+    them. `transformation`, the entry of `OPTIMIZERS`, is in the key because it may be replaced.
 
     Raises:
         UserError: a parameter group to freeze does not exist.
@@ -85,9 +84,7 @@ def programs(
     frozen = param_groups.frozen_names(recipe.freeze, params)
     loss_fn = functools.partial(head.loss, config=config, execution=execution)
 
-    def train_step(
-        state: TrainState, batch: Any, hyperparameters: Hyperparameters
-    ) -> tuple[TrainState, Any]:
+    def train_step(state: TrainState, batch: Any, hyperparameters: Hyperparameters):
         seed, peak, warmup, total, base = hyperparameters
 
         def loss_of_adapted(params: Any, batch: Any, **named: Any) -> Any:
