@@ -2,8 +2,8 @@
 
 import dataclasses
 import inspect
-from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
@@ -13,6 +13,11 @@ from bertjax.errors import UserError
 from bertjax.finetune.config import FinetuneConfig
 from bertjax.tasks import kinds
 from bertjax.tasks.task import NoEvaluationOptions, TaskKind
+
+Config = TypeVar("Config")
+
+
+_KIND_HELP = "Kind of task. `--task KIND --help` shows its options."
 
 
 class FinetuneArguments:
@@ -27,42 +32,31 @@ class FinetuneArguments:
         self.verb, self.recipe, self.flags = parsing.read_recipe(
             FinetuneConfig, "finetune", arguments
         )
-        named = _last_value(self.flags, "--task")
         recipe_kind = self.recipe.task.kind if self.recipe else kinds.DEFAULT
-        kind = kinds.get(named or recipe_kind)
-        refuse_options_of_others(
-            self.flags, kind.name, {name: kinds.get(name).options for name in kinds.names()}
-        )
+        kind = kinds.get(_last_value(self.flags, "--task") or recipe_kind)
         names = Literal[kinds.names()]  # type: ignore[valid-type]
-        self.type = dataclasses.make_dataclass(
-            FinetuneConfig.__name__,
-            [
-                ("task", flat(kind.options), dataclasses.field(default_factory=kind.options)),
-                (
-                    "kind_name",
-                    Annotated[names, tyro.conf.arg(name="task", help=_KIND_HELP)],
-                    dataclasses.field(default=kind.name),
-                ),
-            ],
-            bases=(FinetuneConfig,),
-            frozen=True,
+        hint = Annotated[names, tyro.conf.arg(name="task", help=_KIND_HELP)]
+        self.type = _with_options(
+            FinetuneConfig,
+            self.flags,
+            kind,
+            lambda kind: kind.options,
+            ("kind_name", hint, dataclasses.field(default=kind.name)),
         )
-        self.type.__doc__ = FinetuneConfig.__doc__
-        self.task = self.recipe.task if self.recipe and kind.name == recipe_kind else kind.options()
+        self.default = None
+        if self.recipe is not None:
+            task = self.recipe.task if kind.name == recipe_kind else kind.options()
+            self.default = self.type(**{**_values(self.recipe), "task": task})
 
     def parse(self) -> FinetuneConfig:
         """Returns the configuration; exits on --help."""
-        names = [field.name for field in dataclasses.fields(FinetuneConfig)]
-        if self.recipe is None:
-            parsed = parsing.parse(self.type, self.verb, self.flags)
-        else:
-            fields = {name: getattr(self.recipe, name) for name in names}
-            default = self.type(**{**fields, "task": self.task})
-            parsed = parsing.parse(self.type, self.verb, self.flags, default=default)
-        return FinetuneConfig(**{name: getattr(parsed, name) for name in names})
+        default = {} if self.default is None else {"default": self.default}
+        parsed = parsing.parse(self.type, self.verb, self.flags, **default)
+        return FinetuneConfig(**_values(parsed))
 
 
-_KIND_HELP = "Kind of task. `--task KIND --help` shows its options."
+def _values(config: FinetuneConfig) -> dict[str, Any]:
+    return {field.name: getattr(config, field.name) for field in dataclasses.fields(FinetuneConfig)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,43 +91,45 @@ def evaluate_type(arguments: list[str], kind: TaskKind) -> type[EvaluateConfig]:
     Raises:
         UserError: an option belongs to another kind.
     """
-    refuse_options_of_others(
-        arguments, kind.name, {name: kinds.get(name).evaluation for name in kinds.names()}
-    )
-    options = kind.evaluation
-    field = ("task", flat(options), dataclasses.field(default_factory=options))
-    name, bases = EvaluateConfig.__name__, (EvaluateConfig,)
-    made = dataclasses.make_dataclass(name, [field], bases=bases, frozen=True)
-    made.__doc__ = EvaluateConfig.__doc__
-    return made
+    return _with_options(EvaluateConfig, arguments, kind, lambda kind: kind.evaluation)
 
 
-def flat(options: type) -> Any:
-    """Returns the type of a field whose own fields are flags without a prefix."""
-    text = inspect.cleandoc(options.__doc__ or "")
-    return Annotated[options, tyro.conf.OmitArgPrefixes, tyro.conf.arg(help=text)]
-
-
-def refuse_options_of_others(flags: Iterable[str], kind: str, options: dict[str, type]) -> None:
-    """Refuses options that only other kinds have.
+def _with_options(
+    config: type[Config],
+    words: list[str],
+    kind: TaskKind,
+    options_of: Callable[[TaskKind], type],
+    *fields: tuple[str, Any, Any],
+) -> type[Config]:
+    """Returns the dataclass `config` whose field `task` holds the options of a kind.
 
     Args:
-        flags: words of the command line.
-        kind: the kind in use.
-        options: options by kind.
+        config: a configuration.
+        words: words of the command line.
+        kind: the kind.
+        options_of: the options of a kind, whose fields become flags without a prefix.
+        *fields: further fields.
 
     Raises:
-        UserError: names the kinds that have the option.
+        UserError: `words` have an option that only other kinds have.
     """
-    own = _flags(options[kind])
-    for word in flags:
+    options = options_of(kind)
+    for word in words:
         name = word.split("=")[0].replace("_", "-").replace("--no-", "--", 1)
-        others = [other for other in options if name in _flags(options[other])]
-        if others and name not in own:
+        others = [other for other in kinds.names() if name in _flags(options_of(kinds.get(other)))]
+        if others and kind.name not in others:
             raise UserError(
-                f"{name} is an option of the task {' and '.join(others)}, and the task is {kind}: "
-                "leave it out, or name the other task."
+                f"{name} is an option of the task {' and '.join(others)}, and the task is "
+                f"{kind.name}: leave it out, or name the other task."
             )
+    text = inspect.cleandoc(options.__doc__ or "")
+    hint = Annotated[options, tyro.conf.OmitArgPrefixes, tyro.conf.arg(help=text)]
+    task = ("task", hint, dataclasses.field(default_factory=options))
+    made = dataclasses.make_dataclass(
+        config.__name__, [task, *fields], bases=(config,), frozen=True
+    )
+    made.__doc__ = config.__doc__
+    return made
 
 
 def _flags(options: type) -> set[str]:

@@ -1,7 +1,6 @@
 """The likeliest tokens for each [MASK] of a text."""
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -21,7 +20,7 @@ _DEFAULT = Execution()
 
 
 def check_head(model: Pretrained) -> None:
-    """Raises a UserError where the model has no masked-LM head."""
+    """Raises a UserError if the model has no masked-LM head."""
     if "mlm" not in model.params:
         raise UserError(
             f"The model does {model.kind} and has no masked-LM head: give the export of a "
@@ -36,6 +35,7 @@ def fill_mask(
     *,
     batch_size: int = 32,
     execution: Execution = _DEFAULT,
+    where: Callable[[int], str] = name_text,
 ) -> list[dict[str, Any]]:
     """Finds the likeliest tokens for each [MASK] of the texts.
 
@@ -45,6 +45,7 @@ def fill_mask(
         top_k: number of tokens for each [MASK].
         batch_size: maximum rows per batch.
         execution: how to compute.
+        where: index of a text -> its name in errors.
 
     Returns:
         For each text {"text", "masks"}. "masks" has a list of {"token", "score"} for each [MASK],
@@ -53,41 +54,15 @@ def fill_mask(
     Raises:
         UserError: the model has no masked-LM head, or a text has no [MASK] within its row.
     """
-    check_texts(texts)
-    return _fill_mask(model, texts, top_k, batch_size, execution, name_text)
-
-
-def fill_lines(
-    model: Pretrained,
-    chunks: Iterable[tuple[int, list[str]]],
-    *,
-    top_k: int = 5,
-    batch_size: int = 32,
-) -> Iterator[str]:
-    """Yields a JSON line for each line of the chunks (number of the first line, lines)."""
-    for first, lines in chunks:
-        results = _fill_mask(
-            model, lines, top_k, batch_size, _DEFAULT, lambda row, n=first: f"Line {n + row}"
-        )
-        yield from (json.dumps(result, ensure_ascii=False) for result in results)
-
-
-def _fill_mask(
-    model: Pretrained,
-    texts: Sequence[str],
-    top_k: int,
-    batch_size: int,
-    execution: Execution,
-    where: Callable[[int], str],
-) -> list[dict[str, Any]]:
+    check_texts(texts, where)
     check_head(model)
     if not 1 <= top_k <= model.tokenizer.vocab_size:
         raise UserError(
             f"`top_k` is {top_k}: give a number from 1 to {model.tokenizer.vocab_size}."
         )
     length = trained_length(model)
-    examples = tokenize(texts, None, model.tokenizer, length, parse_mask=True)
-    places = [np.flatnonzero(ids == model.tokenizer.mask_id) for ids in examples.input_ids]
+    features = tokenize(texts, None, model.tokenizer, length, parse_mask=True)
+    places = [np.flatnonzero(ids == model.tokenizer.mask_id) for ids in features.input_ids]
     for row, text in enumerate(texts):
         if MASK not in text:
             raise UserError(f"{where(row)} has no {MASK}: write it where the model should guess.")
@@ -96,11 +71,11 @@ def _fill_mask(
                 f"{where(row)} has a {MASK} beyond the {length} tokens that the model reads: "
                 "shorten the text before it."
             )
-    answers: list[list[list[dict[str, Any]]]] = [[] for _ in texts]
-    for rows, batch in programs.batches(examples, batch_size, length):
+    masks: list[list[list[dict[str, Any]]]] = [[] for _ in texts]
+    for rows, batch in programs.batches(features, batch_size, length):
         # A power of two gives few programs.
-        most = 1 << (max(len(places[row]) for row in rows) - 1).bit_length()
-        positions = np.zeros((len(batch["label"]), most), np.int32)
+        width = 1 << (max(len(places[row]) for row in rows) - 1).bit_length()
+        positions = np.zeros((len(batch["label"]), width), np.int32)
         for at, row in enumerate(rows):
             positions[at, : len(places[row])] = places[row]
         best = programs.likeliest_tokens(
@@ -114,11 +89,11 @@ def _fill_mask(
         )
         scores, ids = jax.device_get(best)
         for at, row in enumerate(rows):
-            answers[row] = [
+            masks[row] = [
                 _tokens(model, scores[at, place], ids[at, place])
                 for place in range(len(places[row]))
             ]
-    return [{"text": text, "masks": masks} for text, masks in zip(texts, answers, strict=True)]
+    return [{"text": text, "masks": found} for text, found in zip(texts, masks, strict=True)]
 
 
 def _tokens(model: Pretrained, scores: np.ndarray, ids: np.ndarray) -> list[dict[str, Any]]:

@@ -1,8 +1,7 @@
 """The pseudo-log-likelihood of sentences under a masked LM."""
 
-import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,7 @@ def pseudo_log_likelihood(
     *,
     batch_size: int = 32,
     execution: Execution = _DEFAULT,
+    where: Callable[[int], str] = name_text,
 ) -> list[dict[str, Any]]:
     """Sums log p(token | all other tokens) over the tokens of each text.
 
@@ -37,6 +37,7 @@ def pseudo_log_likelihood(
         texts: N texts that fit into a row.
         batch_size: maximum masked copies per batch.
         execution: how to compute.
+        where: index of a text -> its name in errors.
 
     Returns:
         For each text {"text", "pseudo_log_likelihood": the sum in nats, "tokens": their number
@@ -46,29 +47,7 @@ def pseudo_log_likelihood(
     Raises:
         UserError: the model has no masked-LM head, or a text can't be read or is too long.
     """
-    check_texts(texts)
-    return _likelihoods(model, texts, batch_size, execution, name_text)
-
-
-def likelihood_lines(
-    model: Pretrained, chunks: Iterable[tuple[int, list[str]]], *, batch_size: int = 32
-) -> Iterator[str]:
-    """Yields a JSON line for each line of the chunks (number of the first line, lines)."""
-    check_head(model)
-    for first, lines in chunks:
-        results = _likelihoods(
-            model, lines, batch_size, _DEFAULT, lambda row, n=first: f"Line {n + row}"
-        )
-        yield from (json.dumps(result, ensure_ascii=False) for result in results)
-
-
-def _likelihoods(
-    model: Pretrained,
-    texts: Sequence[str],
-    batch_size: int,
-    execution: Execution,
-    where: Callable[[int], str],
-) -> list[dict[str, Any]]:
+    check_texts(texts, where)
     check_head(model)
     rows = [_row(model, text, where(number)) for number, text in enumerate(texts)]
     tokens = [len(row) - 2 for row in rows]

@@ -1,9 +1,10 @@
 """Predictions and metrics of fine-tuned models, whatever their kind of task."""
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from etils import epath
 
@@ -14,6 +15,7 @@ from bertjax.inference.texts import chunks
 from bertjax.interop.huggingface import Pretrained
 from bertjax.tasks import kinds
 from bertjax.tasks.batches import length_buckets
+from bertjax.tasks.tables import MAX_FIELD
 from bertjax.tasks.task import Features, Outputs, Predictor, Run, TaskKind
 
 _DEFAULT = Execution()
@@ -119,28 +121,45 @@ def predict_lines(
     Raises:
         UserError: a line can't be read; the sentence names it.
     """
-    if pseudo_log_likelihood:
-        if top_k is not None:
-            raise UserError("`pseudo_log_likelihood` has no alternatives: leave out `top_k`.")
-        # A line has a row per token: few lines at a time give answers soon.
-        yield from likelihood.likelihood_lines(model, chunks(lines, 64), batch_size=batch_size)
-        return
-    top_k = 5 if top_k is None else top_k
-    if model.kind in fill_mask.HEADS:
-        yield from fill_mask.fill_lines(model, chunks(lines), top_k=top_k, batch_size=batch_size)
-        return
-    kind, predictor = _predictor(model, "predict")
-    _check_top_k(top_k)
-    run = _runner(model, kind, predictor, batch_size, _DEFAULT)
-    for first, chunk in chunks(lines, predictor.chunk_lines, max_length=predictor.max_line):
-        where = _line_names(first)
-        inputs = [predictor.parse_line(line, where(index)) for index, line in enumerate(chunk)]
-        for result in predictor.predict(inputs, run, top_k=top_k, where=where):
+    answering = _answering(model, top_k, pseudo_log_likelihood, batch_size)
+    for first, chunk in chunks(lines, answering.chunk_lines, max_length=answering.max_line):
+
+        def where(index: int, first: int = first) -> str:
+            return f"Line {first + index}"
+
+        inputs = [answering.parse(line, where(index)) for index, line in enumerate(chunk)]
+        for result in answering.answer(inputs, where=where):
             yield json.dumps(result, ensure_ascii=False)
 
 
-def _line_names(first: int) -> Callable[[int], str]:
-    return lambda index: f"Line {first + index}"
+class _Answering(NamedTuple):
+    """How lines are answered; by default they are texts."""
+
+    answer: Callable[..., list[dict[str, Any]]]
+    parse: Callable[[str, str], Any] = lambda line, where: line
+    chunk_lines: int | None = None
+    max_line: int | None = MAX_FIELD
+
+
+def _answering(
+    model: Pretrained, top_k: int | None, pseudo_log_likelihood: bool, batch_size: int
+) -> _Answering:
+    if pseudo_log_likelihood:
+        if top_k is not None:
+            raise UserError("`pseudo_log_likelihood` has no alternatives: leave out `top_k`.")
+        fill_mask.check_head(model)
+        score = functools.partial(likelihood.pseudo_log_likelihood, model, batch_size=batch_size)
+        # A line has a row per token: few lines at a time give answers soon.
+        return _Answering(score, chunk_lines=64)
+    top_k = 5 if top_k is None else top_k
+    if model.kind in fill_mask.HEADS:
+        fill = functools.partial(fill_mask.fill_mask, model, top_k=top_k, batch_size=batch_size)
+        return _Answering(fill)
+    kind, predictor = _predictor(model, "predict")
+    _check_top_k(top_k)
+    run = _runner(model, kind, predictor, batch_size, _DEFAULT)
+    answer = functools.partial(predictor.predict, run=run, top_k=top_k)
+    return _Answering(answer, predictor.parse_line, predictor.chunk_lines, predictor.max_line)
 
 
 def _check_top_k(top_k: int) -> None:

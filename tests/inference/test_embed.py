@@ -8,7 +8,8 @@ from bertjax.errors import UserError
 from bertjax.inference.embed import embed
 from bertjax.model import bert
 
-TEXTS = ["the film was good", "bad", "", "very " * 20 + "poor", "a film is not one , two ."]
+# Three lengths, as the reference compiles a program for each.
+TEXTS = ["the film was good", "bad plot is awful", "", "very " * 20 + "poor", "a film , two"]
 
 encode = jax.jit(bert.encode, static_argnums=2)
 

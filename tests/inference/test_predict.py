@@ -11,7 +11,8 @@ from bertjax.inference import embed, fill_mask, predict
 from bertjax.interop.huggingface import Pretrained
 from bertjax.model import bert
 
-TEXTS = ["the film was good", "bad", "", "very " * 20 + "poor", "a film is not one , two ."]
+# Three lengths, as the reference compiles a program for each.
+TEXTS = ["the film was good", "bad plot is awful", "", "very " * 20 + "poor", "a film , two"]
 
 
 @pytest.fixture(scope="module")
