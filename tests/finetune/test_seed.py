@@ -7,6 +7,7 @@ import pytest
 
 from bertjax.errors import UserError
 from bertjax.finetune import seed as seed_module
+from bertjax.finetune.config import FinetuneConfig
 from bertjax.finetune.run import finetune
 from bertjax.inference import predict
 from bertjax.interop.huggingface import from_pretrained
@@ -14,6 +15,7 @@ from bertjax.model.flops import task_flops, training_flops
 from bertjax.train import loop
 from bertjax.train.checkpoint.manager import Checkpoints
 from bertjax.train.lora import LoraConfig
+from bertjax.train.optimizer import OptimizerConfig
 from bertjax.train.tree import named
 
 
@@ -44,13 +46,13 @@ def test_patience_ends_a_seed_and_another_start_finds_it_done(config, read_recor
 
 def test_the_lowest_loss_is_the_best(config, read_records):
     """The learning rate is so high that the loss rises."""
-    high = dataclasses.replace(config.optimizer, learning_rate=1.0)
+    high = dataclasses.replace(config.optimizer, learning_rate=0.3)
     config = dataclasses.replace(
         config, optimizer=high, select="best", best_metric="loss", epochs=3, eval_every=1
     )
     result = finetune(config, quiet, progress=False)
     losses = [record["loss"] for record in read_records(result) if record["kind"] == "eval"]
-    assert result.mean == min(losses) < max(losses[losses.index(min(losses)) :])
+    assert result.mean == min(losses) < losses[-1]
     assert result.baseline is None and "most common" not in result.sentence()
 
 
@@ -120,3 +122,42 @@ def test_lora_trains_adapters_and_head_and_exports_an_ordinary_model(
     for change, name in another.items():
         with pytest.raises(UserError, match=f"another {name}"):
             finetune(dataclasses.replace(config, lora=change), quiet, progress=False)
+
+
+def test_fine_tuning_with_frozen_parts_and_an_average(tiny_model, tmp_path):
+    (tmp_path / "rows.tsv").write_text("text\tlabel\nthe good film\tpos\nthe bad film\tneg\n" * 8)
+    rows = str(tmp_path / "rows.tsv")
+    recipe = OptimizerConfig(
+        "adamw",
+        learning_rate=3e-2,
+        schedule="wsd",
+        layer_decay=0.8,
+        freeze=("embeddings", "layer_0"),
+        ema_decay=0.5,
+    )
+    config = FinetuneConfig(
+        "given",
+        rows,
+        rows,
+        workdir=str(tmp_path / "run"),
+        epochs=4,
+        batch_size=8,
+        max_seq_length=16,
+        optimizer=recipe,
+        select="best",
+    )
+    result = finetune(config, quiet, model=tiny_model, progress=False)
+    exported = from_pretrained(str(tmp_path / "run"))
+    found, before = named(exported.params), named(tiny_model.params)
+    for name, leaf in found.items():
+        frozen = name.startswith(("embeddings/", "encoder/"))
+        assert frozen == (name in before and np.array_equal(leaf, before[name])), name
+    scores = predict.evaluate(exported, rows)
+    assert scores["loss"] == pytest.approx(result.seeds[0].metrics["loss"], rel=1e-5)
+
+    wrong = dataclasses.replace(config, optimizer=OptimizerConfig(freeze=("nsp",)))
+    with pytest.raises(UserError, match="no group 'nsp'; it has classifier"):
+        finetune(wrong, quiet, model=tiny_model, progress=False)
+    moved = dataclasses.replace(config, optimizer=dataclasses.replace(recipe, layer_decay=1.0))
+    with pytest.raises(UserError, match=r"optimizer.layer_decay \(0.8 there, 1.0 here\)"):
+        finetune(moved, quiet, model=tiny_model, progress=False)

@@ -12,9 +12,6 @@ import pytest
 import bertjax as bj
 from bertjax.convert.run import ConvertConfig, convert
 from bertjax.data.prepare.run import PrepareConfig, prepare
-from bertjax.finetune.config import FinetuneConfig
-from bertjax.finetune.run import finetune
-from bertjax.inference.predict import evaluate
 from bertjax.pretrain import run as runs
 from bertjax.pretrain.config import PretrainConfig
 from bertjax.train import loop
@@ -143,7 +140,7 @@ def test_the_average_is_what_is_evaluated_exported_and_converted(straight, tmp_p
     convert(ConvertConfig(str(straight.workdir), str(tmp_path / "hf")), silent)
     again = named(bj.from_pretrained(str(tmp_path / "hf")).params)
     np.testing.assert_array_equal(again[kernel], exported[kernel])
-    with pytest.raises(bj.UserError, match="froze embeddings/position_embeddings, nsp, of which"):
+    with pytest.raises(bj.UserError, match="froze embeddings/position_embeddings, nsp and has"):
         convert(ConvertConfig(str(straight.workdir), str(tmp_path / "to"), "run"), silent)
 
 
@@ -165,42 +162,3 @@ def test_a_part_that_is_not_there_is_refused_before_anything_is_written(make_rec
     with pytest.raises(bj.UserError, match="no group 'layer_1'; it has embeddings"):
         runs.pretrain(make_recipe(tmp_path / "run", freeze=("layer_1",)), silent)
     assert not (tmp_path / "run").exists()
-
-
-def test_fine_tuning_with_frozen_parts_and_an_average(tiny_model, tmp_path):
-    (tmp_path / "rows.tsv").write_text("text\tlabel\nthe good film\tpos\nthe bad film\tneg\n" * 8)
-    rows = str(tmp_path / "rows.tsv")
-    recipe = OptimizerConfig(
-        "adamw",
-        learning_rate=3e-2,
-        schedule="wsd",
-        layer_decay=0.8,
-        freeze=("embeddings", "layer_0"),
-        ema_decay=0.5,
-    )
-    config = FinetuneConfig(
-        "given",
-        rows,
-        rows,
-        workdir=str(tmp_path / "run"),
-        epochs=4,
-        batch_size=8,
-        max_seq_length=16,
-        optimizer=recipe,
-        select="best",
-    )
-    result = finetune(config, silent, model=tiny_model, progress=False)
-    exported = bj.from_pretrained(str(tmp_path / "run"))
-    found, before = named(exported.params), named(tiny_model.params)
-    for name, leaf in found.items():
-        frozen = name.startswith(("embeddings/", "encoder/"))
-        assert frozen == (name in before and np.array_equal(leaf, before[name])), name
-    scores = evaluate(exported, rows)
-    assert scores["loss"] == pytest.approx(result.seeds[0].metrics["loss"], rel=1e-5)
-
-    wrong = dataclasses.replace(config, optimizer=OptimizerConfig(freeze=("nsp",)))
-    with pytest.raises(bj.UserError, match="no group 'nsp'; it has classifier"):
-        finetune(wrong, silent, model=tiny_model, progress=False)
-    moved = dataclasses.replace(config, optimizer=dataclasses.replace(recipe, layer_decay=1.0))
-    with pytest.raises(bj.UserError, match=r"optimizer.layer_decay \(0.8 there, 1.0 here\)"):
-        finetune(moved, silent, model=tiny_model, progress=False)
