@@ -12,9 +12,8 @@ import numpy as np
 from bertjax.config import BertConfig
 from bertjax.data.shards import read_manifest
 from bertjax.demo.hyperparameters import Hyperparameters
-from bertjax.model.bert import init_params
-from bertjax.model.flops import encoder_flops, pretraining_flops
-from bertjax.objectives.nsp import pretraining_loss
+from bertjax.model.flops import encoder_flops
+from bertjax.objectives.table import choose_objective
 from bertjax.pretrain.config import PretrainConfig
 
 _REPEATS = 8
@@ -48,8 +47,9 @@ def measure(config: PretrainConfig, hyper: Hyperparameters) -> Speed:
     model, length = config.model.resolve(manifest.vocab_size), manifest.max_seq_length
     predictions = config.masking.predictions(length)
     batch = _random_batch(model, config.batch_size, length, predictions)
-    params = jax.jit(functools.partial(init_params, model))(jax.random.key(config.seed))
-    gradient = jax.jit(jax.grad(functools.partial(pretraining_loss, config=model), has_aux=True))
+    objective = choose_objective(config.objective, manifest.segments)
+    params = jax.jit(functools.partial(objective.init_params, model))(jax.random.key(config.seed))
+    gradient = jax.jit(jax.grad(functools.partial(objective.loss, config=model), has_aux=True))
 
     def seconds() -> float:
         started = time.monotonic()
@@ -59,7 +59,7 @@ def measure(config: PretrainConfig, hyper: Hyperparameters) -> Speed:
     first = seconds()
     each = float(np.median([seconds() for _ in range(_REPEATS)]))
     # Fine-tuning has no masked-LM head.
-    share = encoder_flops(model, length) / pretraining_flops(model, length, predictions)
+    share = encoder_flops(model, length) / objective.flops(model, length, predictions)
     finetune_step = each * share * finetune_batch_size / config.batch_size
     return Speed(
         pretrain_step=each * _STEP_OVER_GRADIENT,
