@@ -29,11 +29,7 @@ _MINIATURE = re.compile(r"L-(\d+)_H-(\d+)")
 
 
 def read_json_object(path: epath.Path) -> dict[str, Any]:
-    """Reads a JSON object.
-
-    Raises:
-        UserError: the file holds none, or can't be read.
-    """
+    """Reads a JSON object; raises `UserError` if the file holds none or can't be read."""
     with reading(path):
         data = path.read_bytes()
     try:
@@ -79,22 +75,18 @@ class BertConfig:
     """Added to the variance in LayerNorm."""
 
     def __post_init__(self) -> None:
-        for name in (
-            "vocab_size",
-            "hidden_size",
-            "num_hidden_layers",
-            "num_attention_heads",
-            "intermediate_size",
-            "max_position_embeddings",
-            "type_vocab_size",
-        ):
-            value = getattr(self, name)
-            maximum = _MAX_LAYERS if name == "num_hidden_layers" else _MAX
-            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= maximum:
-                raise UserError(
-                    f"{name} is {value!r:.100}: give a whole number of at least 1 and at most "
-                    f"{maximum:,}."
-                )
+        for field in dataclasses.fields(self):
+            name, value = field.name, getattr(self, field.name)
+            if field.type is int:
+                maximum = _MAX_LAYERS if name == "num_hidden_layers" else _MAX
+                if type(value) is not int or not 1 <= value <= maximum:
+                    raise UserError(
+                        f"{name} is {value!r:.100}: give a whole number of at least 1 and at most "
+                        f"{maximum:,}."
+                    )
+            elif field.type is float:
+                if not isinstance(value, int | float) or not 0 <= value < 1:
+                    raise UserError(f"{name} is {value!r}: give a number from 0 to below 1.")
         if self.hidden_size % self.num_attention_heads:
             raise UserError(
                 f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads "
@@ -104,15 +96,6 @@ class BertConfig:
             raise UserError(
                 f"hidden_act {self.hidden_act!r} is unknown: use one of {', '.join(HIDDEN_ACTS)}."
             )
-        for name in (
-            "hidden_dropout_prob",
-            "attention_probs_dropout_prob",
-            "initializer_range",
-            "layer_norm_eps",
-        ):
-            value = getattr(self, name)
-            if not isinstance(value, int | float) or not 0 <= value < 1:
-                raise UserError(f"{name} is {value!r}: give a number from 0 to below 1.")
 
     @property
     def head_size(self) -> int:
@@ -123,11 +106,8 @@ class BertConfig:
     def named(cls, name: str, **overrides: Any) -> "BertConfig":
         """Returns a released size: tiny mini small medium base large, or e.g. "L-4_H-256".
 
-        It has hidden_size / 64 heads and a feed-forward width of 4 x hidden_size, as all of
-        Google's releases.
-
-        Raises:
-            UserError: the name is unknown.
+        As in all of Google's releases, it has hidden_size / 64 heads and a feed-forward width of
+        4 x hidden_size. Raises `UserError` if the name is unknown.
         """
         if name in _SIZES:
             layers, hidden = _SIZES[name]
@@ -152,8 +132,7 @@ class BertConfig:
     def from_dict(cls, fields: dict[str, Any], where: str = "the configuration") -> "BertConfig":
         """Makes a configuration from Google's or Hugging Face's JSON object; ignores other keys.
 
-        Raises:
-            UserError: a key is missing or a value is invalid; the message names `where`.
+        Raises `UserError`, which names `where`, if a key is missing or a value is invalid.
         """
         known = {field.name for field in dataclasses.fields(cls)}
         missing = sorted({"vocab_size", "hidden_size", "num_hidden_layers"} - fields.keys())
@@ -173,8 +152,7 @@ class BertConfig:
     def from_json(cls, path: epath.PathLike) -> "BertConfig":
         """Reads Google's `bert_config.json` or Hugging Face's `config.json`.
 
-        Raises:
-            UserError: there is no such file, no JSON object in it, or it isn't a BERT's.
+        Raises `UserError` if there is no such file, no JSON object in it, or it isn't a BERT's.
         """
         path = epath.Path(path)
         if not path.is_file():

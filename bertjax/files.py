@@ -39,11 +39,7 @@ def is_local(path: epath.PathLike) -> bool:
 
 
 def location(path: epath.PathLike) -> epath.Path:
-    """Returns a path that this installation can reach.
-
-    Raises:
-        UserError: the path is in an object store whose package is not installed.
-    """
+    """Returns a path; raises `UserError` if it needs a package that is not installed."""
     path = epath.Path(path)
     if not is_local(path):
         try:
@@ -57,10 +53,9 @@ def location(path: epath.PathLike) -> epath.Path:
 
 
 def output_directory(path: epath.PathLike) -> epath.Path:
-    """Returns a path for results, which is a directory or can become one.
+    """Returns a path for results; raises `UserError` if it can't become a directory.
 
-    Raises:
-        UserError: a file is in the way, or see `location`.
+    A file may be in the way, or see `location`.
     """
     path = location(path)
     for place in (path, *(path.parents if is_local(path) else ())):
@@ -83,11 +78,7 @@ def free_bytes(path: epath.PathLike) -> int | None:
 
 @contextlib.contextmanager
 def writing(path: epath.PathLike) -> Iterator[None]:
-    """Turns errors in the block about space and permissions into a sentence that names `path`.
-
-    Raises:
-        CannotWrite: no space or no permission. Other errors pass unchanged.
-    """
+    """Turns errors in the block about space and permissions into `CannotWrite`."""
     try:
         yield
     except OSError as error:
@@ -98,30 +89,24 @@ def writing(path: epath.PathLike) -> Iterator[None]:
 
 @contextlib.contextmanager
 def reading(path: epath.PathLike) -> Iterator[None]:
-    """Turns errors in the block about permissions and directories into a sentence with `path`.
-
-    Raises:
-        UserError: no permission, or no file. Other errors pass unchanged.
-    """
+    """Turns errors in the block about permissions and directories into `UserError`."""
     try:
         yield
     except OSError as error:
         if error.errno not in _NOT_READABLE:
             raise
         reason = error.strerror or str(error)
-        raise UserError(
-            f"{path}: can't be read ({reason}); make it a file that you may read."
-        ) from None
+        sentence = f"{path}: can't be read ({reason}); make it a file that you may read."
+        raise UserError(sentence) from None
 
 
 @contextlib.contextmanager
 def replacing(path: epath.Path) -> Iterator[epath.Path]:
     """Yields a temporary path beside `path`, which replaces `path` unless the block raises.
 
-    Raises:
-        CannotWrite: see `writing`.
+    Raises `CannotWrite` if there is no space or no permission.
     """
-    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
+    temporary = _beside(path)
     with writing(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -130,6 +115,10 @@ def replacing(path: epath.Path) -> Iterator[epath.Path]:
         finally:
             with contextlib.suppress(OSError):  # the earlier error is the one to report
                 temporary.unlink(missing_ok=True)
+
+
+def _beside(path: epath.Path) -> epath.Path:
+    return path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
 
 
 def write_atomically(path: epath.Path, data: bytes) -> None:
@@ -144,23 +133,15 @@ def filling(directory: epath.Path) -> Iterator[epath.Path]:
 
     In an object store, where renaming copies the files one by one in any order, it yields
     `directory` itself: write the file that readers need last. If the block raises, nothing is left.
-
-    Raises:
-        CannotWrite: see `writing`.
+    Raises `CannotWrite` if there is no space or no permission.
     """
-    temporary = directory
-    if is_local(directory):
-        temporary = directory.parent / f".{directory.name}.{uuid.uuid4().hex[:8]}.tmp"
-    done = False
-    with writing(directory):
-        try:
-            temporary.mkdir(parents=True, exist_ok=True)
-            yield temporary
-            if temporary != directory:
-                if directory.exists():
-                    directory.rmdir()  # empty
-                temporary.rename(directory)
-            done = True
-        finally:
-            if not done and temporary.exists():
-                temporary.rmtree()
+    temporary = _beside(directory) if is_local(directory) else directory
+    with writing(directory), contextlib.ExitStack() as failed:
+        failed.callback(temporary.rmtree, missing_ok=True)
+        temporary.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        if temporary != directory:
+            if directory.exists():
+                directory.rmdir()  # empty
+            temporary.rename(directory)
+        failed.pop_all()

@@ -23,15 +23,11 @@ _MAX_RECORD_BYTES = 1 << 26
 
 
 class Malformed(Exception):
-    """Bytes are not in the expected format; the message says what is wrong with them."""
+    """Bytes are not in the expected format; every decoder below raises it."""
 
 
 def varint(data: bytes, at: int) -> tuple[int, int]:
-    """Decodes a base-128 number, lowest digit first; returns it and the position behind it.
-
-    Raises:
-        Malformed: it is truncated or too long.
-    """
+    """Decodes a base-128 number, lowest digit first; returns it and the position behind it."""
     if at < len(data) and data[at] < 0x80:  # most have one digit
         return data[at], at + 1
     value = 0
@@ -49,11 +45,7 @@ def varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 def fields(message: bytes) -> Fields:
-    """Decodes the fields of a message.
-
-    Raises:
-        Malformed: the bytes are no message.
-    """
+    """Decodes the fields of a message."""
     found: Fields = {}
     at = 0
     while at < len(message):
@@ -81,11 +73,7 @@ def messages(found: Fields, field: int) -> list[bytes]:
 
 
 def number(found: Fields, field: int, default: int = 0) -> int:
-    """Returns the value of a number field, the last one if it is repeated.
-
-    Raises:
-        Malformed: the field holds bytes.
-    """
+    """Returns the value of a number field, the last one if it is repeated."""
     value = found.get(field, [default])[-1]
     if not isinstance(value, int):
         raise Malformed("an entry has text where a number should be")
@@ -93,11 +81,7 @@ def number(found: Fields, field: int, default: int = 0) -> int:
 
 
 def float32(found: Fields, field: int) -> float:
-    """Returns the value of a float field; 0 if it is absent.
-
-    Raises:
-        Malformed: the field is no float.
-    """
+    """Returns the value of a float field; 0 if it is absent."""
     bits = number(found, field)
     if bits >= 1 << 32:
         raise Malformed("an entry has a large number where one of 32 bits should be")
@@ -107,15 +91,9 @@ def float32(found: Fields, field: int) -> float:
 def packed_varints(fields: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
     """Decodes the numbers of packed fields, all at once.
 
-    Args:
-        fields: the bytes of each field.
-
     Returns:
         The numbers of all fields one after the other, int64 [N]. Offsets of each field's first
         number, followed by N, int64 [len(fields) + 1].
-
-    Raises:
-        Malformed: a number is truncated or too long.
     """
     data = np.frombuffer(b"".join(fields), np.uint8)
     ends = data < 0x80
@@ -166,11 +144,7 @@ def _varint(number: int) -> bytes:
 
 
 def masked_crc32c(data: bytes) -> int:
-    """Returns the CRC32C, rotated and shifted as LevelDB stores it.
-
-    Raises:
-        UserError: google-crc32c is not installed.
-    """
+    """Returns the CRC32C, rotated and shifted as LevelDB stores it."""
     try:
         import google_crc32c
     except ImportError:
@@ -197,11 +171,7 @@ def is_record_header(data: bytes) -> bool:
 def next_record(read: Callable[[int], bytes]) -> bytes | None:
     """Reads the next framed record; None at the end.
 
-    Args:
-        read: returns that many bytes, fewer at the end of the file.
-
-    Raises:
-        Malformed: the record is truncated, too long, or its CRC32C is wrong.
+    `read` returns as many bytes as it is asked for, fewer at the end of the file.
     """
     header = read(RECORD_HEADER_BYTES)
     if not header:

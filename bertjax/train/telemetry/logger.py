@@ -4,6 +4,8 @@ Telemetry knows no metric by name. A `Field` says how a line shows a metric; met
 every metric, with or without a field.
 """
 
+import contextlib
+import dataclasses
 import math
 import sys
 import time
@@ -49,8 +51,7 @@ class Telemetry:
             profiler: traces some steps.
             watch: receives every record, first those of an earlier process; it may return a
                 sentence to log about a new record.
-            clock: returns seconds.
-            now: returns seconds since 1970.
+            clock: returns seconds; `now`, seconds since 1970.
         """
         self._file = MetricsFile(path)
         self._fields = tuple(fields)
@@ -60,7 +61,6 @@ class Telemetry:
         self._trackers = tuple(trackers)
         self._progress = _can_show_a_bar() if progress is None else progress
         self._bar: Any = None
-        self._quiet = False
         self._window = MetricWindow()
         self._timer = StepTimer(clock)
         self._done = 0
@@ -92,7 +92,7 @@ class Telemetry:
             window: what `window` returned when this step was saved.
             quiet: write nothing; set on all processes but the first.
         """
-        self._phases, self._log_every, self._quiet = tuple(phases), log_every, quiet
+        self._phases, self._log_every = tuple(phases), log_every
         self._ends = {phase.end for phase in phases}
         self._total = self._phases[-1].end
         self._window = MetricWindow(**(window or {}))
@@ -101,7 +101,9 @@ class Telemetry:
         if self._watch:
             for record in self.history:
                 self._watch(record)  # the earlier process logged what it returns
-        for tracker in () if quiet else self._trackers:
+        if quiet:
+            self._trackers, self._profiler, self._log = (), None, lambda line: None
+        for tracker in self._trackers:
             tracker.begin(self.history)
         if self._progress and not quiet and step < self._total:
             self._bar = _open_bar(step, self._total)
@@ -110,11 +112,11 @@ class Telemetry:
 
     def waited(self, seconds: float) -> None:
         """Reports time that the loop spent waiting for a batch."""
-        self._timer.waited(seconds)
+        self._timer.waited += seconds
 
     def starting(self, step: int) -> None:
         """Reports that a step is about to be dispatched, maybe before the previous one is done."""
-        if self._profiler is not None and not self._quiet:
+        if self._profiler is not None:
             self._profiler.before(step)
 
     def step(self, step: int, metrics: Mapping[str, float], *, skipped: bool = False) -> None:
@@ -141,15 +143,11 @@ class Telemetry:
     def evaluated(
         self, step: int, metrics: Mapping[str, float], *, seconds: float, best: str = ""
     ) -> None:
-        """Reports an evaluation.
+        """Reports an evaluation of `seconds`, which don't count in tokens/s.
 
-        Args:
-            step: number of steps done.
-            metrics: its values.
-            seconds: its duration, which doesn't count in tokens/s.
-            best: a word for the line if it is the best so far.
+        `best` is a word for the line if it is the best so far.
         """
-        self._timer.paused(seconds)
+        self._timer.paused += seconds
         record = self._record("eval", step, metrics, seconds=round(seconds, 3))
         phase = phase_of(self._phases, step)
         words = [f"eval at {step:,}", *_named(phase)]
@@ -160,12 +158,7 @@ class Telemetry:
 
     def say(self, text: str) -> None:
         """Logs one line for people, above the bar if there is one."""
-        if self._quiet:
-            return
-        if self._bar is None:
-            self._log(text)
-            return
-        with self._bar.external_write_mode():
+        with contextlib.nullcontext() if self._bar is None else self._bar.external_write_mode():
             self._log(text)
 
     def speed(self) -> str:
@@ -173,7 +166,7 @@ class Telemetry:
 
         It covers the newest phase, without compilation, evaluations, and steps after the last line.
         """
-        steps, seconds = self._timer.measured()
+        steps, seconds = self._timer.measured
         if not steps:
             return ""
         pace, phase = steps / seconds, phase_of(self._phases, self._done)
@@ -184,12 +177,10 @@ class Telemetry:
 
     def window(self) -> dict[str, Any]:
         """Returns the sums since the previous line as JSON values, for the checkpoint's meta."""
-        return dict(vars(self._window))
+        return dataclasses.asdict(self._window)
 
     def flush(self) -> None:
         """Writes what could not be appended; call it before a save."""
-        if self._quiet:
-            return
         self._file.flush()
         for tracker in self._trackers:
             tracker.flush()
@@ -199,7 +190,7 @@ class Telemetry:
         if self._profiler is not None and (sentence := self._profiler.close(self._done)):
             self.say(sentence)
         self.flush()
-        for tracker in () if self._quiet else self._trackers:
+        for tracker in self._trackers:
             tracker.end()
         if self._bar is not None:
             self._bar.close()
@@ -250,7 +241,7 @@ class Telemetry:
         record |= {name: _finite(value) for name, value in metrics.items()}
         record |= {name: value for name, value in more.items() if value is not None}
         self._file.append(record)
-        for tracker in () if self._quiet else self._trackers:
+        for tracker in self._trackers:
             tracker.record(record)
         return record
 

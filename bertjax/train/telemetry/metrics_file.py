@@ -37,10 +37,7 @@ class MetricsFile:
     def begin(self, step: int, evaluated: int, *, read_only: bool) -> None:
         """Reads the records of an earlier process up to a step, and drops later ones.
 
-        Args:
-            step: last step whose records stay.
-            evaluated: last step whose evaluations stay.
-            read_only: write nothing.
+        Evaluations stay up to the step `evaluated`. With `read_only`, nothing is written.
         """
         self.records, self._read_only = [], read_only
         if not read_only:

@@ -7,58 +7,46 @@ its padding; a fine-tuning row counts without, although padding is computed. Rem
 optimizer and evaluations don't count.
 """
 
-import re
 from typing import NamedTuple
 
 _TERA = 10**12
 
 
-class _Peak(NamedTuple):
-    """Dense TFLOP/s of a JAX device whose `device_kind` contains `kind`."""
-
-    kind: str
-    bfloat16: float
-    float32: float
-    """At JAX's default matmul precision: bfloat16 on TPUs, TF32 on NVIDIA's GPUs."""
-
-
+# Dense TFLOP/s of the JAX devices whose `device_kind` contains the key, in bfloat16 and in float32
+# at JAX's default matmul precision, which is bfloat16 on TPUs and TF32 on NVIDIA's GPUs.
 # TPUs: cloud.google.com/tpu/docs, one page a version; a device is half a chip of v2, v3 and 7x.
 # GPUs: NVIDIA's data sheets, without sparsity, at full power.
-_PEAKS = (
-    _Peak("TPU v2", 23, 23),
-    _Peak("TPU v3", 61.5, 61.5),
-    _Peak("TPU v4", 275, 275),
-    _Peak("TPU v5 lite", 197, 197),
-    _Peak("TPU v5e", 197, 197),
-    _Peak("TPU v5p", 459, 459),
-    _Peak("TPU v5", 459, 459),
-    _Peak("TPU v6 lite", 918, 918),
-    _Peak("TPU v6e", 918, 918),
-    _Peak("TPU7x", 1153.5, 1153.5),
-    _Peak("H100 PCIe", 756, 378),
-    _Peak("H100 NVL", 835, 417.5),
-    _Peak("H100", 989.4, 494.7),
-    _Peak("H200 NVL", 835, 417.5),
-    _Peak("H200", 989.4, 494.7),
-    _Peak("A100", 312, 156),
-    _Peak("L40S", 362, 183),
-    _Peak("L4", 121, 60),
-)
+_PEAKS = {
+    "TPU v2": (23, 23),
+    "TPU v3": (61.5, 61.5),
+    "TPU v4": (275, 275),
+    "TPU v5 lite": (197, 197),
+    "TPU v5e": (197, 197),
+    "TPU v5p": (459, 459),
+    "TPU v5": (459, 459),
+    "TPU v6 lite": (918, 918),
+    "TPU v6e": (918, 918),
+    "TPU7x": (1153.5, 1153.5),
+    "H100 PCIe": (756, 378),
+    "H100 NVL": (835, 417.5),
+    "H100": (989.4, 494.7),
+    "H200 NVL": (835, 417.5),
+    "H200": (989.4, 494.7),
+    "A100": (312, 156),
+    "L40S": (362, 183),
+    "L4": (121, 60),
+}
 
 
 def peak_flops(device_kind: str, dtype: str) -> float | None:
-    """Returns the peak FLOP/s of a device; None if the table lacks it, as for CPUs.
+    """Returns the peak FLOP/s of a `jax.Device.device_kind`; None if the table lacks it (CPUs).
 
-    Args:
-        device_kind: the attribute of `jax.Device`.
-        dtype: dtype of the matrix products, "bfloat16" or "float32".
+    `dtype` is that of the matrix products, "bfloat16" or "float32".
     """
-    words = re.split(r"[ -]", device_kind)  # e.g. NVIDIA A100-SXM4-80GB
-    for peak in _PEAKS:  # longer names come before those that they contain
-        own = peak.kind.split()
-        starts = range(len(words) - len(own) + 1)
-        if any(words[at : at + len(own)] == own for at in starts):
-            return (peak.bfloat16 if dtype == "bfloat16" else peak.float32) * _TERA
+    words = f" {device_kind.replace('-', ' ')} "  # e.g. NVIDIA A100-SXM4-80GB
+    for kind, (bfloat16, float32) in _PEAKS.items():  # longer names come before their beginnings
+        if f" {kind} " in words:
+            return (bfloat16 if dtype == "bfloat16" else float32) * _TERA
     return None
 
 
@@ -81,12 +69,10 @@ class Work(NamedTuple):
 
     def show(self, steps_per_second: float | None) -> list[str]:
         """Formats the MFU for a line, or the FLOP/s if the peak is unknown."""
-        found = self.record(steps_per_second)
-        if not found:
+        if steps_per_second is None or not self.flops:
             return []
-        rate, mfu = found["model_flops_per_second"], found["mfu"]
-        assert rate is not None
-        return [f"{rate / 1e9:,.1f} GFLOP/s" if mfu is None else f"MFU {mfu:.1%}"]
+        rate = self.flops * steps_per_second
+        return [f"MFU {rate / self.peak:.1%}" if self.peak else f"{rate / 1e9:,.1f} GFLOP/s"]
 
 
 def work_of(flops: float, device_kind: str, devices: int, dtype: str) -> Work:

@@ -25,7 +25,7 @@ class PlateauMeter:
     def __init__(self, entropies: Mapping[str, float]) -> None:
         """`entropies` maps the evaluation metrics of a run to the unigram entropy of their text."""
         self._entropies = dict(entropies)
-        self._seen: deque[tuple[int, dict[str, float]]] = deque()
+        self._seen: deque[tuple[int, dict[str, Any]]] = deque()
         self._rate: float | None = None
         self._said = self._left = False
 
@@ -35,20 +35,17 @@ class PlateauMeter:
         if record.get("kind") != "eval" or self._left:
             return None
         losses = {name: record.get(name) for name in self._entropies}
-        known = {name: loss for name, loss in losses.items() if loss is not None}
-        if not known or len(known) < len(losses):
+        if not losses or None in losses.values():
             self._seen.clear()
             return None
-        self._see(record["step"], known)
-        if self._said:
-            return self._leaving(record["step"], known)
-        return self._entering() if self._is_flat() else None
-
-    def _see(self, step: int, losses: dict[str, float]) -> None:
+        step = record["step"]
         self._seen.append((step, losses))
         # Keep only the evaluations needed to look back _STEPS.
         while len(self._seen) > 1 and self._seen[1][0] <= step - _STEPS:
             self._seen.popleft()
+        if self._said:
+            return self._leaving(step, losses)
+        return self._entering() if self._is_flat() else None
 
     def _is_flat(self) -> bool:
         (first, before), (last, now) = self._seen[0], self._seen[-1]
@@ -56,9 +53,8 @@ class PlateauMeter:
             return False
         for name, entropy in self._entropies.items():
             shares = [losses[name] / entropy for _, losses in self._seen]
-            if not (min(shares) >= _FLOOR and max(shares) <= _CEILING):
-                return False
-            if (before[name] - now[name]) / entropy >= _FLAT:
+            fall = (before[name] - now[name]) / entropy
+            if not (min(shares) >= _FLOOR and max(shares) <= _CEILING and fall < _FLAT):
                 return False
         return True
 

@@ -35,7 +35,7 @@ class Profiler:
         return self.close(step) if step >= self._last else None
 
     def close(self, step: int) -> str | None:
-        """Ends the trace under way; returns a sentence with its place, or None."""
+        """Ends the trace under way, if any; returns a sentence with its place."""
         if self._writes_to is None:
             return None
         import jax

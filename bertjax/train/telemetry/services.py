@@ -38,16 +38,10 @@ class Service:
     def __init__(
         self, module: str, project: str, workdir: epath.Path, settings: Mapping[str, Any]
     ) -> None:
-        """Imports the package; nothing connects before `begin`.
+        """Imports the module, "wandb" or "trackio"; nothing connects before `begin`.
 
-        Args:
-            module: "wandb" or "trackio".
-            project: name of the project.
-            workdir: the run directory.
-            settings: the run's configuration as JSON values.
-
-        Raises:
-            UserError: the package is not installed.
+        `settings` are the run's configuration as JSON values. Raises `UserError` if the package is
+        not installed.
         """
         try:
             self._service = importlib.import_module(module)
@@ -68,15 +62,13 @@ class Service:
         # The parent directory tells the runs of seeds apart.
         name = "-".join(self._workdir.parts[-2:]).strip("/")
         self._memory = self._read() or {"id": f"{name}-{uuid.uuid4().hex[:8]}"}
-        own = {"name": self._memory["id"]}
+        own = {"project": self._project, "config": self._settings, "name": self._memory["id"]}
         if self._module == "wandb":
-            own = {"name": name, "id": self._memory["id"]}
+            own |= {"name": name, "id": self._memory["id"]}
             if is_local(self._workdir):
                 own["dir"] = str(self._workdir)
         self._write()
-        self._run = self._service.init(
-            project=self._project, config=self._settings, resume="allow", **own
-        )
+        self._run = self._service.init(resume="allow", **own)
         for record in history:
             self.record(record)
 

@@ -36,22 +36,17 @@ class TelemetryConfig:
         for name in SERVICES:
             if getattr(self, name) == "":
                 raise UserError(f"`telemetry.{name}` is empty: give the name of a project.")
-        if self.profile_steps is not None:
-            first, last = self.profile_steps
-            if not 1 <= first <= last:
-                raise UserError(
-                    f"`telemetry.profile_steps` is {first} {last}: give the first step, at least "
-                    "1, and the last step, not below the first."
-                )
+        first, last = self.profile_steps or (1, 1)
+        if not 1 <= first <= last:
+            raise UserError(
+                f"`telemetry.profile_steps` is {first} {last}: give the first step, at least 1, "
+                "and the last step, not below the first."
+            )
 
     def check(self, train_steps: int) -> None:
-        """Checks the steps to trace against the length of the run.
-
-        Raises:
-            UserError: the run doesn't have all of them.
-        """
-        if self.profile_steps is not None and self.profile_steps[1] > train_steps:
-            first, last = self.profile_steps
+        """Raises `UserError` if the run doesn't have all of the steps to trace."""
+        first, last = self.profile_steps or (1, 1)
+        if last > train_steps:
             raise UserError(
                 f"`telemetry.profile_steps` is {first} {last}, and the run has {train_steps:,} "
                 "steps: give steps of the run."
@@ -63,19 +58,15 @@ class Tracker(Protocol):
 
     def begin(self, history: Sequence[Record]) -> None:
         """Starts; `history` holds the records up to the step that the run resumes from."""
-        ...
 
     def record(self, record: Record) -> None:
         """Receives a new record."""
-        ...
 
     def flush(self) -> None:
         """Writes what could not be appended; called before a save."""
-        ...
 
     def end(self) -> None:
         """Closes the tracker; may be called twice."""
-        ...
 
 
 def make_trackers(
@@ -83,21 +74,12 @@ def make_trackers(
 ) -> tuple[Tracker, ...]:
     """Makes the trackers of a configuration; none of them writes before `begin`.
 
-    Args:
-        config: the trackers to make.
-        workdir: the run directory.
-        settings: the run's configuration as JSON values.
-
-    Raises:
-        UserError: a tracker needs a package that is not installed.
+    `settings` are the run's configuration as JSON values. Raises `UserError` if a tracker needs a
+    package that is not installed.
     """
-    trackers: list[Tracker] = []
-    if config.tensorboard:
-        trackers.append(EventFiles(workdir / "tensorboard"))
-    for name in SERVICES:
-        if (project := getattr(config, name)) is not None:
-            trackers.append(Service(name, project, workdir, settings))
-    return tuple(trackers)
+    files = (EventFiles(workdir / "tensorboard"),) if config.tensorboard else ()
+    projects = [(name, project) for name in SERVICES if (project := getattr(config, name))]
+    return *files, *(Service(name, project, workdir, settings) for name, project in projects)
 
 
 def make_profiler(config: TelemetryConfig, workdir: epath.Path) -> Profiler | None:
@@ -148,9 +130,7 @@ class EventFiles:
         for kind, data in self._whole.items():
             write_atomically(self._paths[kind], data)
 
-    def end(self) -> None:
-        """Writes what is left."""
-        self.flush()
+    end = flush
 
     def _write(self, kind: str, data: bytes) -> None:
         path = self._paths[kind]
@@ -165,9 +145,9 @@ _NUMBER = re.compile(r"tfevents\.(\d+)\.")
 
 
 def _preamble(now: float) -> bytes:
-    """Returns the events with the version and with the start of a session.
+    """Returns the events of the version and of a session's start.
 
-    The latter makes readers drop the later steps that they know.
+    After the latter, readers drop the later steps that they know.
     """
     version = protobuf.bytes_field(3, b"brain.Event:2")
     start = protobuf.bytes_field(7, protobuf.varint_field(1, 1))
@@ -176,14 +156,9 @@ def _preamble(now: float) -> bytes:
 
 
 def _event(record: Record) -> bytes:
-    values = (
-        protobuf.bytes_field(
-            1, protobuf.bytes_field(1, name.encode()) + protobuf.float32_field(2, value)
-        )
-        for name, value in scalars(record).items()
-    )
-    return protobuf.framed(
-        protobuf.float64_field(1, record["time"])
-        + protobuf.varint_field(2, record["step"])
-        + protobuf.bytes_field(5, b"".join(values))
-    )
+    summary = b""
+    for name, value in scalars(record).items():
+        metric = protobuf.bytes_field(1, name.encode()) + protobuf.float32_field(2, value)
+        summary += protobuf.bytes_field(1, metric)
+    when = protobuf.float64_field(1, record["time"]) + protobuf.varint_field(2, record["step"])
+    return protobuf.framed(when + protobuf.bytes_field(5, summary))

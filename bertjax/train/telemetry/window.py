@@ -1,21 +1,17 @@
 """Means and speed over a window of steps: those since the previous line."""
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 
 
+@dataclasses.dataclass
 class MetricWindow:
     """Sums of metrics since the previous line; skipped steps are only counted."""
 
-    def __init__(
-        self,
-        sums: Mapping[str, float] | None = None,
-        newest: Mapping[str, float] | None = None,
-        count: int = 0,
-        skipped: int = 0,
-    ) -> None:
-        """The arguments are the attributes of a saved window, `vars(window)`."""
-        self.sums, self.newest = dict(sums or {}), dict(newest or {})
-        self.count, self.skipped = count, skipped
+    sums: dict[str, float] = dataclasses.field(default_factory=dict)
+    newest: dict[str, float] = dataclasses.field(default_factory=dict)
+    count: int = 0
+    skipped: int = 0
 
     def add(self, metrics: Mapping[str, float], *, skipped: bool) -> None:
         """Adds the metrics of one step."""
@@ -41,8 +37,12 @@ class StepTimer:
         self._clock = clock
         self._run: tuple[int, float] | None = None  # first step after compilation, its time
         self._window = (0, 0.0)
-        self._waited = self._paused = 0.0
-        self._timed = (0, 0.0)
+        self.waited = 0.0
+        """Seconds of the window that were spent waiting for data."""
+        self.paused = 0.0
+        """Seconds of the window that don't count as training."""
+        self.measured = (0, 0.0)
+        """Steps of all windows since `start`, and their seconds."""
 
     @property
     def started(self) -> bool:
@@ -53,34 +53,21 @@ class StepTimer:
         """Begins to measure after a step that compiled."""
         self._window = (step, self._clock())
         self._run = self._run or self._window
-        self._waited = self._paused = 0.0
-        self._timed = (0, 0.0)
-
-    def waited(self, seconds: float) -> None:
-        """Adds time spent waiting for data."""
-        self._waited += seconds
-
-    def paused(self, seconds: float) -> None:
-        """Adds time that doesn't count as training."""
-        self._paused += seconds
+        self.waited = self.paused = 0.0
+        self.measured = (0, 0.0)
 
     def lap(self, step: int) -> tuple[float | None, float | None]:
         """Ends the window at a step; returns its steps/s and the share of time spent waiting."""
         if self._run is None:
             return None, None
         (first, started), now = self._window, self._clock()
-        steps, elapsed = step - first, now - started - self._paused
-        waited = self._waited
+        steps, elapsed, waited = step - first, now - started - self.paused, self.waited
         self._window = (step, now)
-        self._waited = self._paused = 0.0
+        self.waited = self.paused = 0.0
         if elapsed <= 0 or steps <= 0:
             return None, None
-        self._timed = (self._timed[0] + steps, self._timed[1] + elapsed)
+        self.measured = (self.measured[0] + steps, self.measured[1] + elapsed)
         return steps / elapsed, min(1.0, waited / elapsed)
-
-    def measured(self) -> tuple[int, float]:
-        """Returns the steps of all windows since `start` and their seconds."""
-        return self._timed
 
     def since_start(self) -> tuple[int, float] | None:
         """Returns the first step's number and the seconds since, evaluations included."""
