@@ -77,16 +77,14 @@ class BertConfig:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             name, value = field.name, getattr(self, field.name)
-            if field.type is int:
-                maximum = _MAX_LAYERS if name == "num_hidden_layers" else _MAX
-                if type(value) is not int or not 1 <= value <= maximum:
-                    raise UserError(
-                        f"{name} is {value!r:.100}: give a whole number of at least 1 and at most "
-                        f"{maximum:,}."
-                    )
-            elif field.type is float:
-                if not isinstance(value, int | float) or not 0 <= value < 1:
-                    raise UserError(f"{name} is {value!r}: give a number from 0 to below 1.")
+            maximum = _MAX_LAYERS if name == "num_hidden_layers" else _MAX
+            if field.type is int and not (type(value) is int and 1 <= value <= maximum):
+                raise UserError(
+                    f"{name} is {value!r:.100}: give a whole number of at least 1 and at most "
+                    f"{maximum:,}."
+                )
+            if field.type is float and not (isinstance(value, int | float) and 0 <= value < 1):
+                raise UserError(f"{name} is {value!r}: give a number from 0 to below 1.")
         if self.hidden_size % self.num_attention_heads:
             raise UserError(
                 f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads "

@@ -7,11 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-_UINTS = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
+_UINTS = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}
 
 
 class Damaged(Exception):
-    """What was read differs from what was saved; the message says how."""
+    """A checkpoint differs from what was saved; the message says how."""
 
 
 def fingerprint(array: jax.Array) -> jax.Array:
@@ -27,7 +27,11 @@ def fingerprint(array: jax.Array) -> jax.Array:
     Returns:
         uint32 [].
     """
-    bits = _as_uint32(array)
+    if array.dtype == jnp.bool_:
+        bits = array.astype(jnp.uint32)
+    else:
+        unsigned = _UINTS[array.dtype.itemsize]  # an array of 8 bytes gets a last axis of two
+        bits = jax.lax.bitcast_convert_type(array, unsigned).astype(jnp.uint32)
     index = jnp.zeros(bits.shape, jnp.uint32)
     stride = 1
     # A reshape to one dimension would gather sharded arrays, so add one iota per dimension.
@@ -41,22 +45,10 @@ def fingerprint(array: jax.Array) -> jax.Array:
     return jnp.sum(mixed ^ (mixed >> 16), dtype=jnp.uint32)
 
 
-def _as_uint32(array: jax.Array) -> jax.Array:
-    if array.dtype == jnp.bool_:
-        return array.astype(jnp.uint32)
-    if array.dtype.itemsize == 8:
-        return jax.lax.bitcast_convert_type(array, jnp.uint32)
-    return jax.lax.bitcast_convert_type(array, _UINTS[array.dtype.itemsize]).astype(jnp.uint32)
-
-
 @jax.jit
 def _examine(array: jax.Array) -> jax.Array:
     """Returns [fingerprint, 1 if all is finite else 0], uint32 [2]. It compiles once per shape."""
-    finite = (
-        jnp.isfinite(array).all()
-        if jnp.issubdtype(array.dtype, jnp.inexact)
-        else jnp.ones((), jnp.bool_)
-    )
+    finite = jnp.isfinite(array).all()  # always, for integers
     return jnp.stack([fingerprint(array), finite.astype(jnp.uint32)])
 
 
@@ -67,23 +59,19 @@ def describe(arrays: dict[str, jax.Array]) -> tuple[dict[str, list], list[str]]:
         {name: [dtype, shape, fingerprint in hex]} as JSON values, and the names of arrays that hold
         an infinity or a NaN.
     """
-    # One array at a time: on fake CPU devices, concurrent sums over devices can take all threads
-    # of a small machine and wait for each other forever.
-    found = [jax.device_get(_examine(array)) for array in arrays.values()]
-    described = {
-        name: [str(array.dtype), list(array.shape), f"{int(pair[0]):08x}"]
-        for (name, array), pair in zip(arrays.items(), found, strict=True)
-    }
-    return described, [name for name, pair in zip(arrays, found, strict=True) if not pair[1]]
+    described, not_finite = {}, []
+    for name, array in arrays.items():
+        # One array at a time: on fake CPU devices, concurrent sums over devices can take all
+        # threads of a small machine and wait for each other forever.
+        value, finite = jax.device_get(_examine(array))
+        described[name] = [str(array.dtype), list(array.shape), f"{int(value):08x}"]
+        if not finite:
+            not_finite.append(name)
+    return described, not_finite
 
 
 def differences(saved: dict[str, list], wanted: dict[str, Any]) -> list[str]:
-    """Lists in words which names, dtypes or shapes of saved arrays differ from the wanted ones.
-
-    Args:
-        saved: a result of `describe`.
-        wanted: objects with a dtype and a shape, by name.
-    """
+    """Lists in words which names, dtypes or shapes of `describe`'s result differ from `wanted`."""
     there = {name: f"{dtype}{shape}" for name, (dtype, shape, _) in saved.items()}
     here = {name: f"{x.dtype}{list(x.shape)}" for name, x in wanted.items()}
     return [
@@ -100,11 +88,7 @@ def seal(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def unseal(sealed: Any, what: str) -> dict[str, Any]:
-    """Returns the fields that were sealed.
-
-    Raises:
-        Damaged: the checksum is wrong; `what` names the object in the message.
-    """
+    """Returns the sealed fields of `what`; raises `Damaged` if the checksum is wrong."""
     if not isinstance(sealed, dict):
         raise Damaged(f"{what} is not a JSON object")
     fields = {key: value for key, value in sealed.items() if key != "sha256"}

@@ -50,26 +50,20 @@ def refuse_changed(
     """
     here = {n: value for n, value in as_json(here).items() if n in saved or n not in unset}
     differing = [
-        f"{name} ({_show(old)} there, {_show(new)} here)"
+        f"another {name} ({_show(old)} there, {_show(new)} here)"
         for name, old, new in _differences(saved, here)
     ]
     if differing:
         raise UserError(
-            f"{where} holds a run with another {' and another '.join(differing)}: set `fresh` to "
-            "start a new run beside it, or name another `workdir`."
+            f"{where} holds a run with {' and '.join(differing)}: set `fresh` to start a new run "
+            "beside it, or name another `workdir`."
         )
 
 
 def describe_changes(
     saved: Mapping[str, Any], here: Mapping[str, Any], effects: Mapping[str, str]
 ) -> list[str]:
-    """Describes every changed mutable setting, e.g. `train_steps 1,000 -> 2,000 (effect)`.
-
-    Args:
-        saved: mutable settings of the checkpoint.
-        here: mutable settings of this run.
-        effects: as in `RunSettings`.
-    """
+    """Describes every changed mutable setting, e.g. `train_steps 1,000 -> 2,000 (effect)`."""
     return [
         f"{name} {_show(old)} -> {_show(new)}" + (f" ({effects[name]})" if name in effects else "")
         for name, old, new in _differences(saved, as_json(here))
@@ -77,11 +71,7 @@ def describe_changes(
 
 
 def refuse_fewer_steps(step: int, train_steps: int, where: object) -> None:
-    """Refuses to present a run that trained longer as the result of fewer steps.
-
-    Raises:
-        UserError: the run is beyond train_steps.
-    """
+    """Refuses to present a run that trained longer as the result of fewer steps."""
     if step > train_steps:
         raise UserError(
             f"{where}: holds a run at step {step:,}, beyond the {train_steps:,} steps of this "
