@@ -18,20 +18,21 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from etils import epath
+from jax.experimental.multihost_utils import sync_global_devices
 
 from bertjax.errors import UserError
 from bertjax.train.checkpoint.fingerprint import Damaged, describe, seal
-from bertjax.train.checkpoint.orbax_storage import Storage, barrier, from_first_process
+from bertjax.train.checkpoint.orbax_storage import Storage, from_first_process
 from bertjax.train.checkpoint.restore import (
     AMENDMENT,
     FORMAT_VERSION,
-    Reader,
     Restored,
+    read_meta,
+    read_state,
     some,
 )
 from bertjax.train.tree import named, nested
 
-_LOGGER = logging.getLogger("bertjax")
 _MARKER = "bad"
 _FULL_DISK = ("No space left", "File too large", "Disk quota", "os_error_code='28'")
 
@@ -47,7 +48,7 @@ class Checkpoints:
         keep_best: int = 1,
         best_mode: Literal["min", "max"] = "min",
         read_only: bool = False,
-        log: Callable[[str], None] = _LOGGER.warning,
+        log: Callable[[str], None] = logging.getLogger("bertjax").warning,
     ) -> None:
         """Opens or makes the directory and removes the remains of interrupted saves.
 
@@ -59,9 +60,6 @@ class Checkpoints:
             best_mode: whether a lower or a higher metric is better.
             read_only: never write, clean or mark; for a run that may be in progress.
             log: receives one line about each damaged step.
-
-        Raises:
-            UserError: keep_last is below 3, or keep_best is negative.
         """
         if keep_last < 3:
             raise UserError(
@@ -78,10 +76,11 @@ class Checkpoints:
         self._read_only, self._log = read_only, log
         self._pending: tuple[int, float | None] | None = None
         self._storage = Storage(self.directory, read_only=read_only)
-        self._reader = Reader(self._storage, self.directory)
-        self._scores: dict[int, float | None] = {}
-        self._good: list[int] = []
-        self._scan()
+        self._scores: dict[int, float | None] = {}  # of the intact steps
+        # Read the steps before any save: Orbax also lists a step whose save failed.
+        for step in reversed(self._candidates()):
+            with contextlib.suppress(Damaged):
+                self._scores[step] = read_meta(self._storage, step).get("metric")
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -93,7 +92,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Returns the committed steps that are not marked as bad, ascending."""
-        return list(self._good)
+        return sorted(self._scores)
 
     def empty(self) -> bool:
         """Whether the directory has no steps at all, neither intact nor damaged."""
@@ -101,23 +100,16 @@ class Checkpoints:
 
     def best_step(self) -> int | None:
         """Returns the step with the best metric; None if no step has a metric."""
-        ranked = self._ranked()
-        return ranked[0] if ranked else None
+        return next(iter(self._ranked()), None)
 
     def _ranked(self) -> list[int]:
         sign = 1 if self.best_mode == "min" else -1
-        # Among equal scores the earlier step wins.
-        steps = (step for step in self._good if step > self.ranked_after)
-        scored = [(sign * score, s) for s in steps if (score := self._scores[s]) is not None]
-        return [step for _, step in sorted(scored)]
-
-    def _scan(self) -> None:
-        """Reads the steps once, before any save: Orbax also lists a step whose save failed."""
-        self._good, self._scores = [], {}
-        for step in reversed(self._candidates()):
-            with contextlib.suppress(Damaged):
-                self._scores[step] = self._reader.meta(step).get("metric")
-                self._good.append(step)
+        scored = [
+            (sign * score, step)
+            for step, score in self._scores.items()
+            if step > self.ranked_after and score is not None
+        ]
+        return [step for _, step in sorted(scored)]  # among equal scores the earlier step wins
 
     def _marker(self, step: int) -> epath.Path:
         return self.directory / str(step) / _MARKER
@@ -148,26 +140,20 @@ class Checkpoints:
         self.wait()
         arrays = {name: jnp.asarray(leaf) for name, leaf in named(state).items()}
         step = int(arrays["step"])
-        described, poisoned = describe(arrays)
-        if poisoned:
+        described, not_finite = describe(arrays)
+        if not_finite:
             raise UserError(
-                f"The state of step {step:,} is not finite ({some(poisoned)}) and was not saved; "
+                f"The state of step {step:,} is not finite ({some(not_finite)}) and was not saved; "
                 f"{self._safe()}. Lower the learning rate and run the same command again."
             )
-        if step in self._good and self._reader.meta(step)["arrays"] == described:
+        if step in self._scores and read_meta(self._storage, step)["arrays"] == described:
             return False
         if step in self._storage.steps():
             self._delete(step)
         if metric is not None and not math.isfinite(metric):
             metric = None
-        content = {
-            "format": FORMAT_VERSION,
-            "step": step,
-            "metric": metric,
-            "versions": _versions(),
-            **meta,
-            "arrays": described,
-        }
+        content = {"format": FORMAT_VERSION, "step": step, "metric": metric}
+        content |= {"versions": _versions(), **meta, "arrays": described}
         with self._explained(step):
             self._storage.write(step, arrays, seal(content))
         self._pending = (step, metric)
@@ -176,20 +162,14 @@ class Checkpoints:
         return True
 
     def amend(self, step: int, *, metric: float | None = None, **fields: Any) -> None:
-        """Replaces fields of a saved step's meta, e.g. after repeating an interrupted evaluation.
-
-        Args:
-            step: one of `steps()`.
-            metric: the step's metric, as in `save`.
-            fields: fields of the meta.
-        """
+        """Replaces metric and fields of a saved meta, after an interrupted evaluation's repeat."""
         self.wait()
         if metric is not None and math.isfinite(metric):
             self._scores[step] = fields["metric"] = metric
         if jax.process_index() == 0:
             path = self.directory / str(step) / AMENDMENT
             path.write_text(json.dumps(seal(fields)))
-        barrier("bertjax_amended")
+        sync_global_devices("bertjax_amended")
 
     def poll(self) -> None:
         """Raises the error of a finished save; does not wait for one under way."""
@@ -200,8 +180,7 @@ class Checkpoints:
     def wait(self) -> None:
         """Waits until the save under way, if any, is committed; deletes old steps.
 
-        Raises:
-            UserError: there was no space for it; older steps are unchanged.
+        Raises `UserError` if there was no space for it; older steps are then unchanged.
         """
         if self._pending is None:
             return
@@ -209,7 +188,6 @@ class Checkpoints:
         (step, metric), self._pending = self._pending, None
         with self._explained(step):
             self._storage.wait()
-        self._good = sorted({*self._good, step})
         self._scores[step] = metric
         self._collect_garbage()
 
@@ -234,23 +212,21 @@ class Checkpoints:
             ) from error
 
     def _safe(self) -> str:
-        if not self._good:
+        if not self._scores:
             return "there is no earlier checkpoint"
-        return f"the checkpoint of step {self._good[-1]:,} is intact"
+        return f"the checkpoint of step {max(self._scores):,} is intact"
 
     def _collect_garbage(self) -> None:
-        last = self._good[-self._keep_last :]
+        last = self.steps()[-self._keep_last :]
         keep = {*last, *self._ranked()[: self._keep_best]}
         for step in self._storage.steps():
             # A damaged step stays for inspection until enough intact ones follow it.
-            if step not in keep and (step in self._good or step < last[0]):
+            if step not in keep and (step in self._scores or step < last[0]):
                 self._delete(step)
 
     def _delete(self, step: int) -> None:
         self._storage.delete(step)
-        if step in self._good:
-            self._good.remove(step)
-            del self._scores[step]
+        self._scores.pop(step, None)
 
     # Restoring
 
@@ -281,7 +257,7 @@ class Checkpoints:
             raise UserError(f"{self.directory} holds no checkpoint of step {step:,}.")
         for candidate in candidates:
             try:
-                return self._reader.state(candidate, target, accept)
+                return read_state(self._storage, candidate, target, accept)
             except Damaged as damage:
                 self._mark(candidate, str(damage))
         # If all steps were marked before, the directory isn't empty: training would replace them.
@@ -311,19 +287,19 @@ class Checkpoints:
             UserError: no such step, or it is damaged.
         """
         self.wait()
-        latest = max(self._good, default=None)
-        best = self.best_step()
-        step = {"best": latest if best is None else best, "latest": latest}.get(str(which), which)
-        if step not in self._good:
+        step = max(self._scores, default=None) if isinstance(which, str) else which
+        if which == "best" and (best := self.best_step()) is not None:
+            step = best
+        if step not in self._scores:
             raise UserError(f"{self.directory} holds no intact checkpoint ({which} was asked for).")
         try:
-            arrays = self._reader.meta(step)["arrays"]
+            arrays = read_meta(self._storage, step)["arrays"]
             if target is None:
                 saved = {n: jax.ShapeDtypeStruct(s, d) for n, (d, s, _) in arrays.items()}
                 target = nested(saved)["params"]
             names = [f"ema/{n}" if f"ema/{n}" in arrays else f"params/{n}" for n in named(target)]
             wanted = nested(dict(zip(names, jax.tree.leaves(target), strict=True)))
-            restored = self._reader.state(step, wanted, partial=True)
+            restored = read_state(self._storage, step, wanted, partial=True)
         except Damaged as damage:
             raise UserError(
                 f"The checkpoint of step {step:,} in {self.directory} is damaged ({damage}): "
@@ -343,14 +319,12 @@ class Checkpoints:
             f"WARNING: the checkpoint of step {step:,} in {self.directory} is damaged ({why}); it "
             "is marked as bad, and the one before it is used."
         )
-        if step in self._good:
-            self._good.remove(step)
-            del self._scores[step]
+        self._scores.pop(step, None)
         if not self._read_only:
             # A rename would not be atomic on an object store.
             if jax.process_index() == 0:
                 self._marker(step).write_text(why)
-            barrier("bertjax_marked")
+            sync_global_devices("bertjax_marked")
 
 
 def _versions() -> dict[str, str]:

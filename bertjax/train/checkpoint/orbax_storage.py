@@ -9,15 +9,18 @@ import logging
 import re
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import jax
 import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
+from bertjax.files import is_local
 from bertjax.train.checkpoint.fingerprint import Damaged
 from bertjax.train.tree import named, nested
+
+_T = TypeVar("_T")
 
 # The decoders of JSON, of Orbax's metadata and of TensorStore raise these over wrong or missing
 # bytes. TensorStore also raises ValueError if it couldn't read the bytes.
@@ -29,23 +32,19 @@ _UNREADABLE = re.compile(
 
 
 class Storage:
-    """A directory of steps; all processes call every method, from their main threads.
-
-    Each process reads on its own, and may find damage that the others don't.
-    """
+    """A directory of steps; all processes call every method, from their main threads."""
 
     def __init__(self, directory: epath.Path, *, read_only: bool) -> None:
         """Opens or makes the directory, and removes the remains of interrupted saves.
 
-        Args:
-            directory: local or remote.
-            read_only: write and remove nothing.
+        `read_only` writes and removes nothing.
         """
         import orbax.checkpoint as ocp
 
         _mute()
-        if "://" not in str(directory):  # Orbax needs an absolute path
-            directory = epath.Path(directory).resolve()
+        self.directory = directory
+        if is_local(directory):  # Orbax needs an absolute path
+            directory = directory.resolve()
         options = ocp.CheckpointManagerOptions(
             max_to_keep=None,  # the caller, which knows the intact steps, decides what to delete
             create=not read_only,
@@ -54,7 +53,6 @@ class Storage:
             lightweight_initialize=True,
             save_root_metadata=False,
         )
-        self._directory = directory
         self._handlers = {
             # Compression saves 8% of the space of float32 weights for three times the CPU time.
             "state": ocp.PyTreeCheckpointHandler(use_compression=False),
@@ -68,6 +66,12 @@ class Storage:
                 return False
 
         self._manager = Manager(directory, options=options, item_handlers=self._handlers)
+        self.writing = self._manager.is_saving_in_progress
+        self.wait = self._manager.wait_until_finished
+        """Waits until the save under way is committed; raises its error."""
+        self.delete = self._manager.delete
+        self.close = self._manager.close
+        """Waits for the save under way and ends Orbax's threads."""
 
     def steps(self) -> list[int]:
         """Returns the committed steps, ascending."""
@@ -82,42 +86,13 @@ class Storage:
         )
         self._manager.save(step, args=items, force=True)
 
-    def writing(self) -> bool:
-        """Whether a save is under way."""
-        return self._manager.is_saving_in_progress()
-
-    def wait(self) -> None:
-        """Waits until the save under way is committed; raises its error."""
-        self._manager.wait_until_finished()
-
-    def delete(self, step: int) -> None:
-        """Removes a committed step."""
-        self._manager.delete(step)
-
-    def close(self) -> None:
-        """Waits for the save under way and ends Orbax's threads."""
-        self._manager.close()
-
-    def read_meta(self, step: int) -> Any:
-        """Reads the JSON value of a step.
-
-        Raises:
-            Damaged: it can't be read.
-        """
-        return self._read(step, "meta")
-
     def read_arrays(
         self, step: int, wanted: dict[str, jax.ShapeDtypeStruct], *, partial: bool
     ) -> dict[str, jax.Array]:
         """Reads arrays of a step by name, onto the wanted shardings (default: the first device).
 
-        Args:
-            step: one of `steps()`.
-            wanted: the arrays to read. Orbax silently casts to these dtypes: compare them before.
-            partial: `wanted` lacks some of the saved arrays.
-
-        Raises:
-            Damaged: they can't be read.
+        Orbax silently casts to the dtypes of `wanted`: compare them before. `partial` says that
+        `wanted` lacks some of the saved arrays.
         """
         import orbax.checkpoint as ocp
 
@@ -131,12 +106,14 @@ class Storage:
         args = ocp.args.PyTreeRestore(
             nested(wanted), restore_args=nested(how), partial_restore=partial
         )
-        return named(self._read(step, "state", args))
+        return named(self.read(step, "state", args))
 
-    def _read(self, step: int, item: str, args: Any = None) -> Any:
+    def read(self, step: int, item: str, args: Any = None) -> Any:
+        """Reads "state" or "meta" of a step; raises `Damaged` if it can't be decoded."""
         try:
             # The manager would wait for the other processes, also for one that failed.
-            return self._handlers[item].restore(self._directory / str(step) / item, args=args)
+            path = self._manager.directory / str(step) / item
+            return self._handlers[item].restore(path, args=args)
         except Exception as error:
             cause = error
             while isinstance(cause.__cause__, Exception):  # Orbax wraps TensorStore's errors
@@ -148,11 +125,6 @@ class Storage:
             raise Damaged(f"{item}: {type(cause).__name__}: {first_line}") from error
 
 
-def _not_of_a_checkpoint(record: logging.LogRecord) -> bool:
-    message = record.getMessage()
-    return "orbax" not in message and "tensorstore" not in message
-
-
 @functools.cache
 def _mute() -> None:
     """Drops what Orbax prints about a failure besides raising it, so that our sentence is visible.
@@ -161,7 +133,9 @@ def _mute() -> None:
     complain that their event loop is closed.
     """
     logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
-    logging.getLogger("asyncio").addFilter(_not_of_a_checkpoint)
+    logging.getLogger("asyncio").addFilter(
+        lambda record: not re.search("orbax|tensorstore", record.getMessage())
+    )
     hook = sys.unraisablehook
 
     def selective(unraisable: Any) -> None:
@@ -190,14 +164,20 @@ def from_first_process(steps: list[int]) -> list[int]:
     return [int(step) for step in multihost_utils.broadcast_one_to_all(padded) if step >= 0]
 
 
-def all_processes(agree: bool) -> bool:
-    """Whether all processes agree."""
-    if jax.process_count() == 1:
-        return agree
-    return bool(np.all(multihost_utils.process_allgather(np.asarray(agree))))
+def together(read: Callable[[], _T]) -> _T:
+    """Calls `read` on every process; if it raises `Damaged` on one, all raise it.
 
-
-def barrier(name: str) -> None:
-    """Waits until every process is here."""
+    A process that found damage alone would take another path than the others, which would wait for
+    it in the next program over all devices.
+    """
+    found, why = None, "another process found damage"
+    try:
+        found = read()
+    except Damaged as damage:
+        why = str(damage)
+    intact = found is not None
     if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
+        intact = np.all(multihost_utils.process_allgather(np.asarray(intact)))
+    if not intact:
+        raise Damaged(why)
+    return cast(_T, found)
