@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -120,7 +120,7 @@ def fit(
 
     Args:
         config: steps and intervals.
-        program: state and step.
+        program: the state and the step.
         batch_at: returns the device batch of a step, counted from 0. Threads call it ahead of time.
         checkpoints: the run's checkpoints.
         telemetry: the run's telemetry.
@@ -137,17 +137,12 @@ def fit(
     """
     if config.patience and (evaluation is None or evaluation.best_metric is None):
         raise ValueError("patience needs an evaluation with a best_metric.")
-    run = _Run(
-        *(config, program, batch_at, checkpoints, telemetry, evaluation),
-        settings or RunSettings(),
-        hooks or Hooks(),
-        tuple(phases) or (PhaseInfo(config.train_steps),),
-    )
-    with stop_requests() as stop:
-        try:
-            return run.run(stop)
-        finally:
-            telemetry.end()
+    phases = tuple(phases) or (PhaseInfo(config.train_steps),)
+    settings, hooks = settings or RunSettings(), hooks or Hooks()
+    with stop_requests() as stop, contextlib.ExitStack() as stack:
+        stack.callback(telemetry.end)
+        run = (config, program, batch_at, checkpoints, telemetry, evaluation)
+        return _Run(*run, settings, hooks, phases, stop).run()
 
 
 @dataclasses.dataclass
@@ -163,23 +158,27 @@ class _Run:
     settings: RunSettings
     hooks: Hooks
     phases: tuple[PhaseInfo, ...]
+    stop: Stop
+    resumed_from: int | None = None
     progress: Progress = dataclasses.field(default_factory=Progress)
     bad_steps: int = 0  # in a row
     save_due: bool = False  # a save was due in a row of bad steps
     pending: tuple[int, Mapping[str, Any]] | None = None  # metrics that are still on the device
 
-    def run(self, stop: Stop) -> FitResult:
-        state, resumed_from = self._resume()
+    def run(self) -> FitResult:
+        state = self._resume()
         step, total = int(state.step), self.config.train_steps
-        if resumed_from is not None and not self._catch_up(step, state, stop):
-            return self._result(state, resumed_from, stopped=True)
+        if not self._catch_up(step, state):
+            return self._result(state, stopped=True)
         if step >= total or self._out_of_patience():
             early = ", where it ended early" if step < total else ""
             self.telemetry.say(f"The run is complete: step {step:,} of {total:,}{early}.")
-            result = self._result(state, resumed_from)
-            return dataclasses.replace(result, already_complete=True)
-        with contextlib.closing(self._batches(step, total)) as batches:
-            for batch in batches:
+            return dataclasses.replace(self._result(state), already_complete=True)
+        with contextlib.closing(read_ahead(self.batch_at, range(step, total))) as batches:
+            while step < total and not self._out_of_patience():
+                started = time.monotonic()
+                _, batch = next(batches)
+                self.telemetry.waited(time.monotonic() - started)
                 self.telemetry.starting(step + 1)
                 state, metrics = self.program.step(state, batch)
                 # Fetch the previous step's metrics only now that the device is busy with this one.
@@ -187,72 +186,58 @@ class _Run:
                 step += 1
                 self.pending = (step, metrics)
                 self.checkpoints.poll()
-                if self._end_step(step, state, stop):
+                if self._end_step(step, state):
                     self.checkpoints.wait()
                     saved = "" if step in self.checkpoints.steps() else "; this step is not saved"
                     line = f"Stopped at step {step:,} of {total:,}, to be resumed{saved}."
                     self.telemetry.say(line)
-                    return self._result(state, resumed_from, stopped=True)
-                if self._out_of_patience():
-                    metric = self.evaluation and self.evaluation.best_metric
-                    self.telemetry.say(
-                        f"Ended early at step {step:,} of {total:,}: {self.progress.no_better} "
-                        f"evaluations in a row without a better {metric}."
-                    )
-                    break
+                    return self._result(state, stopped=True)
+        if self._out_of_patience():
+            metric = self.evaluation and self.evaluation.best_metric
+            self.telemetry.say(
+                f"Ended early at step {step:,} of {total:,}: {self.progress.no_better} "
+                f"evaluations in a row without a better {metric}."
+            )
         self.checkpoints.wait()
-        return self._result(state, resumed_from)
+        return self._result(state)
 
-    def _result(self, state: Any, resumed_from: int | None, *, stopped: bool = False) -> FitResult:
-        out_of_patience = not stopped and self._out_of_patience()
+    def _result(self, state: Any, *, stopped: bool = False) -> FitResult:
+        history, best = self.telemetry.history, self.progress.best
+        impatient = not stopped and self._out_of_patience()
         return FitResult(
-            *(state, self.telemetry.history, self.progress.best, stopped, resumed_from),
-            out_of_patience=out_of_patience,
+            state, history, best, stopped, self.resumed_from, out_of_patience=impatient
         )
-
-    def _batches(self, start: int, total: int) -> Generator[Any, None, None]:
-        """Yields the batches of the remaining steps and reports the time spent waiting for them."""
-        with contextlib.closing(read_ahead(self.batch_at, range(start, total))) as ahead:
-            while True:
-                started = time.monotonic()
-                item = next(ahead, None)
-                if item is None:
-                    return
-                self.telemetry.waited(time.monotonic() - started)
-                yield item[1]
 
     # The end of a step
 
-    def _end_step(self, step: int, state: Any, stop: Stop) -> bool:
+    def _end_step(self, step: int, state: Any) -> bool:
         """Evaluates and saves if due; returns whether to stop here."""
         last = step == self.config.train_steps
         evaluation_due = self._evaluation_due(step)
         save_due = self.save_due or step % self.config.save_every == 0 or self._ends_phase(step)
-        stopping = stop()
+        stopping = self.stop()
         if not (evaluation_due or save_due or last or stopping):
             return False
         self._settle()
         value, is_best = None, False
         if evaluation_due and not stopping:
-            done, value, is_best = self._evaluate(step, state, stop)
+            done, value, is_best = self._evaluate(step, state)
             stopping = not done
             last = last or self._out_of_patience()
         if save_due or last or is_best or stopping:
             self._save(step, state, value, last=last)
         # After a signal in the last step there may be nothing left to resume.
-        return stopping and not (
-            last and (self.evaluation is None or self.progress.evaluated == step)
-        )
+        complete = last and (self.evaluation is None or self.progress.evaluated == step)
+        return stopping and not complete
 
     def _ends_phase(self, step: int) -> bool:
         return any(step == phase.end for phase in self.phases)
 
     def _evaluation_due(self, step: int) -> bool:
-        if self.evaluation is None:
-            return False
         every = self.config.eval_every
         due = every > 0 and step % every == 0
-        return due or step == self.config.train_steps or self._ends_phase(step)
+        due = due or step == self.config.train_steps or self._ends_phase(step)
+        return due and self.evaluation is not None
 
     def _settle(self) -> None:
         """Fetches the pending metrics, reports them and counts bad steps."""
@@ -277,23 +262,19 @@ class _Run:
 
     def _give_up(self, step: int) -> None:
         self.checkpoints.wait()
-        steps = self.checkpoints.steps()
-        safe = (
-            f"the checkpoint of step {steps[-1]:,} is intact" if steps else "nothing is saved yet"
-        )
         raise UserError(
             f"{self.bad_steps} steps in a row, up to step {step:,}, had a loss or gradient that is "
-            f"not finite; {safe}. Lower the learning rate or warm up longer, and run the same "
-            f"command again."
+            f"not finite; {self.checkpoints.newest_in_words()}. Lower the learning rate or warm up "
+            "longer, and run the same command again."
         )
 
     # Evaluating and saving
 
-    def _evaluate(self, step: int, state: Any, stop: Stop) -> tuple[bool, float | None, bool]:
+    def _evaluate(self, step: int, state: Any) -> tuple[bool, float | None, bool]:
         """Returns whether it finished, the value of best_metric, and whether that is the best."""
         assert self.evaluation is not None
         started = time.monotonic()
-        metrics = self.evaluation.run(state, stop)
+        metrics = self.evaluation.run(state, self.stop)
         if metrics is None:
             return False, None, False
         metrics = {name: float(value) for name, value in metrics.items()}
@@ -334,8 +315,8 @@ class _Run:
 
     # Resuming
 
-    def _resume(self) -> tuple[Any, int | None]:
-        """Returns the state to continue from, and its step if a checkpoint had it."""
+    def _resume(self) -> Any:
+        """Returns the state to continue from."""
         restored = self.checkpoints.restore(self.program.abstract_state, accept=self._accept)
         window = None
         if restored is None:
@@ -356,10 +337,11 @@ class _Run:
         )
         if restored is None:
             self.hooks.on_init(state)
-            return state, None
+            return state
+        self.resumed_from = step
         if line := self._describe_resumption(step, restored):
             self.telemetry.say(line)
-        return state, step
+        return state
 
     def _accept(self, saved: Mapping[str, Any]) -> None:
         here, where = self.settings.immutable_at(saved["step"]), self.checkpoints.directory
@@ -385,11 +367,12 @@ class _Run:
             return f"{line}; changed: {'; '.join(changed)}."
         return "" if step >= total or self._out_of_patience() else f"{line}."
 
-    def _catch_up(self, step: int, state: Any, stop: Stop) -> bool:
+    def _catch_up(self, step: int, state: Any) -> bool:
         """Repeats an evaluation that a signal cut short; returns False if cut short again."""
-        if self.progress.evaluated >= step or step == 0 or not self._evaluation_due(step):
+        evaluated = self.progress.evaluated >= step or not self._evaluation_due(step)
+        if evaluated or self.resumed_from is None:
             return True
-        done, value, _ = self._evaluate(step, state, stop)
+        done, value, _ = self._evaluate(step, state)
         if done:
             self.telemetry.flush()
             self.checkpoints.amend(step, metric=value, loop=self._memory())

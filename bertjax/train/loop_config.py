@@ -4,16 +4,8 @@ import dataclasses
 
 from bertjax.errors import UserError
 
-_MINIMUM = {
-    "train_steps": 1,
-    "log_every": 1,
-    "eval_every": 0,
-    "save_every": 1,
-    "keep_last": 3,
-    "keep_best": 0,
-    "max_bad_steps": 1,
-    "patience": 0,
-}
+# Other fields are at least 1.
+_MINIMUM = {"eval_every": 0, "keep_last": 3, "keep_best": 0, "patience": 0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +31,6 @@ class LoopConfig:
     """End early after this number of consecutive evaluations without a new best one. 0: never."""
 
     def __post_init__(self) -> None:
-        for name, minimum in _MINIMUM.items():
-            if (value := getattr(self, name)) < minimum:
+        for name, value in vars(self).items():
+            if value < (minimum := _MINIMUM.get(name, 1)):
                 raise UserError(f"`loop.{name}` is {value}: give at least {minimum}.")

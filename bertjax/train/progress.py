@@ -39,11 +39,11 @@ class Progress:
                 patience.
         """
         self.evaluated = step
-        best = self.best if self.best and self.best["step"] > first else None
         is_best = False
         if eligible and value is not None and math.isfinite(value):
             sign = 1 if mode == "min" else -1
-            is_best = best is None or sign * value < sign * best["value"]
+            best = self.best
+            is_best = not best or best["step"] <= first or sign * value < sign * best["value"]
         if is_best:
             self.best = {"step": step, "value": value, "metrics": dict(metrics)}
         self.no_better = 0 if is_best else self.no_better + eligible

@@ -4,6 +4,7 @@ A run has one of these mechanisms: our handler would take the signal from JAX's.
 """
 
 import contextlib
+import itertools
 import os
 import signal
 import sys
@@ -53,14 +54,12 @@ def stop_requests() -> Iterator[Callable[[], bool]]:
 
 
 def _several_processes() -> Callable[[], bool]:
-    calls = 0
-    stop = False
+    # Number the calls, not the steps: an evaluation calls many times within one step.
+    calls, stop = itertools.count(1), False
 
     def stopping() -> bool:
-        nonlocal calls, stop
-        calls += 1
-        # Number the calls, not the steps: an evaluation calls many times within one step.
-        stop = stop or multihost_utils.reached_preemption_sync_point(calls)
+        nonlocal stop
+        stop = stop or multihost_utils.reached_preemption_sync_point(next(calls))
         return stop
 
     return stopping

@@ -33,6 +33,7 @@ from bertjax.train.checkpoint.restore import (
 )
 from bertjax.train.tree import named, nested
 
+_LOGGER = logging.getLogger("bertjax")
 _MARKER = "bad"
 _FULL_DISK = ("No space left", "File too large", "Disk quota", "os_error_code='28'")
 
@@ -48,7 +49,7 @@ class Checkpoints:
         keep_best: int = 1,
         best_mode: Literal["min", "max"] = "min",
         read_only: bool = False,
-        log: Callable[[str], None] = logging.getLogger("bertjax").warning,
+        log: Callable[[str], None] = _LOGGER.warning,
     ) -> None:
         """Opens or makes the directory and removes the remains of interrupted saves.
 
@@ -144,7 +145,7 @@ class Checkpoints:
         if not_finite:
             raise UserError(
                 f"The state of step {step:,} is not finite ({some(not_finite)}) and was not saved; "
-                f"{self._safe()}. Lower the learning rate and run the same command again."
+                f"{self.newest_in_words()}. Lower the learning rate and run the same command again."
             )
         if step in self._scores and read_meta(self._storage, step)["arrays"] == described:
             return False
@@ -208,10 +209,12 @@ class Checkpoints:
                 raise
             raise UserError(
                 f"The checkpoint of step {step:,} could not be written to {self.directory}: no "
-                f"space left there; {self._safe()}. Free some space and run the same command again."
+                f"space left there; {self.newest_in_words()}. Free some space and run the same "
+                "command again."
             ) from error
 
-    def _safe(self) -> str:
+    def newest_in_words(self) -> str:
+        """Returns a clause for messages: which step is intact."""
         if not self._scores:
             return "there is no earlier checkpoint"
         return f"the checkpoint of step {max(self._scores):,} is intact"
