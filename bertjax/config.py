@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 from etils import epath
 
-from bertjax.errors import UserError
+from bertjax.errors import UserError, refuse_unknown
 from bertjax.files import reading
 
 HIDDEN_ACTS = ("gelu", "gelu_new", "gelu_tanh", "relu")
@@ -90,10 +90,7 @@ class BertConfig:
                 f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads "
                 f"{self.num_attention_heads}: every head needs the same width."
             )
-        if self.hidden_act not in HIDDEN_ACTS:
-            raise UserError(
-                f"hidden_act {self.hidden_act!r} is unknown: use one of {', '.join(HIDDEN_ACTS)}."
-            )
+        refuse_unknown("hidden_act", self.hidden_act, HIDDEN_ACTS)
 
     @property
     def head_size(self) -> int:

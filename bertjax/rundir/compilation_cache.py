@@ -16,8 +16,6 @@ from bertjax.files import is_local
 
 # The fields of /proc/cpuinfo that tell a processor's instructions, on x86 and ARM.
 _CPU_FIELDS = ("model name", "flags", "Features", "CPU implementer", "CPU part")
-# On macOS, earlier releases overrun a thread's stack when they load a large program.
-_SAFE_ON_MACOS = (0, 10)
 
 
 def keep_compiled() -> str:
@@ -34,7 +32,9 @@ def keep_compiled() -> str:
     if not settings.jax_enable_compilation_cache:
         return ""
     named = os.environ.get("JAX_COMPILATION_CACHE_DIR", settings.jax_compilation_cache_dir)
-    if named == "" or (named is None and not _is_safe(jax.lib.__version__)):
+    # On macOS, earlier releases overrun a thread's stack when they load a large program.
+    release = tuple(int(part) for part in jax.lib.__version__.split(".")[:2])
+    if named == "" or (named is None and sys.platform == "darwin" and release < (0, 10)):
         return ""
     if named is not None and not is_local(named):
         return f"Compiled programs are kept in {named}."
@@ -58,8 +58,7 @@ def keep_compiled() -> str:
 def _own_directory(version: str) -> pathlib.Path:
     """Returns a directory for this user, this jaxlib and this kind of processor.
 
-    A CPU program contains the instructions of the CPU that compiled it, and different machines may
-    share a home directory.
+    CPU programs contain its instructions, and different machines may share a home directory.
     """
     if sys.platform == "darwin":
         home = pathlib.Path.home() / "Library" / "Caches"
@@ -81,8 +80,3 @@ def _processor() -> str:
         brand = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
         fields.append(subprocess.run(brand, capture_output=True, text=True, check=False).stdout)
     return "\n".join(fields)
-
-
-def _is_safe(version: str) -> bool:
-    release = tuple(int(part) for part in version.split(".")[:2])
-    return sys.platform != "darwin" or release >= _SAFE_ON_MACOS

@@ -38,16 +38,11 @@ class Metric(NamedTuple):
 
 
 def run_files(directory: epath.Path) -> list[tuple[str, epath.Path]]:
-    """Finds the metrics.jsonl of each run in a directory.
+    """Returns (name, path of metrics.jsonl) of each run in a directory.
 
     A run directory has its own, a demo that of its pre-training, and a fine-tuning one for each
-    seed, below a directory for each setting if several were tried.
-
-    Returns:
-        (name of the run, path of its metrics.jsonl).
-
-    Raises:
-        UserError: there is no such directory, or no run has begun there.
+    seed, below a directory for each setting if several were tried. Raises `UserError` if there is
+    no such directory, or no run has begun there.
     """
     if not directory.is_dir():
         raise UserError(f"{directory}: no such directory; give a run directory.")
@@ -56,9 +51,7 @@ def run_files(directory: epath.Path) -> list[tuple[str, epath.Path]]:
             return [(directory.name, own)]
     found = [*directory.glob(f"seed-*/{METRICS}"), *directory.glob(f"*/seed-*/{METRICS}")]
     if not found:
-        raise UserError(
-            f"{directory}: holds no {METRICS}; give the directory of a run that has begun."
-        )
+        raise UserError(f"{directory}: holds no {METRICS}; give a run that has begun.")
     return [
         (str(path.parent.relative_to(directory)).replace("/", "-"), path) for path in sorted(found)
     ]
@@ -76,7 +69,7 @@ def read_settings(directory: epath.Path) -> dict[str, Any]:
 
 
 def read_metrics(directory: epath.Path) -> dict[str, Metric]:
-    """Reads what the run says of its metrics in config.json: {name: metric}, the main one first."""
+    """Reads the metrics that config.json describes, by name, the main one first."""
     described = read_object(directory / CONFIG).get("metrics", [])
     return {each["name"]: Metric(**each) for each in described}
 

@@ -39,12 +39,8 @@ def choose_workdir(
     (number,) = from_first_process([number])
     if number > 1:
         return path.parent / f"{path.name}-{number}"
-    if (path / CONFIG).exists():
-        _refuse_another(path, kind, immutable)
-    return path
-
-
-def _refuse_another(path: epath.Path, kind: str, immutable: Mapping[str, Any] | None) -> None:
+    if not (path / CONFIG).exists():
+        return path
     saved = read_object(path / CONFIG)
     found = saved.get("kind")
     if found != kind:
@@ -55,6 +51,7 @@ def _refuse_another(path: epath.Path, kind: str, immutable: Mapping[str, Any] | 
         )
     if immutable is not None:
         refuse_changed(saved.get("immutable", {}), immutable, path)
+    return path
 
 
 def write_config(
@@ -72,9 +69,6 @@ def write_config(
         config: fields of the run's configuration, in nested dicts.
         immutable: settings that every run in the directory must share.
         metrics: what reports say of the metrics, the main one first.
-
-    Raises:
-        CannotWrite: no room for it, or no permission.
     """
     fields = {"kind": kind, **config}
     if immutable is not None:

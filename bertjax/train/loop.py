@@ -58,10 +58,6 @@ class Evaluation:
     """The metric that ranks checkpoints and that patience watches."""
 
 
-def _ignore(*_: Any) -> None:
-    pass
-
-
 @dataclasses.dataclass(frozen=True)
 class Hooks:
     """Functions that `fit` calls between steps, in its own thread, on every process.
@@ -71,12 +67,12 @@ class Hooks:
     the same on every process. An exception ends the run; its checkpoints stay.
     """
 
-    on_init: Callable[[Any], None] = _ignore
+    on_init: Callable[[Any], None] = lambda state: None
     """(state): called with the first state of a new run; not called in a resumed run."""
-    on_step: Callable[[int, Mapping[str, float]], None] = _ignore
+    on_step: Callable[[int, Mapping[str, float]], None] = lambda step, metrics: None
     """(step, metrics): called after each step, once its metrics have arrived on the host. By then
     the next step may be under way."""
-    on_eval: Callable[[int, Mapping[str, float], Any], None] = _ignore
+    on_eval: Callable[[int, Mapping[str, float], Any], None] = lambda step, metrics, state: None
     """(step, metrics, state): called after each evaluation, with the evaluated state."""
 
 
@@ -249,24 +245,18 @@ class _Run:
         skipped = values.pop("skipped", None)
         bad = skipped > 0.5 if skipped is not None else not math.isfinite(values["loss"])
         self.telemetry.step(step, values, skipped=bad)
-        if not bad:
-            if self.bad_steps:
-                self.telemetry.say(f"step {step:,} is finite again after {self.bad_steps} skipped.")
-            self.bad_steps = 0
-            return
-        self.bad_steps += 1
-        if self.bad_steps == 1:
+        if self.bad_steps and not bad:
+            self.telemetry.say(f"step {step:,} is finite again after {self.bad_steps} skipped.")
+        if bad and not self.bad_steps:
             self.telemetry.say(f"step {step:,}: loss or gradient is not finite; skipped.")
+        self.bad_steps = self.bad_steps + 1 if bad else 0
         if self.bad_steps >= self.config.max_bad_steps:
-            self._give_up(step)
-
-    def _give_up(self, step: int) -> None:
-        self.checkpoints.wait()
-        raise UserError(
-            f"{self.bad_steps} steps in a row, up to step {step:,}, had a loss or gradient that is "
-            f"not finite; {self.checkpoints.newest_in_words()}. Lower the learning rate or warm up "
-            "longer, and run the same command again."
-        )
+            self.checkpoints.wait()
+            raise UserError(
+                f"{self.bad_steps} steps in a row, up to step {step:,}, had a loss or gradient "
+                f"that is not finite; {self.checkpoints.newest_in_words()}. Lower the learning "
+                "rate or warm up longer, and run the same command again."
+            )
 
     # Evaluating and saving
 
@@ -309,8 +299,7 @@ class _Run:
     def _mutable(self) -> dict[str, Any]:
         return {**self.settings.mutable, **dataclasses.asdict(self.config)}
 
-    def _memory(self) -> dict[str, Any]:
-        """Returns what the next process needs besides the state, as JSON values."""
+    def _memory(self) -> dict[str, Any]:  # what the next process needs besides the state
         return {**dataclasses.asdict(self.progress), "window": self.telemetry.window()}
 
     # Resuming
@@ -357,8 +346,7 @@ class _Run:
                     f"{where}: holds a run at step {step:,}, and `loop.train_steps` is {total:,}: "
                     f"give `loop.train_steps` above {step:,}."
                 )
-            here = self.settings.immutable_at(step)
-            names = ", ".join(name for name in unset if name in here)
+            names = ", ".join(name for name in unset if name in self.settings.immutable_at(step))
             return f"{line}; taken from this command and held from now on: {names}."
         refuse_fewer_steps(step, total, where)
         saved = restored.meta["mutable"]

@@ -122,10 +122,7 @@ class Telemetry:
     def step(self, step: int, metrics: Mapping[str, float], *, skipped: bool = False) -> None:
         """Reports a step that is done; writes a line and a record if one is due.
 
-        Args:
-            step: number of steps done, this one included.
-            metrics: the step's values.
-            skipped: the step was not finite and changed nothing; no mean includes its values.
+        A skipped step was not finite and changed nothing; no mean includes its values.
         """
         self._window.add(metrics, skipped=skipped)
         self._done = step

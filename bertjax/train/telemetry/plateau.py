@@ -34,7 +34,7 @@ class PlateauMeter:
         self._rate = record.get("learning_rate") or self._rate
         if record.get("kind") != "eval" or self._left:
             return None
-        losses = {name: record.get(name) for name in self._entropies}
+        losses: dict[str, Any] = {name: record.get(name) for name in self._entropies}
         if not losses or None in losses.values():
             self._seen.clear()
             return None
