@@ -270,9 +270,8 @@ def finetuning(asked):
             held["state"], metrics = trainer.programs.train_step(held["state"], batch, given)
             metrics["loss"].block_until_ready()
             held["step"] += 1
-            real = (
-                np.asarray(batch["example_weight"]) > 0
-            )  # without the rows that fill the last batch
+            # Rows that fill the last batch do not count.
+            real = np.asarray(batch["example_weight"]) > 0
             return int(np.asarray(batch["attention_mask"])[real].sum())
 
         return run, task.train.rows
