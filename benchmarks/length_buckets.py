@@ -36,7 +36,7 @@ def steps_of(stream, bucket, count):
 
 def places_in_rows(stream, lengths):
     """Returns the positions of an epoch's rows, and how many of them hold a token."""
-    parts = [(bucket.length, part) for bucket in stream.buckets for part in bucket.parts]
+    parts = [(bucket.length, part) for bucket in stream.buckets for part in bucket.sources]
     places = sum(length * part.size for length, part in parts)
     return places, sum(int(lengths[part.examples].sum()) for _, part in parts)
 

@@ -1,1 +1,1 @@
-"""Prepared examples: their files and the batches that training reads."""
+"""Examples: how they are drawn and stored, and the batches that training reads."""

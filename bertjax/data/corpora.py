@@ -1,4 +1,4 @@
-"""The data directories of a run: whether they fit together, and in which shares they are mixed."""
+"""The data directories of a run: whether they can be mixed, and in which shares."""
 
 import fractions
 import itertools
@@ -17,14 +17,14 @@ _HEAD = 12  # characters of a SHA-256 in a message
 
 
 class Corpora(NamedTuple):
-    """The data directories of a run, which have one tokenizer, length and kind of segments."""
+    """The data directories of a run, which share tokenizer, length and kind of segments."""
 
     directories: tuple[epath.Path, ...]
     names: tuple[str, ...]
-    """The ends of the directories' paths, as long as it takes to tell them apart."""
+    """The shortest ends of the directories' paths that differ."""
     manifests: tuple[Manifest, ...]
     weights: tuple[int, ...]
-    """What the corpora's shares of the examples that are trained on are in proportion to."""
+    """The corpora's shares of the training examples are proportional to these."""
 
     @classmethod
     def of(cls, directories: Sequence[epath.PathLike], weights: Sequence[float] = ()) -> "Corpora":
@@ -32,17 +32,17 @@ class Corpora(NamedTuple):
 
         Args:
             directories: at least one.
-            weights: positive, one a directory, of any sum; none: the numbers of examples.
+            weights: positive, one per directory, any sum; by default, the numbers of examples.
 
         Raises:
-            UserError: directories that do not fit together, weights that can't be right, or see
+            UserError: the directories can't be mixed, the weights are invalid, or see
                 `shards.read_manifest`.
         """
         paths = tuple(map(epath.Path, directories))
         _check_weights(paths, weights)
         manifests = tuple(map(shards.read_manifest, paths))
         for one, other in itertools.combinations(range(len(manifests)), 2):
-            _refuse_strangers(paths, manifests, one, other)
+            _refuse_mismatch(paths, manifests, one, other)
         counts = [manifest.examples("train") for manifest in manifests]
         if 0 in counts:
             empty = paths[counts.index(0)]
@@ -51,24 +51,24 @@ class Corpora(NamedTuple):
 
     @property
     def manifest(self) -> Manifest:
-        """The first one: what the tokenizer, the length and the segments of all of them are."""
+        """The first manifest; its tokenizer, length and segments are those of all."""
         return self.manifests[0]
 
     @property
     def shares(self) -> tuple[float, ...]:
-        """The corpora's shares of the examples that are trained on."""
+        """The corpora's shares of the training examples."""
         return tuple(weight / sum(self.weights) for weight in self.weights)
 
     def examples(self, split: str) -> int:
-        """The number of examples of a split, of all corpora."""
+        """Returns the number of examples in a split of all corpora."""
         return sum(manifest.examples(split) for manifest in self.manifests)
 
     def readers(self, split: str) -> tuple[ShardReader, ...]:
         """Opens a split of every corpus."""
         return tuple(ShardReader(directory, split) for directory in self.directories)
 
-    def identity(self) -> str | dict[str, list]:
-        """What of the data a resumed run must have again, as JSON."""
+    def setting(self) -> str | dict[str, list]:
+        """Returns the immutable setting of a run that stands for its data, as JSON."""
         if len(self.manifests) == 1:
             return self.manifest.hash
         hashes = [manifest.hash for manifest in self.manifests]
@@ -78,18 +78,18 @@ class Corpora(NamedTuple):
 def _check_weights(directories: Sequence[epath.Path], weights: Sequence[float]) -> None:
     if weights and len(weights) != len(directories):
         raise UserError(
-            f"{len(weights)} data_weights for {len(directories)} data directories: give one each, "
-            "in their order, or none for the numbers of examples."
+            f"{len(weights)} `data_weights` for {len(directories)} data directories: give one for "
+            "each, in order, or none for the numbers of examples."
         )
     for directory, weight in zip(directories, weights, strict=False):
         if not (math.isfinite(weight) and weight > 0):
             raise UserError(
-                f"The data weight of {directory} is {weight}: give a number above 0, or leave the "
-                "directory out."
+                f"The weight of {directory} in `data_weights` is {weight}: give a number above 0, "
+                "or leave the directory out."
             )
 
 
-def _refuse_strangers(
+def _refuse_mismatch(
     directories: Sequence[epath.Path], manifests: Sequence[Manifest], one: int, other: int
 ) -> None:
     """Refuses two directories that differ in tokenizer, length or segments, or are the same."""
@@ -100,12 +100,12 @@ def _refuse_strangers(
             f"{both} come from different tokenizers (SHA-256 {first.tokenizer_sha256[:_HEAD]} and "
             f"{second.tokenizer_sha256[:_HEAD]}): prepare both with the same one."
         )
-    for name, flag in (("max_seq_length", "`max_seq_length`"), ("segments", "`segments`")):
+    for name in ("max_seq_length", "segments"):
         values = getattr(first, name), getattr(second, name)
         if values[0] != values[1]:
             raise UserError(
-                f"{both} have another {name} ({values[0]} and {values[1]}): prepare both with the "
-                f"same {flag}."
+                f"{both} differ in {name} ({values[0]} and {values[1]}): prepare both with the "
+                f"same `{name}`."
             )
     if first.hash == second.hash:
         raise UserError(f"{both} hold the same examples: name them once, with a larger weight.")
@@ -120,7 +120,7 @@ def _names(directories: Sequence[epath.Path]) -> tuple[str, ...]:
 
 
 def _whole_numbers(weights: Sequence[float]) -> tuple[int, ...]:
-    """The same proportions in whole numbers, in lowest terms: 0.7 and 0.3 are 7 and 3."""
+    """Returns the same proportions as integers in lowest terms: 7 and 3 for 0.7 and 0.3."""
     exact = [fractions.Fraction(str(weight)) for weight in weights]
     denominator = math.lcm(*(weight.denominator for weight in exact))
     whole = [int(weight * denominator) for weight in exact]

@@ -1,4 +1,4 @@
-"""The training stream of several corpora, and of steps of several lengths, in exact shares."""
+"""The training stream of several corpora and of steps with several lengths, in exact shares."""
 
 import hashlib
 import math
@@ -12,87 +12,86 @@ from bertjax.data.stream import ShardReader
 from bertjax.errors import UserError
 
 
-class Part(NamedTuple):
-    """Examples of one corpus that fall into one bucket."""
+class Source(NamedTuple):
+    """The examples of one corpus in one bucket."""
 
     corpus: int
     examples: np.ndarray | None
-    """Their indices in the corpus, uint32; None: all of them."""
+    """Their indices in the corpus, uint32; None for all examples."""
     size: int
     weight: int
-    """What the part's share of the examples is in proportion to, among all parts."""
+    """The share of the examples is proportional to this weight, among all sources."""
 
 
 class Bucket(NamedTuple):
     """The rows of one length T."""
 
     length: int
-    parts: tuple[Part, ...]
+    sources: tuple[Source, ...]
 
     @property
     def weight(self) -> int:
-        """What the bucket's share of the steps is in proportion to."""
-        return sum(part.weight for part in self.parts)
+        """The share of the steps is proportional to this weight."""
+        return sum(source.weight for source in self.sources)
 
 
 def one_bucket(readers: Sequence[ShardReader], weights: Sequence[int]) -> tuple[Bucket, ...]:
-    """All examples in rows of max_seq_length.
+    """Puts all examples into rows of max_seq_length.
 
     Args:
         readers: the examples of each corpus, none of them empty.
-        weights: what the corpora's shares of the examples are in proportion to, positive.
+        weights: positive; the corpora's shares of the examples are proportional to them.
     """
-    parts = [
-        Part(number, None, len(reader), weight)
+    sources = [
+        Source(number, None, len(reader), weight)
         for number, (reader, weight) in enumerate(zip(readers, weights, strict=True))
     ]
-    return (Bucket(readers[0].manifest.max_seq_length, tuple(parts)),)
+    return (Bucket(readers[0].manifest.max_seq_length, tuple(sources)),)
 
 
 def length_buckets(
     readers: Sequence[ShardReader], weights: Sequence[int], lengths: Sequence[int]
 ) -> tuple[Bucket, ...]:
-    """Every example in the shortest rows that hold it; reads all of the shards once.
+    """Puts every example into the shortest rows that hold it; reads all shards once.
 
-    A bucket's share of the steps is its share of the examples, as the weights mix them, so that
-    every example comes as often as it would without buckets. Buckets that would be empty are not
-    made.
+    A bucket's share of the steps is its share of the examples in the mixture, so that every example
+    comes as often as without buckets. There are no empty buckets.
 
     Args:
         readers: the examples of each corpus, none of them empty.
-        weights: what the corpora's shares of the examples are in proportion to, positive.
-        lengths: the rows' lengths, ascending; max_seq_length is always one more.
+        weights: positive; the corpora's shares of the examples are proportional to them.
+        lengths: the rows' lengths, ascending; max_seq_length is always added.
 
     Raises:
-        UserError: the lengths are not ascending, the first is too short for any example, or the
-            last is longer than max_seq_length; or see `ShardReader.lengths`.
+        UserError: the lengths are not ascending or not between 1 and max_seq_length; or see
+            `ShardReader.lengths`.
     """
     longest = readers[0].manifest.max_seq_length
     bounds = [*lengths, longest] if lengths[-1] < longest else [*lengths]
     if bounds != sorted({*bounds}) or bounds[0] < 1 or bounds[-1] > longest:
         raise UserError(
-            f"length_buckets {' '.join(map(str, lengths))}: give ascending lengths of up to "
+            f"`length_buckets` {' '.join(map(str, lengths))}: give ascending lengths of up to "
             f"{longest}, the max_seq_length of the shards."
         )
     common = math.lcm(*map(len, readers))
-    parts: list[list[Part]] = [[] for _ in bounds]
+    sources: list[list[Source]] = [[] for _ in bounds]
     for number, (reader, weight) in enumerate(zip(readers, weights, strict=True)):
-        # What is longer than it may be is named when it is read.
+        # Reading an example that is too long raises an error that names it.
         found = np.minimum(np.searchsorted(bounds, reader.lengths()), len(bounds) - 1)
-        for place, own in enumerate(parts):
-            examples = np.flatnonzero(found == place).astype(np.uint32)
+        for bucket, own in enumerate(sources):
+            examples = np.flatnonzero(found == bucket).astype(np.uint32)
             if size := len(examples):
-                own.append(Part(number, examples, size, weight * (common // len(reader)) * size))
-    filled = [Bucket(bound, tuple(own)) for bound, own in zip(bounds, parts, strict=True) if own]
+                own.append(Source(number, examples, size, weight * (common // len(reader)) * size))
+    filled = [Bucket(bound, tuple(own)) for bound, own in zip(bounds, sources, strict=True) if own]
     return tuple(filled)
 
 
 class MixedStream:
-    """The endless training stream of corpora and buckets, each with its share of every stretch.
+    """The endless training stream of corpora and buckets, whose shares hold for every prefix.
 
-    A step has rows of one bucket, of whose examples each corpus has its share. Every part is gone
-    through as `TrainStream` goes through a corpus: every example once an epoch of the part, every
-    epoch in another order, and a batch may hold the end of one epoch and the beginning of the next.
+    All rows of a step are from one bucket, and each corpus has its share of that bucket. Every
+    source has epochs of its own, as in `TrainStream`: each example once per epoch, each epoch in
+    another order. A batch may hold the end of one epoch and the beginning of the next.
     """
 
     def __init__(
@@ -103,13 +102,13 @@ class MixedStream:
         seed: int,
         batch_size: int,
     ) -> None:
-        """A stream of global batches.
+        """Makes a stream of global batches.
 
         Args:
             readers: the examples of each corpus.
-            buckets: of these readers, see `one_bucket` and `length_buckets`.
-            seed: what the order depends on, at least 0.
-            batch_size: rows of the global batch, at least 1, whatever the number of devices.
+            buckets: the buckets of these readers, see `one_bucket` and `length_buckets`.
+            seed: seed of the order, at least 0.
+            batch_size: rows of the global batch over all devices, at least 1.
         """
         self.readers = tuple(readers)
         self.buckets = tuple(buckets)
@@ -118,63 +117,62 @@ class MixedStream:
 
     @property
     def lengths(self) -> list[tuple[int, float]]:
-        """The lengths T of steps, and their shares of the steps."""
+        """The rows' lengths T, and their shares of the steps."""
         total = sum(bucket.weight for bucket in self.buckets)
         return [(bucket.length, bucket.weight / total) for bucket in self.buckets]
 
     def bucket(self, step: int) -> int:
-        """The number of the bucket that `step` has."""
+        """Returns the index of the bucket of a step."""
         return self._bucket(step)[0]
 
     def examples(self, step: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Which examples are rows `rows` of the global batch of `step`.
+        """Returns the examples in rows of the global batch of a step.
 
         Args:
             step: from 0.
-            rows: positions in the global batch, 0..batch_size-1, [n].
+            rows: rows of the global batch, 0..batch_size-1, [n].
 
         Returns:
             The corpus and the index in it, each int64 [n].
         """
         number, earlier = self._bucket(step)
-        parts = self.buckets[number].parts
-        places = earlier * self.batch_size + np.asarray(rows, np.int64)
-        chosen, draws = interleave(places, [part.weight for part in parts])
+        sources = self.buckets[number].sources
+        positions = earlier * self.batch_size + np.asarray(rows, np.int64)
+        chosen, draws = interleave(positions, [source.weight for source in sources])
         corpus, indices = np.empty_like(draws), np.empty_like(draws)
-        for place, part in enumerate(parts):
+        for place, source in enumerate(sources):
             here = chosen == place
-            order = number * len(self.readers) + part.corpus
-            drawn = in_epochs(draws[here], part.size, self.seed, order)
-            corpus[here] = part.corpus
-            indices[here] = drawn if part.examples is None else part.examples[drawn]
+            order = number * len(self.readers) + source.corpus
+            drawn = in_epochs(draws[here], source.size, self.seed, order)
+            corpus[here] = source.corpus
+            indices[here] = drawn if source.examples is None else source.examples[drawn]
         return corpus, indices
 
     def rows(self, step: int, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """Rows `rows` of the global batch of `step`, as `ShardReader.rows`, but as long as the
-        bucket's rows are."""
+        """Reads rows of the global batch of a step, see `ShardReader.rows`; T is the bucket's."""
         corpus, indices = self.examples(step, rows)
         length = self.buckets[self.bucket(step)].length
         batch: dict[str, np.ndarray] = {}
         for number, reader in enumerate(self.readers):
             here = corpus == number
-            for name, part in reader.rows(indices[here]).items():
-                part = part[:, :length] if part.ndim == 2 else part
-                whole = batch.setdefault(name, np.empty((len(here), *part.shape[1:]), part.dtype))
-                whole[here] = part
+            for name, own in reader.rows(indices[here]).items():
+                own = own[:, :length] if own.ndim == 2 else own
+                whole = batch.setdefault(name, np.empty((len(here), *own.shape[1:]), own.dtype))
+                whole[here] = own
         return batch
 
     def order_fingerprint(self) -> str:
-        """SHA-256 of what fixes the order: equal fingerprints mean equal batches at every step."""
+        """Returns a SHA-256: equal fingerprints mean equal batches at every step."""
         sample = [numbers.tolist() for numbers in self.examples(0, np.arange(64))]
         hashes = [reader.manifest.hash for reader in self.readers]
         shares = [
-            (bucket.length, [(part.corpus, part.size, part.weight) for part in bucket.parts])
+            (bucket.length, [(each.corpus, each.size, each.weight) for each in bucket.sources])
             for bucket in self.buckets
         ]
         facts = (INTERLEAVE, EPOCHS, self.seed, self.batch_size, hashes, shares, sample)
         return hashlib.sha256(repr(facts).encode()).hexdigest()
 
     def _bucket(self, step: int) -> tuple[int, int]:
-        """The bucket of a step, and how many steps before it have the same."""
+        """Returns the bucket of a step, and the number of earlier steps with the same bucket."""
         chosen, earlier = interleave(np.array([step]), [bucket.weight for bucket in self.buckets])
         return int(chosen[0]), int(earlier[0])

@@ -1,6 +1,6 @@
-"""What is drawn when: permutations for epochs, and places dealt out in exact shares.
+"""The order of examples: permutations for epochs, and positions interleaved in exact shares.
 
-Both are looked up for any place at once, at the cost of the places asked for, and remember nothing.
+Both are pure functions. Looking up n positions costs time and memory for n positions only.
 """
 
 import math
@@ -8,41 +8,43 @@ from collections.abc import Sequence
 
 import numpy as np
 
-# Names of the two orders below. Another one needs another name: runs must not resume across it.
+# Versions of the two orders below. A changed order needs a new name: no run may resume across it.
 EPOCHS = "feistel-2"
 INTERLEAVE = "halves-1"
-# With six, pairs of neighbours among 5 or 10 places were not uniform (chi-square, 4,000 keys).
+# With six rounds, pairs of neighbors among 5 or 10 positions were not uniform (chi-square of
+# 4,000 keys).
 _ROUNDS = 8
 
 
 def in_epochs(draws: np.ndarray, size: int, seed: int, corpus: int = 0) -> np.ndarray:
-    """Which of `size` examples each draw is: every one once an epoch of `size` draws, every epoch
-    in another order, which follows from (seed, epoch, corpus). int64 [n].
+    """Returns the example of each draw, int64 [n]: every one of `size` examples once per epoch.
+
+    The order of an epoch follows from (seed, epoch, corpus).
 
     Args:
-        draws: numbers of draws from 0, [n].
-        size: number of examples.
+        draws: indices of draws, from 0, [n].
+        size: number of examples, and of draws in an epoch.
         seed: at least 0.
-        corpus: at least 0; another number, another order.
+        corpus: at least 0; each number has its own order.
     """
-    epochs, places = np.divmod(draws, size)
+    epochs, positions = np.divmod(draws, size)
     more = (corpus,) if corpus else ()
-    indices = np.empty_like(places)
+    indices = np.empty_like(positions)
     for epoch in np.unique(epochs):
         here = epochs == epoch
-        indices[here] = permuted(places[here], size, (seed, int(epoch), *more))
+        indices[here] = permuted(positions[here], size, (seed, int(epoch), *more))
     return indices
 
 
-def permuted(places: np.ndarray, size: int, key: tuple[int, ...]) -> np.ndarray:
-    """Where a pseudo-random permutation of range(size), fixed by `key`, sends places: int64 [n].
+def permuted(positions: np.ndarray, size: int, key: tuple[int, ...]) -> np.ndarray:
+    """Applies the pseudo-random permutation of range(size) that `key` selects: int64 [n].
 
-    A Feistel network over a rectangle of about the root of `size` rows, which is at most a row
-    larger: the few values that fall outside are sent round again until they are inside. Costs no
-    memory of the size of the data.
+    This is a Feistel network over a rectangle of about sqrt(size) rows and at most one row more
+    than `size` cells. The few values outside the range go through the network again until they are
+    inside. It needs no memory of the size of the data.
 
     Args:
-        places: integers in [0, size), [n].
+        positions: integers in [0, size), [n].
         size: length of the permuted range, at least 1.
         key: non-negative integers.
     """
@@ -61,41 +63,42 @@ def permuted(places: np.ndarray, size: int, key: tuple[int, ...]) -> np.ndarray:
             halves[number % 2] = (halves[number % 2] + mixed % side) % side
         return halves[0] * sides[1] + halves[1]
 
-    values = once(np.asarray(places).astype(np.uint64))
+    values = once(np.asarray(positions).astype(np.uint64))
     while (outside := values >= np.uint64(size)).any():
         values[outside] = once(values[outside])
     return values.astype(np.int64)
 
 
-def interleave(places: np.ndarray, weights: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Deals the places 0, 1, 2, ... out to parts, in shares that hold wherever one stops.
+def interleave(positions: np.ndarray, weights: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Assigns the positions 0, 1, 2, ... to sources, in shares that hold for every prefix.
 
-    The parts are halved, and of any number of first places one half gets its share, rounded, the
-    other one the rest; likewise within each half. So of the first n places a part has
-    n * weight / sum(weights) to within half a place for every halving: one place among up to four
-    parts. Whole numbers of any size: nothing drifts.
+    The sources are halved. Of the first n positions, one half gets its rounded share and the other
+    the rest; the same applies within each half. A source therefore has n * weight / sum(weights)
+    of the first n positions, to within half a position per halving: one position among up to four
+    sources. Python integers of any size keep the shares exact.
 
     Args:
-        places: at least 0, [n].
-        weights: whole numbers, positive.
+        positions: positions, at least 0, [n].
+        weights: positive integers, one per source.
 
     Returns:
-        The part of each place, and how many places before it are of the same part, int64 [n].
+        The source of each position, and the number of earlier positions with the same source, both
+        int64 [n].
     """
     if len(weights) == 1:
-        return np.zeros(len(places), np.int64), np.asarray(places, np.int64)
+        return np.zeros(len(positions), np.int64), np.asarray(positions, np.int64)
     middle = len(weights) // 2
     share, whole = sum(weights[:middle]), sum(weights)
 
     def first_of(count: np.ndarray) -> np.ndarray:
-        """How many of so many places are the first half's: Python's integers do not overflow."""
+        """Returns the first half's share of so many positions; Python integers don't overflow."""
         return (2 * count.astype(object) * share + whole) // (2 * whole)
 
-    places = np.asarray(places, np.int64)
-    before = first_of(places).astype(np.int64)
-    first = first_of(places + 1) > before
-    parts, draws = np.empty_like(places), np.empty_like(places)
-    parts[first], draws[first] = interleave(before[first], weights[:middle])
-    parts[~first], draws[~first] = interleave((places - before)[~first], weights[middle:])
-    parts[~first] += middle
-    return parts, draws
+    positions = np.asarray(positions, np.int64)
+    before = first_of(positions).astype(np.int64)
+    first = first_of(positions + 1) > before
+    sources, draws = np.empty_like(positions), np.empty_like(positions)
+    sources[first], draws[first] = interleave(before[first], weights[:middle])
+    sources[~first], draws[~first] = interleave((positions - before)[~first], weights[middle:])
+    sources[~first] += middle
+    return sources, draws

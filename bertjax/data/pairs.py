@@ -1,8 +1,8 @@
 """Next-sentence pairs with exactly the distribution of Google's `create_pretraining_data.py`.
 
-Google's code walks a document sentence by sentence and copies tokens into lists. Every pair it can
-make is two contiguous runs of tokens, so here a document collection is one flat array of ids and a
-pair is four positions in it: the whole collection is paired with a few array operations.
+Google's code walks through a document sentence by sentence and copies tokens into lists. Each of
+its pairs consists of two contiguous runs of tokens. Here all documents are one flat array of ids,
+and a pair is four positions in it, so that a few array operations make all pairs.
 """
 
 import dataclasses
@@ -18,10 +18,10 @@ SHORTEST_SEQUENCE = 2 + SPECIALS_PER_PAIR
 
 
 class Pair(NamedTuple):
-    """One next-sentence example, without special tokens.
+    """One example without special tokens: integer arrays `a` and `b`, and its label.
 
-    `a`, `b` are integer arrays of at least one token id; `is_random` says that B comes from another
-    document (label 1), not that it follows A (label 0).
+    A single sequence has an empty `b`. `is_random` is the label: for next sentences, whether B
+    comes from another document (1) or follows A (0).
     """
 
     a: np.ndarray
@@ -31,24 +31,24 @@ class Pair(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class FlatDocuments:
-    """Tokenised documents as three arrays; no sentence and no document is empty."""
+    """Tokenized documents as three arrays; no sentence and no document is empty."""
 
     ids: np.ndarray
-    """Token ids of all documents one after the other, [tokens], any integer dtype."""
+    """Token ids of all documents in order, [tokens], any integer dtype."""
     sentence_offsets: np.ndarray
-    """Where each sentence starts in `ids`, and the end of the last one: int64 [sentences + 1]."""
+    """Start of each sentence in `ids`, and the end of the last one: int64 [sentences + 1]."""
     document_offsets: np.ndarray
-    """Each document's first sentence, and the number of sentences: int64 [documents + 1]."""
+    """First sentence of each document, and the number of sentences: int64 [documents + 1]."""
 
     def __len__(self) -> int:
-        """The number of documents."""
+        """Returns the number of documents."""
         return len(self.document_offsets) - 1
 
 
 class Spans(NamedTuple):
     """Pairs as positions in the flat ids: A is ids[a_start:a_stop], B is ids[b_start:b_stop].
 
-    All are int64 [pairs], in document order, but `is_random`, which is bool [pairs].
+    Pairs are in document order. Positions are int64 [pairs]; `is_random` is bool [pairs].
     """
 
     a_start: np.ndarray
@@ -64,7 +64,7 @@ class Spans(NamedTuple):
 
 
 def offsets_of(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
-    """Cumulated lengths with a leading zero: int64 [len(lengths) + 1]."""
+    """Returns the cumulative sum of lengths with a leading zero: int64 [len(lengths) + 1]."""
     offsets = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])
     return offsets
@@ -77,34 +77,34 @@ def pair_spans(
     short_seq_prob: float,
     rng: np.random.Generator,
 ) -> Spans:
-    """One pass over the documents, paired as Google's `create_instances_from_document` does.
+    """Pairs all documents once, as Google's `create_instances_from_document` does.
 
-    Sentences are gathered up to a target length, which is `max_seq_length - 3`, or, with
-    probability `short_seq_prob` and drawn once per document, uniform in [2, max_seq_length - 3]. A
-    is the first 1..n-1 of a chunk's n sentences. B is the rest, or (always if n is 1, else with
-    probability 0.5) a run of sentences from a random place of another document; the chunk's unused
-    sentences then go back. What exceeds `max_seq_length - 3` is dropped token by token from the
-    longer side (B on a tie), at its front or its back at random.
+    Consecutive sentences make a chunk up to a target length. The target is `max_seq_length - 3` or,
+    with probability `short_seq_prob` and drawn once per document, uniform in
+    [2, max_seq_length - 3]. A is the first 1..n-1 of a chunk's n sentences. B is the rest, or a run
+    of sentences from a random position in another document. The latter has probability 0.5, or 1
+    if n is 1. With a random B, the unused sentences of the chunk begin the next chunk. Tokens beyond
+    `max_seq_length - 3` are dropped one by one from the longer side (B on a tie), at its front or
+    its back at random.
 
-    One difference: Google draws the other document up to ten times until it isn't the same one;
-    here it never is the same, which differs by (1 / documents) ** 10.
+    There is one difference. Google draws the other document up to ten times until it differs from
+    the first; here it always differs. The probabilities differ by (1 / documents) ** 10.
 
     Source: google-research/bert, create_pretraining_data.py.
 
     Raises:
-        ValueError: fewer than two documents, or `max_seq_length` below 5.
+        ValueError: there are fewer than two documents, or `max_seq_length` is below 5.
     """
     if len(documents) < 2:
         raise ValueError("Pairing needs at least two documents: B may come from another one.")
-    if max_seq_length < SHORTEST_SEQUENCE:
-        raise ValueError(f"max_seq_length must be at least {SHORTEST_SEQUENCE}.")
+    check_length(max_seq_length)
     limit = max_seq_length - SPECIALS_PER_PAIR
     offsets = documents.sentence_offsets
     first, stop = documents.document_offsets[:-1], documents.document_offsets[1:]
     targets = draw_targets(len(documents), limit, short_seq_prob, rng)
 
-    # What would happen if a chunk began at this sentence, for every sentence; then only the chunks
-    # that do occur are kept. The draws of the others are thrown away: all are independent.
+    # Draw for every sentence as if a chunk began there, then keep the chunks that occur. All draws
+    # are independent, so dropping the others changes nothing.
     owner = np.repeat(np.arange(len(documents)), stop - first)
     sentence = np.arange(len(owner))
     chunk_stop = chunk_stops(documents, owner, targets)
@@ -130,11 +130,17 @@ def pair_spans(
     )
 
 
+def check_length(max_seq_length: int) -> None:
+    """Raises ValueError if a sequence is too short to draw targets for."""
+    if max_seq_length < SHORTEST_SEQUENCE:
+        raise ValueError(f"max_seq_length must be at least {SHORTEST_SEQUENCE}.")
+
+
 def draw_targets(
     count: int, limit: int, short_seq_prob: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """How many tokens to aim at: `limit` or, with probability `short_seq_prob`, a number uniform in
-    [2, limit]; int64 [count]."""
+    """Draws target lengths, int64 [count]: `limit` or, with probability `short_seq_prob`, a number
+    uniform in [2, limit]."""
     targets = np.full(count, limit, np.int64)
     short = rng.random(count) < short_seq_prob
     targets[short] = rng.integers(2, limit, size=int(short.sum()), endpoint=True)
@@ -142,13 +148,14 @@ def draw_targets(
 
 
 def chunk_stops(documents: FlatDocuments, owner: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Where a chunk would stop that begins at each sentence: as soon as it has its document's
-    target of tokens, or with its document; int64 [sentences].
+    """Returns the end of a chunk for every sentence that it could begin with: int64 [sentences].
+
+    A chunk ends once it has its document's target length, or with its document.
 
     Args:
         documents: the text.
         owner: the document of each sentence, [sentences].
-        targets: of each document, [documents].
+        targets: the target length of each document, [documents].
     """
     offsets = documents.sentence_offsets
     stop = np.searchsorted(offsets, offsets[:-1] + targets[owner])
@@ -156,9 +163,9 @@ def chunk_stops(documents: FlatDocuments, owner: np.ndarray, targets: np.ndarray
 
 
 def chain(following: np.ndarray) -> np.ndarray:
-    """Follows 0 -> following[0] -> ... to the end: the sentences at which a chunk begins.
+    """Follows 0 -> following[0] -> ... to the end; returns the sentences at which chunks begin.
 
-    A chunk ends with its document at the latest: the chain visits every document's first sentence.
+    No chunk crosses the end of its document, so the chain visits every document's first sentence.
     """
     follow = following.tolist()
     visited = []
@@ -172,9 +179,9 @@ def chain(following: np.ndarray) -> np.ndarray:
 def _random_b(
     documents: FlatDocuments, *, owner: np.ndarray, wanted: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Runs of sentences [first, stop) of a document other than `owner`, from a random one on.
+    """Draws runs of sentences [first, stop) that begin at random in a document other than `owner`.
 
-    A run ends as soon as it has `wanted` tokens, or with its document; it is never empty.
+    A run ends once it has `wanted` tokens, or with its document. It is never empty.
     """
     other = rng.integers(0, len(documents) - 1, size=len(owner))
     other += other >= owner
@@ -186,10 +193,11 @@ def _random_b(
 
 
 def truncate(spans: Spans, *, limit: int, rng: np.random.Generator) -> Spans:
-    """Drops tokens until A and B together have at most `limit`.
+    """Truncates A and B to `limit` tokens together.
 
-    Taking one token at a time from the longer side, B on a tie, ends with the lengths below; each
-    token goes from the front or the back with equal chances, so the front loses a binomial part.
+    Dropping one token at a time from the longer side, B on a tie, ends with the lengths below. Each
+    token comes from the front or the back with equal probability, so the number of tokens dropped
+    at the front is binomial.
     """
     a_length, b_length = spans.a_stop - spans.a_start, spans.b_stop - spans.b_start
     a_kept = np.minimum(a_length, np.maximum((limit + 1) // 2, limit - b_length))

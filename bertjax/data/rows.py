@@ -1,4 +1,4 @@
-"""Records -> padded rows, all records of a batch at once."""
+"""Decodes records into padded rows, all records of a batch at once."""
 
 from collections.abc import Sequence
 from typing import NoReturn
@@ -11,20 +11,21 @@ from bertjax.data.shards import Manifest
 
 
 class BadRecord(ValueError):
-    """A record that can't be an example of these shards: its place in the batch, and why."""
+    """A record that can't be an example of these shards, by its position in the batch."""
 
-    def __init__(self, place: int, reason: str) -> None:
+    def __init__(self, position: int, reason: str) -> None:
         super().__init__(reason)
-        self.place = place
+        self.position = position
 
 
 def make_rows(records: Sequence[bytes], manifest: Manifest) -> dict[str, np.ndarray]:
-    """Examples as rows [CLS] A [SEP] B [SEP], padded to T = manifest.max_seq_length; single
-    sequences as rows [CLS] A [SEP].
+    """Decodes examples into rows [CLS] A [SEP] B [SEP], padded to T = manifest.max_seq_length.
+
+    The rows of single sequences are [CLS] A [SEP].
 
     Args:
-        records: as `shards.encode_bytes` makes them, n of them.
-        manifest: of the shards that they come from.
+        records: n records made by `shards.encode_bytes`.
+        manifest: the manifest of their shards.
 
     Returns:
         input_ids, attention_mask (1 for tokens, 0 for padding) and token_type_ids (1 for B [SEP]),
@@ -32,22 +33,22 @@ def make_rows(records: Sequence[bytes], manifest: Manifest) -> dict[str, np.ndar
         swapped). Single sequences have no label.
 
     Raises:
-        BadRecord: the first that is no such example, or has ids outside the vocabulary.
+        BadRecord: names the first record that is no such example or has ids outside the vocabulary.
     """
     single = not manifest.segment_kind.is_pair
     dtype = shards.id_dtype(shards.needs_wide_ids(manifest.vocab_size))
     flags, a_length, b_length, first = _headers(records, manifest, dtype)
     ids = np.frombuffer(b"".join(records), dtype)
 
-    place = np.arange(manifest.max_seq_length)
-    a_end = 1 + a_length[:, None]  # where the [SEP] after A is
+    position = np.arange(manifest.max_seq_length)
+    a_end = 1 + a_length[:, None]  # position of the [SEP] after A
     end = a_end if single else a_end + 1 + b_length[:, None]
-    is_token, is_second = place <= end, place > a_end
-    # The id of a place, as if neither [CLS] nor [SEP] took one of their own.
-    source = first[:, None] + place - 1 - is_second
-    input_ids = ids[np.where(place < end, source, 0)].astype(np.int32)
-    input_ids[place == end] = manifest.sep_id
-    input_ids[place == a_end] = manifest.sep_id
+    is_token, is_second = position <= end, position > a_end
+    # Index of each token's id: [CLS] and [SEP] have positions but no ids in the record.
+    source = first[:, None] + position - 1 - is_second
+    input_ids = ids[np.where(position < end, source, 0)].astype(np.int32)
+    input_ids[position == end] = manifest.sep_id
+    input_ids[position == a_end] = manifest.sep_id
     input_ids[:, 0] = manifest.cls_id
     _check_ids(input_ids, is_token, manifest.vocab_size)
     input_ids[~is_token] = manifest.pad_id
@@ -62,10 +63,10 @@ def make_rows(records: Sequence[bytes], manifest: Manifest) -> dict[str, np.ndar
 
 
 def example_of(record: bytes, manifest: Manifest) -> Pair:
-    """The example of a record of these shards.
+    """Decodes the example of a record of these shards; does not check its ids.
 
     Raises:
-        ValueError: the bytes are no record, or one of other shards; its ids are not looked at.
+        ValueError: the bytes are no record, or a record of other shards.
     """
     pair = shards.decode_pair(record)
     if (len(pair.b) > 0) != manifest.segment_kind.is_pair:
@@ -81,8 +82,10 @@ def example_of(record: bytes, manifest: Manifest) -> Pair:
 def _headers(
     records: Sequence[bytes], manifest: Manifest, dtype: np.dtype
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Of every record: flags, lengths of A and B, and where its ids begin among the ids of all, its
-    own header counted as ids; int64 [n]."""
+    """Returns flags, lengths of A and B, and the start of the ids for every record: int64 [n].
+
+    Starts are indices into all records, joined and read as ids, headers included.
+    """
     sizes = np.fromiter(map(len, records), np.int64, len(records))
     fits = (sizes >= shards.HEADER_BYTES) & (sizes % dtype.itemsize == 0)
     if not fits.all():
@@ -103,18 +106,18 @@ def _headers(
     return flags, a_length, b_length, (starts + shards.HEADER_BYTES) // dtype.itemsize
 
 
-def _refuse(records: Sequence[bytes], place: int, manifest: Manifest) -> NoReturn:
-    """Says what is wrong with one record."""
+def _refuse(records: Sequence[bytes], position: int, manifest: Manifest) -> NoReturn:
+    """Raises the reason why a record is bad."""
     try:
-        example_of(records[place], manifest)
+        example_of(records[position], manifest)
     except ValueError as error:
-        raise BadRecord(place, str(error)) from None
-    raise AssertionError(f"record {place} was found bad, and is not")
+        raise BadRecord(position, str(error)) from None
+    raise AssertionError(f"record {position} is good after all")
 
 
 def _check_ids(input_ids: np.ndarray, is_token: np.ndarray, vocab_size: int) -> None:
-    # JAX clamps ids outside a table or gives NaN, and says nothing.
+    # JAX silently clamps ids outside a table, or returns NaN.
     wrong = ((input_ids < 0) | (input_ids >= vocab_size)) & is_token
     if wrong.any():
-        place = int(wrong.any(axis=1).argmax())
-        raise BadRecord(place, f"ids beyond the vocabulary of {vocab_size}")
+        position = int(wrong.any(axis=1).argmax())
+        raise BadRecord(position, f"ids beyond the vocabulary of {vocab_size}")

@@ -6,13 +6,14 @@ As in `pairs.py`, an example is a set of positions in one flat array of ids.
 import numpy as np
 
 from bertjax.data.pairs import (
-    SHORTEST_SEQUENCE,
     SPECIALS_PER_PAIR,
     FlatDocuments,
     Spans,
     chain,
+    check_length,
     chunk_stops,
     draw_targets,
+    offsets_of,
     truncate,
 )
 
@@ -27,22 +28,22 @@ def single_spans(
     short_seq_prob: float,
     rng: np.random.Generator,
 ) -> Spans:
-    """Single sequences: as many following sentences of a document as fit, and every token once.
+    """Draws single sequences: as many consecutive sentences of a document as fit, every token once.
 
-    A sequence has at most `max_seq_length - 2` tokens or, with probability `short_seq_prob` and
-    drawn for each sequence, a number uniform in [2, max_seq_length - 2]; one sentence at least. A
-    sentence that is longer than `max_seq_length - 2` counts as several of that length and a rest.
+    The target length of a sequence is `max_seq_length - 2` or, with probability `short_seq_prob`
+    and drawn for each sequence, uniform in [2, max_seq_length - 2]. A sequence has at least one
+    sentence. A sentence longer than `max_seq_length - 2` is first cut into pieces of that length.
 
-    Source: RoBERTa (Liu et al., 2019), section 4.2, DOC-SENTENCES; its batches grow where sequences
-    are short, these do not.
+    Source: RoBERTa (Liu et al., 2019), section 4.2, DOC-SENTENCES. RoBERTa's batches grow where
+    sequences are short; ours do not.
 
     Returns:
-        Spans with an empty B (b_start = b_stop = a_stop) and without random ones.
+        Spans with an empty B (b_start = b_stop = a_stop) and is_random False.
 
     Raises:
-        ValueError: `max_seq_length` below 5.
+        ValueError: `max_seq_length` is below 5.
     """
-    _check_length(max_seq_length)
+    check_length(max_seq_length)
     limit = max_seq_length - SPECIALS_PER_SINGLE
     documents = _with_sentences_of_at_most(documents, limit)
     offsets = documents.sentence_offsets
@@ -59,11 +60,10 @@ def single_spans(
 
 
 def _with_sentences_of_at_most(documents: FlatDocuments, limit: int) -> FlatDocuments:
-    """The same documents, with sentences that are longer than `limit` cut every `limit` tokens."""
+    """Cuts sentences longer than `limit` after every `limit` tokens."""
     offsets = documents.sentence_offsets
     pieces = -(-np.diff(offsets) // limit)
-    before = np.zeros(len(offsets), np.int64)
-    np.cumsum(pieces, out=before[1:])
+    before = offsets_of(pieces)
     place = np.arange(before[-1]) - np.repeat(before[:-1], pieces)
     starts = np.repeat(offsets[:-1], pieces) + place * limit
     return FlatDocuments(
@@ -80,22 +80,22 @@ def ordered_spans(
     short_seq_prob: float,
     rng: np.random.Generator,
 ) -> Spans:
-    """Two following segments of a document, in order (label 0) or, every second time, swapped (1).
+    """Draws two consecutive segments of a document: in order (label 0) or swapped (1) by a coin.
 
-    Chunks, their targets, where A ends and what is truncated are those of `pair_spans`. A chunk has
-    two sentences at least: one that would have one also takes the next one or, at the end of its
-    document, the one before. Documents of one sentence give nothing.
+    Chunks, their targets, the end of A and the truncation are those of `pair_spans`. A chunk has at
+    least two sentences: a shorter one also takes the next sentence or, at the end of its document,
+    the one before. Documents of one sentence give no example.
 
     Source: ALBERT (Lan et al., 2020), section 3.1; google-research/albert,
     create_pretraining_data.py. Its code gives a chunk of one sentence a B from another document.
 
     Returns:
-        Spans whose `is_random` says that A and B are swapped.
+        Spans; `is_random` says whether A and B are swapped.
 
     Raises:
-        ValueError: `max_seq_length` below 5.
+        ValueError: `max_seq_length` is below 5.
     """
-    _check_length(max_seq_length)
+    check_length(max_seq_length)
     limit = max_seq_length - SPECIALS_PER_PAIR
     offsets = documents.sentence_offsets
     first, stop = documents.document_offsets[:-1], documents.document_offsets[1:]
@@ -121,8 +121,3 @@ def ordered_spans(
         swapped,
     )
     return truncate(spans, limit=limit, rng=rng)
-
-
-def _check_length(max_seq_length: int) -> None:
-    if max_seq_length < SHORTEST_SEQUENCE:
-        raise ValueError(f"max_seq_length must be at least {SHORTEST_SEQUENCE}.")

@@ -1,6 +1,6 @@
-"""Shards on disk: how an example is written, ArrayRecord files, and the manifest that lists them.
+"""Shards on disk: the record of an example, ArrayRecord files, and the manifest that lists them.
 
-ArrayRecord opens local files only, by their names; everything else here goes through `epath`.
+ArrayRecord opens local files only, by their names. Everything else here goes through `epath`.
 """
 
 import dataclasses
@@ -24,40 +24,39 @@ FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer"
 SPLITS = ("train", "held_out")
-# A file's index is held in memory and read when it is opened: small files keep both cheap.
+# Opening a file reads its index, which stays in memory: small files keep both cheap.
 EXAMPLES_PER_FILE = 20_000
 
-# One record a chunk, so that a random read decodes one record. Ids in 16 bits barely compress (a
-# fifth), and writing them compressed takes four times as long.
+# One record per chunk, so that a random read decodes one record. Compression would save a fifth of
+# ids in 16 bits and make writing four times slower.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
-# Without read-ahead and threads, seek + read costs 7 us whatever the file's size; the reader's
-# read([index]) costs time linear in the file's records (65 to 120 us at 20,000).
+# Without read-ahead and threads, seek + read takes 7 us for any file size. The reader's
+# read([index]) takes time linear in the number of records (65 to 120 us at 20,000).
 _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 _COPY_BYTES = 1 << 20
 
-# A record: one byte of flags, one zero byte, the length of A as uint16, the ids of A, the ids of B,
-# which a single sequence has none of.
+# A record: one byte of flags, one zero byte, the length of A as uint16, the ids of A, the ids of B.
+# A single sequence has no B.
 RANDOM, WIDE, SINGLE = 1, 2, 4
 FLAG_BYTES, HEADER_BYTES = 2, 4
 
-# What ArrayRecord adds to a record: a chunk's header, its place in the file's index.
+# ArrayRecord adds a chunk's header and an entry in the file's index to a record.
 RECORD_BYTES = HEADER_BYTES + 56
-"""A record in a file, without its ids."""
+"""Bytes of a record in a file without its ids."""
 _BLOCK_BYTES = 1 << 16
 
 
 def file_bytes(records_bytes: float) -> int:
-    """The size of a file whose records take so much, to a block: whole blocks, and the index."""
+    """Estimates the size of a file from that of its records: whole blocks, and the index."""
     return (max(1, math.ceil(records_bytes / _BLOCK_BYTES)) + 1) * _BLOCK_BYTES
 
 
 def encode_bytes(
     a: bytes | memoryview, b: bytes | memoryview, *, is_random: bool, wide: bool
 ) -> bytes:
-    """One example as a record: ids as bytes of `id_dtype(wide)`, without special tokens.
+    """Encodes an example as a record: ids as bytes of `id_dtype(wide)`, without special tokens.
 
-    Without B it is a single sequence. The caller knows that ids fit: `wide` is
-    `needs_wide_ids(vocab_size)`.
+    An empty B makes a single sequence. `wide` must be `needs_wide_ids(vocab_size)`.
     """
     flags = (RANDOM if is_random else 0) | (WIDE if wide else 0) | (0 if b else SINGLE)
     a_length = len(a) // (4 if wide else 2)
@@ -65,7 +64,7 @@ def encode_bytes(
 
 
 def decode_pair(record: bytes) -> Pair:
-    """The example of a record; its ids are views of the record's bytes.
+    """Decodes a record; the ids are views of its bytes.
 
     Raises:
         ValueError: the bytes are no such record.
@@ -79,14 +78,14 @@ def decode_pair(record: bytes) -> Pair:
     a_length = int.from_bytes(record[2:4], "little")
     if record[0] & SINGLE:
         if not 0 < a_length == len(ids) or record[0] & RANDOM:
-            raise ValueError("a record of a single sequence that is none")
+            raise ValueError("a record of a single sequence that has two segments")
     elif not 0 < a_length < len(ids):
         raise ValueError("an example record without a first or second segment")
     return Pair(ids[:a_length], ids[a_length:], bool(record[0] & RANDOM))
 
 
 def ids_of(record: bytes) -> int:
-    """How many ids a record holds, without decoding it.
+    """Returns the number of ids in a record without decoding it.
 
     Raises:
         IndexError: the record is empty.
@@ -95,12 +94,12 @@ def ids_of(record: bytes) -> int:
 
 
 def needs_wide_ids(vocab_size: int) -> bool:
-    """Whether ids of this vocabulary need 32 bits on disk."""
+    """Returns whether ids of this vocabulary need 32 bits on disk."""
     return vocab_size > 1 << 16
 
 
 def id_dtype(wide: bool) -> np.dtype:
-    """The type of ids on disk."""
+    """Returns the type of ids on disk."""
     return np.dtype("<u4" if wide else "<u2")
 
 
@@ -116,18 +115,19 @@ class ShardFile:
 
 @dataclasses.dataclass(frozen=True)
 class CorpusFile:
-    """One text file that the shards were made from; its name comes without its directory."""
+    """One text file that the shards were made from."""
 
     name: str
-    """Of a data set, tfds:NAME/CONFIG:VERSION:SPLIT."""
+    """The file's name without its directory; tfds:NAME/CONFIG:VERSION:SPLIT for a data set."""
     bytes: int
-    """Of the text, that a compressed file holds; as is the digest."""
+    """Size of the text; for a compressed file, of the text in it."""
     sha256: str
+    """Digest of the same text."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """What a data directory holds and what it was made from; `manifest.json` is written last."""
+    """The content of a data directory and its origin. `manifest.json` is written last."""
 
     format_version: int
     vocab_size: int
@@ -145,22 +145,22 @@ class Manifest:
     language: str
     block_mib: int
     blocks: int
-    """This and what else TFRecords do not tell of their text and its pairing (dupe_factor,
-    short_seq_prob, block_mib, documents, sentences, words) is 0 in shards made from them."""
+    """Number of blocks. It is 0 in shards made from TFRecords, and so are the other properties that
+    TFRecords don't store (dupe_factor, short_seq_prob, block_mib, documents, sentences, words)."""
     files: dict[str, tuple[ShardFile, ...]]
-    """The shards of "train" and of "held_out"."""
+    """The shards of the splits "train" and "held_out"."""
     corpus: tuple[CorpusFile, ...]
     documents: int
     sentences: int
     words: int
     tokens: int
     padding: float
-    """Share of a training row, on average, that is padding."""
+    """Average share of padding in a training row."""
     label_1_share: float | None
     """Share of training examples with label 1. None if examples have no label."""
     unigram_entropy: float | None
-    """Nats a token: cross-entropy of the held-out ids under the training ids' frequencies, add-one
-    smoothed, special tokens left out. None without held-out documents."""
+    """Cross-entropy, in nats per token, of the held-out ids under the add-one-smoothed frequencies
+    of the training ids, without special tokens. None without held-out documents."""
     majority: float | None
     """Share of the commoner label among the held-out examples. None without held-out examples, and
     if examples have no label."""
@@ -173,12 +173,12 @@ class Manifest:
         return SEGMENTS[self.segments]
 
     def examples(self, split: str) -> int:
-        """The number of examples of a split."""
+        """Returns the number of examples in a split."""
         return sum(file.examples for file in self.files[split])
 
     @property
     def hash(self) -> str:
-        """SHA-256 of what training depends on: the examples in their order and how to read them."""
+        """SHA-256 of what training depends on: the examples in order, and how to read them."""
         names = ("format_version", "vocab_size", "tokenizer_sha256", "max_seq_length", "segments")
         names += ("pad_id", "cls_id", "sep_id", "mask_id", "unk_id")
         content: dict[str, Any] = {name: getattr(self, name) for name in names}
@@ -187,16 +187,16 @@ class Manifest:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def to_json(self) -> str:
-        """The text of `manifest.json`."""
+        """Returns the text of `manifest.json`."""
         return json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False) + "\n"
 
 
 def read_manifest(directory: epath.PathLike) -> Manifest:
-    """Reads a data directory's manifest and checks that its files are there with their sizes.
+    """Reads the manifest of a data directory and checks the sizes of its files.
 
     Raises:
-        UserError: no directory, no manifest (preparing never finished), a manifest that can't be
-            read or is of another version, or a shard that is missing or of another size.
+        UserError: there is no directory or no manifest (preparing never finished), the manifest
+            can't be read or has another version, or a shard is missing or has another size.
     """
     directory = location(directory)
     path = directory / MANIFEST
@@ -268,7 +268,7 @@ def _file_list(kind: Any, rows: Any) -> tuple[Any, ...]:
 
 
 def _is_of(value: Any, kind: Any) -> bool:
-    """Whether a value from JSON is what a field says: str, a count, a number, None if allowed."""
+    """Returns whether a value from JSON fits a field's type: str, a count, a number or None."""
     if kind is int:
         return isinstance(value, int) and not isinstance(value, bool) and value >= 0
     if kind is str:
@@ -279,13 +279,13 @@ def _is_of(value: Any, kind: Any) -> bool:
 
 
 def write_records(path: epath.Path, records: Iterable[bytes]) -> ShardFile:
-    """Writes one shard, which has its name only when it is whole; equal records, equal bytes.
+    """Writes one shard, which gets its name only when it is complete.
 
-    A local file is written beside its place and renamed, a remote one is written to a local
-    temporary directory and copied, because ArrayRecord writes local files only.
+    Equal records give equal bytes. ArrayRecord writes local files only: a local file is written
+    beside its path and renamed, a remote one is written to a temporary directory and copied.
 
     Raises:
-        CannotWrite: no room for it, or no permission.
+        CannotWrite: there is no space or no permission.
     """
     if not is_local(path):
         with tempfile.TemporaryDirectory(prefix="bertjax-") as directory:
@@ -298,8 +298,8 @@ def write_records(path: epath.Path, records: Iterable[bytes]) -> ShardFile:
 
 
 def _write_local(local: epath.Path, records: Iterable[bytes], path: epath.Path) -> int:
-    """Writes a local file that stands for `path`; the number of records."""
-    # Imported here: the command line shows a configuration without ever writing.
+    """Writes a local file on behalf of `path`; returns the number of records."""
+    # Imported here because the command line's help needs this module but writes nothing.
     from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
 
     count = 0
@@ -309,14 +309,14 @@ def _write_local(local: epath.Path, records: Iterable[bytes], path: epath.Path) 
             writer.write(record)
             count += 1
         writer.close()
-    except RuntimeError as error:  # all that ArrayRecord says of a failed write
+    except RuntimeError as error:  # ArrayRecord raises nothing more specific
         reason = str(error).split(";")[0].removeprefix("write() failed: ")
         raise CannotWrite(path, reason) from None
     return count
 
 
 def copy_file(source: epath.Path, target: epath.Path, examples: int) -> ShardFile:
-    """Copies a shard, in pieces, and says what was copied."""
+    """Copies a shard in pieces and describes the copy."""
     digest, size = hashlib.sha256(), 0
     with source.open("rb") as reader, target.open("wb") as writer:
         while data := reader.read(_COPY_BYTES):
@@ -327,7 +327,7 @@ def copy_file(source: epath.Path, target: epath.Path, examples: int) -> ShardFil
 
 
 def file_digest(path: epath.Path) -> tuple[int, str]:
-    """A file's length in bytes and its SHA-256, read in pieces."""
+    """Returns a file's size in bytes and its SHA-256; reads it in pieces."""
     digest, size = hashlib.sha256(), 0
     with path.open("rb") as file:
         while data := file.read(_COPY_BYTES):
@@ -337,9 +337,9 @@ def file_digest(path: epath.Path) -> tuple[int, str]:
 
 
 def open_records(path: epath.Path) -> Any:
-    """An ArrayRecord reader over a local file: num_records(), seek(index), read(), close().
+    """Opens an ArrayRecord reader for a local file: num_records(), seek(index), read(), close().
 
-    Not thread-safe, and after a failed read every later one fails too: open it again.
+    It is not thread-safe. After a failed read every later one fails too, until it is opened again.
     """
     from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
 

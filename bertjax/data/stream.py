@@ -1,7 +1,7 @@
 """Rows from shards: the global batch of a step is a pure function of (seed, step).
 
-No iterator has a state to save: whoever knows the step can read its batch, or only the rows of it
-that its own devices hold, on any number of hosts.
+No iterator has state to save. Any process can read the batch of any step, or only those rows that
+its own devices hold.
 """
 
 import collections
@@ -26,27 +26,27 @@ from bertjax.files import is_local
 
 T = TypeVar("T")
 
-# Open files: each holds an index of its records (about 0.3 MB at 20,000) and a file descriptor, of
-# which a process may have 1,024 by default.
+# Maximum number of open files. Each holds an index of its records (about 0.3 MB at 20,000) and a
+# file descriptor, of which a process may have 1,024 by default.
 _OPEN_FILES = 384
 
 
 class ShardReader:
     """Random access to the examples of one split of a data directory, as padded rows.
 
-    Thread-safe. The files of a remote directory are copied to a local one first, because
-    ArrayRecord reads local files only; what is copied is checked against the manifest.
+    It is thread-safe. It first copies the files of a remote directory to a local one, because
+    ArrayRecord reads local files only, and checks the copies against the manifest.
     """
 
     def __init__(self, directory: epath.PathLike, split: str) -> None:
-        """Opens a split; the copies of a remote directory's files end with this reader.
+        """Opens a split. Copies of remote files are removed with this reader.
 
         Args:
-            directory: what `bertjax prepare` wrote.
+            directory: a directory that `bertjax prepare` wrote.
             split: "train" or "held_out".
 
         Raises:
-            UserError: see `read_manifest`; or a copied file is not what the manifest says.
+            UserError: see `read_manifest`; or a copied file does not fit the manifest.
         """
         if split not in shards.SPLITS:
             raise ValueError(f"split {split!r}: one of {shards.SPLITS}")
@@ -62,16 +62,16 @@ class ShardReader:
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        """The number of examples."""
+        """Returns the number of examples."""
         return int(self._starts[-1])
 
     def lengths(self) -> np.ndarray:
-        """The number of tokens of every example, special ones counted: int32 [len(self)].
+        """Returns the number of tokens of every example, with special tokens: int32 [len(self)].
 
-        Reads all of the split, at some microseconds an example (benchmarks/length_buckets.py).
+        It reads the whole split, at some microseconds per example (benchmarks/length_buckets.py).
 
         Raises:
-            UserError: a damaged record, named by its file and number.
+            UserError: names a damaged record by its file and number.
         """
         lengths = np.empty(len(self), np.int32)
         for file, (start, stop) in enumerate(itertools.pairwise(self._starts)):
@@ -85,18 +85,18 @@ class ShardReader:
         return lengths + self.manifest.segment_kind.special_tokens
 
     def rows(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        """Examples as rows; see `make_rows` for what they hold.
+        """Reads examples as rows, see `make_rows`.
 
         Args:
-            indices: integers in [0, len(self)), [n], in any order, repeated or not.
+            indices: integers in [0, len(self)), [n], in any order; they may repeat.
 
         Returns:
-            input_ids, attention_mask, token_type_ids [n, T] and, of pairs, next_sentence_label [n].
+            input_ids, attention_mask, token_type_ids [n, T]; for pairs, next_sentence_label [n].
 
         Raises:
-            IndexError: an index outside the split.
-            UserError: a damaged record, or one with ids outside the vocabulary, named by its file
-                and number.
+            IndexError: an index is outside the split.
+            UserError: names a record, by its file and number, that is damaged or has ids outside
+                the vocabulary.
         """
         indices = np.asarray(indices, np.int64)
         if len(indices) and not 0 <= indices.min() <= indices.max() < len(self):
@@ -106,12 +106,11 @@ class ShardReader:
         try:
             return make_rows(self._records(files, numbers), self.manifest)
         except BadRecord as error:
-            where = int(files[error.place]), int(numbers[error.place])
+            where = int(files[error.position]), int(numbers[error.position])
             raise self._damaged(*where, str(error)) from None
 
     def _records(self, files: np.ndarray, numbers: np.ndarray) -> list[bytes]:
-        """The records of these files by their numbers, [n]: read file by file, in ascending order,
-        and returned in the order asked for."""
+        """Reads records [n] by their files and numbers, file by file in ascending order."""
         records = [b""] * len(files)
         order = np.lexsort((numbers, files)).tolist()
         for file, group in itertools.groupby(order, key=files.tolist().__getitem__):
@@ -127,8 +126,8 @@ class ShardReader:
             try:
                 return [_record(reader, number) for number in numbers]
             except (RuntimeError, ValueError, IndexError):
-                # After one damaged record this reader fails at every later one, also for whoever
-                # waits for the lock: a fresh one tells which record it really is.
+                # After a damaged record, this reader fails at every later one, for waiting threads
+                # too. A fresh reader finds the record at fault.
                 with self._lock:
                     self._open.pop(file, None)
                 return self._read_carefully(file, numbers)
@@ -144,7 +143,7 @@ class ShardReader:
         return records
 
     def _reader(self, file: int) -> tuple[threading.Lock, Any]:
-        """The open reader of a file and the lock to hold while using it; the last used are kept."""
+        """Returns the reader of a file and the lock to hold while using it; an LRU cache."""
         with self._lock:
             if file in self._open:
                 self._open.move_to_end(file)
@@ -152,7 +151,7 @@ class ShardReader:
                 self._open[file] = (threading.Lock(), self._open_file(file))
             found = self._open[file]
             if len(self._open) > _OPEN_FILES:
-                # Not closed here: another thread may be reading. It closes when the last lets go.
+                # Another thread may still read: the last reference closes the file.
                 self._open.popitem(last=False)
             return found
 
@@ -194,21 +193,21 @@ def _record(reader: Any, number: int) -> bytes:
 
 
 class TrainStream:
-    """The endless training stream: every example once an epoch, every epoch in another order."""
+    """The endless training stream: each example once per epoch, each epoch in another order."""
 
     def __init__(self, reader: ShardReader, *, seed: int, batch_size: int) -> None:
-        """A stream of global batches.
+        """Makes a stream of global batches.
 
         Args:
             reader: the examples.
-            seed: what the order depends on, at least 0.
-            batch_size: rows of the global batch, whatever the number of devices.
+            seed: seed of the order, at least 0.
+            batch_size: rows of the global batch over all devices.
 
         Raises:
-            UserError: no example, or a batch size below 1.
+            UserError: there is no example, or the batch size is below 1.
         """
         if batch_size < 1:
-            raise UserError(f"batch_size is {batch_size}: give at least 1.")
+            raise UserError(f"`batch_size` is {batch_size}: give at least 1.")
         if len(reader) == 0:
             raise UserError(f"The {reader.split} split holds no examples: prepare more text.")
         self.reader = reader
@@ -216,76 +215,76 @@ class TrainStream:
         self.batch_size = batch_size
 
     def indices(self, step: int, rows: np.ndarray) -> np.ndarray:
-        """Which examples are rows `rows` of the global batch of `step`: int64 [n].
+        """Returns the examples in rows of the global batch of a step: int64 [n].
 
         Args:
             step: from 0.
-            rows: positions in the global batch, 0..batch_size-1, [n].
+            rows: rows of the global batch, 0..batch_size-1, [n].
         """
         positions = step * self.batch_size + np.asarray(rows, np.int64)
         return in_epochs(positions, len(self.reader), self.seed)
 
     def rows(self, step: int, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """Rows `rows` of the global batch of `step`; see `ShardReader.rows`."""
+        """Reads rows of the global batch of a step, see `ShardReader.rows`."""
         return self.reader.rows(self.indices(step, rows))
 
     @property
     def lengths(self) -> list[tuple[int, float]]:
-        """The lengths T of steps, and their shares of the steps."""
+        """The rows' lengths T, and their shares of the steps."""
         return [(self.reader.manifest.max_seq_length, 1.0)]
 
     def order_fingerprint(self) -> str:
-        """SHA-256 of what fixes the order: equal fingerprints mean equal batches at every step."""
+        """Returns a SHA-256: equal fingerprints mean equal batches at every step."""
         sample = self.indices(0, np.arange(64)).tolist()
         facts = (EPOCHS, self.seed, self.batch_size, self.reader.manifest.hash, sample)
         return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 
 class HeldOutBatches:
-    """Held-out examples in a fixed order, in batches of one size; weights mark their padding."""
+    """Held-out examples in a fixed order, in batches of one size; the last one may have padding."""
 
     def __init__(
         self, reader: ShardReader, *, batch_size: int, max_examples: int | None = None
     ) -> None:
-        """Batches for evaluation.
+        """Makes the batches.
 
         Args:
             reader: the examples.
             batch_size: rows of the global batch.
-            max_examples: use so many at most, spread evenly over the split.
+            max_examples: maximum number of examples, spread evenly over the split.
 
         Raises:
-            UserError: a batch size or a number of examples below 1.
+            UserError: the batch size or the number of examples is below 1.
         """
         if batch_size < 1:
-            raise UserError(f"batch_size is {batch_size}: give at least 1.")
+            raise UserError(f"`batch_size` is {batch_size}: give at least 1.")
         if max_examples is not None and max_examples < 1:
-            raise UserError(f"max_examples is {max_examples}: give at least 1.")
+            raise UserError(f"`max_examples` is {max_examples}: give at least 1.")
         self.reader = reader
         self.batch_size = batch_size
         count = len(reader) if max_examples is None else min(max_examples, len(reader))
         self._indices = np.arange(count, dtype=np.int64) * len(reader) // max(count, 1)
 
     def __len__(self) -> int:
-        """The number of batches."""
+        """Returns the number of batches."""
         return -(-len(self._indices) // self.batch_size)
 
     @property
     def examples(self) -> int:
-        """The number of examples in all batches, padding not counted."""
+        """The number of examples in all batches, without padding."""
         return len(self._indices)
 
     def rows(self, batch_index: int, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """Rows of one batch: as `ShardReader.rows`, and example_weight [n] float32.
+        """Reads rows of a batch, see `ShardReader.rows`, and adds example_weight [n] float32.
 
-        The last batch is filled with examples of weight 0.
+        Examples of weight 0 fill the last batch.
 
         Args:
             batch_index: 0..len(self)-1.
-            rows: positions in the global batch, 0..batch_size-1, [n].
+            rows: rows of the global batch, 0..batch_size-1, [n].
 
         Raises:
-            IndexError: no such batch.
+            IndexError: there is no such batch.
         """
         if not 0 <= batch_index < len(self):
             raise IndexError(f"batch {batch_index} of {len(self)}")
@@ -298,10 +297,10 @@ class HeldOutBatches:
 def read_ahead(
     make: Callable[[int], T], steps: Iterable[int], depth: int = 4, threads: int = 2
 ) -> Generator[tuple[int, T], None, None]:
-    """Yields (step, make(step)) in the order of `steps`, with up to `depth` made ahead in threads.
+    """Yields (step, make(step)) in the order of `steps`; threads make up to `depth` of them ahead.
 
-    An exception of `make` is raised where its step is due. Closing the iterator, or dropping it,
-    ends the threads after the calls that are running.
+    The iterator raises an exception of `make` when its step is due. Closing or dropping it ends the
+    threads after their current calls.
     """
     steps = iter(steps)
     pool = concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="read_ahead")

@@ -168,7 +168,7 @@ def immutable_at(step: int, phases: Sequence[Phase], immutable: dict[str, Any]) 
 def data_settings(phase: Phase) -> dict[str, Any]:
     """Returns the immutable settings of a phase's data; row lengths only where a choice exists."""
     found: dict[str, Any] = {
-        "data": phase.corpora.identity(),
+        "data": phase.corpora.setting(),
         "order of the data": phase.stream.order_fingerprint(),
         "batch_size": phase.config.batch_size,
     }

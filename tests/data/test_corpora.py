@@ -23,8 +23,8 @@ def test_corpora(two):
     assert Corpora.of(two, (0.7, 0.3)).weights == (7, 3)
     assert Corpora.of(two, (1e-7, 1.0)).shares == pytest.approx((1e-7, 1.0))
     # Of one directory, it is what it was before there could be several.
-    assert Corpora.of(two[:1]).identity() == corpora.manifests[0].hash
-    assert corpora.identity() == {
+    assert Corpora.of(two[:1]).setting() == corpora.manifests[0].hash
+    assert corpora.setting() == {
         "manifests": [manifest.hash for manifest in corpora.manifests],
         "weights": [31, 7],
     }
@@ -48,10 +48,10 @@ def test_names_tell_the_directories_apart(make_data, some_pairs, tmp_path):
             {"tokenizer_sha256": "1" * 64},
             r"wiki and .*books come from different tokenizers \(SHA-256 000000000000 and 11111",
         ),
-        ({"max_seq_length": 32}, r"wiki and .*books have another max_seq_length \(16 and 32\)"),
+        ({"max_seq_length": 32}, r"wiki and .*books differ in max_seq_length \(16 and 32\)"),
         (
             {"segments": "sentence_order"},
-            r"wiki and .*books have another segments \(next_sentence and sentence_order\)",
+            r"wiki and .*books differ in segments \(next_sentence and sentence_order\)",
         ),
     ],
 )
@@ -74,12 +74,12 @@ def test_the_same_examples_twice_and_none(two, make_data, some_pairs):
 @pytest.mark.parametrize(
     ("weights", "sentence"),
     [
-        ([0.5], "1 data_weights for 2 data directories"),
-        ([0.5, 0.2, 0.3], "3 data_weights for 2 data directories"),
-        ([0.5, -0.5], r"The data weight of .*books is -0\.5: give a number above 0"),
-        ([0.0, 0.0], r"The data weight of .*wiki is 0\.0"),
-        ([1.0, math.nan], r"The data weight of .*books is nan"),
-        ([math.inf, 1.0], r"The data weight of .*wiki is inf"),
+        ([0.5], "1 `data_weights` for 2 data directories"),
+        ([0.5, 0.2, 0.3], "3 `data_weights` for 2 data directories"),
+        ([0.5, -0.5], r"The weight of .*books in `data_weights` is -0\.5: give a number above 0"),
+        ([0.0, 0.0], r"The weight of .*wiki in `data_weights` is 0\.0"),
+        ([1.0, math.nan], r"The weight of .*books in `data_weights` is nan"),
+        ([math.inf, 1.0], r"The weight of .*wiki in `data_weights` is inf"),
     ],
 )
 def test_weights_that_cannot_be_right(two, weights, sentence):

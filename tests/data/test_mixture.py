@@ -117,18 +117,20 @@ def test_every_example_is_in_the_shortest_rows_that_hold_it_and_as_often_as_with
             assert shortest[length] <= lengths[corpus][index] <= length
             drawn[bucket, int(corpus)].append(int(index))
     for (bucket, corpus), indices in drawn.items():
-        (part,) = (part for part in stream.buckets[bucket].parts if part.corpus == corpus)
+        (part,) = (part for part in stream.buckets[bucket].sources if part.corpus == corpus)
         for start in range(0, len(indices) - part.size, part.size):
             assert sorted(indices[start:][: part.size]) == part.examples.tolist()
         # Its share of all examples: to within a step of its bucket and an example of the corpus.
         expected = steps * 12 * (0.7, 0.3)[corpus] * part.size / len(lengths[corpus])
         assert abs(len(indices) - expected) <= 12 + 1
-    assert drawn.keys() == {(b, part.corpus) for b in range(3) for part in stream.buckets[b].parts}
+    assert drawn.keys() == {
+        (b, part.corpus) for b in range(3) for part in stream.buckets[b].sources
+    }
 
 
 def test_one_corpus_in_buckets_has_all_of_its_examples(two):
     stream = mixed(two[:1], (), lengths=(10,), batch_size=3)
-    parts = [part for bucket in stream.buckets for part in bucket.parts]
+    parts = [part for bucket in stream.buckets for part in bucket.sources]
     assert sorted(np.concatenate([part.examples for part in parts]).tolist()) == list(range(31))
     # Without buckets, one corpus has the order of a stream of its own.
     alone, rows = TrainStream(stream.readers[0], seed=5, batch_size=3), np.arange(3)

@@ -92,7 +92,7 @@ def test_any_bytes_are_rows_or_the_first_bad_record_is_named(manifests, records,
         try:
             make_rows([record], manifest)
         except BadRecord as error:
-            assert error.place == 0 and str(error)
+            assert error.position == 0 and str(error)
             return True
         return False
 
@@ -102,7 +102,7 @@ def test_any_bytes_are_rows_or_the_first_bad_record_is_named(manifests, records,
         return
     with pytest.raises(BadRecord) as caught:
         make_rows(records, manifest)
-    assert caught.value.place in bad
+    assert caught.value.position in bad
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,7 @@ def test_order_fingerprint(make_data, some_pairs):
 
 def test_streams_need_examples_and_a_batch_size(make_data, some_pairs):
     directory = make_data(some_pairs(4))
-    with pytest.raises(UserError, match="batch_size is 0"):
+    with pytest.raises(UserError, match="`batch_size` is 0"):
         TrainStream(ShardReader(directory, "train"), seed=1, batch_size=0)
     with pytest.raises(UserError, match="held_out split holds no examples"):
         TrainStream(ShardReader(directory, "held_out"), seed=1, batch_size=2)

@@ -228,7 +228,7 @@ def test_the_command_line_takes_several(data, tmp_path, capsys, monkeypatch):
     assert seen[0].data_weights == (0.9, 0.1)
     capsys.readouterr()
     assert cli.run([*words, "1"]) == 2
-    assert "1 data_weights for 2 data directories" in capsys.readouterr().err
+    assert "1 --data-weights for 2 data directories" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
