@@ -83,7 +83,7 @@ def pair_spans(
     with probability `short_seq_prob` and drawn once per document, uniform in
     [2, max_seq_length - 3]. A is the first 1..n-1 of a chunk's n sentences. B is the rest, or a run
     of sentences from a random position in another document. The latter has probability 0.5, or 1
-    if n is 1. With a random B, the unused sentences of the chunk begin the next chunk. Tokens beyond
+    if n is 1. With a random B, the unused sentences of the chunk begin the next one. Tokens beyond
     `max_seq_length - 3` are dropped one by one from the longer side (B on a tie), at its front or
     its back at random.
 
