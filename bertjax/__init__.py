@@ -1,134 +1,99 @@
 """BERT in JAX and Flax: pre-training and fine-tuning, from a laptop to a Cloud TPU pod.
 
-The names below are the public face. They are imported when they are first used, so that
-`import bertjax` costs nothing and loads neither TensorFlow nor torch.
+The names below are the public API. Each is imported at its first use, so that `import bertjax` is
+fast and loads neither TensorFlow nor torch.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from bertjax.api import fit
-    from bertjax.config import BertConfig, Execution
-    from bertjax.errors import UserError
-    from bertjax.finetune.config import FinetuneConfig
-    from bertjax.inference.embed import embed
-    from bertjax.inference.fill_mask import fill_mask
-    from bertjax.inference.likelihood import pseudo_log_likelihood
-    from bertjax.inference.predict import predict
-    from bertjax.interop.huggingface import Pretrained, from_pretrained, save_pretrained
-    from bertjax.model import linen
-    from bertjax.model.bert import (
-        encode,
-        init_params,
-        mlm_logits,
-        pretraining_logits,
-        task_logits,
-    )
+if TYPE_CHECKING:  # an alias marks a public name
+    from bertjax.api import fit as fit
+    from bertjax.config import BertConfig as BertConfig
+    from bertjax.config import Execution as Execution
+    from bertjax.errors import UserError as UserError
+    from bertjax.finetune.config import FinetuneConfig as FinetuneConfig
+    from bertjax.inference.embed import embed as embed
+    from bertjax.inference.fill_mask import fill_mask as fill_mask
+    from bertjax.inference.likelihood import pseudo_log_likelihood as pseudo_log_likelihood
+    from bertjax.inference.predict import predict as predict
+    from bertjax.interop.huggingface import Pretrained as Pretrained
+    from bertjax.interop.huggingface import from_pretrained as from_pretrained
+    from bertjax.interop.huggingface import save_pretrained as save_pretrained
+    from bertjax.model import linen as linen
+    from bertjax.model.bert import encode as encode
+    from bertjax.model.bert import init_params as init_params
+    from bertjax.model.bert import mlm_logits as mlm_logits
+    from bertjax.model.bert import pretraining_logits as pretraining_logits
+    from bertjax.model.bert import task_logits as task_logits
+    from bertjax.objectives.losses import classification_loss as classification_loss
+    from bertjax.objectives.losses import classification_normalizers as classification_normalizers
+    from bertjax.objectives.losses import multi_label_loss as multi_label_loss
+    from bertjax.objectives.losses import question_answering_loss as question_answering_loss
     from bertjax.objectives.losses import (
-        classification_loss,
-        classification_normalizers,
-        multi_label_loss,
-        question_answering_loss,
-        question_answering_normalizers,
-        regression_loss,
+        question_answering_normalizers as question_answering_normalizers,
     )
-    from bertjax.objectives.masking import MaskingConfig, Vocabulary, mask_tokens
-    from bertjax.objectives.nsp import pretraining_loss, pretraining_normalizers
-    from bertjax.pretrain.config import PretrainConfig
-    from bertjax.tasks.classification.config import ClassificationConfig
-    from bertjax.tasks.question_answering.config import QuestionAnsweringConfig
-    from bertjax.text.tokenizer import load_tokenizer
-    from bertjax.train.optimizer import OPTIMIZERS, OptimizerConfig
-    from bertjax.train.step import Loss, StepConfig, init_state, make_eval_step, make_train_step
+    from bertjax.objectives.losses import regression_loss as regression_loss
+    from bertjax.objectives.masking import MaskingConfig as MaskingConfig
+    from bertjax.objectives.masking import Vocabulary as Vocabulary
+    from bertjax.objectives.masking import mask_tokens as mask_tokens
+    from bertjax.objectives.nsp import pretraining_loss as pretraining_loss
+    from bertjax.objectives.nsp import pretraining_normalizers as pretraining_normalizers
+    from bertjax.pretrain.config import PretrainConfig as PretrainConfig
+    from bertjax.tasks.classification.config import ClassificationConfig as ClassificationConfig
+    from bertjax.tasks.question_answering.config import (
+        QuestionAnsweringConfig as QuestionAnsweringConfig,
+    )
+    from bertjax.text.tokenizer import load_tokenizer as load_tokenizer
+    from bertjax.train.optimizer import OPTIMIZERS as OPTIMIZERS
+    from bertjax.train.optimizer import OptimizerConfig as OptimizerConfig
+    from bertjax.train.step import Loss as Loss
+    from bertjax.train.step import StepConfig as StepConfig
+    from bertjax.train.step import init_state as init_state
+    from bertjax.train.step import make_eval_step as make_eval_step
+    from bertjax.train.step import make_train_step as make_train_step
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "BertConfig": "bertjax.config",
-    "ClassificationConfig": "bertjax.tasks.classification.config",
-    "Execution": "bertjax.config",
-    "FinetuneConfig": "bertjax.finetune.config",
-    "Loss": "bertjax.train.step",
-    "MaskingConfig": "bertjax.objectives.masking",
-    "OPTIMIZERS": "bertjax.train.optimizer",
-    "OptimizerConfig": "bertjax.train.optimizer",
-    "PretrainConfig": "bertjax.pretrain.config",
-    "Pretrained": "bertjax.interop.huggingface",
-    "QuestionAnsweringConfig": "bertjax.tasks.question_answering.config",
-    "StepConfig": "bertjax.train.step",
-    "UserError": "bertjax.errors",
-    "Vocabulary": "bertjax.objectives.masking",
-    "classification_loss": "bertjax.objectives.losses",
-    "classification_normalizers": "bertjax.objectives.losses",
-    "embed": "bertjax.inference.embed",
-    "encode": "bertjax.model.bert",
-    "fill_mask": "bertjax.inference.fill_mask",
-    "fit": "bertjax.api",
-    "from_pretrained": "bertjax.interop.huggingface",
-    "init_params": "bertjax.model.bert",
-    "init_state": "bertjax.train.step",
-    "linen": "bertjax.model.linen",
-    "load_tokenizer": "bertjax.text.tokenizer",
-    "make_eval_step": "bertjax.train.step",
-    "make_train_step": "bertjax.train.step",
-    "mask_tokens": "bertjax.objectives.masking",
-    "mlm_logits": "bertjax.model.bert",
-    "multi_label_loss": "bertjax.objectives.losses",
-    "predict": "bertjax.inference.predict",
-    "pretraining_logits": "bertjax.model.bert",
-    "pretraining_loss": "bertjax.objectives.nsp",
-    "pretraining_normalizers": "bertjax.objectives.nsp",
-    "pseudo_log_likelihood": "bertjax.inference.likelihood",
-    "question_answering_loss": "bertjax.objectives.losses",
-    "question_answering_normalizers": "bertjax.objectives.losses",
-    "regression_loss": "bertjax.objectives.losses",
-    "save_pretrained": "bertjax.interop.huggingface",
-    "task_logits": "bertjax.model.bert",
+_PUBLIC: dict[str, tuple[str, ...]] = {
+    "bertjax.api": ("fit",),
+    "bertjax.config": ("BertConfig", "Execution"),
+    "bertjax.errors": ("UserError",),
+    "bertjax.finetune.config": ("FinetuneConfig",),
+    "bertjax.inference.embed": ("embed",),
+    "bertjax.inference.fill_mask": ("fill_mask",),
+    "bertjax.inference.likelihood": ("pseudo_log_likelihood",),
+    "bertjax.inference.predict": ("predict",),
+    "bertjax.interop.huggingface": ("Pretrained", "from_pretrained", "save_pretrained"),
+    "bertjax.model.bert": (
+        "encode",
+        "init_params",
+        "mlm_logits",
+        "pretraining_logits",
+        "task_logits",
+    ),
+    "bertjax.model.linen": ("linen",),
+    "bertjax.objectives.losses": (
+        "classification_loss",
+        "classification_normalizers",
+        "multi_label_loss",
+        "question_answering_loss",
+        "question_answering_normalizers",
+        "regression_loss",
+    ),
+    "bertjax.objectives.masking": ("MaskingConfig", "Vocabulary", "mask_tokens"),
+    "bertjax.objectives.nsp": ("pretraining_loss", "pretraining_normalizers"),
+    "bertjax.pretrain.config": ("PretrainConfig",),
+    "bertjax.tasks.classification.config": ("ClassificationConfig",),
+    "bertjax.tasks.question_answering.config": ("QuestionAnsweringConfig",),
+    "bertjax.text.tokenizer": ("load_tokenizer",),
+    "bertjax.train.optimizer": ("OPTIMIZERS", "OptimizerConfig"),
+    "bertjax.train.step": ("Loss", "StepConfig", "init_state", "make_eval_step", "make_train_step"),
 }
+"""Public names by module."""
 
-__all__ = [
-    "OPTIMIZERS",
-    "BertConfig",
-    "ClassificationConfig",
-    "Execution",
-    "FinetuneConfig",
-    "Loss",
-    "MaskingConfig",
-    "OptimizerConfig",
-    "PretrainConfig",
-    "Pretrained",
-    "QuestionAnsweringConfig",
-    "StepConfig",
-    "UserError",
-    "Vocabulary",
-    "classification_loss",
-    "classification_normalizers",
-    "embed",
-    "encode",
-    "fill_mask",
-    "fit",
-    "from_pretrained",
-    "init_params",
-    "init_state",
-    "linen",
-    "load_tokenizer",
-    "make_eval_step",
-    "make_train_step",
-    "mask_tokens",
-    "mlm_logits",
-    "multi_label_loss",
-    "predict",
-    "pretraining_logits",
-    "pretraining_loss",
-    "pretraining_normalizers",
-    "pseudo_log_likelihood",
-    "question_answering_loss",
-    "question_answering_normalizers",
-    "regression_loss",
-    "save_pretrained",
-    "task_logits",
-]
+_HOMES = {name: module for module, names in _PUBLIC.items() for name in names}
+__all__ = list(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
