@@ -10,12 +10,12 @@ from etils import epath
 from bertjax.config import BertConfig
 from bertjax.convert import reference, verify
 from bertjax.convert.source import Source, is_pretraining_run, read_source
-from bertjax.convert.to_run import start_run, write_run
+from bertjax.convert.to_run import write_run
 from bertjax.errors import UserError
 from bertjax.files import filling, location, output_directory, write_atomically
 from bertjax.interop import hub, vocabulary
 from bertjax.interop.huggingface import save_pretrained
-from bertjax.objectives.table import ObjectiveName
+from bertjax.objectives.table import DEFAULT_OBJECTIVE, OBJECTIVES, ObjectiveName
 from bertjax.pretrain.run import KIND
 from bertjax.rundir.workdir import write_config
 from bertjax.text.tokenizer import load_tokenizer
@@ -59,8 +59,8 @@ class ConvertConfig:
     seed: int = 0
     """Seed that draws the heads which a run needs and `source` lacks."""
     objective: ObjectiveName | None = None
-    """Objective that a run continues with; it decides which heads the run has. Default: mlm if
-    `source` is a run of single sequences, else nsp."""
+    """Objective that a run continues with; it decides which heads the run has. Default: that of a
+    source run, else next-sentence prediction."""
 
     def __post_init__(self) -> None:
         if self.add_words and self.vocabulary:
@@ -136,35 +136,36 @@ def _write_run(
     certificate: verify.Certificate | None,
     log: Callable[[str], None],
 ) -> ConvertResult:
-    start = start_run(
-        source,
-        config.source,
-        optimizer=config.optimizer,
-        objective=config.objective,
-        seed=config.seed,
-        log=log,
-    )
+    model = source.model
+    if model.tokenizer.vocab_size != model.config.vocab_size:
+        raise UserError(
+            f"{config.source}: the tokenizer has {model.tokenizer.vocab_size} tokens and the model "
+            f"{model.config.vocab_size}, but a run needs equal numbers; add lines such as "
+            "[unused99] to the vocabulary."
+        )
+    objective = OBJECTIVES[config.objective or source.objective or DEFAULT_OBJECTIVE.name]
+    optimizer = config.optimizer or source.optimizer or "adamw_google"
     with filling(dest) as directory:
         _certify(config, directory, certificate)
-        write_run(directory, start, log)
+        written = write_run(
+            directory,
+            source,
+            objective=objective,
+            optimizer=optimizer,
+            seed=config.seed,
+            log=log,
+        )
         write_config(directory, KIND, dataclasses.asdict(config))
-    moments = source.mu is not None
+    step, moments = written.step or 0, written.mu is not None
     whose = "the source's" if moments else "fresh"
-    log(f"Wrote {dest}: a run at step {start.step:,}, with {whose} Adam moments.")
-    if start.step:
+    log(f"Wrote {dest}: a run at step {step:,}, with {whose} Adam moments.")
+    if step:
         log(
-            f"{start.step:,} of the steps that the next command gives are done; the learning rate "
+            f"{step:,} of the steps that the next command gives are done; the learning rate "
             "follows its schedule from there."
         )
-    return ConvertResult(
-        dest,
-        source.model.config,
-        start.step,
-        moments,
-        start.kind,
-        start.optimizer,
-        start.objective,
-    )
+    kind = objective.export_kind
+    return ConvertResult(dest, model.config, step, moments, kind, optimizer, objective.name)
 
 
 def _verified(

@@ -12,9 +12,7 @@ import optax
 from etils import epath
 
 from bertjax.convert.source import Source, optimizer_with_moments
-from bertjax.errors import UserError
 from bertjax.objectives.objective import Objective
-from bertjax.objectives.table import DEFAULT_OBJECTIVE, OBJECTIVES
 from bertjax.pretrain.settings import UNSET_NAMES, weights_settings
 from bertjax.train.checkpoint.manager import Checkpoints
 from bertjax.train.checkpoint.settings import UNSET
@@ -24,76 +22,44 @@ MODEL = "model.json"
 """File of the model's shape: the value of `model.size` for the command that continues the run."""
 
 
-@dataclasses.dataclass(frozen=True)
-class RunStart:
-    """The first checkpoint of a converted run."""
-
-    source: Source
-    """The model with exactly the heads that pre-training trains."""
-    state: TrainState
-    optimizer: str
-    objective: str
-    kind: str
-    """The kind of model that the objective exports, a key of `TASK_PARTS`."""
-
-    @property
-    def step(self) -> int:
-        """Number of steps done."""
-        return int(self.state.step)
-
-
-def start_run(
+def write_run(
+    directory: epath.Path,
     source: Source,
-    where: str,
     *,
-    optimizer: str | None,
-    objective: str | None,
+    objective: Objective,
+    optimizer: str,
     seed: int,
     log: Callable[[str], None],
-) -> RunStart:
-    """Makes the training state that a run begins with.
+) -> Source:
+    """Writes the tokenizer, the shape and the first checkpoint of a run.
 
     Args:
-        source: the model and its moments.
-        where: the source's path, for errors.
-        optimizer: name of the optimizer; None keeps the source's.
-        objective: name of the objective; None keeps that of a run.
-        seed: draws the heads that the source lacks.
+        directory: an empty directory.
+        source: the model and its training state.
+        objective: the objective of the run.
+        optimizer: the name of its optimizer.
+        seed: draws the subtrees that the objective trains and the source lacks.
         log: takes one line at a time.
 
-    Raises:
-        UserError: the tokenizer and the model have different vocabulary sizes.
+    Returns:
+        The model and the training state that were written.
     """
-    shape, tokenizer = source.model.config, source.model.tokenizer
-    if tokenizer.vocab_size != shape.vocab_size:
-        raise UserError(
-            f"{where}: the tokenizer has {tokenizer.vocab_size} tokens and the model "
-            f"{shape.vocab_size}, but a run needs equal numbers; add lines such as [unused99] to "
-            "the vocabulary."
-        )
-    chosen = OBJECTIVES[objective or source.objective or DEFAULT_OBJECTIVE.name]
-    source = _with_heads(source, chosen, seed, log)
+    source = _with_heads(source, objective, seed, log)
     if source.step and source.mu is None:
         log(f"Without its moments, Adam starts anew, and the steps from 0 (not {source.step:,}).")
         source = dataclasses.replace(source, step=0, updates=0)
-    optimizer = optimizer or source.optimizer or "adamw_google"
-    state = _state(source, optimizer)
-    return RunStart(source, state, optimizer, chosen.name, chosen.export_kind)
-
-
-def write_run(directory: epath.Path, start: RunStart, log: Callable[[str], None]) -> None:
-    """Writes the tokenizer, the shape and the first checkpoint of a run."""
-    model = start.source.model
+    model, state = source.model, _state(source, optimizer)
     model.tokenizer.save(directory / "tokenizer")
     (directory / MODEL).write_text(json.dumps(model.config.to_dict(), indent=2) + "\n")
     meta = {
-        "immutable": weights_settings(model.config, model.params, model.tokenizer, start.optimizer),
+        "immutable": weights_settings(model.config, model.params, model.tokenizer, optimizer),
         UNSET: list(UNSET_NAMES),
         "mutable": {},
-        "loop": {"best": None, "evaluated": start.step, "no_better": 0, "window": None},
+        "loop": {"best": None, "evaluated": source.step or 0, "no_better": 0, "window": None},
     }
     with Checkpoints(directory / "checkpoints", log=log) as checkpoints:
-        checkpoints.save(start.state, meta, wait=True)
+        checkpoints.save(state, meta, wait=True)
+    return source
 
 
 def _with_heads(
