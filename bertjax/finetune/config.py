@@ -54,14 +54,14 @@ class FinetuneConfig:
     """Maximum tokens of a row. Default: set by the task, at most the positions of the model."""
     learning_rates: tuple[float, ...] | None = None
     """Learning rates to try with the first seed; the best on the dev rows is used for all seeds.
-    With batch_sizes and epoch_counts every combination is tried. The paper's grid (A.3) is
-    5e-5 3e-5 2e-5 with 16 32 and 2 3 4. Default: optimizer.learning_rate."""
+    With `batch_sizes` and `epoch_counts` every combination is tried. The paper's grid (A.3) is
+    5e-5 3e-5 2e-5 with 16 32 and 2 3 4. Default: `optimizer.learning_rate`."""
     batch_sizes: tuple[int, ...] | None = None
-    """Batch sizes to try. Default: batch_size."""
+    """Batch sizes to try. Default: `batch_size`."""
     epoch_counts: tuple[int, ...] | None = None
-    """Numbers of epochs to try. Default: epochs."""
+    """Numbers of epochs to try. Default: `epochs`."""
     warmup_proportion: float = 0.1
-    """Share of the steps that warm up, unless optimizer.warmup_steps is given."""
+    """Share of the steps that warm up, unless `optimizer.warmup_steps` is given."""
     select: _Select = "last"
     """Weights to report and export. last: those of the last step. best: those of the best
     evaluation on the dev rows, which makes the dev metric optimistic."""
@@ -91,7 +91,7 @@ class FinetuneConfig:
     execution: Execution = dataclasses.field(default_factory=Execution)
     """How to compute."""
     fresh: bool = False
-    """Start a new run beside the one in workdir, in workdir-2 (-3, ...). Nothing is deleted."""
+    """Start a new run beside the one in `workdir`, in workdir-2 (-3, ...). Nothing is deleted."""
 
     def __post_init__(self) -> None:
         if not dataclasses.is_dataclass(self.task) or not hasattr(self.task, "kind"):

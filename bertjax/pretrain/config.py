@@ -68,7 +68,7 @@ class SecondPhase:
     length_buckets: tuple[int, ...] = ()
     """As in the first phase."""
     after_steps: int | None = None
-    """Number of steps in the first phase. The second phase has the rest of loop.train_steps."""
+    """Number of steps in the first phase. The second phase has the rest of `loop.train_steps`."""
     batch_size: int | None = None
     """Rows of the global batch. Default: as in the first phase."""
     accumulation: int | None = None
@@ -154,7 +154,7 @@ class PretrainConfig:
     seed: int = 0
     """Seed of the initial weights, the order of the data, masks and dropout."""
     fresh: bool = False
-    """Start a new run in workdir-2 (-3, ...) beside the run in workdir. Nothing is deleted."""
+    """Start a new run in workdir-2 (-3, ...) beside the run in `workdir`. Nothing is deleted."""
 
     @property
     def directories(self) -> tuple[str, ...]:

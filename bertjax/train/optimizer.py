@@ -33,7 +33,7 @@ class OptimizerConfig:
     wsd keeps the peak and decays linearly at the end; constant keeps the peak."""
     warmup_steps: int | None = None
     """Number of updates to reach the peak; 0 disables the warm-up. The default is a tenth of all
-    steps; in fine-tuning, warmup_proportion sets it."""
+    steps; in fine-tuning, `warmup_proportion` sets it."""
     power: float | None = None
     """Exponent of the polynomial decay. The default is 0.5, as in NVIDIA's LAMB recipe."""
     end_ratio: float = 0.0

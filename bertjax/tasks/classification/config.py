@@ -39,7 +39,7 @@ class ClassificationConfig:
     in overlapping windows and pool their logits. In training each window has the label of its text,
     and the windows of a text weigh as much as one row."""
     window_overlap: int | None = None
-    """Tokens that neighboring windows share. Default: a quarter of max_seq_length."""
+    """Tokens that neighboring windows share. Default: a quarter of `max_seq_length`."""
     window_logits: WindowLogits = "mean"
     """How to pool the logits of the windows of a text."""
     class_weights: Literal["balanced"] | dict[str, float] | None = None
