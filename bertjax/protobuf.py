@@ -173,8 +173,7 @@ def next_record(read: Callable[[int], bytes]) -> bytes | None:
 
     `read` returns as many bytes as it is asked for, fewer at the end of the file.
     """
-    header = read(RECORD_HEADER_BYTES)
-    if not header:
+    if not (header := read(RECORD_HEADER_BYTES)):
         return None
     (length,) = _LENGTH.unpack(_checked(header, _LENGTH.size, "the CRC32C of its length"))
     if length > _MAX_RECORD_BYTES:

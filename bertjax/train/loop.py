@@ -16,13 +16,7 @@ from bertjax.data.stream import read_ahead
 from bertjax.errors import UserError
 from bertjax.train.checkpoint.manager import Checkpoints
 from bertjax.train.checkpoint.restore import Restored
-from bertjax.train.checkpoint.settings import (
-    UNSET,
-    RunSettings,
-    describe_changes,
-    refuse_changed,
-    refuse_fewer_steps,
-)
+from bertjax.train.checkpoint.settings import UNSET, RunSettings, describe_changes, refuse_changed
 from bertjax.train.loop_config import LoopConfig
 from bertjax.train.progress import Progress
 from bertjax.train.stopping import stop_requests
@@ -348,7 +342,12 @@ class _Run:
                 )
             names = ", ".join(name for name in unset if name in self.settings.immutable_at(step))
             return f"{line}; taken from this command and held from now on: {names}."
-        refuse_fewer_steps(step, total, where)
+        if step > total:  # a longer run is not the result of fewer steps
+            raise UserError(
+                f"{where}: holds a run at step {step:,}, beyond the {total:,} steps of this "
+                "command: ask for more steps or epochs, or set `fresh` to start a new run beside "
+                "it."
+            )
         saved = restored.meta["mutable"]
         changed = describe_changes(saved, self._mutable(), self.settings.effects)
         if changed:

@@ -35,6 +35,7 @@ from bertjax.train.tree import named, nested
 
 _LOGGER = logging.getLogger("bertjax")
 _MARKER = "bad"
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 _FULL_DISK = ("No space left", "File too large", "Disk quota", "os_error_code='28'")
 
 
@@ -153,8 +154,9 @@ class Checkpoints:
             self._delete(step)
         if metric is not None and not math.isfinite(metric):
             metric = None
+        versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
         content = {"format": FORMAT_VERSION, "step": step, "metric": metric}
-        content |= {"versions": _versions(), **meta, "arrays": described}
+        content |= {"versions": versions, **meta, "arrays": described}
         with self._explained(step):
             self._storage.write(step, arrays, seal(content))
         self._pending = (step, metric)
@@ -328,8 +330,3 @@ class Checkpoints:
             if jax.process_index() == 0:
                 self._marker(step).write_text(why)
             sync_global_devices("bertjax_marked")
-
-
-def _versions() -> dict[str, str]:
-    names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-    return {name: importlib.metadata.version(name) for name in names}

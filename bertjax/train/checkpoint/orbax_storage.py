@@ -37,7 +37,7 @@ class Storage:
     def __init__(self, directory: epath.Path, *, read_only: bool) -> None:
         """Opens or makes the directory, and removes the remains of interrupted saves.
 
-        `read_only` writes and removes nothing.
+        With `read_only` it writes and removes nothing.
         """
         import orbax.checkpoint as ocp
 
@@ -129,8 +129,7 @@ class Storage:
 def _mute() -> None:
     """Drops what Orbax prints about a failure besides raising it, so that our sentence is visible.
 
-    It logs tracebacks, also of tasks that it abandons when another fails, and TensorStore's threads
-    complain that their event loop is closed.
+    Orbax logs tracebacks, also of abandoned tasks; TensorStore complains of a closed event loop.
     """
     logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
     logging.getLogger("asyncio").addFilter(

@@ -70,15 +70,6 @@ def describe_changes(
     ]
 
 
-def refuse_fewer_steps(step: int, train_steps: int, where: object) -> None:
-    """Refuses to present a run that trained longer as the result of fewer steps."""
-    if step > train_steps:
-        raise UserError(
-            f"{where}: holds a run at step {step:,}, beyond the {train_steps:,} steps of this "
-            "command: ask for more steps or epochs, or set `fresh` to start a new run beside it."
-        )
-
-
 def as_json(value: Any) -> Any:
     """Returns a value as JSON reads it back: tuples become lists."""
     return json.loads(json.dumps(value))

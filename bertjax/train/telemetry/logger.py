@@ -59,7 +59,9 @@ class Telemetry:
         self._log, self._now = log, now
         self._watch, self._profiler = watch, profiler
         self._trackers = tuple(trackers)
-        self._progress = _can_show_a_bar() if progress is None else progress
+        if progress is None:
+            progress = "ipykernel" in sys.modules or (sys.stderr.isatty() and sys.stdout.isatty())
+        self._progress = progress
         self._bar: Any = None
         self._window = MetricWindow()
         self._timer = StepTimer(clock)
@@ -211,9 +213,9 @@ class Telemetry:
         if self._bar is not None:
             self._bar.set_postfix_str("  ".join(words), refresh=False)
         else:
-            width = len(f"{self._total:,}")
-            words = [f"step {step:>{width},}/{self._total:,}", *words, *self._remaining(step)]
-            self.say("  ".join(words))
+            total = f"{self._total:,}"
+            where = f"step {step:>{len(total)},}/{total}"
+            self.say("  ".join([where, *words, *self._remaining(step)]))
         self._say_what_shows(record)
         self._window = MetricWindow()
 
@@ -235,7 +237,8 @@ class Telemetry:
         if name := phase_of(self._phases, step).name:
             record["phase"] = name
         record["time"] = round(self._now(), 3)
-        record |= {name: _finite(value) for name, value in metrics.items()}
+        # JSON has neither NaN nor infinity.
+        record |= {name: x if math.isfinite(x) else None for name, x in metrics.items()}
         record |= {name: value for name, value in more.items() if value is not None}
         self._file.append(record)
         for tracker in self._trackers:
@@ -245,15 +248,6 @@ class Telemetry:
 
 def _named(phase: PhaseInfo) -> list[str]:
     return [f"phase {phase.name}"] if phase.name else []
-
-
-def _finite(value: float) -> float | None:
-    """Replaces NaN and infinity, which JSON doesn't have, by None."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _can_show_a_bar() -> bool:
-    return "ipykernel" in sys.modules or (sys.stderr.isatty() and sys.stdout.isatty())
 
 
 def _open_bar(step: int, total: int) -> Any:

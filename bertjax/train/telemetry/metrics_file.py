@@ -1,5 +1,6 @@
 """metrics.jsonl: a run's records, one JSON object a line."""
 
+import contextlib
 import json
 from typing import Any
 
@@ -14,12 +15,10 @@ def read_records(path: epath.Path) -> list[Record]:
     """Reads the records of a metrics.jsonl, without damaged lines such as a truncated last one."""
     records = []
     for line in path.read_bytes().decode(errors="replace").splitlines():
-        try:
+        with contextlib.suppress(ValueError):
             record = json.loads(line)
-        except ValueError:
-            record = None
-        if isinstance(record, dict) and isinstance(record.get("step"), int):
-            records.append(record)
+            if isinstance(record, dict) and isinstance(record.get("step"), int):
+                records.append(record)
     return records
 
 

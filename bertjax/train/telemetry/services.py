@@ -3,6 +3,7 @@
 Neither package is imported, and nothing connects, unless a run's configuration names a project.
 """
 
+import contextlib
 import importlib
 import json
 import uuid
@@ -107,12 +108,10 @@ class Service:
     def _read(self) -> dict[str, Any] | None:
         if not self._file.exists():
             return None
-        try:
+        with contextlib.suppress(ValueError):
             memory = json.loads(self._file.read_text())
-        except ValueError:
-            memory = None
-        if not isinstance(memory, dict) or not isinstance(memory.get("id"), str):
-            raise UserError(
-                f"{self._file}: names no run of {self._module}; remove it to log to a new run."
-            )
-        return memory
+            if isinstance(memory, dict) and isinstance(memory.get("id"), str):
+                return memory
+        raise UserError(
+            f"{self._file}: names no run of {self._module}; remove it to log to a new run."
+        )
