@@ -29,14 +29,9 @@ class Progress:
     ) -> bool:
         """Adds an evaluation and returns whether it is the best so far.
 
-        Args:
-            step: number of steps done.
-            metrics: all of its metrics.
-            value: the metric that is compared; None if there is none.
-            mode: whether the "min" or the "max" value is better.
-            first: steps up to this one don't compete: they belong to an earlier phase.
-            eligible: False for a state that won't be saved. It neither is the best nor costs
-                patience.
+        The "min" or "max" (`mode`) of the values is the best. Steps up to `first` don't compete:
+        they belong to an earlier phase. A state that isn't `eligible` won't be saved: it neither is
+        the best nor costs patience.
         """
         self.evaluated = step
         is_best = False

@@ -62,12 +62,8 @@ def read_state(
 ) -> Restored:
     """Reads the arrays of a step onto the shardings of `target`, with the step's meta.
 
-    Args:
-        storage: the steps.
-        step: one of them.
-        target: the state as `jax.ShapeDtypeStruct`s (see `abstract`).
-        accept: called with the meta before any array is read; may raise to refuse the run.
-        partial: `target` lacks some of the saved arrays.
+    `target` is the state as `jax.ShapeDtypeStruct`s (see `abstract`); with `partial` it may lack
+    some of the saved arrays. `accept` gets the meta before any array is read, and may raise.
 
     Raises:
         Damaged: the step differs from what was saved, or can't be read; raised on all processes.
