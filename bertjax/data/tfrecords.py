@@ -1,8 +1,8 @@
-"""Pre-training examples as Google's scripts left them: TFRecord files, read without TensorFlow.
+"""Reads the TFRecord files of Google's pre-training scripts, without TensorFlow.
 
-`create_pretraining_data.py` of google-research/bert, and NVIDIA's DeepLearningExamples after it,
-write one tf.train.Example for each pair of texts, padded and with its words masked. The labels say
-what was masked, so the text can be made whole, and masked anew in training.
+`create_pretraining_data.py` of google-research/bert, and the same script in NVIDIA's
+DeepLearningExamples, write one tf.train.Example for each pair of texts, padded and masked. The
+labels name the masked words, so the text can be restored, and training masks it anew.
 
 Formats: tensorflow/core/lib/io/record_writer.h and tensorflow/core/example/{example,feature}.proto.
 """
@@ -27,7 +27,7 @@ from bertjax.text import corpus
 from bertjax.text.corpus import Source
 from bertjax.text.tokenizer import Tokenizer
 
-# The list of a Feature that holds the values: 2 floats, 3 integers.
+# The field of a Feature that holds the values: 2 for floats, 3 for integers.
 _FEATURES = {
     "input_ids": 3,
     "input_mask": 3,
@@ -40,22 +40,22 @@ _FEATURES = {
 # a.tfrecord, a.tfrecords.gz, a.tfrecord-00000-of-00010, eval.tf_record
 _NAME = re.compile(r"\.tf_?records?(-\d+-of-\d+)?(\.gz)?$", re.IGNORECASE)
 _GZIP = b"\x1f\x8b\x08"
-_AT_ONCE = 512
+_RECORDS_AT_ONCE = 512
 
 
 class Example(NamedTuple):
-    """An example of an old file, its masked words put back."""
+    """An example with its masked words restored."""
 
     pair: Pair
-    """A, B (int32, without special tokens) and whether B is random."""
+    """A and B (int32, without special tokens), and whether B is random."""
     max_seq_length: int
-    """Tokens that the record was padded to."""
+    """The number of tokens that the record was padded to."""
     predictions: int
-    """How many positions were masked, with those that were kept or replaced at random."""
+    """The number of masked positions, including those that were kept or replaced at random."""
 
 
 class _Unfit(Exception):
-    """A record is not what it should be; the message says why, and what to do."""
+    """A record has other features than expected; the message says why, and what to do."""
 
 
 def read_examples(
@@ -64,22 +64,22 @@ def read_examples(
     *,
     max_seq_length: int | None = None,
 ) -> Iterator[Example]:
-    """Reads the examples of one TFRecord file, in their order, in bounded memory.
+    """Yields the examples of one TFRecord file in order and in bounded memory.
 
     Args:
         path: the file, plain or compressed by gzip; local or remote (gs://).
-        tokenizer: of the vocabulary that the file was made with, to check ids and special tokens;
-            None checks only what holds for any vocabulary.
-        max_seq_length: what records must be padded to; None takes the first record's length.
+        tokenizer: the tokenizer that the file was made with, for checks of ids and special tokens.
+            With None, only checks for any vocabulary are made.
+        max_seq_length: the length that records must be padded to. None takes that of the first.
 
     Raises:
-        UserError: no such file, damage (each CRC32C is checked) or truncation, a feature that is
-            missing or has values that can't be, another length, ids or special tokens of another
-            vocabulary; named by the file and the record's number, from 1.
+        UserError: there is no such file, it is damaged (each CRC32C is checked) or truncated, a
+            feature is missing or has impossible values, or the length, ids or special tokens differ
+            from those expected. The error names the file and the record's number, from 1.
     """
     path = location(path)
     numbered = enumerate(read_records(path), start=1)
-    while batch := list(itertools.islice(numbered, _AT_ONCE)):
+    while batch := list(itertools.islice(numbered, _RECORDS_AT_ONCE)):
         try:
             examples = _decode([record for _, record in batch], max_seq_length, tokenizer)
         except (protobuf.Malformed, _Unfit):
@@ -89,10 +89,10 @@ def read_examples(
 
 
 def read_records(path: epath.PathLike) -> Iterator[bytes]:
-    """The records of a TFRecord file, plain or compressed by gzip; each CRC32C is checked.
+    """Yields the records of a TFRecord file, plain or compressed by gzip; checks each CRC32C.
 
     Raises:
-        UserError: no such file, damage or truncation, named by the record's number.
+        UserError: there is no such file, or it is damaged or truncated at the named record.
     """
     path = location(path)
     if not path.exists():
@@ -110,12 +110,12 @@ def read_records(path: epath.PathLike) -> Iterator[bytes]:
 
 
 def is_named_tfrecord(path: epath.Path) -> bool:
-    """Whether a file's name says that it is one."""
+    """Whether a file has the name of a TFRecord file."""
     return _NAME.search(path.name) is not None
 
 
 def is_tfrecord(path: epath.Path) -> bool:
-    """Whether a file is one, by its name, or because it begins with a length and the sum of it."""
+    """Whether a file is a TFRecord file, by its name or because it begins with a record header."""
     if is_named_tfrecord(path):
         return True
     with reading(path), path.open("rb") as file:
@@ -127,11 +127,11 @@ def is_tfrecord(path: epath.Path) -> bool:
 
 
 def expanded(patterns: Sequence[str], leave_out: Sequence[epath.Path]) -> list[str]:
-    """The same patterns, but of a directory with TFRecords at any depth these files.
+    """Replaces each directory that contains TFRecords, at any depth, by these files.
 
     Args:
-        patterns: as `corpus.expand_inputs` takes them.
-        leave_out: files that are no text although they lie there.
+        patterns: patterns as for `corpus.expand_inputs`.
+        leave_out: files that do not count as text.
 
     Raises:
         UserError: a directory has both TFRecords and text.
@@ -150,10 +150,10 @@ def expanded(patterns: Sequence[str], leave_out: Sequence[epath.Path]) -> list[s
 
 
 def are_tfrecords(sources: Sequence[Source]) -> bool:
-    """Whether the input is TFRecords, not text.
+    """Whether the input is TFRecords rather than text.
 
     Raises:
-        UserError: some of it is.
+        UserError: it has both.
     """
     is_record = [isinstance(each, epath.Path) and is_tfrecord(each) for each in sources]
     if any(is_record) and not all(is_record):
@@ -162,7 +162,7 @@ def are_tfrecords(sources: Sequence[Source]) -> bool:
 
 
 def prepare_command(data: epath.Path) -> str | None:
-    """The command that makes shards of what someone takes for shards; None if it is no TFRecord.
+    """Returns the command that converts TFRecords given in place of shards, None for other data.
 
     Args:
         data: a directory, a file or a pattern.
@@ -179,7 +179,7 @@ def prepare_command(data: epath.Path) -> str | None:
 
 
 def _decompressed(file: Any) -> Any:
-    """The file from its beginning, or what gzip compressed into it."""
+    """Returns the file, or a reader of its content if it is compressed by gzip."""
     start = file.read(len(_GZIP))
     file.seek(0)
     return gzip.GzipFile(fileobj=file) if start == _GZIP else file
@@ -189,7 +189,7 @@ def _read(stream: Any, size: int) -> bytes:
     try:
         return stream.read(size)
     except (EOFError, zlib.error, gzip.BadGzipFile):
-        raise protobuf.Malformed("what gzip compressed is cut off or changed") from None
+        raise protobuf.Malformed("the gzip data is truncated or damaged") from None
 
 
 def _damaged(path: epath.Path, number: int, error: protobuf.Malformed) -> UserError:
@@ -204,7 +204,7 @@ def _decode_singly(
     max_seq_length: int | None,
     tokenizer: Tokenizer | None,
 ) -> list[Example]:
-    """Decodes records one by one to name the one that is at fault."""
+    """Decodes records one by one, to name the faulty one."""
     examples: list[Example] = []
     for number, record in batch:
         try:
@@ -220,12 +220,11 @@ def _decode_singly(
 def _decode(
     records: Sequence[bytes], max_seq_length: int | None, tokenizer: Tokenizer | None
 ) -> list[Example]:
-    """The examples of some records, which are all looked at at once.
+    """Decodes several records at once.
 
     Raises:
-        Malformed: a record is no tf.train.Example.
-        _Unfit: its features are not what they should be. (Of several records it says no more than
-            that some are not.)
+        Malformed: a record is not a tf.train.Example.
+        _Unfit: a record has other features than expected; the message fits a single record.
     """
     found = [_features(record) for record in records]
     columns = {name: [features[name] for features in found] for name in _FEATURES}
@@ -236,14 +235,14 @@ def _decode(
     labels = _rows("next_sentence_labels", columns["next_sentence_labels"], 1)[:, 0]
 
     # [CLS] A [SEP] B [SEP], then padding.
-    place, ends = np.arange(length), mask.sum(axis=1)
+    column, ends = np.arange(length), mask.sum(axis=1)
     a_ends = ((types == 0) & (mask == 1)).sum(axis=1) - 1
-    is_row = np.array_equal(mask, place < ends[:, None])
-    is_row &= np.array_equal(types, (place > a_ends[:, None]) & (place < ends[:, None]))
+    is_row = np.array_equal(mask, column < ends[:, None])
+    is_row &= np.array_equal(types, (column > a_ends[:, None]) & (column < ends[:, None]))
     if not is_row or (a_ends < 2).any() or (ends < a_ends + 3).any():
         raise _Unfit(
             "its input_mask and segment_ids are not those of [CLS] A [SEP] B [SEP] and padding; "
-            "only pairs of texts can be read."
+            "only pairs of texts are supported."
         )
     row, position, label = _predictions(columns)
     if ((position < 1) | (position >= ends[row] - 1)).any():
@@ -261,14 +260,14 @@ def _decode(
 
 
 def _features(record: bytes) -> dict[str, bytes]:
-    """The packed values of the features that an example needs, by their names."""
+    """Returns the packed values of the features of an example, by name."""
     found = {}
     for features in protobuf.messages(protobuf.fields(record), 1):
         for entry in protobuf.messages(protobuf.fields(features), 1):
-            parts = protobuf.fields(entry)
-            name = b"".join(protobuf.messages(parts, 1)[-1:]).decode(errors="replace")
+            item = protobuf.fields(entry)
+            name = b"".join(protobuf.messages(item, 1)[-1:]).decode(errors="replace")
             if name in _FEATURES:
-                feature = protobuf.fields(b"".join(protobuf.messages(parts, 2)))
+                feature = protobuf.fields(b"".join(protobuf.messages(item, 2)))
                 found[name] = _packed(name, feature)
     if missing := [name for name in _FEATURES if name not in found]:
         raise _Unfit(
@@ -279,39 +278,42 @@ def _features(record: bytes) -> dict[str, bytes]:
 
 
 def _packed(name: str, feature: protobuf.Fields) -> bytes:
-    """The numbers of a feature as they are written."""
-    if any(kind != _FEATURES[name] for kind in feature):
+    """Returns the bytes of a feature's packed numbers."""
+    if any(field != _FEATURES[name] for field in feature):
         raise _Unfit(f"its {name} is of another type; make the file again.")
     values = protobuf.fields(b"".join(protobuf.messages(feature, _FEATURES[name]))).get(1, [])
     if not all(isinstance(value, bytes) for value in values):
-        raise protobuf.Malformed(f"its {name} is not packed, as TensorFlow does")
+        raise protobuf.Malformed(f"its {name} is not packed, as TensorFlow writes it")
     return b"".join(value for value in values if isinstance(value, bytes))
 
 
 def _rows(name: str, columns: Sequence[bytes], length: int | None) -> np.ndarray:
-    """A feature of some records: int64 [records, length]; `length` None takes the first one's."""
+    """Returns a feature of several records: int64 [records, length].
+
+    With None, `length` is that of the first record.
+    """
     values, offsets = protobuf.packed_varints(columns)
     counts = np.diff(offsets)
     if length is None:
         length = int(counts[0])
     if (counts != length).any():
         raise _Unfit(
-            f"its {name} holds {counts[0]} numbers where {length} are expected; put files of each "
-            "sequence length into a directory of their own."
+            f"its {name} has {counts[0]} numbers instead of {length}; put the files of each "
+            "sequence length into their own directory."
         )
     return values.reshape(len(columns), length)
 
 
 def _predictions(columns: dict[str, list[bytes]]) -> tuple[np.ndarray, ...]:
-    """The record, the position and the original id of what was masked: int64 [predictions] each."""
+    """Returns the record, position and original id of each prediction: int64 [predictions] each."""
     positions, offsets = protobuf.packed_varints(columns["masked_lm_positions"])
     ids, id_offsets = protobuf.packed_varints(columns["masked_lm_ids"])
     sizes = 4 * np.diff(offsets)
     weights = columns["masked_lm_weights"]
     if not np.array_equal(offsets, id_offsets) or sizes.tolist() != [*map(len, weights)]:
         raise _Unfit(
-            "has other numbers of masked_lm_positions, masked_lm_ids and masked_lm_weights; make "
-            "the file again."
+            "has different numbers of masked_lm_positions, masked_lm_ids and masked_lm_weights; "
+            "make the file again."
         )
     weight = np.frombuffer(b"".join(weights), "<f4")
     if ((weight != 0) & (weight != 1)).any():
@@ -324,21 +326,21 @@ def _predictions(columns: dict[str, list[bytes]]) -> tuple[np.ndarray, ...]:
 def _check_vocabulary(
     ids: np.ndarray, a_ends: np.ndarray, ends: np.ndarray, tokenizer: Tokenizer | None
 ) -> None:
-    """Refuses ids and special tokens that are not this vocabulary's, or (None) no vocabulary's."""
-    each = np.arange(len(ids))
-    first, middle, last = ids[:, 0], ids[each, a_ends], ids[each, ends - 1]
+    """Refuses ids and special tokens that do not fit the tokenizer or, with None, any tokenizer."""
+    row = np.arange(len(ids))
+    first, middle, last = ids[:, 0], ids[row, a_ends], ids[row, ends - 1]
     vocab_size = 1 << 31 if tokenizer is None else tokenizer.vocab_size
     wrong = ids[(ids < 0) | (ids >= vocab_size)]
     advice = "give the vocabulary that the file was made with."
     if len(wrong):
-        raise _Unfit(f"has the id {wrong[0]}, where the vocabulary has {vocab_size:,}; {advice}")
+        raise _Unfit(f"has the id {wrong[0]}, but the vocabulary has {vocab_size:,}; {advice}")
     cls_id, sep_id = first, middle
     if tokenizer is not None:
         cls_id, sep_id = tokenizer.cls_id, tokenizer.sep_id
     if (first != cls_id).any() or (middle != sep_id).any() or (last != sep_id).any():
         raise _Unfit(
-            f"has the ids {first[0]}, {middle[0]} and {last[0]} where [CLS], [SEP] and [SEP] "
-            f"should be; {advice}"
+            f"has the ids {first[0]}, {middle[0]} and {last[0]} instead of [CLS], [SEP] and [SEP]; "
+            f"{advice}"
         )
     if tokenizer is not None and (ids == tokenizer.mask_id).any():
         raise _Unfit(f"has a [MASK] (id {tokenizer.mask_id}) that no label replaces; {advice}")
@@ -346,6 +348,6 @@ def _check_vocabulary(
 
 def _mixed(record: Source, text: Source) -> UserError:
     return UserError(
-        f"{record} is a TFRecord file, {text} is text: prepare them one after the other, each "
-        "into a directory of its own."
+        f"{record} is a TFRecord file, {text} is text: prepare them separately, each into its own "
+        "directory."
     )

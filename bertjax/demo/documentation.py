@@ -1,7 +1,7 @@
-"""English prose from the Python documentation that is installed on this machine.
+"""Extracts English prose from the Python documentation installed on this machine.
 
-Docstrings of the standard library and of bertjax's own dependencies, and the topics of
-`help("topics")`. Sources are parsed with `ast`; nothing is imported or run.
+The prose comes from docstrings of the standard library and of bertjax's dependencies, and from the
+topics of `help("topics")`. Sources are parsed with `ast`; nothing is imported or run.
 """
 
 import ast
@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from etils import epath
 
 PACKAGES = (
-    # what bertjax asks for
+    # dependencies of bertjax
     "jax",
     "flax",
     "optax",
@@ -36,7 +36,7 @@ PACKAGES = (
     "sentencepiece",
     "sentencex",
     "safetensors",
-    # what these ask for
+    # dependencies of these
     "absl",
     "huggingface_hub",
     "rich",
@@ -62,25 +62,25 @@ PACKAGES = (
     "urllib3",
     "pip",
 )
-"""Import names whose docstrings are read where they are installed, after the standard library's."""
+"""Import names of packages whose docstrings are read, if installed, after the standard library."""
 
 STANDARD_LIBRARY = "python"
-"""The `package` of a passage from the standard library."""
+"""Value of `Passage.package` for the standard library."""
 
 _TOPICS = "pydoc_data/topics.py"
 _SKIPPED = frozenset(
     {"__pycache__", "_vendor", "idlelib", "lib2to3", "site-packages", "dist-packages"}
     | {"test", "testing", "tests"}
 )
-# Files with less of them than this cost most of the parsing and hold little of the text.
-_LEAST_SHARE = 0.25
-_LEAST_BYTES = 500
+# Files with fewer docstrings take most of the parsing time and hold little of the text.
+_MIN_SHARE = 0.25
+_MIN_BYTES = 500
 _TRIPLE_QUOTED = re.compile(rb'"""(.*?)"""' + rb"|'''(.*?)'''", re.DOTALL)
 
-_FEWEST_WORDS = 5
-_LEAST_PLAIN_WORDS = 0.75
-_LEAST_FUNCTION_WORDS = 0.15
-_MOST_SYMBOLS = 0.05
+_MIN_WORDS = 5
+_MIN_PLAIN_WORDS = 0.75
+_MIN_FUNCTION_WORDS = 0.15
+_MAX_SYMBOLS = 0.05
 _WITHOUT_SYMBOLS = str.maketrans("", "", r"=_{}<>[]|\#@$%^~+*/()")
 _PLAIN_WORD = re.compile(r"(?<!\S)[(\"']?[A-Za-z]+(?:[-'’][A-Za-z]+)*[)\"']?[,.;:!?]?[)\"']?(?!\S)")
 _FUNCTION_WORD_LINE = (
@@ -109,7 +109,7 @@ _ADMONITIONS = frozenset(
     | {"important", "note", "seealso", "tip", "warning"}
 )
 
-# What has to be in a text for a pattern to match, the pattern, and what takes its place.
+# A substring that every match contains, the pattern, and its replacement.
 _MARKUP = (
     (":`", re.compile(r":[\w:+-]+:`[~!.]*([^`<]*?)\s*(?:<[^`>]*>)?`"), r"\1"),  # :func:`name`
     ("`", re.compile(r"`+[~!.]?([^`]*?)\s*(?:<[^`>]*>)?`+_*"), r"\1"),  # ``code``, `text <url>`_
@@ -127,22 +127,22 @@ class Passage:
     package: str
     """Import name of the package, or "python" for the standard library."""
     file: str
-    """The module's path, relative to where packages lie: "jax/_src/numpy/linalg.py"."""
+    """Path of the module, relative to the directory of packages: "jax/_src/numpy/linalg.py"."""
     text: str
-    """Paragraphs, each on one line, a blank line between them."""
+    """Paragraphs, each on one line, separated by blank lines."""
 
 
 def installed_documentation() -> list[Passage]:
-    """All the prose of the documentation installed here, each paragraph once.
+    """Returns the prose of the installed documentation, each paragraph once.
 
-    Left out are tests, vendored copies, files that hold little documentation, and within docstrings
+    It skips tests, vendored copies and files with little documentation. Within docstrings it skips
     code, doctests, tables, headings, and the names and types of parameters.
 
     Returns:
-        The passages in a fixed order (package, path, place in the file): the same installed files
+        The passages ordered by package, path and position in the file. The same installed files
         give the same list.
     """
-    # Syntax trees are millions of small objects without cycles: looking for garbage among them
+    # Syntax trees are millions of small objects without cycles, and collecting garbage among them
     # would double the time.
     collecting = gc.isenabled()
     gc.disable()
@@ -168,35 +168,35 @@ def _passages() -> Iterator[Passage]:
 
 
 def prose(docstring: str) -> list[str]:
-    """The paragraphs of English prose in a docstring of any usual layout, without markup."""
+    """Returns the paragraphs of English prose in a docstring, without markup."""
     paragraphs = (
         _without_markup(paragraph)
         for paragraph in _paragraphs(docstring)
-        if paragraph.count(" ") >= _FEWEST_WORDS - 1
+        if paragraph.count(" ") >= _MIN_WORDS - 1
     )
     return [paragraph for paragraph in paragraphs if is_prose(paragraph)]
 
 
 def is_prose(text: str) -> bool:
-    """Whether a paragraph reads as English sentences, rather than as code, a list or a formula."""
+    """Whether a paragraph reads as English sentences rather than as code, a list or a formula."""
     words = text.lower().split()
-    if len(words) < _FEWEST_WORDS or not (text[0].isalnum() or text[0] in "\"'("):
+    if len(words) < _MIN_WORDS or not (text[0].isalnum() or text[0] in "\"'("):
         return False
-    if len(text) - len(text.translate(_WITHOUT_SYMBOLS)) > _MOST_SYMBOLS * len(text):
+    if len(text) - len(text.translate(_WITHOUT_SYMBOLS)) > _MAX_SYMBOLS * len(text):
         return False
-    if len(_PLAIN_WORD.findall(text)) < _LEAST_PLAIN_WORDS * len(words):
+    if len(_PLAIN_WORD.findall(text)) < _MIN_PLAIN_WORDS * len(words):
         return False
-    return sum(map(_FUNCTION_WORDS.__contains__, words)) >= _LEAST_FUNCTION_WORDS * len(words)
+    return sum(map(_FUNCTION_WORDS.__contains__, words)) >= _MIN_FUNCTION_WORDS * len(words)
 
 
 def _modules() -> Iterator[tuple[str, str, epath.Path]]:
-    """(package, relative path, path) of every source file to read, in a fixed order."""
+    """Yields (package, relative path, path) of every source file to read, in a fixed order."""
     standard = epath.Path(sysconfig.get_path("stdlib"))
     for path in _sources(standard):
         yield STANDARD_LIBRARY, path.relative_to(standard).as_posix(), path
     for package in PACKAGES:
         try:
-            spec = importlib.util.find_spec(package)  # of a top-level name: imports nothing
+            spec = importlib.util.find_spec(package)  # imports nothing for a top-level name
         except (ImportError, ValueError):
             continue
         if spec is None:
@@ -222,17 +222,17 @@ def _sources(directory: epath.Path) -> Iterator[epath.Path]:
 def _documentation(name: str, path: epath.Path) -> list[str]:
     try:
         source = path.read_bytes()
-    except OSError:  # a broken link or a file of someone else's: not ours to mend
+    except OSError:  # a broken link, or no permission
         return []
     quoted = sum(len(match[0]) for match in _TRIPLE_QUOTED.finditer(source))
-    if name != _TOPICS and (quoted < _LEAST_BYTES or quoted < _LEAST_SHARE * len(source)):
+    if name != _TOPICS and (quoted < _MIN_BYTES or quoted < _MIN_SHARE * len(source)):
         return []
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about other people's escape sequences
+            warnings.simplefilter("ignore")  # invalid escape sequences in other packages
             tree = ast.parse(source)
         return list(_topics(tree) if name == _TOPICS else _docstrings(tree))
-    except (SyntaxError, ValueError, RecursionError):  # templates, and code for other Pythons
+    except (SyntaxError, ValueError, RecursionError):  # templates, or code for other Pythons
         return []
 
 
@@ -255,9 +255,9 @@ def _topics(tree: ast.Module) -> Iterator[str]:
 
 
 def _paragraphs(docstring: str) -> Iterator[str]:
-    """Joins the lines of each paragraph; code, tables, headings and field names are left out."""
+    """Yields paragraphs with joined lines, without code, tables, headings and field names."""
     current: list[str] = []
-    start = 0  # indentation of the paragraph
+    start = 0  # the indentation of the paragraph
     for line in _without_code(inspect.cleandoc(docstring)):
         text = line.strip()
         indent = len(line) - len(line.lstrip())
@@ -286,15 +286,15 @@ def _paragraphs(docstring: str) -> Iterator[str]:
 
 
 def _is_field(line: str, indent: int, start: int) -> bool:
-    """Whether a paragraph's first line is only names ("axis", "x, y") above its description."""
+    """Whether a first line consists of names ("axis", "x, y") above their description."""
     return indent > start and _NUMPY_SIGNATURE.fullmatch(line) is not None
 
 
 def _without_code(text: str) -> Iterator[str]:
-    """The lines that belong to no doctest, fenced or literal block, or directive."""
-    block: int | None = None  # indentation of what introduced a block to leave out
+    """Yields the lines outside doctests, fenced and literal blocks, and directives."""
+    block: int | None = None  # the indentation of the line that introduces a skipped block
     fenced = False
-    until_blank = False  # in a doctest or a table
+    until_blank = False  # inside a doctest or a table
     for line in text.expandtabs().split("\n"):
         stripped = line.strip()
         indent = len(line) - len(line.lstrip())

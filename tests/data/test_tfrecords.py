@@ -167,7 +167,7 @@ def test_no_cut_goes_unnoticed_but_one_between_records(write, features):
     compressed = gzip.compress(whole)
     for end in range(len(compressed) // 2, len(compressed)):
         path.write_bytes(compressed[:end])
-        assert "damaged (what gzip compressed is cut off or changed)" in refusal(path)
+        assert "damaged (the gzip data is truncated or damaged)" in refusal(path)
 
 
 FAULTS = {
@@ -177,17 +177,17 @@ FAULTS = {
     },
     "its input_ids is of another type": {"input_ids": [1.0] * LENGTH},
     "its masked_lm_weights is of another type": {"masked_lm_weights": [1] * PREDICTIONS},
-    "its segment_ids holds 23 numbers where 24 are expected": {"segment_ids": [0] * 23},
-    "its next_sentence_labels holds 2 numbers where 1": {"next_sentence_labels": [0, 0]},
+    "its segment_ids has 23 numbers instead of 24": {"segment_ids": [0] * 23},
+    "its next_sentence_labels has 2 numbers instead of 1": {"next_sentence_labels": [0, 0]},
     "its next_sentence_labels is neither 0 nor 1": {"next_sentence_labels": [2]},
-    "other numbers of masked_lm_positions": {"masked_lm_ids": [7]},
+    "different numbers of masked_lm_positions": {"masked_lm_ids": [7]},
     "its masked_lm_weights are not all 0 or 1": {"masked_lm_weights": [0.5] * PREDICTIONS},
     "are not those of [CLS] A [SEP] B [SEP]": {"segment_ids": [0] * LENGTH},
     "input_mask and segment_ids are not": {"input_mask": [1 << 40] + [1] * (LENGTH - 1)},
     "masks a position outside its text": {"masked_lm_positions": [16] * PREDICTIONS},
-    "has the id 100, where the vocabulary has 100": {"masked_lm_ids": [100] * PREDICTIONS},
+    "has the id 100, but the vocabulary has 100": {"masked_lm_ids": [100] * PREDICTIONS},
     "has a [MASK] (id 4) that no label replaces": {"masked_lm_weights": [0.0] * PREDICTIONS},
-    "has the ids 9, 9 and 9 where [CLS], [SEP] and [SEP] should be": {"input_ids": [9] * LENGTH},
+    "has the ids 9, 9 and 9 instead of [CLS], [SEP] and [SEP]": {"input_ids": [9] * LENGTH},
 }
 
 
@@ -203,8 +203,8 @@ def test_faults_are_named(write, features, says):
 def test_records_of_other_lengths(write, features, google):
     longer = google.features([2, 5, 3, 6, 3], 1, [1], [5], False, LENGTH + 1, PREDICTIONS)
     path = write(features(), longer)
-    assert "record 2: its input_ids holds 25 numbers where 24 are expected" in refusal(path)
-    assert "record 1: its input_ids holds 24 numbers" in refusal(path, max_seq_length=16)
+    assert "record 2: its input_ids has 25 numbers instead of 24" in refusal(path)
+    assert "record 1: its input_ids has 24 numbers" in refusal(path, max_seq_length=16)
 
 
 def test_records_that_are_no_examples(write, features, writer):

@@ -144,7 +144,7 @@ def installed(tmp_path, monkeypatch):
     package = tmp_path / "site" / "jax"
     package.mkdir(parents=True)
     monkeypatch.setattr(documentation, "PACKAGES", ("jax", "not_installed_at_all"))
-    monkeypatch.setattr(documentation, "_LEAST_BYTES", 10)
+    monkeypatch.setattr(documentation, "_MIN_BYTES", 10)
     monkeypatch.setattr(documentation.sysconfig, "get_path", lambda name: str(tmp_path / "lib"))
     (tmp_path / "lib").mkdir()
 

@@ -219,12 +219,12 @@ def test_bad_files_are_named_and_leave_nothing(old, config, log, vocabulary):
         prepare.prepare(cfg, log)
     other, _ = old(2, length=LENGTH + 1, name="other")
     last.write_bytes(next(other.iterdir()).read_bytes())
-    with pytest.raises(UserError, match=r"-00002-of-00003, record 1: its input_ids holds 33"):
+    with pytest.raises(UserError, match=r"-00002-of-00003, record 1: its input_ids has 33"):
         prepare.prepare(cfg, log)
     last.write_bytes(whole)
     tokens = (vocabulary / "vocab.txt").read_text().split()
     (vocabulary / "vocab.txt").write_text("\n".join(tokens[:400]))
-    with pytest.raises(UserError, match=r"record \d+: has the id \d+, where the voc.* has 400"):
+    with pytest.raises(UserError, match=r"record \d+: has the id \d+, but the voc.* has 400"):
         prepare.prepare(cfg, log)
     for file in directory.iterdir():
         file.write_bytes(b"")
