@@ -1,6 +1,7 @@
-"""Data directories and corpora made by hand, and a remote scheme that is a local folder."""
+"""Fixtures that write data directories and corpora."""
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 @pytest.fixture(scope="session")
 def encode_pair():
-    """One example as a record, as `prepare` writes it."""
+    """Encodes an example as a record."""
 
     def encode(pair, *, wide):
         a, b = (side.astype(shards.id_dtype(wide)).tobytes() for side in (pair.a, pair.b))
@@ -26,7 +27,7 @@ def encode_pair():
 
 @pytest.fixture
 def make_data(tmp_path, encode_pair):
-    """Writes a data directory of given examples, without `prepare`; returns its path."""
+    """Writes a data directory with given examples, without `prepare`; returns its path."""
 
     def make(train, held_out=(), *, per_file=7, name="data", **fields):
         directory = epath.Path(tmp_path / name)
@@ -80,7 +81,7 @@ def make_data(tmp_path, encode_pair):
 
 @pytest.fixture
 def some_pairs():
-    """Examples with ids from 5 to 99, of which each names itself: the first id of A counts them."""
+    """Makes examples with ids from 5 to 99. The first id of A counts them."""
 
     def make(count, seed=0):
         rng = np.random.default_rng(seed)
@@ -98,33 +99,39 @@ def some_pairs():
 
 @pytest.fixture
 def vocabulary(tmp_path):
-    """A WordPiece tokenizer of the words w0 ... w999, in a directory."""
+    """The directory of a WordPiece tokenizer with the words w0 ... w999."""
     directory = tmp_path / "tokenizer"
     directory.mkdir()
     (directory / "vocab.txt").write_text("\n".join([*SPECIALS, *(f"w{i}" for i in range(1000))]))
     return directory
 
 
+@functools.cache
+def random_texts(documents, sentences, words, files, seed):
+    """Returns the texts of `make_corpus`."""
+    rng = np.random.default_rng(seed)
+    texts = [[] for _ in range(files)]
+    number = 0
+    for document in range(documents):
+        lines = []
+        for _ in range(rng.integers(*sentences, endpoint=True)):
+            ids = [number // 1000 % 1000, number % 1000]
+            ids += rng.integers(0, 1000, rng.integers(*words, endpoint=True)).tolist()
+            lines.append(" ".join(f"w{i}" for i in ids))
+            number += 1
+        texts[document * files // documents].append("\n".join(lines))
+    return ["\n\n".join(text) + "\n" for text in texts]
+
+
 @pytest.fixture
 def make_corpus(tmp_path):
-    """Writes .txt files of random words; every sentence begins with words that name it alone."""
+    """Writes .txt files of random words. The first two words of a sentence identify it."""
 
     def make(documents, *, sentences=(3, 12), words=(4, 20), files=1, seed=0, name="corpus"):
-        rng = np.random.default_rng(seed)
         directory = tmp_path / name
         directory.mkdir()
-        texts = [[] for _ in range(files)]
-        number = 0
-        for document in range(documents):
-            lines = []
-            for _ in range(rng.integers(*sentences, endpoint=True)):
-                ids = [number // 1000 % 1000, number % 1000]
-                ids += rng.integers(0, 1000, rng.integers(*words, endpoint=True)).tolist()
-                lines.append(" ".join(f"w{i}" for i in ids))
-                number += 1
-            texts[document * files // documents].append("\n".join(lines))
-        for file, text in enumerate(texts):
-            (directory / f"{file:02d}.txt").write_text("\n\n".join(text) + "\n")
+        for file, text in enumerate(random_texts(documents, sentences, words, files, seed)):
+            (directory / f"{file:02d}.txt").write_text(text)
         return directory
 
     return make
@@ -132,7 +139,7 @@ def make_corpus(tmp_path):
 
 @pytest.fixture
 def differing():
-    """The names of the files that only one of two directories has, or that have other bytes."""
+    """Compares two directories; returns the names of files that differ or are in one only."""
 
     def compare(first, second):
         def files(root):
@@ -151,7 +158,7 @@ def differing():
 
 @dataclasses.dataclass
 class Lines:
-    """A `log` that keeps what it is told."""
+    """A `log` that keeps its lines."""
 
     lines: list[str] = dataclasses.field(default_factory=list)
 

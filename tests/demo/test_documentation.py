@@ -1,3 +1,5 @@
+"""Tests of extracting prose from installed documentation."""
+
 import itertools
 import warnings
 
@@ -99,7 +101,7 @@ def test_fields_of_google_and_sphinx_give_their_descriptions():
     ]
 
 
-def test_markup_is_taken_off():
+def test_markup_is_removed():
     docstring = (
         "See :func:`numpy.sum` and :class:`~jax.Array`, or ``the`` *sum* of the "
         "`guide <http://x.y>`_ [1]_ that is at https://example.org/a?b with **all** "
@@ -134,7 +136,7 @@ def test_prose():
 
 @pytest.fixture
 def installed(tmp_path, monkeypatch):
-    """A standard library and one package, as files; `write` adds to them."""
+    """Makes an empty standard library and one package; returns a function that adds files."""
 
     def write(name, source):
         path = tmp_path / name
@@ -211,7 +213,7 @@ def test_tests_vendored_copies_and_hidden_files_are_skipped(installed):
     assert len(installed_documentation()) == 1
 
 
-def test_files_that_are_not_python_are_passed_over(installed):
+def test_files_that_are_not_python_are_skipped(installed):
     installed("lib/a.py", f'"""{FIRST}"""\nprint "Python 2"\n')
     installed("lib/b.py", f'"""{FIRST}"""\n'.encode() + b"\xff\0")
     installed("lib/c.py", f'"""{FIRST}"""\nx = ' + "(" * 5000)
@@ -220,7 +222,7 @@ def test_files_that_are_not_python_are_passed_over(installed):
     assert [passage.file for passage in installed_documentation()] == ["e.py"]
 
 
-def test_nothing_is_imported_and_nobodys_warnings_are_shown(installed):
+def test_nothing_is_imported_and_no_warnings_are_shown(installed):
     installed("lib/a.py", f'"""{FIRST}\\d {OTHER}"""\nraise SystemExit("was imported")\n')
     with warnings.catch_warnings(record=True) as shown:
         warnings.simplefilter("always")
@@ -233,12 +235,19 @@ def test_files_with_little_documentation_are_not_parsed(installed):
     assert installed_documentation() == []
 
 
+def test_the_order_of_passages_is_fixed(monkeypatch):
+    library = documentation.sysconfig.get_path("stdlib")
+    monkeypatch.setattr(documentation, "PACKAGES", ())
+    monkeypatch.setattr(documentation.sysconfig, "get_path", lambda name: f"{library}/concurrent")
+    passages = installed_documentation()
+    assert len(passages) > 1 and passages == installed_documentation()
+
+
 def test_this_machines_standard_library(monkeypatch):
     monkeypatch.setattr(documentation, "PACKAGES", ())
     passages = installed_documentation()
-    assert passages == installed_documentation()
     assert {passage.package for passage in passages} == {"python"}
-    # 162,000 in Python 3.11.
+    # Python 3.11 has 162,000 words.
     assert sum(len(passage.text.split()) for passage in passages) > 80_000
     check(passages)
 
@@ -246,7 +255,7 @@ def test_this_machines_standard_library(monkeypatch):
 @pytest.mark.slow
 def test_this_machines_documentation():
     passages = installed_documentation()
-    # 1.3 million where all of bertjax's dependencies are.
+    # All dependencies of bertjax together have 1.3 million words.
     assert sum(len(passage.text.split()) for passage in passages) > 500_000
     assert {"python", "jax", "numpy"} <= {passage.package for passage in passages}
     check(passages)
@@ -258,7 +267,7 @@ def check(passages):
     assert len({part.lower() for part in paragraphs}) == len(paragraphs)
     assert all(part == " ".join(part.split()) and is_prose(part) for part in paragraphs)
     assert not any(part.startswith(">>>") or "----" in part for part in paragraphs)
-    # One place in the order: passages of a file stand together.
+    # The passages of a file are contiguous.
     files = [(passage.package, passage.file) for passage in passages]
     changes = sum(before != after for before, after in itertools.pairwise(files))
     assert changes == len(set(files)) - 1

@@ -1,4 +1,4 @@
-"""Old TFRecords to shards: the same examples, no copy on the other side, the same bytes."""
+"""Tests of converting TFRecords: the same examples, no leak between splits, the same bytes."""
 
 import dataclasses
 import json
@@ -31,7 +31,7 @@ def google(load_helper):
 def old(google, load_helper, tmp_path):
     """Writes files of masked examples into a directory; returns it and the pairs of each file.
 
-    Every pair is there `copies` times, masked anew, in places of all files.
+    Each pair occurs `copies` times with other masks, anywhere in the files.
     """
     writer = load_helper("interop/bundle_writer.py")
     vocabulary = google.Vocabulary(1005, 2, 3, 4)
@@ -81,7 +81,7 @@ def config(vocabulary, tmp_path):
 
 
 def examples(directory, split):
-    """(A, B, is_random) of a split, in the order of the shards."""
+    """Returns (A, B, is_random) of a split, in the order of the shards."""
     found = []
     for file in shards.read_manifest(directory).files[split]:
         reader = shards.open_records(Path(directory) / file.name)
@@ -92,7 +92,7 @@ def examples(directory, split):
     return found
 
 
-def test_the_same_examples_and_no_copy_on_the_other_side(old, config, log, monkeypatch):
+def test_the_examples_are_the_same_and_copies_stay_in_one_split(old, config, log, monkeypatch):
     monkeypatch.setattr(shards, "EXAMPLES_PER_FILE", 13)
     monkeypatch.setattr(from_tfrecords, "_COUNTED_AT_ONCE", 50)
     directory, files = old()
@@ -173,7 +173,7 @@ def test_the_same_bytes_for_any_number_of_processes_and_after_a_stop(
         ({"held_out": 0.999}, "`held_out` 0.999 holds out 4 of 4 records"),
     ],
 )
-def test_settings_that_mean_nothing_for_examples(old, config, log, fields, says):
+def test_settings_of_text_are_refused(old, config, log, fields, says):
     directory, _ = old(2)
     cfg = config(directory, **fields)
     with pytest.raises(UserError, match=says) as caught:
@@ -184,13 +184,13 @@ def test_settings_that_mean_nothing_for_examples(old, config, log, fields, says)
     assert prepare.prepare(config(directory, **given), log).examples("held_out") == 0
 
 
-def test_an_estimate_is_of_text(old, config, log):
+def test_an_estimate_needs_text(old, config, log):
     directory, _ = old(2)
     with pytest.raises(UserError, match=r"TFRecord file with .*: `estimate` needs text"):
         estimate.estimate(config(directory), log)
 
 
-def test_text_and_tfrecords_are_not_mixed(old, config, log, tmp_path, vocabulary):
+def test_a_mix_of_text_and_tfrecords_is_refused(old, config, log, tmp_path, vocabulary):
     directory, _ = old(5)
     (directory / "text.txt").write_text("w1 w2\n\nw3\n")
     sentence = r"part\.tfrecord-0000.-of-00003 is a TFRecord file, .*text\.txt is text"
@@ -202,7 +202,7 @@ def test_text_and_tfrecords_are_not_mixed(old, config, log, tmp_path, vocabulary
     with pytest.raises(UserError, match=r"text\.txt\.gz is text"):
         prepare.prepare(config(directory), log)
     (directory / "text.txt.gz").rename(directory / "text.txt")
-    # The vocabulary itself is no text.
+    # The vocabulary itself does not count as text.
     (directory / "text.txt").rename(tmp_path / "text.txt")
     (directory / "vocab.txt").write_bytes((vocabulary / "vocab.txt").read_bytes())
     cfg = config(directory, tokenizer=str(directory / "vocab.txt"))
@@ -213,10 +213,11 @@ def test_bad_files_are_named_and_leave_nothing(old, config, log, vocabulary):
     directory, _ = old()
     last = sorted(directory.iterdir())[-1]
     whole = last.read_bytes()
-    cfg = config(directory, processes=2)
+    cfg = config(directory)
     last.write_bytes(whole[:-1])
     with pytest.raises(UserError, match=r"-00002-of-00003, record 40: damaged \(the file ends"):
-        prepare.prepare(cfg, log)
+        prepare.prepare(dataclasses.replace(cfg, processes=2), log)
+    assert not Path(cfg.output).exists()
     other, _ = old(2, length=LENGTH + 1, name="other")
     last.write_bytes(next(other.iterdir()).read_bytes())
     with pytest.raises(UserError, match=r"-00002-of-00003, record 1: its input_ids has 33"):
@@ -233,7 +234,7 @@ def test_bad_files_are_named_and_leave_nothing(old, config, log, vocabulary):
     assert not Path(cfg.output).exists()
 
 
-def test_pretrain_refuses_them_with_the_command_that_helps(old, capsys, tmp_path, vocabulary):
+def test_pretrain_refuses_tfrecords_and_names_the_command(old, capsys, tmp_path, vocabulary):
     directory, files = old(40)
     for data in (directory, directory / "*.tfrecord*", next(directory.iterdir())):
         run = ["pretrain", "--data", str(data), "--workdir", str(tmp_path / "run")]
@@ -274,7 +275,7 @@ def test_workers_load_neither_jax_nor_tensorflow(old, vocabulary, tmp_path):
     assert not modules & {"jax", "jaxlib", "grain", "flax", "tensorflow", "torch", "orbax"}
 
 
-def test_the_audit_looks_at_the_examples(old, config, log):
+def test_the_audit_reads_the_examples(old, config, log):
     directory, files = old()
     cfg = config(directory, held_out=0)
     prepare.prepare(cfg, log)

@@ -1,4 +1,4 @@
-"""Preparing: the same bytes whatever happens on the way, no leak, a sentence for every fault."""
+"""Tests of `prepare`: equal bytes after any interruption, no leak, errors in one sentence."""
 
 import dataclasses
 import errno
@@ -24,7 +24,7 @@ from bertjax.data.prepare.run import PrepareConfig
 from bertjax.data.stream import ShardReader
 from bertjax.errors import UserError
 
-# Runs prepare on the JSON of its configuration, as a user's program would.
+# A user's program that runs prepare on the JSON of its configuration.
 PROGRAM = """
 import json, resource, signal, sys
 from bertjax.data.prepare import token_store
@@ -33,7 +33,7 @@ from bertjax.errors import Stopped, UserError
 
 if __name__ == "__main__":
     fields, largest = json.loads(sys.argv[1]), int(sys.argv[2])
-    # What the shell ignores for a job in the background is ignored by all that the job starts.
+    # A shell ignores interrupts for background jobs, and their children inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if largest:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -68,6 +68,24 @@ def config(vocabulary, tmp_path):
     return make
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """Prepares without interruption, once for equal texts and settings; returns the output."""
+    outputs = {}
+
+    def make(config):
+        (directory,) = config.input
+        texts = tuple(path.read_bytes() for path in sorted(Path(directory).iterdir()))
+        key = texts, dataclasses.replace(config, input=(), output="", tokenizer="", processes=1)
+        if key not in outputs:
+            outputs[key] = tmp_path_factory.mktemp("uninterrupted") / "out"
+            alone = dataclasses.replace(config, output=str(outputs[key]), processes=1)
+            prepare.prepare(alone, lambda line: None)
+        return outputs[key]
+
+    return make
+
+
 @pytest.fixture
 def start(tmp_path):
     """Starts the program; returns the process."""
@@ -92,7 +110,7 @@ def start(tmp_path):
 
 
 def examples(directory, split):
-    """(A, B, is_random) of a split, as the texts' token ids."""
+    """Returns (A, B, is_random) of the examples of a split, A and B as ids."""
     reader = ShardReader(directory, split)
     rows = reader.rows(np.arange(len(reader)))
     found = []
@@ -120,7 +138,7 @@ def test_shards_hold_the_corpus(config, make_corpus, log, vocabulary):
         assert file.bytes == len(data)
         assert shards.file_digest(prepare.epath.Path(corpus / file.name))[1] == file.sha256
 
-    # Every sentence is in one split, and all of it, unless it was cut off, is there.
+    # Every sentence is in one split, and all of it is there unless it was truncated.
     where = {tuple(sentence[:2]): set() for sentence in sentences}
     starts = set(where)
     count, label, padding = {}, {}, {}
@@ -134,7 +152,7 @@ def test_shards_hold_the_corpus(config, make_corpus, log, vocabulary):
                 for pair in itertools.pairwise(side):
                     if pair in starts:
                         where[pair].add(split)
-    # A pair of random words may look like a sentence's first two: such are few.
+    # Few pairs of random words look like the first two words of a sentence.
     both = sum(len(splits) == 2 for splits in where.values())
     assert both < 0.03 * len(where), both
     assert sum(bool(splits) for splits in where.values()) > 0.97 * len(where)
@@ -152,7 +170,7 @@ def test_shards_hold_the_corpus(config, make_corpus, log, vocabulary):
 
 
 def _documents(directory, cfg):
-    """The held-out and the training documents of a corpus in one part, by the rule itself."""
+    """Returns the hash and the ids of each document of a corpus."""
     hashes, texts = [], []
     for number, file in enumerate(sorted(Path(directory).iterdir())):
         for place, text in enumerate(file.read_text().strip().split("\n\n")):
@@ -169,14 +187,14 @@ def test_held_out_documents_follow_their_hash_and_give_the_entropy(config, make_
     held = [text for value, text in zip(hashes, texts, strict=True) if value < 0.1 * 2**64]
     train = [text for value, text in zip(hashes, texts, strict=True) if value >= 0.1 * 2**64]
     assert 8 < len(held) < 35
-    # All tokens of the held-out examples come from the held-out documents.
+    # All text of the held-out examples comes from the held-out documents.
     sentences = {tuple(sentence) for text in held for sentence in text}
     for a, b, _ in examples(cfg.output, "held_out"):
         for side in (a, b):
             assert any(_overlap(side, sentence) for sentence in sentences)
 
     counts = np.ones(1005)
-    counts[[0, 2, 3, 4]] = 0  # specials; [UNK] is text
+    counts[[0, 2, 3, 4]] = 0  # special tokens; [UNK] counts as text
     np.add.at(counts, [token for text in train for sentence in text for token in sentence], 1)
     ids = [token for text in held for sentence in text for token in sentence]
     expected = -sum(math.log(counts[token] / counts.sum()) for token in ids) / len(ids)
@@ -194,7 +212,7 @@ def _overlap(side, sentence):
 
 
 def test_the_same_bytes_for_any_number_of_processes(config, make_corpus, log, differing):
-    # 3 MB in blocks of 1 MiB and parts of 256 KiB: several of everything, one file in many parts.
+    # 3 MB in blocks of 1 MiB and ranges of 256 KiB: several of each, and one file in many ranges.
     corpus = make_corpus(900, sentences=(10, 40), files=1)
     (corpus / "small.txt").write_text("w1 w2.\nw3\n\nw4\n")
     configs = [config(corpus, f"p{n}", processes=n, block_mib=1) for n in (1, 2)]
@@ -207,7 +225,7 @@ def test_the_same_bytes_for_any_number_of_processes(config, make_corpus, log, di
     assert other.hash != manifests[0].hash
 
 
-def test_parts_of_a_file_are_the_whole_of_it(make_corpus, tmp_path):
+def test_the_ranges_of_a_file_make_up_the_file(make_corpus, tmp_path):
     corpus = make_corpus(12)
     text = (corpus / "00.txt").read_text()
     rows = [json.dumps({"text": " ".join(t.split("\n"))}) for t in text.split("\n\n")]
@@ -237,7 +255,7 @@ def test_parts_of_a_file_are_the_whole_of_it(make_corpus, tmp_path):
             assert found == expected
 
 
-def test_small_files_go_together():
+def test_small_files_share_a_token_file():
     paths = [prepare.epath.Path(f"{n}.txt") for n in range(7)]
     tasks = file_ranges.cut(paths, [10, 20, 80, 5, 100, 250, 1], 100)
     assert [[(p.number, p.start, p.stop) for p in task] for task in tasks] == [
@@ -270,7 +288,7 @@ def test_workers_never_load_jax(make_corpus, config, log):
     assert not modules & {"jax", "jaxlib", "grain", "flax", "tensorflow", "torch", "orbax"}
 
 
-def test_again_on_a_finished_directory(config, make_corpus, log, differing):
+def test_a_finished_directory_is_left_as_it_is(config, make_corpus, log, differing):
     corpus = make_corpus(20)
     cfg = config(corpus)
     manifest = prepare.prepare(cfg, log)
@@ -279,7 +297,7 @@ def test_again_on_a_finished_directory(config, make_corpus, log, differing):
     assert prepare.prepare(cfg, log) == manifest
     assert log.lines == [f"{cfg.output} is already prepared from this text with these settings."]
     assert before == {path: path.stat().st_mtime_ns for path in Path(cfg.output).rglob("*")}
-    # The number of processes is no part of what the shards are.
+    # The shards do not depend on the number of processes.
     assert prepare.prepare(dataclasses.replace(cfg, processes=2), log) == manifest
 
     for change, says in (
@@ -310,7 +328,7 @@ def test_a_vocabulary_and_an_output_inside_the_input_are_not_read_as_text(
 
 
 def _wait_for(process, pattern, directory):
-    """Waits until a file that matches is there, or the process ended; whether it is there."""
+    """Waits until a matching file exists or the process ends; returns whether the file exists."""
     while process.poll() is None:
         if any(directory.glob(pattern)):
             return True
@@ -333,11 +351,9 @@ KILLS = {
 
 @pytest.mark.parametrize("processes", KILLS)
 def test_killed_anywhere_it_finishes_with_the_same_bytes(
-    config, make_corpus, log, differing, start, processes
+    config, make_corpus, log, differing, start, uninterrupted, processes
 ):
     corpus = make_corpus(500, sentences=(10, 40))
-    straight = config(corpus, "straight", block_mib=1)
-    prepare.prepare(straight, log)
     cfg = config(corpus, "killed", block_mib=1, processes=processes)
     output = Path(cfg.output)
     killed = 0
@@ -347,10 +363,10 @@ def test_killed_anywhere_it_finishes_with_the_same_bytes(
         process.kill()
         process.communicate()
         killed += process.returncode == -signal.SIGKILL
-    assert killed >= len(KILLS[processes]) - 1  # the last may have been too quick
+    assert killed >= len(KILLS[processes]) - 1  # the last one may end too quickly
     log.lines.clear()
     prepare.prepare(dataclasses.replace(cfg, processes=1), log)
-    assert differing(straight.output, output) == []
+    assert differing(uninterrupted(cfg), output) == []
     assert log.lines[0].startswith("Continuing the run") or "already prepared" in log.text
 
 
@@ -379,11 +395,9 @@ def _alive(pid):
 
 @pytest.mark.parametrize(("number", "processes"), [(signal.SIGTERM, 2), (signal.SIGINT, 1)])
 def test_a_signal_leaves_what_the_same_command_finishes(
-    config, make_corpus, log, differing, start, number, processes
+    config, make_corpus, log, differing, start, uninterrupted, number, processes
 ):
     corpus = make_corpus(2000, sentences=(10, 40))
-    straight = config(corpus, "straight", block_mib=1)
-    prepare.prepare(straight, log)
     cfg = config(corpus, "stopped", block_mib=1, processes=processes)
     process = start(cfg)
     assert _wait_for(process, ".building/pass1/*.tokens", Path(cfg.output))
@@ -393,18 +407,16 @@ def test_a_signal_leaves_what_the_same_command_finishes(
     assert f"stopped by {number.name}" in out
     assert not (Path(cfg.output) / "manifest.json").exists()
     prepare.prepare(dataclasses.replace(cfg, processes=1), log)
-    assert differing(straight.output, cfg.output) == []
+    assert differing(uninterrupted(cfg), cfg.output) == []
 
 
-def test_handlers_are_put_back(config, make_corpus, log):
+def test_signal_handlers_are_restored(config, make_corpus, log):
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     prepare.prepare(config(make_corpus(20)), log)
     assert before == [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
 
 
-def test_a_stopped_run_that_cut_the_text_elsewhere_is_not_gone_on_with(
-    config, make_corpus, log, monkeypatch
-):
+def test_an_unfinished_run_of_another_version_is_refused(config, make_corpus, log, monkeypatch):
     cfg = config(make_corpus(20))
     with monkeypatch.context() as patch:
         patch.setattr(example_writer, "write_unit", lambda *arguments: 1 / 0)
@@ -419,7 +431,7 @@ def test_a_stopped_run_that_cut_the_text_elsewhere_is_not_gone_on_with(
     assert path.exists()
 
 
-def test_a_stopped_run_is_not_mixed_with_other_settings(config, make_corpus, log, monkeypatch):
+def test_an_unfinished_run_with_other_settings_is_refused(config, make_corpus, log, monkeypatch):
     corpus = make_corpus(20)
     cfg = config(corpus)
     with monkeypatch.context() as patch:
@@ -432,8 +444,10 @@ def test_a_stopped_run_is_not_mixed_with_other_settings(config, make_corpus, log
 
 
 @pytest.mark.parametrize("largest", [1000, 30_000, 100_000])
-def test_a_full_disk_is_said_and_survived(config, make_corpus, log, differing, start, largest):
-    # No file may be longer than this: in turn the tokenizer or a segment, a segment, a shard.
+def test_a_full_disk_is_reported_and_survived(
+    config, make_corpus, log, differing, start, uninterrupted, largest
+):
+    # The limit on file sizes fails the tokenizer or a token file, a token file, or a shard.
     corpus = make_corpus(900, sentences=(3, 9))
     cfg = config(corpus)
     process = start(cfg, largest_file=largest)
@@ -443,12 +457,10 @@ def test_a_full_disk_is_said_and_survived(config, make_corpus, log, differing, s
     assert "can't be written (File too large)" in error
     assert not (Path(cfg.output) / "manifest.json").exists()
     prepare.prepare(cfg, log)
-    straight = config(corpus, "straight")
-    prepare.prepare(straight, log)
-    assert differing(straight.output, cfg.output) == []
+    assert differing(uninterrupted(cfg), cfg.output) == []
 
 
-# Runs prepare with a worker that dies at its last piece of text, when the others are tokenised.
+# A program in which the worker of the last range dies once the other ranges are tokenized.
 DYING = PROGRAM.replace(
     "\nif __name__",
     """
@@ -472,8 +484,8 @@ if __name__""",
 )
 
 
-def test_a_dead_worker_is_said_and_costs_only_its_own_work(
-    config, make_corpus, log, differing, start, monkeypatch
+def test_a_dead_worker_is_reported_and_costs_only_its_own_work(
+    config, make_corpus, log, differing, start, uninterrupted, monkeypatch
 ):
     corpus = make_corpus(500, sentences=(10, 40))
     cfg = config(corpus, block_mib=1, processes=2)
@@ -493,12 +505,10 @@ def test_a_dead_worker_is_said_and_costs_only_its_own_work(
     prepare.prepare(dataclasses.replace(cfg, processes=1), log)
     assert len(again) == 1
     monkeypatch.undo()
-    straight = config(corpus, "straight", block_mib=1)
-    prepare.prepare(straight, log)
-    assert differing(straight.output, cfg.output) == []
+    assert differing(uninterrupted(cfg), cfg.output) == []
 
 
-def test_what_a_killed_run_was_writing_goes(config, make_corpus, log, monkeypatch):
+def test_half_written_files_of_a_killed_run_are_removed(config, make_corpus, log, monkeypatch):
     cfg = config(make_corpus(20))
     building = Path(cfg.output) / ".building"
     with monkeypatch.context() as patch:
@@ -548,10 +558,10 @@ def test_bad_input_deep_in_a_file_is_named_by_its_line(config, make_corpus, log,
     cfg = config(corpus, block_mib=1, processes=processes)
     with pytest.raises(UserError, match=r"/corpus/00\.txt:9112: not UTF-8"):
         prepare.prepare(cfg, log)
-    assert not Path(cfg.output).exists()  # no worker wrote there after it was removed
+    assert not Path(cfg.output).exists()  # nor has a worker written there after its removal
 
 
-def test_few_documents_are_divided_by_the_order_of_their_hashes(config, make_corpus, log):
+def test_few_documents_are_split_by_the_order_of_their_hashes(config, make_corpus, log):
     corpus = make_corpus(4)
     for held_out, expected in ((0.0001, 2), (0.9999, 2)):
         cfg = config(corpus, f"out{held_out}", held_out=held_out)
@@ -572,7 +582,7 @@ def test_without_held_out(config, make_corpus, log):
     assert manifest.examples("train") > 0
 
 
-def test_blocks_of_few_documents_are_paired_with_others():
+def test_blocks_of_few_documents_are_grouped():
     grouped = splits._group_blocks(np.array([3, 0, 1, 0, 1, 1, 5, 1]), 2)
     assert grouped == [(0,), (2, 4), (5, 6, 7)]
     assert splits._group_blocks(np.array([0, 0]), 2) == []
@@ -604,27 +614,27 @@ def test_a_remote_output_is_the_local_one(config, make_corpus, log, remote, diff
         ("held_out", 1.0),
     ],
 )
-def test_settings_that_cannot_be(config, tmp_path, field, value):
+def test_impossible_settings_are_refused(config, tmp_path, field, value):
     with pytest.raises(UserError, match=f"`{field}` is {value}: give"):
         config(tmp_path, **{field: value})
 
 
 @pytest.mark.parametrize("output", ["mine", "mine/shards", "mine/far/shards"])
-def test_an_output_with_a_file_in_its_way(config, make_corpus, log, tmp_path, output):
+def test_an_output_at_or_under_a_file_is_refused(config, make_corpus, log, tmp_path, output):
     (tmp_path / "mine").write_text("mine")
     with pytest.raises(UserError, match=r"(mine: is|shards: lies under .*mine, which is) a file; "):
         prepare.prepare(config(make_corpus(5), output), log)
     assert (tmp_path / "mine").read_text() == "mine"
 
 
-def test_an_output_that_holds_nothing_but_shards_is_no_input(config, make_corpus, log):
+def test_a_directory_of_shards_is_not_an_input(config, make_corpus, log):
     cfg = config(make_corpus(5))
     prepare.prepare(cfg, log)
     with pytest.raises(UserError, match="out: nothing matches"):
         prepare.prepare(dataclasses.replace(cfg, input=(cfg.output,)), log)
 
 
-def test_another_vocabulary_at_the_same_place_is_read_anew(config, make_corpus, vocabulary, log):
+def test_a_changed_vocabulary_file_is_read_again(config, make_corpus, vocabulary, log):
     cfg = config(make_corpus(20))
     first = prepare.prepare(cfg, log)
     shutil.rmtree(cfg.output)
@@ -648,7 +658,7 @@ def test_a_system_error_while_writing_is_a_sentence(config, make_corpus, log, mo
             prepare.prepare(cfg, log)
     with monkeypatch.context() as patch:
         patch.setattr(example_writer, "write_unit", lambda *arguments: Path("/absent").stat())
-        with pytest.raises(FileNotFoundError):  # no mistake of the user's
+        with pytest.raises(FileNotFoundError):  # not a user error
             prepare.prepare(cfg, log)
 
 
