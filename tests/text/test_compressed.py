@@ -1,4 +1,4 @@
-"""Compressed text: what was written is read, whatever is missing or wrong is said."""
+"""Tests of compressed text: it is read in full, and any damage is an error."""
 
 import bz2
 import functools
@@ -169,3 +169,20 @@ def test_zst_without_its_package_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(UserError, match=r"pip install 'bertjax\[zst\]'"):
         read(path)
+
+
+def test_a_window_seeks_back_within_what_it_holds(tmp_path):
+    path = epath.Path(tmp_path / "a.gz")
+    path.write_bytes(gzip.compress(bytes(range(100))))
+    with compressed.Window(path) as window:
+        window.seek(40)
+        assert window.read(3) == bytes((40, 41, 42)) and window.tell() == 43
+        window.forget(20)
+        window.seek(20)
+        assert window.read(2) == bytes((20, 21))
+        with pytest.raises(ValueError, match="forgotten"):
+            window.seek(19)
+        window.forget(90)
+        window.seek(95)
+        assert window.read(50) == bytes(range(95, 100)) and window.read(1) == b""
+        window.forget(500)

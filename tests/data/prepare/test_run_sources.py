@@ -1,4 +1,4 @@
-"""Preparing from compressed files and data sets of TFDS: what plain text would give, resumable."""
+"""Tests of `prepare` with compressed files and TFDS data sets: the shards of plain text."""
 
 import bz2
 import dataclasses
@@ -9,16 +9,13 @@ import lzma
 from pathlib import Path
 
 import pytest
-from etils import epath
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from bertjax.data import shards
 from bertjax.data.prepare import example_writer, file_ranges, survey
 from bertjax.data.prepare import run as prepare
 from bertjax.data.prepare.run import PrepareConfig
 from bertjax.errors import UserError
-from bertjax.text import compressed, corpus, tfds_source
+from bertjax.text import compressed
 from bertjax.text.tokenizer_training import TokenizerConfig, train_tokenizer
 
 COMPRESS = {
@@ -135,56 +132,6 @@ def test_a_fault_deep_in_a_compressed_file_is_named_by_its_line(config, packed, 
     assert not Path(cfg.output).exists()
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(
-    text=st.text("ab\n\r ", max_size=150),
-    part_bytes=st.integers(1, 60),
-    scan=st.integers(3, 40),
-    name=st.sampled_from(["a.txt", "a.jsonl"]),
-    there=st.sets(st.integers(0, 20)),
-)
-def test_parts_of_a_compressed_file_are_those_of_the_plain_one(
-    tmp_path, monkeypatch, text, part_bytes, scan, name, there
-):
-    """Whatever the boundaries, and whichever parts were done before."""
-    monkeypatch.setattr(file_ranges, "_READ_BYTES", scan)
-    if name == "a.jsonl":
-        text = "\n".join(json.dumps({"text": line}) for line in text.split("\n"))
-    data = text.encode()
-    plain, packed = epath.Path(tmp_path / name), epath.Path(tmp_path / f"{name}.gz")
-    plain.write_bytes(data)
-    packed.write_bytes(gzip.compress(data))
-    tasks = [file_ranges.cut([path], [len(data)], part_bytes) for path in (plain, packed)]
-    for (one,), (other,) in zip(*tasks, strict=True):
-        assert (one.start, one.stop) == (other.start, other.stop)
-    (group,) = file_ranges.groups(tasks[1])
-    assert [each for numbers in file_ranges.groups(tasks[0]) for each in numbers] == group
-    with file_ranges.open_window(tasks[1]) as window:
-        for number, ((one,), (other,)) in enumerate(zip(*tasks, strict=True)):
-            if number not in there:
-                found = list(file_ranges.read_range(other, "en", window))
-                assert found == list(file_ranges.read_range(one, "en"))
-
-
-def test_a_window_goes_back_to_what_it_still_holds(tmp_path):
-    path = epath.Path(tmp_path / "a.gz")
-    path.write_bytes(gzip.compress(bytes(range(100))))
-    with compressed.Window(path) as window:
-        window.seek(40)
-        assert window.read(3) == bytes((40, 41, 42)) and window.tell() == 43
-        window.forget(20)
-        window.seek(20)
-        assert window.read(2) == bytes((20, 21))
-        with pytest.raises(ValueError, match="forgotten"):
-            window.seek(19)
-        window.forget(90)
-        window.seek(95)
-        assert window.read(50) == bytes(range(95, 100)) and window.read(1) == b""
-        window.forget(500)
-
-
 # Data sets of TFDS
 
 
@@ -217,20 +164,6 @@ def test_a_data_set_is_prepared_whatever_the_number_of_processes(
     assert file.name == "tfds:novels:1.0.0:train" and file.bytes == sum(map(len, texts))
     plain = prepare.prepare(config(rows, "rows"), log)
     assert (plain.sentences, plain.tokens) == (manifest.sentences, manifest.tokens)
-
-
-def test_ranges_of_examples_are_the_whole(novels):
-    data_dir, texts, rows = novels
-    split = tfds_source.find("tfds:novels", "text", data_dir)
-    expected = list(corpus.read_documents(rows))
-    for part_bytes in (10_000_000, 100_000, 7_000, 1):
-        tasks = file_ranges.cut([split], [sum(map(len, texts))], part_bytes)
-        assert len(file_ranges.groups(tasks)) == len(tasks) <= 400
-        found = [
-            doc for task in tasks for part in task for doc in file_ranges.read_range(part, "en")
-        ]
-        assert found == expected
-    assert len(tasks) == 400
 
 
 def test_another_data_set_under_an_unfinished_run_is_refused(

@@ -18,7 +18,7 @@ import pytest
 from etils import epath
 
 from bertjax.data import shards
-from bertjax.data.prepare import example_writer, file_ranges, splits, token_store, workers
+from bertjax.data.prepare import example_writer, file_ranges, token_store, workers
 from bertjax.data.prepare import run as prepare
 from bertjax.data.prepare.run import PrepareConfig
 from bertjax.data.stream import ShardReader
@@ -223,50 +223,6 @@ def test_the_same_bytes_for_any_number_of_processes(config, make_corpus, log, di
         assert differing(configs[0].output, each.output) == []
     other = prepare.prepare(config(corpus, "seed", block_mib=1, seed=1), log)
     assert other.hash != manifests[0].hash
-
-
-def test_the_ranges_of_a_file_make_up_the_file(make_corpus, tmp_path):
-    corpus = make_corpus(12)
-    text = (corpus / "00.txt").read_text()
-    rows = [json.dumps({"text": " ".join(t.split("\n"))}) for t in text.split("\n\n")]
-    variants = {
-        "lf.txt": text,
-        "crlf.txt": text.replace("\n", "\r\n"),
-        "bom.txt": "\ufeff" + text,
-        "gaps.txt": text.replace("\n\n", "\n\n\n \n\n"),
-        "lines.jsonl": "\n".join(rows),
-        "one.txt": text.replace("\n\n", "\n"),
-    }
-    for name, data in variants.items():
-        path = prepare.epath.Path(tmp_path / name)
-        path.write_bytes(data.encode())
-        size = path.stat().length
-        (whole,) = file_ranges.cut([path], [size], size)
-        expected = [d for part in whole for d in file_ranges.read_range(part, "en")]
-        for part_bytes in (size - 1, 700, 97):
-            tasks = file_ranges.cut([path], [size], part_bytes)
-            assert len(tasks) == -(-size // part_bytes)
-            found = [
-                document
-                for task in tasks
-                for part in task
-                for document in file_ranges.read_range(part, "en")
-            ]
-            assert found == expected
-
-
-def test_small_files_share_a_token_file():
-    paths = [prepare.epath.Path(f"{n}.txt") for n in range(7)]
-    tasks = file_ranges.cut(paths, [10, 20, 80, 5, 100, 250, 1], 100)
-    assert [[(p.number, p.start, p.stop) for p in task] for task in tasks] == [
-        [(0, 0, None), (1, 0, None)],
-        [(2, 0, None), (3, 0, None)],
-        [(4, 0, None)],
-        [(5, 0, 100)],
-        [(5, 100, 200)],
-        [(5, 200, None)],
-        [(6, 0, None)],
-    ]
 
 
 def test_workers_never_load_jax(make_corpus, config, log):
@@ -580,12 +536,6 @@ def test_without_held_out(config, make_corpus, log):
     assert manifest.examples("held_out") == 0 and manifest.files["held_out"] == ()
     assert manifest.unigram_entropy is None and manifest.majority is None
     assert manifest.examples("train") > 0
-
-
-def test_blocks_of_few_documents_are_grouped():
-    grouped = splits._group_blocks(np.array([3, 0, 1, 0, 1, 1, 5, 1]), 2)
-    assert grouped == [(0,), (2, 4), (5, 6, 7)]
-    assert splits._group_blocks(np.array([0, 0]), 2) == []
 
 
 def test_a_remote_output_is_the_local_one(config, make_corpus, log, remote, differing):
