@@ -173,3 +173,55 @@ class Lines:
 @pytest.fixture
 def log():
     return Lines()
+
+
+@functools.cache
+def invented_text():
+    """Returns a text that looks like English, and its words.
+
+    The text is a dict of four files with 40 documents each. A document is a list of lines.
+    """
+    rng = np.random.default_rng(0)
+    syllables = [consonant + vowel for consonant in "bcdfghklmnprstvw" for vowel in "aeiou"]
+    words = ["".join(rng.choice(syllables, rng.integers(1, 4))) for _ in range(800)]
+
+    def sentence():
+        chosen = rng.choice(words, rng.integers(4, 28)).tolist()
+        return " ".join([chosen[0].capitalize(), *chosen[1:]]) + "."
+
+    text = {
+        f"{number}.txt": [[sentence() for _ in range(rng.integers(20, 50))] for _ in range(40)]
+        for number in range(4)
+    }
+    return text, sorted(set(words))
+
+
+@pytest.fixture(scope="session")
+def english():
+    """A text that looks like English, and its words; see `invented_text`."""
+    return invented_text()
+
+
+@pytest.fixture
+def write_corpus(tmp_path):
+    """Writes a text, a dict of files with lists of documents, to a directory; returns it."""
+
+    def write(text, name="corpus"):
+        directory = tmp_path / name
+        directory.mkdir()
+        for file, documents in text.items():
+            joined = "\n\n".join("\n".join(lines) for lines in documents)
+            (directory / file).write_text(f"{joined}\n")
+        return directory
+
+    return write
+
+
+@pytest.fixture
+def repeated_corpus(english, write_corpus, tmp_path):
+    """A small corpus with every line twice, and its vocabulary file."""
+    text, words = english
+    vocabulary = tmp_path / "vocab.txt"
+    vocabulary.write_text("\n".join([*SPECIALS, ".", *words]))
+    documents = [[line for line in lines for _ in range(2)] for lines in text["0.txt"]]
+    return write_corpus({"a.txt": documents}), vocabulary

@@ -1,7 +1,6 @@
-"""The audit: each injected fault is named, alone, and a healthy text gives no warning."""
+"""Tests of findings: each injected fault is found, and nothing else; a healthy text has none."""
 
 import dataclasses
-import functools
 import shutil
 
 import numpy as np
@@ -9,38 +8,15 @@ import pytest
 from etils import epath
 
 from bertjax.data import pairs, shards
-from bertjax.data.audit import duplicates, measure
-from bertjax.data.audit.report import FILE, is_clean, read_report
+from bertjax.data.audit import findings
+from bertjax.data.audit.report import FILE, read_report
 from bertjax.data.audit.shards import audit_shards
-from bertjax.data.prepare import inspection, token_store
-from bertjax.data.prepare.inspection import AuditConfig
+from bertjax.data.prepare import token_store
 from bertjax.data.prepare.run import PrepareConfig, prepare
-from bertjax.errors import UserError
 
 NOVELS = ("Burnett_Lord_1886", "Kipling_Kim_1901", "Lawrence_Peacock_1911", "Lee_Penelope_1903")
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
-
-# A text is files, which are documents, which are lines.
-Text = dict[str, list[list[str]]]
-
-
-@functools.cache
-def made_up_text() -> tuple[Text, list[str]]:
-    """English by its looks, in four files of 40 documents; and its words."""
-    rng = np.random.default_rng(0)
-    syllables = [consonant + vowel for consonant in "bcdfghklmnprstvw" for vowel in "aeiou"]
-    words = ["".join(rng.choice(syllables, rng.integers(1, 4))) for _ in range(800)]
-
-    def sentence():
-        chosen = rng.choice(words, rng.integers(4, 28)).tolist()
-        return " ".join([chosen[0].capitalize(), *chosen[1:]]) + "."
-
-    text = {
-        f"{number}.txt": [[sentence() for _ in range(rng.integers(20, 50))] for _ in range(40)]
-        for number in range(4)
-    }
-    return text, sorted(set(words))
 
 
 @pytest.fixture(scope="module", params=["made", pytest.param("novels", marks=pytest.mark.data)])
@@ -60,34 +36,19 @@ def healthy(request, tmp_path_factory):
         }
         shutil.copy(data / "vocab" / "bert-base-uncased-vocab.txt", tokenizer / "vocab.txt")
         return text, tokenizer
-    text, words = made_up_text()
+    text, words = request.getfixturevalue("english")
     pieces = [*SPECIALS, *words, *'.<>/="', *LETTERS, *(f"##{letter}" for letter in LETTERS)]
     (tokenizer / "vocab.txt").write_text("\n".join(dict.fromkeys(pieces)))
     return text, tokenizer
 
 
 @pytest.fixture
-def write(tmp_path):
-    """Writes a text into a directory; returns it."""
-
-    def write_text(text, name="corpus"):
-        directory = tmp_path / name
-        directory.mkdir()
-        for file, documents in text.items():
-            joined = "\n\n".join("\n".join(lines) for lines in documents)
-            (directory / file).write_text(f"{joined}\n")
-        return directory
-
-    return write_text
-
-
-@pytest.fixture
-def prepared(write, tmp_path, log):
+def prepared(write_corpus, tmp_path, log):
     """Prepares a text; returns the directory of its shards and its report."""
 
     def run(text, tokenizer, name="corpus", **fields):
         fields = {"dupe_factor": 2, "processes": 1, **fields}
-        corpus = write(text, name)
+        corpus = write_corpus(text, name)
         output = epath.Path(tmp_path / f"{name}-shards")
         prepare(PrepareConfig((str(corpus),), str(tokenizer), str(output), **fields), log)
         report = read_report(output)
@@ -381,117 +342,38 @@ def test_predictions_that_a_budget_cuts(healthy, prepared):
     assert "which is 19." in says(report, "predictions_cut")
 
 
-# How it is asked --------------------------------------------------------------------------------
+# The table --------------------------------------------------------------------------------------
+
+NUMBERS = {
+    **dict.fromkeys(("damaged_records", "ids_out_of_range", "one_sentence_documents"), 0),
+    **dict.fromkeys(("sentences_per_document", "unknown_tokens", "upper_case_characters"), 0),
+    **dict.fromkeys(("markup_lines", "paragraph_characters", "long_sentences"), 0),
+    **dict.fromkeys(("repeated_sentences", "repeated_text", "boilerplate_times"), 0),
+    **dict.fromkeys(("held_out_in_train", "same_document_pairs", "random_that_follows"), 0),
+    **dict.fromkeys(("padding", "predictions_cut", "documents"), 0),
+    "pieces_per_word": 1.3,
+    "characters_per_word": 4.0,
+    "segments": "next_sentence",
+    "max_seq_length": 128,
+    "max_predictions": 20,
+    "vocab_size": 100,
+    "examples": {"train": 10_000, "held_out": 1000},
+    "label_1": {"train": 0.5, "held_out": 0.5},
+}
 
 
-@pytest.fixture
-def made(write, tmp_path):
-    """A small text with every line twice, and its vocabulary."""
-    text, words = made_up_text()
-    (tmp_path / "vocab.txt").write_text("\n".join([*SPECIALS, ".", *words]))
-    return write(every_line_twice({"a.txt": text["0.txt"]})), tmp_path / "vocab.txt"
+@pytest.mark.parametrize("rule", findings._RULES, ids=lambda rule: rule.name)
+def test_a_number_above_its_limit_is_a_finding(rule):
+    assert findings.judge(NUMBERS, lambda name: "") == ()
+    number = rule.number or rule.name
+    above = {**NUMBERS, number: rule.limit + 0.09}
+    if number == "splits_off_balance":
+        above = {**NUMBERS, "label_1": {"train": 0.9, "held_out": 0.5}}
+    (found,) = findings.judge(above, lambda name: f" (for example {name})")
+    assert found.name == rule.name and "{" not in found.sentence.replace('{"text"', "")
+    assert ("{example}" in rule.sentence) == (f"(for example {rule.name})" in found.sentence)
 
 
-def test_auditing_a_text_is_preparing_it_and_leaves_nothing(made, tmp_path, log, monkeypatch):
-    corpus, vocabulary = made
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
-    monkeypatch.setattr("tempfile.tempdir", None)
-    (tmp_path / "tmp").mkdir()
-    before = sorted(tmp_path.rglob("*"))
-    asked = AuditConfig(audit=(str(corpus),), tokenizer=str(vocabulary), max_seq_length=(32, 64))
-    reports = inspection.audit_data(asked, log)
-    assert sorted(tmp_path.rglob("*")) == before
-    assert [report.numbers["max_seq_length"] for report in reports] == [32, 64]
-    assert [line for line in log.lines if line.startswith("Warning")] == [
-        f"Warning: {finding.sentence}" for finding in reports[0].findings
-    ]
-    few = inspection.audit_data(dataclasses.replace(asked, max_predictions=2), log)
-    assert all("predictions_cut" in names(report) for report in few)
-    log.lines.clear()
-    output = tmp_path / "shards"
-    fields = {"max_seq_length": (32, 64), "dupe_factor": 1}
-    prepare(PrepareConfig((str(corpus),), str(vocabulary), str(output), **fields), log)
-    assert [read_report(epath.Path(output / str(length))) for length in (32, 64)] == reports
-    # The directory of both lengths is audited by its name too; what was said of the text stays.
-    log.lines.clear()
-    found = inspection.audit_data(AuditConfig(input=(str(output),)), log)
-    assert [names(report) for report in found] == [names(report) for report in reports]
-    # Prepared again, it says the same once more.
-    log.lines.clear()
-    prepare(PrepareConfig((str(corpus),), str(vocabulary), str(output), **fields), log)
-    assert [line for line in log.lines if line.startswith("Warning")] == [
-        f"Warning: {finding.sentence}" for finding in reports[0].findings
-    ]
-
-
-def test_an_audit_is_no_estimate(tmp_path, log):
-    with pytest.raises(UserError, match="one of them at a time"):
-        inspection.audit_data(AuditConfig(audit=(str(tmp_path),), estimate=True), log)
-
-
-@pytest.mark.parametrize(
-    ("fields", "sentence"),
-    [
-        ({}, "name text (with its `tokenizer`) or a directory of shards"),
-        ({"audit": ("{corpus}",)}, "holds no finished shards; to audit it as text, give the"),
-        ({"audit": ("{corpus}/no.txt",), "tokenizer": "{vocabulary}"}, "nothing matches"),
-    ],
-)
-def test_what_can_not_be_audited(made, log, fields, sentence):
-    corpus, vocabulary = made
-    fill = {"corpus": corpus, "vocabulary": vocabulary}
-    fields = {
-        name: tuple(each.format(**fill) for each in value)
-        if isinstance(value, tuple)
-        else value.format(**fill)
-        for name, value in fields.items()
-    }
-    with pytest.raises(UserError) as caught:
-        inspection.audit_data(AuditConfig(**fields), log)
-    assert sentence in str(caught.value) and "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        *(b"", b"{", b"[]", b'{"format_version": 1}', b"[" * 100_000),
-        b'{"format_version": 2, "warnings": [], "numbers": {}}',
-        b'{"format_version": 1, "warnings": [], "numbers": 3}',
-    ],
-)
-def test_a_report_that_can_not_be_read_is_none(tmp_path, data):
-    (tmp_path / FILE).write_bytes(data)
-    assert read_report(epath.Path(tmp_path)) is None
-    assert not is_clean(epath.Path(tmp_path))
-
-
-@pytest.mark.parametrize(
-    ("line", "ends"),
-    [
-        ("Mr. Smith said so.", 1),
-        ('"Yes!" he said. "No."', 1),
-        ("One. Two? Three! Four.", 3),
-        ("版本 3.5 是新的。它很快。好!", 2),
-        ("यह एक है। यह दो है। यह तीन है।", 2),
-        ("Dies ist z. B. gut.", 1),
-    ],
-)
-def test_ends_of_sentences_inside_a_line(line, ends):
-    assert measure._ends_inside(line) == ends
-
-
-def test_of_more_sentences_a_sample_is_compared(made, tmp_path, log, monkeypatch):
-    corpus, vocabulary = made
-    found = {}
-    for most in (1 << 21, 1000):
-        monkeypatch.setattr(duplicates, "MAX_HASHES", most)
-        output = tmp_path / f"shards-{most}"
-        prepare(PrepareConfig((str(corpus),), str(vocabulary), str(output)), log)
-        found[most] = read_report(epath.Path(output))
-    whole, sample = found.values()
-    assert whole.numbers["compared"] == "all"
-    assert sample.numbers["compared"] == "one in 4, chosen by a hash of the sentence"
-    assert 0.1 < sample.numbers["compared_sentences"] / whole.numbers["compared_sentences"] < 0.4
-    assert whole.numbers["repeated_sentences"] == pytest.approx(0.5, abs=0.01)
-    assert sample.numbers["repeated_sentences"] == pytest.approx(0.5, abs=0.01)
-    assert "(an estimate from one in 4" in says(sample, "repeated_sentences")
+def test_unknown_numbers_give_no_finding():
+    known = ("segments", "max_seq_length", "examples")
+    assert findings.judge({name: NUMBERS[name] for name in known}, lambda name: "") == ()
