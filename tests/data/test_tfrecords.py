@@ -1,4 +1,4 @@
-"""Old TFRecords are read as they were meant, or refused by file and record."""
+"""Tests of reading TFRecords: examples are restored, or refused by file and record."""
 
 import gzip
 import json
@@ -36,13 +36,13 @@ def golden():
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
-    """A file for one example of hypothesis after the other."""
+    """A file that the examples of hypothesis overwrite."""
     return tmp_path_factory.mktemp("old") / "old.tfrecord"
 
 
 @pytest.fixture
 def features(google):
-    """The features of an example with ids 5 to 99, some of them given otherwise."""
+    """Returns the features of an example with ids 5 to 99, some replaced by those given."""
 
     def make(**changed):
         vocabulary = google.Vocabulary(100, 2, 3, 4)
@@ -57,7 +57,7 @@ def features(google):
 
 @pytest.fixture
 def write(google, writer, tmp_path):
-    """Writes examples, given by their features or as bytes; returns the file."""
+    """Writes examples, given as features or as bytes; returns the file."""
 
     def make(*examples):
         records = [
@@ -88,7 +88,7 @@ def refusal(path, *arguments, **named):
 
 
 @pytest.mark.parametrize("name", ["old.tfrecord", "old.tfrecord.gz"])
-def test_what_tensorflow_wrote(golden, name):
+def test_files_written_by_tensorflow_are_read(golden, name):
     assert golden["generator"] == "tf.io.TFRecordWriter" and golden["tensorflow"]
     ids = [golden[field] for field in ("size", "cls_id", "sep_id", "mask_id")]
     assert pairs(GOLDEN / name, tokenizer(*ids)) == golden["pairs"]
@@ -144,7 +144,7 @@ def test_any_features_give_examples_or_a_sentence(google, writer, file, changes,
         assert all(len(pair.a) and len(pair.b) for pair, *_ in examples)
 
 
-def test_no_flipped_byte_goes_unnoticed(write, features):
+def test_every_flipped_byte_is_an_error(write, features):
     path = write(features(), features())
     whole = path.read_bytes()
     for place in range(len(whole)):
@@ -155,7 +155,7 @@ def test_no_flipped_byte_goes_unnoticed(write, features):
         assert f"old.tfrecord, record {number}: damaged" in refusal(path)
 
 
-def test_no_cut_goes_unnoticed_but_one_between_records(write, features):
+def test_truncation_is_an_error_except_between_records(write, features):
     path = write(features(), features())
     whole = path.read_bytes()
     for end in range(1, len(whole)):
@@ -207,7 +207,7 @@ def test_records_of_other_lengths(write, features, google):
     assert "record 1: its input_ids has 24 numbers" in refusal(path, max_seq_length=16)
 
 
-def test_records_that_are_no_examples(write, features, writer):
+def test_records_that_are_not_examples_are_refused(write, features, writer):
     path = write(features(), writer.field(1, writer.field(1, b"\x12\x05ab")))
     assert "record 2: damaged (an entry is cut off); copy the file again" in refusal(path)
     lists = writer.field(1, b"input_ids") + writer.field(2, writer.field(3, writer.field(1, 7)))

@@ -47,7 +47,7 @@ def refused(path):
 
 
 def lines(count):
-    """Text that compresses a little, as text does."""
+    """Returns text that compresses about as well as prose."""
     return b"".join(b"%d the line with the square of it, %d\n" % (n, n * n) for n in range(count))
 
 
@@ -75,7 +75,7 @@ def test_any_members_cut_in_any_way_are_read_whole(
 
 
 @suffixes
-def test_cut_off_anywhere_is_said_but_between_two_members(tmp_path, suffix):
+def test_truncation_is_an_error_except_between_two_members(tmp_path, suffix):
     texts = [lines(12), lines(8)]
     members = [COMPRESS[suffix](text) for text in texts]
     whole = b"".join(members)
@@ -91,9 +91,9 @@ def test_cut_off_anywhere_is_said_but_between_two_members(tmp_path, suffix):
 @suffixes
 @QUICK
 @given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
-def test_a_flipped_bit_is_said_or_changes_nothing(tmp_path_factory, suffix, place, bit):
-    # In the second member, where Python's readers of .bz2 and .xz may stop without a word. A frame
-    # of .zst has a checksum only where it is asked for, as the program zstd does.
+def test_a_flipped_bit_is_an_error_or_changes_nothing(tmp_path_factory, suffix, place, bit):
+    # Python's readers of .bz2 and .xz may silently stop at damage in the second member. A frame of
+    # .zst has a checksum only on request; the program zstd requests one.
     text = lines(200)
     compress = COMPRESS[suffix]
     options = {zstd.CompressionParameter.checksum_flag: 1}
@@ -111,7 +111,7 @@ def test_a_flipped_bit_is_said_or_changes_nothing(tmp_path_factory, suffix, plac
 
 
 @suffixes
-def test_what_follows_the_last_member_and_is_none_is_said(tmp_path, suffix):
+def test_garbage_after_the_last_member_is_an_error(tmp_path, suffix):
     path = tmp_path / f"a{suffix}"
     path.write_bytes(COMPRESS[suffix](b"one\ntwo\n") + b"and some more")
     assert refused(path).startswith(f"{path}:3: can't be decompressed from here on (")
@@ -128,12 +128,12 @@ def test_the_line_that_is_reached_is_named(tmp_path, suffix):
         for _ in file:
             given += 1
     number = int(str(caught.value).removeprefix(f"{path}:").split(":")[0])
-    # Lines that wait in the buffer are not given; a block is decoded whole or not at all.
+    # Buffered lines are not returned; a block is decoded as a whole or not at all.
     assert given < number and 20_000 < number < 40_000
 
 
 @suffixes
-def test_memory_does_not_grow_with_what_a_file_expands_to(tmp_path, suffix):
+def test_memory_does_not_grow_with_the_expanded_size(tmp_path, suffix):
     path = tmp_path / f"a{suffix}"
     path.write_bytes(COMPRESS[suffix](bytes(50_000_000)))
     tracemalloc.start()
@@ -142,7 +142,7 @@ def test_memory_does_not_grow_with_what_a_file_expands_to(tmp_path, suffix):
             pass
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 12_000_000  # the decoder's own window among them, as far as Python counts it
+    assert peak < 12_000_000  # includes the decoder's window, as far as Python counts it
 
 
 def test_an_archive_that_needs_too_much_memory_is_refused(tmp_path, monkeypatch):
@@ -162,7 +162,7 @@ def test_plain_files_are_as_they_are(tmp_path):
         compressed.open_text(epath.Path(tmp_path / "no.gz"))
 
 
-def test_zst_without_its_package_says_what_to_install(tmp_path, monkeypatch):
+def test_zst_without_its_package_names_the_extra(tmp_path, monkeypatch):
     path = tmp_path / "a.zst"
     path.write_bytes(zstd.compress(b"text"))
     name = "compression" if sys.version_info >= (3, 14) else "backports"

@@ -109,7 +109,7 @@ def test_a_missing_file_is_a_users_error(tmp_path):
 
 
 def test_reading_streams(tmp_path):
-    # A generator: the second document is not needed for the first.
+    # The documents are generated: the first needs nothing of the second.
     path = write(tmp_path / "a.txt", "one\n\n" + "two\n\n" * 100_000)
     documents = corpus.read_documents(path)
     assert next(documents) == ("one",)
@@ -164,7 +164,7 @@ def test_a_bad_json_line_is_named_with_its_place(tmp_path, line, reason):
     assert message.startswith(f"{path}:3: ") and reason in message
 
 
-def test_nan_beside_the_text_is_no_fault(tmp_path):
+def test_nan_beside_the_text_is_accepted(tmp_path):
     assert len(read(write(tmp_path / "a.jsonl", '{"text": "A b.", "score": NaN}'))) == 1
 
 
@@ -211,7 +211,7 @@ def test_no_bytes_crash_a_reader(tmp_path, data, name):
         max_size=5,
     )
 )
-def test_what_is_written_is_read_again(tmp_path, documents):
+def test_written_text_is_read_back(tmp_path, documents):
     text = "\n\n".join("\n".join(document) for document in documents)
     path = write(tmp_path / "a.txt", b"\xef\xbb\xbf" + text.encode())
     assert [list(document) for document in read(path)] == documents
@@ -223,7 +223,7 @@ def test_what_is_written_is_read_again(tmp_path, documents):
 EXTRACTED = {"id": "12", "revid": "34", "url": "https://en.wikipedia.org/wiki?curid=12"}
 
 
-def test_what_wikiextractor_writes_as_json(tmp_path):
+def test_the_json_of_wikiextractor_is_read(tmp_path):
     rows = [
         {**EXTRACTED, "title": "Rain", "text": "Rain is water. It falls.\nHistory.\nIt rained."},
         {**EXTRACTED, "title": "Nothing", "text": ""},
@@ -279,14 +279,14 @@ def test_a_directory_gives_its_text_files_sorted(tree):
     assert names(tree, "") == ["a.txt", "b.txt", "sub/c.jsonl", "sub/deep/d.TXT"]
 
 
-def test_compressed_files_are_taken_as_what_they_hold(tree):
+def test_compressed_files_are_named_by_their_content(tree):
     (tree / "sub/a.txt.gz").write_bytes(gzip.compress(b"one\n\ntwo\n"))
     (tree / "sub/b.JSONL.BZ2").write_bytes(bz2.compress(b'{"text": "One is. Two are."}'))
     (tree / "sub/notes.md.gz").write_bytes(gzip.compress(b"one\ntwo\n"))
     (tree / "sub/a.tar.gz").write_bytes(b"")
     found = names(tree, "")
     assert found[2:4] == ["sub/a.txt.gz", "sub/b.JSONL.BZ2"] and len(found) == 6
-    assert names(tree, "sub/notes.md.gz") == ["sub/notes.md.gz"]  # given by its name
+    assert names(tree, "sub/notes.md.gz") == ["sub/notes.md.gz"]  # a file given by its name
     assert read(tree / "sub/a.txt.gz") == [("one",), ("two",)]
     assert read(tree / "sub/b.JSONL.BZ2") == [("One is.", "Two are.")]
     assert read(tree / "sub/notes.md.gz") == [("one", "two")]
@@ -299,7 +299,7 @@ def test_patterns_and_files_of_any_name(tree):
     assert names(tree, "sub/d*") == ["sub/deep/d.TXT"]  # a directory that a pattern matches
 
 
-def test_what_is_left_out_is_no_match(tree):
+def test_left_out_files_do_not_match(tree):
     others = [epath.Path(tree / "a.txt"), epath.Path(tree / "sub/deep/d.TXT")]
     found = corpus.expand_inputs([str(tree)], leave_out=others)
     assert [path.name for path in found] == ["b.txt", "c.jsonl"]
@@ -325,13 +325,13 @@ def test_relative_patterns(tree, monkeypatch):
 
 
 @pytest.mark.parametrize("pattern", ["no.txt", "*.csv", "no/*.txt", "sub/.f"])
-def test_what_matches_nothing_is_named(tree, pattern):
+def test_a_pattern_without_matches_is_named(tree, pattern):
     with pytest.raises(UserError, match="nothing matches") as caught:
         corpus.expand_inputs([str(tree / "a.txt"), str(tree / pattern)])
     assert str(caught.value).startswith(str(tree / pattern))
 
 
-def test_recursive_patterns_are_refused_with_what_to_do_instead(tree):
+def test_recursive_patterns_are_refused_with_advice(tree):
     with pytest.raises(UserError, match="a directory stands for"):
         names(tree, "**/d.TXT")
 

@@ -1,4 +1,4 @@
-"""A SentencePiece model as tokenizer.json: the same ids by the `tokenizers` library."""
+"""Tests of exporting a SentencePiece model: the `tokenizers` library gives the same ids."""
 
 import io
 import struct
@@ -68,7 +68,7 @@ def corpus():
     ids=["uncased", "cased", "uncased-bpe", "cased-stripped-bpe", "uncased-stripped"],
 )
 def both(request):
-    """Ours, and the library's of the file that ours writes."""
+    """Our tokenizer, and the library's tokenizer of the file that ours writes."""
     lowercase, strips, model_type = request.param
     tokenizer = ours.train(
         corpus(), 90, lowercase, 1.0, strip_accents=strips, model_type=model_type
@@ -159,17 +159,17 @@ def test_other_models_too(options):
     ],
     ids=str,
 )
-def test_what_the_library_cannot_do_is_refused(options, reason, tmp_path):
+def test_models_that_the_library_cannot_reproduce_are_refused(options, reason, tmp_path):
     tokenizer = trained(**options)
     with pytest.raises(UserError, match=reason):
         tokenizer.save(tmp_path, export=True)
     assert not list(tmp_path.iterdir())
-    tokenizer.save(tmp_path)  # for bertjax alone
+    tokenizer.save(tmp_path)  # without `export`
     assert (tmp_path / "spm.model").exists()
 
 
 def bpe_model(scores):
-    """The bytes of a BPE model of these pieces, beside the special ones; it normalises nothing."""
+    """Returns the bytes of a BPE model with these and the special pieces, without normalization."""
 
     def field(number, data):
         return bytes((number << 3 | 2, len(data))) + data
@@ -192,8 +192,8 @@ def library_of(tokenizer):
     pieces=st.lists(st.text("ab▁", min_size=2, max_size=6), unique=True, max_size=25),
     texts=st.lists(st.text("abc ", max_size=40), min_size=5, max_size=20),
 )
-def test_merges_do_what_any_scores_do(pieces, texts):
-    """Pieces that training never makes: cut in several ways, in any order, never reached."""
+def test_merges_reproduce_any_scores(pieces, texts):
+    """Tests pieces that training never produces: ambiguous, in any order, unreachable."""
     scores = {text: -float(number) for number, text in enumerate([*pieces, "a", "b", "▁"])}
     tokenizer = SentencePieceTokenizer(bpe_model(scores), IDS)
     library = library_of(tokenizer)
@@ -202,7 +202,7 @@ def test_merges_do_what_any_scores_do(pieces, texts):
 
 
 def test_a_piece_has_the_one_merge_that_makes_it():
-    """Of "aab" that is a + ab, as ab comes before aa; "abba" ends as ab, b, a, and has none."""
+    """The merge of "aab" is a + ab, since ab precedes aa; "abba" ends as ab, b, a and has none."""
     scores = {"ab": 0.0, "aa": -1.0, "aab": -2.0, "bb": -3.0, "abba": -4.0, "a": -5.0, "b": -6.0}
     library = library_of(SentencePieceTokenizer(bpe_model({**scores, "▁": -7.0}), IDS))
     merges = library.to_str(pretty=False).split('"merges":')[1:]
@@ -222,8 +222,8 @@ def test_scores_that_no_merges_follow_are_refused(scores, reason):
 
 
 @pytest.mark.parametrize("lowercase", [True, False])
-def test_without_accents_all_of_unicode_is_normalised_alike(lowercase):
-    """Also in decomposed text, letters with several marks included."""
+def test_without_accents_all_of_unicode_is_normalized_alike(lowercase):
+    """Includes decomposed text and letters with several marks."""
     tokenizer = ours.train(corpus(), 60, lowercase, 1.0, strip_accents=True)
     library = library_of(tokenizer)
     planes = [chr(code) for code in range(1, 0x20000) if not 0xD800 <= code < 0xE000]

@@ -1,4 +1,4 @@
-"""Data sets of TFDS, stored by TFDS itself: found, read and refused without TensorFlow."""
+"""Tests of finding and reading TFDS data sets, which TFDS itself has stored, without TensorFlow."""
 
 import json
 import random
@@ -11,7 +11,7 @@ from bertjax.text import corpus, tfds_source
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory, store_tfds):
-    """What a data_dir may hold: versions, configs, splits, several features."""
+    """A data_dir with several versions, configs, splits and features."""
     root = tmp_path_factory.mktemp("tfds")
     texts = [f"Text {n}. It has 2 sentences." for n in range(150)]
     for version, splits in (("1.9.0", {"train": ["old"]}), ("1.10.0", {"train": texts})):
@@ -38,7 +38,7 @@ def refused(data_dir, name, feature="text"):
     return message
 
 
-def test_the_newest_version_of_a_training_split_in_its_order(data_dir):
+def test_the_newest_version_is_read_in_order(data_dir):
     split = find(data_dir, "tfds:novels")
     assert str(split) == "tfds:novels:1.10.0:train" and split.examples == 150
     assert split.stored_bytes > 150 * 26
@@ -79,11 +79,11 @@ def test_versions_configs_splits_and_features_by_name(data_dir):
         ("tfds:wiki/20.fr", "the nearest are wiki/20.en, wiki/20.de"),
     ],
 )
-def test_what_is_not_there_is_said_with_what_is(data_dir, name, says):
+def test_a_missing_data_set_is_refused_with_those_that_exist(data_dir, name, says):
     assert says in refused(data_dir, name, "text" if "small" not in name else "body")
 
 
-def test_what_tfds_knows_but_is_not_there_is_never_downloaded(data_dir):
+def test_a_data_set_that_tfds_knows_is_never_downloaded(data_dir):
     message = refused(data_dir, "tfds:wikipedia/20230601.en:1.0.0:train")
     assert "bertjax downloads nothing" in message
     command = f"`tfds build wikipedia/20230601.en --file_format=array_record --data_dir={data_dir}`"

@@ -27,7 +27,7 @@ TEXTS = [
     " ",
     "The cat sat on the mat.",
     "  Naïve CAFÉ \t and\n hills ",
-    "ﬁne […] ½ Ｆｕｌｌ ①",  # NFKC makes more, or fewer, characters of these
+    "ﬁne […] ½ Ｆｕｌｌ ①",  # NFKC changes the number of characters
     "日本語 の テキスト 中文",
     "e\u0301te\u0301 İstanbul ß ẞ ǆ",
     "😀 👩‍👩‍👧 walked",
@@ -77,7 +77,7 @@ def test_the_special_tokens_are_the_first_five(trained):
     assert tokenizer.lowercase
 
 
-def test_every_piece_of_a_text_has_a_surface_and_they_make_up_the_text(trained):
+def test_the_surfaces_of_the_tokens_make_up_the_text(trained):
     tokenizer, _ = trained
     for text in ("the cat dog sat on a mat", "and walked over hills."):
         put_together = ""
@@ -89,7 +89,7 @@ def test_every_piece_of_a_text_has_a_surface_and_they_make_up_the_text(trained):
     assert [tokenizer.surface(number) for number in range(5)] == [None] * 5
 
 
-def test_what_no_text_gives_has_no_surface():
+def test_tokens_that_no_text_produces_have_no_surface():
     tokenizer = wordpiece("the", "##ing", ",", "##,", "[unused1]", "The", "日", "##日", "##")
     found = [tokenizer.surface(number) for number in range(5, tokenizer.vocab_size)]
     assert found == [
@@ -148,12 +148,12 @@ def test_offsets_point_at_the_text_that_a_token_comes_from(trained, text):
         assert 0 <= start <= end <= len(text)
         piece = tokenizer.token(number).removeprefix("##").removeprefix("▁")
         if not piece:
-            assert start == end  # a lone space of SentencePiece
+            assert start == end  # a piece of SentencePiece that is only a space
             continue
         assert start < end and not text[start].isspace()
         if number == tokenizer.unk_id:
             continue
-        # What the slice normalises to holds the piece: equal, unless a character made several.
+        # The normalized slice contains the piece. They differ if a character becomes several.
         assert _plain(piece) in _plain(text[start:end])
     starts = [start for _, (start, _) in inner]
     assert starts == sorted(starts)
@@ -185,7 +185,7 @@ def test_a_text_cannot_write_special_tokens(trained):
     assert not tokenizer.special()[tokenizer.batch(["[SEP]"])["input_ids"][0, 1:-1]].any()
 
 
-def test_parse_mask_makes_the_mask_token_of_a_literal_one(trained):
+def test_parse_mask_turns_a_literal_into_the_mask_token(trained):
     tokenizer, _ = trained
     text = "The [MASK] sat on [MASK]."
     found = tokenizer.encode(text, parse_mask=True)
@@ -193,7 +193,7 @@ def test_parse_mask_makes_the_mask_token_of_a_literal_one(trained):
     assert [text[slice(*found.offsets[place])] for place in masks] == ["[MASK]", "[MASK]"]
     rest = [number for number in found.ids if number != tokenizer.mask_id]
     assert tokenizer.decode(rest).replace(" ", "") == "thesaton."
-    # The full stop is what it is after a word, not a word of its own.
+    # The full stop continues the word before it.
     assert found.ids[-2] == tokenizer.encode("the cat.").ids[-2]
     batch = tokenizer.batch([text], parse_mask=True)
     assert batch["input_ids"][0].tolist() == found.ids
@@ -428,7 +428,7 @@ def test_bad_settings_are_refused(tmp_path, content):
         load_tokenizer(tmp_path)
 
 
-def test_one_kind_is_refused_where_the_other_was_said(trained, tmp_path):
+def test_the_wrong_kind_is_refused(trained, tmp_path):
     tokenizer, output = trained
     other = "wordpiece" if tokenizer.kind == "sentencepiece" else "sentencepiece"
     with pytest.raises(UserError, match=f"not the requested {other}"):
@@ -558,7 +558,7 @@ def test_impossible_settings_are_refused_by_name(fields):
         TokenizerConfig(("a.txt",), "out", **fields)
 
 
-def test_training_again_returns_what_is_there_and_never_overwrites(corpus_file, tmp_path):
+def test_training_again_returns_the_existing_tokenizer(corpus_file, tmp_path):
     config = TokenizerConfig((str(corpus_file),), str(tmp_path), vocab_size=48)
     first = train_tokenizer(config, lambda line: None)
     before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
@@ -625,12 +625,12 @@ def test_the_sample_is_even_and_in_order():
     numbers = [int(sentence) for sentence in _sample(map(str, range(10_000)), 500)]
     assert len(numbers) == 500 and numbers == sorted(set(numbers))
     halves = sum(number < 5000 for number in numbers)
-    assert 200 < halves < 300  # 250 expected, deviation 11
+    assert 200 < halves < 300  # expected 250, standard deviation 11
     assert _sample(["a", "b"], 500) == ["a", "b"]
 
 
 def test_very_long_lines_are_trained_on(tmp_path):
-    # The library would drop a sentence of more than some thousand bytes without a word.
+    # The library would silently drop a sentence of more than some thousand bytes.
     words = random.Random(0).choices(["walked", "over", "hills"], k=20_000)
     (tmp_path / "a.txt").write_text(" ".join(words) + "\n" + "z" * 20_000 + "\n")
     config = TokenizerConfig((str(tmp_path / "a.txt"),), str(tmp_path / "out"), vocab_size=22)
@@ -675,7 +675,7 @@ def test_ids_are_those_of_hugging_faces_tokenizer(data_dir, name, lowercase):
 
     path = data_dir / "vocab" / name
     tokenizer = load_tokenizer(path)
-    assert tokenizer.lowercase == lowercase  # found from the vocabulary alone
+    assert tokenizer.lowercase == lowercase  # inferred from the vocabulary
     reference = BertWordPieceTokenizer(str(path), lowercase=lowercase)
     assert tokenizer.vocab_size == reference.get_vocab_size()
     texts = [text for text in TEXTS if "[CLS]" not in text]
@@ -693,7 +693,7 @@ def test_ids_are_those_of_hugging_faces_tokenizer(data_dir, name, lowercase):
 
 
 @pytest.mark.data
-def test_other_sentencepiece_models_are_refused_for_what_they_lack(data_dir):
+def test_sentencepiece_models_without_special_tokens_are_refused(data_dir):
     for path in sorted((data_dir / "sentencepiece").glob("*.model")):
         with pytest.raises(UserError, match=r"has no .*\[CLS\].*\[MASK\]"):
             load_tokenizer(path)

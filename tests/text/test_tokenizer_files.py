@@ -9,7 +9,7 @@ from bertjax.text.tokenizer import load_tokenizer
 from bertjax.text.tokenizer_training import TokenizerConfig, train_tokenizer
 from bertjax.text.wordpiece import WordPieceTokenizer
 
-# By transformers 5.24; make_tokenizer.py in there is its generator, and printed IDS.
+# Saved by transformers 5.24 with make_tokenizer.py in the same directory, which also printed IDS.
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 IDS = {
     "": [2, 3],
@@ -43,7 +43,7 @@ def write_vocabulary(directory, *tokens, settings=None):
 
 
 @pytest.mark.parametrize("path", [GOLDEN, GOLDEN / "tokenizer.json"])
-def test_what_transformers_saves_gives_its_ids(path):
+def test_files_saved_by_transformers_give_its_ids(path):
     tokenizer = load_tokenizer(path, kind="wordpiece")
     assert {text: tokenizer.encode(text).ids for text in IDS} == IDS
     assert tokenizer.encode("the cat", "a cat").ids == [2, 5, 6, 3, 9, 6, 3]
@@ -79,7 +79,7 @@ def test_the_settings_have_the_last_word_unless_their_class_reads_none(fields, t
         write(tmp_path, fields, {**settings, "tokenizer_class": name})
         found = load_tokenizer(tmp_path)
         assert (found.lowercase, found.strip_accents) == (False, False)
-        # Nor does vocab.txt say then whether it is cased.
+        # The casing is not inferred from vocab.txt either.
         found.save(tmp_path / name)
         write(tmp_path / name, fields, {"tokenizer_class": name})
         assert load_tokenizer(tmp_path / name).sha256 == found.sha256
@@ -103,7 +103,7 @@ def test_the_older_form_of_the_post_processor_is_read(fields, tmp_path):
 
 
 def put(*keys):
-    """A change: the last of these is put at the place that the others name."""
+    """Returns a change that sets the item at a path, given by all arguments but the last."""
     *path, last, value = keys
 
     def change(fields):
@@ -148,7 +148,7 @@ WORD = {"id": 35, "content": "zebra", "special": False}
         (put("added_tokens", ["[E1]"]), "added_tokens are not objects"),
     ],
 )
-def test_what_is_not_berts_is_refused_by_name(fields, tmp_path, change, reason):
+def test_rules_other_than_berts_are_refused_by_name(fields, tmp_path, change, reason):
     change(fields)
     write(tmp_path, fields)
     with pytest.raises(UserError, match=rf"tokenizer\.json: .*{reason}"):
@@ -220,7 +220,7 @@ def test_beside_a_vocab_txt_it_holds_the_same_vocabulary(fields, tmp_path):
             load_tokenizer(path)
 
 
-def test_it_is_no_sentencepiece_model():
+def test_it_is_not_a_sentencepiece_model():
     with pytest.raises(UserError, match=r"holds a wordpiece .*not the requested sentencepiece"):
         load_tokenizer(GOLDEN, kind="sentencepiece")
     with pytest.raises(UserError, match=r"is not a SentencePiece model"):

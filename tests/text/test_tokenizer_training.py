@@ -1,4 +1,4 @@
-"""What can be chosen in training a vocabulary: case, accents, unigram or BPE; and its memory."""
+"""Tests of training a vocabulary: case, accents, unigram or BPE, and memory."""
 
 import dataclasses
 import hashlib
@@ -23,7 +23,7 @@ def quiet(line):
 
 @pytest.fixture
 def config(tmp_path):
-    """A configuration over a small text; fields by name."""
+    """Makes a configuration for a small text, with other fields by name."""
     generator = random.Random(0)
     syllables = ["ba", "ce", "di", "fo", "gu", "Ha", "lé", "mor", "nes", "pat"]
     words = ["".join(generator.choices(syllables, k=3)) for _ in range(200)]
@@ -68,7 +68,7 @@ def test_case_and_accents_are_chosen_apart(config, kind):
         (False, True): bare,
         (False, False): kept,
     }
-    # None is one of the others, and all that differ have digests of their own.
+    # None equals one of the others; vocabularies that differ have different digests.
     same = kind == "wordpiece"
     assert found[True, None] == found[True, same]
     assert found[False, None] == found[False, False]
@@ -93,7 +93,7 @@ def test_loading_may_override_both(config):
         (True, True, "3f7157c2f5aa7f683e971e1c18b44f857d579bf83be5f25e93615f5bbf6215d7"),
     ],
 )
-def test_digests_are_what_runs_and_shards_have_recorded(lower, strips, digest):
+def test_digests_are_fixed(lower, strips, digest):
     assert WordPieceTokenizer([*SPECIALS, "the", "##s"], lower, strips).sha256 == digest
 
 
@@ -132,5 +132,5 @@ def test_sampling_holds_only_the_sample_in_memory():
     assert peak < 3_000_000
     numbers = [int(sentence[:6]) for sentence in sample]
     assert len(numbers) == 1000 and numbers == sorted(set(numbers))
-    assert 45_000 < sum(numbers) / 1000 < 55_000  # 5 standard errors of 913
+    assert 45_000 < sum(numbers) / 1000 < 55_000  # within 5 standard errors of 913
     assert digest == hashlib.sha256("\n".join(sample).encode()).hexdigest()

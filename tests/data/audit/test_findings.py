@@ -81,7 +81,7 @@ def test_a_healthy_text_gives_no_warning(healthy, prepared, segments, log):
     output, report = prepared(*healthy, segments=segments)
     assert names(report) == set()
     assert report.numbers["documents"] == sum(map(len, healthy[0].values()))
-    # Nor do its shards, whether the report of preparing lies beside them or not.
+    # Its shards give none either, with and without the report of preparing beside them.
     for _ in range(2):
         assert names(audit_shards(output)) == set()
         (output / FILE).unlink(missing_ok=True)
@@ -129,7 +129,7 @@ def footers(text):
 
 
 TEXT_FAULTS = {
-    # fault: (its name, what may follow from it, words of the warning)
+    # fault: (its finding, findings that may accompany it, words of the warning)
     blank_line_after_every_line: (
         "one_sentence_documents",
         set(),
@@ -160,7 +160,11 @@ def test_a_fault_of_the_text_is_named(healthy, prepared, fault):
 def test_an_example_is_named_by_its_line(healthy, prepared, tmp_path):
     text, tokenizer = healthy
     lines = [line for docs in markup(text).values() for lines in docs for line in (*lines, "")]
-    corpus = [*lines[:1000], "", *lines[1000:]]  # an empty line more is not a document more
+    corpus = [
+        *lines[:1000],
+        "",
+        *lines[1000:],
+    ]  # two empty lines begin one document
     _, report = prepared({"all.txt": [corpus]}, tokenizer)
     (number, line), *_ = [
         (number, line) for number, line in enumerate(corpus, 1) if line.startswith("<p ")
@@ -183,7 +187,7 @@ def test_held_out_text_that_is_trained_on_too(healthy, prepared):
         if is_held_out(file, place)
     ]
     assert 2 <= len(held_out) < 0.3 * sum(map(len, text.values()))
-    # In a file behind the others, which keep their places, in a document that is trained on.
+    # A file behind the others does not change their hashes. Its document is trained on.
     assert not is_held_out(len(text), 0)
     more = {"zzz.txt": [[line for document in held_out for line in document]]}
     output, report = prepared({**text, **more}, tokenizer, held_out=0.1, seed=12345)
@@ -240,9 +244,9 @@ def test_rows_that_are_mostly_padding(healthy, prepared):
 
 @pytest.fixture
 def changed(prepared):
-    """Prepares a text, changes its records as someone else's program might; the new audit's report.
+    """Prepares a text, changes its records, and returns the audit of the new shards.
 
-    The manifest is made to fit the files, and what it says of labels if `and_share`.
+    The manifest is made to fit the files, and its share of label 1 if `and_share`.
     """
 
     def run(healthy, change, *, and_share=False):

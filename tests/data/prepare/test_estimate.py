@@ -1,4 +1,4 @@
-"""What preparing would take, from a sample: held to what it did take; and the check of the disk."""
+"""Tests of the estimate against what preparing takes, and of the check of the disk."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from bertjax.errors import UserError
 
 @pytest.fixture
 def config(vocabulary, tmp_path):
-    """A configuration over a corpus; more fields by name."""
+    """Makes a configuration for a corpus, with other fields by name."""
 
     def make(corpus, **fields):
         fields = {"processes": 1, "output": str(tmp_path / "out"), **fields}
@@ -28,7 +28,7 @@ def config(vocabulary, tmp_path):
 
 
 def truth(config, log):
-    """What preparing made: the manifest of each length, and the bytes of its shards."""
+    """Prepares; returns the manifest of each length and the bytes of its shards."""
     prepare.prepare(config, log)
     directories = config.directories(files.location(config.output))
     manifests = {length: shards.read_manifest(each) for length, each in directories.items()}
@@ -52,19 +52,19 @@ def test_a_text_that_is_small_is_counted(config, make_corpus, log, segments):
         assert getattr(found, name) == (getattr(made, name), 0), name
     for length, manifest in manifests.items():
         mine = found.examples[length]
-        # Pairs are drawn, and so are the held-out documents: 150 of 1,500, give or take 12.
+        # Pairs are random, and so are the held-out documents: 150 of 1,500, standard deviation 12.
         assert mine.train.value == pytest.approx(manifest.examples("train"), rel=0.04)
         assert mine.held_out.value == pytest.approx(manifest.examples("held_out"), rel=0.3)
         whole = mine.train.value / cfg.dupe_factor + mine.held_out.value
         made_of_all = manifest.examples("train") / cfg.dupe_factor + manifest.examples("held_out")
         assert whole == pytest.approx(made_of_all, rel=0.02)
-        # Of three files, each of which is whole blocks of 64 KiB.
+        # The three files consist of whole blocks of 64 KiB.
         blocks = 3 << 16
         assert mine.shard_bytes.value == pytest.approx(sizes[length], rel=0.05, abs=blocks)
 
 
 def test_a_sample_of_a_text(config, make_corpus, log, monkeypatch):
-    """Files whose sentences grow longer, of which a sixth is read."""
+    """Samples a sixth of files whose sentences grow longer."""
     corpus = make_corpus(700, name="all")
     for number in range(1, 4):
         path = make_corpus(500, words=(4, 20 * number), seed=number, name=f"more{number}")
@@ -113,15 +113,15 @@ def test_the_peak_is_that_of_the_disk(config, make_corpus, log, monkeypatch):
     assert estimate.estimate(cfg, log).peak_bytes.value == pytest.approx(measured[0], rel=0.05)
 
 
-def test_what_asks_for_an_estimate_makes_nothing(config, make_corpus, tmp_path, log):
+def test_prepare_refuses_a_configuration_with_estimate(config, make_corpus, tmp_path, log):
     cfg = config(make_corpus(5), output=str(tmp_path / "out"), estimate=True)
     with pytest.raises(ValueError, match="writes nothing"):
         prepare.prepare(cfg, log)
     assert not (tmp_path / "out").exists()
 
 
-def test_one_document_is_said_at_once(config, tmp_path, log):
-    """A long text without blank lines, of which little is read."""
+def test_a_text_of_one_document_is_refused(config, tmp_path, log):
+    """Samples little of a long text without blank lines."""
     path = tmp_path / "text.txt"
     path.write_text("w1 w2 w3 w4 w5 w6 w7.\n" * 200_000)
     with pytest.raises(UserError, match=r"text\.txt \(a sample of it\).*but one document.*blank"):
@@ -143,7 +143,7 @@ def test_json_lines_of_any_length(config, tmp_path, log, monkeypatch):
     monkeypatch.setattr(sample, "EXCERPT_BYTES", 1000)
     monkeypatch.setattr(sample, "_MAX_SEARCH_BYTES", 2000)
     lines = [json.dumps({"text": f"w{i % 1000}. w7 w8."}) for i in range(2000)]
-    lines[50] = json.dumps({"text": "w1 w2. " * 10_000})  # of which nothing is read
+    lines[50] = json.dumps({"text": "w1 w2. " * 10_000})  # longer than is read of a document
     path = tmp_path / "text.jsonl"
     path.write_text("\n".join(lines) + "\n")
     found = estimate.estimate(config(path), log)
@@ -161,9 +161,9 @@ def test_times_are_in_proportion(config, make_corpus, log, monkeypatch):
     paths = cfg.sources()
     sizes = [path.stat().length for path in paths]
     tokenizer = estimate.load_tokenizer(cfg.tokenizer)
-    ticks = iter(range(1000))  # a second from one look at the clock to the next
+    ticks = iter(range(1000))  # a second passes between two calls
     found = estimate.of_text(cfg, tokenizer, paths, sizes, clock=lambda: float(next(ticks)))
-    # A second for each excerpt, whose documents have about its bytes.
+    # Each excerpt takes a second, and its documents have about its bytes.
     assert found.tokenizing.seconds == pytest.approx(sum(sizes) / 4096, rel=0.3)
     sampled = found.examples[128].train.value * found.sampled_bytes / found.text_bytes / 2
     assert found.examples[128].drawing.seconds == pytest.approx(
@@ -184,7 +184,7 @@ def test_a_disk_without_room_is_refused_before_anything_is_made(
         prepare.prepare(cfg, log)
     assert not Path(cfg.output).exists()
 
-    # A run that was stopped in the middle needs the rest only.
+    # A run that was stopped in the middle needs room for the rest only.
     free[0] = int(1.1 * need)
     monkeypatch.setattr(prepare.publish, "make_manifest", lambda *_: exit())
     with pytest.raises(SystemExit):
@@ -194,9 +194,7 @@ def test_a_disk_without_room_is_refused_before_anything_is_made(
     assert prepare.prepare(cfg, log).examples("train")
 
 
-def test_documents_longer_than_a_sample_reads_are_no_reason_to_refuse(
-    config, tmp_path, log, monkeypatch
-):
+def test_documents_longer_than_an_excerpt_do_not_fill_the_disk(config, tmp_path, log, monkeypatch):
     path = tmp_path / "text.txt"
     path.write_text("\n".join("w1 w2 w3 w4.\n" * 1000 for _ in range(3)))
     monkeypatch.setattr(sample, "EXCERPT_BYTES", 100)

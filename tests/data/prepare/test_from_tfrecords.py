@@ -103,7 +103,7 @@ def test_the_examples_are_the_same_and_copies_stay_in_one_split(old, config, log
     assert sorted(train + held_out) == sorted(rows)
     texts = [{(tuple(a), tuple(b)) for a, b, _ in split} for split in (train, held_out)]
     assert not texts[0] & texts[1]
-    assert [row for row in rows if row in train] == train  # the files' order
+    assert [row for row in rows if row in train] == train  # in the order of the files
     assert 6 < len(held_out) < 48
     assert max(file.examples for file in manifest.files["train"]) == 13
 

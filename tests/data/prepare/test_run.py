@@ -50,7 +50,7 @@ if __name__ == "__main__":
 
 @pytest.fixture
 def config(vocabulary, tmp_path):
-    """A configuration over a corpus; more fields by name."""
+    """Makes a configuration for a corpus, with other fields by name."""
 
     def make(corpus, output="out", **fields):
         return PrepareConfig(
@@ -350,7 +350,7 @@ def _alive(pid):
 
 
 @pytest.mark.parametrize(("number", "processes"), [(signal.SIGTERM, 2), (signal.SIGINT, 1)])
-def test_a_signal_leaves_what_the_same_command_finishes(
+def test_the_same_command_finishes_after_a_signal(
     config, make_corpus, log, differing, start, uninterrupted, number, processes
 ):
     corpus = make_corpus(2000, sentences=(10, 40))

@@ -27,7 +27,7 @@ COMPRESS = {
 
 @pytest.fixture
 def config(vocabulary, tmp_path):
-    """A configuration over a corpus; more fields by name."""
+    """Makes a configuration for a corpus, with other fields by name."""
 
     def make(source, output="out", **fields):
         names = {"tokenizer": str(vocabulary), "output": str(tmp_path / output), "processes": 1}
@@ -38,7 +38,7 @@ def config(vocabulary, tmp_path):
 
 @pytest.fixture
 def packed(make_corpus, tmp_path):
-    """A plain corpus of several parts, and the same compressed: two directories."""
+    """Two directories with a corpus of several ranges, plain and compressed."""
     plain = make_corpus(650, sentences=(10, 40), files=2)
     (plain / "small.txt").write_text("w1 w2.\nw3\n\nw4\n")
     directory = tmp_path / "packed"
@@ -70,7 +70,7 @@ def test_compressed_text_gives_the_shards_of_the_plain_one(
     assert dataclasses.replace(second, corpus=first.corpus) == first
 
 
-def test_a_compressed_file_is_gone_through_once_and_only_its_missing_segments_are_made(
+def test_a_compressed_file_is_read_once_for_its_missing_token_files(
     config, packed, log, differing, monkeypatch
 ):
     _, directory = packed
@@ -104,12 +104,12 @@ def test_another_text_under_an_unfinished_run_is_refused_however_it_is_packed(
     path.write_bytes(gzip.compress(text.replace(b"w1 ", b"w2 ", 1)))
     with pytest.raises(UserError, match=r"unfinished run with other text or settings \(corpus\)"):
         prepare.prepare(cfg, log)
-    path.write_bytes(gzip.compress(text, 1))  # other bytes, the same text
+    path.write_bytes(gzip.compress(text, 1))  # other bytes of the same text
     prepare.prepare(cfg, log)
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_a_cut_off_archive_is_found_before_anything_is_written(config, packed, log, processes):
+def test_a_truncated_archive_is_found_before_anything_is_written(config, packed, log, processes):
     _, directory = packed
     path = directory / "01.txt.bz2"
     path.write_bytes(path.read_bytes()[:-5])
@@ -137,7 +137,7 @@ def test_a_fault_deep_in_a_compressed_file_is_named_by_its_line(config, packed, 
 
 @pytest.fixture
 def novels(store_tfds, make_corpus, tmp_path):
-    """A data set of several parts, its directory, and the same texts as JSON Lines."""
+    """The directory of a data set of several ranges, its texts, and the same as JSON Lines."""
     directory = make_corpus(400, sentences=(10, 40))
     (path,) = directory.iterdir()
     texts = [text.replace("\n", ".\n\n") for text in path.read_text().strip().split("\n\n")]
@@ -148,7 +148,7 @@ def novels(store_tfds, make_corpus, tmp_path):
     return data_dir, texts, rows
 
 
-def test_a_data_set_is_prepared_whatever_the_number_of_processes(
+def test_a_data_set_gives_the_same_bytes_for_any_number_of_processes(
     config, novels, log, differing, monkeypatch
 ):
     data_dir, texts, rows = novels
@@ -172,7 +172,7 @@ def test_another_data_set_under_an_unfinished_run_is_refused(
     texts = [f"w{n} w1. w2 w{n}." for n in range(50)]
     cfg = config("tfds:tiny", tfds_data_dir=str(tmp_path / "one"))
     store_tfds(tmp_path / "one", {"train": texts})
-    # The same letters, and an end elsewhere.
+    # The same characters with another boundary between texts.
     moved = [texts[0] + " w7.", *texts[1:]], [texts[0], "w7. " + texts[1], *texts[2:]]
     store_tfds(tmp_path / "two", {"train": moved[0]})
     store_tfds(tmp_path / "three", {"train": moved[1]})
@@ -184,7 +184,7 @@ def test_another_data_set_under_an_unfinished_run_is_refused(
     assert prepare.prepare(cfg, log).documents == 50
 
 
-def test_no_bad_example_leaves_anything(config, store_tfds, log, tmp_path):
+def test_a_bad_example_leaves_nothing(config, store_tfds, log, tmp_path):
     store_tfds(tmp_path / "tfds", {"train": ["w1. w2.", b"w3\xff", "w4."]})
     cfg = config("tfds:tiny", tfds_data_dir=str(tmp_path / "tfds"))
     with pytest.raises(UserError, match=r"tfds:tiny:1\.0\.0:train: example 1: not UTF-8"):
@@ -192,7 +192,7 @@ def test_no_bad_example_leaves_anything(config, store_tfds, log, tmp_path):
     assert not Path(cfg.output).exists()
 
 
-def test_a_vocabulary_of_a_data_set_is_that_of_its_texts(store_tfds, log, tmp_path):
+def test_a_data_set_and_its_texts_give_the_same_vocabulary(store_tfds, log, tmp_path):
     texts = [f"The {word} of {word} and rain. Snow {word}." for word in ("sun", "moon", "star")] * 9
     store_tfds(tmp_path / "tfds", {"train": texts}, features=("body",))
     (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
