@@ -1,5 +1,5 @@
-import dataclasses
-import json
+"""Tests of tokenizers of both kinds: encoding, batches and loading."""
+
 import pickle
 import random
 import subprocess
@@ -8,11 +8,9 @@ import unicodedata
 
 import numpy as np
 import pytest
-from etils import epath
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bertjax import files
 from bertjax.errors import UserError
 from bertjax.text import tokenizer_base
 from bertjax.text.tokenizer import load_tokenizer
@@ -20,8 +18,6 @@ from bertjax.text.tokenizer_training import TokenizerConfig, train_tokenizer
 from bertjax.text.wordpiece import WordPieceTokenizer
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-TEXT = "the cat dog sat on a mat and walked over café naïve hills [brackets] (also) 12 365"
-WORDS = TEXT.split()
 TEXTS = [
     "",
     " ",
@@ -35,21 +31,6 @@ TEXTS = [
     "[CLS] [MASK] [SEP] ##ing ▁the",
     "x" * 300,
 ]
-
-
-def sentences(count=3000, seed=0):
-    generator = random.Random(seed)
-    return [
-        " ".join(generator.choices(WORDS, k=generator.randint(3, 12))).capitalize() + "."
-        for _ in range(count)
-    ]
-
-
-@pytest.fixture(scope="session")
-def corpus_file(tmp_path_factory):
-    path = tmp_path_factory.mktemp("corpus") / "a.txt"
-    path.write_text("\n".join(sentences()) + "\n", encoding="utf-8")
-    return path
 
 
 @pytest.fixture(scope="session", params=["sentencepiece", "wordpiece"])
@@ -477,175 +458,6 @@ def test_damaged_models_never_crash(corpus_file, tmp_path):
             assert str(error).startswith(str(path))
             refused += 1
     assert refused > 20
-
-
-# Training
-
-
-@pytest.mark.parametrize(
-    ("kind", "model_type"),
-    [("sentencepiece", "unigram"), ("sentencepiece", "bpe"), ("wordpiece", "unigram")],
-)
-def test_training_gives_the_same_bytes_in_every_process(kind, model_type, corpus_file, tmp_path):
-    name = "spm.model" if kind == "sentencepiece" else "vocab.txt"
-    program = (
-        "import sys; from bertjax.text.tokenizer_training import *; "
-        "config = TokenizerConfig((sys.argv[1],), sys.argv[2], sys.argv[3], int(sys.argv[4]), "
-        "model_type=sys.argv[5]); "
-        "train_tokenizer(config, print)"
-    )
-    found = set()
-    for run in range(3):
-        output = str(tmp_path / str(run))
-        size = "48" if kind == "sentencepiece" else "90"
-        command = [sys.executable, "-c", program, str(corpus_file), output, kind, size, model_type]
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert done.returncode == 0 and done.stderr == "", done.stderr
-        assert len(done.stdout.splitlines()) == 2
-        found.add((epath.Path(output) / name).read_bytes())
-    assert len(found) == 1
-
-
-@pytest.mark.parametrize("kind", ["sentencepiece", "wordpiece"])
-def test_cased_vocabularies_keep_case(kind, corpus_file, tmp_path):
-    config = TokenizerConfig((str(corpus_file),), str(tmp_path), kind, 60, lowercase=False)
-    tokenizer = train_tokenizer(config, lambda line: None)
-    assert not tokenizer.lowercase
-    assert tokenizer.encode("The").ids != tokenizer.encode("the").ids
-    assert load_tokenizer(tmp_path).sha256 == tokenizer.sha256
-
-
-@pytest.mark.parametrize("kind", ["sentencepiece", "wordpiece"])
-def test_a_vocabulary_that_the_text_cannot_fill_names_the_largest(kind, corpus_file, tmp_path):
-    output = tmp_path / "out"
-    config = TokenizerConfig((str(corpus_file),), str(output), kind, 5000)
-    with pytest.raises(UserError, match=r"at most [0-9]+ tokens") as caught:
-        train_tokenizer(config, lambda line: None)
-    assert not output.exists()
-    largest = int(str(caught.value).split("at most ")[1].split()[0])
-    tokenizer = train_tokenizer(dataclasses.replace(config, vocab_size=largest), lambda line: None)
-    assert tokenizer.vocab_size == largest
-
-
-def test_a_vocabulary_that_cannot_hold_the_characters_is_refused(corpus_file, tmp_path):
-    config = TokenizerConfig((str(corpus_file),), str(tmp_path), vocab_size=12)
-    with pytest.raises(UserError, match=r"characters alone need [0-9]+"):
-        train_tokenizer(config, lambda line: None)
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("content", ["", "\n\n", "\ufeff\n"])
-@pytest.mark.parametrize("kind", ["sentencepiece", "wordpiece"])
-def test_no_text_is_refused(kind, content, tmp_path):
-    (tmp_path / "a.txt").write_text(content, encoding="utf-8")
-    config = TokenizerConfig((str(tmp_path / "a.txt"),), str(tmp_path / "out"), kind)
-    with pytest.raises(UserError, match=r"a\.txt: no text"):
-        train_tokenizer(config, lambda line: None)
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"vocab_size": 5},
-        {"character_coverage": 0.5},
-        {"max_sentences": 0},
-        {"model_type": "bpe", "kind": "wordpiece"},
-    ],
-)
-def test_impossible_settings_are_refused_by_name(fields):
-    with pytest.raises(UserError, match=next(iter(fields))):
-        TokenizerConfig(("a.txt",), "out", **fields)
-
-
-def test_training_again_returns_the_existing_tokenizer(corpus_file, tmp_path):
-    config = TokenizerConfig((str(corpus_file),), str(tmp_path), vocab_size=48)
-    first = train_tokenizer(config, lambda line: None)
-    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    lines = []
-    assert train_tokenizer(config, lines.append).sha256 == first.sha256
-    assert len(lines) == 1 and "already holds" in lines[0]
-    for other in (
-        dataclasses.replace(config, vocab_size=47),
-        dataclasses.replace(config, kind="wordpiece"),
-        dataclasses.replace(config, max_sentences=100),
-    ):
-        with pytest.raises(UserError, match="already holds a tokenizer made from other text"):
-            train_tokenizer(other, lines.append)
-    (tmp_path / "training.json").write_text("{")
-    with pytest.raises(UserError, match="already holds a tokenizer"):
-        train_tokenizer(config, lines.append)
-    (tmp_path / "training.json").unlink()
-    assert before == before | {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-
-
-def test_a_killed_training_leaves_no_vocabulary_and_can_be_run_again(
-    corpus_file, tmp_path, monkeypatch
-):
-    config = TokenizerConfig((str(corpus_file),), str(tmp_path), vocab_size=48)
-    real = files.write_atomically
-
-    def die_at_the_vocabulary(path, data):
-        if path.name == "spm.model":
-            raise KeyboardInterrupt
-        real(path, data)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(tokenizer_base, "write_atomically", die_at_the_vocabulary)
-        with pytest.raises(KeyboardInterrupt):
-            train_tokenizer(config, lambda line: None)
-    with pytest.raises(UserError, match="neither"):
-        load_tokenizer(tmp_path)
-    assert train_tokenizer(config, lambda line: None).vocab_size == 48
-
-
-def test_an_output_that_cannot_be_a_directory_is_refused(corpus_file, tmp_path):
-    (tmp_path / "file").write_text("mine")
-    for output, says in ((tmp_path / "file", "is a file"), (tmp_path / "file/x", "lies under")):
-        config = TokenizerConfig((str(corpus_file),), str(output), vocab_size=48)
-        with pytest.raises(UserError, match=says):
-            train_tokenizer(config, lambda line: None)
-    assert (tmp_path / "file").read_text() == "mine"
-
-
-def test_a_vocabulary_beside_its_text_is_not_read_as_text(corpus_file, tmp_path):
-    directory = tmp_path / "corpus"
-    directory.mkdir()
-    (directory / "text.txt").write_bytes(corpus_file.read_bytes())
-    lines = []
-    for _ in range(2):
-        config = TokenizerConfig((str(directory),), str(directory), "wordpiece", vocab_size=60)
-        train_tokenizer(config, lines.append)
-    assert (directory / "vocab.txt").exists() and "nothing to do" in lines[-1]
-
-
-def test_the_sample_is_even_and_in_order():
-    from bertjax.text.tokenizer_training import _sample
-
-    numbers = [int(sentence) for sentence in _sample(map(str, range(10_000)), 500)]
-    assert len(numbers) == 500 and numbers == sorted(set(numbers))
-    halves = sum(number < 5000 for number in numbers)
-    assert 200 < halves < 300  # expected 250, standard deviation 11
-    assert _sample(["a", "b"], 500) == ["a", "b"]
-
-
-def test_very_long_lines_are_trained_on(tmp_path):
-    # The library would silently drop a sentence of more than some thousand bytes.
-    words = random.Random(0).choices(["walked", "over", "hills"], k=20_000)
-    (tmp_path / "a.txt").write_text(" ".join(words) + "\n" + "z" * 20_000 + "\n")
-    config = TokenizerConfig((str(tmp_path / "a.txt"),), str(tmp_path / "out"), vocab_size=22)
-    tokenizer = train_tokenizer(config, lambda line: None)
-    tokens = [tokenizer.token(number).strip("▁") for number in range(5, 22)]
-    assert "z" in tokens and any(
-        len(token) > 1 and token in "walked over hills" for token in tokens
-    )
-
-
-def test_jsonl_is_trained_on(tmp_path):
-    rows = [json.dumps({"text": " ".join(sentences(50, seed))}) for seed in range(20)]
-    (tmp_path / "a.jsonl").write_text("\n".join(rows))
-    config = TokenizerConfig((str(tmp_path / "*.jsonl"),), str(tmp_path / "out"), vocab_size=48)
-    assert train_tokenizer(config, lambda line: None).vocab_size == 48
 
 
 def test_importing_loads_no_heavy_library():

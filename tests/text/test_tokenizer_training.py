@@ -2,12 +2,17 @@
 
 import dataclasses
 import hashlib
+import json
 import random
+import subprocess
+import sys
 import tracemalloc
 
 import pytest
 
+from bertjax import files
 from bertjax.errors import UserError
+from bertjax.text import tokenizer_base
 from bertjax.text import tokenizer_training as module
 from bertjax.text.tokenizer import load_tokenizer
 from bertjax.text.tokenizer_training import TokenizerConfig, train_tokenizer
@@ -134,3 +139,175 @@ def test_sampling_holds_only_the_sample_in_memory():
     assert len(numbers) == 1000 and numbers == sorted(set(numbers))
     assert 45_000 < sum(numbers) / 1000 < 55_000  # within 5 standard errors of 913
     assert digest == hashlib.sha256("\n".join(sample).encode()).hexdigest()
+
+
+def test_training_gives_the_same_bytes_in_every_process(corpus_file, tmp_path):
+    kinds = (
+        ("sentencepiece", "unigram", 48, "spm.model"),
+        ("sentencepiece", "bpe", 48, "spm.model"),
+        ("wordpiece", "unigram", 90, "vocab.txt"),
+    )
+    program = (
+        "import sys; from bertjax.text.tokenizer_training import *\n"
+        f"for kind, model_type, size, _ in {kinds}:\n"
+        "    output = f'{sys.argv[2]}/{kind}-{model_type}'\n"
+        "    config = TokenizerConfig((sys.argv[1],), output, kind, size, model_type=model_type)\n"
+        "    train_tokenizer(config, print)"
+    )
+    outputs = [tmp_path / str(run) for run in range(3)]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, str(corpus_file), str(output)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for output in outputs
+    ]
+    for process in processes:
+        out, error = process.communicate()
+        assert process.returncode == 0 and error == "", error
+        assert len(out.splitlines()) == 2 * len(kinds)
+    for kind, model_type, _, name in kinds:
+        found = {(output / f"{kind}-{model_type}" / name).read_bytes() for output in outputs}
+        assert len(found) == 1, (kind, model_type)
+
+
+@pytest.mark.parametrize("kind", ["sentencepiece", "wordpiece"])
+def test_cased_vocabularies_keep_case(kind, corpus_file, tmp_path):
+    config = TokenizerConfig((str(corpus_file),), str(tmp_path), kind, 60, lowercase=False)
+    tokenizer = train_tokenizer(config, quiet)
+    assert not tokenizer.lowercase
+    assert tokenizer.encode("The").ids != tokenizer.encode("the").ids
+    assert load_tokenizer(tmp_path).sha256 == tokenizer.sha256
+
+
+@pytest.mark.parametrize("kind", ["sentencepiece", "wordpiece"])
+def test_a_vocabulary_that_the_text_cannot_fill_names_the_largest(kind, corpus_file, tmp_path):
+    output = tmp_path / "out"
+    config = TokenizerConfig((str(corpus_file),), str(output), kind, 5000)
+    with pytest.raises(UserError, match=r"at most [0-9]+ tokens") as caught:
+        train_tokenizer(config, quiet)
+    assert not output.exists()
+    largest = int(str(caught.value).split("at most ")[1].split()[0])
+    tokenizer = train_tokenizer(dataclasses.replace(config, vocab_size=largest), quiet)
+    assert tokenizer.vocab_size == largest
+
+
+def test_a_vocabulary_that_cannot_hold_the_characters_is_refused(corpus_file, tmp_path):
+    config = TokenizerConfig((str(corpus_file),), str(tmp_path), vocab_size=12)
+    with pytest.raises(UserError, match=r"characters alone need [0-9]+"):
+        train_tokenizer(config, quiet)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", ["", "\n\n", "\ufeff\n"])
+@pytest.mark.parametrize("kind", ["sentencepiece", "wordpiece"])
+def test_no_text_is_refused(kind, content, tmp_path):
+    (tmp_path / "a.txt").write_text(content, encoding="utf-8")
+    config = TokenizerConfig((str(tmp_path / "a.txt"),), str(tmp_path / "out"), kind)
+    with pytest.raises(UserError, match=r"a\.txt: no text"):
+        train_tokenizer(config, quiet)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"vocab_size": 5},
+        {"character_coverage": 0.5},
+        {"max_sentences": 0},
+        {"model_type": "bpe", "kind": "wordpiece"},
+    ],
+)
+def test_impossible_settings_are_refused_by_name(fields):
+    with pytest.raises(UserError, match=next(iter(fields))):
+        TokenizerConfig(("a.txt",), "out", **fields)
+
+
+def test_training_again_returns_the_existing_tokenizer(corpus_file, tmp_path):
+    config = TokenizerConfig((str(corpus_file),), str(tmp_path), vocab_size=48)
+    first = train_tokenizer(config, quiet)
+    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    lines = []
+    assert train_tokenizer(config, lines.append).sha256 == first.sha256
+    assert len(lines) == 1 and "already holds" in lines[0]
+    for other in (
+        dataclasses.replace(config, vocab_size=47),
+        dataclasses.replace(config, kind="wordpiece"),
+        dataclasses.replace(config, max_sentences=100),
+    ):
+        with pytest.raises(UserError, match="already holds a tokenizer made from other text"):
+            train_tokenizer(other, lines.append)
+    (tmp_path / "training.json").write_text("{")
+    with pytest.raises(UserError, match="already holds a tokenizer"):
+        train_tokenizer(config, lines.append)
+    (tmp_path / "training.json").unlink()
+    assert before == before | {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+
+
+def test_a_killed_training_leaves_no_vocabulary_and_can_be_run_again(
+    corpus_file, tmp_path, monkeypatch
+):
+    config = TokenizerConfig((str(corpus_file),), str(tmp_path), vocab_size=48)
+    real = files.write_atomically
+
+    def die_at_the_vocabulary(path, data):
+        if path.name == "spm.model":
+            raise KeyboardInterrupt
+        real(path, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tokenizer_base, "write_atomically", die_at_the_vocabulary)
+        with pytest.raises(KeyboardInterrupt):
+            train_tokenizer(config, quiet)
+    with pytest.raises(UserError, match="neither"):
+        load_tokenizer(tmp_path)
+    assert train_tokenizer(config, quiet).vocab_size == 48
+
+
+def test_an_output_that_cannot_be_a_directory_is_refused(corpus_file, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for output, says in ((tmp_path / "file", "is a file"), (tmp_path / "file/x", "lies under")):
+        config = TokenizerConfig((str(corpus_file),), str(output), vocab_size=48)
+        with pytest.raises(UserError, match=says):
+            train_tokenizer(config, quiet)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_vocabulary_beside_its_text_is_not_read_as_text(corpus_file, tmp_path):
+    directory = tmp_path / "corpus"
+    directory.mkdir()
+    (directory / "text.txt").write_bytes(corpus_file.read_bytes())
+    lines = []
+    for _ in range(2):
+        config = TokenizerConfig((str(directory),), str(directory), "wordpiece", vocab_size=60)
+        train_tokenizer(config, lines.append)
+    assert (directory / "vocab.txt").exists() and "nothing to do" in lines[-1]
+
+
+def test_the_sample_is_even_and_in_order():
+    numbers = [int(sentence) for sentence in module._sample(map(str, range(10_000)), 500)]
+    assert len(numbers) == 500 and numbers == sorted(set(numbers))
+    halves = sum(number < 5000 for number in numbers)
+    assert 200 < halves < 300  # expected 250, standard deviation 11
+    assert module._sample(["a", "b"], 500) == ["a", "b"]
+
+
+def test_very_long_lines_are_trained_on(tmp_path):
+    # The library would silently drop a sentence of more than some thousand bytes.
+    words = random.Random(0).choices(["walked", "over", "hills"], k=20_000)
+    (tmp_path / "a.txt").write_text(" ".join(words) + "\n" + "z" * 20_000 + "\n")
+    config = TokenizerConfig((str(tmp_path / "a.txt"),), str(tmp_path / "out"), vocab_size=22)
+    tokenizer = train_tokenizer(config, quiet)
+    tokens = [tokenizer.token(number).strip("▁") for number in range(5, 22)]
+    assert "z" in tokens and any(
+        len(token) > 1 and token in "walked over hills" for token in tokens
+    )
+
+
+def test_jsonl_is_trained_on(make_sentences, tmp_path):
+    rows = [json.dumps({"text": " ".join(make_sentences(50, seed))}) for seed in range(20)]
+    (tmp_path / "a.jsonl").write_text("\n".join(rows))
+    config = TokenizerConfig((str(tmp_path / "*.jsonl"),), str(tmp_path / "out"), vocab_size=48)
+    assert train_tokenizer(config, quiet).vocab_size == 48
