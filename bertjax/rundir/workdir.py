@@ -63,12 +63,9 @@ def write_config(
 ) -> None:
     """Writes workdir/config.json: the configuration, the kind of the run, and more.
 
-    Args:
-        workdir: the run directory.
-        kind: kind of the run, one of `KINDS`.
-        config: fields of the run's configuration, in nested dicts.
-        immutable: settings that every run in the directory must share.
-        metrics: what reports say of the metrics, the main one first.
+    `config` has the fields of the run's configuration, in nested dicts. `immutable` are settings
+    that every run in the directory must share. `metrics` tells reports how to show the metrics, the
+    main one first.
     """
     fields = {"kind": kind, **config}
     if immutable is not None:

@@ -113,9 +113,6 @@ class Checkpoints:
         ]
         return [step for _, step in sorted(scored)]  # among equal scores the earlier step wins
 
-    def _marker(self, step: int) -> epath.Path:
-        return self.directory / str(step) / _MARKER
-
     # Saving
 
     def save(
@@ -192,7 +189,12 @@ class Checkpoints:
         with self._explained(step):
             self._storage.wait()
         self._scores[step] = metric
-        self._collect_garbage()
+        last = self.steps()[-self._keep_last :]
+        keep = {*last, *self._ranked()[: self._keep_best]}
+        for old in self._storage.steps():
+            # A damaged step stays for inspection until enough intact ones follow it.
+            if old not in keep and (old in self._scores or old < last[0]):
+                self._delete(old)
 
     def close(self) -> None:
         """Waits for the save under way and releases Orbax's threads."""
@@ -220,14 +222,6 @@ class Checkpoints:
         if not self._scores:
             return "there is no earlier checkpoint"
         return f"the checkpoint of step {max(self._scores):,} is intact"
-
-    def _collect_garbage(self) -> None:
-        last = self.steps()[-self._keep_last :]
-        keep = {*last, *self._ranked()[: self._keep_best]}
-        for step in self._storage.steps():
-            # A damaged step stays for inspection until enough intact ones follow it.
-            if step not in keep and (step in self._scores or step < last[0]):
-                self._delete(step)
 
     def _delete(self, step: int) -> None:
         self._storage.delete(step)
@@ -317,7 +311,8 @@ class Checkpoints:
     def _candidates(self) -> list[int]:
         """Returns the committed steps without a marker, newest first, even with a damaged meta."""
         steps = self._storage.steps()[::-1]
-        return from_first_process([step for step in steps if not self._marker(step).exists()])
+        unmarked = [n for n in steps if not (self.directory / str(n) / _MARKER).exists()]
+        return from_first_process(unmarked)
 
     def _mark(self, step: int, why: str) -> None:
         self._log(
@@ -328,5 +323,5 @@ class Checkpoints:
         if not self._read_only:
             # A rename would not be atomic on an object store.
             if jax.process_index() == 0:
-                self._marker(step).write_text(why)
+                (self.directory / str(step) / _MARKER).write_text(why)
             sync_global_devices("bertjax_marked")

@@ -93,9 +93,8 @@ class EventFiles:
     """Event files for TensorBoard, in directories train and eval, so that a metric has one chart.
 
     A resumed run writes both files anew from its history. Steps that are repeated after a crash
-    appear once, and a run that began without event files gets all of its metrics.
-
-    Formats: tensorflow/core/util/event.proto, tensorflow/core/framework/summary.proto.
+    appear once, and a run that began without event files gets all of its metrics. Formats:
+    tensorflow/core/util/event.proto, tensorflow/core/framework/summary.proto.
     """
 
     def __init__(self, directory: epath.Path, clock: Callable[[], float] = time.time) -> None:

@@ -36,13 +36,10 @@ class StepTimer:
         """`clock` returns seconds."""
         self._clock = clock
         self._run: tuple[int, float] | None = None  # first step after compilation, its time
-        self._window = (0, 0.0)
-        self.waited = 0.0
-        """Seconds of the window that were spent waiting for data."""
-        self.paused = 0.0
-        """Seconds of the window that don't count as training."""
-        self.measured = (0, 0.0)
-        """Steps of all windows since `start`, and their seconds."""
+        self._window = (0, 0.0)  # its first step, its time
+        self.waited = 0.0  # seconds of the window spent waiting for data
+        self.paused = 0.0  # seconds of the window that don't count as training
+        self.measured = (0, 0.0)  # steps of all windows since `start`, their seconds
 
     @property
     def started(self) -> bool:
