@@ -23,8 +23,8 @@ def keep_compiled() -> str:
 
     Call it before the first compilation, when JAX reads the setting. JAX's environment variables
     take precedence: JAX_COMPILATION_CACHE_DIR names another directory (empty: no cache), and
-    JAX_ENABLE_COMPILATION_CACHE=false turns it off. If it can't be written, the
-    sentence is a warning.
+    JAX_ENABLE_COMPILATION_CACHE=false turns it off. If the directory can't be written,
+    the sentence is a warning.
     """
     import jax
 
