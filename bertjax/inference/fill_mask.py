@@ -62,22 +62,15 @@ def fill_mask(
         )
     length = trained_length(model)
     features = tokenize(texts, None, model.tokenizer, length, parse_mask=True)
-    places = [np.flatnonzero(ids == model.tokenizer.mask_id) for ids in features.input_ids]
-    for row, text in enumerate(texts):
-        if MASK not in text:
-            raise UserError(f"{where(row)} has no {MASK}: write it where the model should guess.")
-        if len(places[row]) < text.count(MASK):
-            raise UserError(
-                f"{where(row)} has a {MASK} beyond the {length} tokens that the model reads: "
-                "shorten the text before it."
-            )
+    found = [np.flatnonzero(ids == model.tokenizer.mask_id) for ids in features.input_ids]
+    _check_masks(texts, found, length, where)
     masks: list[list[list[dict[str, Any]]]] = [[] for _ in texts]
     for rows, batch in programs.batches(features, batch_size, length):
         # A power of two gives few programs.
-        width = 1 << (max(len(places[row]) for row in rows) - 1).bit_length()
+        width = 1 << (max(len(found[row]) for row in rows) - 1).bit_length()
         positions = np.zeros((len(batch["label"]), width), np.int32)
         for at, row in enumerate(rows):
-            positions[at, : len(places[row])] = places[row]
+            positions[at, : len(found[row])] = found[row]
         best = programs.likeliest_tokens(
             model.params,
             programs.model_inputs(batch),
@@ -90,10 +83,24 @@ def fill_mask(
         scores, ids = jax.device_get(best)
         for at, row in enumerate(rows):
             masks[row] = [
-                _tokens(model, scores[at, place], ids[at, place])
-                for place in range(len(places[row]))
+                _tokens(model, scores[at, number], ids[at, number])
+                for number in range(len(found[row]))
             ]
-    return [{"text": text, "masks": found} for text, found in zip(texts, masks, strict=True)]
+    return [{"text": text, "masks": of_text} for text, of_text in zip(texts, masks, strict=True)]
+
+
+def _check_masks(
+    texts: Sequence[str], found: Sequence[np.ndarray], length: int, where: Callable[[int], str]
+) -> None:
+    """Raises a UserError unless each text has a [MASK], and all of them within its row."""
+    for row, text in enumerate(texts):
+        if MASK not in text:
+            raise UserError(f"{where(row)} has no {MASK}: write it where the model should guess.")
+        if len(found[row]) < text.count(MASK):
+            raise UserError(
+                f"{where(row)} has a {MASK} beyond the {length} tokens that the model reads: "
+                "shorten the text before it."
+            )
 
 
 def _tokens(model: Pretrained, scores: np.ndarray, ids: np.ndarray) -> list[dict[str, Any]]:
