@@ -185,8 +185,9 @@ def _with_tables(tree: Mapping[str, Any], change: Callable[[np.ndarray], np.ndar
     words = embeddings["word_embeddings"]
     embeddings["word_embeddings"] = {**words, "embedding": changed(words["embedding"])}
     result = {**tree, "embeddings": embeddings}
-    if "mlm" in tree:
-        result["mlm"] = {**tree["mlm"], "bias": changed(tree["mlm"]["bias"])}
+    for name, part in tree.items():
+        if {"transform", "bias"} <= part.keys():  # a masked-LM head, of the model or a generator
+            result[name] = {**part, "bias": changed(part["bias"])}
     return result
 
 

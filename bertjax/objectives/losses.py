@@ -10,7 +10,7 @@ example weighs 1.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,42 +22,11 @@ from bertjax.model import bert
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, tuple[jax.Array, jax.Array]]
 Normalizers = dict[str, jax.Array]
+ModelLoss = Callable[..., tuple[jax.Array, Metrics]]
+"""A loss as `model_loss` makes it."""
 
 _DEFAULT = Execution()
 _EPSILON = 1e-5
-
-
-class ModelLoss(Protocol):
-    """A loss of parameters and a batch, as `model_loss` makes it."""
-
-    def __call__(
-        self,
-        params: bert.Params,
-        batch: Batch,
-        config: BertConfig,
-        *,
-        normalizers: Normalizers | None = None,
-        execution: Execution = _DEFAULT,
-        dropout_key: jax.Array | None = None,
-        sample_key: jax.Array | None = None,
-        **options: Any,
-    ) -> tuple[jax.Array, Metrics]:
-        """Runs the model and computes the loss.
-
-        Args:
-            params: parameters with the heads that the loss reads.
-            batch: the model's inputs and the labels.
-            config: the model's shape.
-            normalizers: normalizers of the global batch; by default, those of this batch.
-            execution: how to compute.
-            dropout_key: see `bertjax.encode`.
-            sample_key: [B] keys, for losses that draw samples.
-            **options: further arguments of the function of logits.
-
-        Returns:
-            The float32 loss, and the metrics {name: (sum, weight)}.
-        """
-        ...
 
 
 def mean_of_examples(metrics: Metrics, normalizers: Normalizers) -> jax.Array:
@@ -77,10 +46,15 @@ def model_loss(
     Args:
         name: the name of the new function.
         logits_fn: (params, batch, config, *, execution, dropout_key, sample_key) -> logits.
-        metrics_fn: (logits, batch, **options) -> {name: (sum, weight)}. The new function has its
-            docstring.
-        normalizers_fn: batch -> the normalizers.
-        total_fn: (metrics, normalizers) -> the loss.
+        metrics_fn: (logits, batch, **options) -> {name: (sum, weight)}; gives its docstring.
+        normalizers_fn: batch -> normalizers.
+        total_fn: (metrics, normalizers) -> loss.
+
+    Returns:
+        (params, batch, config, *, normalizers, execution, dropout_key, sample_key, **options) ->
+        (float32 loss, metrics). `params` have the heads that logits_fn reads. `normalizers` are
+        those of the global batch; by default, those of `batch`. `dropout_key` is as in
+        `bertjax.encode`. `sample_key` [B] is for losses that draw samples.
     """
 
     def loss(

@@ -208,3 +208,8 @@ def test_replaced_tokens_are_detected_by_a_run_of_its_own_that_exports_an_encode
     assert bj.from_pretrained(tmp_path / "hf").kind == "encoder"
     made = convert(ConvertConfig(str(result.workdir), str(tmp_path / "two"), to="run"), silent)
     assert (made.kind, made.objective, made.moments) == ("encoder", "rtd", True)
+    (tmp_path / "words").write_text("new\n")
+    words = str(tmp_path / "words")
+    convert(ConvertConfig(str(result.workdir), str(tmp_path / "3"), "run", add_words=words), silent)
+    meta = json.loads((tmp_path / "3" / "checkpoints" / "3" / "meta" / "metadata").read_text())
+    assert meta["arrays"]["params/generator_mlm/bias"][1] == [46]
