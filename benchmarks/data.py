@@ -131,9 +131,10 @@ def read(shards, batch_size, steps, seed):
     """Batches of the training stream, read ahead in threads as in training."""
     import numpy as np
 
-    from bertjax.data.stream import ShardReader, TrainStream, read_ahead
+    from bertjax.data.mixture import TrainStream
+    from bertjax.data.stream import ShardReader, read_ahead
 
-    stream = TrainStream(ShardReader(shards, "train"), seed=seed, batch_size=batch_size)
+    stream = TrainStream.of(ShardReader(shards, "train"), seed=seed, batch_size=batch_size)
     rows = np.arange(batch_size)
 
     def work():

@@ -17,8 +17,8 @@ import time
 
 import jax
 
-from bertjax.data.mixture import MixedStream, length_buckets
-from bertjax.data.stream import ShardReader, TrainStream, read_ahead
+from bertjax.data.mixture import TrainStream, length_buckets
+from bertjax.data.stream import ShardReader, read_ahead
 from bertjax.objectives.masking import Vocabulary
 from bertjax.objectives.table import choose_objective
 from bertjax.pretrain.config import ModelConfig, PretrainConfig
@@ -82,8 +82,8 @@ def main():
     program = build(config, mesh, vocabulary, longest, objective=objective)
 
     order = {"seed": 0, "batch_size": asked.batch_size}
-    plain = TrainStream(reader, **order)
-    mixed = MixedStream([reader], length_buckets([reader], [1], asked.buckets), **order)
+    plain = TrainStream.of(reader, **order)
+    mixed = TrainStream([reader], length_buckets([reader], [1], asked.buckets), **order)
     shares = dict(mixed.lengths)
     kinds = ["without", *shares]
     reads = [[functools.partial(plain.rows, step) for step in range(asked.rounds + 1)]]

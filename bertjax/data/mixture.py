@@ -1,4 +1,7 @@
-"""The training stream of several corpora and of steps with several lengths, in exact shares."""
+"""The training stream: the global batch of a step is a pure function of (seed, step).
+
+Several corpora, and steps with several lengths, have exact shares.
+"""
 
 import hashlib
 import math
@@ -86,12 +89,12 @@ def length_buckets(
     return tuple(filled)
 
 
-class MixedStream:
+class TrainStream:
     """The endless training stream of corpora and buckets, whose shares hold for every prefix.
 
     All rows of a step are from one bucket, and each corpus has its share of that bucket. Every
-    source has epochs of its own, as in `TrainStream`: each example once per epoch, each epoch in
-    another order. A batch may hold the end of one epoch and the beginning of the next.
+    source has epochs of its own: each example once per epoch, each epoch in another order. A batch
+    may hold the end of one epoch and the beginning of the next.
     """
 
     def __init__(
@@ -114,6 +117,11 @@ class MixedStream:
         self.buckets = tuple(buckets)
         self.seed = seed
         self.batch_size = batch_size
+
+    @classmethod
+    def of(cls, reader: ShardReader, *, seed: int, batch_size: int) -> "TrainStream":
+        """Makes the stream of one corpus in rows of max_seq_length."""
+        return cls([reader], one_bucket([reader], [1]), seed=seed, batch_size=batch_size)
 
     @property
     def lengths(self) -> list[tuple[int, float]]:
@@ -152,7 +160,10 @@ class MixedStream:
         """Reads rows of the global batch of a step, see `ShardReader.rows`; T is the bucket's."""
         corpus, indices = self.examples(step, rows)
         length = self.buckets[self.bucket(step)].length
-        batch: dict[str, np.ndarray] = {}
+        if len(self.readers) == 1:
+            batch = self.readers[0].rows(indices)
+            return {name: own[:, :length] if own.ndim == 2 else own for name, own in batch.items()}
+        batch = {}
         for number, reader in enumerate(self.readers):
             here = corpus == number
             for name, own in reader.rows(indices[here]).items():

@@ -1,12 +1,11 @@
-"""Rows from shards: the global batch of a step is a pure function of (seed, step).
+"""Rows from shards, batches of held-out examples, and reading ahead.
 
-No iterator has state to save. Any process can read the batch of any step, or only those rows that
-its own devices hold.
+No iterator has state to save. Any process can read any batch, or only those rows that its own
+devices hold.
 """
 
 import collections
 import concurrent.futures
-import hashlib
 import itertools
 import tempfile
 import threading
@@ -18,7 +17,6 @@ import numpy as np
 from etils import epath
 
 from bertjax.data import shards
-from bertjax.data.order import EPOCHS, in_epochs
 from bertjax.data.rows import BadRecord, make_rows
 from bertjax.data.shards import Manifest
 from bertjax.errors import UserError
@@ -190,54 +188,6 @@ class ShardReader:
 def _record(reader: Any, number: int) -> bytes:
     reader.seek(number)
     return reader.read()
-
-
-class TrainStream:
-    """The endless training stream: each example once per epoch, each epoch in another order."""
-
-    def __init__(self, reader: ShardReader, *, seed: int, batch_size: int) -> None:
-        """Makes a stream of global batches.
-
-        Args:
-            reader: the examples.
-            seed: seed of the order, at least 0.
-            batch_size: rows of the global batch over all devices.
-
-        Raises:
-            UserError: there is no example, or the batch size is below 1.
-        """
-        if batch_size < 1:
-            raise UserError(f"`batch_size` is {batch_size}: give at least 1.")
-        if len(reader) == 0:
-            raise UserError(f"The {reader.split} split holds no examples: prepare more text.")
-        self.reader = reader
-        self.seed = seed
-        self.batch_size = batch_size
-
-    def indices(self, step: int, rows: np.ndarray) -> np.ndarray:
-        """Returns the examples in rows of the global batch of a step: int64 [n].
-
-        Args:
-            step: from 0.
-            rows: rows of the global batch, 0..batch_size-1, [n].
-        """
-        positions = step * self.batch_size + np.asarray(rows, np.int64)
-        return in_epochs(positions, len(self.reader), self.seed)
-
-    def rows(self, step: int, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """Reads rows of the global batch of a step, see `ShardReader.rows`."""
-        return self.reader.rows(self.indices(step, rows))
-
-    @property
-    def lengths(self) -> list[tuple[int, float]]:
-        """The rows' lengths T, and their shares of the steps."""
-        return [(self.reader.manifest.max_seq_length, 1.0)]
-
-    def order_fingerprint(self) -> str:
-        """Returns a SHA-256: equal fingerprints mean equal batches at every step."""
-        sample = self.indices(0, np.arange(64)).tolist()
-        facts = (EPOCHS, self.seed, self.batch_size, self.reader.manifest.hash, sample)
-        return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 
 class HeldOutBatches:

@@ -14,8 +14,8 @@ from jax.sharding import Mesh
 
 from bertjax.config import BertConfig
 from bertjax.data.corpora import Corpora
-from bertjax.data.mixture import MixedStream, length_buckets, one_bucket
-from bertjax.data.stream import ShardReader, TrainStream
+from bertjax.data.mixture import TrainStream, length_buckets, one_bucket
+from bertjax.data.stream import ShardReader
 from bertjax.errors import UserError
 from bertjax.model.flops import training_flops
 from bertjax.objectives.objective import Objective
@@ -36,7 +36,7 @@ class Phase(NamedTuple):
     corpora: Corpora
     readers: tuple[ShardReader, ...]
     """The training examples of each corpus."""
-    stream: TrainStream | MixedStream
+    stream: TrainStream
     first: int
     """The first step, from 0."""
     end: int
@@ -95,15 +95,12 @@ def phase_at(phases: Sequence[Phase], step: int) -> int:
 
 def _stream(
     config: PretrainConfig, corpora: Corpora, readers: Sequence[ShardReader]
-) -> TrainStream | MixedStream:
-    where = {"seed": config.seed, "batch_size": config.batch_size}
-    if len(readers) == 1 and not config.length_buckets:
-        return TrainStream(readers[0], **where)
+) -> TrainStream:
     if config.length_buckets:
         buckets = length_buckets(readers, corpora.weights, config.length_buckets)
     else:
         buckets = one_bucket(readers, corpora.weights)
-    return MixedStream(readers, buckets, **where)
+    return TrainStream(readers, buckets, seed=config.seed, batch_size=config.batch_size)
 
 
 def _refuse_mismatch(first: Phase, second: Phase) -> None:

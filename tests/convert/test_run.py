@@ -14,8 +14,9 @@ import bertjax as bj
 from bertjax.convert import reference, verify
 from bertjax.convert.run import CERTIFICATE, ConvertConfig, convert
 from bertjax.convert.to_run import MODEL
+from bertjax.data.mixture import TrainStream
 from bertjax.data.prepare.run import PrepareConfig, prepare
-from bertjax.data.stream import ShardReader, TrainStream
+from bertjax.data.stream import ShardReader
 from bertjax.errors import UserError
 from bertjax.model.bert import init_params
 from bertjax.objectives.masking import MaskingConfig, Vocabulary
@@ -235,7 +236,7 @@ def test_a_converted_run_goes_on_as_stepping_by_hand(run, recipe, trees, tiny_to
         step=jnp.asarray(STEP, jnp.int32),
         updates=jnp.asarray(STEP, jnp.int32),
     )
-    stream = TrainStream(ShardReader(config.data, "train"), seed=0, batch_size=4)
+    stream = TrainStream.of(ShardReader(config.data, "train"), seed=0, batch_size=4)
     rates = []
     for step in range(STEP, STEP + 3):
         batch = {name: jnp.asarray(x) for name, x in stream.rows(step, np.arange(4)).items()}

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from bertjax.data import shards
+from bertjax.data.mixture import TrainStream
 from bertjax.data.pairs import Pair
 from bertjax.data.prepare import example_writer, publish, token_store
 from bertjax.data.prepare import run as prepare
 from bertjax.data.prepare.run import PrepareConfig
-from bertjax.data.stream import HeldOutBatches, ShardReader, TrainStream
+from bertjax.data.stream import HeldOutBatches, ShardReader
 from bertjax.errors import UserError
 
 
@@ -160,7 +161,7 @@ def test_single_rows_by_hand_in_batches(make_data):
     rows = reader.rows(np.array([1, 0]))
     assert rows["input_ids"].tolist() == [[2, *range(10, 24), 3], [2, 10, 3] + [0] * 13]
     assert rows["attention_mask"].sum(1).tolist() == [16, 3]
-    stream = TrainStream(reader, seed=0, batch_size=3)
+    stream = TrainStream.of(reader, seed=0, batch_size=3)
     assert sorted(stream.rows(0, np.arange(3))["attention_mask"].sum(1)) == [3, 5, 16]
     batch = HeldOutBatches(ShardReader(directory, "held_out"), batch_size=2).rows(1, np.arange(2))
     assert batch["example_weight"].tolist() == [1, 0]
