@@ -36,12 +36,17 @@ class NextSentence(Objective):
     best_metric = "mlm_loss"
     export_kind = "pretraining"
 
-    def init_params(self, config: BertConfig, key: jax.Array) -> dict[str, Any]:
-        """Draws embeddings, encoder, pooler and both heads."""
-        return bert.init_params(config, key)
+    init_params = staticmethod(bert.init_params)
+    flops = staticmethod(pretraining_flops)
 
+    @staticmethod
+    def normalizers(batch: Batch) -> Normalizers:
+        """Counts the predictions and the examples."""
+        return {**losses.masked_lm_normalizers(batch), "examples": _weights(batch).sum()}
+
+    @staticmethod
     def logits(
-        self, params: Any, batch: Batch, config: BertConfig, **how: Any
+        params: Any, batch: Batch, config: BertConfig, **how: Any
     ) -> tuple[jax.Array, jax.Array]:
         """Returns [B, P, V] and [B, 2]."""
         del how["sample_key"]
@@ -66,27 +71,14 @@ class NextSentence(Objective):
         masked = losses.masked_lm(logits[0], batch, token_groups)
         return {**masked, **losses.classify(f"{self.name}_", logits[1], label, weights)}
 
-    def normalizers(self, batch: Batch) -> Normalizers:
-        """Counts the predictions and the examples."""
-        return pretraining_normalizers(batch)
-
     def total(self, metrics: Metrics, normalizers: Normalizers) -> jax.Array:
         """Adds the two mean losses."""
         sentences = losses.divide(metrics[f"{self.name}_loss"][0], normalizers["examples"])
         return losses.masked_lm_total(metrics, normalizers) + sentences
-
-    def flops(self, config: BertConfig, length: int, predictions: int) -> int:
-        """Counts the encoder, the masked-LM head at P positions, the pooler and its head."""
-        return pretraining_flops(config, length, predictions)
 
 
 def _weights(batch: Batch) -> jax.Array:
     return losses.example_weights(batch, "next_sentence_label")
 
 
-def pretraining_normalizers(batch: Batch) -> Normalizers:
-    """Returns the normalizers of `pretraining_loss`: the numbers of predictions and of examples."""
-    return {**losses.masked_lm_normalizers(batch), "examples": _weights(batch).sum()}
-
-
-pretraining_loss = NextSentence().loss
+pretraining_loss, pretraining_normalizers = NextSentence().loss, NextSentence.normalizers

@@ -13,7 +13,7 @@ import numpy as np
 from bertjax.config import BertConfig
 from bertjax.model import initializers
 from bertjax.model.initializers import InitializationConfig
-from bertjax.objectives.losses import Batch, Metrics, ModelLoss, Normalizers, model_loss
+from bertjax.objectives.losses import Batch, ModelLoss, model_loss
 from bertjax.objectives.masking import MaskingConfig, Vocabulary, mask_tokens
 
 TOKENS = ("input_ids", "attention_mask", "token_type_ids")
@@ -62,9 +62,19 @@ class Objective:
     export_kind: ClassVar[str]
     """The task of the exported model, a key of `bertjax.model.heads.TASK_PARTS`."""
 
-    def init_params(self, config: BertConfig, key: jax.Array) -> dict[str, Any]:
-        """Draws the parameters."""
-        raise NotImplementedError
+    # Functions of the class: static or ordinary methods.
+    init_params: ClassVar[Any]
+    """(config, key) -> parameters."""
+    logits: ClassVar[Any]
+    """(params, batch, config, *, execution, dropout_key, sample_key) -> logits."""
+    scores: ClassVar[Any]
+    """(logits, batch, token_groups) -> {name: (sum, weight)}; see `losses.masked_lm`."""
+    normalizers: ClassVar[Any]
+    """Corrupted batch -> normalizers."""
+    total: ClassVar[Any]
+    """(metrics, normalizers) -> loss."""
+    flops: ClassVar[Any]
+    """(config, T, P) -> FLOPs of the forward pass over one row of T tokens with P predictions."""
 
     def reinitialize(
         self,
@@ -83,22 +93,6 @@ class Objective:
         ids, mask = batch["input_ids"], batch["attention_mask"]
         return {**batch, **mask_tokens(keys, ids, vocabulary, masking, attention_mask=mask)}
 
-    def logits(self, params: Any, batch: Batch, config: BertConfig, **how: Any) -> Any:
-        """Runs the model; `how` has execution, dropout_key and sample_key."""
-        raise NotImplementedError
-
-    def scores(self, logits: Any, batch: Batch, token_groups: Any = None) -> Metrics:
-        """Computes the metrics from the logits; token_groups as in `losses.masked_lm`."""
-        raise NotImplementedError
-
-    def normalizers(self, batch: Batch) -> Normalizers:
-        """Computes the normalizers of a corrupted batch."""
-        raise NotImplementedError
-
-    def total(self, metrics: Metrics, normalizers: Normalizers) -> jax.Array:
-        """Combines the metrics into the loss."""
-        raise NotImplementedError
-
     @property
     def loss(self) -> ModelLoss:
         """The loss of parameters and a corrupted batch."""
@@ -106,10 +100,7 @@ class Objective:
             f"{self.name}_loss", self.logits, self.scores, self.normalizers, self.total
         )
 
-    def flops(self, config: BertConfig, length: int, predictions: int) -> int:
-        """Counts the FLOPs of the forward pass over one row of T tokens with P predictions."""
-        raise NotImplementedError
-
-    def exported(self, params: dict[str, Any]) -> dict[str, Any]:
+    @staticmethod
+    def exported(params: dict[str, Any]) -> dict[str, Any]:
         """Returns the parameters of the exported model."""
         return params

@@ -150,7 +150,8 @@ class ReplacedTokenDetection(Objective):
         sums = {name: ((each * weights).sum(), weights.sum()) for name, each in found.items()}
         return {**losses.masked_lm(logits.generator, batch, token_groups), **sums}
 
-    def normalizers(self, batch: Batch) -> Normalizers:
+    @staticmethod
+    def normalizers(batch: Batch) -> Normalizers:
         """Counts the predictions and the tokens."""
         return {**losses.masked_lm_normalizers(batch), "tokens": _token_weights(batch).sum()}
 
@@ -169,7 +170,8 @@ class ReplacedTokenDetection(Objective):
         encoders = encoder_flops(config, length) + encoder_flops(small, length)
         return encoders + projection + masked + detection
 
-    def exported(self, params: dict[str, Any]) -> dict[str, Any]:
+    @staticmethod
+    def exported(params: dict[str, Any]) -> dict[str, Any]:
         """Returns the discriminator without its head."""
         return {part: params[part] for part in ("embeddings", "encoder")}
 
