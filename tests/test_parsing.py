@@ -1,4 +1,4 @@
-"""The words of a command line: configurations out of them, flags in messages."""
+"""Tests the parser of command lines, its help, and the flags in messages."""
 
 import dataclasses
 import re
@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 import pytest
 import tyro
 
-from bertjax.commands import command
 from bertjax.errors import UserError
 from bertjax.parsing import parse, with_flags
 
@@ -77,17 +76,6 @@ def help_of(monkeypatch, capsys):
 )
 def test_fields_in_backquotes_become_flags(said, printed):
     assert with_flags(said, Config) == printed
-
-
-def test_a_command_is_written_with_names_of_fields():
-    line = command(
-        "tokenizer train", input=("a b", "c"), vocab_size=8, output=None, names=(), lower=True
-    )
-    assert line == "bertjax tokenizer train --input 'a b' c --vocab-size 8 --lower"
-    nested = {"loop.train_steps": 2, "telemetry.tensorboard": False}
-    assert command("pretrain", "r.py", fresh=False, **nested) == (
-        "bertjax pretrain r.py --no-fresh --loop.train-steps 2 --telemetry.no-tensorboard"
-    )
 
 
 def test_help_fills_the_terminal(help_of):

@@ -1,4 +1,4 @@
-"""What holds for the project as a whole: its files, its versions, what importing it costs."""
+"""Tests the project as a whole: files, versions, imports, and what importing it loads."""
 
 import ast
 import importlib.metadata
@@ -40,7 +40,7 @@ def project_table() -> dict:
 
 
 def project_files() -> list[Path]:
-    """Every file that git tracks or would add."""
+    """Returns every file that git tracks or would add."""
     if not (ROOT / ".git").exists() or shutil.which("git") is None:
         pytest.skip(
             "not a git checkout, or git is not installed: which files are tracked is unknown"
@@ -53,7 +53,7 @@ def project_files() -> list[Path]:
 
 
 def tool(name: str) -> str:
-    """A program beside this interpreter, else on the PATH."""
+    """Returns a program beside this interpreter, or else on the PATH."""
     beside = Path(sysconfig.get_path("scripts")) / name
     found = str(beside) if beside.exists() else shutil.which(name)
     if found is None:
@@ -67,7 +67,7 @@ def run(*command: str, **options) -> subprocess.CompletedProcess:
     )
 
 
-# One character of each is in brackets, so that this file does not match itself.
+# One character of each pattern is in brackets, so that this file does not match.
 @pytest.mark.parametrize(
     "pattern",
     [
@@ -87,7 +87,7 @@ def test_no_file_names_a_machine(pattern: str) -> None:
 
 
 def test_git_ignores_no_source() -> None:
-    """A pattern such as `runs/` without its slash in front would leave bertjax/runs out."""
+    """A pattern such as `runs/` would ignore a package of that name too."""
     there = {path for room in ("bertjax", "tests") for path in (ROOT / room).rglob("*.py")}
     assert there <= set(project_files())
 
@@ -107,7 +107,7 @@ def test_no_file_and_no_function_is_too_long() -> None:
 
 
 def cycles(imports: dict[str, set[str]]) -> list[list[str]]:
-    """The strongly connected components of more than one module."""
+    """Returns the strongly connected components of more than one module."""
     reach = {module: set(targets) for module, targets in imports.items()}
     for middle in reach:
         for targets in reach.values():
@@ -129,13 +129,13 @@ def test_cycles_are_found() -> None:
 
 
 def test_modules_import_each_other_in_no_cycle() -> None:
-    """Imports in functions and under TYPE_CHECKING count. The package's own lazy names do not."""
+    """Imports in functions and under TYPE_CHECKING count; the package's lazy names do not."""
     graph = grimp.build_graph("bertjax", exclude_type_checking_imports=False)
     imports = {
         module: graph.find_modules_directly_imported_by(module) - {"bertjax"}
         for module in graph.modules - {"bertjax"}
     }
-    # An import inside a function and one under TYPE_CHECKING, so that the next line says something.
+    # The graph has imports inside functions.
     assert "bertjax.demo.run" in imports["bertjax.cli"]
     assert len(imports) > 100
     found = cycles(imports)
@@ -149,7 +149,7 @@ COMMAND_LINE = {"cli.py", "parsing.py", "task_options.py"}
 
 
 def flags_named_in(source: str) -> list[str]:
-    """The flags of the command line in the strings and comments of a module, with their lines."""
+    """Returns the flags in the strings and comments of a module, with their lines."""
     found = []
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         kinds = (tokenize.STRING, tokenize.COMMENT, getattr(tokenize, "FSTRING_MIDDLE", -1))
@@ -168,7 +168,7 @@ def test_flags_are_found() -> None:
 
 
 def test_only_the_command_line_names_flags() -> None:
-    """Everything below names configuration fields, and `parsing.with_flags` makes flags of them."""
+    """Other modules name configuration fields, which `parsing.with_flags` replaces by flags."""
     found = [
         f"{path.relative_to(ROOT)}:{flag}"
         for path in sorted(PACKAGE.rglob("*.py"))
@@ -179,7 +179,6 @@ def test_only_the_command_line_names_flags() -> None:
 
 
 def test_the_architecture_names_every_module_and_no_other() -> None:
-    """docs/architecture.md is the map: a room that is missing there, or is not here, misleads."""
     text = (ROOT / "docs" / "architecture.md").read_text()
     rooms = text.split("## Rooms", 1)[1].split("tests/", 1)[0]
     named = set(re.findall(r"\b(\w+\.py)\b", rooms))
@@ -223,7 +222,7 @@ def test_every_import_is_a_declared_dependency() -> None:
 
 
 def loaded_by(code: str) -> set[str]:
-    """The top-level modules that `code` loads in a fresh interpreter, where it calls report()."""
+    """Returns the top-level modules that a fresh interpreter has loaded when `code` reports."""
     report = (
         "import json, sys\n"
         "def report():\n"
@@ -250,7 +249,7 @@ def help_of(verb: list[str]) -> str:
 
 def test_importing_loads_nothing_heavy() -> None:
     modules = loaded_by("import bertjax; bertjax.encode; report()")
-    assert "jax" in modules  # so that the next line says something
+    assert "jax" in modules  # so the next line can fail
     assert not modules & HEAVY
     assert modules - loaded_by("import flax.linen; report()") == {"bertjax"}
 
@@ -258,7 +257,7 @@ def test_importing_loads_nothing_heavy() -> None:
 @pytest.mark.parametrize("verb", [[], *VERBS], ids=lambda verb: " ".join(verb) or "bertjax")
 def test_help_loads_nothing_heavy(verb: list[str]) -> None:
     modules = loaded_by(help_of(verb))
-    assert not verb or "tyro" in modules  # so that the next line says something
+    assert not verb or "tyro" in modules  # so the next line can fail
     assert not modules & HEAVY
     assert verb or not modules & {"jax", "flax"}
 
@@ -308,7 +307,7 @@ def test_shell_scripts_pass_shellcheck() -> None:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A folder with the scripts and nothing else, so that what they make would show."""
+    """A folder with the scripts and nothing else, so that new files are noticed."""
     for name in ("tpu_setup.sh", "Makefile", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
     return tmp_path
