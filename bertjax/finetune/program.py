@@ -86,13 +86,10 @@ def programs(
 
     def train_step(state: TrainState, batch: Any, hyperparameters: Hyperparameters):
         seed, peak, warmup, total, base = hyperparameters
-
-        def loss_of_adapted(params: Any, batch: Any, **named: Any) -> Any:
-            return loss_fn(lora.combine(base, params, adapters), batch, **named)
-
         schedule = functools.partial(learning_rate, recipe, peak=peak, warmup=warmup, total=total)
+        adapted = functools.partial(_adapted_loss, loss_fn, base, adapters)
         step = make_train_step(
-            Loss(loss_of_adapted if adapters.rank else loss_fn, head.normalizers_fn),
+            Loss(adapted if adapters.rank else loss_fn, head.normalizers_fn),
             optimizer_of(schedule),
             StepConfig(seed, accumulation, recipe.ema_decay),
             schedule=schedule,
@@ -111,6 +108,13 @@ def programs(
         jit_train_step(train_step, mesh, shardings),
         sharding.placed(shapes, shardings),
     )
+
+
+def _adapted_loss(
+    loss_fn: Callable, base: Any, adapters: LoraConfig, params: Any, batch: Any, **options: Any
+) -> Any:
+    """Computes a loss for the trained parameters of LoRA."""
+    return loss_fn(lora.combine(base, params, adapters), batch, **options)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "kind", "outputs", "whole"))

@@ -36,7 +36,7 @@ init_params = jax.jit(bj.init_params, static_argnames=("config", "heads", "num_l
 
 @pytest.fixture(scope="module")
 def params():
-    """Random weights, biases and LayerNorms away from 0 and 1, so that none can be forgotten."""
+    """Random weights, biases and LayerNorms away from 0 and 1, so that an omitted one shows."""
     tree = init_params(CONFIG, jax.random.key(0))
     leaves, structure = jax.tree.flatten(tree)
     keys = jax.random.split(jax.random.key(1), len(leaves))
@@ -60,7 +60,7 @@ def inputs():
 
 
 def numpy_bert(params, inputs):
-    """BERT in float64, one head, row and layer at a time, straight from the paper."""
+    """Computes BERT in float64 as the paper describes it, one layer, row and head at a time."""
     p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
 
     def norm(x, weights):
@@ -102,7 +102,7 @@ def numpy_bert(params, inputs):
     return x, pooled, mlm, linear(pooled, p["nsp"])
 
 
-def test_forward_is_the_papers(params, inputs):
+def test_forward_agrees_with_numpy(params, inputs):
     x, pooled, mlm, nsp = numpy_bert(params, inputs)
     out = encode(params, inputs, CONFIG)
     real = np.asarray(inputs["attention_mask"]).astype(bool)
@@ -117,7 +117,7 @@ def test_forward_is_the_papers(params, inputs):
     np.testing.assert_allclose(np.asarray(everywhere)[real], mlm[real], atol=5e-5)
 
 
-def test_gelu_kinds_differ_as_they_should():
+def test_exact_and_tanh_gelu_differ():
     x = jnp.linspace(-3, 3, 7)
     exact = np.array([v * 0.5 * (1 + math.erf(v / math.sqrt(2))) for v in np.linspace(-3, 3, 7)])
     np.testing.assert_allclose(layers.activation("gelu", x), exact, atol=1e-6)
@@ -223,7 +223,7 @@ def test_one_dropout_key_is_folded_with_the_row(params, inputs):
     np.testing.assert_allclose(one, two, atol=2 * FLOAT32_NOISE)
 
 
-def test_raw_keys_are_keys(params, inputs):
+def test_raw_keys_are_accepted(params, inputs):
     for raw, key in (
         (jax.random.PRNGKey(7), jax.random.key(7)),
         (jax.random.split(jax.random.PRNGKey(2), 3), jax.random.split(jax.random.key(2), 3)),
@@ -321,7 +321,7 @@ def test_works_under_jit_grad_and_vmap(params, inputs):
     assert float(jnp.abs(slope["embeddings"]["word_embeddings"]["embedding"]).sum()) > 0
 
 
-def test_hidden_states_and_attentions_are_there_when_asked(params, inputs):
+def test_hidden_states_and_attentions_are_returned_on_request(params, inputs):
     for execution in (bj.Execution(), bj.Execution(scan_layers=True)):
         out = encode(
             params,
@@ -354,7 +354,7 @@ def test_too_long_is_refused(params):
         encode(params, {"input_ids": jnp.zeros((1, 13), jnp.int32)}, CONFIG)
 
 
-def test_a_task_is_a_name_or_what_a_loaded_model_says(inputs):
+def test_a_task_is_a_name_or_the_task_of_a_loaded_model(inputs):
     params = init_params(CONFIG, jax.random.key(0), heads=("classifier",), num_labels=1)
     plain, *others = (
         jax.jit(functools.partial(bj.task_logits, config=CONFIG, task=task))(params, inputs)

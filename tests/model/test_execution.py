@@ -1,4 +1,4 @@
-"""Ways to compute: what stays float32 whatever they are, and how far bfloat16 is from float32."""
+"""Executions: which operations stay float32, and the error of bfloat16."""
 
 import functools
 
@@ -20,15 +20,15 @@ CONFIG = bj.BertConfig(
     max_position_embeddings=12,
 )
 NARROW = bj.Execution(dtype="bfloat16")
-# Of softmax, LayerNorm, GELU and the losses; not of products, residuals, dropout and the pooler.
+# Operations of softmax, LayerNorm, GELU and losses, none of products, residuals, dropout, pooler.
 DELICATE = ("exp", "exp2", "log", "log1p", "rsqrt", "sqrt", "erf", "logistic", "div")
 REDUCTIONS = ("reduce_sum", "reduce_max", "argmax", "cumsum")
-EPS = 2.0**-8  # of bfloat16
+EPS = 2.0**-8  # spacing of bfloat16 at 1
 
 
 @pytest.fixture(scope="module")
 def params():
-    """Weights ten times as wide as those of a first state, so that nothing is near 0."""
+    """Weights ten times as large as initial ones, so that no output is near 0."""
     wide = bj.BertConfig(**{**CONFIG.to_dict(), "initializer_range": 0.2})
     return jax.jit(functools.partial(bj.init_params, wide))(jax.random.key(0))
 
@@ -52,7 +52,7 @@ def loss_of(params, batch, execution, key=None):
 
 
 def equations(jaxpr):
-    """All of a jaxpr, those of its inner ones included."""
+    """Yields the equations of a jaxpr and of its inner jaxprs."""
     for equation in jaxpr.eqns:
         yield equation
         for value in equation.params.values():
@@ -63,7 +63,7 @@ def equations(jaxpr):
 
 
 def narrow_operations(function, *arguments):
-    """The primitives that are given bfloat16, with the shapes they are given."""
+    """Returns the primitives with bfloat16 inputs, and the shapes of their first input."""
     return [
         (equation.primitive.name, equation.invars[0].aval.shape)
         for equation in equations(jax.make_jaxpr(function)(*arguments).jaxpr)
@@ -80,7 +80,7 @@ def test_softmax_layer_norm_and_loss_are_float32_in_bfloat16(params, batch, exec
     loss = functools.partial(loss_of, execution=execution, key=jax.random.key(0))
     forward = narrow_operations(loss, params, batch)
     names = {name for name, _ in forward}
-    assert "dot_general" in names  # the products are narrow, and are found
+    assert "dot_general" in names  # the products are in bfloat16, and the search finds them
     assert not names & {*DELICATE, *REDUCTIONS}
     both = narrow_operations(jax.value_and_grad(loss), params, batch)
     assert not {name for name, _ in both} & {*DELICATE, "reduce_max", "argmax", "cumsum"}
@@ -115,10 +115,10 @@ def test_bfloat16_is_within_its_rounding_of_float32(params, batch):
     exact, exact_grad = value_and_grad(params, batch, bj.Execution())
     loss, grad = value_and_grad(params, batch, NARROW)
     assert abs(loss - exact) < EPS * exact
-    # Two layers and their way back round some twenty times, each by half of EPS at most.
+    # Forward and backward through two layers round about twenty times, by at most EPS / 2 each.
     assert np.linalg.norm(grad - exact_grad) < 10 * EPS * np.linalg.norm(exact_grad)
-    assert np.linalg.norm(grad - exact_grad) > 1e-4 * np.linalg.norm(exact_grad)  # it is narrow
-    # The same products of the same narrow numbers, fused in other ways.
+    assert np.linalg.norm(grad - exact_grad) > 1e-4 * np.linalg.norm(exact_grad)  # not float32
+    # The same products of the same bfloat16 numbers, fused in other ways.
     other = bj.Execution(dtype="bfloat16", scan_layers=True, remat="dots", attention="plain")
     again, again_grad = value_and_grad(params, batch, other)
     assert abs(again - loss) < EPS * exact

@@ -1,4 +1,4 @@
-"""The analytic count against the products of the traced program."""
+"""Compares the analytic count with the products of the traced program."""
 
 import functools
 
@@ -24,7 +24,7 @@ B, T, P, C = 3, 12, 5, 4
 
 
 def inner(value):
-    """The traced programs in an equation's parameter."""
+    """Yields the traced programs in a parameter of an equation."""
     for each in value if isinstance(value, list | tuple) else [value]:
         each = getattr(each, "jaxpr", each)
         if hasattr(each, "eqns"):
@@ -32,7 +32,7 @@ def inner(value):
 
 
 def products(jaxpr):
-    """Operations of every dot_general of a traced program, those of inner ones included."""
+    """Counts the operations of all dot_generals of a program, inner programs included."""
     total = 0
     for equation in jaxpr.eqns:
         if equation.primitive.name == "dot_general":
@@ -87,7 +87,7 @@ def test_the_count_is_that_of_the_traced_program(name):
 
 
 def test_bert_base_takes_545_million_a_token():
-    """As counted apart from this code, for 19 predictions in 128 tokens and 77 in 512."""
+    """The expected values were counted independently, with 19 predictions at 128 tokens."""
     base, large = (BertConfig.named(size) for size in ("base", "large"))
     for config, length, millions in ((base, 128, 545), (base, 512, 588), (large, 128, 1880)):
         forward = flops.pretraining_flops(config, length, round(0.15 * length))

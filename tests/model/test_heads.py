@@ -1,4 +1,4 @@
-"""Every head against its own few lines of NumPy over what `encode` gives."""
+"""Compares every head with NumPy applied to the outputs of `encode`."""
 
 import functools
 
@@ -37,7 +37,7 @@ def drawn():
 
 @pytest.fixture(scope="module")
 def params(drawn):
-    """All heads, with weights wide enough, and biases far enough from 0, that none is forgotten."""
+    """All heads, with large weights and biases, so that an omitted one shows."""
     rng = np.random.default_rng(0)
     return jax.tree.map(
         lambda leaf: leaf + 0.5 * rng.normal(size=leaf.shape).astype(np.float32), drawn
@@ -66,7 +66,7 @@ def choices():
 
 
 def of_one_output(params):
-    """The classifier's first column alone."""
+    """Keeps the first column of the classifier only."""
     return {**params, "classifier": jax.tree.map(lambda leaf: leaf[..., :1], params["classifier"])}
 
 
@@ -100,7 +100,7 @@ def test_heads_are_dense_layers_over_what_encode_gives(params, inputs, key):
         pooled = dropout(out.pooled, keys, Site.POOLED, rate)
         tokens = dropout(out.last_hidden_state, keys, Site.SEQUENCE, rate)
         task_logits = functools.partial(bj.task_logits, config=CONFIG, dropout_key=key)
-        # With the parts of their kind and no others, as Hugging Face's classes have them.
+        # Each kind gets only its own subtrees, as in the classes of Hugging Face.
         logits = {kind: task_logits(only(params, kind), inputs, task=kind) for kind in kinds}
         return out, pooled, tokens, logits
 
@@ -171,7 +171,7 @@ def test_linen_modules_make_and_read_the_dict(params, inputs, choices):
 
 
 def test_heads_are_drawn_by_their_names(drawn):
-    """So that they are the same with and without others."""
+    """A head does not depend on which other heads exist."""
     key = jax.random.key(0)
     assert set(drawn) == {"embeddings", "encoder", "pooler", *HEADS}
     heads = ("classifier", "qa_outputs")
@@ -191,7 +191,7 @@ def test_heads_are_drawn_by_their_names(drawn):
         ({"add_pooler": False}, "The head nsp reads the pooler"),
     ],
 )
-def test_heads_that_cannot_be_made(options, sentence):
+def test_impossible_heads_are_refused(options, sentence):
     with pytest.raises(ValueError, match=sentence):
         bj.init_params(CONFIG, jax.random.key(0), **options)
 
@@ -206,13 +206,13 @@ def test_heads_that_cannot_be_made(options, sentence):
         ("multiple_choice", r"have the shape \(3, 7\): multiple choice takes \[B, C, T\]"),
     ],
 )
-def test_tasks_that_are_none(params, inputs, task, sentence):
+def test_tasks_without_one_head_are_refused(params, inputs, task, sentence):
     with pytest.raises(ValueError, match=sentence):
         bj.task_logits(params, inputs, CONFIG, task)
 
 
 @pytest.mark.parametrize("kind", sorted(TASK_PARTS.keys() - {"pretraining", "encoder"}))
-def test_a_part_that_is_missing_is_named(params, inputs, kind):
+def test_a_missing_subtree_is_named(params, inputs, kind):
     for part in TASK_PARTS[kind]:
         less = {name: tree for name, tree in params.items() if name != part}
         with pytest.raises(ValueError, match=f"The task '{kind}' needs the subtree {part}, which"):

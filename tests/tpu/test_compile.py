@@ -13,9 +13,9 @@ ROOT = Path(__file__).resolve().parents[2]
 GIB = 1 << 30
 HBM_OF_V5E = 16 * GIB
 
-# Runs in a process of its own: libtpu reads its environment once, when it is loaded.
-# The lowest effort compiles five times as fast, and its peak was within 1% of the default effort's
-# (7.76 against 7.70 GB, scanned layers), which is what is asked here.
+# Runs in its own process because libtpu reads its environment once, when it is loaded. The lowest
+# effort compiles five times as fast, with a peak within 1% of that of the default effort (7.76
+# against 7.70 GB with scanned layers).
 PROGRAM = """
 import json, sys, time
 
@@ -118,13 +118,13 @@ def test_bert_base_compiles_for_v5e_and_fits(capsys: pytest.CaptureFixture[str])
     assert found["devices"] == 4
     assert found["params"] == 4 * 110_106_428  # all of BERT-base with both heads, float32
     assert found["state_on_a_device"] < found["peak"] < HBM_OF_V5E
-    # The state is donated: what comes in is where what goes out is written.
+    # The state is donated: its buffers hold the new state.
     assert found["aliased"] >= found["state_on_a_device"]
-    # Nothing is computed twice: beside the matrix products there are softmax, LayerNorm, GELU,
-    # dropout and the optimizer (benchmarks/tpu_flops.py).
+    # Nothing is computed twice: the rest is softmax, LayerNorm, GELU, dropout and the optimizer
+    # (benchmarks/tpu_cycles.py).
     assert 1.0 < found["flops"] <= 1.05
     # ZeRO-1: each chip keeps about a quarter of the moments.
     assert found["moments_on_a_device"] < 0.26 * found["moments"]
     assert found["collectives"] == ["all-gather", "all-reduce"]
-    # The compiler does count: a batch 64 times as large is refused for want of memory.
+    # A batch 64 times as large exceeds the memory, which shows that the compiler counts it.
     assert "RESOURCE_EXHAUSTED" in found["too_large"] or "Hbm" in found["too_large"]

@@ -1,4 +1,4 @@
-"""Twenty steps of pre-training in several ways; prints their losses as JSON.
+"""Runs twenty steps of pre-training in several ways and prints their losses as JSON.
 
 Run by test_step.py with 8 fake devices: python equivalence.py [WAY ...]
 """
@@ -67,11 +67,11 @@ def step_and_state(accumulation, execution, axis_name=None):
 @functools.cache
 def first_params():
     drawn = jax.jit(functools.partial(bj.init_params, CONFIG))(jax.random.key(0))
-    return jax.device_get(drawn)  # a step donates what is on the device
+    return jax.device_get(drawn)  # a step donates arrays on the device
 
 
 def under_jit(mesh_config, devices, accumulation=2, execution=PLAIN, parts=None):
-    """`parts`: the shapes of a device's part of a [64, 64] kernel and of its moments."""
+    """`parts` are the shapes on a device of a [64, 64] kernel and of its moments."""
     mesh = sharding.make_mesh(mesh_config, jax.devices()[:devices])
     step, state = step_and_state(accumulation, execution)
     shardings = sharding.state_shardings(mesh, state)
@@ -96,7 +96,7 @@ def under_shard_map():
     whole = PartitionSpec()
     mapped = jax.shard_map(step, mesh=mesh, in_specs=(whole, rows), out_specs=whole)
     compiled = jax.jit(mapped)
-    state = jax.device_put(state, sharding.replicated(mesh))  # as it comes back: compiled once
+    state = jax.device_put(state, sharding.replicated(mesh))  # like its result
     for number in range(STEPS):
         state, metrics = compiled(state, batch(number))
         yield metrics["loss"]
@@ -107,7 +107,7 @@ def under_pmap():
     step, state = step_and_state(2, bj.Execution(), axis_name="data")
     compiled = jax.pmap(step, axis_name="data")
     state = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), state)
-    state = jax.pmap(lambda leaves: leaves, axis_name="data")(state)  # as it comes back
+    state = jax.pmap(lambda leaves: leaves, axis_name="data")(state)  # like its result
     for number in range(STEPS):
         rows = jax.tree.map(
             lambda leaf: leaf.reshape(count, B // count, *leaf.shape[1:]), batch(number)

@@ -58,7 +58,7 @@ def test_a_is_normal_of_variance_one_over_its_inputs():
     wide = {"encoder": {"layer_0": {"output": {"kernel": np.zeros((400, 300))}}}}
     config = LoraConfig(rank=100, layers=("output",))
     a = lora.init_adapters(wide, jax.random.key(3), config)["encoder"]["layer_0"]["output"]["a"]
-    # 40,000 draws: the deviation of their deviation is 0.35%, that of the fourth moment 5%.
+    # With 40,000 draws, the standard error of the deviation is 0.35%, of the fourth moment 5%.
     assert np.std(a) * 20 == pytest.approx(1, abs=0.015)
     assert np.mean((np.asarray(a) * 20) ** 4) == pytest.approx(3, abs=0.3)
 
@@ -76,7 +76,7 @@ def test_merged_is_the_sum_and_nothing_else_changes(params, adapters):
         np.testing.assert_allclose(merged[name], before + 1.5 * product, rtol=1e-5, atol=1e-6)
 
 
-def test_merged_is_what_adapters_beside_their_layers_give(params, adapters):
+def test_merging_equals_adapters_beside_their_layers(params, adapters):
     """x (W + s A B) = x W + s (x A) B, as an adapted layer computes it."""
     x = np.random.default_rng(0).normal(size=(5, 8))
     path = ("encoder", "layer_1", "attention", "value")
@@ -87,7 +87,7 @@ def test_merged_is_what_adapters_beside_their_layers_give(params, adapters):
     np.testing.assert_allclose(x @ merged["kernel"], beside, rtol=1e-5, atol=1e-5)  # float32
 
 
-def test_only_what_is_trained_gets_a_gradient(params, adapters):
+def test_only_trained_parameters_get_a_gradient(params, adapters):
     base = {name: params[name] for name in ("embeddings", "encoder")}
     on_top = {name: params[name] for name in ("pooler", "classifier")}
     trained = {lora.ADAPTERS: adapters, **on_top}

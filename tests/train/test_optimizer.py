@@ -1,4 +1,4 @@
-"""Optimizers against NumPy, written from the sources they reproduce."""
+"""Compares optimizers with NumPy code written from their sources."""
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +15,8 @@ ZEROS = "mlm/transform/kernel"  # a matrix of zeros: its trust ratio is 1
 
 
 def numpy_optimizer(name, params, grads, rates):
-    """AdamWeightDecayOptimizer (Google), torch.optim.AdamW, or FusedLAMB (apex's
-    multi_tensor_lamb.cu), in float64, with clipping at 1."""
+    """Runs AdamWeightDecayOptimizer (Google), torch.optim.AdamW or FusedLAMB (apex's
+    multi_tensor_lamb.cu) in float64, with clipping at 1."""
     params = {key: np.array(value, np.float64) for key, value in params.items()}
     mean = {key: np.zeros_like(value) for key, value in params.items()}
     square = {key: np.zeros_like(value) for key, value in params.items()}
@@ -75,7 +75,10 @@ def test_optimizers_for_twenty_steps(name):
 def test_a_gradient_of_zeros_moves_lamb_by_nothing_but_decay():
     params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
     zeros = jax.tree.map(jnp.zeros_like, params)
-    for decay, moved in ((0.0, 0.0), (0.01, 0.5)):  # the ratio makes up for a small decay
+    for decay, moved in (
+        (0.0, 0.0),
+        (0.01, 0.5),
+    ):  # the trust ratio compensates the size of the decay
         optimizer = make_optimizer(OptimizerConfig("lamb", weight_decay=decay), 0.5)
         change, _ = optimizer.update(zeros, optimizer.init(params), params)
         np.testing.assert_allclose(change["kernel"], -moved, rtol=1e-6)
@@ -89,7 +92,7 @@ def test_beta_of_zero_needs_no_correction():
     np.testing.assert_allclose(change["kernel"], -0.1, rtol=1e-6)
 
 
-def test_the_exact_set_that_does_not_decay():
+def test_the_exact_set_of_parameters_without_decay():
     config = bj.BertConfig.named("tiny", vocab_size=9, hidden_size=64, num_attention_heads=1)
     params = jax.eval_shape(
         lambda key: bj.init_params(config, key, heads=("mlm", "nsp", "classifier")),
@@ -162,7 +165,7 @@ def test_clipping_can_be_switched_off():
 
 
 def test_layer_decay_by_the_number_of_the_layer():
-    """`layer_1` is a prefix of `layer_10`; what is above the encoder has the whole rate."""
+    """`layer_1` is a prefix of `layer_10`. Heads and pooler have the full rate."""
     parts = ("embeddings/word_embeddings/embedding", "embeddings/layer_norm/bias", "pooler/kernel")
     heads = ("mlm/transform/kernel", "classifier/bias", "mlm/layer_norm/scale")
     layers = [f"encoder/layer_{n}/attention_layer_norm/scale" for n in range(12)]
@@ -210,7 +213,7 @@ def test_muon_orthogonalizes_the_matrices_of_the_encoder_alone(small):
         np.testing.assert_allclose(changes[name], others[name], rtol=1e-6)  # the same program
 
 
-def test_muon_trains_only_what_is_not_frozen_and_decays_the_rest_as_adamw(small):
+def test_muon_decays_weights_as_adamw(small):
     params, grads = small
     zeros = jax.tree.map(jnp.zeros_like, grads)
     optimizer = make_optimizer(OptimizerConfig("muon", weight_decay=0.5), 0.1)
@@ -221,7 +224,7 @@ def test_muon_trains_only_what_is_not_frozen_and_decays_the_rest_as_adamw(small)
 
 
 def test_a_recipe_can_add_an_optimizer(small, monkeypatch):
-    """Any Optax transformation, under a name of its own, with bertjax's clipping and schedule."""
+    """Any Optax transformation works under a new name, with clipping and schedule around it."""
     params, grads = small
     with pytest.raises(bj.UserError, match="'lion' is unknown"):
         OptimizerConfig("lion")

@@ -1,4 +1,4 @@
-"""Every schedule against plain Python, written from the sources it reproduces."""
+"""Compares every schedule with plain Python code written from its source."""
 
 import math
 
@@ -27,7 +27,7 @@ def hugging_face(step, warmup):
 
 
 def nvidia(step, warmup, power=0.5):
-    """PolyWarmUpScheduler of DeepLearningExamples, but for counting from 1."""
+    """PolyWarmUpScheduler of DeepLearningExamples, counted from 0."""
     progress = min(step, TOTAL) / TOTAL
     if progress < warmup / TOTAL:
         return PEAK * progress / (warmup / TOTAL)
@@ -35,7 +35,7 @@ def nvidia(step, warmup, power=0.5):
 
 
 def cosine(step, warmup):
-    """get_cosine_schedule_with_warmup of transformers, ended where training ends."""
+    """get_cosine_schedule_with_warmup of transformers, up to the end of training."""
     if step < warmup:
         return PEAK * step / max(1, warmup)
     progress = (min(step, TOTAL) - warmup) / max(1, TOTAL - warmup)
@@ -52,7 +52,7 @@ def wsd(share, step, warmup):
 
 
 def ending_at(ratio, reference):
-    """What decays from the peak to 0 decays to `ratio` of the peak."""
+    """Converts a decay from the peak to 0 into one to `ratio` of the peak."""
 
     def rate(step, warmup):
         value = reference(step, warmup)

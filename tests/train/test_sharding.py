@@ -1,4 +1,4 @@
-"""The table on BERT-base: what every array is split over, written out."""
+"""The sharding table on BERT-base, with every expected spec written out."""
 
 import re
 
@@ -25,7 +25,7 @@ def mesh_of(data, fsdp, tensor):
 
 @pytest.fixture(scope="module")
 def abstract():
-    """The first state of BERT-base with every head; no array is made."""
+    """The abstract first state of BERT-base with three heads."""
     optimizer = make_optimizer(OptimizerConfig(), optax.constant_schedule(0.0))
 
     def first():
@@ -39,9 +39,9 @@ def specs(mesh, tree):
     return {name: where.spec for name, where in named(sharding.state_shardings(mesh, tree)).items()}
 
 
-EVERYWHERE = P(None)  # the same on all devices
+REPLICATED = P(None)
 
-# Of a layer: what the parameter is split over, and what its moments are.
+# Parameter of a layer -> its spec and that of its moments.
 LAYER = {
     **{
         f"attention/{name}/kernel": (P("fsdp", "tensor"), P(("fsdp", "data"), "tensor"))
@@ -52,18 +52,18 @@ LAYER = {
         for name in ("query", "key", "value")
     },
     "attention/output/kernel": (P("tensor", "fsdp"), P(("tensor", "data"), "fsdp")),
-    "attention/output/bias": (EVERYWHERE, P("data")),
-    "attention_layer_norm/scale": (EVERYWHERE, P("data")),
-    "attention_layer_norm/bias": (EVERYWHERE, P("data")),
+    "attention/output/bias": (REPLICATED, P("data")),
+    "attention_layer_norm/scale": (REPLICATED, P("data")),
+    "attention_layer_norm/bias": (REPLICATED, P("data")),
     "intermediate/kernel": (P("fsdp", "tensor"), P("fsdp", ("tensor", "data"))),
     "intermediate/bias": (P("tensor"), P(("tensor", "data"))),
     "output/kernel": (P("tensor", "fsdp"), P(("tensor", "data"), "fsdp")),
-    "output/bias": (EVERYWHERE, P("data")),
-    "output_layer_norm/scale": (EVERYWHERE, P("data")),
-    "output_layer_norm/bias": (EVERYWHERE, P("data")),
+    "output/bias": (REPLICATED, P("data")),
+    "output_layer_norm/scale": (REPLICATED, P("data")),
+    "output_layer_norm/bias": (REPLICATED, P("data")),
 }
 REST = {
-    # Over D, never over V; its moments also over V, the larger one, which 2 happens to divide.
+    # Split over D, never over V. The moments also split over V, which 2 happens to divide.
     "embeddings/word_embeddings/embedding": (
         P(None, ("fsdp", "tensor")),
         P("data", ("fsdp", "tensor")),
@@ -76,19 +76,19 @@ REST = {
         P(None, ("fsdp", "tensor")),
         P(None, ("fsdp", "tensor", "data")),
     ),
-    "embeddings/layer_norm/scale": (EVERYWHERE, P("data")),
-    "embeddings/layer_norm/bias": (EVERYWHERE, P("data")),
+    "embeddings/layer_norm/scale": (REPLICATED, P("data")),
+    "embeddings/layer_norm/bias": (REPLICATED, P("data")),
     "pooler/kernel": (P("fsdp", None), P(("fsdp", "data"), None)),
-    "pooler/bias": (EVERYWHERE, P("data")),
+    "pooler/bias": (REPLICATED, P("data")),
     "mlm/transform/kernel": (P("fsdp", None), P(("fsdp", "data"), None)),
-    "mlm/transform/bias": (EVERYWHERE, P("data")),
-    "mlm/layer_norm/scale": (EVERYWHERE, P("data")),
-    "mlm/layer_norm/bias": (EVERYWHERE, P("data")),
-    "mlm/bias": (EVERYWHERE, P("data")),
+    "mlm/transform/bias": (REPLICATED, P("data")),
+    "mlm/layer_norm/scale": (REPLICATED, P("data")),
+    "mlm/layer_norm/bias": (REPLICATED, P("data")),
+    "mlm/bias": (REPLICATED, P("data")),
     "nsp/kernel": (P(None, None), P("data", None)),
-    "nsp/bias": (EVERYWHERE, P("data")),
+    "nsp/bias": (REPLICATED, P("data")),
     "classifier/kernel": (P(None, None), P("data", None)),
-    "classifier/bias": (EVERYWHERE, P("data")),
+    "classifier/bias": (REPLICATED, P("data")),
 }
 TABLE = {**REST, **{f"{layer}/{name}": pair for layer in LAYERS for name, pair in LAYER.items()}}
 
@@ -171,7 +171,7 @@ def test_muon_splits_the_moments_of_both_its_halves(abstract):
 
 
 def test_factored_moments_are_replicated(abstract):
-    """Adafactor keeps a row and a column in place of a matrix: neither has a rule."""
+    """Adafactor keeps a row and a column in place of a matrix; neither has its shape."""
     optimizer = optax.adafactor(1e-4)
     state = jax.eval_shape(lambda params: init_state(params, optimizer), abstract.params)
     found = specs(mesh_of(2, 2, 2), state)
@@ -182,7 +182,7 @@ def test_factored_moments_are_replicated(abstract):
 def test_what_does_not_divide_is_left_out_and_named(abstract):
     found = specs(mesh_of(4, 1, 5), abstract)
     assert found["params/encoder/layer_0/attention/query/kernel"] == P("fsdp", None)
-    # 2 outputs do not split in 4, and neither do 30,522 words: those split over D.
+    # 4 divides neither 2 outputs nor 30,522 words; word embeddings split over D instead.
     alone = sharding.replicated_moments(mesh_of(4, 1, 5), abstract)
     names = ("classifier/bias", "mlm/bias", "nsp/bias")
     assert sorted(alone) == sorted(f"1/0/{m}/{n}" for m in ("mu", "nu") for n in names)
@@ -203,7 +203,7 @@ def read_rows(rows):
     return {"ids": rows[:, None] * 10 + np.arange(3), "label": rows}
 
 batch = make_global_batch(mesh, 12, read_rows)
-assert asked == [list(range(12))], asked  # once, and no row twice though tensor repeats it
+assert asked == [list(range(12))], asked  # each row once, although tensor replicates it
 for name, wanted in (("ids", np.arange(12)[:, None] * 10 + np.arange(3)), ("label", np.arange(12))):
     np.testing.assert_array_equal(batch[name], wanted)
     for shard in batch[name].addressable_shards:
@@ -217,7 +217,7 @@ def test_a_global_batch_is_read_in_spans_and_put_where_it_belongs(run_python):
     assert run_python("-c", _SPANS, devices=8) == "right\n"
 
 
-_EVERYWHERE = """
+_REPLICATED = """
 import numpy as np
 from bertjax.train.sharding import MeshConfig, make_mesh, place_everywhere
 
@@ -235,11 +235,11 @@ print("right")
 
 
 def test_a_value_is_whole_on_every_device(run_python):
-    assert run_python("-c", _EVERYWHERE, devices=4) == "right\n"
+    assert run_python("-c", _REPLICATED, devices=4) == "right\n"
 
 
 class _Elsewhere:
-    """A batch sharding of which this process holds the second and the fourth quarter."""
+    """A batch sharding; this process holds its second and fourth quarters."""
 
     def addressable_devices_indices_map(self, shape):
         quarter = shape[0] // 4

@@ -1,4 +1,4 @@
-"""One step, in every way it can be run; and what it does with a batch that is not finite."""
+"""The training step in every way to run it, and its handling of non-finite batches."""
 
 import json
 from pathlib import Path
@@ -12,11 +12,11 @@ import pytest
 from bertjax.train.step import Loss, StepConfig, init_state, make_eval_step, make_train_step
 from bertjax.train.tree import named
 
-# Float32 sums in another order. Measured over 20 steps: 2e-7 at most for every way.
+# Float32 sums in another order; at most 2e-7 was measured over 20 steps.
 BOUND = 1e-6
 
 
-# A program a way is compiled, in ten seconds each where nothing else runs.
+# Compiles one program per way, in about ten seconds each on an idle machine.
 @pytest.mark.timeout(1300)
 @pytest.mark.parametrize(
     "ways",
@@ -62,7 +62,7 @@ def step_of(axis_name, accumulation):
 rng = np.random.default_rng(0)
 x, y = rng.normal(size=(16, 3)).astype(np.float32), rng.normal(size=16).astype(np.float32)
 batch = {"x": x, "y": y}
-optimizer = optax.sgd(0.1)  # what is N times too large shows
+optimizer = optax.sgd(0.1)  # unlike Adam, it shows gradients that are N times too large
 state = init_state({"w": jnp.ones(3)}, optimizer)
 expected = jax.jit(step_of(None, 1))(state, batch)
 
@@ -148,8 +148,8 @@ print("the same")
 """
 
 
-def test_lamb_and_what_goes_with_it_are_the_same_sharded_and_mapped(run_python):
-    """The ratio is of a whole tensor, whatever part of it a device has."""
+def test_lamb_layer_decay_freezing_and_ema_are_the_same_sharded_and_mapped(run_python):
+    """The trust ratio belongs to a whole tensor, however devices share it."""
     assert run_python("-c", _SHARDED, devices=8) == "the same\n"
 
 
@@ -192,14 +192,14 @@ def test_a_step_that_is_not_finite_changes_nothing_but_counts():
     assert np.isfinite(state.params["w"])
 
 
-def test_the_moving_average_is_of_applied_updates():
-    """Against NumPy, with a step that is skipped, and with a part that is frozen."""
+def test_the_moving_average_counts_applied_updates():
+    """Compares with NumPy, with one skipped step and a frozen parameter."""
     optimizer = optax.sgd(0.01)
     loss = Loss(
         lambda params, batch, **more: toy_loss_fn(params["trained"], batch, **more), toy_normalizers
     )
     step = make_train_step(loss, optimizer, StepConfig(ema_decay=0.5), frozen={"frozen/w"})
-    step = jax.jit(step, donate_argnums=0)  # no two leaves are one buffer
+    step = jax.jit(step, donate_argnums=0)  # donation fails if two leaves share a buffer
     first = {"trained": {"w": jnp.full((), 2.0)}, "frozen": {"w": jnp.full((), 7.0)}}
     state = jax.jit(lambda: init_state(first, optimizer, frozen={"frozen/w"}, average=True))()
     average, updates = 2.0, 0
@@ -217,7 +217,7 @@ def test_the_moving_average_is_of_applied_updates():
     assert found["trained"]["w"] != state.params["trained"]["w"]
 
 
-def test_without_an_average_the_params_are_what_is_evaluated():
+def test_without_an_average_the_params_are_evaluated():
     state = init_state({"w": jnp.ones(2)}, optax.sgd(0.1))
     assert state.averaged_params() is state.params
     assert not any("ema" in name for name in named(state))

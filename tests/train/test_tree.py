@@ -12,6 +12,6 @@ def test_every_kind_of_node_has_a_name_in_the_order_of_the_leaves():
     assert all(a is b for a, b in zip(names.values(), jax.tree.leaves(tree), strict=True))
 
 
-def test_nested_is_the_way_back_for_dicts():
+def test_nested_is_the_inverse_of_named_for_dicts():
     tree = {"a": {"b": 1, "c": {"d": 2}}, "e": 3}
     assert nested(named(tree)) == tree
