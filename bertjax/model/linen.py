@@ -5,7 +5,7 @@ mlm, nsp = BertForPreTraining(config).apply({"params": params}, inputs, masked_p
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -136,35 +136,38 @@ class BertForMaskedLM(BertEncoder):
         return self.mlm(x, self.embeddings.attend)
 
 
-class BertForNextSentencePrediction(BertEncoder):
-    """A BertEncoder with one dense layer on the pooled output, without dropout: subtree nsp."""
-
-    def setup(self) -> None:
-        super().setup()
-        self.nsp = dense(2, self.config, self.execution)
-
-    def __call__(self, inputs: Inputs, dropout_keys: jax.Array | None = None) -> jax.Array:
-        """Computes float32 logits [B, 2]: segment B follows A, B is random."""
-        out = BertEncoder.__call__(self, inputs, dropout_keys)
-        return self.nsp(out.pooled).astype(jnp.float32)
-
-
-class BertForSequenceClassification(BertEncoder):
-    """A BertEncoder with dropout and one dense layer on the pooled output: subtree classifier."""
+class _BertWithDenseHead(BertEncoder):
+    """A BertEncoder and a dense layer on the pooled output or, without a pooler, on every token."""
 
     num_labels: int = 2
+    head: ClassVar[str] = "classifier"
+    site: ClassVar[Site | None] = None
+    """Site of dropout before the layer."""
 
     def setup(self) -> None:
         super().setup()
-        self.classifier = dense(self.num_labels, self.config, self.execution)
+        setattr(self, self.head, dense(self.num_labels, self.config, self.execution))
 
     def __call__(self, inputs: Inputs, dropout_keys: jax.Array | None = None) -> jax.Array:
-        """Computes float32 logits [B, C]."""
-        pooled = BertEncoder.__call__(self, inputs, dropout_keys).pooled
-        assert pooled is not None
-        keys = fold_keys(dropout_keys, LAYER_HEAD)
-        pooled = dropout(pooled, keys, Site.POOLED, self.config.hidden_dropout_prob)
-        return self.classifier(pooled).astype(jnp.float32)
+        """Computes float32 logits: [B, C] with a pooler, [B, T, C] without."""
+        out = BertEncoder.__call__(self, inputs, dropout_keys)
+        x = out.last_hidden_state if out.pooled is None else out.pooled
+        if self.site is not None:
+            keys = fold_keys(dropout_keys, LAYER_HEAD)
+            x = dropout(x, keys, self.site, self.config.hidden_dropout_prob)
+        return getattr(self, self.head)(x).astype(jnp.float32)
+
+
+class BertForNextSentencePrediction(_BertWithDenseHead):
+    """A BertEncoder with the subtree nsp. Logits [B, 2]: segment B follows A, B is random."""
+
+    head = "nsp"
+
+
+class BertForSequenceClassification(_BertWithDenseHead):
+    """A BertEncoder with the subtree classifier, after dropout of the pooled output."""
+
+    site = Site.POOLED
 
 
 class BertForMultipleChoice(BertForSequenceClassification):
@@ -193,42 +196,25 @@ class BertForMultipleChoice(BertForSequenceClassification):
         if dropout_keys is not None:
             fold = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))
             keys = fold(dropout_keys, jnp.arange(choices)).reshape(-1)  # [B * C]
-        logits = BertForSequenceClassification.__call__(self, flat, keys)
+        logits = _BertWithDenseHead.__call__(self, flat, keys)
         return logits.reshape(rows, choices)
 
 
-class BertForTokenClassification(BertEncoder):
-    """A BertEncoder without pooler, with dropout and one dense layer on every token: subtree
-    classifier."""
+class BertForTokenClassification(_BertWithDenseHead):
+    """A BertEncoder without pooler, with the subtree classifier after dropout of every token."""
 
     add_pooler: bool = False
-    num_labels: int = 2
-
-    def setup(self) -> None:
-        super().setup()
-        self.classifier = dense(self.num_labels, self.config, self.execution)
-
-    def __call__(self, inputs: Inputs, dropout_keys: jax.Array | None = None) -> jax.Array:
-        """Computes float32 logits [B, T, C]."""
-        x = BertEncoder.__call__(self, inputs, dropout_keys).last_hidden_state
-        keys = fold_keys(dropout_keys, LAYER_HEAD)
-        x = dropout(x, keys, Site.SEQUENCE, self.config.hidden_dropout_prob)
-        return self.classifier(x).astype(jnp.float32)
+    site = Site.SEQUENCE
 
 
-class BertForQuestionAnswering(BertEncoder):
-    """A BertEncoder without pooler, with one dense layer on every token: subtree qa_outputs."""
+class BertForQuestionAnswering(_BertWithDenseHead):
+    """A BertEncoder without pooler, with the subtree qa_outputs.
+
+    Logits [B, T, 2] of every token as start and as end of the answer.
+    """
 
     add_pooler: bool = False
-
-    def setup(self) -> None:
-        super().setup()
-        self.qa_outputs = dense(2, self.config, self.execution)
-
-    def __call__(self, inputs: Inputs, dropout_keys: jax.Array | None = None) -> jax.Array:
-        """Computes float32 logits [B, T, 2] of each token as start and as end of the answer."""
-        x = BertEncoder.__call__(self, inputs, dropout_keys).last_hidden_state
-        return self.qa_outputs(x).astype(jnp.float32)
+    head = "qa_outputs"
 
 
 def attention_mask(inputs: Inputs) -> jax.Array | None:
