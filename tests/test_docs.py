@@ -19,7 +19,8 @@ RECIPES = sorted((ROOT / "experiments").glob("*.py"))
 # Flags of other programs: WikiExtractor, tfds, TensorBoard, pip, pytest, tpu_setup.sh, benchmarks.
 OTHERS = {
     *("--html-safe", "--no-templates", "--out_dir", "--logdir", "--editable", "--durations"),
-    *("--dry-run", "--any-device", "--part", "--rounds", "--dtype", "--steps", "--lengths"),
+    *("--dry-run", "--any-device", "--part", "--rounds", "--dtype", "--steps", "--length"),
+    "--batch",
 }
 
 
