@@ -7,6 +7,7 @@ import optax
 import pytest
 
 import bertjax as bj
+from bertjax.parsing import parse_recipe
 from bertjax.train.optimizer import OptimizerConfig, decay_mask, make_optimizer, make_schedule
 from bertjax.train.tree import named, nested
 
@@ -237,6 +238,24 @@ def test_a_recipe_can_add_an_optimizer(small, monkeypatch):
     jax.tree.map(np.testing.assert_array_equal, changes, wanted)
 
 
-def test_one_name_or_a_list_of_parts_to_freeze():
+def test_a_recipe_file_adds_an_optimizer_and_the_command_line_changes_its_settings(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setitem(bj.OPTIMIZERS, "lion", None)  # removed again after the test
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text(
+        "import bertjax as bj\n"
+        "import optax\n"
+        'bj.OPTIMIZERS["lion"] = lambda config: optax.scale_by_lion(config.beta1, config.beta2)\n'
+        'optimizer = bj.OptimizerConfig("lion", beta2=0.99)\n'
+        'config = bj.PretrainConfig(data=("shards",), workdir="run", optimizer=optimizer)\n'
+    )
+    words = [str(recipe), "--optimizer.beta1", "0.8"]
+    found = parse_recipe(bj.PretrainConfig, "pretrain", words).optimizer
+    assert (found.name, found.beta1, found.beta2) == ("lion", 0.8, 0.99)
+    assert make_optimizer(found, 1e-4).init({"kernel": jnp.ones(2)})
+
+
+def test_freeze_takes_one_name_or_a_list():
     assert OptimizerConfig(freeze="pooler").freeze == ("pooler",)
     assert hash(OptimizerConfig(freeze=["pooler", "nsp"]))
