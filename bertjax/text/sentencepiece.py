@@ -227,7 +227,7 @@ def _rules_without_accents(lowercase: bool) -> str:
         escape_whitespaces=False,
         remove_extra_whitespaces=False,
     )
-    # Of the planes from 4 on, only plane 14 has characters with a rule, or marks.
+    # From plane 4 on, only plane 14 has characters with a rule, or marks.
     planes = (range(1, 0xD800), range(0xE000, 0x40000), range(0xE0000, 0xF0000))
     characters = [chr(code) for plane in planes for code in plane]
     lines = []

@@ -1,6 +1,6 @@
-"""Hashes that find repeated text: of sentences or, if sentences are unknown, of runs of tokens.
+"""Finds repeated text by hashes of sentences or, if sentences are unknown, of runs of tokens.
 
-Of a large text only a sample by hash is compared, so memory is bounded.
+A large text is sampled by hash, so memory is bounded.
 """
 
 import functools
@@ -10,8 +10,7 @@ import numpy as np
 
 # Shorter sentences ("Yes, sir.") recur in any text and do not count as repeated.
 MIN_TOKENS = 8
-# Up to this many hashes are sorted in memory. Of more, a sample is: it has all copies of a sentence
-# or none.
+# Up to this many hashes are sorted in memory. A sample has all copies of a sentence or none.
 MAX_HASHES = 1 << 21
 HASH_BYTES = 8
 # If sentences are unknown, runs of this many tokens are compared. Few texts repeat ten words.
@@ -31,12 +30,9 @@ def is_sampled(hashes: np.ndarray, bits: int) -> np.ndarray:
 
 
 def sentence_hashes(ids: np.ndarray, offsets: np.ndarray, bits: int) -> np.ndarray:
-    """Returns the sampled hashes of the sentences with at least `MIN_TOKENS` tokens: uint64 [n].
+    """Returns the hashes of the sentences with at least `MIN_TOKENS` tokens: uint64 [n].
 
-    Args:
-        ids: the ids of all sentences, [tokens].
-        offsets: the beginning of each sentence, and the end of the last: [sentences + 1].
-        bits: samples one in 2 ** bits hashes.
+    The sentences are ids[offsets[i]:offsets[i + 1]]. One in 2 ** `bits` hashes is sampled.
     """
     begin, end = offsets[:-1], offsets[1:]
     long = end - begin >= MIN_TOKENS
@@ -56,12 +52,9 @@ class Runs(NamedTuple):
 
 
 def runs(ids: np.ndarray, offsets: np.ndarray, bits: int) -> Runs:
-    """Returns the sampled runs, including those that extend over several segments.
+    """Returns runs, including those that extend over several segments.
 
-    Args:
-        ids: the ids of all segments, [tokens].
-        offsets: the beginning of each segment, and the end of the last: [segments + 1].
-        bits: samples one in 2 ** bits hashes.
+    The segments are ids[offsets[i]:offsets[i + 1]]. One in 2 ** `bits` hashes is sampled.
     """
     begin = np.arange(max(len(ids) - RUN_TOKENS + 1, 0))
     hashes = _run_hashes(ids, begin, begin + RUN_TOKENS)

@@ -88,14 +88,13 @@ _RULES = (
         "ids_out_of_range",
         0,
         "{ids_out_of_range:,} examples have ids outside the vocabulary of {vocab_size:,} tokens"
-        "{example}: they were made with another vocabulary, or are damaged; prepare them again "
-        "with the right vocabulary.",
+        "{example}: prepare them again with the right vocabulary.",
     ),
     _ONE_SENTENCE,
     _Rule(
         "few_documents",
         1000,  # a long article has some hundred sentences, a chapter of the novels 175
-        "The text has {documents:,} documents with {sentences_per_document:,.0f} sentences on "
+        "The text has {documents:,} documents of {sentences_per_document:,.0f} sentences on "
         "average: are blank lines missing? Put one after each article or chapter, because held-out "
         "text and random next sentences are drawn by document.",
         number="sentences_per_document",
@@ -135,8 +134,7 @@ _RULES = (
         0.2,  # lines with three inner sentence ends hold below 1% of the novels
         "{paragraph_characters:.0%} of the text is in lines of several sentences{example}: are "
         "these paragraphs? Put one sentence on a line, because examples begin and end at line "
-        'ends; or give .jsonl files with {{"text": "..."}} per line, which are split into '
-        "sentences.",
+        'ends; or give .jsonl files, whose texts ({{"text": "..."}} per line) are split.',
         number="paragraph_characters",
     ),
     _LONG_SENTENCES,
@@ -231,12 +229,7 @@ def as_example(where: str, text: str = "") -> str:
 
 
 def judge(numbers: Numbers, example: ExampleOf) -> tuple[Finding, ...]:
-    """Returns the findings of a report's numbers.
-
-    Args:
-        numbers: the numbers of `report.py`.
-        example: called for each finding.
-    """
+    """Returns the findings of a report's numbers; calls `example` for each of them."""
     known = {**numbers, **_derived(numbers)}
     return tuple(
         Finding(rule.name, rule.sentence.format(**known, example=example(rule.name)))

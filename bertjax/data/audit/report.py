@@ -114,7 +114,7 @@ def example_numbers(
         manifest: the manifest of the shards.
         lengths: for each split, the number of examples with 0, 1, 2, ... tokens.
         random: for each split, the number of examples with label 1.
-        max_predictions: the maximum number of predictions in an example. None for no maximum.
+        max_predictions: the maximum number of predictions in an example, if there is one.
     """
     length, counts = manifest.max_seq_length, lengths["train"]
     sizes = np.arange(len(counts))
@@ -140,12 +140,8 @@ def repeat_numbers(
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Returns the numbers of repeated sentences and, by finding, the hashes of those it is about.
 
-    Sentences that a machine repeats (boilerplate) are counted apart.
-
-    Args:
-        train: the hashes of the training sentences (`duplicates.sentence_hashes`).
-        held_out: the hashes of the held-out sentences.
-        bits: the sampling of the hashes.
+    `train` and `held_out` are the hashes of their sentences, one in 2 ** `bits`. Sentences that a
+    machine repeats (boilerplate) are counted apart.
     """
     hashes, times = np.unique(np.concatenate([train, held_out]), return_counts=True)
     total = int(times.sum())
@@ -169,10 +165,7 @@ def repeat_numbers(
 def run_numbers(sums: Mapping[str, ExampleSums], bits: int, text_tokens: int) -> dict[str, Any]:
     """Returns the numbers of repeated runs of tokens in examples whose sentences are unknown.
 
-    Args:
-        sums: the sums of each split.
-        bits: the sampling of runs.
-        text_tokens: the number of tokens in the text that the examples come from; 0 if unknown.
+    `text_tokens` is the number of tokens in the text that the examples come from; 0 if unknown.
     """
     empty = np.zeros(0, np.uint64)
     train, held_out = (np.concatenate([empty, *sums[split].inside]) for split in SPLITS)

@@ -25,11 +25,11 @@ def audit_shards(
 ) -> Report:
     """Audits every record of shards.
 
-    The report of `prepare` is kept where it says more: records have no sentences and documents.
+    The findings of `prepare` about sentences and documents are kept, since records have neither.
 
     Args:
         directory: the directory of the shards.
-        max_predictions: the maximum number of predictions in an example. None for no maximum.
+        max_predictions: the maximum number of predictions in an example, if there is one.
         manifest: the manifest; by default, it is read from the directory.
 
     Raises:

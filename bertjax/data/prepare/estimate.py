@@ -159,9 +159,9 @@ def refuse_full_disk(
         return
     if free >= _PLENTY_BYTES + _PLENTY_PER_BYTE * config.dupe_factor * sum(sizes):
         return
-    paths, most = corpus.files_of(sources), _MAX_EXCERPTS_BEFORE_A_RUN
+    paths, count = corpus.files_of(sources), _MAX_EXCERPTS_BEFORE_A_RUN
     try:
-        need = of_text(config, tokenizer, paths, sizes, max_excerpts=most).peak_bytes.value
+        need = of_text(config, tokenizer, paths, sizes, max_excerpts=count).peak_bytes.value
     except TooFewDocuments:
         return
     kinds = (".array_record", token_store.SUFFIX, ".counts", ".sentences")
@@ -183,15 +183,9 @@ def of_text(
     max_excerpts: int = _MAX_EXCERPTS,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Estimate:
-    """Estimates from a sample.
+    """Estimates from a sample of at most `max_excerpts` excerpts of 64 KiB.
 
-    Args:
-        config: the configuration of preparing.
-        tokenizer: its tokenizer.
-        paths: the text files.
-        sizes: their bytes.
-        max_excerpts: the maximum number of excerpts, of 64 KiB each.
-        clock: returns seconds.
+    `sizes` are the bytes of the text files in `paths`; `clock` returns seconds.
 
     Raises:
         UserError: the sample has bad input; TooFewDocuments: it has too few documents.

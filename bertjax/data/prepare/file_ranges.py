@@ -28,8 +28,8 @@ _READ_BYTES = 1 << 20
 class FileRange:
     """A range of a source.
 
-    Of a file, it holds the documents that begin at byte `start` of the text or later and before
-    byte `stop`. Of a data set, it holds the examples `start` to `stop`.
+    For a file, it holds the documents that begin from byte `start` of the text to byte `stop`. For
+    a data set, it holds the examples `start` to `stop`.
     """
 
     number: int
@@ -53,12 +53,9 @@ Ranges = tuple[FileRange, ...]
 
 
 def cut(sources: Sequence[Source], sizes: Sequence[int], range_bytes: int) -> list[Ranges]:
-    """Cuts a corpus into ranges of about `range_bytes`; small sources share one element.
+    """Cuts a corpus into elements of about `range_bytes`; small sources share an element.
 
-    Args:
-        sources: the corpus.
-        sizes: bytes of text in each source, the same whether it is compressed or not.
-        range_bytes: bytes of text in an element of the result.
+    `sizes` are the bytes of text in the sources, the same whether they are compressed or not.
     """
     result: list[Ranges] = []
     together: list[FileRange] = []
@@ -119,10 +116,8 @@ def read_range(
 ) -> Iterator[tuple[str, ...]]:
     """Yields the documents of a range.
 
-    Args:
-        file_range: the range.
-        language: the language whose rules split running text into sentences.
-        window: an open window on the range's file if that is compressed and has several ranges.
+    `language` names the rules that split running text into sentences. `window` is open on the
+    file if that is compressed and has several ranges.
     """
     if isinstance(file_range.source, TfdsSplit):
         yield from corpus.read_examples(

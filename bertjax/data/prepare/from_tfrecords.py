@@ -83,14 +83,7 @@ def convert(
     """Converts the TFRecords that are not converted yet.
 
     A hash of an example's text decides whether it is held out, so equal examples stay together.
-
-    Args:
-        config: the configuration, from `with_length`.
-        workers: the pool of processes.
-        paths: the TFRecord files.
-        vocabulary: the directory of the tokenizer.
-        directory: where the shards go.
-        log: receives one line at a time.
+    The configuration comes from `with_length`; the shards go to `directory`.
 
     Returns:
         The totals, and a result for each unit (a file's examples of one split), as in pass 2.

@@ -35,14 +35,9 @@ def make_manifest(
     results: Results,
     directory: epath.Path,
 ) -> Manifest:
-    """Returns the manifest of finished shards.
+    """Returns the manifest of the shards that pass 2 has left in `directory`.
 
-    Args:
-        settings: everything that the shards depend on, by the manifest's names.
-        tokenizer: the tokenizer.
-        totals: the totals of each token file.
-        results: the result of each unit.
-        directory: where pass 2 has left its files.
+    `settings` are everything that the shards depend on, by the names of the manifest.
 
     Raises:
         UserError: the text gives no example of this kind.
@@ -117,13 +112,7 @@ def make_report(
 ) -> Report:
     """Audits the text and its examples by the sums of both passes.
 
-    Args:
-        manifest: the manifest of the examples.
-        paths: the token files.
-        results: the result of each unit.
-        directory: where pass 2 has left its files.
-        sources: the corpus.
-        tokenizer: the tokenizer.
+    `paths` are the token files, `results` and `directory` what pass 2 has left.
     """
     text = text_sums(paths)
     for result in results.values():
@@ -201,13 +190,7 @@ def publish(
 def summarize(
     manifests: Sequence[Manifest], seconds: float | None, log: Callable[[str], None]
 ) -> None:
-    """Logs what was prepared.
-
-    Args:
-        manifests: the manifests of the same text, one for each length.
-        seconds: the duration, None if the run was resumed.
-        log: receives one line at a time.
-    """
+    """Logs what was prepared, one manifest per length; `seconds` is None for a resumed run."""
     first = manifests[0]
     text = f"{first.documents:,} documents, {first.sentences:,} sentences, {first.words:,} words"
     amount, unit = first.words, "words"

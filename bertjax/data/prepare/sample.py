@@ -1,8 +1,8 @@
 """Draws a sample of a text, runs pass 1 on it, and scales its numbers to the whole text.
 
-The text is cut into excerpts of equal size, and one is drawn from each of equally many stretches of
-it; of a small text, all are. The documents that begin in an excerpt belong to it, so short and long
-ones are drawn alike.
+The text is divided into equal stretches, and one excerpt is drawn from each; a small text is read
+as a whole. The documents that begin in an excerpt belong to it, so short and long ones are drawn
+alike.
 """
 
 import dataclasses

@@ -53,14 +53,7 @@ def tokenize(
     vocabulary: str,
     options: dict[str, Any],
 ) -> None:
-    """Writes the missing token files of a group (`file_ranges.groups`).
-
-    Args:
-        paths: the token files.
-        group: their ranges.
-        vocabulary: the directory of the tokenizer.
-        options: further arguments of `write_tokens`.
-    """
+    """Writes the missing token files of a group (`file_ranges.groups`) in one process."""
     tokenizer = cached_tokenizer(vocabulary)
     with file_ranges.open_window(group) as window:
         for path, ranges in zip(map(epath.Path, paths), group, strict=True):
@@ -81,16 +74,8 @@ def write_tokens(
     """Tokenizes the documents of ranges into a token file, which appears only when complete.
 
     Sentences without tokens are dropped, and so are documents without sentences. The sums of the
-    audit (`measure.TextSums`) are written to a JSON file beside it.
-
-    Args:
-        path: the token file.
-        ranges: what to tokenize.
-        tokenizer: the tokenizer.
-        seed: the seed of the documents' hashes.
-        blocks: the number of blocks.
-        language: see `file_ranges.read_range`.
-        window: see `file_ranges.read_range`.
+    audit (`measure.TextSums`) are written to a JSON file beside it. `language` and `window` are
+    those of `file_ranges.read_range`.
 
     Raises:
         UserError: bad input, named by file and line.

@@ -78,8 +78,8 @@ class Workers:
         Args:
             function: a function importable by name, with picklable arguments and results.
             arguments: the arguments of each call.
-            progress: what to call the work in progress reports; empty for no reports.
-            log: receives progress as lines if stderr is not a terminal.
+            progress: the name of the work in progress reports; empty for no reports.
+            log: receives progress if stderr is not a terminal.
 
         Raises:
             WorkerDied: a worker died. The results of finished calls stay on disk.
