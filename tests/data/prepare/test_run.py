@@ -353,7 +353,7 @@ def _alive(pid):
 def test_the_same_command_finishes_after_a_signal(
     config, make_corpus, log, differing, start, uninterrupted, number, processes
 ):
-    corpus = make_corpus(2000, sentences=(10, 40))
+    corpus = make_corpus(1000, sentences=(10, 40))
     cfg = config(corpus, "stopped", block_mib=1, processes=processes)
     process = start(cfg)
     assert _wait_for(process, ".building/pass1/*.tokens", Path(cfg.output))

@@ -138,7 +138,7 @@ def test_a_fault_deep_in_a_compressed_file_is_named_by_its_line(config, packed, 
 @pytest.fixture
 def novels(store_tfds, make_corpus, tmp_path):
     """The directory of a data set of several ranges, its texts, and the same as JSON Lines."""
-    directory = make_corpus(400, sentences=(10, 40))
+    directory = make_corpus(250, sentences=(10, 40))
     (path,) = directory.iterdir()
     texts = [text.replace("\n", ".\n\n") for text in path.read_text().strip().split("\n\n")]
     data_dir = tmp_path / "tfds"
@@ -152,14 +152,14 @@ def test_a_data_set_gives_the_same_bytes_for_any_number_of_processes(
     config, novels, log, differing, monkeypatch
 ):
     data_dir, texts, rows = novels
-    monkeypatch.setattr(survey, "_EXAMPLES_PER_CALL", 150)
+    monkeypatch.setattr(survey, "_EXAMPLES_PER_CALL", 100)
     options = {"tfds_data_dir": str(data_dir)}
     configs = [config("tfds:novels", f"p{n}", processes=n, **options) for n in (1, 2)]
     manifests = [prepare.prepare(each, log) for each in configs]
     assert differing(configs[0].output, configs[1].output) == []
     manifest = shards.read_manifest(configs[0].output)
     assert manifest == manifests[0]
-    assert manifest.documents == 400
+    assert manifest.documents == 250
     (file,) = manifest.corpus
     assert file.name == "tfds:novels:1.0.0:train" and file.bytes == sum(map(len, texts))
     plain = prepare.prepare(config(rows, "rows"), log)
