@@ -304,7 +304,7 @@ class _Demo:
         self.log(f"[{len(STAGES)}/{len(STAGES)}] Writing the report.")
         numbers = summary.numbers(settings, stages, self.record["seconds"])
         story = summary.story(self.workdir, settings, stages)
-        page = write_demo_report(self.workdir, numbers, story, self.log)
+        page = write_demo_report(self.workdir, numbers, story)
         result = DemoResult(numbers, verdict(numbers), page, stopped=False)
         for line in ("", result.verdict, "", why(numbers), "", f"Report: {page}"):
             self.log(line)

@@ -1,14 +1,14 @@
 """The report of `bertjax demo`: its result, the figures behind it, and how they were measured."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from etils import epath
 
 from bertjax.files import writing
 from bertjax.report import html
-from bertjax.report.charts import charts_of, write_pngs
+from bertjax.report.charts import charts_of
 from bertjax.report.html import Bar
 from bertjax.rundir.records import REPORT, STORY, Metric
 
@@ -16,26 +16,16 @@ NUMBERS, PAGE = "numbers.json", "index.html"
 
 
 def write_demo_report(
-    workdir: epath.PathLike,
-    numbers: dict[str, Any],
-    story: dict[str, Any],
-    log: Callable[[str], None],
+    workdir: epath.PathLike, numbers: dict[str, Any], story: dict[str, Any]
 ) -> epath.Path:
-    """Writes the demo's report/: index.html, numbers.json, story.json and PNG curves.
+    """Writes index.html, numbers.json and story.json to the demo's report/ and returns the page.
 
-    Args:
-        workdir: directory of the demo.
-        numbers: what `demo.summary.numbers` returns.
-        story: what `demo.summary.story` returns.
-        log: is told if PNG need a package that is not installed.
-
-    Returns:
-        The page.
+    `numbers` and `story` are what the functions of these names in `demo.summary` return.
     """
     directory = epath.Path(workdir) / REPORT
     metrics = {each["name"]: Metric(**each) for each in story["metrics"]}
-    charts = charts_of(story["curve"], metrics)
-    learned = html.figure(charts[0].picture(), _learned(numbers, metrics))
+    main = charts_of(story["curve"], metrics)[0]
+    learned = html.figure(main.picture(), _learned(numbers, metrics))
     body = [*_first_screen(numbers, story, learned), *_details(numbers, story)]
     target = directory / PAGE
     with writing(directory):
@@ -43,7 +33,6 @@ def write_demo_report(
         (directory / STORY).write_text(json.dumps(story, indent=1, ensure_ascii=False) + "\n")
         (directory / NUMBERS).write_text(json.dumps(numbers, indent=2, ensure_ascii=False) + "\n")
         target.write_text(html.page("bertjax demo", body))
-    write_pngs(directory, charts, log)
     return target
 
 

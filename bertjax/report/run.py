@@ -1,4 +1,4 @@
-"""`bertjax report`: the results of runs as HTML files that need no network, and curves as PNG."""
+"""`bertjax report`: the results of runs as HTML files that need no network."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +10,7 @@ from bertjax.config import read_json_object
 from bertjax.errors import UserError
 from bertjax.files import location, writing
 from bertjax.report import comparison, html
-from bertjax.report.charts import charts_of, write_pngs
+from bertjax.report.charts import charts_of
 from bertjax.report.demo import NUMBERS, PAGE, write_demo_report
 from bertjax.rundir.records import (
     CONFIG,
@@ -43,9 +43,7 @@ def report(
     log: Callable[[str], None],
     output: epath.PathLike | None = None,
 ) -> list[epath.Path]:
-    """Writes report/index.html and a PNG of every chart into each directory.
-
-    Several directories also get one page that compares their runs.
+    """Writes report/index.html into each directory, and a page that compares several of them.
 
     Args:
         directories: directories of pre-training, of fine-tuning, or of the demo.
@@ -53,7 +51,7 @@ def report(
         output: the page that compares; by default report/comparison.html in the first directory.
 
     Returns:
-        The pages, in the order of the directories; then the one that compares.
+        The pages in the order of the directories, and then the one that compares.
 
     Raises:
         UserError: there are no directories; one holds no run or is named twice; `output` is given
@@ -71,7 +69,7 @@ def report(
     pages = []
     for directory in named:
         write = _rewrite_demo_report if (directory / REPORT / STORY).exists() else _write_run_report
-        pages.append(write(directory, log))
+        pages.append(write(directory))
         log(f"Wrote {pages[-1]}.")
     if len(named) > 1:
         target = named[0] / REPORT / COMPARISON if output is None else location(output)
@@ -80,7 +78,7 @@ def report(
     return pages
 
 
-def _rewrite_demo_report(directory: epath.Path, log: Callable[[str], None]) -> epath.Path:
+def _rewrite_demo_report(directory: epath.Path) -> epath.Path:
     """Writes the page of a finished demo from its numbers and its story."""
     target = directory / REPORT
     if not (target / NUMBERS).exists():
@@ -88,48 +86,42 @@ def _rewrite_demo_report(directory: epath.Path, log: Callable[[str], None]) -> e
             f"{target / NUMBERS}: no such file; run the same `bertjax demo` again to write it."
         )
     numbers, story = (read_json_object(target / name) for name in (NUMBERS, STORY))
-    return write_demo_report(directory, numbers, story, log)
+    return write_demo_report(directory, numbers, story)
 
 
-def _write_run_report(directory: epath.Path, log: Callable[[str], None]) -> epath.Path:
+def _write_run_report(directory: epath.Path) -> epath.Path:
     """Writes the page of a run directory: its result, its charts and its settings."""
     runs = [(name, read_records(path)) for name, path in run_files(directory)]
     metrics = read_metrics(directory)
-    target = directory / REPORT
-    with writing(target):
-        target.mkdir(parents=True, exist_ok=True)
-    body = html.title(f"bertjax: {directory.name}", headline(directory, dict(runs), metrics))
-    for name, records in runs:
-        charts = charts_of(records, metrics)
+    name = f"bertjax: {directory.name}"
+    body = html.title(name, _headline(directory, [records for _, records in runs], metrics))
+    for seed, records in runs:
         if len(runs) > 1:
-            body.append(html.heading(name))
-        figures = [html.figure(chart.picture(), chart.title) for chart in charts]
+            body.append(html.heading(seed))
+        figures = [
+            html.figure(chart.picture(), chart.title) for chart in charts_of(records, metrics)
+        ]
         body += [*figures[:1], '<div class="pair">', *figures[1:], "</div>"]
-        write_pngs(target, charts, log, prefix="" if len(runs) == 1 else f"{name}-")
     if (directory / CONFIG).exists():
         text = (directory / CONFIG).read_bytes().decode(errors="replace")
         body.append(html.folded(CONFIG, html.preformatted(text.rstrip().split("\n"))))
-    with writing(target):
-        (target / PAGE).write_text(html.page(f"bertjax: {directory.name}", body))
-    return target / PAGE
+    target = directory / REPORT / PAGE
+    with writing(target.parent):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(html.page(name, body))
+    return target
 
 
-def headline(
-    directory: epath.Path, runs: Mapping[str, Sequence[Record]], metrics: Mapping[str, Metric]
+def _headline(
+    directory: epath.Path, runs: Sequence[Sequence[Record]], metrics: Mapping[str, Metric]
 ) -> str:
-    """A run's result in one sentence: its own if it is finished, else its last evaluations.
-
-    Args:
-        directory: holds result.json if the run was finished.
-        runs: {name: records}; several seeds have one name each.
-        metrics: what the run says of its metrics, the main one first.
-    """
-    records = [record for each in runs.values() for record in each]
+    """Returns the sentence of a finished run's result, else the last evaluation of each seed."""
+    records = [record for each in runs for record in each]
     if result := read_result(directory, records):
         return result
     steps = max((record["step"] for record in records), default=0)
     main = next(iter(metrics.values()), None)
-    curves = [points_of(each, "eval", main.name) for each in runs.values()] if main else []
+    curves = [points_of(each, "eval", main.name) for each in runs] if main else []
     last = [points[-1] for points in curves if points]
     if main is None or not last:
         return f"{directory.name}: {steps:,} steps"

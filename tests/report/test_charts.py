@@ -13,7 +13,7 @@ def test_the_main_metric_comes_first_and_a_group_shares_a_chart():
         for step in (1, 2)
     ]
     charts = charts_of(records, metrics)
-    assert [chart.name for chart in charts] == ["loss", "accuracy_by_rank", "other"]
+    assert [chart.title for chart in charts] == ["the loss", "accuracy by rank, held out", "other"]
     assert [line.label for line in charts[1].lines] == ["1 to 9", "10 up"]
     assert charts[1].references == [("10 up: chance", 0.1)]
     assert charts[1].lines[0].points == [(1, 0.25), (2, 0.25)]

@@ -1,5 +1,4 @@
 import json
-import sys
 
 import pytest
 
@@ -72,7 +71,7 @@ def story():
 
 
 def test_demo_page_is_whole_and_asks_no_network(tmp_path, pages):
-    target = demo_report.write_demo_report(tmp_path, numbers(), story(), lambda line: None)
+    target = demo_report.write_demo_report(tmp_path, numbers(), story())
     source, said, reader = pages.read(target)
     assert target == tmp_path / "report" / "index.html"
     assert reader.loads == []
@@ -90,9 +89,7 @@ def test_demo_page_is_whole_and_asks_no_network(tmp_path, pages):
 
 
 def test_first_screen_comes_in_its_order(tmp_path, pages):
-    _, said, _ = pages.read(
-        demo_report.write_demo_report(tmp_path, numbers(), story(), lambda line: None)
-    )
+    _, said, _ = pages.read(demo_report.write_demo_report(tmp_path, numbers(), story()))
     parts = [
         demo_report.verdict(numbers()),
         "58.0 ± 1.2%",
@@ -157,19 +154,8 @@ def test_verdict_says_who_wins(all_labels, few_labels, said):
     assert ("3.3 billion" in reason and "60 minutes" in reason) == (all_labels > 0.58)
 
 
-def test_pngs_and_the_word_about_them(tmp_path, monkeypatch):
-    said = []
-    demo_report.write_demo_report(tmp_path, numbers(), story(), said.append)
-    assert (tmp_path / "report" / "mlm_loss.png").read_bytes().startswith(b"\x89PNG")
-    assert said == []
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)  # as if it were not installed
-    demo_report.write_demo_report(tmp_path / "other", numbers(), story(), said.append)
-    assert len(said) == 1 and "pip install 'bertjax[demo]'" in said[0]
-    assert not list((tmp_path / "other").rglob("*.png"))
-
-
 def test_report_again_gives_the_same_page(tmp_path):
-    target = demo_report.write_demo_report(tmp_path, numbers(), story(), lambda line: None)
+    target = demo_report.write_demo_report(tmp_path, numbers(), story())
     before = target.read_text()
     target.unlink()
     assert report.report([tmp_path], lambda line: None) == [target]
@@ -181,7 +167,7 @@ def test_report_again_gives_the_same_page(tmp_path):
     [("numbers.json", None, "no such file"), ("story.json", "{", "story.json: not JSON")],
 )
 def test_a_demo_that_is_not_whole_is_refused(tmp_path, name, content, sentence):
-    demo_report.write_demo_report(tmp_path, numbers(), story(), lambda line: None)
+    demo_report.write_demo_report(tmp_path, numbers(), story())
     path = tmp_path / "report" / name
     path.unlink()
     if content is not None:
