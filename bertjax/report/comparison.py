@@ -1,9 +1,8 @@
 """One HTML page that compares several runs: curves, last values, settings."""
 
-import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from etils import epath
 
@@ -26,35 +25,27 @@ from bertjax.train.telemetry.metrics_file import read_records
 _NO_SETTINGS = frozenset({"workdir", "fresh"})  # they always differ, and change no result
 
 
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """One run of a comparison."""
-
-    label: str
-    """Its name in tables and curves."""
-    directory: str
-    """Name of its directory, which holds several runs if it has several seeds."""
-    path: epath.Path
-    """Path of its metrics.jsonl."""
+class _Run(NamedTuple):
+    label: str  # name in tables and curves
+    directory: str  # name of its directory, which holds one run for each seed
+    path: epath.Path  # path of its metrics.jsonl
     records: Sequence[Record]
-    settings: dict[str, Any]
-    """The fields of config.json by their dotted names."""
-    metrics: dict[str, Metric]
-    """What the run says of its metrics."""
+    settings: dict[str, Any]  # the fields of config.json by their dotted names
+    metrics: dict[str, Metric]  # how config.json describes the metrics
 
 
 def write_comparison(directories: Sequence[epath.Path], target: epath.Path) -> epath.Path:
-    """Writes the page that compares the runs of several directories.
+    """Writes the page `target`, which compares the runs of several directories.
 
-    Args:
-        directories: run directories; each seed of a fine-tuning is a run.
-        target: the page.
-
-    Raises:
-        UserError: a directory holds no run.
+    Each seed of a fine-tuning is a run. Raises `UserError` if a directory holds no run.
     """
-    runs = read_runs(directories)
+    runs = _read_runs(directories)
     title = f"{len(runs)} runs compared"
+    # The colors of the runs, in a line that stays in sight while the figures scroll.
+    legend = [
+        f"<span>{html.swatch(number)} {html.text(run.label)}</span>"
+        for number, run in enumerate(runs)
+    ]
     body = [
         *html.title("bertjax", title),
         _overview(runs),
@@ -66,7 +57,7 @@ def write_comparison(directories: Sequence[epath.Path], target: epath.Path) -> e
         ),
         _last_values(runs),
         html.heading("Curves"),
-        _legend(runs),
+        f'<p class="legend">{" ".join(legend)}</p>',
         '<div class="pair">',
         *_figures(runs),
         "</div>",
@@ -79,12 +70,8 @@ def write_comparison(directories: Sequence[epath.Path], target: epath.Path) -> e
     return target
 
 
-def read_runs(directories: Sequence[epath.Path]) -> list[Run]:
-    """Reads the runs of directories and gives each a label of its own.
-
-    Raises:
-        UserError: a directory holds no run.
-    """
+def _read_runs(directories: Sequence[epath.Path]) -> list[_Run]:
+    """Reads the runs of directories and gives each a label of its own."""
     names = [directory.name for directory in directories]
     runs = []
     for directory in directories:
@@ -97,11 +84,11 @@ def read_runs(directories: Sequence[epath.Path]) -> list[Run]:
             settings = read_settings(path.parent) or read_settings(directory)
             metrics = read_metrics(path.parent) or read_metrics(directory)
             label = own if len(files) == 1 else f"{own}/{name}"
-            runs.append(Run(label, own, path, read_records(path), settings, metrics))
+            runs.append(_Run(label, own, path, read_records(path), settings, metrics))
     return runs
 
 
-def _overview(runs: Sequence[Run]) -> str:
+def _overview(runs: Sequence[_Run]) -> str:
     rows = []
     for number, run in enumerate(runs):
         steps = max((record["step"] for record in run.records), default=0)
@@ -116,27 +103,17 @@ def _overview(runs: Sequence[Run]) -> str:
     return html.table(["run", "kind", "steps", "directory"], rows, numbers=(2,))
 
 
-def _legend(runs: Sequence[Run]) -> str:
-    """The colors of the runs, in a line that stays in sight while the figures scroll."""
-    names = [
-        f"<span>{html.swatch(number)} {html.text(run.label)}</span>"
-        for number, run in enumerate(runs)
-    ]
-    return f'<p class="legend">{" ".join(names)}</p>'
-
-
-def _last_values(runs: Sequence[Run]) -> str:
+def _last_values(runs: Sequence[_Run]) -> str:
     """A table with a row a metric and a column a run."""
     rows = []
     for kind, metric in _metrics(runs):
         curves = [points_of(run.records, kind, metric.name) for run in runs]
-        last = [points[-1][1] if points else None for points in curves]
-        values = [value for value in last if value is not None]
-        best = _best(kind, metric, values) if len(values) > 1 else None
+        last = [points[-1][1] for points in curves if points]
+        best = _best(kind, metric, last) if len(last) > 1 else None
         cells = []
-        for points, value in zip(curves, last, strict=True):
-            cell = "" if value is None else _number(value)
-            if value is not None and value == best:
+        for points in curves:
+            cell = _number(points[-1][1]) if points else ""
+            if points and points[-1][1] == best:
                 cell = f"<b>{cell}</b>"
             cells.append(cell + _best_so_far(kind, metric, points))
         rows.append([f"{html.text(metric.full_words)}, <small>{KINDS[kind]}</small>", *cells])
@@ -161,7 +138,7 @@ def _best(kind: str, metric: Metric, values: Sequence[float]) -> float | None:
     return min(finite) if metric.better == "min" else max(finite)
 
 
-def _metrics(runs: Sequence[Run]) -> list[tuple[str, Metric]]:
+def _metrics(runs: Sequence[_Run]) -> list[tuple[str, Metric]]:
     """(kind, metric) of all metrics with a value in some run, held-out ones first."""
     found: dict[tuple[str, str], Metric] = {}
     for kind in KINDS:
@@ -172,7 +149,7 @@ def _metrics(runs: Sequence[Run]) -> list[tuple[str, Metric]]:
     return [(kind, metric) for (kind, _), metric in found.items()]
 
 
-def _figures(runs: Sequence[Run]) -> list[str]:
+def _figures(runs: Sequence[_Run]) -> list[str]:
     """A figure for each metric that has a curve in some run, with a line for each run."""
     figures = []
     for kind, metric in _metrics(runs):
@@ -182,14 +159,13 @@ def _figures(runs: Sequence[Run]) -> list[str]:
         lines = [
             Line(run.label, points, *html.color_of(number))
             for number, (run, points) in enumerate(zip(runs, curves, strict=True))
-            if points
         ]
         caption = f"{metric.full_words}, {KINDS[kind]}"
         figures.append(html.figure(html.curves(lines, caption, legend=False), caption))
     return figures
 
 
-def _settings(runs: Sequence[Run]) -> list[str]:
+def _settings(runs: Sequence[_Run]) -> list[str]:
     """A table for each kind of run, with the settings that differ among its directories."""
     tables = []
     for kind in dict.fromkeys(run.settings.get("kind") for run in runs):

@@ -13,6 +13,7 @@ from bertjax.report.html import Bar
 from bertjax.rundir.records import REPORT, STORY, Metric
 
 NUMBERS, PAGE = "numbers.json", "index.html"
+_SUFFIXES = ("", "_few")  # numbers that depend on the labels: all, and few
 
 
 def write_demo_report(
@@ -39,28 +40,33 @@ def write_demo_report(
 def verdict(numbers: dict[str, Any]) -> str:
     """The demo's result in one sentence: the terminal ends and the report begins with it."""
     few = numbers["labels_few"]
-    gain, error = numbers["gain"], numbers["gain_error"]
-    gain_few, error_few = numbers["gain_few"], numbers["gain_error_few"]
-    better = gain > 2 * error and gain_few > 2 * error_few
-    worse = gain < -2 * error and gain_few < -2 * error_few
+    gains = [(numbers[f"gain{rows}"], 2 * numbers[f"gain_error{rows}"]) for rows in _SUFFIXES]
+    better = all(gain > margin for gain, margin in gains)
+    worse = all(gain < -margin for gain, margin in gains)
     lead = "lifts" if better else "lowers" if worse else "does not clearly lift"
     wins = numbers["accuracy_tfidf"] > numbers["accuracy_pretrained"]
     wins_few = numbers["accuracy_tfidf_few"] > numbers["accuracy_pretrained_few"]
     tfidf = {
-        (True, True): "TF-IDF with logistic regression beats it with either",
-        (True, False): f"TF-IDF with logistic regression beats it with all labels, not with {few}",
-        (False, True): f"TF-IDF with logistic regression beats it with {few}, not with all",
-        (False, False): "TF-IDF with logistic regression is behind",
+        (True, True): "beats it with either",
+        (True, False): f"beats it with all labels, not with {few}",
+        (False, True): f"beats it with {few}, not with all",
+        (False, False): "is behind",
     }[wins, wins_few]
     return (
         f"Pre-training on {numbers['words'] / 1e6:.1f} million words of this machine's own "
-        f"documentation {lead} a small BERT from {numbers['accuracy_scratch']:.1%} to "
-        f"{numbers['accuracy_pretrained']:.1%} ({_points(gain, error)}) at telling "
+        f"documentation {lead} a small BERT {_gain(numbers, '')} at telling "
         f"{len(numbers['labels'])} packages apart from {numbers['labels_all']} labelled passages "
-        f"of each, and from {numbers['accuracy_scratch_few']:.1%} to "
-        f"{numbers['accuracy_pretrained_few']:.1%} ({_points(gain_few, error_few)}) from {few}; "
+        f"of each, and {_gain(numbers, '_few')} from {few}; TF-IDF with logistic regression "
         f"{tfidf} ({numbers['accuracy_tfidf']:.1%} and {numbers['accuracy_tfidf_few']:.1%})."
     )
+
+
+def _gain(numbers: dict[str, Any], suffix: str) -> str:
+    scratch, pretrained, gain, error = (
+        numbers[f"{name}{suffix}"]
+        for name in ("accuracy_scratch", "accuracy_pretrained", "gain", "gain_error")
+    )
+    return f"from {scratch:.1%} to {pretrained:.1%} ({100 * gain:+.1f} ± {100 * error:.1f} points)"
 
 
 def why(numbers: dict[str, Any]) -> str:
@@ -80,19 +86,19 @@ def why(numbers: dict[str, Any]) -> str:
 
 def _first_screen(numbers: dict[str, Any], story: dict[str, Any], learned: str) -> list[str]:
     few, seeds = numbers["labels_few"], len(numbers["seeds"])
-    both = {suffix: _bars(numbers, suffix) for suffix in ("", "_few")}
-    longest = max(bar.value for bars in both.values() for bar in bars)  # one scale for both
+    both = [_bars(numbers, suffix) for suffix in _SUFFIXES]
+    longest = max(bar.value for bars in both for bar in bars)  # one scale for both
     return [
         *html.title("bertjax demo", verdict(numbers)),
         '<div class="pair">',
         html.figure(
-            html.bars(both[""], "Accuracy with all labels", longest),
+            html.bars(both[0], "Accuracy with all labels", longest),
             f"{numbers['labels_all']} labelled passages of each package: accuracy on "
             f"{numbers['test_rows']:,} passages of source files that were held out. Whiskers: "
             f"standard deviation over {seeds} seeds of fine-tuning one pre-trained model.",
         ),
         html.figure(
-            html.bars(both["_few"], f"Accuracy with {few} labels", longest),
+            html.bars(both[1], f"Accuracy with {few} labels", longest),
             f"{few} labelled passages of each package, the same test.",
         ),
         "</div>",
@@ -116,11 +122,9 @@ def _learned(numbers: dict[str, Any], metrics: dict[str, Metric]) -> str:
     for metric in metrics.values():
         if metric.reference and metric.name in numbers:
             words, reference = metric.reference
-            value = numbers[metric.name]
-            if metric.better == "min":
-                values.append(f"{metric.words} {value:.2f} nats ({words} {reference:.2f})")
-            else:
-                values.append(f"{metric.words} {value:.1%} ({words} {reference:.1%})")
+            form, unit = (".2f", " nats") if metric.better == "min" else (".1%", "")
+            value = f"{numbers[metric.name]:{form}}{unit}"
+            values.append(f"{metric.words} {value} ({words} {reference:{form}})")
     return (
         f"At the end, on held-out text: {', '.join(values)}. The unigram entropy is the loss of a "
         "model that knows only how often each token occurs. The majority is the share of the more "
@@ -129,19 +133,11 @@ def _learned(numbers: dict[str, Any], metrics: dict[str, Metric]) -> str:
 
 
 def _bars(numbers: dict[str, Any], suffix: str) -> list[Bar]:
-    return [
-        Bar(
-            label,
-            numbers[f"accuracy_{arm}{suffix}"],
-            numbers[f"accuracy_{arm}_deviation{suffix}"],
-            color,
-        )
-        for label, arm, color in (
-            ("pre-trained", "pretrained", "accent"),
-            ("from scratch", "scratch", "second"),
-            ("TF-IDF", "tfidf", "third"),
-        )
-    ]
+    arms = ("pretrained", "scratch", "tfidf")
+    scores = [numbers[f"accuracy_{arm}{suffix}"] for arm in arms]
+    deviations = [numbers[f"accuracy_{arm}_deviation{suffix}"] for arm in arms]
+    labels, colors = ("pre-trained", "from scratch", "TF-IDF"), ("accent", "second", "third")
+    return list(map(Bar, labels, scores, deviations, colors))
 
 
 def _fills(fills: Sequence[dict[str, Any]]) -> str:
@@ -188,7 +184,3 @@ def _details(numbers: dict[str, Any], story: dict[str, Any]) -> list[str]:
             "note",
         ),
     ]
-
-
-def _points(gain: float, error: float) -> str:
-    return f"{100 * gain:+.1f} ± {100 * error:.1f} points"

@@ -8,6 +8,7 @@ import html
 import importlib.resources
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 _COLORS = 8  # the classes run0 to run7
 _MAX_POINTS = 1000
@@ -57,15 +58,14 @@ def folded(summary: str, content: str) -> str:
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[int] = ()) -> str:
     """A table. Cells are HTML; the columns in `numbers` are aligned to the right."""
-    kinds = [' class="number"' if at in numbers else "" for at in range(len(header))]
-    head = "".join(f"<th{kind}>{text(cell)}</th>" for kind, cell in zip(kinds, header, strict=True))
-    body = "".join(
-        "<tr>"
-        + "".join(f"<td{kind}>{cell}</td>" for kind, cell in zip(kinds, row, strict=True))
-        + "</tr>"
-        for row in rows
-    )
-    whole = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+    def line(tag: str, cells: Sequence[str]) -> str:
+        kinds = [' class="number"' if at in numbers else "" for at in range(len(header))]
+        pairs = zip(kinds, cells, strict=True)
+        return "<tr>" + "".join(f"<{tag}{kind}>{cell}</{tag}>" for kind, cell in pairs) + "</tr>"
+
+    head, body = line("th", list(map(text, header))), "".join(line("td", row) for row in rows)
+    whole = f"<table><thead>{head}</thead><tbody>{body}</tbody></table>"
     return f'<div class="scroll">{whole}</div>'
 
 
@@ -74,29 +74,22 @@ def figure(picture: str, caption: str) -> str:
     return f"<figure>{picture}<figcaption>{text(caption)}</figcaption></figure>"
 
 
-@dataclasses.dataclass(frozen=True)
-class Bar:
+class Bar(NamedTuple):
     """One bar of `bars`."""
 
     label: str
-    value: float
-    """From 0 to 1."""
-    deviation: float | None
-    """Standard deviation; None where nothing is random."""
-    color: str
-    """accent, second or third."""
+    value: float  # from 0 to 1
+    deviation: float | None  # standard deviation; None where nothing is random
+    color: str  # accent, second or third
 
 
-def bars(items: Sequence[Bar], title: str, longest: float | None = None) -> str:
+def bars(items: Sequence[Bar], title: str, longest: float) -> str:
     """Horizontal bars with their standard deviations as whiskers.
 
-    Args:
-        items: the bars, from top to bottom.
-        title: what the picture shows, for screen readers.
-        longest: value of a bar of full length; None: the largest value.
+    A bar of the value `longest` has the full length. Screen readers say the title.
     """
     left, width, row, top = 150, 520, 44, 8
-    scale = (width - left - 110) / (longest or max(bar.value for bar in items) or 1.0)
+    scale = (width - left - 110) / (longest or 1.0)
     shapes = []
     for number, bar in enumerate(items):
         y = top + number * row
@@ -121,17 +114,13 @@ def bars(items: Sequence[Bar], title: str, longest: float | None = None) -> str:
     return _svg(width, top + len(items) * row, title, shapes)
 
 
-@dataclasses.dataclass(frozen=True)
-class Line:
+class Line(NamedTuple):
     """One curve of `curves`."""
 
     label: str
-    points: Sequence[tuple[float, float]]
-    """(step, value), steps ascending."""
-    color: str = "accent"
-    """accent, second or third, or a color of `color_of`."""
-    dash: str = ""
-    """Lengths of dashes and gaps, as in SVG; empty: a solid line."""
+    points: Sequence[tuple[float, float]]  # (step, value), steps ascending
+    color: str = "accent"  # accent, second or third, or a color of `color_of`
+    dash: str = ""  # lengths of dashes and gaps, as in SVG; empty: a solid line
 
 
 def color_of(number: int) -> tuple[str, str]:
@@ -155,26 +144,21 @@ def curves(
     references: Sequence[tuple[str, float]] = (),
     legend: bool = True,
 ) -> str:
-    """Curves over steps; empty if no point is finite.
+    """Curves over steps, without points that are not finite; empty if no point is left.
 
-    Args:
-        lines: the curves; points that are not finite are left out.
-        title: what the picture shows, for screen readers.
-        references: (label, value) of horizontal dashed lines to compare with.
-        legend: print the labels above the curves.
+    `references` are (label, value) of horizontal dashed lines to compare with. The legend is above
+    the curves. Screen readers say the title.
     """
     finite = [
-        dataclasses.replace(line, points=points)
+        line._replace(points=points)
         for line in lines
         if (points := [point for point in line.points if all(map(math.isfinite, point))])
     ]
     if not finite:
         return ""
-    values = [y for line in finite for _, y in line.points] + [value for _, value in references]
-    axes = _Axes(
-        max(x for line in finite for x, _ in line.points) or 1,
-        nice_ticks(min(values), max(values)),
-    )
+    steps, values = zip(*(point for line in finite for point in line.points), strict=True)
+    values = (*values, *(value for _, value in references))
+    axes = _Axes(max(steps) or 1, nice_ticks(min(values), max(values)))
     shapes = [
         *axes.grid(),
         *(axes.level(label, value) for label, value in references),
@@ -252,10 +236,7 @@ def _stroke(width: float, dash: str = "") -> str:
 
 
 def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Keeps the lowest and the highest point of every column of pixels; all points if they are few.
-
-    The page of a long run stays small and loses no peak.
-    """
+    """Keeps the lowest and the highest of many points in a column of pixels, and so every peak."""
     if len(points) <= _MAX_POINTS:
         return list(points)
     columns: dict[int, list[tuple[float, float]]] = {}

@@ -19,7 +19,7 @@ def test_many_lines_are_all_different_and_long_ones_keep_their_peaks():
 
 def test_bars_have_lengths_in_proportion():
     items = [Bar("a", 0.2, None, "accent"), Bar("b", 0.6, 0.05, "second")]
-    source = bars(items, "two")
+    source = bars(items, "two", 0.6)
     widths = [float(width) for width in re.findall(r'<rect [^>]*?width="([\d.]+)"', source)]
     assert widths[1] == pytest.approx(3 * widths[0], rel=0.01)
     assert "60.0 ± 5.0%" in source and "20.0%" in source
