@@ -5,7 +5,6 @@ topics of `help("topics")`. Sources are parsed with `ast`; nothing is imported o
 """
 
 import ast
-import dataclasses
 import gc
 import importlib.util
 import inspect
@@ -13,55 +12,18 @@ import re
 import sysconfig
 import warnings
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from etils import epath
 
-PACKAGES = (
-    # dependencies of bertjax
-    "jax",
-    "flax",
-    "optax",
-    "orbax",
-    "numpy",
-    "scipy",
-    "sklearn",
-    "matplotlib",
-    "tensorflow_datasets",
-    "grain",
-    "array_record",
-    "etils",
-    "tyro",
-    "tqdm",
-    "tokenizers",
-    "sentencepiece",
-    "sentencex",
-    "safetensors",
-    # dependencies of these
-    "absl",
-    "huggingface_hub",
-    "rich",
-    "fsspec",
-    "treescope",
-    "joblib",
-    "PIL",
-    "narwhals",
-    "fontTools",
-    "pyparsing",
-    "packaging",
-    "dateutil",
-    "click",
-    "opt_einsum",
-    "humanize",
-    "docstring_parser",
-    "tensorstore",
-    "ml_dtypes",
-    "msgpack",
-    "attr",
-    "psutil",
-    "requests",
-    "urllib3",
-    "pip",
+_PACKAGE_LINE = (
+    "jax flax optax orbax numpy scipy sklearn matplotlib tensorflow_datasets grain array_record "
+    "etils tyro tqdm tokenizers sentencepiece sentencex safetensors "  # dependencies of bertjax
+    "absl huggingface_hub rich fsspec treescope joblib PIL narwhals fontTools pyparsing packaging "
+    "dateutil click opt_einsum humanize docstring_parser tensorstore ml_dtypes msgpack attr psutil "
+    "requests urllib3 pip"
 )
+PACKAGES = tuple(_PACKAGE_LINE.split())
 """Import names of packages whose docstrings are read, if installed, after the standard library."""
 
 STANDARD_LIBRARY = "python"
@@ -120,27 +82,20 @@ _MARKUP = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Passage:
+class Passage(NamedTuple):
     """The prose of one docstring, or of one topic of `help`."""
 
-    package: str
-    """Import name of the package, or "python" for the standard library."""
-    file: str
-    """Path of the module, relative to the directory of packages: "jax/_src/numpy/linalg.py"."""
-    text: str
-    """Paragraphs, each on one line, separated by blank lines."""
+    package: str  # import name, or "python" for the standard library
+    file: str  # path of the module below the directory of packages: "jax/_src/numpy/linalg.py"
+    text: str  # paragraphs, each on one line, separated by blank lines
 
 
 def installed_documentation() -> list[Passage]:
     """Returns the prose of the installed documentation, each paragraph once.
 
     It skips tests, vendored copies and files with little documentation. Within docstrings it skips
-    code, doctests, tables, headings, and the names and types of parameters.
-
-    Returns:
-        The passages ordered by package, path and position in the file. The same installed files
-        give the same list.
+    code, doctests, tables, headings, and the names and types of parameters. The passages are
+    ordered by package, path and position in the file: the same files give the same list.
     """
     # Syntax trees are millions of small objects without cycles, and collecting garbage among them
     # would double the time.
@@ -199,9 +154,7 @@ def _modules() -> Iterator[tuple[str, str, epath.Path]]:
             spec = importlib.util.find_spec(package)  # imports nothing for a top-level name
         except (ImportError, ValueError):
             continue
-        if spec is None:
-            continue
-        for location in spec.submodule_search_locations or ():
+        for location in (spec and spec.submodule_search_locations) or ():
             root = epath.Path(location)
             for path in _sources(root):
                 yield package, f"{package}/{path.relative_to(root).as_posix()}", path
@@ -212,9 +165,8 @@ def _sources(directory: epath.Path) -> Iterator[epath.Path]:
         name = path.name
         if name in _SKIPPED or name.startswith(("test_", ".", "conftest")):
             continue
-        if name.endswith(".py"):
-            if not name.endswith(("_test.py", "_tests.py")):
-                yield path
+        if name.endswith(".py") and not name.endswith(("_test.py", "_tests.py")):
+            yield path
         elif "." not in name and path.is_dir():
             yield from _sources(path)
 
@@ -236,12 +188,12 @@ def _documentation(name: str, path: epath.Path) -> list[str]:
         return []
 
 
-def _docstrings(node: ast.AST) -> Iterator[str]:
-    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-        docstring = ast.get_docstring(node, clean=False)
-        if docstring:
-            yield docstring
-    for child in getattr(node, "body", ()):
+def _docstrings(
+    node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef | ast.If,
+) -> Iterator[str]:
+    if not isinstance(node, ast.If):
+        yield ast.get_docstring(node, clean=False) or ""
+    for child in node.body:
         if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef | ast.If):
             yield from _docstrings(child)
 
@@ -249,9 +201,8 @@ def _docstrings(node: ast.AST) -> Iterator[str]:
 def _topics(tree: ast.Module) -> Iterator[str]:
     for statement in tree.body:
         if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Dict):
-            for value in statement.value.values:
-                if isinstance(value, ast.Constant) and isinstance(value.value, str):
-                    yield value.value
+            values = [getattr(value, "value", None) for value in statement.value.values]
+            yield from (value for value in values if isinstance(value, str))
 
 
 def _paragraphs(docstring: str) -> Iterator[str]:
@@ -262,32 +213,26 @@ def _paragraphs(docstring: str) -> Iterator[str]:
         text = line.strip()
         indent = len(line) - len(line.lstrip())
         if _UNDERLINE.fullmatch(text):
-            yield " ".join(current[:-1])  # the last line was a heading
-            current = []
-            continue
-        if not text or _TABLE.fullmatch(text):
-            yield " ".join(current)
-            current = []
-            continue
-        if _SECTION.fullmatch(text) or _NUMPY_FIELD.fullmatch(text):
+            del current[-1:]  # it was a heading
+            text = ""
+        left_out = (
+            _TABLE.fullmatch(text) or _SECTION.fullmatch(text) or _NUMPY_FIELD.fullmatch(text)
+        )
+        if not text or left_out:
             yield " ".join(current)
             current = []
             continue
         marker = _BULLET.match(text) or _SPHINX_FIELD.match(text)
         if indent and not marker:
             marker = _GOOGLE_FIELD.match(text)
-        if marker or indent < start or (len(current) == 1 and _is_field(current[0], indent, start)):
+        below = len(current) == 1 and indent > start  # only names ("axis", "x, y") are above it
+        if marker or indent < start or (below and _NUMPY_SIGNATURE.fullmatch(current[0])):
             yield " ".join(current)
             current = []
         if not current:
             start = indent
         current.append(text[marker.end() :] if marker else text)
     yield " ".join(current)
-
-
-def _is_field(line: str, indent: int, start: int) -> bool:
-    """Whether a first line consists of names ("axis", "x, y") above their description."""
-    return indent > start and _NUMPY_SIGNATURE.fullmatch(line) is not None
 
 
 def _without_code(text: str) -> Iterator[str]:

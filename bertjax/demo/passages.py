@@ -4,7 +4,6 @@ The names of packages are masked in labelled passages. Dev and test passages com
 of their own: the vocabulary, pre-training and the labelled training rows use no word of them.
 """
 
-import dataclasses
 import functools
 import hashlib
 import json
@@ -49,59 +48,46 @@ _MIN_SENTENCES = 3
 _WORD = re.compile(r"\w+")
 
 
-@dataclasses.dataclass(frozen=True)
-class TaskSizes:
+class TaskSizes(NamedTuple):
     """Maximum numbers of classes and of labelled passages a class."""
 
-    classes: int = 8
-    """Classes: the packages with the most text."""
+    classes: int = 8  # the packages with the most text
     train: int = 100
-    few: int = 32
-    """Training passages where labels are few: the first ones of `train`."""
+    few: int = 32  # training passages where labels are few: the first ones of `train`
     dev: int = 50
     test: int = 120
 
 
-@dataclasses.dataclass(frozen=True)
-class Corpus:
+class Corpus(NamedTuple):
     """Describes what `write_corpus` wrote."""
 
-    labels: tuple[str, ...]
-    """The packages to tell apart."""
+    labels: tuple[str, ...]  # the packages to tell apart
     words: int
     documents: int
-    files: int
-    """Source files that the text is from."""
-    held_out_files: int
-    """Source files of dev and test, absent from the text."""
-    rows: dict[str, int]
-    """Numbers of labelled rows: train, few, dev, test."""
-    sha256: str
-    """Hash of the text and of the labelled rows."""
+    files: int  # source files of the text
+    held_out_files: int  # source files of dev and test, absent from the text
+    rows: dict[str, int]  # numbers of labelled rows: train, few, dev, test
+    sha256: str  # hash of the text and of the labelled rows
 
 
 def write_corpus(
     passages: Sequence[Passage], directory: epath.PathLike, sizes: TaskSizes, seed: int = 0
 ) -> Corpus:
-    """Writes the text to pre-train on and the labelled rows.
+    """Writes the text to pre-train on and the labelled rows of `passages` to `directory`.
 
     text.txt has a sentence a line and a blank line between docstrings (Google's format);
-    train.jsonl, few.jsonl, dev.jsonl and test.jsonl have the fields text and label.
-
-    Args:
-        passages: what `documentation.installed_documentation` returns.
-        directory: where the files go.
-        sizes: sizes of the task.
-        seed: chooses files and passages.
-
-    Raises:
-        UserError: the documentation is too little for a task with two packages.
+    train.jsonl, few.jsonl, dev.jsonl and test.jsonl have the fields text and label. The seed
+    chooses files and passages. Raises `UserError` if fewer than two packages have enough passages.
     """
     directory = epath.Path(directory)
     files = _read_files(passages)
+    lengths = {
+        package: sum(len(passage) for file in own for passage in file.passages)
+        for package, own in files.items()
+    }
     splits = {
         package: split
-        for package in _by_words(files)
+        for package in sorted(files, key=lambda package: (-lengths[package], package))
         if (split := _split_package(package, files[package], sizes, seed)) is not None
     }
     labels = tuple(sorted(list(splits)[: sizes.classes]))
@@ -116,15 +102,13 @@ def write_corpus(
         split: _rows(labels, splits, split, getattr(sizes, split), seed)
         for split in ("train", "few", "dev", "test")
     }
-    kept = [
-        file
-        for package in files
-        for file in files[package]
-        if file.documents and file.name not in held_out
-    ]
+    every = [file for package in files.values() for file in package]
+    kept = [file for file in every if file.documents and file.name not in held_out]
     text = "\n".join("\n".join(document) + "\n" for file in kept for document in file.documents)
     contents = {"text.txt": text}
-    contents |= {f"{split}.jsonl": _json_lines(lines) for split, lines in rows.items()}
+    for split, lines in rows.items():
+        dumped = (json.dumps(row, ensure_ascii=False) + "\n" for row in lines)
+        contents[f"{split}.jsonl"] = "".join(dumped)
     digest = hashlib.sha256()
     for name, content in contents.items():
         digest.update(content.encode())
@@ -143,11 +127,9 @@ def write_corpus(
 def mask_names(texts: Iterable[str], packages: Iterable[str]) -> Iterator[str]:
     """Replaces the names of packages, import names and other usual ones, by "package"."""
     names = {name for package in packages for name in _NAMES.get(package, (package.lower(),))}
-    phrases = [re.escape(name).replace(r"\ ", "[ _-]") for name in sorted(names) if " " in name]
-    long = [
-        re.escape(name) for name in sorted(names) if len(name) >= _WITHIN_A_WORD or name == "jax"
-    ]
-    short = [re.escape(name) for name in sorted(names) if len(name) < _WITHIN_A_WORD]
+    phrases = [name.replace(" ", "[ _-]") for name in sorted(names) if " " in name]
+    long = [name for name in sorted(names) if len(name) >= _WITHIN_A_WORD or name == "jax"]
+    short = [name for name in sorted(names) if len(name) < _WITHIN_A_WORD]
     phrase = re.compile("|".join(phrases) or "(?!)", re.IGNORECASE)
     part = re.compile(
         "|".join([*long, f"(?<![a-z])(?:{'|'.join(short) or '(?!)'})(?![a-z])"]), re.IGNORECASE
@@ -214,31 +196,21 @@ def _join(sentences: Iterable[str]) -> list[str]:
     return passages
 
 
-def _by_words(files: dict[str, list[_File]]) -> list[str]:
-    def words(package: str) -> int:
-        return sum(len(passage) for file in files[package] for passage in file.passages)
-
-    return sorted(files, key=lambda package: (-words(package), package))
-
-
 def _split_package(package: str, files: list[_File], sizes: TaskSizes, seed: int) -> _Split | None:
     """Assigns files in a random order to test, dev, then train; None if they are too few."""
     generator = random.Random(f"files {seed} {package}")
     ordered = sorted(files, key=lambda file: file.name)
     generator.shuffle(ordered)
     total = sum(min(len(file.passages), _MAX_PER_FILE) for file in ordered)
-    shares = {"test": 0.2 * total, "dev": 0.1 * total}
+    wanted = {"test": min(sizes.test, 0.2 * total), "dev": min(sizes.dev, 0.1 * total)}
     passages: dict[str, list[str]] = {"train": [], "dev": [], "test": []}
     held_out: list[str] = []
     for file in ordered:
         chosen = list(file.passages)
         generator.shuffle(chosen)
         chosen = chosen[:_MAX_PER_FILE]
-        split = "train"
-        for each in ("test", "dev"):
-            if len(passages[each]) < min(getattr(sizes, each), shares[each]):
-                split = each
-                break
+        too_few = (split for split in wanted if len(passages[split]) < wanted[split])
+        split = next(too_few, "train")
         passages[split] += chosen
         if split != "train":
             held_out.append(file.name)
@@ -260,7 +232,3 @@ def _rows(
     ]
     random.Random(f"{seed} {split}").shuffle(rows)
     return rows
-
-
-def _json_lines(rows: list[dict[str, str]]) -> str:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

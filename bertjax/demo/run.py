@@ -12,12 +12,25 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 from etils import epath
 
-from bertjax.demo import pacing
+from bertjax.data.audit.report import is_clean
+from bertjax.data.prepare.run import PrepareConfig, prepare
+from bertjax.demo import documentation, pacing, passages, summary
+from bertjax.demo.baseline import check_installed, tfidf_accuracy
 from bertjax.demo.hyperparameters import Hyperparameters
 from bertjax.errors import Stopped, UserError
 from bertjax.files import output_directory, write_atomically
+from bertjax.finetune.run import finetune
+from bertjax.inference.predict import predict
+from bertjax.interop.huggingface import from_pretrained
+from bertjax.model.bert import init_params
+from bertjax.pretrain.run import pretrain
+from bertjax.report.demo import verdict, why, write_demo_report
+from bertjax.text.tokenizer import load_tokenizer
+from bertjax.text.tokenizer_training import TokenizerConfig, train_tokenizer
+from bertjax.train.loop import Hooks
 from bertjax.train.telemetry.fields import duration
 
 RECORD = "demo.json"
@@ -55,28 +68,18 @@ class DemoConfig:
 class DemoResult(NamedTuple):
     """Result of a demo; without content if a signal stopped it, after which it can resume."""
 
-    numbers: dict[str, Any]
-    """The content of numbers.json."""
-    verdict: str
-    """The result in one sentence."""
-    report: epath.Path | None
-    """The page."""
+    numbers: dict[str, Any]  # the content of numbers.json
+    verdict: str  # the result in one sentence
+    report: epath.Path | None  # the page
     stopped: bool
 
 
 def demo(config: DemoConfig, log: Callable[[str], None]) -> DemoResult:
-    """Runs, or resumes, the demo.
+    """Runs, or resumes, the demo; `log` is given one line at a time.
 
-    Args:
-        config: where, and how long.
-        log: is given one line at a time.
-
-    Raises:
-        UserError: scikit-learn is missing, the documentation installed here is too little, or the
-            directory holds another demo.
+    Raises `UserError` if scikit-learn is missing, the documentation installed here is too little,
+    or the directory holds another demo.
     """
-    from bertjax.demo.baseline import check_installed
-
     check_installed()
     try:
         return _Demo(config, log).run()
@@ -93,26 +96,22 @@ class _Demo:
         self.hyper = Hyperparameters.of(config.minutes)
         self.workdir = output_directory(config.workdir)
         self.seeds = tuple(range(config.seed, config.seed + self.hyper.seeds))
-        self.record = self._open_record()
-
-    def _open_record(self) -> dict[str, Any]:
         settings = {
-            "minutes": self.config.minutes,
-            "seed": self.config.seed,
+            "minutes": config.minutes,
+            "seed": config.seed,
             "seeds": list(self.seeds),
             "hyperparameters": json.loads(json.dumps(dataclasses.asdict(self.hyper))),
         }
         path = self.workdir / RECORD
-        if not path.exists():
-            return {"settings": settings, "stages": {}, "seconds": {}}
-        record = json.loads(path.read_text())
-        changed = [name for name in settings if record["settings"].get(name) != settings[name]]
-        if changed:
+        self.record = {"settings": settings, "stages": {}, "seconds": {}}
+        if path.exists():
+            self.record = json.loads(path.read_text())
+        before = self.record["settings"]
+        if changed := [name for name in settings if before.get(name) != settings[name]]:
             raise UserError(
                 f"{path}: holds a demo with another {' and '.join(changed)}: give another "
                 "`workdir`, or remove this one to start again."
             )
-        return record
 
     def run(self) -> DemoResult:
         stage, hyper = self._stage, self.hyper
@@ -156,22 +155,18 @@ class _Demo:
         return done[name]
 
     def _corpus(self) -> dict[str, Any]:
-        from bertjax.demo.documentation import installed_documentation
-        from bertjax.demo.passages import TaskSizes, write_corpus
-
-        corpus = write_corpus(
-            installed_documentation(), self.workdir / "corpus", TaskSizes(), self.config.seed
+        installed = documentation.installed_documentation()
+        corpus = passages.write_corpus(
+            installed, self.workdir / "corpus", passages.TaskSizes(), self.config.seed
         )
         self.log(
             f"{corpus.words:,} words of {corpus.files:,} source files, and "
             f"{len(corpus.labels)} packages to tell apart: {', '.join(corpus.labels)}; "
             f"{corpus.held_out_files} more source files are kept for dev and test alone."
         )
-        return dataclasses.asdict(corpus)
+        return corpus._asdict()
 
     def _tokenizer(self) -> dict[str, Any]:
-        from bertjax.text.tokenizer_training import TokenizerConfig, train_tokenizer
-
         config = TokenizerConfig(
             input=(str(self.workdir / "corpus" / "text.txt"),),
             output=str(self.workdir / "tokenizer"),
@@ -180,9 +175,6 @@ class _Demo:
         return {"vocab_size": train_tokenizer(config, self.log).vocab_size}
 
     def _prepare(self) -> dict[str, Any]:
-        from bertjax.data.audit.report import is_clean
-        from bertjax.data.prepare.run import PrepareConfig, prepare
-
         config = PrepareConfig(
             input=(str(self.workdir / "corpus" / "text.txt"),),
             tokenizer=str(self.workdir / "tokenizer"),
@@ -225,21 +217,13 @@ class _Demo:
         return budget._asdict()
 
     def _pretrain(self) -> dict[str, Any]:
-        import jax
-
-        from bertjax.demo.summary import keep_blanks
-        from bertjax.model.bert import init_params
-        from bertjax.pretrain.run import pretrain
-        from bertjax.text.tokenizer import load_tokenizer
-        from bertjax.train.loop import Hooks
-
         steps, model = self.budget["steps"], self.hyper.model()
         tokenizer = load_tokenizer(self.workdir / "tokenizer")
 
         def fill(state: Any) -> None:
             if (step := int(state.step)) in (0, steps // 10, steps):
                 params = state.averaged_params()
-                keep_blanks(self.workdir / "fills", tokenizer, model, step, params)
+                summary.keep_blanks(self.workdir / "fills", tokenizer, model, step, params)
 
         hooks = Hooks(on_init=fill, on_eval=lambda step, metrics, state: fill(state))
 
@@ -252,8 +236,6 @@ class _Demo:
         return {"metrics": result.metrics, "parameters": parameters, "steps": steps}
 
     def _finetune(self, arm: str, rows: str) -> dict[str, Any]:
-        from bertjax.finetune.run import finetune
-
         def log(line: str) -> None:
             if not line.startswith("step "):
                 self.log(f"      {line}")
@@ -269,8 +251,6 @@ class _Demo:
         }
 
     def _tfidf(self) -> dict[str, Any]:
-        from bertjax.demo.baseline import tfidf_accuracy
-
         corpus = self.workdir / "corpus"
         return {
             rows: tfidf_accuracy(*(corpus / f"{split}.jsonl" for split in (rows, "dev", "test")))
@@ -278,14 +258,11 @@ class _Demo:
         }
 
     def _predict(self) -> list[dict[str, Any]]:
-        from bertjax.inference.predict import predict
-        from bertjax.interop.huggingface import from_pretrained
-
         lines = (self.workdir / "corpus" / "test.jsonl").read_text().splitlines()
-        by_label: dict[str, dict[str, str]] = {}
+        first_of: dict[str, dict[str, str]] = {}
         for row in map(json.loads, lines):
-            by_label.setdefault(row["label"], row)
-        rows = list(by_label.values())[:5]
+            first_of.setdefault(row["label"], row)
+        rows = list(first_of.values())[:5]
         model = from_pretrained(self.workdir / "finetune" / "pretrained-train")
         results = []
         for row, answer in zip(rows, predict(model, [row["text"] for row in rows]), strict=True):
@@ -297,18 +274,15 @@ class _Demo:
         return results
 
     def _report(self) -> DemoResult:
-        from bertjax.demo import summary
-        from bertjax.report.demo import verdict, why, write_demo_report
-
         settings, stages = self.record["settings"], self.record["stages"]
         self.log(f"[{len(STAGES)}/{len(STAGES)}] Writing the report.")
         numbers = summary.numbers(settings, stages, self.record["seconds"])
         story = summary.story(self.workdir, settings, stages)
         page = write_demo_report(self.workdir, numbers, story)
         result = DemoResult(numbers, verdict(numbers), page, stopped=False)
-        for line in ("", result.verdict, "", why(numbers), "", f"Report: {page}"):
-            self.log(line)
-        for line in ("", "Next:", *(line and f"  {line}" for line in story["commands"])):
+        following = (line and f"  {line}" for line in story["commands"])
+        lines = (result.verdict, "", why(numbers), "", f"Report: {page}", "", "Next:", *following)
+        for line in ("", *lines):
             self.log(line)
         return result
 
