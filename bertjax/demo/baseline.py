@@ -23,15 +23,11 @@ def check_installed() -> None:
 def tfidf_accuracy(
     train: epath.PathLike, dev: epath.PathLike, test: epath.PathLike
 ) -> dict[str, Any]:
-    """Trains logistic regression over words and word pairs.
-
-    Args:
-        train: rows with the columns text and label.
-        dev: rows that choose the regularization C.
-        test: rows to report on.
+    """Trains logistic regression over words and word pairs of files with columns text and label.
 
     Returns:
-        test and dev: the accuracies; strength: the chosen C; tried: {C: accuracy on the dev rows}.
+        test and dev: the accuracies; strength: the regularization C that is best on the dev rows;
+        tried: {C: accuracy on the dev rows}.
     """
     check_installed()
     from sklearn.feature_extraction.text import TfidfVectorizer
@@ -39,19 +35,13 @@ def tfidf_accuracy(
 
     splits = [read_table(path, ["text", "label"]).columns for path in (train, dev, test)]
     words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
-    known, *others = [
-        words.fit_transform(split["text"]) if number == 0 else words.transform(split["text"])
-        for number, split in enumerate(splits)
-    ]
-    scores: dict[float, tuple[float, float]] = {}
+    rows = [words.fit_transform(splits[0]["text"])]
+    rows += [words.transform(split["text"]) for split in splits[1:]]
+    scores = {}
     for strength in _STRENGTHS:
         model = LogisticRegression(C=strength, max_iter=1000, tol=1e-3)
-        model.fit(known, splits[0]["label"])
-        on_dev, on_test = (
-            float(model.score(rows, split["label"]))
-            for rows, split in zip(others, splits[1:], strict=True)
-        )
-        scores[strength] = on_dev, on_test
+        model.fit(rows[0], splits[0]["label"])
+        scores[strength] = [float(model.score(rows[at], splits[at]["label"])) for at in (1, 2)]
     best = max(scores, key=lambda strength: scores[strength][0])
     return {
         "test": scores[best][1],

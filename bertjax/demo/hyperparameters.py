@@ -29,27 +29,22 @@ class Hyperparameters:
     """Sizes, rates and numbers of steps."""
 
     size: str = "tiny"
-    """Named size of the model."""
+    # Most words are whole: a passage's topic lies in its words, not in their pieces.
     vocab_size: int = 8192
-    """Large enough for most words to be whole: a passage's topic lies in its words, not in their
-    pieces."""
     max_seq_length: int = 64
-    batch_size: int = 32
-    """Small, for more updates from the same text."""
+    batch_size: int = 32  # small, for more updates from the same text
+    # More predictions than BERT's 0.15 and fewer neighbors to guess from teach the model more of
+    # what a passage is about.
     masking_rate: float = 0.3
-    """Gives more predictions than BERT's 0.15 and leaves fewer neighbors to guess from, so that
-    the model learns more of what a passage is about."""
     learning_rate: float = 2e-3
-    beta2: float = 0.98
-    """0.999 would average over a thousand steps, as many as there are."""
+    beta2: float = 0.98  # 0.999 would average over a thousand steps, as many as there are
+    # BERT's 0.02 suits a width of 768; a narrow model starts learning sooner from this.
     initializer_range: float = 0.05
-    """BERT's 0.02 suits a width of 768; a narrow model starts learning sooner from this."""
     warmup_share: float = 0.1
+    # Pre-training takes these steps even if they exceed the time: it learns next sentences from
+    # about here on.
     min_steps: int = 900
-    """Pre-training takes these steps even if they exceed the time: it learns next sentences from
-    about here on."""
-    max_epochs: float = 40.0
-    """More epochs only memorize the text."""
+    max_epochs: float = 40.0  # more epochs only memorize the text
     finetune_rates: tuple[float, ...] = (1e-3, 2e-3)
     finetune_batch_size: int = 32
     epochs: int = 4
@@ -116,13 +111,9 @@ class Hyperparameters:
     def finetuning(
         self, workdir: epath.Path, arm: str, rows: str, seeds: tuple[int, ...]
     ) -> FinetuneConfig:
-        """The configuration of fine-tuning.
+        """The configuration of fine-tuning the "pretrained" or "scratch" `arm` on the split `rows`.
 
-        Args:
-            workdir: directory of the demo.
-            arm: "pretrained" or "scratch".
-            rows: "train" or "few", the rows to train on.
-            seeds: of all runs.
+        `workdir` is the directory of the demo. `rows` is "train" or "few".
         """
         corpus = workdir / "corpus"
         return FinetuneConfig(

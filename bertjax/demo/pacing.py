@@ -29,20 +29,12 @@ class Speed(NamedTuple):
 
     pretrain_step: float
     finetune_step: float
-    read_row: float
-    """Forward pass of one row, as in an evaluation."""
-    compile: float
-    """Compilation of one program."""
+    read_row: float  # forward pass of one row, as in an evaluation
+    compile: float  # compilation of one program
 
 
 def measure(config: PretrainConfig, hyper: Hyperparameters) -> Speed:
-    """Times the gradient of pre-training on random ids, for a few seconds.
-
-    Args:
-        config: configuration of pre-training; its data give the vocabulary and the length.
-        hyper: gives the batch size of fine-tuning.
-    """
-    finetune_batch_size = hyper.finetune_batch_size
+    """Times the gradient of pre-training on random ids, for a few seconds."""
     manifest = read_manifest(config.directories[0])
     model, length = config.model.resolve(manifest.vocab_size), manifest.max_seq_length
     predictions = config.masking.predictions(length)
@@ -60,12 +52,12 @@ def measure(config: PretrainConfig, hyper: Hyperparameters) -> Speed:
     each = float(np.median([seconds() for _ in range(_REPEATS)]))
     # Fine-tuning has no masked-LM head.
     share = encoder_flops(model, length) / objective.flops(model, length, predictions)
-    finetune_step = each * share * finetune_batch_size / config.batch_size
+    finetune_step = each * share * hyper.finetune_batch_size / config.batch_size
     return Speed(
         pretrain_step=each * _STEP_OVER_GRADIENT,
         finetune_step=finetune_step * _STEP_OVER_GRADIENT,
         # A backward pass takes twice as long as a forward pass.
-        read_row=finetune_step / finetune_batch_size / 3,
+        read_row=finetune_step / hyper.finetune_batch_size / 3,
         compile=first - each,
     )
 
@@ -73,33 +65,20 @@ def measure(config: PretrainConfig, hyper: Hyperparameters) -> Speed:
 class Budget(NamedTuple):
     """Work that fits into the time; all but `steps` in seconds."""
 
-    steps: int
-    """Steps of pre-training."""
+    steps: int  # steps of pre-training
     pretrain: float
-    train: float
-    """Fine-tuning one of the two models with all labels."""
-    few: float
-    """The same with few labels."""
-    late: float
-    """Time beyond what was asked for; 0 if the demo fits."""
+    train: float  # fine-tuning one of the two models with all labels
+    few: float  # the same with few labels
+    late: float  # time beyond what was asked for; 0 if the demo fits
 
 
 def budget(
-    hyper: Hyperparameters,
-    speed: Speed,
-    *,
-    rows: dict[str, int],
-    examples: int,
-    seconds: float,
+    hyper: Hyperparameters, speed: Speed, *, rows: dict[str, int], examples: int, seconds: float
 ) -> Budget:
     """Gives pre-training the time that the other stages leave.
 
-    Args:
-        hyper: what to train.
-        speed: speed of this machine.
-        rows: numbers of labelled rows: train, few, dev, test.
-        examples: number of training examples of pre-training.
-        seconds: time left for all unfinished stages.
+    `rows` are the numbers of labelled rows: train, few, dev, test. `examples` is the number of
+    training examples of pre-training, `seconds` the time left for all unfinished stages.
     """
     runs = len(hyper.finetune_rates) + hyper.seeds - 1
     scoring = (rows["dev"] + rows["test"]) * speed.read_row + _CHECKPOINT

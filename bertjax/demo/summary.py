@@ -34,21 +34,15 @@ SENTENCES = (
 def numbers(
     settings: dict[str, Any], stages: dict[str, Any], seconds: dict[str, float]
 ) -> dict[str, Any]:
-    """Returns the content of numbers.json.
+    """Returns the content of numbers.json from that of demo.json.
 
-    Args:
-        settings: settings of the demo: minutes, seed, seeds, hyperparameters.
-        stages: {name: result} of the stages, as demo.json has them.
-        seconds: {name: seconds} of the stages.
-
-    Returns:
-        JSON values. Accuracies are shares of the test rows. Names that end in _few belong to
-        fine-tuning with few labels. Names with _deviation are standard deviations over the seeds,
-        None for TF-IDF, where nothing is random. gain is the accuracy of the pre-trained model
-        minus that from scratch, gain_error its standard error.
+    Accuracies are shares of the test rows. Names that end in _few belong to fine-tuning with few
+    labels. Names with _deviation are standard deviations over the seeds, None for TF-IDF, where
+    nothing is random. gain is the accuracy of the pre-trained model minus that from scratch,
+    gain_error its standard error.
     """
     corpus = stages["corpus"]
-    result: dict[str, Any] = {
+    return {
         "seconds": round(sum(seconds.values()), 1),
         "minutes_asked_for": settings["minutes"],
         "words": corpus["words"],
@@ -62,10 +56,8 @@ def numbers(
         "labels_all": round(corpus["rows"]["train"] / len(corpus["labels"])),
         "labels_few": round(corpus["rows"]["few"] / len(corpus["labels"])),
         "test_rows": corpus["rows"]["test"],
-    }
-    for rows, suffix in (("train", ""), ("few", "_few")):
-        result |= _comparison(stages, rows, suffix)
-    return result | {
+        **_comparison(stages, "train", ""),
+        **_comparison(stages, "few", "_few"),
         "corpus_sha256": corpus["sha256"],
         "seeds": settings["seeds"],
         "device": device(),
@@ -82,15 +74,20 @@ def _comparison(stages: dict[str, Any], rows: str, suffix: str) -> dict[str, Any
         tuned = stages[f"finetune-{arm}-{rows}"]
         scores = tuned["test"]
         deviation = statistics.stdev(scores) if len(scores) > 1 else 0.0
-        result[f"accuracy_{arm}{suffix}"] = statistics.fmean(scores)
-        result[f"accuracy_{arm}_deviation{suffix}"] = deviation
-        result[f"accuracy_{arm}_by_seed{suffix}"] = scores
-        result[f"learning_rate_{arm}{suffix}"] = tuned["learning_rate"]
         errors.append(deviation / math.sqrt(len(scores)))
-    result[f"accuracy_tfidf{suffix}"] = stages["tfidf"][rows]["test"]
-    result[f"accuracy_tfidf_deviation{suffix}"] = None
-    gain = result[f"accuracy_pretrained{suffix}"] - result[f"accuracy_scratch{suffix}"]
-    return result | {f"gain{suffix}": gain, f"gain_error{suffix}": math.hypot(*errors)}
+        result |= {
+            f"accuracy_{arm}": statistics.fmean(scores),
+            f"accuracy_{arm}_deviation": deviation,
+            f"accuracy_{arm}_by_seed": scores,
+            f"learning_rate_{arm}": tuned["learning_rate"],
+        }
+    result |= {
+        "accuracy_tfidf": stages["tfidf"][rows]["test"],
+        "accuracy_tfidf_deviation": None,
+        "gain": result["accuracy_pretrained"] - result["accuracy_scratch"],
+        "gain_error": math.hypot(*errors),
+    }
+    return {f"{name}{suffix}": value for name, value in result.items()}
 
 
 def keep_blanks(
@@ -102,13 +99,10 @@ def keep_blanks(
     """
     task = {"kind": "pretraining", "max_seq_length": model.max_position_embeddings}
     answers = fill_mask(Pretrained(model, jax.device_get(params), tokenizer, task), SENTENCES)
-    sentences = [
-        {
-            "text": answer["text"],
-            "tokens": [(token["token"].strip(), token["score"]) for token in answer["masks"][0]],
-        }
-        for answer in answers
-    ]
+    sentences = []
+    for answer in answers:
+        tokens = [(token["token"].strip(), token["score"]) for token in answer["masks"][0]]
+        sentences.append({"text": answer["text"], "tokens": tokens})
     text = json.dumps({"step": step, "sentences": sentences}, indent=1, ensure_ascii=False) + "\n"
     write_atomically(directory / f"step-{step:08d}.json", text.encode())
 
@@ -116,11 +110,7 @@ def keep_blanks(
 def story(
     workdir: epath.PathLike, settings: dict[str, Any], stages: dict[str, Any]
 ) -> dict[str, Any]:
-    """Returns what the report shows besides the numbers, as JSON values.
-
-    curve: records of metrics.jsonl; metrics: their descriptions; fills: the likeliest words for the
-    blanks at several steps; predictions; method: paragraphs; commands: lines for a shell.
-    """
+    """Returns the content of story.json: what the report shows besides the numbers."""
     workdir = epath.Path(workdir)
     run = workdir / "pretrain"
     fills = [json.loads(path.read_text()) for path in (workdir / "fills").glob("*.json")]
