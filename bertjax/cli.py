@@ -178,7 +178,7 @@ def _prepare(arguments: list[str]) -> int:
         return EXIT_DONE if is_clean or not audited.strict else EXIT_WARNED
     with flags_of(PrepareConfig, _say) as say:
         note = "With --audit it prints only warnings, about text or about finished shards."
-        config = parsing.parse(PrepareConfig, "prepare", arguments, note)
+        config = parsing.parse(PrepareConfig, "prepare", arguments, note=note)
         if config.estimate:
             estimate(config, say)
             return EXIT_DONE

@@ -88,7 +88,12 @@ def _dataclass(hint: Any) -> type | None:
 
 
 def parse(
-    kind: type[Config], verb: str, arguments: list[str], note: str = "", **more: Any
+    kind: type[Config],
+    verb: str,
+    arguments: list[str],
+    *,
+    default: Config | None = None,
+    note: str = "",
 ) -> Config:
     """Returns a configuration from the words after a verb.
 
@@ -98,14 +103,15 @@ def parse(
         kind: the configuration, a dataclass.
         verb: words before the flags, for the help.
         arguments: words after the verb.
+        default: a configuration to change, such as a recipe's.
         note: a paragraph of the help, after the docstring of `kind`.
-        **more: arguments of `tyro.cli`.
 
     Raises:
         UserError: the configuration refuses the values.
     """
     import tyro
 
+    options: dict[str, Any] = {} if default is None else {"default": default}
     try:
         return tyro.cli(
             kind,
@@ -113,7 +119,7 @@ def parse(
             prog=f"bertjax {verb}",
             description=_description(kind, note),
             registry=_registry(kind),
-            **more,
+            **options,
         )
     except _Refused as refused:
         raise refused.error from None
@@ -217,7 +223,7 @@ def _metavar(hint: Any) -> str:
 def parse_recipe(kind: type[Config], verb: str, arguments: list[str]) -> Config:
     """Returns a configuration: flags over a recipe, if there is one, or over defaults."""
     verb, config, flags = read_recipe(kind, verb, arguments)
-    return parse(kind, verb, flags) if config is None else parse(kind, verb, flags, default=config)
+    return parse(kind, verb, flags, default=config)
 
 
 def read_recipe(

@@ -50,8 +50,7 @@ class FinetuneArguments:
 
     def parse(self) -> FinetuneConfig:
         """Returns the configuration; exits on --help."""
-        default = {} if self.default is None else {"default": self.default}
-        parsed = parsing.parse(self.type, self.verb, self.flags, **default)
+        parsed = parsing.parse(self.type, self.verb, self.flags, default=self.default)
         return FinetuneConfig(**_values(parsed))
 
 
