@@ -39,7 +39,7 @@ _INITIALIZED = {"generator_mlm": "mlm"}
 
 
 class Detection(NamedTuple):
-    """What the generator and the discriminator return."""
+    """The outputs of the generator and the discriminator."""
 
     generator: jax.Array
     """Masked-LM logits [B, P, V]."""

@@ -64,9 +64,9 @@ class SecondPhase:
     """Directory of its shards; several are mixed. Same tokenizer and objective as the first phase.
     `bertjax prepare` with two values of max_seq_length (128 512) makes the data of both phases."""
     data_weights: tuple[float, ...] = ()
-    """As in the first phase."""
+    """Shares of its data directories; see data_weights of the run."""
     length_buckets: tuple[int, ...] = ()
-    """As in the first phase."""
+    """Lengths of its rows; see length_buckets of the run."""
     after_steps: int | None = None
     """Number of steps in the first phase. The second phase has the rest of `loop.train_steps`."""
     batch_size: int | None = None

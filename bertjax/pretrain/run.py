@@ -66,7 +66,7 @@ class PretrainResult:
 
 
 class Inputs(NamedTuple):
-    """What a run reads."""
+    """The data and the tokenizer of a run."""
 
     phases: tuple[Phase, ...]
     tokenizer: Tokenizer
@@ -86,7 +86,7 @@ class Inputs(NamedTuple):
 
 
 class Built(NamedTuple):
-    """What a run compiles."""
+    """The programs of a run and its evaluation."""
 
     mesh: Mesh
     programs: list[Program]

@@ -1,4 +1,4 @@
-"""Data directories that fit together, and what is said of those that do not."""
+"""Data directories that can be mixed, and the errors for those that can't."""
 
 import math
 
@@ -22,7 +22,7 @@ def test_corpora(two):
     assert corpora.examples("train") == 38 and corpora.examples("held_out") == 12
     assert Corpora.of(two, (0.7, 0.3)).weights == (7, 3)
     assert Corpora.of(two, (1e-7, 1.0)).shares == pytest.approx((1e-7, 1.0))
-    # Of one directory, it is what it was before there could be several.
+    # A single directory is recorded by its hash alone.
     assert Corpora.of(two[:1]).setting() == corpora.manifests[0].hash
     assert corpora.setting() == {
         "manifests": [manifest.hash for manifest in corpora.manifests],

@@ -1,4 +1,4 @@
-"""Several corpora as one stream: exact shares, whole epochs, the same rows however asked for."""
+"""Several corpora as one stream: exact shares, whole epochs, the same rows for any request."""
 
 import collections
 
@@ -76,7 +76,7 @@ def test_same_rows_for_any_number_of_hosts(two, processes, lengths):
 
 
 def test_the_order_of_a_mixture_is_this_one(two):
-    # A change of it breaks the resuming of runs: it needs another name in mixture.py.
+    # A changed order breaks resuming: it needs a new name in order.py.
     corpus, indices = mixed(two, seed=12345).examples(0, np.arange(8))
     assert corpus.tolist() == [0, 1, 0, 0, 0, 1, 0, 0]
     assert indices.tolist() == [13, 6, 25, 7, 5, 2, 10, 1]

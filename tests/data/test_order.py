@@ -1,4 +1,4 @@
-"""What is drawn when: permutations are permutations, and shares hold at every place."""
+"""The order of examples: permutations are permutations, and shares hold for every prefix."""
 
 import fractions
 import math
@@ -22,8 +22,8 @@ def test_permuted_is_a_permutation(size):
             assert (permuted(places, size, key) == seen).mean() < 0.01
 
 
-# Chi-square of where each place goes, with size - 1 degrees of freedom, and of pairs of neighbours,
-# with size * (size - 1) - 1: their 1 - 1e-6 quantiles.
+# The 1 - 1e-6 quantiles of chi-square with size - 1 degrees of freedom (targets of a position) and
+# with size * (size - 1) - 1 (pairs of neighbors).
 @pytest.mark.parametrize(("size", "most", "most_of_pairs"), [(5, 34, 64), (12, 49, 220)])
 def test_permuted_is_uniform(size, most, most_of_pairs):
     keys = 3000
@@ -37,17 +37,18 @@ def test_permuted_is_uniform(size, most, most_of_pairs):
     assert ((pairs - expected) ** 2 / expected).sum() < most_of_pairs
 
 
-def test_neighbours_are_far_apart_in_a_large_range():
+def test_neighbors_are_far_apart_in_a_large_range():
     size = 1_000_003
     seen = permuted(np.arange(20_000), size, (1, 2))
     assert len(np.unique(seen)) == 20_000
-    # Of independent uniform values: mean size / 2, neighbours uncorrelated, within 5 deviations.
+    # Independent uniform values have the mean size / 2 and uncorrelated neighbors, to within 5
+    # standard deviations.
     assert abs(seen.mean() / size - 0.5) < 5 * 0.289 / np.sqrt(20_000)
     assert abs(np.corrcoef(seen[:-1], seen[1:])[0, 1]) < 5 / np.sqrt(20_000)
 
 
 def test_the_order_is_this_one():
-    # A change of the order breaks the resuming of runs: it needs another name in order.py.
+    # A changed order breaks resuming: it needs a new name in order.py.
     first = [927, 445, 208, 761, 890, 843, 841, 735]
     assert permuted(np.arange(8), 1000, (12345, 0)).tolist() == first
     assert in_epochs(np.arange(8), 1000, 12345).tolist() == first
@@ -86,7 +87,7 @@ def test_seven_to_three_by_hand():
     parts, draws = interleave(np.arange(10), [7, 3])
     assert parts.tolist() == [0, 1, 0, 0, 0, 1, 0, 0, 1, 0]
     assert draws.tolist() == [0, 0, 1, 2, 3, 1, 4, 5, 2, 6]
-    # Of up to four parts, each has its share of the first places give or take one.
+    # Each of up to four sources has its share of every prefix to within one position.
     parts, _ = interleave(np.arange(1000), [500, 300, 199, 1])
     for end in range(1, 1001):
         found = np.bincount(parts[:end], minlength=4)

@@ -59,7 +59,7 @@ def document_of(documents):
 
 
 def statistics(pairs, documents):
-    """What must agree: lengths, share of random ones, pairs a document, where truncation cuts."""
+    """Statistics to compare: lengths, labels, pairs per document, positions of truncation."""
     owner = document_of(documents)
     starts = {int(sentence[0]) for document in documents for sentence in document}
     per_document = np.zeros(len(documents))
@@ -70,8 +70,8 @@ def statistics(pairs, documents):
     return np.array(rows, float), per_document
 
 
-# What each setting is about: usual text; long sentences (truncation, chunks of one sentence); short
-# documents (chunks that end with the document); targets that are often short.
+# Usual text; long sentences (truncation, chunks of one sentence); short documents (chunks that end
+# with the document); targets that are often short.
 SETTINGS = {
     "usual": ({"count": 20, "sentences": (5, 40), "words": (3, 40)}, 128, 0.1),
     "long sentences": ({"count": 20, "sentences": (2, 30), "words": (10, 90)}, 64, 0.1),

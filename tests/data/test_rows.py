@@ -15,7 +15,7 @@ LENGTH = 16
 
 @pytest.fixture
 def manifests(make_data, some_pairs):
-    """By (segments, whether ids are wide)."""
+    """Manifests by (segments, whether ids are wide)."""
     read = shards.read_manifest
     return {
         (segments, wide): read(

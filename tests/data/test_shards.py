@@ -107,7 +107,7 @@ def test_hash_follows_what_training_depends_on(make_data, some_pairs):
     assert manifest.hash != other.hash
     for change in ({"vocab_size": 101}, {"tokenizer_sha256": "1"}, {"sep_id": 9}):
         assert dataclasses.replace(manifest, **change).hash != manifest.hash
-    # Where the text came from and what was counted decide nothing.
+    # The text's origin and counts are not part of the hash.
     assert dataclasses.replace(manifest, corpus=(), words=5).hash == manifest.hash
 
 
@@ -188,7 +188,7 @@ def test_missing_and_truncated_shards_are_named(make_data, some_pairs):
 
 @pytest.mark.parametrize(("examples", "length"), [(1, 10), (3000, 20), (3000, 125), (12_000, 60)])
 def test_the_size_of_a_file_is_known_to_a_block(tmp_path, examples, length):
-    """Of ArrayRecord's files, which `prepare --estimate` foretells."""
+    """`prepare --estimate` predicts the size of ArrayRecord files from this."""
     record = shards.encode_bytes(bytes(2 * length), bytes(2 * length), is_random=False, wide=False)
     file = shards.write_records(epath.Path(tmp_path / "a.array_record"), [record] * examples)
     expected = shards.file_bytes(examples * (shards.RECORD_BYTES + 4 * length))

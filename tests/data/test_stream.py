@@ -1,4 +1,4 @@
-"""Rows and their order: pure functions of (seed, step), whoever reads them."""
+"""Rows and their order are pure functions of (seed, step) on any number of hosts."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""Losses: the numbers by hand, and parts that add up to the whole."""
+"""Losses computed by hand, and parts of a batch that add up to the whole."""
 
 import dataclasses
 
@@ -22,7 +22,7 @@ CONFIG = bj.BertConfig(
 )
 
 
-# Compiled: run operation by operation, these tests take minutes.
+# Compiled, because these tests take minutes operation by operation.
 pretraining_loss = jax.jit(bj.pretraining_loss, static_argnames="config")
 pretraining_grad = jax.jit(jax.grad(bj.pretraining_loss, has_aux=True), static_argnames="config")
 init_params = jax.jit(bj.init_params, static_argnames=("config", "heads", "num_labels"))
@@ -168,7 +168,7 @@ def test_masked_lm_alone_is_that_part_of_pretraining(params, dropout):
     loss, metrics = masked_lm_loss(alone, batch, CONFIG, dropout_key=key)
     assert metrics.keys() == {"mlm_loss", "mlm_accuracy"}
     for name, (total, weight) in metrics.items():
-        # Compiled with the other head or without: sums in another order.
+        # The program without the other head adds sums in another order.
         np.testing.assert_allclose(total, both[name][0], rtol=1e-6)
         assert weight == both[name][1] == 5
     np.testing.assert_allclose(loss, metrics["mlm_loss"][0] / (5 + 1e-5), rtol=1e-6)
@@ -181,7 +181,7 @@ def test_masked_lm_alone_is_that_part_of_pretraining(params, dropout):
 def test_accuracies_of_groups_of_tokens_add_up_to_the_whole(params):
     batch = pretraining_batch()
     logits, _ = bj.pretraining_logits(params, batch, batch["masked_positions"], CONFIG)
-    # Half of what is predicted becomes right; the padding of the predictions stays so.
+    # Make half of the predictions right; unused predictions stay as they are.
     batch["masked_labels"] = batch["masked_labels"].at[:2].set(logits.argmax(-1)[:2])
     first = np.arange(40) < 10
     groups = {"low": first, "high": ~first, "none": np.zeros(40, bool)}
@@ -218,9 +218,8 @@ def test_parts_add_up_to_the_whole(params):
     parts = [jax.tree.map(lambda leaf, p=p: leaf[p], batch) for p in (slice(0, 1), slice(1, 4))]
     added = [grad_of(part) for part in parts]
     np.testing.assert_allclose(sum(value for value, _ in added), whole, rtol=1e-6)
-    # Float32 sums in another order: an error of some units in the last place of the largest value,
-    # whatever an instruction set makes of a product. (Of all tensors: softmax does not see the bias
-    # of the keys, so that its gradient is rounding alone.)
+    # Float32 sums in another order differ by some units in the last place of the largest value of
+    # all tensors: softmax ignores the bias of the keys, so its own gradient is only rounding.
     largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(whole_grad))
     for one, two, both in zip(
         *(jax.tree.leaves(g) for _, g in added), jax.tree.leaves(whole_grad), strict=True
@@ -272,7 +271,7 @@ def test_padding_of_a_ragged_batch_counts_nothing(params, kind):
     half, metrics = loss_fn(model, ragged, CONFIG)
     np.testing.assert_allclose(half, nll[:2].mean(), rtol=1e-6)
     assert metrics["loss"][1] == 2
-    # Other weights: the weighted mean, as PyTorch's CrossEntropyLoss(weight=...).
+    # With other weights it is the weighted mean, as in PyTorch's CrossEntropyLoss(weight=...).
     weights = np.array([0.5, 2.0, 1.0, 0.25], np.float32)
     weighted, _ = loss_fn(model, {**batch, "example_weight": jnp.asarray(weights)}, CONFIG)
     np.testing.assert_allclose(weighted, (weights * nll).sum() / weights.sum(), rtol=1e-6)

@@ -1,4 +1,4 @@
-"""Masking: Google's budget and proportions, words whole, and every row on its own."""
+"""Masking: Google's budget and proportions, whole words and spans, independent rows."""
 
 import functools
 import itertools
@@ -113,7 +113,7 @@ def test_whole_words_are_whole(mask, units):
             pieces = np.flatnonzero((words[row] == word) & ~SPECIAL[ids[row]])
             assert np.isin(pieces, positions).all()
         fuller += used.sum()
-    # Words are skipped only where they do not fit: nearly all of the budget is used.
+    # A word is skipped only if it does not fit, so nearly all of the budget is used.
     budgets = np.clip(np.round(0.15 * (ids != 0).sum(1)), 1, 10)
     assert fuller / budgets.sum() > 0.9
 
@@ -133,7 +133,7 @@ def test_pieces_of_a_word_are_corrupted_on_their_own(mask):
 
 
 def masking(**units):
-    """The function of keys and ids that masks in these units."""
+    """Returns the masking function of (keys, ids) with these units."""
     return functools.partial(bj.mask_tokens, vocabulary=VOCABULARY, masking=MaskingConfig(**units))
 
 
@@ -204,8 +204,10 @@ def test_a_span_is_as_long_as_a_geometric_draw_below_eleven():
 
 
 def spanbert(row, budget, rng):
-    """The spans of SpanBERT's masking.py, one piece after another, as sets of positions; words
-    that do not fit and special ids end them."""
+    """The spans of SpanBERT's masking.py as lists of positions, computed by a plain loop.
+
+    A word that does not fit and a special id end a span.
+    """
     chances = [0.2 * 0.8**n for n in range(LONGEST_SPAN)]
     open_to = [not SPECIAL[token] for token in row]
     words, word_of = [], {}
@@ -231,7 +233,7 @@ def spanbert(row, budget, rng):
 
 
 def runs(chosen):
-    """The lengths of the runs of consecutive True in rows [n, T]."""
+    """Returns the lengths of runs of consecutive True in rows [n, T]."""
     edges = np.diff(np.pad(chosen, ((0, 0), (1, 1))).astype(int), axis=1)
     return np.nonzero(edges < 0)[1] - np.nonzero(edges > 0)[1]
 
@@ -253,7 +255,7 @@ def test_spans_over_a_hundred_thousand_tokens_are_those_of_a_plain_loop(mask):
     for power in (1, 2):
         error = np.hypot(*((each**power).std() / np.sqrt(len(each)) for each in (ours, theirs)))
         assert abs((ours**power).mean() - (theirs**power).mean()) < 4 * error
-    # How much of the budget is used, and where: rows are independent.
+    # Compare the used budget, and its position. Rows are independent.
     for first, second in ((chosen, plain), (chosen[:, :32], plain[:, :32])):
         difference = first.sum(1) - second.sum(1).astype(float)
         assert abs(difference.mean()) < 4 * difference.std() / np.sqrt(len(ids))
@@ -261,7 +263,7 @@ def test_spans_over_a_hundred_thousand_tokens_are_those_of_a_plain_loop(mask):
 
 
 def test_a_span_is_corrupted_as_a_whole(mask):
-    # One piece a word and rows of one span at most: the budget is one draw of 80/10/10.
+    # Words of one piece, and rows that one span can fill: then a row has one 80/10/10 draw.
     ids = np.full((30_000, 34), 7, np.int32)
     ids[:, 0], ids[:, -1] = 2, 3
     out = mask(ids, span=True, max_predictions=5)
@@ -274,11 +276,11 @@ def test_a_span_is_corrupted_as_a_whole(mask):
     assert one.sum() > 8_000
     all_masked, all_kept = masked.all(1), kept.all(1)
     other = ~masked.any(1) & ~all_kept  # replaced: an id may still be the old one, or [MASK]
-    # Drawn for each piece, 0.8 ** 5 = 33% of the rows would be all [MASK]; two spans that touch
-    # are a few rows.
+    # With a draw for each piece, 0.8 ** 5 = 33% of the rows would be all [MASK]. In a few rows, two
+    # spans touch.
     assert all_masked[one].mean() > 0.72
     assert other[one].mean() > 0.07 and all_kept[one].mean() > 0.07
-    # Over all spans the shares are 80/10/10; tokens of a span are not independent: by rows.
+    # All spans together have shares 80/10/10. Tokens of a span are dependent: use means of rows.
     for tokens, share in ((masked, 0.8 + 0.1 / V), (kept, 0.1 + 0.1 / V)):
         by_row = tokens.mean(1)
         assert abs(by_row.mean() - share) < 4 * by_row.std() / np.sqrt(len(by_row))
@@ -296,8 +298,8 @@ def test_no_span_runs_across_a_special_id(mask):
     chosen = np.zeros(ids.shape, bool)
     np.put_along_axis(chosen, out["masked_positions"], out["masked_weights"].astype(bool), 1)
     assert not chosen[:, [0, 3, 6]].any() and (chosen.sum(1) == 2).all()
-    # Whichever comes first begins a span of two words if it is a or ##c and `longer` than one;
-    # else the second one is any of the three others.
+    # If the first choice is a or ##c and its span is `longer` than one word, the span has two words.
+    # Otherwise the second choice is any of the three others.
     longer = 1 - 0.2 / (1 - 0.8**LONGEST_SPAN)
     one_span = 1 / 4 * (longer + (1 - longer) / 3) + 1 / 4 / 3
     assert within((chosen[:, 1] & chosen[:, 2]).sum(), len(ids), one_span)

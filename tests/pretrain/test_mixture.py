@@ -83,7 +83,7 @@ def test_every_corpus_has_a_loss_and_the_whole_is_mixed_as_in_training(done, dat
         for metric in ("mlm_loss", "mlm_accuracy", "nsp_loss", "nsp_accuracy")
         for corpus in ("", ".wiki", ".books")
     }
-    # One label an example: the whole is the mean of the corpora, weighed by their shares.
+    # Every example has one label: the whole is the mean of the corpora, weighted by their shares.
     for metric in ("nsp_loss", "nsp_accuracy"):
         own = [result.metrics[f"{metric}.{corpus}"] for corpus in ("wiki", "books")]
         assert result.metrics[metric] == pytest.approx(0.75 * own[0] + 0.25 * own[1], rel=1e-6)
@@ -180,7 +180,7 @@ def test_a_step_of_each_length_is_compiled_once_and_predicts_its_share(
 
 
 def test_the_whole_counts_an_example_as_often_as_training_draws_it(data, tmp_path):
-    """The sums of the step are made up: of every example its number of tokens, and one."""
+    """The step is a fake. Its sums are the number of tokens and 1 for every example."""
     text, tokenizer = (str(data / "books.txt"),), str(data / "tokenizer")
     bare = PrepareConfig(text, tokenizer, str(tmp_path / "bare"), max_seq_length=32, held_out=0)
     prepare(bare, silent)
@@ -209,7 +209,7 @@ def test_the_whole_counts_an_example_as_often_as_training_draws_it(data, tmp_pat
         assert found[f"mlm_loss.{name}"] == pytest.approx(mean)
     assert found["mlm_loss"] == pytest.approx((5 * own["wiki"] + 3 * own["books"]) / 8)
     assert evaluate(state, lambda: True) is None
-    # Of one corpus, the sums stay what they are.
+    # The metrics of a single corpus are its plain means.
     alone = make_evaluator(
         Corpora.of(directories[:1]), program, mesh, batch_size=8, max_examples=9999
     )

@@ -1,4 +1,4 @@
-"""Pre-training on data of other objectives, and everything that reads such a run."""
+"""Runs with each objective, and everything that reads such a run."""
 
 import dataclasses
 import html
@@ -64,14 +64,14 @@ def recipe(data, tiny_shape):
 
 @pytest.fixture(scope="module")
 def done(data, recipe):
-    """A finished run on single sequences with span masking, and what it said."""
+    """A finished run on single sequences with span masking: configuration, result, log."""
     lines = []
     config = recipe("mlm", data / "run-mlm", masking=MaskingConfig(span=True))
     return config, runs.pretrain(config, lines.append), lines
 
 
 def names(result):
-    """The metrics in the records of a run, but for accuracies by frequency."""
+    """Returns the metrics in the records of a run, without accuracies by frequency."""
     found = {name for record in result.history for name in record if "_rank_" not in name}
     return {name for name in found if name.startswith(("mlm_", "nsp_", "sop_"))}
 
@@ -123,7 +123,7 @@ def test_a_run_on_single_sequences_is_converted(done, recipe, tmp_path):
     _, result, _ = done
     convert(ConvertConfig(str(result.workdir), str(tmp_path / "hf")), silent)
     assert bj.from_pretrained(tmp_path / "hf").kind == "masked_lm"
-    # Another run for a second phase, of the same heads: its moments have no others.
+    # The converted run keeps the heads, because its moments cover no others.
     two = tmp_path / "two"
     made = convert(ConvertConfig(str(result.workdir), str(two), to="run"), silent)
     assert (made.kind, made.moments) == ("masked_lm", True)

@@ -1,4 +1,4 @@
-"""The program of a run: evaluations mask as they do whatever masking a run is trained with."""
+"""The program of a run: masking in evaluations does not depend on masking in training."""
 
 import functools
 
