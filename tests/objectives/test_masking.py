@@ -298,7 +298,7 @@ def test_no_span_runs_across_a_special_id(mask):
     chosen = np.zeros(ids.shape, bool)
     np.put_along_axis(chosen, out["masked_positions"], out["masked_weights"].astype(bool), 1)
     assert not chosen[:, [0, 3, 6]].any() and (chosen.sum(1) == 2).all()
-    # If the first choice is a or ##c and its span is `longer` than one word, the span has two words.
+    # If the first choice is a or ##c and its span is `longer` than one word, that span has both.
     # Otherwise the second choice is any of the three others.
     longer = 1 - 0.2 / (1 - 0.8**LONGEST_SPAN)
     one_span = 1 / 4 * (longer + (1 - longer) / 3) + 1 / 4 / 3
