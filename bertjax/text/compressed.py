@@ -26,6 +26,8 @@ _BUFFER_BYTES = 1 << 17
 # applies: a window of 128 MiB.
 _MAX_MEMORY = 1 << 28
 
+_NewDecoder = Callable[[], Any]
+
 
 def is_compressed(path: epath.Path) -> bool:
     """Whether a file's name has one of `SUFFIXES`."""
@@ -47,8 +49,7 @@ def open_text(path: epath.Path) -> BinaryIO:
             truncation, named as file:line; truncation exactly between two members is undetectable.
     """
     if is_compressed(path):
-        new_decoder, damage = _decoder(path)
-        return io.BufferedReader(_Members(path, _open(path), new_decoder, damage), _BUFFER_BYTES)
+        return io.BufferedReader(_Members(path, *_decoder(path), _open(path)), _BUFFER_BYTES)
     return _open(path)
 
 
@@ -59,8 +60,7 @@ class Window:
     def __init__(self, path: epath.Path) -> None:
         self._file = open_text(path)
         self._held = bytearray()
-        self._begin = 0
-        """Position of the first held byte."""
+        self._begin = 0  # the position of the first held byte
         self._position = 0
 
     def __enter__(self) -> "Window":
@@ -110,21 +110,12 @@ class _Members(io.RawIOBase):
     """The concatenated contents of a compressed file's members."""
 
     def __init__(
-        self,
-        path: epath.Path,
-        file: BinaryIO,
-        new_decoder: Callable[[], Any],
-        damage: type[Exception],
+        self, path: epath.Path, new_decoder: _NewDecoder, damage: type[Exception], file: BinaryIO
     ) -> None:
-        self._path = path
-        self._file = file
-        self._new_decoder = new_decoder
-        self._damage = damage
-        """The exception that decoders raise."""
-        self._decoder: Any = None
-        """The decoder of the current member."""
-        self._rest = b""
-        """Bytes of the file that no decoder has received yet."""
+        self._path, self._file = path, file
+        self._new_decoder, self._damage = new_decoder, damage
+        self._decoder: Any = None  # of the current member
+        self._rest = b""  # bytes of the file that no decoder has received yet
         self._members = 0
         self._line = 1
 
@@ -146,19 +137,15 @@ class _Members(io.RawIOBase):
     def _begin_member(self) -> bool:
         """Starts the next member; returns whether there is one."""
         self._fill()
-        if self._members:
-            while self._rest[:1] == b"\0":  # zero padding between two members is allowed
-                self._rest = self._rest.lstrip(b"\0")
-                self._fill()
-        if not self._rest:
-            if not self._members:
-                raise UserError(
-                    f"{self._path}: is empty and so not a compressed file; copy it again."
-                )
-            return False
-        self._decoder = self._new_decoder()
-        self._members += 1
-        return True
+        while self._members and self._rest[:1] == b"\0":  # zero padding between two members
+            self._rest = self._rest.lstrip(b"\0")
+            self._fill()
+        if self._rest:
+            self._decoder = self._new_decoder()
+            self._members += 1
+        elif not self._members:
+            raise UserError(f"{self._path}: is empty and so not a compressed file; copy it again.")
+        return bool(self._rest)
 
     def _fill(self) -> None:
         self._rest = self._rest or self._file.read(_READ_BYTES)
@@ -185,7 +172,7 @@ class _Members(io.RawIOBase):
         return UserError(f"{self._path}:{self._line}: {what}; copy or compress the file again.")
 
 
-def _decoder(path: epath.Path) -> tuple[Callable[[], Any], type[Exception]]:
+def _decoder(path: epath.Path) -> tuple[_NewDecoder, type[Exception]]:
     """Returns a function that makes a decoder of one member, and the exception it raises."""
     match path.suffix.lower():
         case ".gz":
@@ -193,9 +180,8 @@ def _decoder(path: epath.Path) -> tuple[Callable[[], Any], type[Exception]]:
         case ".bz2":
             return bz2.BZ2Decompressor, OSError
         case ".xz":
-            return functools.partial(
-                lzma.LZMADecompressor, lzma.FORMAT_XZ, memlimit=_MAX_MEMORY
-            ), lzma.LZMAError
+            xz = functools.partial(lzma.LZMADecompressor, lzma.FORMAT_XZ, memlimit=_MAX_MEMORY)
+            return xz, lzma.LZMAError
     try:
         if sys.version_info >= (3, 14):
             from compression import zstd
@@ -210,19 +196,12 @@ class _Gzip:
     """zlib's decoder with the interface of the others."""
 
     def __init__(self) -> None:
-        self._decoder = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
-
-    @property
-    def needs_input(self) -> bool:
-        return not self._decoder.unconsumed_tail
-
-    @property
-    def eof(self) -> bool:
-        return self._decoder.eof
-
-    @property
-    def unused_data(self) -> bytes:
-        return self._decoder.unused_data
+        self._decoder = decoder = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+        self.needs_input, self.eof, self.unused_data = True, decoder.eof, decoder.unused_data
 
     def decompress(self, data: bytes, max_length: int) -> bytes:
-        return self._decoder.decompress(self._decoder.unconsumed_tail + data, max_length)
+        decoder = self._decoder
+        text = decoder.decompress(decoder.unconsumed_tail + data, max_length)
+        self.needs_input = not decoder.unconsumed_tail
+        self.eof, self.unused_data = decoder.eof, decoder.unused_data
+        return text

@@ -10,26 +10,17 @@ from etils import epath
 from bertjax.errors import UserError
 from bertjax.files import location
 from bertjax.text import compressed, tfds_source
-from bertjax.text import sentences as sentences_lib
+from bertjax.text.sentences import split_sentences
 from bertjax.text.tfds_source import TfdsSplit
-
-__all__ = [
-    "Source",
-    "expand_inputs",
-    "find_line",
-    "read_documents",
-]
 
 Source = epath.Path | TfdsSplit
 """A text file, or a split of a TFDS data set."""
 
-EXTENSIONS = (".txt", ".jsonl")
-"""The extensions of files that are read from a directory, compressed or not, beside WikiExtractor's
-wiki_00. A .json in a directory is more likely a configuration."""
-
+# The extensions of files that are read from a directory, compressed or not, beside WikiExtractor's
+# wiki_00. A .json in a directory is more likely a configuration.
+_EXTENSIONS = (".txt", ".jsonl")
+# Longer lines are refused: a document is held in memory with its sentences and tokens.
 MAX_LINE_BYTES = 1 << 28
-"""Longer lines are refused: a document is held in memory with its sentences and tokens."""
-
 _BLOCK_BYTES = 1 << 18
 _BOM = b"\xef\xbb\xbf"
 _EXTRACTED = re.compile(r"wiki_\d+")
@@ -69,7 +60,7 @@ def expand_inputs(
         if not found:
             raise UserError(
                 f"{pattern}: nothing matches; give a file, a pattern, or a directory that holds "
-                f"{', '.join(EXTENSIONS)} files."
+                f"{', '.join(_EXTENSIONS)} files."
             )
         sources.update((str(path), path) for path in found)
     return tuple(sources[name] for name in sorted(sources))
@@ -90,8 +81,8 @@ def read_documents(
     Google's format: one sentence per line and a blank line between documents
     (`create_pretraining_data.py` in google-research/bert). Files may be compressed.
 
-    Text must be valid UTF-8. Files may have a byte order mark, and LF or CRLF line ends. Memory is
-    bounded by the longest document.
+    Files may have a byte order mark, and LF or CRLF line ends. Memory is bounded by the longest
+    document.
 
     Raises:
         UserError: the file cannot be opened, is damaged or truncated, or a line (named as
@@ -101,19 +92,13 @@ def read_documents(
     if isinstance(source, TfdsSplit):
         return read_examples(source, language)
     path = epath.Path(source)
-    if is_json_lines(path):
-        return _read_json_lines(path, language)
-    return _read_text(path)
+    return _read_json_lines(path, language) if is_json_lines(path) else _read_text(path)
 
 
 def find_line(source: TfdsSplit | epath.PathLike, beginning: str) -> int | None:
     """Returns the number, from 1, of the first line that contains the beginning of a sentence.
 
     The result is None if no line does, and for a data set, which has no lines.
-
-    Args:
-        source: a source as in `read_documents`.
-        beginning: the first characters of a sentence.
     """
     if isinstance(source, TfdsSplit):
         return None
@@ -133,7 +118,7 @@ def read_examples(
     """Yields the documents of examples `start` to `stop` of a data set; see `read_documents`."""
     for number, data in enumerate(split.texts(start, stop), start):
         text = _decoded(data, f"{split}: example {number:,}", "text")
-        if sentences := tuple(sentences_lib.split_sentences(text, language)):
+        if sentences := tuple(split_sentences(text, language)):
             yield sentences
 
 
@@ -153,9 +138,7 @@ def _expand(pattern: str) -> Iterator[epath.Path]:
     elif path.exists():
         yield path
     elif "**" in pattern:
-        raise UserError(
-            f"{pattern}: ** is not supported; a directory stands for its files at any depth."
-        )
+        raise UserError(f"{pattern}: instead of **, a directory stands for its files at any depth.")
     elif wildcards := [pattern.find(character) for character in "*?[" if character in pattern]:
         parent, slash, _ = pattern[: min(wildcards)].rpartition("/")
         base = epath.Path((parent or "/") if slash else ".")
@@ -167,18 +150,14 @@ def _expand(pattern: str) -> Iterator[epath.Path]:
 def files_in(directory: epath.Path) -> Iterator[epath.Path]:
     """Yields the files of a directory at any depth, skipping names that begin with a dot."""
     for path in directory.iterdir():
-        if path.name.startswith("."):
-            continue
-        if path.is_dir():
-            yield from files_in(path)
-        else:
-            yield path
+        if not path.name.startswith("."):
+            yield from files_in(path) if path.is_dir() else [path]
 
 
 def is_named_text(path: epath.Path) -> bool:
     """Whether the name of a file in a directory marks it as text."""
     name = compressed.text_name(path).lower()
-    return name.endswith(EXTENSIONS) or _EXTRACTED.fullmatch(name) is not None
+    return name.endswith(_EXTENSIONS) or _EXTRACTED.fullmatch(name) is not None
 
 
 def _read_text(path: epath.Path) -> Iterator[tuple[str, ...]]:
@@ -201,11 +180,10 @@ def _read_text(path: epath.Path) -> Iterator[tuple[str, ...]]:
 def _read_json_lines(path: epath.Path, language: str) -> Iterator[tuple[str, ...]]:
     name = str(path)  # once: it takes longer than parsing a line
     for number, line in _lines(path):
-        if not line.strip():
-            continue
-        text = _text_of(line, f"{name}:{number}")
-        if sentences := tuple(sentences_lib.split_sentences(text, language)):
-            yield sentences
+        if line.strip():
+            text = _text_of(line, f"{name}:{number}")
+            if sentences := tuple(split_sentences(text, language)):
+                yield sentences
 
 
 def _text_of(line: str, where: str) -> str:
@@ -226,20 +204,14 @@ def _text_of(line: str, where: str) -> str:
         raise UserError(f'{where}: "text" is {type(text).__name__}, not a string.')
     if "\0" in text:
         raise UserError(f'{where}: "text" contains a NUL character; remove it.')
-    if not text.isascii() and _has_surrogate(text):
-        raise UserError(
-            f'{where}: "text" contains half a character (a lone \\ud800-\\udfff escape); write it '
-            "again from the original text."
-        )
-    return text
-
-
-def _has_surrogate(text: str) -> bool:
     try:
         text.encode()
     except UnicodeEncodeError:
-        return True
-    return False
+        raise UserError(
+            f'{where}: "text" contains half a character (a lone \\ud800-\\udfff escape); write it '
+            "again from the original text."
+        ) from None
+    return text
 
 
 def _lines(path: epath.Path) -> Iterator[tuple[int, str]]:
@@ -247,8 +219,7 @@ def _lines(path: epath.Path) -> Iterator[tuple[int, str]]:
     number = 0
     with compressed.open_text(path) as file:
         for block in _blocks(file):
-            if number == 0:
-                block = block.removeprefix(_BOM)
+            block = block if number else block.removeprefix(_BOM)
             for line in _lines_of(block, path, number + 1):
                 number += 1
                 yield number, line.rstrip("\r")

@@ -29,9 +29,7 @@ class _Numbers(dict[str, int]):
 class EncodingCache:
     """Encodes texts and remembers the ids of their chunks.
 
-    Args:
-        encode: returns the ids of each of several strings.
-        max_chunks: the number of chunks above which the cache is emptied.
+    `encode` returns the ids of each of several strings. The cache is emptied above `max_chunks`.
     """
 
     def __init__(self, encode: Callable[[list[str]], list[list[int]]], max_chunks: int) -> None:
@@ -44,20 +42,16 @@ class EncodingCache:
         return len(self._numbers)
 
     def encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Encodes texts.
+        """Encodes texts. An exception of the encoder empties the cache.
 
         Returns:
             The concatenated ids of all texts, int32 [ids], and the offset of each text's first id
             followed by the total: int64 [len(texts) + 1].
-
-        Raises:
-            Exception: whatever `encode` raises; the cache is emptied.
         """
         if len(self._numbers) > self._max_chunks:
             self._clear()
         chunks = " ".join(texts).split(" ") if texts else []
-        found = map(self._numbers.__getitem__, chunks)
-        numbers = np.fromiter(found, np.int64, len(chunks))
+        numbers = np.fromiter(map(self._numbers.__getitem__, chunks), np.int64, len(chunks))
         if self._numbers.new:
             try:
                 self._learn()
