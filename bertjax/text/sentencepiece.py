@@ -47,14 +47,6 @@ _SPACE = "▁"  # U+2581 marks the space before a word
 # Characters, beside those for which str.isspace() is true, that normalization turns into a space.
 # Found by trying all of Unicode.
 _BLANKS = "\u061c\u200b\u200c\u200e\u200f\u2581\ufeff\ufffd"
-# The names of BERT's special tokens in other models, for example in ALBERT's.
-_ALIASES = {
-    "[PAD]": "<pad>",
-    "[UNK]": "<unk>",
-    "[CLS]": "<cls>",
-    "[SEP]": "<sep>",
-    "[MASK]": "<mask>",
-}
 # The number of threads changes the floating-point sums of training and so the model's bytes.
 # Therefore it is a constant, independent of the machine.
 _TRAINING_THREADS = 16
@@ -62,11 +54,9 @@ _MAX_CHARACTERS = 4000
 
 
 class SentencePieceTokenizer(Tokenizer):
-    """A SentencePiece model. The model contains its own normalization.
+    """A SentencePiece model, which contains its own normalization.
 
-    Args:
-        model: the bytes of a .model file.
-        special_ids: the id of every name in SPECIALS.
+    `model` is the bytes of a .model file, `special_ids` the id of every name in SPECIALS.
     """
 
     kind: Kind = "sentencepiece"
@@ -88,7 +78,7 @@ class SentencePieceTokenizer(Tokenizer):
         return SentencePieceTokenizer, (self._model, self._special_ids)
 
     def encode_sentences(self, sentences: Sequence[str]) -> list[np.ndarray]:
-        """Returns the ids of many sentences without special tokens: one int32 array each."""
+        """Encodes many sentences at once; see `Tokenizer.encode_sentences`."""
         texts = list(sentences)
         with refusing_surrogates(texts):
             return self._library.encode(texts, return_type="numpy", num_threads=1)
@@ -140,16 +130,12 @@ class SentencePieceTokenizer(Tokenizer):
         settings = {"tokenizer_type": "sentencepiece", "do_lower_case": self.lowercase}
         exported = {}
         if export:
-            text = sentencepiece_export.tokenizer_json(
-                self._model, self._special_ids, self._library.normalize
-            )
+            ids, normalize = self._special_ids, self._library.normalize
+            text = sentencepiece_export.tokenizer_json(self._model, ids, normalize)
             exported = {EXPORTED: text.encode()}
-            settings |= sentencepiece_export.settings(self._tokens, self._special_ids)
-        return {
-            SETTINGS_FILE: json.dumps(settings, indent=2).encode() + b"\n",
-            **exported,
-            FILE: self._model,
-        }
+            settings |= sentencepiece_export.settings(self._tokens, ids)
+        data = json.dumps(settings, indent=2).encode() + b"\n"
+        return {SETTINGS_FILE: data, **exported, FILE: self._model}
 
 
 def train(
@@ -204,9 +190,8 @@ def train(
             if "sentences_.empty()" in str(error):
                 raise UserError("The text has no characters to make a vocabulary of.") from None
             raise
-    return SentencePieceTokenizer(
-        model.getvalue(), {name: number for number, name in enumerate(SPECIALS)}
-    )
+    ids = {name: number for number, name in enumerate(SPECIALS)}
+    return SentencePieceTokenizer(model.getvalue(), ids)
 
 
 def _rule_name(lowercase: bool) -> str:
@@ -274,14 +259,10 @@ def special_ids(model: Any, file: epath.Path) -> dict[str, int]:
         UserError: the model lacks a special token.
     """
     tokens = {model.id_to_piece(number): number for number in range(model.get_piece_size())}
-    ids, missing = {}, []
-    for name in SPECIALS:
-        known = [token for token in (name, _ALIASES[name]) if token in tokens]
-        if known:
-            ids[name] = tokens[known[0]]
-        else:
-            missing.append(name)
-    if missing:
+    # Other models name them differently: ALBERT's has <pad>.
+    named = {name: tokens.get(name, tokens.get(f"<{name[1:-1].lower()}>")) for name in SPECIALS}
+    ids = {name: number for name, number in named.items() if number is not None}
+    if missing := [name for name in SPECIALS if name not in ids]:
         raise UserError(
             f"{file}: has no {', '.join(missing)}; BERT needs {' '.join(SPECIALS)}: train the "
             "model with them (bertjax tokenizer train does)."

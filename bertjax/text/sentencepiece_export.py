@@ -45,10 +45,8 @@ def tokenizer_json(
 
     As with BERT's own tokenizer.json, a text that contains "[SEP]" produces that special token.
 
-    Args:
-        model: the bytes of a .model file.
-        special_ids: the id of every name in SPECIALS.
-        normalize: the model's normalization.
+    `model` is the bytes of a .model file, `special_ids` the id of every name in SPECIALS,
+    `normalize` the model's normalization.
 
     Raises:
         UserError: the `tokenizers` library cannot reproduce the model.
@@ -114,11 +112,10 @@ def _normalization(tables: Sequence[bytes], normalize: Callable[[str], str]) -> 
 
 def settings(tokens: Sequence[str], special_ids: dict[str, int]) -> dict[str, Any]:
     """Returns the content of the tokenizer_config.json that belongs to a tokenizer.json."""
-    named = {f"{n[1:-1].lower()}_token": tokens[special_ids[n]] for n in SPECIALS}
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
-        **named,
+        **{f"{name[1:-1].lower()}_token": tokens[special_ids[name]] for name in SPECIALS},
     }
 
 

@@ -44,7 +44,10 @@ def load_tokenizer(
         if kind == "sentencepiece":
             raise UserError(f"{file} is not a SentencePiece model: give a .model file.")
         return _wordpiece(file, None, lowercase, strip_accents)
-    is_text = _is_text(data)
+    try:
+        is_text = "\0" not in data.decode()
+    except UnicodeDecodeError:
+        is_text = False
     model = None if is_text else sentencepiece.parse(data)
     if model is not None:
         if kind == "wordpiece" or file.name == wordpiece.FILE:
@@ -54,14 +57,11 @@ def load_tokenizer(
             )
         return sentencepiece.SentencePieceTokenizer(data, sentencepiece.special_ids(model, file))
     if kind == "sentencepiece" or file.suffix == ".model":
-        found = (
-            "has one token per line, as WordPiece" if is_text else "is damaged or something else"
-        )
+        found = "has one token per line, as WordPiece" if is_text else "is damaged or another file"
         raise UserError(f"{file} is not a SentencePiece model: it {found}; give a .model file.")
     if not is_text:
-        raise UserError(
-            f"{file}: neither a WordPiece vocabulary in UTF-8 nor a SentencePiece model."
-        )
+        wanted = "a WordPiece vocabulary in UTF-8 nor a SentencePiece model"
+        raise UserError(f"{file}: neither {wanted}.")
     return _wordpiece(file, wordpiece.parse(data, file), lowercase, strip_accents)
 
 
@@ -80,10 +80,8 @@ def _vocabulary_file(path: epath.Path, kind: Kind | None) -> epath.Path:
     if not found and (exported := path / tokenizer_files.EXPORTED).is_file():
         found = {"wordpiece": exported}
     if not found:
-        raise UserError(
-            f"{path}: holds neither {wordpiece.FILE} nor {sentencepiece.FILE} nor "
-            f"{tokenizer_files.EXPORTED}."
-        )
+        names = (wordpiece.FILE, sentencepiece.FILE, tokenizer_files.EXPORTED)
+        raise UserError(f"{path}: holds neither {' nor '.join(names)}.")
     if kind is not None and kind not in found:
         (other,) = found
         raise UserError(
@@ -96,10 +94,7 @@ def _vocabulary_file(path: epath.Path, kind: Kind | None) -> epath.Path:
 
 
 def _wordpiece(
-    file: epath.Path,
-    tokens: list[str] | None,
-    lowercase: bool | None,
-    strip_accents: bool | None,
+    file: epath.Path, tokens: list[str] | None, lowercase: bool | None, strip_accents: bool | None
 ) -> wordpiece.WordPieceTokenizer:
     """Makes the tokenizer of a vocab.txt with these tokens or, for None, of a tokenizer.json."""
     settings_file = file.parent / SETTINGS_FILE
@@ -128,13 +123,3 @@ def _wordpiece(
         lower if lowercase is None else lowercase,
         strips if strip_accents is None else strip_accents,
     )
-
-
-def _is_text(data: bytes) -> bool:
-    if b"\0" in data:
-        return False
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return False
-    return True

@@ -18,14 +18,15 @@ from bertjax.text.tokenizer_base import SPECIALS
 EXPORTED = "tokenizer.json"
 _ADDED = "added_tokens.json"
 
-_CLASSES = (
-    "BertTokenizer",
-    "BertTokenizerFast",
-    "DistilBertTokenizer",
-    "DistilBertTokenizerFast",
-)
+_CLASSES = ("BertTokenizer", "DistilBertTokenizer")
+_FAST_CLASSES = ("BertTokenizerFast", "DistilBertTokenizerFast")
 # These classes read tokenizer.json and nothing else. The second is the name in transformers 5.
 _GENERIC_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
+# The rules of BERT that a setting can turn off.
+_RULES = {
+    "tokenize_chinese_chars": "each Chinese character is a word",
+    "do_basic_tokenize": "text is cleaned and split at punctuation",
+}
 
 # Tokens that cannot be a line of a vocab.txt in UTF-8, so the tokenizer could not be saved.
 _NO_LINE = re.compile(r"\A\Z|\n|\r\Z|[\ud800-\udfff]")
@@ -40,8 +41,7 @@ _TEMPLATE = {
 class Exported(NamedTuple):
     """The vocabulary and the rules of a tokenizer.json."""
 
-    tokens: list[str]
-    """The tokens in the order of their ids."""
+    tokens: list[str]  # in the order of their ids
     lowercase: bool
     strip_accents: bool | None
 
@@ -61,35 +61,24 @@ def read_settings(file: epath.Path) -> dict[str, Any]:
         value = settings.get(name)
         if value is not None and not isinstance(value, bool):
             raise UserError(f"{file}: {name} is {value!r}: write true or false.")
-    if settings.get("tokenize_chinese_chars") is False:
-        raise UserError(
-            f"{file}: tokenize_chinese_chars is false, but only BERT's own rule is supported: each "
-            "Chinese character is a word; use a model that was trained with it."
-        )
-    if settings.get("do_basic_tokenize") is False:
-        raise UserError(
-            f"{file}: do_basic_tokenize is false, but only BERT's own rule is supported: text is "
-            "cleaned and split at punctuation; use a model that was trained with it."
-        )
-    known = (*_CLASSES, *_GENERIC_CLASSES)
+    for name, rule in _RULES.items():
+        if settings.get(name) is False:
+            raise UserError(
+                f"{file}: {name} is false, but only BERT's own rule is supported: {rule}; use a "
+                "model that was trained with it."
+            )
+    known = (*_CLASSES, *_FAST_CLASSES, *_GENERIC_CLASSES)
     if (name := settings.get("tokenizer_class")) is not None and name not in known:
         raise UserError(
             f"{file}: tokenizer_class is {name!r}, which may give other ids with this vocabulary; "
-            f"only {' and '.join(_CLASSES[::2])} are supported."
+            f"only {' and '.join(_CLASSES)} are supported."
         )
     for key, token in _SPECIAL_KEYS.items():
         value = settings.get(key)
         name = value.get("content") if isinstance(value, dict) else value
         if name not in (None, token):
-            raise UserError(
-                f"{file}: {key} is {name!r}, but only BERT's own, {token}, is supported; use a "
-                "model with a BERT tokenizer."
-            )
-    return {
-        name: value
-        for name, value in settings.items()
-        if value is not None or name == "strip_accents"
-    }
+            raise _unlike_bert(file, f"{key} is {name!r}", token)
+    return {name: v for name, v in settings.items() if v is not None or name == "strip_accents"}
 
 
 def is_generic(settings: dict[str, Any]) -> bool:
@@ -97,14 +86,21 @@ def is_generic(settings: dict[str, Any]) -> bool:
     return settings.get("tokenizer_class") in _GENERIC_CLASSES
 
 
+def _unlike_bert(file: epath.Path, found: str, wanted: object) -> UserError:
+    return UserError(
+        f"{file}: {found}, but only BERT's own, {wanted}, is supported; use a model with a BERT "
+        "tokenizer."
+    )
+
+
 def check_added(tokens: list[str], settings: dict[str, Any], file: epath.Path) -> None:
     """Checks the tokens that transformers adds to a vocabulary.
 
-    They come from the settings and from an added_tokens.json beside them. Tokens that the
-    vocabulary already holds at the same ids are accepted.
+    They come from the settings and from an added_tokens.json beside them.
 
     Raises:
-        UserError: a token has another id, or would also match inside words.
+        UserError: the vocabulary does not hold a token at its id, or it would also match inside
+            words.
     """
     ids = {token: number for number, token in enumerate(tokens)}
     decoder = settings.get("added_tokens_decoder", {})
@@ -128,16 +124,14 @@ def read_exported(file: epath.Path) -> Exported:
             clash.
     """
     fields = read_json_object(file)
-    model = _part(fields, "model", "WordPiece", file)
-    wanted = {
-        "unk_token": "[UNK]",
-        "continuing_subword_prefix": "##",
-        "max_input_chars_per_word": wordpiece.MAX_WORD_CHARACTERS,
-    }
-    _check_values(model, "model", wanted, file)
-    normalizer = _part(fields, "normalizer", "BertNormalizer", file)
-    wanted = {"clean_text": True, "handle_chinese_chars": True}
-    _check_values(normalizer, "normalizer", wanted, file)
+    model = _part(
+        *(fields, "model", "WordPiece", file),
+        unk_token="[UNK]",
+        continuing_subword_prefix="##",
+        max_input_chars_per_word=wordpiece.MAX_WORD_CHARACTERS,
+    )
+    rules = {"clean_text": True, "handle_chinese_chars": True}
+    normalizer = _part(fields, "normalizer", "BertNormalizer", file, **rules)
     lowercase, strips = normalizer.get("lowercase"), normalizer.get("strip_accents")
     if not isinstance(lowercase, bool) or not isinstance(strips, bool | None):
         raise UserError(
@@ -166,45 +160,33 @@ def check_same(tokens: list[str], file: epath.Path) -> None:
         )
 
 
-def _part(fields: dict[str, Any], name: str, wanted: str, file: epath.Path) -> dict[str, Any]:
+def _part(
+    fields: dict[str, Any], name: str, wanted: str, file: epath.Path, **values: object
+) -> dict[str, Any]:
+    """Returns a part of a tokenizer.json, whose type and values must be these."""
     part = fields.get(name)
     found = part.get("type") if isinstance(part, dict) else None
     if not isinstance(part, dict) or found != wanted:
-        raise UserError(
-            f"{file}: its {name} is {found or 'missing'}, but only BERT's own, {wanted}, is "
-            "supported; use a model with a BERT tokenizer."
-        )
-    return part
-
-
-def _check_values(
-    part: dict[str, Any], name: str, wanted: dict[str, Any], file: epath.Path
-) -> None:
-    for key, value in wanted.items():
+        raise _unlike_bert(file, f"its {name} is {found or 'missing'}", wanted)
+    for key, value in values.items():
         if part.get(key) != value:
-            raise UserError(
-                f"{file}: its {name}'s {key} is {part.get(key)!r}, but only BERT's own, "
-                f"{value!r}, is supported; use a model with a BERT tokenizer."
-            )
+            raise _unlike_bert(file, f"its {name}'s {key} is {part.get(key)!r}", repr(value))
+    return part
 
 
 def _check_template(fields: dict[str, Any], file: epath.Path) -> None:
     processor = fields.get("post_processor")
-    if isinstance(processor, dict):
-        if processor.get("type") == "BertProcessing":
-            names = [_first(processor.get(name)) for name in ("cls", "sep")]
-            if names == ["[CLS]", "[SEP]"]:
-                return
-        if all(_written(processor.get(name)) == value for name, value in _TEMPLATE.items()):
-            return
-    raise UserError(
-        f"{file}: its post_processor doesn't put [CLS] before a text and [SEP] after it and its "
-        "pair, as BERT's does; use a model with a BERT tokenizer."
-    )
-
-
-def _first(value: object) -> object:
-    return value[0] if isinstance(value, list) and value else None
+    processor = processor if isinstance(processor, dict) else {}
+    if processor.get("type") == "BertProcessing":
+        names = [processor.get(name) for name in ("cls", "sep")]
+        is_bert = [name[:1] for name in names if isinstance(name, list)] == [["[CLS]"], ["[SEP]"]]
+    else:
+        is_bert = all(_written(processor.get(key)) == value for key, value in _TEMPLATE.items())
+    if not is_bert:
+        raise UserError(
+            f"{file}: its post_processor doesn't put [CLS] before a text and [SEP] after it and "
+            "its pair, as BERT's does; use a model with a BERT tokenizer."
+        )
 
 
 def _written(template: object) -> list[str] | None:

@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -63,13 +63,10 @@ class TokenizerConfig:
         if self.vocab_size <= len(SPECIALS):
             raise UserError(f"`vocab_size` is {self.vocab_size}: give at least a few hundred.")
         if not 0.9 <= self.character_coverage <= 1.0:
-            raise UserError(
-                f"`character_coverage` is {self.character_coverage}: give a share from 0.9 to 1.0."
-            )
+            share = self.character_coverage
+            raise UserError(f"`character_coverage` is {share}: give a share from 0.9 to 1.0.")
         if self.kind == "wordpiece" and self.model_type != "unigram":
-            raise UserError(
-                f"`model_type` is {self.model_type!r}: it applies to SentencePiece only."
-            )
+            raise UserError(f"`model_type` {self.model_type!r} applies to SentencePiece only.")
         if self.max_sentences < 1:
             raise UserError(f"`max_sentences` is {self.max_sentences}: give at least 1.")
 
@@ -80,9 +77,7 @@ def train_tokenizer(config: TokenizerConfig, log: Callable[[str], None]) -> Toke
     [PAD] [UNK] [CLS] [SEP] [MASK] get ids 0 to 4. The same sentences and settings give the same
     vocabulary byte for byte. In a finished directory it returns the vocabulary that is there.
 
-    Args:
-        config: the input, the output and the kind of vocabulary.
-        log: receives progress, one line at a time.
+    Progress goes to `log`, one line at a time.
 
     Raises:
         UserError: bad input, a vocabulary size that the text cannot fill, or an output directory
@@ -96,7 +91,9 @@ def train_tokenizer(config: TokenizerConfig, log: Callable[[str], None]) -> Toke
         text_feature=config.text_feature,
         tfds_data_dir=config.tfds_data_dir,
     )
-    sample = _sample(_sentences(sources, config.language), config.max_sentences)
+    documents = (corpus.read_documents(source, config.language) for source in sources)
+    sentences = itertools.chain.from_iterable(itertools.chain.from_iterable(documents))
+    sample = _sample(sentences, config.max_sentences)
     if not sample:
         names = f"{', '.join(map(str, sources[:3]))}{' ...' if len(sources) > 3 else ''}"
         raise UserError(f"{names}: no text found; give files with sentences in them.")
@@ -112,12 +109,6 @@ def train_tokenizer(config: TokenizerConfig, log: Callable[[str], None]) -> Toke
     tokenizer.save(output)
     log(f"Saved {output}: {tokenizer.vocab_size} tokens.")
     return tokenizer
-
-
-def _sentences(sources: Iterable[corpus.Source], language: str) -> Iterator[str]:
-    for source in sources:
-        for document in corpus.read_documents(source, language):
-            yield from document
 
 
 def _sample(sentences: Iterable[str], max_sentences: int) -> list[str]:
@@ -161,16 +152,13 @@ def _existing(output: epath.Path, record: dict[str, Any]) -> Tokenizer | None:
 
 
 def _train(sample: list[str], config: TokenizerConfig) -> Tokenizer:
-    size, lowercase, strip_accents = config.vocab_size, config.lowercase, config.strip_accents
+    size = config.vocab_size
     if config.kind == "wordpiece":
-        tokenizer = wordpiece.train(sample, size, lowercase, strip_accents)
+        tokenizer = wordpiece.train(sample, size, config.lowercase, config.strip_accents)
     else:
         tokenizer = sentencepiece.train(
-            sample,
-            size,
-            lowercase,
-            config.character_coverage,
-            strip_accents=bool(strip_accents),
+            *(sample, size, config.lowercase, config.character_coverage),
+            strip_accents=bool(config.strip_accents),
             model_type=config.model_type,
         )
     if tokenizer.vocab_size < size:

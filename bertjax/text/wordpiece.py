@@ -38,10 +38,8 @@ class WordPieceTokenizer(Tokenizer):
     splits at punctuation, and matches the longest tokens greedily (`FullTokenizer` in
     google-research/bert's tokenization.py).
 
-    Args:
-        tokens: the vocabulary in order of ids, special tokens included.
-        lowercase: lowercases the text.
-        strip_accents: removes accents. None does so exactly when `lowercase` is True.
+    `tokens` is the vocabulary in order of ids, special tokens included. If `strip_accents` is None,
+    accents are removed exactly when `lowercase` is True.
     """
 
     kind: Kind = "wordpiece"
@@ -55,16 +53,13 @@ class WordPieceTokenizer(Tokenizer):
         super().__init__(tokens, {name: ids[name] for name in SPECIALS})
         self.lowercase = lowercase
         self.strip_accents = strip_accents
-        self._library = tokenizers.Tokenizer(
-            tokenizers.models.WordPiece(
-                ids, unk_token="[UNK]", max_input_chars_per_word=MAX_WORD_CHARACTERS
-            )
+        self._library = _library(
+            lowercase, strip_accents, vocab=ids, max_input_chars_per_word=MAX_WORD_CHARACTERS
         )
-        self._library.normalizer = _normalizer(lowercase, strip_accents)
-        self._library.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
         self._cache = EncodingCache(self._encode_words, _MAX_CACHED_CHUNKS)
         self._decoder = tokenizers.decoders.WordPiece()
-        canonical = {"lowercase": lowercase, "strip_accents": self._strips(), "tokens": tokens}
+        strips = lowercase if strip_accents is None else strip_accents
+        canonical = {"lowercase": lowercase, "strip_accents": strips, "tokens": tokens}
         self.sha256 = hashlib.sha256(json.dumps(canonical).encode()).hexdigest()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -86,15 +81,11 @@ class WordPieceTokenizer(Tokenizer):
             clean = self._library.normalizer.normalize_str(text)
         return [word for word, _ in self._library.pre_tokenizer.pre_tokenize_str(clean)]
 
-    def _strips(self) -> bool:
-        return self.lowercase if self.strip_accents is None else self.strip_accents
-
     def encode_sentences(self, sentences: Sequence[str]) -> list[np.ndarray]:
         """Returns views of one array; see `Tokenizer.encode_sentences`."""
         with refusing_surrogates(sentences):
             ids, offsets = self._cache.encode(sentences)
-        bounds = offsets.tolist()
-        return [ids[start:stop] for start, stop in itertools.pairwise(bounds)]
+        return [ids[start:stop] for start, stop in itertools.pairwise(offsets.tolist())]
 
     def _encode_many(self, texts: list[str]) -> list[list[int]]:
         return [ids.tolist() for ids in self.encode_sentences(texts)]
@@ -123,8 +114,7 @@ class WordPieceTokenizer(Tokenizer):
         return None
 
     def files(self, *, export: bool) -> dict[str, bytes]:
-        """Returns the files of the vocabulary, which transformers can read with or without
-        `export`; see `Tokenizer.files`."""
+        """Returns files that transformers reads, whatever `export` is; see `Tokenizer.files`."""
         del export
         settings = {
             "tokenizer_class": "BertTokenizer",
@@ -138,16 +128,19 @@ class WordPieceTokenizer(Tokenizer):
         }
 
 
-def _normalizer(lowercase: bool, strip_accents: bool | None) -> Any:
-    """Returns BERT's text cleaning: control characters, CJK spacing, case, accents."""
+def _library(lowercase: bool, strip_accents: bool | None, **model: Any) -> Any:
+    """Returns the library's WordPiece with BERT's cleaning and splitting of text."""
     import tokenizers
 
-    return tokenizers.normalizers.BertNormalizer(
+    library = tokenizers.Tokenizer(tokenizers.models.WordPiece(unk_token="[UNK]", **model))
+    library.normalizer = tokenizers.normalizers.BertNormalizer(
         clean_text=True,
         handle_chinese_chars=True,
         strip_accents=strip_accents,
         lowercase=lowercase,
     )
+    library.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    return library
 
 
 def train(
@@ -159,9 +152,7 @@ def train(
     """
     import tokenizers
 
-    library = tokenizers.Tokenizer(tokenizers.models.WordPiece(unk_token="[UNK]"))
-    library.normalizer = _normalizer(lowercase, strip_accents)
-    library.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    library = _library(lowercase, strip_accents)
     limit = max(1, min(_MAX_ALPHABET, (vocab_size - len(SPECIALS)) // 2))
     alphabet, continuing = _alphabet(library, sentences, limit)
     # The library numbers "##x" in the order of a randomly seeded hash table and breaks ties between
@@ -177,9 +168,8 @@ def train(
         show_progress=False,
     )
     library.train_from_iterator(sentences, trainer)
-    vocabulary = library.get_vocab()
-    tokens = sorted(vocabulary, key=vocabulary.__getitem__)
-    return WordPieceTokenizer(tokens, lowercase, strip_accents)
+    ids = library.get_vocab()
+    return WordPieceTokenizer(sorted(ids, key=ids.__getitem__), lowercase, strip_accents)
 
 
 def _alphabet(library: Any, sentences: list[str], limit: int) -> tuple[list[str], list[str]]:
@@ -198,11 +188,7 @@ def _alphabet(library: Any, sentences: list[str], limit: int) -> tuple[list[str]
 
 
 def parse(data: bytes, file: epath.Path) -> list[str]:
-    """Returns the tokens of a vocab.txt in the order of their ids.
-
-    Args:
-        data: the content of the file, valid UTF-8.
-        file: its path for errors.
+    """Returns the tokens of a vocab.txt, valid UTF-8, in the order of their ids.
 
     Raises:
         UserError: an empty line, a duplicate token, or a missing special token.
@@ -220,8 +206,7 @@ def parse(data: bytes, file: epath.Path) -> list[str]:
                 f"{file}:{number}: {token!r} is already on line {first[token]}; a token has one id."
             )
         first[token] = number
-    missing = [name for name in SPECIALS if name not in first]
-    if missing:
+    if missing := [name for name in SPECIALS if name not in first]:
         raise UserError(f"{file}: has no {', '.join(missing)}; is it a BERT vocabulary?")
     return tokens
 
