@@ -29,22 +29,15 @@ _EXAMPLES_PER_READ = 64
 class TfdsSplit:
     """One text feature of the examples of a split."""
 
-    name: str
-    """The name in errors and manifests: tfds:wikipedia/20230601.en:1.0.0:train."""
-    directory: str
-    """The directory of the version, which holds dataset_info.json."""
+    name: str  # in errors and manifests: tfds:wikipedia/20230601.en:1.0.0:train
+    directory: str  # of the version; it holds dataset_info.json
     split: str
     feature: str
     examples: int
-    stored_bytes: int
-    """The approximate size of the examples on disk, with all of their features."""
+    stored_bytes: int  # the approximate size of the examples on disk, with all of their features
 
     def __str__(self) -> str:
         return self.name
-
-    def where(self, number: int) -> str:
-        """Returns the name of an example in errors."""
-        return f"{self.name}: example {number:,}"
 
     def texts(self, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
         """Yields the texts of examples `start` to `stop`, by default of all examples.
@@ -73,12 +66,7 @@ def find(specification: str, feature: str, data_dir: epath.PathLike | None) -> T
 
     The default version is the newest one in `data_dir`, the default split is train. The config may
     be omitted if there is only one. A split may be any that TFDS reads: train[:10%], train+test.
-
-    Args:
-        specification: the name as the user wrote it.
-        feature: the name of the text feature.
-        data_dir: the directory of data sets. None selects the default of TFDS: TFDS_DATA_DIR, then
-            ~/tensorflow_datasets.
+    A `data_dir` of None selects the default of TFDS: TFDS_DATA_DIR, then ~/tensorflow_datasets.
 
     Raises:
         UserError: there is no such data set, it is not stored as ArrayRecord, or it has no such
@@ -87,9 +75,8 @@ def find(specification: str, feature: str, data_dir: epath.PathLike | None) -> T
     match = _SPECIFICATION.fullmatch(specification.removeprefix(PREFIX))
     if match is None:
         raise UserError(
-            f"{specification}: not the name of a TFDS data set; write "
-            "tfds:NAME[/CONFIG][:VERSION][:SPLIT], for example "
-            "tfds:wikipedia/20230601.en:1.0.0:train."
+            f"{specification}: not the name of a TFDS data set; write tfds:NAME[/CONFIG][:VERSION]"
+            "[:SPLIT], for example tfds:wikipedia/20230601.en:1.0.0:train."
         )
     root = _root(data_dir)
     directory = _directory(match, specification, root)
@@ -122,17 +109,13 @@ def _root(data_dir: epath.PathLike | None) -> epath.Path:
 
         return epath.Path(constants.get_default_data_dir())
     if not is_local(data_dir):
-        raise UserError(
-            f"{data_dir}: TFDS data sets are read from a local disk only; copy it to one."
-        )
+        raise UserError(f"{data_dir}: TFDS data sets are read from a local disk; copy it to one.")
     return epath.Path(data_dir).expanduser()
 
 
 def _directory(match: re.Match[str], specification: str, root: epath.Path) -> epath.Path:
     """Returns the directory of the matched version."""
     directory = root / match["name"]
-    if not directory.is_dir():
-        raise _unknown(match, specification, root)
     if config := match["config"]:
         directory /= config
     elif not _versions(directory):
@@ -157,18 +140,13 @@ def _directory(match: re.Match[str], specification: str, root: epath.Path) -> ep
 def _versions(directory: epath.Path) -> list[str]:
     """Returns the names of the complete versions in a directory, oldest first."""
     names = [path.name for path in _directories(directory) if (path / _INFO).exists()]
-    numbers = {name: tuple(map(int, name.split("."))) for name in names if _is_version(name)}
-    return sorted(numbers, key=lambda name: numbers[name])
-
-
-def _is_version(name: str) -> bool:
-    return re.fullmatch(r"\d+\.\d+\.\d+", name) is not None
+    versions = [name for name in names if re.fullmatch(r"\d+\.\d+\.\d+", name)]
+    return sorted(versions, key=lambda name: tuple(map(int, name.split("."))))
 
 
 def _directories(directory: epath.Path) -> list[epath.Path]:
-    if not directory.is_dir():
-        return []
-    return sorted(path for path in directory.iterdir() if path.is_dir())
+    paths = directory.iterdir() if directory.is_dir() else ()
+    return sorted(path for path in paths if path.is_dir())
 
 
 def _unknown(match: re.Match[str], specification: str, root: epath.Path) -> UserError:
@@ -180,7 +158,11 @@ def _unknown(match: re.Match[str], specification: str, root: epath.Path) -> User
         for inner in (path, *_directories(path))
         if _versions(inner)
     ]
-    known = _registered()
+    # The second import registers the builders of texts.
+    import tensorflow_datasets as tfds
+    import tensorflow_datasets.text  # pyright: ignore[reportUnusedImport]
+
+    known = tfds.list_builders(with_community_datasets=False)
     if match["name"] in known:
         return UserError(
             f"{specification}: is not in {root}, and bertjax downloads nothing; build it where "
@@ -188,18 +170,10 @@ def _unknown(match: re.Match[str], specification: str, root: epath.Path) -> User
             f"--file_format={_FORMAT} --data_dir={root}`, or give another `tfds_data_dir`."
         )
     near = difflib.get_close_matches(wanted, [*there, *known])
-    advice = f"the nearest are {', '.join(near)}" if near else f"there are {', '.join(there[:5])}"
-    if not near and not there:
-        advice = "that directory has no data set"
+    advice = f"there are {', '.join(there[:5])}" if there else "that directory has no data set"
+    if near:
+        advice = f"the nearest are {', '.join(near)}"
     return UserError(f"{specification}: neither {root} nor TFDS has such a data set; {advice}.")
-
-
-def _registered() -> list[str]:
-    """Returns the names that TFDS has builders for."""
-    import tensorflow_datasets as tfds
-    import tensorflow_datasets.text  # pyright: ignore[reportUnusedImport] - registers its builders
-
-    return tfds.list_builders(with_community_datasets=False)
 
 
 def _builder(directory: str, where: str) -> Any:
@@ -240,7 +214,6 @@ def _check_feature(builder: Any, specification: str, feature: str) -> None:
         raise UserError(f"{specification}: has no text feature {feature!r}, {there}.")
 
 
-@functools.cache
+@functools.cache  # opens a split once per process
 def _data_source(directory: str, split: str) -> Any:
-    """Opens a split once per process."""
     return _builder(directory, directory).as_data_source(split, file_format=_FORMAT)
