@@ -46,12 +46,9 @@ _RECORDS_AT_ONCE = 512
 class Example(NamedTuple):
     """An example with its masked words restored."""
 
-    pair: Pair
-    """A and B (int32, without special tokens), and whether B is random."""
-    max_seq_length: int
-    """The number of tokens that the record was padded to."""
-    predictions: int
-    """The number of masked positions, including those that were kept or replaced at random."""
+    pair: Pair  # A and B (int32, without special tokens), and whether B is random
+    max_seq_length: int  # the number of tokens that the record was padded to
+    predictions: int  # the number of masked positions, replaced by [MASK] or not
 
 
 class _Unfit(Exception):
@@ -68,14 +65,12 @@ def read_examples(
 
     Args:
         path: the file, plain or compressed by gzip; local or remote (gs://).
-        tokenizer: the tokenizer that the file was made with, for checks of ids and special tokens.
-            With None, only checks for any vocabulary are made.
+        tokenizer: the tokenizer that the file was made with. None skips the checks that need it.
         max_seq_length: the length that records must be padded to. None takes that of the first.
 
     Raises:
-        UserError: there is no such file, it is damaged (each CRC32C is checked) or truncated, a
-            feature is missing or has impossible values, or the length, ids or special tokens differ
-            from those expected. The error names the file and the record's number, from 1.
+        UserError: there is no such file; or the named record, from 1, is damaged or truncated,
+            lacks a feature, or has impossible or unexpected values.
     """
     path = location(path)
     numbered = enumerate(read_records(path), start=1)
@@ -86,6 +81,25 @@ def read_examples(
             examples = _decode_singly(path, batch, max_seq_length, tokenizer)
         max_seq_length = examples[0].max_seq_length
         yield from examples
+
+
+def _decode_singly(
+    path: epath.Path,
+    batch: Sequence[tuple[int, bytes]],
+    max_seq_length: int | None,
+    tokenizer: Tokenizer | None,
+) -> list[Example]:
+    """Decodes records one by one, to name the faulty one."""
+    examples: list[Example] = []
+    for number, record in batch:
+        try:
+            examples += _decode([record], max_seq_length, tokenizer)
+        except protobuf.Malformed as error:
+            raise _damaged(path, number, error) from None
+        except _Unfit as error:
+            raise UserError(f"{path}, record {number}: {error}") from None
+        max_seq_length = examples[0].max_seq_length
+    return examples
 
 
 def read_records(path: epath.PathLike) -> Iterator[bytes]:
@@ -129,9 +143,7 @@ def is_tfrecord(path: epath.Path) -> bool:
 def expanded(patterns: Sequence[str], leave_out: Sequence[epath.Path]) -> list[str]:
     """Replaces each directory that contains TFRecords, at any depth, by these files.
 
-    Args:
-        patterns: patterns as for `corpus.expand_inputs`.
-        leave_out: files that do not count as text.
+    The arguments are those of `corpus.expand_inputs`.
 
     Raises:
         UserError: a directory has both TFRecords and text.
@@ -162,20 +174,14 @@ def are_tfrecords(sources: Sequence[Source]) -> bool:
 
 
 def prepare_command(data: epath.Path) -> str | None:
-    """Returns the command that converts TFRecords given in place of shards, None for other data.
-
-    Args:
-        data: a directory, a file or a pattern.
-    """
+    """Returns the command that converts TFRecords given in place of shards, None for other data."""
     if data.is_dir():
         found = any(map(is_named_tfrecord, data.iterdir()))
     elif data.is_file():
         found = is_tfrecord(data)
     else:  # a pattern, perhaps
         found = ".tfrecord" in data.name or ".tf_record" in data.name
-    if not found:
-        return None
-    return command("prepare", input=data, tokenizer="vocab.txt", output="shards")
+    return command("prepare", input=data, tokenizer="vocab.txt", output="shards") if found else None
 
 
 def _decompressed(file: Any) -> Any:
@@ -198,47 +204,23 @@ def _damaged(path: epath.Path, number: int, error: protobuf.Malformed) -> UserEr
     )
 
 
-def _decode_singly(
-    path: epath.Path,
-    batch: Sequence[tuple[int, bytes]],
-    max_seq_length: int | None,
-    tokenizer: Tokenizer | None,
-) -> list[Example]:
-    """Decodes records one by one, to name the faulty one."""
-    examples: list[Example] = []
-    for number, record in batch:
-        try:
-            examples += _decode([record], max_seq_length, tokenizer)
-        except protobuf.Malformed as error:
-            raise _damaged(path, number, error) from None
-        except _Unfit as error:
-            raise UserError(f"{path}, record {number}: {error}") from None
-        max_seq_length = examples[0].max_seq_length
-    return examples
-
-
 def _decode(
     records: Sequence[bytes], max_seq_length: int | None, tokenizer: Tokenizer | None
 ) -> list[Example]:
-    """Decodes several records at once.
-
-    Raises:
-        Malformed: a record is not a tf.train.Example.
-        _Unfit: a record has other features than expected; the message fits a single record.
-    """
+    """Decodes several records at once; the message of an error fits a single record."""
     found = [_features(record) for record in records]
     columns = {name: [features[name] for features in found] for name in _FEATURES}
-    ids = _rows("input_ids", columns["input_ids"], max_seq_length)
+    ids = _rows(columns, "input_ids", max_seq_length)
     count, length = ids.shape
-    mask = _rows("input_mask", columns["input_mask"], length)
-    types = _rows("segment_ids", columns["segment_ids"], length)
-    labels = _rows("next_sentence_labels", columns["next_sentence_labels"], 1)[:, 0]
+    mask, types = (_rows(columns, name, length) for name in ("input_mask", "segment_ids"))
+    labels = _rows(columns, "next_sentence_labels", 1)[:, 0]
 
     # [CLS] A [SEP] B [SEP], then padding.
     column, ends = np.arange(length), mask.sum(axis=1)
     a_ends = ((types == 0) & (mask == 1)).sum(axis=1) - 1
-    is_row = np.array_equal(mask, column < ends[:, None])
-    is_row &= np.array_equal(types, (column > a_ends[:, None]) & (column < ends[:, None]))
+    is_real = column < ends[:, None]
+    is_row = np.array_equal(mask, is_real)
+    is_row &= np.array_equal(types, is_real & (column > a_ends[:, None]))
     if not is_row or (a_ends < 2).any() or (ends < a_ends + 3).any():
         raise _Unfit(
             "its input_mask and segment_ids are not those of [CLS] A [SEP] B [SEP] and padding; "
@@ -287,21 +269,17 @@ def _packed(name: str, feature: protobuf.Fields) -> bytes:
     return b"".join(value for value in values if isinstance(value, bytes))
 
 
-def _rows(name: str, columns: Sequence[bytes], length: int | None) -> np.ndarray:
-    """Returns a feature of several records: int64 [records, length].
-
-    With None, `length` is that of the first record.
-    """
-    values, offsets = protobuf.packed_varints(columns)
+def _rows(columns: dict[str, list[bytes]], name: str, length: int | None) -> np.ndarray:
+    """Returns a feature: int64 [records, length]. The default length is the first record's."""
+    values, offsets = protobuf.packed_varints(columns[name])
     counts = np.diff(offsets)
-    if length is None:
-        length = int(counts[0])
+    length = int(counts[0]) if length is None else length
     if (counts != length).any():
         raise _Unfit(
             f"its {name} has {counts[0]} numbers instead of {length}; put the files of each "
             "sequence length into their own directory."
         )
-    return values.reshape(len(columns), length)
+    return values.reshape(len(counts), length)
 
 
 def _predictions(columns: dict[str, list[bytes]]) -> tuple[np.ndarray, ...]:
@@ -329,14 +307,12 @@ def _check_vocabulary(
     """Refuses ids and special tokens that do not fit the tokenizer or, with None, any tokenizer."""
     row = np.arange(len(ids))
     first, middle, last = ids[:, 0], ids[row, a_ends], ids[row, ends - 1]
+    cls_id, sep_id = (first, middle) if tokenizer is None else (tokenizer.cls_id, tokenizer.sep_id)
     vocab_size = 1 << 31 if tokenizer is None else tokenizer.vocab_size
     wrong = ids[(ids < 0) | (ids >= vocab_size)]
     advice = "give the vocabulary that the file was made with."
     if len(wrong):
         raise _Unfit(f"has the id {wrong[0]}, but the vocabulary has {vocab_size:,}; {advice}")
-    cls_id, sep_id = first, middle
-    if tokenizer is not None:
-        cls_id, sep_id = tokenizer.cls_id, tokenizer.sep_id
     if (first != cls_id).any() or (middle != sep_id).any() or (last != sep_id).any():
         raise _Unfit(
             f"has the ids {first[0]}, {middle[0]} and {last[0]} instead of [CLS], [SEP] and [SEP]; "

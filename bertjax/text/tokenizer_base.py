@@ -34,12 +34,9 @@ class Encoding(NamedTuple):
 class Surface(NamedTuple):
     """The text that a token stands for, and where in a word it can stand."""
 
-    text: str
-    """The token without the marker of its kind ("##" or "▁")."""
-    begins: bool
-    """Whether the token can begin a word."""
-    continues: bool
-    """Whether the token can follow other characters without a space. Punctuation does both."""
+    text: str  # the token without the marker of its kind ("##" or "▁")
+    begins: bool  # whether the token can begin a word
+    continues: bool  # whether it can follow other characters without a space; punctuation does both
 
 
 def truncated_lengths(first: int, second: int, budget: int) -> tuple[int, int]:
@@ -59,27 +56,20 @@ def truncated_lengths(first: int, second: int, budget: int) -> tuple[int, int]:
 
 
 class Tokenizer(abc.ABC):
-    """A vocabulary with its rules: text to ids and back.
-
-    Args:
-        tokens: the vocabulary in order of ids.
-        special_ids: the id of every name in SPECIALS.
-    """
+    """A vocabulary with its rules: text to ids and back."""
 
     kind: Kind
     lowercase: bool
-    sha256: str
-    """SHA-256 of the vocabulary, its special ids and its normalization, independent of the files
-    it came from."""
+    sha256: str  # of the vocabulary, its special ids and its normalization, however they are stored
 
     def __init__(self, tokens: list[str], special_ids: dict[str, int]) -> None:
         self._tokens = tokens
         self.vocab_size = len(tokens)
-        self.pad_id = special_ids["[PAD]"]
-        self.unk_id = special_ids["[UNK]"]
-        self.cls_id = special_ids["[CLS]"]
-        self.sep_id = special_ids["[SEP]"]
-        self.mask_id = special_ids["[MASK]"]
+        self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (
+            special_ids[name] for name in SPECIALS
+        )
+        # [UNK] counts as text: Google masks it too.
+        self._special = (self.pad_id, self.cls_id, self.sep_id, self.mask_id)
 
     def __repr__(self) -> str:
         return f"<{self.kind} tokenizer, {self.vocab_size} tokens, sha256 {self.sha256[:12]}>"
@@ -190,15 +180,12 @@ class Tokenizer(abc.ABC):
         firsts = self._plain_many(texts, parse_mask)
         seconds = [[]] * len(firsts) if pairs is None else self._plain_many(pairs, parse_mask)
         budget = self._budget(max_length, pairs is not None)
-        rows, boundaries = [], []
+        rows = []
         for first, second in zip(firsts, seconds, strict=True):
             keep, keep_pair = truncated_lengths(len(first), len(second), budget)
-            row = [self.cls_id, *first[:keep], self.sep_id]
-            boundaries.append(len(row))
-            if pairs is not None:
-                row += [*second[:keep_pair], self.sep_id]
-            rows.append(row)
-        return self._pad(rows, boundaries, pad_to)
+            end = [] if pairs is None else [*second[:keep_pair], self.sep_id]
+            rows.append(([self.cls_id, *first[:keep], self.sep_id], end))
+        return self._pad(rows, pad_to)
 
     def encode_sentences(self, sentences: Sequence[str]) -> list[np.ndarray]:
         """Returns the ids of many sentences without special tokens: one int32 array each."""
@@ -214,18 +201,17 @@ class Tokenizer(abc.ABC):
         Raises:
             IndexError: an id is not in the vocabulary.
         """
-        special = {self.pad_id, self.cls_id, self.sep_id, self.mask_id}
         texts: list[str] = []
         run: list[int] = []
-        for number in (int(value) for value in ids):
-            if number not in special:
-                self.token(number)  # refuses ids outside the vocabulary
+        for number in map(int, ids):
+            token = self.token(number)  # refuses ids outside the vocabulary
+            if number not in self._special:
                 run.append(number)
             elif not skip_special:
-                texts += [self._join(run), self._tokens[number]]
+                texts += [self._join(run), token]
                 run = []
         texts.append(self._join(run))
-        return " ".join(text for text in texts if text)
+        return " ".join(filter(None, texts))
 
     def token(self, token_id: int) -> str:
         """Returns the vocabulary's entry of an id, for example "##ing" or "▁the".
@@ -247,15 +233,12 @@ class Tokenizer(abc.ABC):
             IndexError: the id is not in the vocabulary.
         """
         self.token(token_id)  # refuses ids outside the vocabulary
-        if token_id in (self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id):
-            return None
-        return self._surface(token_id)
+        return None if token_id in (self.unk_id, *self._special) else self._surface(token_id)
 
     def special(self) -> np.ndarray:
-        """Returns bool[V]: True for [PAD], [CLS], [SEP] and [MASK]. [UNK] counts as text: Google
-        masks it too."""
+        """Returns bool[V]: True for [PAD], [CLS], [SEP] and [MASK]. [UNK] counts as text."""
         table = np.zeros(self.vocab_size, bool)
-        table[[self.pad_id, self.cls_id, self.sep_id, self.mask_id]] = True
+        table[[*self._special]] = True
         return table
 
     def word_starts(self) -> np.ndarray:
@@ -300,19 +283,20 @@ class Tokenizer(abc.ABC):
         return max_length - specials
 
     def _pad(
-        self, rows: list[list[int]], boundaries: list[int], pad_to: int | None
+        self, rows: list[tuple[list[int], list[int]]], pad_to: int | None
     ) -> dict[str, np.ndarray]:
-        longest = max(map(len, rows), default=0)
+        """Pads rows, given as the ids of type 0 and of type 1."""
+        longest = max((len(first) + len(second) for first, second in rows), default=0)
         length = longest if pad_to is None else pad_to
         if longest > length:
             raise UserError(f"pad_to {length} is shorter than a row of {longest} tokens: raise it.")
         ids = np.full((len(rows), length), self.pad_id, np.int32)
-        mask = np.zeros((len(rows), length), np.int32)
-        types = np.zeros((len(rows), length), np.int32)
-        for number, (row, boundary) in enumerate(zip(rows, boundaries, strict=True)):
-            ids[number, : len(row)] = row
-            mask[number, : len(row)] = 1
-            types[number, boundary : len(row)] = 1
+        mask, types = np.zeros_like(ids), np.zeros_like(ids)
+        for number, (first, second) in enumerate(rows):
+            end = len(first) + len(second)
+            ids[number, :end] = first + second
+            mask[number, :end] = 1
+            types[number, len(first) : end] = 1
         return {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
 
 

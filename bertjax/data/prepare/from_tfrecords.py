@@ -27,21 +27,8 @@ from bertjax.text.tokenizer import load_tokenizer
 
 # The settings of text, which TFRecords do not record, and their values in a manifest.
 UNKNOWN = {"dupe_factor": 0, "short_seq_prob": 0.0, "block_mib": 0, "language": ""}
-_SETTINGS_OF_TEXT = (*UNKNOWN, "segments")
-_HASH_RANGE = 1 << 64
 _HASH = np.dtype("<u8")
 _COUNTED_AT_ONCE = 1 << 24
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """The settings of a conversion, apart from the files."""
-
-    max_seq_length: int
-    held_out: float
-    seed: int
-    vocabulary: str
-    """Directory of the tokenizer."""
 
 
 def with_length(config: PrepareConfig, paths: Sequence[epath.Path]) -> PrepareConfig:
@@ -52,11 +39,11 @@ def with_length(config: PrepareConfig, paths: Sequence[epath.Path]) -> PrepareCo
             configured, or there is no record.
     """
     defaults = {field.name: field.default for field in dataclasses.fields(config)}
-    for name in _SETTINGS_OF_TEXT:
-        if getattr(config, name) != defaults[name]:
+    for name in (*UNKNOWN, "segments"):
+        if (value := getattr(config, name)) != defaults[name]:
             raise UserError(
-                f"`{name}` is {getattr(config, name)}, but {paths[0]} is a TFRecord file with "
-                f"finished examples: leave `{name}` out."
+                f"`{name}` is {value}, but {paths[0]} is a TFRecord file with finished examples: "
+                f"leave `{name}` out."
             )
     for path in paths:
         for example in tfrecords.read_examples(path):
@@ -67,9 +54,7 @@ def with_length(config: PrepareConfig, paths: Sequence[epath.Path]) -> PrepareCo
                     f"{length}: leave `max_seq_length` out."
                 )
             return dataclasses.replace(config, max_seq_length=length)
-    raise UserError(
-        f"{paths[0]}: no record in it, nor in any other input; give TFRecords with some."
-    )
+    raise UserError(f"{paths[0]}: no record in it, nor in any other input; give other TFRecords.")
 
 
 def convert(
@@ -92,10 +77,10 @@ def convert(
         UserError: a split has no example; see also `tfrecords.read_examples`.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    options = Options(config.lengths[0], config.held_out, config.seed, str(vocabulary))
+    options = (str(vocabulary), config.lengths[0], config.held_out, config.seed)
     markers = [directory / f"{number:05d}.json" for number in range(len(paths))]
     calls = [
-        (str(marker), str(path), options)
+        (str(marker), str(path), *options)
         for marker, path in zip(markers, paths, strict=True)
         if not marker.exists()
     ]
@@ -120,29 +105,25 @@ def convert(
     return Totals(blocks=0, documents=0, sentences=0, ids=ids, words=0), results
 
 
-def convert_file(marker: str, path: str, options: Options) -> None:
+def convert_file(
+    marker: str, path: str, vocabulary: str, max_seq_length: int, held_out: float, seed: int
+) -> None:
     """Converts one file.
 
     Beside the shards it writes token counts, the hashes of all texts (uint64, sorted) and, last,
     the marker: the JSON of a result for each split.
-
-    Raises:
-        UserError: see `tfrecords.read_examples`.
     """
-    target = epath.Path(marker)
-    tokenizer = load_tokenizer(options.vocabulary)
+    target, cutoff = epath.Path(marker), cutoff_of(held_out)
+    tokenizer = load_tokenizer(vocabulary)
     dtype = shards.id_dtype(shards.needs_wide_ids(tokenizer.vocab_size))
-    length, cutoff = options.max_seq_length, cutoff_of(options.held_out)
-    train, held_out = (
-        _SplitWriter(target.with_name(f"{split}-{target.stem}"), tokenizer.vocab_size, length)
-        for split in shards.SPLITS
-    )
+    sizes = (tokenizer.vocab_size, max_seq_length)
+    writers = {split: _SplitWriter(target, split, *sizes) for split in shards.SPLITS}
     hashes = array.array("Q")
-    for example in tfrecords.read_examples(path, tokenizer, max_seq_length=length):
+    for example in tfrecords.read_examples(path, tokenizer, max_seq_length=max_seq_length):
         record = _encode(example.pair, dtype)
-        hashes.append(_text_hash(options.seed, record))
-        (held_out if hashes[-1] < cutoff else train).add(example.pair, record)
-    results = {"train": train.finish(), "held_out": held_out.finish()}
+        hashes.append(_text_hash(seed, record))
+        writers["held_out" if hashes[-1] < cutoff else "train"].add(example.pair, record)
+    results = {split: writer.finish() for split, writer in writers.items()}
     ordered = np.sort(np.frombuffer(hashes, np.uint64)).astype(_HASH)
     write_atomically(target.with_suffix(".hashes"), ordered.tobytes())
     write_atomically(target, json.dumps(results).encode())
@@ -151,8 +132,10 @@ def convert_file(marker: str, path: str, options: Options) -> None:
 class _SplitWriter:
     """Writes a file's examples of one split to shards."""
 
-    def __init__(self, base: epath.Path, vocab_size: int, max_seq_length: int) -> None:
-        self._base = base
+    def __init__(
+        self, marker: epath.Path, split: str, vocab_size: int, max_seq_length: int
+    ) -> None:
+        self._base = marker.with_name(f"{split}-{marker.stem}")
         self._counts = np.zeros(vocab_size, np.int64)
         self._lengths = np.zeros(max_seq_length + 1, np.int64)
         self._random = 0
@@ -198,8 +181,7 @@ def _encode(pair: Pair, dtype: np.dtype) -> bytes:
 
 
 def _text_hash(seed: int, record: bytes) -> int:
-    """Hashes A and B without the label."""
-    text = record[shards.FLAG_BYTES :]
+    text = record[shards.FLAG_BYTES :]  # A and B without the label
     digest = hashlib.blake2b(repr(seed).encode() + text, digest_size=8).digest()
     return int.from_bytes(digest, "little")
 
@@ -223,8 +205,7 @@ def _count_distinct(files: Sequence[epath.Path], slices: int) -> int:
     """Counts the distinct hashes in sorted files, one slice of their range at a time."""
     count = 0
     for number in range(slices):
-        first = _HASH_RANGE * number // slices
-        last = _HASH_RANGE * (number + 1) // slices - 1
+        first, last = (number << 64) // slices, (number + 1 << 64) // slices - 1
         found = []
         for file in files:
             hashes = np.frombuffer(file.read_bytes(), _HASH)

@@ -266,8 +266,8 @@ def test_remote_files_and_a_remote_output(old, config, log, remote, differing):
 
 def test_workers_load_neither_jax_nor_tensorflow(old, vocabulary, tmp_path):
     directory, _ = old(4, files=1)
-    options = from_tfrecords.Options(LENGTH, 0.0, 1, str(vocabulary))
-    task = (str(tmp_path / "00000.json"), str(next(directory.iterdir())), options)
+    files = (str(tmp_path / "00000.json"), str(next(directory.iterdir())), str(vocabulary))
+    task = (*files, LENGTH, 0.0, 1)
     with Workers(2) as workers:
         workers.run(from_tfrecords.convert_file, [task])
         modules = set(workers.run(eval, [("set(__import__('sys').modules)",)] * 4)[0])
