@@ -20,7 +20,7 @@ from bertjax.parsing import flags_of, parse_recipe
 
 EXIT_DONE, EXIT_INTERRUPTED, EXIT_WARNED, EXIT_MISTAKE, EXIT_STOPPED = 0, 1, 1, 2, 75
 _RESUMABLE = ("demo", "prepare", "pretrain", "finetune")
-_LABELLED = {"train": "train.csv", "dev": "dev.csv"}
+_LABELED = {"train": "train.csv", "dev": "dev.csv"}
 
 
 class Verb(NamedTuple):
@@ -213,7 +213,7 @@ def _pretrain(arguments: list[str]) -> int:
     if result.stopped:
         _say_how_to_resume("pretrain", arguments, config.fresh, result.workdir)
         return EXIT_STOPPED
-    _say(f"Next: {command('finetune', model=result.workdir, **_LABELLED)}")
+    _say(f"Next: {command('finetune', model=result.workdir, **_LABELED)}")
     _say(f'  or: echo "the cat [MASK] on the mat." | {command("predict", result.workdir)}')
     return EXIT_DONE
 
@@ -228,7 +228,7 @@ def _convert(arguments: list[str]) -> int:
         config = parsing.parse(ConvertConfig, "convert", arguments)
         result = convert(config, say)
     if config.to == "huggingface":
-        _say(f"Next: {command('finetune', model=result.dest, **_LABELLED)}")
+        _say(f"Next: {command('finetune', model=result.dest, **_LABELED)}")
         verb = "predict" if can_predict(result.kind) else "embed"
         _say(f"  or: {command(verb, result.dest)} < lines.txt")
         return EXIT_DONE
@@ -367,11 +367,11 @@ VERBS = {
     "prepare": Verb("text + vocabulary -> shards", _prepare),
     "pretrain": Verb("shards -> a pre-trained BERT", _pretrain),
     "convert": Verb("a TF1 checkpoint, a model or a run -> another layout", _convert),
-    "finetune": Verb("a BERT + labelled files -> a fine-tuned model", _finetune),
-    "evaluate": Verb("a fine-tuned model + a labelled file -> scores", _evaluate),
+    "finetune": Verb("a BERT + labeled files -> a fine-tuned model", _finetune),
+    "evaluate": Verb("a fine-tuned model + a labeled file -> scores", _evaluate),
     "predict": Verb("lines -> labels, answers, or words for [MASK]", _predict),
     "embed": Verb("lines -> vectors", _embed),
-    "probe": Verb("a frozen model + labelled rows -> scores of a linear model", _probe),
+    "probe": Verb("a frozen model + labeled rows -> scores of a linear model", _probe),
     "report": Verb("run directories -> a page per run, and a page that compares them", _report),
 }
 

@@ -60,7 +60,7 @@ def _values(config: FinetuneConfig) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateConfig:
-    """Score a fine-tuned model on every row of a labelled file. Prints one JSON object.
+    """Score a fine-tuned model on every row of a labeled file. Prints one JSON object.
 
     With the model before it, --help shows the options of the model's task.
     """
@@ -68,7 +68,7 @@ class EvaluateConfig:
     model: tyro.conf.Positional[str]
     """Run directory, export, Hugging Face directory, TF1 checkpoint, or name on the hub."""
     data: tyro.conf.Positional[str]
-    """Labelled file, in a format of the model's task."""
+    """Labeled file, in a format of the model's task."""
     task: Any = dataclasses.field(default_factory=NoEvaluationOptions)
     """Options of the task."""
     batch_size: int = 32

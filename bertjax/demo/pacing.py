@@ -77,7 +77,7 @@ def budget(
 ) -> Budget:
     """Gives pre-training the time that the other stages leave.
 
-    `rows` are the numbers of labelled rows: train, few, dev, test. `examples` is the number of
+    `rows` are the numbers of labeled rows: train, few, dev, test. `examples` is the number of
     training examples of pre-training, `seconds` the time left for all unfinished stages.
     """
     runs = len(hyper.finetune_rates) + hyper.seeds - 1

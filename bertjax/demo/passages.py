@@ -1,7 +1,7 @@
 """The demo's text to pre-train on, and its task: which package is a passage from?
 
-The names of packages are masked in labelled passages. Dev and test passages come from source files
-of their own: the vocabulary, pre-training and the labelled training rows use no word of them.
+The names of packages are masked in labeled passages. Dev and test passages come from source files
+of their own: the vocabulary, pre-training and the labeled training rows use no word of them.
 """
 
 import functools
@@ -49,7 +49,7 @@ _WORD = re.compile(r"\w+")
 
 
 class TaskSizes(NamedTuple):
-    """Maximum numbers of classes and of labelled passages a class."""
+    """Maximum numbers of classes and of labeled passages a class."""
 
     classes: int = 8  # the packages with the most text
     train: int = 100
@@ -66,14 +66,14 @@ class Corpus(NamedTuple):
     documents: int
     files: int  # source files of the text
     held_out_files: int  # source files of dev and test, absent from the text
-    rows: dict[str, int]  # numbers of labelled rows: train, few, dev, test
-    sha256: str  # hash of the text and of the labelled rows
+    rows: dict[str, int]  # numbers of labeled rows: train, few, dev, test
+    sha256: str  # hash of the text and of the labeled rows
 
 
 def write_corpus(
     passages: Sequence[Passage], directory: epath.PathLike, sizes: TaskSizes, seed: int = 0
 ) -> Corpus:
-    """Writes the text to pre-train on and the labelled rows of `passages` to `directory`.
+    """Writes the text to pre-train on and the labeled rows of `passages` to `directory`.
 
     text.txt has a sentence a line and a blank line between docstrings (Google's format);
     train.jsonl, few.jsonl, dev.jsonl and test.jsonl have the fields text and label. The seed

@@ -144,7 +144,7 @@ def method(settings: dict[str, Any], stages: dict[str, Any]) -> list[str]:
     return [
         f"The text: docstrings and help topics of the Python packages installed here, "
         f"{corpus['words']:,} words of {corpus['files']:,} source files. In the "
-        "labelled passages every package's name is replaced by “package”. Dev and test passages "
+        "labeled passages every package's name is replaced by “package”. Dev and test passages "
         f"come from {corpus['held_out_files']} other source files; neither the vocabulary nor "
         "pre-training uses a word of them.",
         f"Pre-training: masked words and next sentences, {steps:,} steps of "
@@ -170,7 +170,7 @@ def commands(workdir: epath.Path) -> list[str]:
     tokenizer, data, run, task = (
         mine / name for name in ("tokenizer", "data", "pretrain", "finetune")
     )
-    labelled = {"train": "YOUR_TRAIN.csv", "dev": "YOUR_DEV.csv"}
+    labeled = {"train": "YOUR_TRAIN.csv", "dev": "YOUR_DEV.csv"}
     topic = "Compute the eigenvalues of a symmetric matrix."
     return [
         "# ask the models of this demo",
@@ -183,7 +183,7 @@ def commands(workdir: epath.Path) -> list[str]:
         command("pretrain", data=data, workdir=run),
         "",
         f"# your labels: a .csv, .tsv or .jsonl file like {workdir / 'corpus' / 'train.jsonl'}",
-        command("finetune", model=run, **labelled, workdir=task),
+        command("finetune", model=run, **labeled, workdir=task),
         f"{command('predict', task)} < YOUR_LINES.txt",
     ]
 

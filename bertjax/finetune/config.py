@@ -20,7 +20,7 @@ _Select = Literal["last", "best"]
 
 @dataclasses.dataclass(frozen=True)
 class FinetuneConfig:
-    """Fine-tune a model on labelled files.
+    """Fine-tune a model on labeled files.
 
     The head of the task is always new. The model of the best seed is exported.
     """

@@ -1,4 +1,4 @@
-"""Fine-tuning: labelled files -> several seeds of one recipe -> metrics, and the best's export."""
+"""Fine-tuning: labeled files -> several seeds of one recipe -> metrics, and the best's export."""
 
 import contextlib
 from typing import Any

@@ -71,7 +71,7 @@ def evaluate(
     execution: Execution = _DEFAULT,
     **options: Any,
 ) -> dict[str, float]:
-    """Computes the metrics of a fine-tuned model over every row of a labelled file.
+    """Computes the metrics of a fine-tuned model over every row of a labeled file.
 
     Args:
         model: a fine-tuned model.

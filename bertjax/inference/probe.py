@@ -21,7 +21,7 @@ _MOST_FOLDS = 5
 
 @dataclasses.dataclass(frozen=True)
 class ProbeConfig:
-    """Fit a linear model to the vectors of a frozen model, and score it on labelled rows.
+    """Fit a linear model to the vectors of a frozen model, and score it on labeled rows.
 
     The linear model is scikit-learn's logistic regression or ridge regression on standardized
     vectors. Cross-validation on the training rows chooses the regularization. Prints one JSON

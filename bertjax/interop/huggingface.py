@@ -41,7 +41,7 @@ _PROBLEM_TYPES = {
     "regression": "regression",
     "multi_label_classification": "multi_label_classification",
 }
-_LABELLED = ("sequence_classification", "multi_label_classification", "token_classification")
+_LABELED = ("sequence_classification", "multi_label_classification", "token_classification")
 _ENCODER = ("embeddings", "encoder")
 _TASK = "bertjax_task"
 _THEIR_ACTS = {"gelu_tanh": "gelu_new"}
@@ -213,7 +213,7 @@ def _config_json(model: Pretrained) -> dict[str, Any]:
         "pad_token_id": model.tokenizer.pad_id,
         "tie_word_embeddings": True,
     }
-    if kind == "regression" or kind in _LABELLED:
+    if kind == "regression" or kind in _LABELED:
         labels = list((model.task or {}).get("labels") or [])
         labels = labels or [f"LABEL_{i}" for i in range(_outputs(model.params))]
         fields["id2label"] = {str(index): label for index, label in enumerate(labels)}
@@ -274,7 +274,7 @@ def _read_task(fields: dict[str, Any], params: Mapping[str, Any], where: str) ->
             f"{where}: {kind.replace('_', ' ')} has one output and the classifier "
             f"{_outputs(params)}; put the config.json that belongs to these weights beside them."
         )
-    if kind in _LABELLED:
+    if kind in _LABELED:
         return {**task, "labels": _read_labels(task, fields, _outputs(params), where)}
     return {"labels": [], **task} if kind == "regression" else task
 

@@ -55,7 +55,7 @@ def verdict(numbers: dict[str, Any]) -> str:
     return (
         f"Pre-training on {numbers['words'] / 1e6:.1f} million words of this machine's own "
         f"documentation {lead} a small BERT {_gain(numbers, '')} at telling "
-        f"{len(numbers['labels'])} packages apart from {numbers['labels_all']} labelled passages "
+        f"{len(numbers['labels'])} packages apart from {numbers['labels_all']} labeled passages "
         f"of each, and {_gain(numbers, '_few')} from {few}; TF-IDF with logistic regression "
         f"{tfidf} ({numbers['accuracy_tfidf']:.1%} and {numbers['accuracy_tfidf_few']:.1%})."
     )
@@ -79,7 +79,7 @@ def why(numbers: dict[str, Any]) -> str:
             "shows whether the gap closes."
         )
     return (
-        "TF-IDF counts words and word pairs. It has read the labelled passages only; BERT has also "
+        "TF-IDF counts words and word pairs. It has read the labeled passages only; BERT has also "
         "read the text without labels."
     )
 
@@ -93,13 +93,13 @@ def _first_screen(numbers: dict[str, Any], story: dict[str, Any], learned: str) 
         '<div class="pair">',
         html.figure(
             html.bars(both[0], "Accuracy with all labels", longest),
-            f"{numbers['labels_all']} labelled passages of each package: accuracy on "
+            f"{numbers['labels_all']} labeled passages of each package: accuracy on "
             f"{numbers['test_rows']:,} passages of source files that were held out. Whiskers: "
             f"standard deviation over {seeds} seeds of fine-tuning one pre-trained model.",
         ),
         html.figure(
             html.bars(both[1], f"Accuracy with {few} labels", longest),
-            f"{few} labelled passages of each package, the same test.",
+            f"{few} labeled passages of each package, the same test.",
         ),
         "</div>",
         html.paragraph(why(numbers), "note"),

@@ -1,6 +1,6 @@
 """The protocol of a kind of task: all that fine-tuning, evaluation and prediction know of it.
 
-A kind is a `TaskKind`. Its `read` turns labelled files into a `Task`, which is trained. Its
+A kind is a `TaskKind`. Its `read` turns labeled files into a `Task`, which is trained. Its
 `predictor` turns a trained model into a `Predictor`, which answers inputs and scores files.
 """
 
@@ -221,7 +221,7 @@ class Predictor(Protocol):
         ...
 
     def evaluate(self, path: epath.PathLike, options: Any, run: Run) -> Scores:
-        """Scores every row of a labelled file; `options` is a `TaskKind.evaluation`."""
+        """Scores every row of a labeled file; `options` is a `TaskKind.evaluation`."""
         ...
 
 

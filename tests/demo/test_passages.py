@@ -62,7 +62,7 @@ def test_names_and_their_variants_are_masked(text, masked):
     assert list(passages.mask_names([text], names)) == [masked]
 
 
-def test_no_name_is_left_in_labelled_passages(rows):
+def test_no_name_is_left_in_labeled_passages(rows):
     for split in ("train", "few", "dev", "test"):
         for row in rows(split):
             words = row["text"].lower().split()
@@ -71,7 +71,7 @@ def test_no_name_is_left_in_labelled_passages(rows):
 
 def test_dev_and_test_files_are_absent_from_the_text_and_from_training(directory, rows):
     seen = (directory / "text.txt").read_text().split()
-    labelled = " ".join(row["text"] for row in rows("train")).split()
+    labeled = " ".join(row["text"] for row in rows("train")).split()
 
     def files(words):
         return {word.split("q")[0] for word in words if word.startswith("mark")}
@@ -84,8 +84,8 @@ def test_dev_and_test_files_are_absent_from_the_text_and_from_training(directory
     assert not held["dev"] & held["test"]
     for split in held.values():
         assert not split & files(seen)
-        assert not split & files(labelled)
-    assert files(labelled) <= files(seen)
+        assert not split & files(labeled)
+    assert files(labeled) <= files(seen)
 
 
 def test_sizes_balance_and_few_is_a_part_of_train(written, rows):

@@ -76,8 +76,8 @@ def test_the_table_is_whole():
         assert objective.name == name and objective.export_kind in TASK_PARTS
         assert objective.best_metric == objective.metrics[0].name
         assert choose_objective(name, objective.segments) == objective
-        labelled = SEGMENTS[objective.segments].is_pair
-        assert len(objective.arrays) == (4 if labelled else 3)
+        labeled = SEGMENTS[objective.segments].is_pair
+        assert len(objective.arrays) == (4 if labeled else 3)
 
 
 def test_segments_have_a_default_objective():

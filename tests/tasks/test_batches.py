@@ -39,7 +39,7 @@ def test_grouped_rows_are_of_like_length_and_their_steps_come_in_any_order():
     assert plain.max(1).mean() > 55
     assert (grouped.max(1) - grouped.mean(1)).mean() < 1.5
     steps = grouped.mean(1)
-    # Of 200 steps in random order, neighbours correlate by 0 with a standard error of 0.07.
+    # Of 200 steps in random order, neighbors correlate by 0 with a standard error of 0.07.
     assert abs(np.corrcoef(steps[:-1], steps[1:])[0, 1]) < 0.28
     assert b.epoch_batches(3, 1, np.array([5, 9, 2]), 2, grouped=True).shape == (2, 2)
 

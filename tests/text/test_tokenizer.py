@@ -342,7 +342,7 @@ def test_a_saved_tokenizer_is_the_same_one(trained, tmp_path):
     )
 
 
-def test_the_hash_is_of_vocabulary_and_normalisation():
+def test_the_hash_is_of_vocabulary_and_normalization():
     hashes = {
         wordpiece("a", "b").sha256,
         wordpiece("b", "a").sha256,

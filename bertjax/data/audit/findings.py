@@ -174,7 +174,7 @@ _RULES = (
     _Rule(
         "same_document_pairs",
         0,
-        "{same_document_pairs:,} pairs labelled random take B from the document of A: such labels "
+        "{same_document_pairs:,} pairs labeled random take B from the document of A: such labels "
         "are wrong; do not train on these examples, and report this as a bug.",
     ),
     _Rule(

@@ -105,7 +105,7 @@ class ClassificationConfig:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationColumns:
-    """Columns of a labelled file. Default: those of training."""
+    """Columns of a labeled file. Default: those of training."""
 
     text_column: str | None = None
     """Column of the text. Default: as in training."""

@@ -1,4 +1,4 @@
-"""Answers for raw texts, and the metrics of a labelled file."""
+"""Answers for raw texts, and the metrics of a labeled file."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""Labelled files of texts -> a `Task`."""
+"""Labeled files of texts -> a `Task`."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ from bertjax.tasks.task import Baseline, Outputs, Scores, Task, TaskFiles
 
 
 def read(options: ClassificationConfig, files: TaskFiles) -> Task:
-    """Reads and tokenizes labelled files.
+    """Reads and tokenizes labeled files.
 
     Raises:
         UserError: something is wrong with a file; the sentence names the line.
