@@ -215,10 +215,8 @@ def _paragraphs(docstring: str) -> Iterator[str]:
         if _UNDERLINE.fullmatch(text):
             del current[-1:]  # it was a heading
             text = ""
-        left_out = (
-            _TABLE.fullmatch(text) or _SECTION.fullmatch(text) or _NUMPY_FIELD.fullmatch(text)
-        )
-        if not text or left_out:
+        left_out = not text or _TABLE.fullmatch(text) or _SECTION.fullmatch(text)
+        if left_out or _NUMPY_FIELD.fullmatch(text):
             yield " ".join(current)
             current = []
             continue

@@ -9,7 +9,7 @@ import json
 from etils import epath
 
 from bertjax.config import BertConfig
-from bertjax.files import writing
+from bertjax.files import write_atomically
 from bertjax.finetune.config import FinetuneConfig
 from bertjax.model.initializers import InitializationConfig
 from bertjax.objectives.masking import MaskingConfig
@@ -81,8 +81,7 @@ class Hyperparameters:
     def pretraining(self, workdir: epath.Path, steps: int, seed: int) -> PretrainConfig:
         """The configuration of pre-training; writes the shape of the model to `workdir`."""
         shape = workdir / "model.json"
-        with writing(shape):
-            shape.write_text(json.dumps(self.model().to_dict(), indent=2) + "\n")
+        write_atomically(shape, (json.dumps(self.model().to_dict(), indent=2) + "\n").encode())
         return PretrainConfig(
             data=str(workdir / "data"),
             workdir=str(workdir / "pretrain"),

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bertjax.config import BertConfig
 from bertjax.data.shards import read_manifest
 from bertjax.demo.hyperparameters import Hyperparameters
 from bertjax.model.flops import encoder_flops
@@ -38,7 +37,17 @@ def measure(config: PretrainConfig, hyper: Hyperparameters) -> Speed:
     manifest = read_manifest(config.directories[0])
     model, length = config.model.resolve(manifest.vocab_size), manifest.max_seq_length
     predictions = config.masking.predictions(length)
-    batch = _random_batch(model, config.batch_size, length, predictions)
+    rows, generator = config.batch_size, np.random.default_rng(0)
+    ids = generator.integers(0, model.vocab_size, (rows, length), np.int32)
+    batch = {
+        "input_ids": jnp.asarray(ids),
+        "attention_mask": jnp.ones((rows, length), jnp.int32),
+        "token_type_ids": jnp.zeros((rows, length), jnp.int32),
+        "masked_positions": jnp.sort(generator.integers(0, length, (rows, predictions), np.int32)),
+        "masked_labels": jnp.asarray(ids[:, :predictions]),
+        "masked_weights": jnp.ones((rows, predictions), jnp.float32),
+        "next_sentence_label": jnp.asarray(ids[:, 0] % 2),
+    }
     objective = choose_objective(config.objective, manifest.segments)
     params = jax.jit(functools.partial(objective.init_params, model))(jax.random.key(config.seed))
     gradient = jax.jit(jax.grad(functools.partial(objective.loss, config=model), has_aux=True))
@@ -52,7 +61,7 @@ def measure(config: PretrainConfig, hyper: Hyperparameters) -> Speed:
     each = float(np.median([seconds() for _ in range(_REPEATS)]))
     # Fine-tuning has no masked-LM head.
     share = encoder_flops(model, length) / objective.flops(model, length, predictions)
-    finetune_step = each * share * hyper.finetune_batch_size / config.batch_size
+    finetune_step = each * share * hyper.finetune_batch_size / rows
     return Speed(
         pretrain_step=each * _STEP_OVER_GRADIENT,
         finetune_step=finetune_step * _STEP_OVER_GRADIENT,
@@ -94,20 +103,3 @@ def budget(
     pretrain = steps * speed.pretrain_step + 2 * speed.compile + evaluations
     late = max(0.0, fixed + steps * speed.pretrain_step - seconds)
     return Budget(steps, pretrain, finetune["train"], finetune["few"], late)
-
-
-def _random_batch(
-    model: BertConfig, rows: int, length: int, predictions: int
-) -> dict[str, jax.Array]:
-    generator = np.random.default_rng(0)
-    ids = generator.integers(0, model.vocab_size, (rows, length), np.int32)
-    positions = np.sort(generator.integers(0, length, (rows, predictions), np.int32))
-    return {
-        "input_ids": jnp.asarray(ids),
-        "attention_mask": jnp.ones((rows, length), jnp.int32),
-        "token_type_ids": jnp.zeros((rows, length), jnp.int32),
-        "masked_positions": jnp.asarray(positions),
-        "masked_labels": jnp.asarray(ids[:, :predictions]),
-        "masked_weights": jnp.ones((rows, predictions), jnp.float32),
-        "next_sentence_label": jnp.asarray(ids[:, 0] % 2),
-    }

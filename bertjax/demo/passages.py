@@ -98,17 +98,19 @@ def write_corpus(
             "install bertjax's dependencies with their sources."
         )
     held_out = {file for label in labels for file in splits[label].held_out}
-    rows = {
-        split: _rows(labels, splits, split, getattr(sizes, split), seed)
-        for split in ("train", "few", "dev", "test")
-    }
     every = [file for package in files.values() for file in package]
     kept = [file for file in every if file.documents and file.name not in held_out]
     text = "\n".join("\n".join(document) + "\n" for file in kept for document in file.documents)
-    contents = {"text.txt": text}
-    for split, lines in rows.items():
-        dumped = (json.dumps(row, ensure_ascii=False) + "\n" for row in lines)
-        contents[f"{split}.jsonl"] = "".join(dumped)
+    contents, rows = {"text.txt": text}, {}
+    for split in ("train", "few", "dev", "test"):
+        chosen = [
+            json.dumps({"text": passage, "label": label}, ensure_ascii=False) + "\n"
+            for label in labels
+            for passage in splits[label].passages[split][: getattr(sizes, split)]
+        ]
+        random.Random(f"{seed} {split}").shuffle(chosen)
+        contents[f"{split}.jsonl"] = "".join(chosen)
+        rows[split] = len(chosen)
     digest = hashlib.sha256()
     for name, content in contents.items():
         digest.update(content.encode())
@@ -119,7 +121,7 @@ def write_corpus(
         documents=sum(len(file.documents) for file in kept),
         files=len(kept),
         held_out_files=len(held_out),
-        rows={split: len(lines) for split, lines in rows.items()},
+        rows=rows,
         sha256=digest.hexdigest(),
     )
 
@@ -150,7 +152,7 @@ class _File(NamedTuple):
 
 
 class _Split(NamedTuple):
-    passages: dict[str, list[str]]  # {train, dev or test: passages in the order of their use}
+    passages: dict[str, list[str]]  # {split: passages in the order of their use}
     held_out: list[str]  # files of dev and test
 
 
@@ -218,17 +220,4 @@ def _split_package(package: str, files: list[_File], sizes: TaskSizes, seed: int
         return None
     for each in passages.values():
         generator.shuffle(each)
-    return _Split(passages, held_out)
-
-
-def _rows(
-    labels: Sequence[str], splits: dict[str, _Split], split: str, max_rows: int, seed: int
-) -> list[dict[str, str]]:
-    source = "train" if split == "few" else split
-    rows = [
-        {"text": text, "label": label}
-        for label in labels
-        for text in splits[label].passages[source][:max_rows]
-    ]
-    random.Random(f"{seed} {split}").shuffle(rows)
-    return rows
+    return _Split({**passages, "few": passages["train"]}, held_out)

@@ -7,7 +7,7 @@ so the same command resumes.
 import dataclasses
 import functools
 import json
-import math
+import textwrap
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -167,11 +167,8 @@ class _Demo:
         return corpus._asdict()
 
     def _tokenizer(self) -> dict[str, Any]:
-        config = TokenizerConfig(
-            input=(str(self.workdir / "corpus" / "text.txt"),),
-            output=str(self.workdir / "tokenizer"),
-            vocab_size=self.hyper.vocab_size,
-        )
+        text, output = self.workdir / "corpus" / "text.txt", self.workdir / "tokenizer"
+        config = TokenizerConfig((str(text),), str(output), vocab_size=self.hyper.vocab_size)
         return {"vocab_size": train_tokenizer(config, self.log).vocab_size}
 
     def _prepare(self) -> dict[str, Any]:
@@ -198,13 +195,9 @@ class _Demo:
         hyper = self.hyper
         config = hyper.pretraining(self.workdir, hyper.min_steps, self.config.seed)
         speed = pacing.measure(config, hyper)
-        budget = pacing.budget(
-            hyper,
-            speed,
-            rows=self.corpus["rows"],
-            examples=self.data["examples"],
-            seconds=self.config.minutes * 60 - sum(self.record["seconds"].values()),
-        )
+        rows, examples = self.corpus["rows"], self.data["examples"]
+        seconds = self.config.minutes * 60 - sum(self.record["seconds"].values())
+        budget = pacing.budget(hyper, speed, rows=rows, examples=examples, seconds=seconds)
         self.log(
             f"A pre-training step takes {speed.pretrain_step:.2f} s here: {budget.steps:,} steps "
             f"of {hyper.batch_size} x {hyper.max_seq_length} tokens."
@@ -226,13 +219,12 @@ class _Demo:
                 summary.keep_blanks(self.workdir / "fills", tokenizer, model, step, params)
 
         hooks = Hooks(on_init=fill, on_eval=lambda step, metrics, state: fill(state))
-
         config = self.hyper.pretraining(self.workdir, steps, self.config.seed)
         result = pretrain(config, self.log, hooks=hooks)
         if result.stopped:
             raise Stopped("stopped in training")
         shapes = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
-        parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes))
         return {"metrics": result.metrics, "parameters": parameters, "steps": steps}
 
     def _finetune(self, arm: str, rows: str) -> dict[str, Any]:
@@ -267,17 +259,16 @@ class _Demo:
         results = []
         for row, answer in zip(rows, predict(model, [row["text"] for row in rows]), strict=True):
             said, score = answer["label"], answer["score"]
-            self.log(f"      {_shorten(row['text'])}")
+            self.log(f"      {textwrap.shorten(row['text'], 100, placeholder=' ...')}")
             mark = "right" if said == row["label"] else f"wrong, it is {row['label']}"
             self.log(f"        {said} ({score:.0%}): {mark}")
             results.append({**row, "said": said, "score": score})
         return results
 
     def _report(self) -> DemoResult:
-        settings, stages = self.record["settings"], self.record["stages"]
         self.log(f"[{len(STAGES)}/{len(STAGES)}] Writing the report.")
-        numbers = summary.numbers(settings, stages, self.record["seconds"])
-        story = summary.story(self.workdir, settings, stages)
+        numbers = summary.numbers(self.record)
+        story = summary.story(self.workdir, self.record)
         page = write_demo_report(self.workdir, numbers, story)
         result = DemoResult(numbers, verdict(numbers), page, stopped=False)
         following = (line and f"  {line}" for line in story["commands"])
@@ -285,7 +276,3 @@ class _Demo:
         for line in ("", *lines):
             self.log(line)
         return result
-
-
-def _shorten(text: str, max_length: int = 100) -> str:
-    return text if len(text) <= max_length else text[: max_length - 3].rsplit(" ", 1)[0] + " ..."

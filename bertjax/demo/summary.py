@@ -31,9 +31,7 @@ SENTENCES = (
 """Sentences whose blanks the report shows, filled at several steps of training."""
 
 
-def numbers(
-    settings: dict[str, Any], stages: dict[str, Any], seconds: dict[str, float]
-) -> dict[str, Any]:
+def numbers(record: dict[str, Any]) -> dict[str, Any]:
     """Returns the content of numbers.json from that of demo.json.
 
     Accuracies are shares of the test rows. Names that end in _few belong to fine-tuning with few
@@ -41,9 +39,10 @@ def numbers(
     nothing is random. gain is the accuracy of the pre-trained model minus that from scratch,
     gain_error its standard error.
     """
+    settings, stages = record["settings"], record["stages"]
     corpus = stages["corpus"]
     return {
-        "seconds": round(sum(seconds.values()), 1),
+        "seconds": round(sum(record["seconds"].values()), 1),
         "minutes_asked_for": settings["minutes"],
         "words": corpus["words"],
         "vocab_size": stages["tokenizer"]["vocab_size"],
@@ -62,7 +61,7 @@ def numbers(
         "seeds": settings["seeds"],
         "device": device(),
         "versions": versions(),
-        "seconds_by_stage": seconds,
+        "seconds_by_stage": record["seconds"],
         "hyperparameters": settings["hyperparameters"],
     }
 
@@ -107,14 +106,10 @@ def keep_blanks(
     write_atomically(directory / f"step-{step:08d}.json", text.encode())
 
 
-def story(
-    workdir: epath.PathLike, settings: dict[str, Any], stages: dict[str, Any]
-) -> dict[str, Any]:
+def story(workdir: epath.Path, record: dict[str, Any]) -> dict[str, Any]:
     """Returns the content of story.json: what the report shows besides the numbers."""
-    workdir = epath.Path(workdir)
-    run = workdir / "pretrain"
-    fills = [json.loads(path.read_text()) for path in (workdir / "fills").glob("*.json")]
-    fills.sort(key=lambda fill: fill["step"])
+    run, stages = workdir / "pretrain", record["stages"]
+    fills = [json.loads(path.read_text()) for path in sorted((workdir / "fills").glob("*.json"))]
     for fill in fills:
         share = fill["step"] / stages["pretrain"]["steps"]
         fill["when"] = "before training" if share == 0 else f"step {fill['step']:,} ({share:.0%})"
@@ -123,7 +118,7 @@ def story(
         "metrics": [metric._asdict() for metric in read_metrics(run).values()],
         "fills": fills,
         "predictions": stages["predict"],
-        "method": method(settings, stages),
+        "method": method(record["settings"], stages),
         "commands": commands(workdir),
     }
 

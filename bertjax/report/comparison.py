@@ -11,7 +11,6 @@ from bertjax.report import html
 from bertjax.report.html import Line
 from bertjax.rundir.records import (
     KINDS,
-    METRICS,
     Metric,
     Record,
     metric_names,
@@ -91,15 +90,10 @@ def _read_runs(directories: Sequence[epath.Path]) -> list[_Run]:
 def _overview(runs: Sequence[_Run]) -> str:
     rows = []
     for number, run in enumerate(runs):
+        name = f"{html.swatch(number)} <b>{html.text(run.label)}</b>"
         steps = max((record["step"] for record in run.records), default=0)
-        rows.append(
-            [
-                f"{html.swatch(number)} <b>{html.text(run.label)}</b>",
-                html.text(run.settings.get("kind", "")),
-                f"{steps:,}",
-                f"<small>{html.text(str(run.path).removesuffix(f'/{METRICS}'))}</small>",
-            ]
-        )
+        place = f"<small>{html.text(run.path.parent)}</small>"
+        rows.append([name, html.text(run.settings.get("kind", "")), f"{steps:,}", place])
     return html.table(["run", "kind", "steps", "directory"], rows, numbers=(2,))
 
 
@@ -169,11 +163,8 @@ def _settings(runs: Sequence[_Run]) -> list[str]:
     """A table for each kind of run, with the settings that differ among its directories."""
     tables = []
     for kind in dict.fromkeys(run.settings.get("kind") for run in runs):
-        own = {
-            run.directory: run.settings
-            for run in runs
-            if run.settings and run.settings.get("kind") == kind
-        }
+        same = [run for run in runs if run.settings and run.settings.get("kind") == kind]
+        own = {run.directory: run.settings for run in same}
         if len(own) > 1:
             tables += _differences(own)
     return tables or [html.paragraph("No two of these directories have settings of one kind.")]

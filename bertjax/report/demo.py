@@ -38,7 +38,7 @@ def write_demo_report(
 
 
 def verdict(numbers: dict[str, Any]) -> str:
-    """The demo's result in one sentence: the terminal ends and the report begins with it."""
+    """Returns the demo's result in one sentence."""
     few = numbers["labels_few"]
     gains = [(numbers[f"gain{rows}"], 2 * numbers[f"gain_error{rows}"]) for rows in _SUFFIXES]
     better = all(gain > margin for gain, margin in gains)
@@ -154,18 +154,15 @@ def _fills(fills: Sequence[dict[str, Any]]) -> str:
 
 
 def _details(numbers: dict[str, Any], story: dict[str, Any]) -> list[str]:
-    predictions = [
-        [
-            f"<small>{html.text(item['text'])}</small>",
-            html.text(item["label"]),
-            f'<span class="{"right" if item["said"] == item["label"] else "wrong"}">'
-            f"{html.text(item['said'])}</span> {item['score']:.0%}",
-        ]
-        for item in story["predictions"]
-    ]
-    seconds = [
-        [html.text(stage), f"{value:,.0f}"] for stage, value in numbers["seconds_by_stage"].items()
-    ]
+    predictions = []
+    for item in story["predictions"]:
+        mark = "right" if item["said"] == item["label"] else "wrong"
+        answer = f'<span class="{mark}">{html.text(item["said"])}</span> {item["score"]:.0%}'
+        text = f"<small>{html.text(item['text'])}</small>"
+        predictions.append([text, html.text(item["label"]), answer])
+    stages = numbers["seconds_by_stage"].items()
+    seconds = [[html.text(stage), f"{value:,.0f}"] for stage, value in stages]
+    seconds.append(["<b>in all</b>", f"<b>{numbers['seconds']:,.0f}</b>"])
     versions = ", ".join(f"{name} {version}" for name, version in numbers["versions"].items())
     return [
         html.heading("Passages it has never seen"),
@@ -173,11 +170,7 @@ def _details(numbers: dict[str, Any], story: dict[str, Any]) -> list[str]:
         html.heading("How it was measured"),
         *(html.paragraph(line) for line in story["method"]),
         html.heading("Where the time went"),
-        html.table(
-            ["stage", "seconds"],
-            [*seconds, ["<b>in all</b>", f"<b>{numbers['seconds']:,.0f}</b>"]],
-            numbers=(1,),
-        ),
+        html.table(["stage", "seconds"], seconds, numbers=(1,)),
         html.paragraph(
             f"On {numbers['device']}; {versions}. Corpus {numbers['corpus_sha256'][:16]}, seeds "
             f"{numbers['seeds']}. {NUMBERS} beside this page has all numbers.",

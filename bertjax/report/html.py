@@ -3,7 +3,6 @@
 A page loads nothing from a network. All text is escaped. Colors are CSS classes of style.css.
 """
 
-import dataclasses
 import html
 import importlib.resources
 import math
@@ -175,8 +174,7 @@ def curves(
     return _svg(axes.width, axes.height, title, shapes)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Axes:
+class _Axes(NamedTuple):
     """The coordinates of `curves`: steps from 0, values between the outer ticks."""
 
     steps: float
@@ -236,7 +234,7 @@ def _stroke(width: float, dash: str = "") -> str:
 
 
 def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Keeps the lowest and the highest of many points in a column of pixels, and so every peak."""
+    """Keeps the lowest and highest point of each column of pixels; all points if they are few."""
     if len(points) <= _MAX_POINTS:
         return list(points)
     columns: dict[int, list[tuple[float, float]]] = {}

@@ -9,8 +9,9 @@ from etils import epath
 from bertjax.config import read_json_object
 from bertjax.errors import UserError
 from bertjax.files import location, writing
-from bertjax.report import comparison, html
+from bertjax.report import html
 from bertjax.report.charts import charts_of
+from bertjax.report.comparison import write_comparison
 from bertjax.report.demo import NUMBERS, PAGE, write_demo_report
 from bertjax.rundir.records import (
     CONFIG,
@@ -24,8 +25,6 @@ from bertjax.rundir.records import (
     run_files,
 )
 from bertjax.train.telemetry.metrics_file import read_records
-
-COMPARISON = "comparison.html"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,17 +44,14 @@ def report(
 ) -> list[epath.Path]:
     """Writes report/index.html into each directory, and a page that compares several of them.
 
+    Returns the pages in the order of the directories, and then the one that compares. Raises
+    `UserError` if there are no directories, if one holds no run or is named twice, or if there is
+    an `output` but a single directory.
+
     Args:
         directories: directories of pre-training, of fine-tuning, or of the demo.
         log: is given one line for each page.
         output: the page that compares; by default report/comparison.html in the first directory.
-
-    Returns:
-        The pages in the order of the directories, and then the one that compares.
-
-    Raises:
-        UserError: there are no directories; one holds no run or is named twice; `output` is given
-            for a single directory.
     """
     if not directories:
         raise UserError("`directories` is empty: name at least one run directory.")
@@ -72,8 +68,8 @@ def report(
         pages.append(write(directory))
         log(f"Wrote {pages[-1]}.")
     if len(named) > 1:
-        target = named[0] / REPORT / COMPARISON if output is None else location(output)
-        pages.append(comparison.write_comparison(named, target))
+        target = named[0] / REPORT / "comparison.html" if output is None else location(output)
+        pages.append(write_comparison(named, target))
         log(f"Wrote {target}, which compares them.")
     return pages
 
