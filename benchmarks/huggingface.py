@@ -274,7 +274,7 @@ def finetuning(asked):
             real = np.asarray(batch["example_weight"]) > 0
             return int(np.asarray(batch["attention_mask"])[real].sum())
 
-        return run, task.train.rows
+        return run, task.train
 
     with tempfile.TemporaryDirectory(prefix="bertjax-finetuning-") as room:
         grouped, train = our_side(room, True)

@@ -26,14 +26,6 @@ if TYPE_CHECKING:  # an alias marks a public name
     from bertjax.model.bert import mlm_logits as mlm_logits
     from bertjax.model.bert import pretraining_logits as pretraining_logits
     from bertjax.model.bert import task_logits as task_logits
-    from bertjax.objectives.losses import classification_loss as classification_loss
-    from bertjax.objectives.losses import classification_normalizers as classification_normalizers
-    from bertjax.objectives.losses import multi_label_loss as multi_label_loss
-    from bertjax.objectives.losses import question_answering_loss as question_answering_loss
-    from bertjax.objectives.losses import (
-        question_answering_normalizers as question_answering_normalizers,
-    )
-    from bertjax.objectives.losses import regression_loss as regression_loss
     from bertjax.objectives.masking import MaskingConfig as MaskingConfig
     from bertjax.objectives.masking import Vocabulary as Vocabulary
     from bertjax.objectives.masking import mask_tokens as mask_tokens
@@ -41,8 +33,20 @@ if TYPE_CHECKING:  # an alias marks a public name
     from bertjax.objectives.nsp import pretraining_normalizers as pretraining_normalizers
     from bertjax.pretrain.config import PretrainConfig as PretrainConfig
     from bertjax.tasks.classification.config import ClassificationConfig as ClassificationConfig
+    from bertjax.tasks.classification.losses import classification_loss as classification_loss
+    from bertjax.tasks.classification.losses import (
+        classification_normalizers as classification_normalizers,
+    )
+    from bertjax.tasks.classification.losses import multi_label_loss as multi_label_loss
+    from bertjax.tasks.classification.losses import regression_loss as regression_loss
     from bertjax.tasks.question_answering.config import (
         QuestionAnsweringConfig as QuestionAnsweringConfig,
+    )
+    from bertjax.tasks.question_answering.losses import (
+        question_answering_loss as question_answering_loss,
+    )
+    from bertjax.tasks.question_answering.losses import (
+        question_answering_normalizers as question_answering_normalizers,
     )
     from bertjax.text.tokenizer import load_tokenizer as load_tokenizer
     from bertjax.train.optimizer import OPTIMIZERS as OPTIMIZERS
@@ -73,19 +77,21 @@ _PUBLIC: dict[str, tuple[str, ...]] = {
         "task_logits",
     ),
     "bertjax.model.linen": ("linen",),
-    "bertjax.objectives.losses": (
-        "classification_loss",
-        "classification_normalizers",
-        "multi_label_loss",
-        "question_answering_loss",
-        "question_answering_normalizers",
-        "regression_loss",
-    ),
     "bertjax.objectives.masking": ("MaskingConfig", "Vocabulary", "mask_tokens"),
     "bertjax.objectives.nsp": ("pretraining_loss", "pretraining_normalizers"),
     "bertjax.pretrain.config": ("PretrainConfig",),
     "bertjax.tasks.classification.config": ("ClassificationConfig",),
+    "bertjax.tasks.classification.losses": (
+        "classification_loss",
+        "classification_normalizers",
+        "multi_label_loss",
+        "regression_loss",
+    ),
     "bertjax.tasks.question_answering.config": ("QuestionAnsweringConfig",),
+    "bertjax.tasks.question_answering.losses": (
+        "question_answering_loss",
+        "question_answering_normalizers",
+    ),
     "bertjax.text.tokenizer": ("load_tokenizer",),
     "bertjax.train.optimizer": ("OPTIMIZERS", "OptimizerConfig"),
     "bertjax.train.step": ("Loss", "StepConfig", "init_state", "make_eval_step", "make_train_step"),

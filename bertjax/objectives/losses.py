@@ -14,7 +14,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from bertjax.config import BertConfig, Execution
 from bertjax.model import bert
@@ -80,6 +79,16 @@ def model_loss(
     return loss
 
 
+def task_logits(kind: str) -> Callable[..., jax.Array]:
+    """Returns the `logits_fn` of a kind of `bertjax.task_logits`."""
+
+    def logits_fn(params: bert.Params, batch: Batch, config: BertConfig, **how: Any) -> jax.Array:
+        del how["sample_key"]
+        return bert.task_logits(params, batch, config, kind, **how)
+
+    return logits_fn
+
+
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Negative log-likelihood in nats: logits [..., C] float32, labels [...] int32 -> [...]."""
     # A comparison instead of a gather: its gradient is elementwise, where a gather's is a scatter.
@@ -127,110 +136,6 @@ def prediction_weights(batch: Batch) -> jax.Array:
     weights, examples = batch["masked_weights"], batch.get("example_weight")
     # In a packed row ([B, S]), padding examples have no tokens, and so no predictions.
     return weights if examples is None or examples.ndim > 1 else weights * examples[:, None]
-
-
-# Fine-tuning -------------------------------------------------------------------------------------
-
-
-def classification(logits: jax.Array, batch: Batch) -> Metrics:
-    """Cross-entropy of a sequence classifier, as in Google's `run_classifier.py`: loss, accuracy.
-
-    Args:
-        logits: [B, C] float32.
-        batch: label [B] int32.
-    """
-    return classify("", logits, batch["label"], example_weights(batch, "label"))
-
-
-def regression(logits: jax.Array, batch: Batch) -> Metrics:
-    """Squared error of a classifier with one output: loss.
-
-    Args:
-        logits: [B, 1] float32.
-        batch: label [B] float32.
-    """
-    weights = example_weights(batch, "label")
-    total = (jnp.square(logits[:, 0] - batch["label"]) * weights).sum()
-    return {"loss": (total, weights.sum())}
-
-
-def multi_label(logits: jax.Array, batch: Batch) -> Metrics:
-    """Binary cross-entropy, the mean over labels, as in PyTorch's `BCEWithLogitsLoss`: loss,
-    exact_match (every label is right at a probability of 0.5).
-
-    Args:
-        logits: [B, C] float32.
-        batch: label [B, C] int32, 1 for every label of the example.
-    """
-    label, weights = batch["label"], example_weights(batch, "label", axes=1)
-    binary = optax.sigmoid_binary_cross_entropy(logits, label.astype(logits.dtype)).mean(-1)
-    right = ((logits >= 0) == (label > 0)).all(-1).astype(jnp.float32)
-    return {
-        "loss": ((binary * weights).sum(), weights.sum()),
-        "exact_match": ((right * weights).sum(), weights.sum()),
-    }
-
-
-def question_answering(logits: jax.Array, batch: Batch) -> Metrics:
-    """Mean of the cross-entropies of an answer's start and end: loss, accuracy (both are right).
-
-    The softmax is over the tokens of a row, the question's too, as in Google's `run_squad.py`. It
-    leaves out the padding, which Google's includes, so that the loss does not depend on the width
-    of a batch. Rows without padding have the same loss in both.
-
-    Args:
-        logits: [B, T, 2] float32.
-        batch: attention_mask [B, T]; start_position, end_position [B] int32, the positions of the
-            answer's first and last token, both 0 without an answer.
-    """
-    # A large finite number: 0 times infinity would make the gradient NaN.
-    logits = jnp.where(batch["attention_mask"][..., None] != 0, logits, -1e9)  # [B, T, 2]
-    start, end = logits[..., 0], logits[..., 1]
-    weights = example_weights(batch, "start_position")
-    both = cross_entropy(start, batch["start_position"]) + cross_entropy(end, batch["end_position"])
-    right = (start.argmax(-1) == batch["start_position"]) & (
-        end.argmax(-1) == batch["end_position"]
-    )
-    return {
-        "loss": ((0.5 * both * weights).sum(), weights.sum()),
-        "accuracy": ((right * weights).sum(), weights.sum()),
-    }
-
-
-def classification_normalizers(batch: Batch) -> Normalizers:
-    """Returns the normalizer of a loss with one label field per row: the number of examples."""
-    return {"examples": example_weights(batch, "label", axes=1).sum()}
-
-
-def question_answering_normalizers(batch: Batch) -> Normalizers:
-    """Returns the normalizer of `question_answering_loss`: the number of examples."""
-    return {"examples": example_weights(batch, "start_position").sum()}
-
-
-def task_logits(kind: str) -> Callable[..., jax.Array]:
-    """Returns the `logits_fn` of a kind of `bertjax.task_logits`."""
-
-    def logits_fn(params: bert.Params, batch: Batch, config: BertConfig, **how: Any) -> jax.Array:
-        del how["sample_key"]
-        return bert.task_logits(params, batch, config, kind, **how)
-
-    return logits_fn
-
-
-_classifier = task_logits("sequence_classification")
-classification_loss = model_loss(
-    "classification_loss", _classifier, classification, classification_normalizers
-)
-regression_loss = model_loss("regression_loss", _classifier, regression, classification_normalizers)
-multi_label_loss = model_loss(
-    "multi_label_loss", _classifier, multi_label, classification_normalizers
-)
-question_answering_loss = model_loss(
-    "question_answering_loss",
-    task_logits("question_answering"),
-    question_answering,
-    question_answering_normalizers,
-)
 
 
 # Parts -------------------------------------------------------------------------------------------

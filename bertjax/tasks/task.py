@@ -68,7 +68,7 @@ class Head(NamedTuple):
     outputs: int
     """Columns of the last layer."""
     loss: Callable
-    """A loss of `bertjax.objectives.losses`."""
+    """A `bertjax.objectives.losses.ModelLoss`."""
     normalizers_fn: Callable
     """Its normalizers: batch -> {name: float32 []}."""
 

@@ -9,8 +9,9 @@ import pytest
 
 from bertjax.config import BertConfig, Execution
 from bertjax.model import bert, flops
-from bertjax.objectives.losses import classification_loss, question_answering_loss
 from bertjax.objectives.table import OBJECTIVES
+from bertjax.tasks.classification.losses import classification_loss
+from bertjax.tasks.question_answering.losses import question_answering_loss
 
 CONFIG = BertConfig(
     vocab_size=50,

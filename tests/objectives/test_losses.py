@@ -1,7 +1,5 @@
 """Losses computed by hand, and parts of a batch that add up to the whole."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -45,85 +43,6 @@ def pretraining_batch():
         "masked_weights": jnp.asarray([[1.0, 1.0], [1.0, 0.0], [1.0, 1.0], [1.0, 0.0]]),
         "next_sentence_label": jnp.asarray([0, 1, 1, 0]),
     }
-
-
-question_answering_loss = jax.jit(bj.question_answering_loss, static_argnames="config")
-question_answering_grad = jax.jit(
-    jax.value_and_grad(bj.question_answering_loss, has_aux=True), static_argnames="config"
-)
-
-
-def question_answering_batch(width=8):
-    """Rows of 8, 6 and 5 tokens, padded to a width; the last has weight 0."""
-    rng = np.random.default_rng(1)
-    ids, lengths = rng.integers(5, 40, (3, 8)), np.array([8, 6, 5])
-    real = np.arange(width) < lengths[:, None]
-    ids = np.where(real, np.pad(ids, ((0, 0), (0, width - 8))), 0)
-    return {
-        "input_ids": jnp.asarray(ids),
-        "attention_mask": jnp.asarray(real, jnp.int32),
-        "token_type_ids": jnp.asarray(real & (np.arange(width) > 3), jnp.int32),
-        "start_position": jnp.asarray([4, 0, 3]),
-        "end_position": jnp.asarray([6, 0, 3]),
-        "example_weight": jnp.asarray([1.0, 1.0, 0.0]),
-    }
-
-
-@pytest.fixture(scope="module")
-def qa_params():
-    config = dataclasses.replace(CONFIG, max_position_embeddings=12)
-    tree = init_params(config, jax.random.key(0), heads=("qa_outputs",))
-    return config, jax.tree.map(lambda leaf: leaf * 10, tree)
-
-
-def test_question_answering_loss_by_hand(qa_params):
-    config, params = qa_params
-    batch = question_answering_batch()
-    logits = np.asarray(
-        jax.jit(bj.task_logits, static_argnums=(2, 3))(params, batch, config, "question_answering"),
-        np.float64,
-    )
-    wanted = hits = 0.0
-    for row, length in enumerate((8, 6)):  # [CLS], question and document, but no padding
-        for column, name in enumerate(("start_position", "end_position")):
-            scores, place = logits[row, :length, column], int(batch[name][row])
-            wanted += 0.5 * (np.log(np.exp(scores).sum()) - scores[place])
-        hits += all(
-            logits[row, :length, column].argmax() == int(batch[name][row])
-            for column, name in enumerate(("start_position", "end_position"))
-        )
-    loss, metrics = question_answering_loss(params, batch, config)
-    np.testing.assert_allclose(loss, wanted / 2, rtol=1e-6)
-    np.testing.assert_allclose(metrics["loss"], (wanted, 2), rtol=1e-6)
-    assert metrics["accuracy"] == (hits, 2)
-
-
-def test_question_answering_does_not_see_how_wide_a_batch_is_padded(qa_params):
-    config, params = qa_params
-    (loss, _), grad = question_answering_grad(params, question_answering_batch(8), config)
-    (wider, _), other = question_answering_grad(params, question_answering_batch(12), config)
-    # Sums of float32 in another order.
-    np.testing.assert_allclose(loss, wider, rtol=1e-6)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), grad, other)
-
-
-def test_parts_of_a_batch_add_up_to_its_question_answering_loss(qa_params):
-    config, params = qa_params
-    batch = question_answering_batch()
-    normalizers = bj.question_answering_normalizers(batch)
-    whole = question_answering_loss(params, batch, config)[0]
-    parts = [
-        question_answering_loss(
-            params,
-            {name: value[rows] for name, value in batch.items()},
-            config,
-            normalizers=normalizers,
-        )[0]
-        for rows in (slice(0, 1), slice(1, 3))
-    ]
-    np.testing.assert_allclose(sum(parts), whole, rtol=1e-6)
-    everything = {name: value for name, value in batch.items() if name != "example_weight"}
-    assert bj.question_answering_normalizers(everything)["examples"] == 3
 
 
 def test_cross_entropy_by_hand():
@@ -238,40 +157,3 @@ def test_padding_of_a_ragged_pretraining_batch_counts_nothing(params):
     ):
         np.testing.assert_allclose(one, two, rtol=1e-6)  # float32 sums of another shape
     assert bj.pretraining_normalizers(ragged) == {"mlm": 5, "examples": 3}
-
-
-@pytest.mark.parametrize("kind", ["classification", "regression", "multi_label"])
-def test_padding_of_a_ragged_batch_counts_nothing(params, kind):
-    head = {"regression": 1}.get(kind, 3)
-    model = {
-        **params,
-        "classifier": jax.tree.map(lambda leaf: leaf[..., :head], params["classifier"]),
-    }
-    loss_fn = jax.jit(getattr(bj, f"{kind}_loss"), static_argnames="config")
-    rng = np.random.default_rng(1)
-    label = jnp.asarray([0, 2, 1, 1]).astype(jnp.float32 if kind == "regression" else jnp.int32)
-    if kind == "multi_label":
-        label = jnp.asarray([[0, 1, 1], [0, 0, 0], [1, 1, 1], [1, 0, 0]])
-    batch = {"input_ids": jnp.asarray(rng.integers(5, 40, (4, 8))), "label": label}
-    whole, metrics = loss_fn(model, batch, CONFIG)
-    task_logits = jax.jit(bj.task_logits, static_argnames="config")
-    logits = np.asarray(task_logits(model, batch, CONFIG))
-    if kind == "classification":
-        nll = -np.asarray(jax.nn.log_softmax(logits))[np.arange(4), np.asarray(label)]
-        assert metrics["accuracy"][0] == (logits.argmax(1) == np.asarray(label)).sum()
-    elif kind == "regression":
-        nll = (logits[:, 0] - np.asarray(label)) ** 2
-    else:  # every label's own -log p, or -log (1 - p)
-        chances = 1 / (1 + np.exp(-logits.astype(np.float64)))
-        nll = -np.log(np.where(label == 1, chances, 1 - chances)).mean(1)
-        right = ((chances >= 0.5) == (np.asarray(label) == 1)).all(1)
-        assert metrics["exact_match"] == (right.sum(), 4)
-    np.testing.assert_allclose(whole, nll.mean(), rtol=1e-6)
-    ragged = {**batch, "example_weight": jnp.asarray([1.0, 1.0, 0.0, 0.0])}
-    half, metrics = loss_fn(model, ragged, CONFIG)
-    np.testing.assert_allclose(half, nll[:2].mean(), rtol=1e-6)
-    assert metrics["loss"][1] == 2
-    # With other weights it is the weighted mean, as in PyTorch's CrossEntropyLoss(weight=...).
-    weights = np.array([0.5, 2.0, 1.0, 0.25], np.float32)
-    weighted, _ = loss_fn(model, {**batch, "example_weight": jnp.asarray(weights)}, CONFIG)
-    np.testing.assert_allclose(weighted, (weights * nll).sum() / weights.sum(), rtol=1e-6)

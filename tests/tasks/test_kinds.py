@@ -100,7 +100,6 @@ NAMING = {
     "interop/huggingface.py": "the table of heads: Hugging Face's class names",
     "model/bert.py": "the table of heads: their modules",
     "model/heads.py": "the table of heads: their parts",
-    "objectives/losses.py": "losses are named after their heads",
 }
 
 

@@ -49,7 +49,7 @@ class TextPredictor:
             paired = self.recorded["pair_column"] is not None
         firsts, seconds = split_pairs(inputs, paired=paired, where=where or name_text)
         features = self.reading.tokenize(firsts, seconds, self.model.tokenizer)
-        logits = features.logits(run(features))
+        logits = self.reading.logits(features, run(features))
         results = []
         for index, text in enumerate(firsts):
             pair = {} if seconds is None else {"pair": seconds[index]}
@@ -66,7 +66,7 @@ class TextPredictor:
         targets = self.targets.read(table, label)
         pairs = table.columns[pair] if pair else None
         features = self.reading.tokenize(table.columns[text], pairs, self.model.tokenizer, targets)
-        scores = self.targets.metrics(features.logits(run(features)), targets)
+        scores = self.targets.metrics(self.reading.logits(features, run(features)), targets)
         return {"examples": float(len(table)), **scores}
 
 

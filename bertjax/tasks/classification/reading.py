@@ -1,5 +1,6 @@
 """Labeled files of texts -> a `Task`."""
 
+import dataclasses
 import hashlib
 import json
 from typing import Any
@@ -7,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from bertjax.tasks.classification.config import ClassificationConfig
-from bertjax.tasks.classification.features import ClassificationFeatures, Reading
+from bertjax.tasks.classification.features import Reading, targets_of
 from bertjax.tasks.classification.targets import Targets, find_targets
 from bertjax.tasks.labels import label_weights
 from bertjax.tasks.tables import Table, read_table
 from bertjax.tasks.task import Baseline, Outputs, Scores, Task, TaskFiles
+from bertjax.tasks.texts import TextFeatures
 
 
 def read(options: ClassificationConfig, files: TaskFiles) -> Task:
@@ -32,11 +34,12 @@ def read(options: ClassificationConfig, files: TaskFiles) -> Task:
         for table, targets_of_file in zip(tables, values, strict=True)
     ]
     if options.class_weights is not None:
-        train = train.weighted(label_weights(options.class_weights, targets.labels, values[0]))
-    files.log(_summary(targets, tables, train))
+        weights = label_weights(options.class_weights, targets.labels, values[0])
+        train = _weighted(train, weights)
+    files.log(_summary(targets, reading, tables, train))
 
-    def scores(features: ClassificationFeatures, outputs: Outputs) -> Scores:
-        return targets.metrics(features.logits(outputs), features.targets)
+    def scores(features: TextFeatures, outputs: Outputs) -> Scores:
+        return targets.metrics(reading.logits(features, outputs), targets_of(features))
 
     return Task(
         targets.head,
@@ -68,17 +71,25 @@ def _tokenize(
     files: TaskFiles,
     table: Table,
     targets: np.ndarray,
-) -> ClassificationFeatures:
+) -> TextFeatures:
     pairs = table.columns[options.pair_column] if options.pair_column else None
     return reading.tokenize(table.columns[options.text_column], pairs, files.tokenizer, targets)
 
 
-def _summary(targets: Targets, tables: list[Table], train: ClassificationFeatures) -> str:
-    labels, length = targets.labels, train.reading.max_seq_length
+def _weighted(features: TextFeatures, label_weights: np.ndarray) -> TextFeatures:
+    """Multiplies the weight of each row by that of its label; label_weights float32 [C]."""
+    weights = label_weights[features.labels]
+    if features.weights is not None:
+        weights = features.weights * weights
+    return dataclasses.replace(features, weights=weights)
+
+
+def _summary(targets: Targets, reading: Reading, tables: list[Table], train: TextFeatures) -> str:
+    labels, length = targets.labels, reading.max_seq_length
     names = f" with {len(labels)} labels ({', '.join(labels[:8])})" if labels else ""
     full = int((train.lengths == length).sum())
     tail = f"{full:,} training rows fill all {length} tokens."
-    if train.reading.overlap is not None:
+    if reading.overlap is not None:
         tail = f"the training rows are {len(train):,} windows of up to {length} tokens."
     return f"Training on {len(tables[0]):,} rows{names}, evaluating on {len(tables[1]):,}; {tail}"
 

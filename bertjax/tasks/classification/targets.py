@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from bertjax.objectives import losses
 from bertjax.tasks import labels as columns
 from bertjax.tasks import metrics
-from bertjax.tasks.classification import label_sets
+from bertjax.tasks.classification import label_sets, losses
 from bertjax.tasks.classification.config import ClassificationConfig
 from bertjax.tasks.tables import Table
 from bertjax.tasks.task import Head, Scores, TrainedModel

@@ -3,8 +3,7 @@
 import dataclasses
 import functools
 
-from bertjax.objectives import losses
-from bertjax.tasks.question_answering import baseline, decoding, metrics, squad
+from bertjax.tasks.question_answering import baseline, decoding, losses, metrics, squad
 from bertjax.tasks.question_answering.config import QuestionAnsweringConfig
 from bertjax.tasks.question_answering.features import make_windows
 from bertjax.tasks.task import Baseline, Head, Task, TaskFiles

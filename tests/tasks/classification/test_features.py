@@ -3,8 +3,8 @@ import itertools
 import numpy as np
 import pytest
 
-from bertjax.tasks.classification import long_documents as w
-from bertjax.tasks.classification.features import Reading
+from bertjax.tasks.classification import features as w
+from bertjax.tasks.classification.reading import _weighted
 
 
 class Letters:
@@ -46,13 +46,14 @@ def test_windows_cover_every_token_share_the_overlap_and_none_is_within_another(
 
 def test_texts_become_windows_with_their_special_tokens():
     texts = ["a" * (row % 9) for row in range(600)]  # more than a chunk
-    windows, owners = w.tokenize_windows(texts, Letters(), 6, 1, np.arange(600) % 7)
+    windows = w.tokenize_windows(texts, Letters(), 6, 1, np.arange(600) % 7)
     rows = windows.input_ids
     assert all(ids[0] == 1 and ids[-1] == 2 and len(ids) <= 6 for ids in rows)
     assert {ids.dtype for ids in rows} == {np.dtype(np.int32)}
     wanted = [at for at, text in enumerate(texts) for _ in w.spans(len(text), 4, 1)]
-    assert owners.tolist() == wanted
-    assert windows.labels.tolist() == (owners % 7).tolist()
+    assert windows.texts.tolist() == wanted
+    assert windows.labels.tolist() == (windows.texts % 7).tolist()
+    assert w.targets_of(windows).tolist() == (np.arange(600) % 7).tolist()
     assert len(windows) == len(windows.lengths) == len(wanted)
     batch = windows.batch(np.array([0, 5, -1]), 6)
     assert batch["example_weight"].tolist() == [1.0, windows.weights[5], 0.0]
@@ -60,14 +61,14 @@ def test_texts_become_windows_with_their_special_tokens():
 
 def test_every_text_weighs_the_same():
     texts = ["a" * 9, "b", "c" * 5]
-    windows, owners = w.tokenize_windows(texts, Letters(), 6, 1)
-    assert owners.tolist() == [0, 0, 0, 1, 2, 2]
-    assert np.bincount(owners, windows.weights) == pytest.approx([1, 1, 1])  # thirds in float32
+    windows = w.tokenize_windows(texts, Letters(), 6, 1)
+    assert windows.texts.tolist() == [0, 0, 0, 1, 2, 2]
+    totals = np.bincount(windows.texts, windows.weights)
+    assert totals == pytest.approx([1, 1, 1])  # thirds in float32
     assert windows.weights.dtype == np.float32
-    labels = np.array([1, 0, 1])
-    features = Reading(6, overlap=1).tokenize(texts, None, Letters(), labels)
-    weighted = features.weighted(np.array([1, 0.5], np.float32))
-    assert np.bincount(owners, weighted.rows.weights) == pytest.approx([0.5, 1, 0.5])
+    windows = w.tokenize_windows(texts, Letters(), 6, 1, np.array([1, 0, 1]))
+    weighted = _weighted(windows, np.array([1, 0.5], np.float32))
+    assert np.bincount(windows.texts, weighted.weights) == pytest.approx([0.5, 1, 0.5])
 
 
 def test_a_text_has_the_mean_or_the_largest_of_its_windows():
@@ -81,8 +82,10 @@ def test_a_text_has_the_mean_or_the_largest_of_its_windows():
 @pytest.mark.parametrize("how", ["mean", "max"])
 def test_logits_are_of_texts(how):
     texts = ["a" * 9, "b", "c" * 5]
-    features = Reading(6, 1, how).tokenize(texts, None, Letters(), np.array([1, 0, 1]))
+    reading = w.Reading(6, 1, how)
+    features = reading.tokenize(texts, None, Letters(), np.array([1, 0, 1]))
     logits = np.random.default_rng(0).normal(size=(len(features), 2)).astype(np.float32)
     order = np.random.default_rng(1).permutation(len(features))  # sorted by length in use
     outputs = [(order[:3], logits[order[:3]]), (order[3:], logits[order[3:]])]
-    np.testing.assert_array_equal(features.logits(outputs), w.pool(logits, features.owners, how))
+    wanted = w.pool(logits, features.texts, how)
+    np.testing.assert_array_equal(reading.logits(features, outputs), wanted)
