@@ -16,7 +16,6 @@ from bertjax.tasks.task import NoEvaluationOptions, TaskKind
 
 Config = TypeVar("Config")
 
-
 _KIND_HELP = "Kind of task. `--task KIND --help` shows its options."
 
 
@@ -29,10 +28,8 @@ class FinetuneArguments:
         Raises:
             UserError: the kind is unknown, or an option belongs to another kind.
         """
-        self.verb, self.recipe, self.flags = parsing.read_recipe(
-            FinetuneConfig, "finetune", arguments
-        )
-        recipe_kind = self.recipe.task.kind if self.recipe else kinds.DEFAULT
+        self.verb, recipe, self.flags = parsing.read_recipe(FinetuneConfig, "finetune", arguments)
+        recipe_kind = recipe.task.kind if recipe else kinds.DEFAULT
         kind = kinds.get(_last_value(self.flags, "--task") or recipe_kind)
         names = Literal[kinds.names()]  # type: ignore[valid-type]
         hint = Annotated[names, tyro.conf.arg(name="task", help=_KIND_HELP)]
@@ -43,14 +40,14 @@ class FinetuneArguments:
             lambda kind: kind.options,
             ("kind_name", hint, dataclasses.field(default=kind.name)),
         )
-        self.default = None
-        if self.recipe is not None:
-            task = self.recipe.task if kind.name == recipe_kind else kind.options()
-            self.default = self.type(**{**_values(self.recipe), "task": task})
+        self.default: dict[str, Any] = {}
+        if recipe is not None:
+            task = recipe.task if kind.name == recipe_kind else kind.options()
+            self.default = {"default": self.type(**{**_values(recipe), "task": task})}
 
     def parse(self) -> FinetuneConfig:
         """Returns the configuration; exits on --help."""
-        parsed = parsing.parse(self.type, self.verb, self.flags, default=self.default)
+        parsed = parsing.parse(self.type, self.verb, self.flags, **self.default)
         return FinetuneConfig(**_values(parsed))
 
 
