@@ -40,14 +40,14 @@ class FinetuneArguments:
             lambda kind: kind.options,
             ("kind_name", hint, dataclasses.field(default=kind.name)),
         )
-        self.default: dict[str, Any] = {}
+        self.default = None
         if recipe is not None:
             task = recipe.task if kind.name == recipe_kind else kind.options()
-            self.default = {"default": self.type(**{**_values(recipe), "task": task})}
+            self.default = self.type(**{**_values(recipe), "task": task})
 
     def parse(self) -> FinetuneConfig:
         """Returns the configuration; exits on --help."""
-        parsed = parsing.parse(self.type, self.verb, self.flags, **self.default)
+        parsed = parsing.parse(self.type, self.verb, self.flags, default=self.default)
         return FinetuneConfig(**_values(parsed))
 
 
