@@ -151,11 +151,9 @@ class Trainer:
         return epoch_batches(seed, epoch, self.lengths, size, grouped=grouped)
 
     def hyperparameters(self, seed: int, schedule: Schedule) -> Hyperparameters:
-        """Returns arguments of the compiled step, on the mesh."""
+        """Returns arguments of the compiled step."""
         rates = (schedule.setting.learning_rate, schedule.warmup_steps, schedule.steps)
-        numbers = (np.int32(seed), *map(np.float32, rates))
-        placed = (sharding.place_everywhere(self.mesh, number) for number in numbers)
-        return Hyperparameters(*placed, base=self._base)
+        return Hyperparameters(np.int32(seed), *map(np.float32, rates), base=self._base)
 
     def scores(
         self,

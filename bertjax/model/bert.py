@@ -140,14 +140,9 @@ def encode(
     Raises:
         ValueError: T is longer than the model's positions.
     """
-    return _apply(
-        BertEncoder(config, execution, add_pooler="pooler" in params),
-        params,
-        inputs,
-        row_keys(dropout_key, inputs["input_ids"].shape[0]),
-        output_hidden_states,
-        output_attentions,
-    )
+    keys = row_keys(dropout_key, inputs["input_ids"].shape[0])
+    module = BertEncoder(config, execution, add_pooler="pooler" in params)
+    return _apply(module, params, inputs, keys, output_hidden_states, output_attentions)
 
 
 def pretraining_logits(
@@ -164,13 +159,9 @@ def pretraining_logits(
     Both are float32. The positions [B, P] are gathered before the head, as in Google's
     `run_pretraining.py`.
     """
-    return _apply(
-        BertForPreTraining(config, execution),
-        params,
-        inputs,
-        masked_positions,
-        row_keys(dropout_key, inputs["input_ids"].shape[0]),
-    )
+    keys = row_keys(dropout_key, inputs["input_ids"].shape[0])
+    module = BertForPreTraining(config, execution)
+    return _apply(module, params, inputs, masked_positions, keys)
 
 
 def mlm_logits(
@@ -186,13 +177,8 @@ def mlm_logits(
 
     Parameters need neither a pooler nor a next-sentence head.
     """
-    return _apply(
-        BertForMaskedLM(config, execution),
-        params,
-        inputs,
-        row_keys(dropout_key, inputs["input_ids"].shape[0]),
-        positions,
-    )
+    keys = row_keys(dropout_key, inputs["input_ids"].shape[0])
+    return _apply(BertForMaskedLM(config, execution), params, inputs, keys, positions)
 
 
 def task_logits(
@@ -242,12 +228,9 @@ def task_logits(
             f"({', '.join(params)})."
         )
     outputs = params["classifier"]["bias"].shape[0] if "classifier" in params else 0
-    return _apply(
-        _TASKS[kind](config, execution, **_sizes(kind, outputs)),
-        params,
-        inputs,
-        row_keys(dropout_key, inputs["input_ids"].shape[0]),
-    )
+    keys = row_keys(dropout_key, inputs["input_ids"].shape[0])
+    module = _TASKS[kind](config, execution, **_sizes(kind, outputs))
+    return _apply(module, params, inputs, keys)
 
 
 def _sizes(kind: str, num_labels: int) -> dict[str, int]:
@@ -265,5 +248,5 @@ def row_keys(key: jax.Array | None, rows: int) -> jax.Array | None:
     return jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(rows, dtype=jnp.uint32))
 
 
-def _apply(module: nn.Module, params: Params, *arguments: Any, **named: Any) -> Any:
-    return module.apply({"params": params}, *arguments, **named)
+def _apply(module: nn.Module, params: Params, *arguments: Any) -> Any:
+    return module.apply({"params": params}, *arguments)

@@ -66,14 +66,14 @@ class MlmHead(nn.Module):
 
 
 class TokenDetectionHead(nn.Module):
-    """Dense + activation, then one output per token: ELECTRA's discriminator head."""
+    """Dense layer and activation, then one output per token: the discriminator head of ELECTRA."""
 
     config: BertConfig
     execution: Execution
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """x [..., D] -> float32 logits [...]."""
+        """Computes float32 logits [...] of x [..., D]."""
         config = self.config
         x = dense(config.hidden_size, config, self.execution, "transform")(x)
         x = activation(config.hidden_act, x)

@@ -204,16 +204,6 @@ def on_host(mesh: Mesh, tree: Any) -> Any:
     return jax.tree.map(np.asarray, whole)
 
 
-def place_everywhere(mesh: Mesh, value: np.ndarray | np.generic) -> jax.Array:
-    """Puts the same value on every device.
-
-    Unlike `jax.device_put`, which runs a program to compare the value between processes, this may
-    be called from any thread.
-    """
-    array = np.asarray(value)
-    return jax.make_array_from_callback(array.shape, replicated(mesh), lambda index: array[index])
-
-
 def make_global_batch(
     mesh: Mesh, batch_size: int, read_rows: Callable[[np.ndarray], dict[str, np.ndarray]]
 ) -> dict[str, jax.Array]:

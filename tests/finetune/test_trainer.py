@@ -10,7 +10,7 @@ import pytest
 from bertjax.errors import UserError
 from bertjax.train.lora import LoraConfig
 from bertjax.train.optimizer import make_schedule
-from bertjax.train.sharding import MeshConfig, place_everywhere
+from bertjax.train.sharding import MeshConfig
 
 TABLE = ("embeddings", "word_embeddings", "embedding")
 
@@ -94,7 +94,7 @@ def test_the_hyperparameters_of_the_step_give_its_learning_rate(config, make_tra
         counters = {"opt_state": state.opt_state, "updates": state.updates}
         counters = jax.tree.map(
             lambda leaf, count=count: (
-                place_everywhere(trainer.mesh, np.int32(count)) if leaf.dtype == np.int32 else leaf
+                jax.device_put(np.int32(count), leaf.sharding) if leaf.dtype == np.int32 else leaf
             ),
             counters,
         )

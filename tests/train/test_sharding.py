@@ -217,27 +217,6 @@ def test_a_global_batch_is_read_in_spans_and_put_where_it_belongs(run_python):
     assert run_python("-c", _SPANS, devices=8) == "right\n"
 
 
-_REPLICATED = """
-import numpy as np
-from bertjax.train.sharding import MeshConfig, make_mesh, place_everywhere
-
-mesh = make_mesh(MeshConfig(data=2, fsdp=2))
-for value in (np.int32(7), np.float32([1e-3, 2, 30])):
-    placed = place_everywhere(mesh, value)
-    assert (placed.shape, placed.dtype) == (value.shape, value.dtype)
-    assert placed.is_fully_replicated
-    copies = {shard.device: np.asarray(shard.data) for shard in placed.addressable_shards}
-    assert copies.keys() == set(mesh.devices.flat) and len(copies) == 4
-    for copy in copies.values():
-        np.testing.assert_array_equal(copy, value)
-print("right")
-"""
-
-
-def test_a_value_is_whole_on_every_device(run_python):
-    assert run_python("-c", _REPLICATED, devices=4) == "right\n"
-
-
 class _Elsewhere:
     """A batch sharding; this process holds its second and fourth quarters."""
 
