@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 from etils import epath
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bertjax.data import tfrecords
@@ -101,6 +101,7 @@ def test_files_written_by_tensorflow_are_read(golden, name):
 IDS = st.lists(st.integers(5, 300) | st.integers(5, (1 << 31) - 1), min_size=1, max_size=9)
 
 
+@settings(deadline=None)
 @given(
     rows=st.lists(st.tuples(IDS, IDS, st.booleans()), min_size=1, max_size=5), seed=st.integers()
 )
@@ -116,6 +117,7 @@ def test_any_pairs_come_back(google, writer, file, rows, seed):
     assert [example.predictions for example in read_examples(file)] == expected
 
 
+@settings(deadline=None)
 @given(data=st.binary(max_size=60))
 def test_any_file_gives_examples_or_a_sentence(file, data):
     file.write_bytes(data)
@@ -130,6 +132,7 @@ VALUES = NUMBERS | st.lists(st.floats(width=32), max_size=6)
 CHANGES = st.dictionaries(st.sampled_from([*tfrecords._FEATURES, "other"]), VALUES, max_size=2)
 
 
+@settings(deadline=None)
 @given(changes=CHANGES, cut=st.integers(0), more=st.binary(max_size=3))
 def test_any_features_give_examples_or_a_sentence(google, writer, file, changes, cut, more):
     made = google.features([2, 5, 3, 6, 3], 1, [1], [5], False, 6, 2)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bertjax.text.encoding_cache import EncodingCache
@@ -28,6 +28,7 @@ def encoded(cache, texts):
     return ["".join(map(chr, ids[start:stop])) for start, stop in bounds]
 
 
+@settings(deadline=None)
 @given(st.lists(TEXTS, max_size=4), st.integers(0, 5))
 def test_texts_are_the_concatenation_of_their_chunks(calls, max_chunks):
     encode = Letters()

@@ -1,7 +1,7 @@
 """Equal tokens have equal hashes at any position; different tokens have different ones."""
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bertjax.data.audit import duplicates
@@ -16,6 +16,7 @@ def flat(sentences):
     return ids, offsets_of([len(sentence) for sentence in sentences])
 
 
+@settings(deadline=None)
 @given(SENTENCES, st.integers(1, 40))
 def test_sentences_have_one_hash_each(sentences, chunk):
     ids, offsets = flat(sentences)
@@ -34,6 +35,7 @@ def test_sentences_have_one_hash_each(sentences, chunk):
     assert half.tolist() == [value for value in whole.tolist() if value % 2 == 0]
 
 
+@settings(deadline=None)
 @given(SENTENCES)
 def test_runs_have_one_hash_each_and_know_their_segments(segments):
     ids, offsets = flat(segments)
