@@ -5,6 +5,7 @@ import errno
 import shutil
 import uuid
 from collections.abc import Iterator
+from typing import NoReturn
 
 from etils import epath
 
@@ -98,6 +99,13 @@ def reading(path: epath.PathLike) -> Iterator[None]:
         reason = error.strerror or str(error)
         sentence = f"{path}: can't be read ({reason}); make it a file that you may read."
         raise UserError(sentence) from None
+
+
+def damaged(
+    path: epath.PathLike, reason: object, remedy: str = "export or download the model again"
+) -> NoReturn:
+    """Raises `UserError` for a file with wrong contents."""
+    raise UserError(f"{path}: damaged ({reason}); {remedy}.") from None
 
 
 @contextlib.contextmanager

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from bertjax.interop.torch_pickle import Machine, Storage, Tensor, damaged, refuse
+from bertjax.files import damaged
+from bertjax.interop.torch_pickle import Machine, Storage, Tensor, refuse
 
 _ZIP_MAGIC = b"PK\x03\x04"
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -55,17 +56,12 @@ def _read_zip(data: bytes, path: epath.Path) -> tuple[Any, dict[str, memoryview]
     if len(programs) != 1:
         damaged(path, f"{len(programs)} entries are named data.pkl")
     root, view = programs[0].removesuffix("data.pkl"), memoryview(data)
-    if f"{root}byteorder" in entries:
-        order = bytes(_entry(view, entries[f"{root}byteorder"], path))
-        if order != b"little":
-            refuse(path, "big-endian numbers")
+    if (order := entries.get(f"{root}byteorder")) and _entry(view, order, path) != b"little":
+        refuse(path, "big-endian numbers")
     machine = Machine(_entry(view, entries[programs[0]], path), path)
     state_dict = machine.run()
-    storages = {}
-    for key in machine.storages:
-        if f"{root}data/{key}" in entries:
-            storages[key] = _entry(view, entries[f"{root}data/{key}"], path)
-    return state_dict, storages
+    found = {key: entries.get(f"{root}data/{key}") for key in machine.storages}
+    return state_dict, {key: _entry(view, info, path) for key, info in found.items() if info}
 
 
 def _entry(view: memoryview, info: zipfile.ZipInfo, path: epath.Path) -> memoryview:
@@ -75,8 +71,7 @@ def _entry(view: memoryview, info: zipfile.ZipInfo, path: epath.Path) -> memoryv
     head = view[info.header_offset : info.header_offset + 30]
     if len(head) < 30 or head[:4] != _ZIP_MAGIC:
         damaged(path, f"{info.filename} has no header")
-    name_size, extra_size = struct.unpack("<HH", head[26:])
-    begin = info.header_offset + 30 + name_size + extra_size
+    begin = info.header_offset + 30 + sum(struct.unpack("<HH", head[26:]))  # a name and extras
     content = view[begin : begin + info.file_size]
     if len(content) < info.file_size:
         damaged(path, f"cut off: {info.filename} ends after byte {len(view):,}")
@@ -86,8 +81,11 @@ def _entry(view: memoryview, info: zipfile.ZipInfo, path: epath.Path) -> memoryv
 
 
 def _read_legacy(data: bytes, path: epath.Path) -> tuple[Any, dict[str, memoryview]]:
-    """Reads the format before torch 1.6: five pickles (magic number, version, system, state dict,
-    keys of the storages), then the storages."""
+    """Reads the format before torch 1.6.
+
+    It has five pickles (magic number, version, system, state dict, keys of the storages), then the
+    storages.
+    """
     view, results, at = memoryview(data), [], 0
     storages: dict[str, Storage] = {}
     for _ in range(5):
@@ -126,9 +124,7 @@ def _array(
         damaged(path, f"the storage of the tensor {name:.200} holds {len(content):,} bytes")
     if not math.prod(tensor.shape):
         return np.zeros(tensor.shape, storage.dtype)
-    flat = np.frombuffer(content, storage.dtype)
     # `torch_pickle` has checked that the view is within bounds.
     strides = [stride * storage.dtype.itemsize for stride in tensor.strides]
-    return np.lib.stride_tricks.as_strided(
-        flat[tensor.offset :], tensor.shape, strides, writeable=False
-    )
+    flat = np.frombuffer(content, storage.dtype)[tensor.offset :]
+    return np.lib.stride_tricks.as_strided(flat, tensor.shape, strides, writeable=False)

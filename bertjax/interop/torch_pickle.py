@@ -7,7 +7,7 @@ Sources: `Lib/pickletools.py` of CPython; `torch/_tensor.py` (`__reduce_ex__`).
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ import numpy as np
 from etils import epath
 
 from bertjax.errors import UserError
+from bertjax.files import damaged
 
 _STORAGES: dict[str, Any] = {
     "torch.DoubleStorage": np.float64,
@@ -36,7 +37,7 @@ _MAX_EMPTY = 1 << 40  # product of the nonzero axes of a tensor without elements
 
 
 class _Name(NamedTuple):
-    """A name that a pickle would import."""
+    """A name that a pickle would import, which is one of `_STORAGES` or `_CALLS`."""
 
     name: str
 
@@ -56,11 +57,6 @@ class Tensor(NamedTuple):
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
-
-
-def damaged(path: epath.Path, reason: str) -> NoReturn:
-    """Raises UserError for a file that is incomplete or that torch did not write so."""
-    raise UserError(f"{path}: damaged ({reason}); export or download the model again.") from None
 
 
 def refuse(path: epath.Path, what: str) -> NoReturn:
@@ -95,10 +91,9 @@ class Machine:
             UserError: plain tensors don't need an opcode, a name or an argument of the pickle.
         """
         while (opcode := self._take(1)) != b".":
-            operation = _OPERATIONS.get(opcode)
-            if operation is None:
+            if opcode not in _OPERATIONS:
                 refuse(self._path, f"the opcode {opcode!r}")
-            operation(self)
+            _OPERATIONS[opcode](self)
         return self._pop()
 
     def _take(self, size: int) -> bytes:
@@ -127,9 +122,6 @@ class Machine:
             damaged(self._path, "a name in its pickle has no end")
         return self._take_text(end + 1)[:-1]
 
-    def _skip_protocol(self) -> None:
-        self._take(1)
-
     def _push(self, value: Any) -> None:
         self._stack.append(value)
 
@@ -152,21 +144,6 @@ class Machine:
             damaged(self._path, f"its pickle fills a {kind.__name__} of another type")
         return self._stack[-1]
 
-    def _push_number(self, size: int, signed: bool = False) -> None:
-        self._push(self._take_int(size, signed))
-
-    def _push_long(self) -> None:
-        self._push(self._take_int(self._take_int(1), signed=True))
-
-    def _push_text(self, size_of_size: int) -> None:
-        self._push(self._take_text(self._take_int(size_of_size)))
-
-    def _push_tuple(self, count: int) -> None:
-        self._push(self._pop_several(count))
-
-    def _push_marked_tuple(self) -> None:
-        self._push(tuple(self._pop_to_mark()))
-
     def _mark(self) -> None:
         self._below.append(self._stack)
         self._stack = []
@@ -182,27 +159,15 @@ class Machine:
             damaged(self._path, "its pickle reads a value that it never stored")
         self._push(self._memo[index])
 
-    def _append(self, items: list[Any]) -> None:
+    def _append(self, items: Sequence[Any]) -> None:
         self._top(list).extend(items)
 
-    def _append_one(self) -> None:
-        self._append([self._pop()])
-
-    def _append_marked(self) -> None:
-        self._append(self._pop_to_mark())
-
-    def _set_items(self, items: list[Any]) -> None:
+    def _set_items(self, items: Sequence[Any]) -> None:
         target, keys = self._top(dict), items[::2]
         # Hashing a nested tuple could take unbounded time.
         if len(items) % 2 or not all(type(key) in (str, int) for key in keys):
             refuse(self._path, "a dict with keys that are not names")
         target.update(zip(keys, items[1::2], strict=True))
-
-    def _set_item(self) -> None:
-        self._set_items(list(self._pop_several(2)))
-
-    def _set_marked_items(self) -> None:
-        self._set_items(self._pop_to_mark())
 
     def _drop_attributes(self) -> None:
         """Drops an OrderedDict's attributes, where torch keeps versions of modules."""
@@ -274,8 +239,8 @@ _CALLS: dict[str, tuple[tuple[int, ...], Callable[..., Any]]] = {
     "torch._utils._rebuild_parameter": ((3,), _parameter),
 }
 
-_OPERATIONS: dict[bytes, Callable[[Machine], None]] = {
-    b"\x80": Machine._skip_protocol,
+_OPERATIONS: dict[bytes, Callable[[Machine], object]] = {
+    b"\x80": lambda machine: machine._take(1),  # the protocol's number
     b"(": Machine._mark,
     b"}": lambda machine: machine._push({}),
     b"]": lambda machine: machine._push([]),
@@ -283,24 +248,24 @@ _OPERATIONS: dict[bytes, Callable[[Machine], None]] = {
     b"N": lambda machine: machine._push(None),
     b"\x88": lambda machine: machine._push(True),
     b"\x89": lambda machine: machine._push(False),
-    b"K": lambda machine: machine._push_number(1),
-    b"M": lambda machine: machine._push_number(2),
-    b"J": lambda machine: machine._push_number(4, signed=True),
-    b"\x8a": Machine._push_long,
-    b"X": lambda machine: machine._push_text(4),
-    b"\x8c": lambda machine: machine._push_text(1),
-    b"\x85": lambda machine: machine._push_tuple(1),
-    b"\x86": lambda machine: machine._push_tuple(2),
-    b"\x87": lambda machine: machine._push_tuple(3),
-    b"t": Machine._push_marked_tuple,
+    b"K": lambda machine: machine._push(machine._take_int(1)),
+    b"M": lambda machine: machine._push(machine._take_int(2)),
+    b"J": lambda machine: machine._push(machine._take_int(4, signed=True)),
+    b"\x8a": lambda machine: machine._push(machine._take_int(machine._take_int(1), signed=True)),
+    b"X": lambda machine: machine._push(machine._take_text(machine._take_int(4))),
+    b"\x8c": lambda machine: machine._push(machine._take_text(machine._take_int(1))),
+    b"\x85": lambda machine: machine._push(machine._pop_several(1)),
+    b"\x86": lambda machine: machine._push(machine._pop_several(2)),
+    b"\x87": lambda machine: machine._push(machine._pop_several(3)),
+    b"t": lambda machine: machine._push(tuple(machine._pop_to_mark())),
     b"q": lambda machine: machine._memorize(1),
     b"r": lambda machine: machine._memorize(4),
     b"h": lambda machine: machine._recall(1),
     b"j": lambda machine: machine._recall(4),
-    b"a": Machine._append_one,
-    b"e": Machine._append_marked,
-    b"s": Machine._set_item,
-    b"u": Machine._set_marked_items,
+    b"a": lambda machine: machine._append(machine._pop_several(1)),
+    b"e": lambda machine: machine._append(machine._pop_to_mark()),
+    b"s": lambda machine: machine._set_items(machine._pop_several(2)),
+    b"u": lambda machine: machine._set_items(machine._pop_to_mark()),
     b"b": Machine._drop_attributes,
     b"c": Machine._push_name,
     b"Q": Machine._push_storage,

@@ -18,7 +18,7 @@ from etils import epath
 
 from bertjax.config import read_json_object
 from bertjax.errors import UserError
-from bertjax.files import reading
+from bertjax.files import damaged, reading
 from bertjax.interop.flax_files import read_flax
 from bertjax.interop.torch_files import read_torch
 
@@ -38,18 +38,9 @@ FILES = (
 
 # Files are read into memory. BERT-large has 1.3 GB; models of six times that size still fit.
 _MAX_SIZE = 8 << 30
-_DTYPES: dict[str, Any] = {
-    "F64": np.float64,
-    "F32": np.float32,
-    "F16": np.float16,
-    "BF16": jnp.bfloat16,
-    "I64": np.int64,
-    "I32": np.int32,
-    "I16": np.int16,
-    "I8": np.int8,
-    "U8": np.uint8,
-    "BOOL": np.bool_,
-}
+_FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16}
+_INTEGERS = {"I64": np.int64, "I32": np.int32, "I16": np.int16, "I8": np.int8}
+_DTYPES: dict[str, Any] = {**_FLOATS, **_INTEGERS, "U8": np.uint8, "BOOL": np.bool_}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,16 +61,15 @@ class Weights:
     def renamed(self, pairs: Iterable[tuple[str, str]]) -> "Weights":
         """Returns tensors under new names, given as pairs (new name, old name).
 
-        Raises:
-            UserError: two different tensors get the same name.
+        Raises `UserError` if two different tensors get the same name.
         """
         names: dict[str, str] = {}
         for new, old in pairs:
             if (other := names.setdefault(new, old)) != old and not self._equal(other, old):
-                first, second = sorted((other, old))  # safetensors has no fixed order
+                both = " and ".join(sorted((other, old)))  # safetensors has no fixed order
                 raise UserError(
-                    f"{self.where(old)}: the tensors {first} and {second} stand for the same "
-                    "parameter and differ; export or download the model again."
+                    f"{self.where(old)}: the tensors {both} stand for the same parameter and "
+                    "differ; export or download the model again."
                 )
         return Weights(
             self.path,
@@ -94,16 +84,11 @@ class Weights:
 
 def find_weights(directory: epath.Path) -> epath.Path | None:
     """Returns the weight file of a directory, the first of `FILES`; None if there is none."""
-    paths = (directory / name for name in FILES)
-    return next((path for path in paths if path.is_file()), None)
+    return next((directory / name for name in FILES if (directory / name).is_file()), None)
 
 
 def read_weights(path: epath.Path) -> Weights:
-    """Reads a weight file, or the files that an index names.
-
-    Args:
-        path: .safetensors, flax_model.msgpack, a .bin of PyTorch (read without unpickling), or the
-            .index.json of several files.
+    """Reads .safetensors, .msgpack, a .bin of PyTorch, or the files that an .index.json names.
 
     Raises:
         UserError: a file is damaged, is too large, or holds more than tensors; a shard is missing,
@@ -139,7 +124,7 @@ def _read_shards(index: epath.Path) -> Weights:
     if not isinstance(shard_names, dict) or not shard_names:
         raise UserError(f"{index}: has no weight_map; export or download the model again.")
     suffix = ".safetensors" if index.name.startswith(WEIGHTS) else ".bin"
-    by_shard: dict[str, list[str]] = {}
+    by_shard: dict[epath.Path, list[str]] = {}
     for name, shard in shard_names.items():
         # Only a file name is accepted, because a path could lead out of the directory.
         if not isinstance(shard, str) or not re.fullmatch(rf"\w[\w.-]*\{suffix}", shard):
@@ -147,26 +132,25 @@ def _read_shards(index: epath.Path) -> Weights:
                 f"{index}: names the shard {shard!r:.100} for {name}, but only *{suffix} files "
                 "beside the index are read; export or download the model again."
             )
-        by_shard.setdefault(shard, []).append(name)
-    for shard, names in by_shard.items():
-        if not (index.parent / shard).is_file():
+        by_shard.setdefault(index.parent / shard, []).append(name)
+    for path, names in by_shard.items():
+        if not path.is_file():
             raise UserError(
-                f"{index.parent / shard}: no such file, but {index.name} names it for the tensor "
-                f"{names[0]}; download it too."
+                f"{path}: no such file, but {index.name} names it for the tensor {names[0]}; "
+                "download it too."
             )
-    _check_size(index, sum((index.parent / shard).stat().length for shard in by_shard))
+    _check_size(index, sum(path.stat().length for path in by_shard))
     tensors: dict[str, np.ndarray] = {}
     shards: dict[str, epath.Path] = {}
-    for shard, names in by_shard.items():
-        path = index.parent / shard
+    for path, names in by_shard.items():
         found = _read_file(path)
-        for name in names:
-            if name not in found:
-                raise UserError(
-                    f"{path}: lacks the tensor {name}, which {index.name} lists there; export or "
-                    "download the model again."
-                )
-            tensors[name], shards[name] = found[name], path
+        if absent := [name for name in names if name not in found]:
+            raise UserError(
+                f"{path}: lacks the tensor {absent[0]}, which {index.name} lists there; export or "
+                "download the model again."
+            )
+        tensors |= {name: found[name] for name in names}
+        shards |= dict.fromkeys(names, path)
     return Weights(index, tensors, shards)
 
 
@@ -174,9 +158,7 @@ def _read_safetensors(data: bytes, path: epath.Path) -> dict[str, np.ndarray]:
     try:
         entries = safetensors.deserialize(data)
     except safetensors.SafetensorError as error:
-        raise UserError(
-            f"{path}: damaged ({_cut_off(data) or error}); export or download the model again."
-        ) from None
+        damaged(path, _cut_off(data) or error)
     tensors = {}
     for name, entry in entries:
         if entry["dtype"] not in _DTYPES:
@@ -188,17 +170,10 @@ def _read_safetensors(data: bytes, path: epath.Path) -> dict[str, np.ndarray]:
         try:
             tensors[name] = array.reshape(entry["shape"])
         except (ValueError, OverflowError):  # too many axes, or [0, 2**64 - 1]
-            raise UserError(
-                f"{path}: damaged (the tensor {name} has an impossible shape); export or download "
-                "the model again."
-            ) from None
-    metadata = safetensors_header(data).get("__metadata__") or {}
-    written = metadata.get(PAYLOAD_HASH)
+            damaged(path, f"the tensor {name} has an impossible shape")
+    written = (safetensors_header(data).get("__metadata__") or {}).get(PAYLOAD_HASH)
     if written is not None and written != payload_hash(tensors):
-        raise UserError(
-            f"{path}: damaged (the weights are not those that were written); export or copy the "
-            "model again."
-        )
+        damaged(path, "the weights are not those that were written")
     return tensors
 
 
@@ -209,20 +184,18 @@ def safetensors_header(data: bytes) -> dict[str, Any]:
 
 def _cut_off(data: bytes) -> str | None:
     """Names the first tensor that a truncated file lacks; None if the file is not truncated."""
+    begin = 8 + int.from_bytes(data[:8], "little")
     try:
         header = safetensors_header(data)
-        begin = 8 + int.from_bytes(data[:8], "little")
-        spans = sorted(
-            (begin + entry["data_offsets"][1], name, entry["shape"])
-            for name, entry in header.items()
-            if name != "__metadata__"
-        )
+        header.pop("__metadata__", None)
+        ends = {name: begin + entry["data_offsets"][1] for name, entry in header.items()}
+        lacking = [
+            (end, name, header[name]["shape"]) for name, end in ends.items() if end > len(data)
+        ]
+        end, name, shape = min(lacking)
     except (ValueError, RecursionError, TypeError, KeyError, IndexError, AttributeError):
-        return None  # the header itself is damaged
-    for end, name, shape in spans:
-        if end > len(data):
-            return f"cut off at byte {len(data):,}: the tensor {name} {shape} ends at {end:,}"
-    return None
+        return None  # the header itself is damaged, or no tensor is lacking
+    return f"cut off at byte {len(data):,}: the tensor {name} {shape} ends at {end:,}"
 
 
 def payload_hash(tensors: Mapping[str, np.ndarray]) -> str:
