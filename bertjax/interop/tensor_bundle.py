@@ -17,10 +17,11 @@ from etils import epath
 
 from bertjax import protobuf
 from bertjax.errors import UserError
-from bertjax.files import reading
+from bertjax.files import damaged, reading
 from bertjax.protobuf import Fields, Malformed, masked_crc32c
 
 INDEX = ".index"
+_REMEDY = "copy the checkpoint again"
 
 _MAGIC = bytes.fromhex("57fb808b247547db")  # 0xdb4775248b80fb57, little-endian
 _FOOTER = 48
@@ -30,17 +31,9 @@ _MAX_INDEX = 1 << 26  # BERT-large with its moments takes 100 kB
 _MAX_KEY, _MAX_KEYS = 1 << 12, 1 << 24
 _MAX_AXES = 32
 _UNCOMPRESSED, _SNAPPY = 0, 1
-
 # tensorflow/core/framework/types.proto
-_DTYPES: dict[int, np.dtype] = {
-    1: np.dtype(np.float32),
-    2: np.dtype(np.float64),
-    3: np.dtype(np.int32),
-    9: np.dtype(np.int64),
-    10: np.dtype(np.bool_),
-    14: jnp.dtype(jnp.bfloat16),
-    19: np.dtype(np.float16),
-}
+_FLOATS = {1: "float32", 2: "float64", 14: "bfloat16", 19: "float16"}
+_DTYPES = {**_FLOATS, 3: "int32", 9: "int64", 10: "bool"}
 _OTHER_DTYPES = {4: "uint8", 6: "int8", 7: "string", 8: "complex64", 17: "uint16", 20: "resource"}
 
 
@@ -84,13 +77,13 @@ class TensorBundle:
             )
         try:
             with reading(self._index):
-                index = _read_small(self._index)
+                if self._index.stat().length > _MAX_INDEX:
+                    raise Malformed(f"larger than {_MAX_INDEX >> 20} MiB, the maximum of an index")
+                index = self._index.read_bytes()
             header, self._entries = _read_index(index)
             self._shards, big_endian = protobuf.number(header, 1), protobuf.number(header, 2)
         except Malformed as error:
-            raise UserError(
-                f"{self._index}: damaged ({error}); copy the checkpoint again."
-            ) from None
+            damaged(self._index, error, _REMEDY)
         if big_endian:
             raise UserError(
                 f"{self._index}: written by a big-endian machine; save the checkpoint again on a "
@@ -118,33 +111,28 @@ class TensorBundle:
                 partitioned variable.
         """
         entry = self._entries[name]
-        dtype = _DTYPES.get(entry.dtype)
-        if dtype is None:
+        if entry.dtype not in _DTYPES:
             kind = _OTHER_DTYPES.get(entry.dtype, f"number {entry.dtype}")
-            known = ", ".join(str(each) for each in _DTYPES.values())
             raise UserError(
-                f"{self._index}: the tensor {name} is of TensorFlow's type {kind}; only {known} "
-                "can be read."
+                f"{self._index}: the tensor {name} is of TensorFlow's type {kind}; only "
+                f"{', '.join(_DTYPES.values())} can be read."
             )
+        dtype = jnp.dtype(_DTYPES[entry.dtype])
         if entry.sliced:
             raise UserError(
                 f"{self._index}: the tensor {name} is a partitioned variable, which can't be "
                 "read; save it without a partitioner."
             )
+        tensor = f"the tensor {name} {list(entry.shape)}"
         if entry.size != math.prod(entry.shape) * dtype.itemsize:
-            raise UserError(
-                f"{self._index}: damaged (the tensor {name} {list(entry.shape)} of {dtype} can't "
-                f"have {entry.size:,} bytes); copy the checkpoint again."
-            )
+            reason = f"{tensor} of {dtype} can't have {entry.size:,} bytes"
+            damaged(self._index, reason, _REMEDY)
         path = self._shard(entry.shard)
         with reading(path), path.open("rb") as file:
             file.seek(entry.offset)
             data = file.read(entry.size)
         if len(data) != entry.size or masked_crc32c(data) != entry.crc32c:
-            raise UserError(
-                f"{path}: damaged (the tensor {name} {list(entry.shape)} does not have the CRC32C "
-                "it was saved with); copy the checkpoint again."
-            )
+            damaged(path, f"{tensor} does not have the CRC32C it was saved with", _REMEDY)
         return np.frombuffer(data, dtype).reshape(entry.shape)
 
     def _beside(self, suffix: str) -> epath.Path:
@@ -167,18 +155,9 @@ class TensorBundle:
                     "put this one beside it."
                 )
             end, name = ends.get(number, (0, ""))
-            length = path.stat().length
-            if length < end:
-                raise UserError(
-                    f"{path}: cut off at byte {length:,}: the tensor {name} ends at {end:,}; copy "
-                    "the checkpoint again."
-                )
-
-
-def _read_small(path: epath.Path) -> bytes:
-    if path.stat().length > _MAX_INDEX:
-        raise Malformed(f"larger than {_MAX_INDEX >> 20} MiB, the maximum of an index")
-    return path.read_bytes()
+            if (length := path.stat().length) < end:
+                reason = f"cut off at byte {length:,}: the tensor {name} ends at {end:,}"
+                raise UserError(f"{path}: {reason}; {_REMEDY}.")
 
 
 def _read_index(data: bytes) -> tuple[Fields, dict[str, Entry]]:
@@ -205,7 +184,11 @@ def _read_index(data: bytes) -> tuple[Fields, dict[str, Entry]]:
             if not key:
                 header = protobuf.fields(message)
             elif key[0]:  # a zero byte begins the key of a slice
-                entries[_text(key)] = _entry(protobuf.fields(message))
+                try:
+                    name = key.decode()
+                except UnicodeDecodeError:
+                    raise Malformed("a name is not UTF-8") from None
+                entries[name] = _entry(protobuf.fields(message))
     if header is None:
         raise Malformed("it has no header")
     shards = protobuf.number(header, 1)
@@ -215,8 +198,7 @@ def _read_index(data: bytes) -> tuple[Fields, dict[str, Entry]]:
 
 
 def _block(data: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]:
-    """Yields the keys and values of a block; keys are stored without the prefix that they share
-    with the previous key."""
+    """Yields keys and values; a key is stored without the prefix shared with the previous key."""
     end = offset + size
     if end + _TRAILER > len(data):
         raise Malformed("cut off")
@@ -270,10 +252,3 @@ def _entry(fields: Fields) -> Entry:
         crc32c=protobuf.number(fields, 6),
         sliced=7 in fields,
     )
-
-
-def _text(key: bytes) -> str:
-    try:
-        return key.decode()
-    except UnicodeDecodeError:
-        raise Malformed("a name is not UTF-8") from None
