@@ -15,9 +15,6 @@ from bertjax.errors import UserError
 from bertjax.interop.weights import Weights
 
 _FIELDS = {
-    "vocab_size": "vocab_size",
-    "max_position_embeddings": "max_position_embeddings",
-    "initializer_range": "initializer_range",
     "dim": "hidden_size",
     "n_layers": "num_hidden_layers",
     "n_heads": "num_attention_heads",
@@ -26,13 +23,16 @@ _FIELDS = {
     "dropout": "hidden_dropout_prob",
     "attention_dropout": "attention_probs_dropout_prob",
 }
-_KEPT = ("architectures", "id2label", "problem_type")
+_SAME = (
+    *("vocab_size", "max_position_embeddings", "initializer_range"),
+    *("architectures", "id2label", "problem_type"),
+)
 # Two token types of zeros, so that fine-tuning can learn to distinguish the texts of a pair.
 _TYPES = 2
 
 _LAYER = r"transformer\.layer\.(\d+)"
 _MODULES = (
-    (r"embeddings\.(\w+)", r"bert.embeddings.\1"),
+    (r"embeddings(\.\w+)?", r"bert.embeddings\1"),
     (rf"{_LAYER}\.attention\.q_lin", r"bert.encoder.layer.\1.attention.self.query"),
     (rf"{_LAYER}\.attention\.k_lin", r"bert.encoder.layer.\1.attention.self.key"),
     (rf"{_LAYER}\.attention\.v_lin", r"bert.encoder.layer.\1.attention.self.value"),
@@ -51,18 +51,17 @@ _MODULES = (
 def bert_fields(fields: dict[str, Any], where: str) -> dict[str, Any]:
     """Converts the fields of a DistilBERT's config.json to those of a BERT.
 
-    Raises:
-        UserError: a field is missing; the message names `where`.
+    Raises `UserError`, which names `where`, if a field is missing.
     """
     if missing := sorted({"vocab_size", "dim", "n_layers"} - fields.keys()):
         raise UserError(
             f"{where} has no {', '.join(missing)}: is it the configuration of a DistilBERT?"
         )
     converted = {ours: fields[theirs] for theirs, ours in _FIELDS.items() if theirs in fields}
-    kept = {name: fields[name] for name in _KEPT if name in fields}
-    if isinstance(names := kept.get("architectures"), list):
-        kept["architectures"] = [re.sub("^DistilBert", "Bert", str(name)) for name in names]
-    return {**converted, **kept, "type_vocab_size": _TYPES, "layer_norm_eps": 1e-12}
+    converted |= {name: fields[name] for name in _SAME if name in fields}
+    if isinstance(names := converted.get("architectures"), list):
+        converted["architectures"] = [re.sub("^DistilBert", "Bert", str(name)) for name in names]
+    return {**converted, "type_vocab_size": _TYPES, "layer_norm_eps": 1e-12}
 
 
 def bert_weights(weights: Weights, config: BertConfig) -> Weights:
@@ -84,8 +83,6 @@ def _bert_name(weights: Weights, name: str) -> str:
     for theirs, ours in _MODULES:
         if re.fullmatch(theirs, module):
             return f"{re.sub(theirs, ours, module)}.{leaf}"
-    if name == "embeddings.position_ids" or name == "distilbert.embeddings.position_ids":
-        return "bert.embeddings.position_ids"
     if module == "pre_classifier":
         raise UserError(
             f"{weights.where(name)}: the tensor {name} belongs to a head over whole texts, which "

@@ -18,23 +18,15 @@ _NAME = re.compile(r"([A-Za-z0-9][\w.-]*)/([A-Za-z0-9][\w.-]*)(?:@([\w.-]+(?:/[\
 
 # Exact names of the files that a model needs. Nothing else of a repository is downloaded.
 _ALWAYS = (
-    "config.json",
-    "vocab.txt",
-    "spm.model",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "added_tokens.json",
-    "special_tokens_map.json",
+    *("config.json", "vocab.txt", "spm.model", "tokenizer.json", "tokenizer_config.json"),
+    *("added_tokens.json", "special_tokens_map.json"),
 )
+_TORCH = "pytorch_model.bin"
 # Weight files by format; the first format that a repository has is downloaded.
 _WEIGHTS = (
     (WEIGHTS, f"{WEIGHTS}.index.json", "model-?????-of-?????.safetensors"),
     ("flax_model.msgpack",),
-    (
-        "pytorch_model.bin",
-        "pytorch_model.bin.index.json",
-        "pytorch_model-?????-of-?????.bin",
-    ),
+    (_TORCH, f"{_TORCH}.index.json", "pytorch_model-?????-of-?????.bin"),
 )
 
 

@@ -91,17 +91,15 @@ def save_pretrained(path: epath.PathLike, model: Pretrained) -> epath.Path:
     params = _params_of_kind(path, model)
     with writing(path):
         path = output_directory(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"
-        temporary.mkdir()
+        temporary.mkdir(parents=True)
         try:
             model.tokenizer.save(temporary, export=True)
             write_params(temporary / WEIGHTS, params, prefix=model.kind != "encoder")
             (temporary / CONFIG).write_text(json.dumps(_config_json(model), indent=2) + "\n")
             _put_in_place(temporary, path)
         finally:
-            if temporary.exists():
-                temporary.rmtree()
+            temporary.rmtree(missing_ok=True)
     return path
 
 
@@ -145,8 +143,7 @@ def from_pretrained(path: epath.PathLike) -> Pretrained:
 def from_google(checkpoint: google.GoogleCheckpoint) -> Pretrained:
     """Returns the model of a TF1 checkpoint, with the vocabulary beside it.
 
-    Raises:
-        UserError: the vocabulary is absent or larger than the model's.
+    Raises `UserError` if the vocabulary is absent or larger than the model's.
     """
     tokenizer = _tokenizer_of(checkpoint.config, checkpoint.prefix.parent)
     task = _read_task({}, checkpoint.params, where=str(checkpoint.prefix))
@@ -156,8 +153,7 @@ def from_google(checkpoint: google.GoogleCheckpoint) -> Pretrained:
 def find_export(path: epath.PathLike) -> epath.Path:
     """Returns the directory with the weights: `path` itself, or the export/ of a run directory.
 
-    Raises:
-        UserError: neither holds a model.
+    Raises `UserError` if neither holds a model.
     """
     path = epath.Path(path)
     if not path.exists():
@@ -233,26 +229,21 @@ def _put_in_place(temporary: epath.Path, path: epath.Path) -> None:
     path.mkdir(parents=True, exist_ok=True)
     for name in (CONFIG, "vocab.txt", "spm.model", "tokenizer.json", "added_tokens.json"):
         (path / name).unlink(missing_ok=True)
-    names = sorted(file.name for file in temporary.iterdir())
-    for name in sorted(names, key=lambda name: name == CONFIG):
-        (temporary / name).replace(path / name)
+    for file in sorted(temporary.iterdir(), key=lambda file: (file.name == CONFIG, file.name)):
+        file.replace(path / file.name)
 
 
 def _read_config(path: epath.Path) -> dict[str, Any]:
     fields = read_json_object(path)
-    known = (("model_type", ("bert", "distilbert")), ("position_embedding_type", ("absolute",)))
-    for name, wanted in known:
-        if fields.get(name) not in (*wanted, None):
-            raise UserError(
-                f"{path}: {name} is {fields[name]!r}; only {' and '.join(map(repr, wanted))} can "
-                "be read."
-            )
-    for name in ("is_decoder", "add_cross_attention"):
-        if fields.get(name):
-            raise UserError(
-                f"{path}: {name} is {fields[name]!r}; only encoders, which attend to the whole "
-                "text, can be read."
-            )
+    encoders = "encoders, which attend to the whole text,"
+    for name, known, shown in (
+        ("model_type", ("bert", "distilbert"), "'bert' and 'distilbert'"),
+        ("position_embedding_type", ("absolute",), "'absolute'"),
+        ("is_decoder", (False,), encoders),
+        ("add_cross_attention", (False,), encoders),
+    ):
+        if fields.get(name) not in (*known, None):
+            raise UserError(f"{path}: {name} is {fields[name]!r}; only {shown} can be read.")
     return fields
 
 
@@ -301,24 +292,20 @@ def _read_kind(fields: dict[str, Any], params: Mapping[str, Any], where: str) ->
 
     `architectures` decides between the three classes that name their head `classifier`.
     """
-    named = fields.get("architectures") or []
-    if "classifier" not in params or not named:
-        kind = kind_of_parts(params)
-    else:
-        names = named if isinstance(named, list) else []
-        known = [name for name in _CLASSIFIERS if name in names]
+    kind = kind_of_parts(params)
+    if "classifier" in params and (names := fields.get("architectures")):
+        known = [name for name in _CLASSIFIERS if isinstance(names, list) and name in names]
         if not known:
             raise UserError(
-                f"{where}: architectures is {named}, whose classifier can't be read; only "
+                f"{where}: architectures is {names}, whose classifier can't be read; only "
                 f"{', '.join(_CLASSIFIERS)} can."
             )
         kind = _CLASSIFIERS[known[0]]
     if kind not in ("sequence_classification", "regression"):
         return kind
-    problem = fields.get("problem_type")
-    if problem == "multi_label_classification":
+    if (problem := fields.get("problem_type")) in ("multi_label_classification", "regression"):
         return problem
-    return "regression" if problem == "regression" or _outputs(params) == 1 else kind
+    return "regression" if _outputs(params) == 1 else kind
 
 
 def _read_labels(

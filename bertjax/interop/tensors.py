@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -17,31 +17,24 @@ from bertjax.errors import UserError
 from bertjax.files import writing
 from bertjax.interop.weights import PAYLOAD_HASH, Weights, payload_hash, safetensors_header
 from bertjax.model.bert import init_params
-from bertjax.model.heads import OPTIONAL_PARTS
-from bertjax.train.tree import named
+from bertjax.train.tree import named, nested
 
+_LAYER = r"encoder/layer_(\d+)"
 # (our module, Hugging Face's), tried in order; see `transformers/models/bert/modeling_bert.py`.
 _MODULES = (
     (r"embeddings/(word|position|token_type)_embeddings", r"bert.embeddings.\1_embeddings"),
     (r"embeddings/layer_norm", r"bert.embeddings.LayerNorm"),
-    (
-        r"encoder/layer_(\d+)/attention/(query|key|value)",
-        r"bert.encoder.layer.\1.attention.self.\2",
-    ),
-    (r"encoder/layer_(\d+)/attention/output", r"bert.encoder.layer.\1.attention.output.dense"),
-    (
-        r"encoder/layer_(\d+)/attention_layer_norm",
-        r"bert.encoder.layer.\1.attention.output.LayerNorm",
-    ),
-    (r"encoder/layer_(\d+)/(intermediate|output)", r"bert.encoder.layer.\1.\2.dense"),
-    (r"encoder/layer_(\d+)/output_layer_norm", r"bert.encoder.layer.\1.output.LayerNorm"),
+    (rf"{_LAYER}/attention/(query|key|value)", r"bert.encoder.layer.\1.attention.self.\2"),
+    (rf"{_LAYER}/attention/output", r"bert.encoder.layer.\1.attention.output.dense"),
+    (rf"{_LAYER}/attention_layer_norm", r"bert.encoder.layer.\1.attention.output.LayerNorm"),
+    (rf"{_LAYER}/(intermediate|output)", r"bert.encoder.layer.\1.\2.dense"),
+    (rf"{_LAYER}/output_layer_norm", r"bert.encoder.layer.\1.output.LayerNorm"),
     (r"pooler", r"bert.pooler.dense"),
     (r"mlm/transform", r"cls.predictions.transform.dense"),
     (r"mlm/layer_norm", r"cls.predictions.transform.LayerNorm"),
     (r"mlm", r"cls.predictions"),
     (r"nsp", r"cls.seq_relationship"),
-    (r"classifier", r"classifier"),
-    (r"qa_outputs", r"qa_outputs"),
+    (r"(classifier|qa_outputs)", r"\1"),
 )
 _LEAVES = {"kernel": "weight", "embedding": "weight", "scale": "weight", "bias": "bias"}
 
@@ -55,8 +48,7 @@ _DECODER_BIAS = "cls.predictions.decoder.bias"
 def tensor_name(path: str) -> tuple[str, bool]:
     """Returns Hugging Face's name of a parameter, and whether its matrix is transposed there.
 
-    Args:
-        path: a path such as `encoder/layer_0/attention/query/kernel`.
+    `path` is the parameter's, such as `encoder/layer_0/attention/query/kernel`.
     """
     module, leaf = path.rsplit("/", 1)
     return f"{module_name(module)}.{_LEAVES[leaf]}", leaf == "kernel"
@@ -88,10 +80,7 @@ def weights_hash(params: Mapping[str, Any]) -> str:
 def write_params(path: epath.Path, params: Mapping[str, Any], *, prefix: bool = True) -> None:
     """Writes a safetensors file, with a hash of the weights in its metadata.
 
-    Args:
-        path: the file.
-        params: the parameters.
-        prefix: whether names of the encoder begin with `bert.`; those of a BertModel do not.
+    With `prefix`, names of the encoder begin with `bert.`; those of a BertModel do not.
 
     Raises:
         UserError: a weight is not finite, or the file can't be written.
@@ -125,25 +114,41 @@ def read_params(weights: Weights, config: BertConfig) -> dict:
         UserError: a tensor is missing, is damaged, has the wrong shape, is unknown, or occurs in
             two different versions.
     """
-    weights = _canonical_weights(weights)
+    names = ((_canonical(name), name) for name in weights.tensors)
+    weights = weights.renamed((ours, theirs) for ours, theirs in names if ours not in _IGNORED)
     tensors = weights.tensors
-    labels = tensors.get("classifier.bias", np.zeros(2)).shape
-    shapes = expected_shapes(config, labels[0] if labels else 1)
-    _check_names(weights, shapes)
+
+    def shape_of(path: str) -> tuple[int, ...] | None:
+        name = tensor_name(path)[0]
+        return tensors[name].shape if name in tensors else None
+
+    shapes = parameter_shapes(config, shape_of)
+    _check_names(weights, {tensor_name(path)[0] for path in shapes})
     _check_decoder(weights)
-    params: dict[str, Any] = {}
-    for part, subtree in shapes.items():
-        leaves = named(subtree)
-        wanted = {name: tensor_name(f"{part}/{name}") for name in leaves}
-        if part in OPTIONAL_PARTS and not any(name in tensors for name, _ in wanted.values()):
-            continue
-        arrays = []
-        for path, leaf in leaves.items():
-            name, transposed = wanted[path]
-            array, where = tensors.pop(name, None), weights.where(name)
-            arrays.append(make_parameter(array, name, where, leaf.shape, transposed))
-        params[part] = jax.tree.unflatten(jax.tree.structure(subtree), arrays)
-    return params
+    leaves = {}
+    for path, shape in shapes.items():
+        name, transposed = tensor_name(path)
+        array, where = tensors.pop(name, None), weights.where(name)
+        leaves[path] = make_parameter(array, name, where, shape, transposed)
+    return nested(leaves)
+
+
+def parameter_shapes(
+    config: BertConfig, shape_of: Callable[[str], tuple[int, ...] | None]
+) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of the parameters that a file must hold, by path.
+
+    Heads of which the file holds nothing are left out.
+
+    Args:
+        config: the shape of the model.
+        shape_of: returns the shape that a parameter has in the file, None if the file lacks it.
+    """
+    labels = shape_of("classifier/bias") or (1,)
+    leaves = named(expected_shapes(config, labels[0]))
+    held = {path.split("/")[0] for path in leaves if shape_of(path) is not None}
+    parts = {"embeddings", "encoder", *held}
+    return {path: leaf.shape for path, leaf in leaves.items() if path.split("/")[0] in parts}
 
 
 def expected_shapes(config: BertConfig, num_labels: int) -> dict[str, Any]:
@@ -191,15 +196,13 @@ def make_parameter(
     raise UserError(f"{where}: the tensor {name} {expected} {problem}.")
 
 
-def _check_names(weights: Weights, shapes: dict) -> None:
+def _check_names(weights: Weights, known: set[str]) -> None:
     """Refuses encoder tensors that the configuration doesn't imply: the model is another one."""
-    known = {tensor_name(name)[0] for name in named(shapes)}
     for name in weights.tensors:
         if name.startswith(_ENCODER) and name not in known:
             raise UserError(
                 f"{weights.where(name)}: the tensor {name} is not part of the BERT that "
-                "config.json describes; put the config.json that belongs to these weights beside "
-                "them."
+                "config.json describes; put the one that belongs to these weights beside them."
             )
 
 
@@ -213,19 +216,11 @@ def _check_decoder(weights: Weights) -> None:
         )
 
 
-def _canonical_weights(weights: Weights) -> Weights:
-    """Renames tensors to have the prefix `bert.`, LayerNorm.weight and LayerNorm.bias."""
-    names = [(_canonical(name), name) for name in weights.tensors]
-    return weights.renamed((ours, theirs) for ours, theirs in names if ours not in _IGNORED)
-
-
 def _canonical(name: str) -> str:
+    """Returns a tensor's name with the prefix `bert.`, LayerNorm.weight and LayerNorm.bias."""
     if name.startswith(("embeddings.", "encoder.", "pooler.")):
         name = f"bert.{name}"
     if name == _DECODER_BIAS:
         return "cls.predictions.bias"
-    return re.sub(
-        r"LayerNorm\.(gamma|beta)$",
-        lambda match: "LayerNorm." + {"gamma": "weight", "beta": "bias"}[match[1]],
-        name,
-    )
+    name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name)
+    return re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name)

@@ -114,10 +114,7 @@ def swap_vocabulary(
     if they have the same text at the same position in a word: "the" and "▁the", "##ing" and "ing";
     WordPiece's "," equals both "▁," and ",". Every other token is the mean of its old pieces.
 
-    Args:
-        model: a model of any kind.
-        tokenizer: the new vocabulary.
-        moments: trees like the parameters, such as Adam's mu and nu.
+    `moments` are trees like the parameters, such as Adam's mu and nu.
     """
     old = model.tokenizer
     by_position, by_entry = _by_position(old), {}
@@ -130,9 +127,8 @@ def swap_vocabulary(
     kept = np.full(tokenizer.vocab_size, -1)
     texts: dict[int, str] = {}
     for number, token in enumerate(_tokens(tokenizer)):
-        surface = tokenizer.surface(number)
         candidates = [roles.get(number), by_entry.get(token)]
-        if surface is not None:
+        if (surface := tokenizer.surface(number)) is not None:
             texts[number] = surface.text
             candidates.append(by_position.get((surface.text, False)) if surface.continues else None)
             candidates.append(by_position.get((surface.text, True)) if surface.begins else None)
@@ -158,16 +154,11 @@ def _resize(
 ) -> Resized:
     tokens = model.tokenizer.vocab_size
     unknown = sum(not ids for ids in rows.pieces.values())
+    config = dataclasses.replace(model.config, vocab_size=len(rows.kept))
+    params = _with_tables(model.params, lambda table: _means(table, rows, tokens))
     return Resized(
-        model=dataclasses.replace(
-            model,
-            config=dataclasses.replace(model.config, vocab_size=len(rows.kept)),
-            params=_with_tables(model.params, lambda table: _means(table, rows, tokens)),
-            tokenizer=tokenizer,
-        ),
-        moments=tuple(
-            _with_tables(tree, lambda table: _zeros_for_new(table, rows)) for tree in moments
-        ),
+        dataclasses.replace(model, config=config, params=params, tokenizer=tokenizer),
+        tuple(_with_tables(tree, lambda table: _zeros_for_new(table, rows)) for tree in moments),
         kept=len(rows.kept) - len(rows.pieces),
         averaged=len(rows.pieces) - unknown,
         unknown=unknown,
@@ -213,10 +204,9 @@ def _by_position(tokenizer: Tokenizer) -> dict[tuple[str, bool], int]:
     """Returns {(text, whether it begins a word): id} of the tokens that occur in texts."""
     ids: dict[tuple[str, bool], int] = {}
     for number in range(tokenizer.vocab_size):
-        surface = tokenizer.surface(number)
-        if surface is not None:
-            for begins in (True, False):
-                if surface.begins if begins else surface.continues:
+        if (surface := tokenizer.surface(number)) is not None:
+            for begins, occurs in ((True, surface.begins), (False, surface.continues)):
+                if occurs:
                     ids.setdefault((surface.text, begins), number)
     return ids
 
@@ -236,14 +226,13 @@ def _check_word(tokenizer: WordPieceTokenizer, word: str) -> None:
             f"{MAX_WORD_CHARACTERS} is always [UNK], so leave it out."
         )
     words = tokenizer.words(word)
-    if words == [word]:
-        return
     if not words:
         raise UserError(f"The tokenizer drops the word {word!r}: leave it out.")
-    if len(words) == 1:
+    if len(words) > 1:
+        shown = " ".join(words[:_MAX_SHOWN]) + (" ..." if len(words) > _MAX_SHOWN else "")
+        raise UserError(
+            f"The tokenizer splits the word {word!r} into {len(words)} words ({shown}), at spaces, "
+            "punctuation and CJK characters: add them one by one."
+        )
+    if words != [word]:
         raise UserError(f"The tokenizer changes the word {word!r} to {words[0]!r}: write that.")
-    shown = " ".join(words[:_MAX_SHOWN]) + (" ..." if len(words) > _MAX_SHOWN else "")
-    raise UserError(
-        f"The tokenizer splits the word {word!r} into {len(words)} words ({shown}), at spaces, "
-        "punctuation and CJK characters: add them one by one."
-    )
