@@ -88,7 +88,7 @@ def _bert_name(weights: Weights, name: str) -> str:
             f"{weights.where(name)}: the tensor {name} belongs to a head over whole texts, which "
             "BERT does not have in this form; save the DistilBertModel alone, and fine-tune that."
         )
+    reason = f"the tensor {name} is not part of a DistilBERT"
     raise UserError(
-        f"{weights.where(name)}: the tensor {name} is not part of a DistilBERT; put the "
-        "config.json that belongs to these weights beside them."
+        f"{weights.where(name)}: {reason}; put the config.json of these weights beside them."
     )

@@ -112,9 +112,6 @@ def read_checkpoint(path: epath.PathLike, *, moments: bool = True) -> GoogleChec
     return GoogleCheckpoint(prefix, config, params, mu, nu, has_moments, step, tuple(notes))
 
 
-# Which checkpoint ------------------------------------------------------------------------------
-
-
 def _prefix(path: epath.Path) -> epath.Path:
     """Returns the prefix of an index or a data file, or the prefix itself."""
     return path.parent / re.sub(r"\.(index|data-\d{5}-of-\d{5})$", "", path.name)
@@ -131,8 +128,7 @@ def _find(path: epath.Path) -> tuple[epath.Path, list[str]]:
     names = _names(path)
     if not names:
         raise UserError(
-            f"{path}: holds no TensorFlow checkpoint (a file that ends in {INDEX}); give a "
-            "directory with one."
+            f"{path}: holds no TensorFlow checkpoint; give a directory with a file *{INDEX}."
         )
     if len(names) == 1:
         return path / names[0], []
@@ -164,12 +160,9 @@ def _read_config(directory: epath.Path) -> BertConfig:
         if (directory / name).is_file():
             return BertConfig.from_json(directory / name)
     raise UserError(
-        f"{directory}: holds no {CONFIGS[0]}, which describes the model's shape; put the one of "
-        "this model beside its weights."
+        f"{directory}: holds no {CONFIGS[0]}, which describes the model's shape; put it there."
     )
 
-
-# Tensors ---------------------------------------------------------------------------------------
 
 _Shapes = dict[str, tuple[int, ...]]  # by path of a parameter
 
@@ -222,8 +215,7 @@ def _left_out(bundle: TensorBundle, paths: Iterable[str]) -> list[str]:
         if name.startswith("bert/") and name.rpartition("/")[0] not in known:
             raise UserError(
                 f"{bundle.prefix}: the variable {name} {list(bundle.shape(name))} is not part of "
-                "the BERT that the configuration describes; put the one that belongs to these "
-                "weights beside it."
+                "the BERT that the configuration describes; put the one of these weights beside it."
             )
     return left_out
 

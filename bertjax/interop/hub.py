@@ -12,7 +12,7 @@ from typing import NamedTuple
 from etils import epath
 
 from bertjax.errors import UserError
-from bertjax.interop.weights import WEIGHTS
+from bertjax.interop.weights import FLAX_WEIGHTS, TORCH_WEIGHTS, WEIGHTS
 
 _NAME = re.compile(r"([A-Za-z0-9][\w.-]*)/([A-Za-z0-9][\w.-]*)(?:@([\w.-]+(?:/[\w.-]+)*))?")
 
@@ -21,22 +21,19 @@ _ALWAYS = (
     *("config.json", "vocab.txt", "spm.model", "tokenizer.json", "tokenizer_config.json"),
     *("added_tokens.json", "special_tokens_map.json"),
 )
-_TORCH = "pytorch_model.bin"
 # Weight files by format; the first format that a repository has is downloaded.
 _WEIGHTS = (
     (WEIGHTS, f"{WEIGHTS}.index.json", "model-?????-of-?????.safetensors"),
-    ("flax_model.msgpack",),
-    (_TORCH, f"{_TORCH}.index.json", "pytorch_model-?????-of-?????.bin"),
+    (FLAX_WEIGHTS,),
+    (TORCH_WEIGHTS, f"{TORCH_WEIGHTS}.index.json", "pytorch_model-?????-of-?????.bin"),
 )
 
 
 class HubName(NamedTuple):
     """A model on the hub."""
 
-    repository: str
-    """owner/name"""
-    revision: str
-    """Hash of a commit, or a tag or branch."""
+    repository: str  # owner/name
+    revision: str  # hash of a commit, a tag or a branch
 
     def __str__(self) -> str:
         return self.repository if self.revision == "main" else "@".join(self)
@@ -57,10 +54,8 @@ def parse_name(path: epath.PathLike) -> HubName | None:
 def download(name: HubName) -> tuple[epath.Path, str]:
     """Downloads a model into huggingface_hub's cache, unless the cache has it already.
 
-    Weights are safetensors, else Flax's, else PyTorch's. Offline, only the cache is used.
-
-    Returns:
-        The directory, and "owner/name@" with the hash of its commit.
+    Weights are safetensors, else Flax's, else PyTorch's. Offline, only the cache is used. Returns
+    the directory, and "owner/name@" with the hash of its commit.
 
     Raises:
         UserError: huggingface_hub is not installed; the hub has no such model or revision, requires

@@ -42,9 +42,7 @@ _PROBLEM_TYPES = {
     "multi_label_classification": "multi_label_classification",
 }
 _LABELED = ("sequence_classification", "multi_label_classification", "token_classification")
-_ENCODER = ("embeddings", "encoder")
 _TASK = "bertjax_task"
-_THEIR_ACTS = {"gelu_tanh": "gelu_new"}
 
 
 @dataclasses.dataclass
@@ -71,16 +69,14 @@ class Pretrained:
 
 
 def save_pretrained(path: epath.PathLike, model: Pretrained) -> epath.Path:
-    """Writes config.json, model.safetensors and the tokenizer's files, all of them or none.
+    """Writes config.json, model.safetensors and the tokenizer's files; returns the directory.
 
     The weights are those of Hugging Face's class for the model's kind: heads of other kinds are
     not written. A pooler is written if the class reads it or is a plain encoder.
 
-    A new directory is moved into place when it is complete. An existing directory gets the files
-    one by one, config.json last, because nothing reads the directory without it.
-
-    Returns:
-        The directory.
+    All files are written or none. A new directory is moved into place when it is complete. An
+    existing directory gets the files one by one, config.json last, because nothing reads the
+    directory without it.
 
     Raises:
         UserError: the kind is unknown or the model lacks one of its heads; a weight is not finite;
@@ -166,10 +162,7 @@ def find_export(path: epath.PathLike) -> epath.Path:
             return directory
     if (path / "checkpoints").exists():
         raise UserError(f"{path}: this run has no export/ yet; continue the run to its end.")
-    raise UserError(
-        f"{path}: holds no {CONFIG} with {WEIGHTS}; give a run directory, an export or a model in "
-        "Hugging Face's layout."
-    )
+    raise UserError(f"{path}: holds no {CONFIG} with {WEIGHTS}; give a directory that does.")
 
 
 def _tokenizer_of(config: BertConfig, directory: epath.Path) -> Tokenizer:
@@ -187,24 +180,22 @@ def _params_of_kind(path: epath.Path, model: Pretrained) -> dict[str, Any]:
     kind = model.kind
     if kind not in TASK_PARTS:
         raise UserError(f"{path}: not written, because {_unknown_task(kind)}.")
-    parts = (*_ENCODER, *TASK_PARTS[kind])
+    parts = ("embeddings", "encoder", *TASK_PARTS[kind])
     if kind == "encoder" and "pooler" in model.params:
         parts = (*parts, "pooler")
     if missing := [part for part in parts if part not in model.params]:
-        raise UserError(
-            f"{path}: not written, because the task {kind!r} needs the part {missing[0]}, which "
-            "the model doesn't have; add it, or name another task."
-        )
+        reason = f"the task {kind!r} needs the part {missing[0]}, which the model lacks"
+        raise UserError(f"{path}: not written, because {reason}; add it, or name another task.")
     return {part: model.params[part] for part in parts}
 
 
 def _config_json(model: Pretrained) -> dict[str, Any]:
-    kind = model.kind
+    kind, act = model.kind, model.config.hidden_act
     fields = {
         "architectures": [_ARCHITECTURES[kind]],
         "model_type": "bert",
         **model.config.to_dict(),
-        "hidden_act": _THEIR_ACTS.get(model.config.hidden_act, model.config.hidden_act),
+        "hidden_act": "gelu_new" if act == "gelu_tanh" else act,
         "position_embedding_type": "absolute",
         "pad_token_id": model.tokenizer.pad_id,
         "tie_word_embeddings": True,
@@ -256,15 +247,11 @@ def _read_task(fields: dict[str, Any], params: Mapping[str, Any], where: str) ->
     task = _own_task(fields, where) or {"kind": _read_kind(fields, params, where)}
     kind = task["kind"]
     if missing := [part for part in TASK_PARTS[kind] if part not in params]:
-        raise UserError(
-            f"{where}: the task {kind!r} needs the part {missing[0]}, which the weights lack; "
-            "export or download the model again."
-        )
+        reason = f"the task {kind!r} needs the part {missing[0]}, which the weights lack"
+        raise UserError(f"{where}: {reason}; export or download the model again.")
     if kind in ("regression", "multiple_choice") and _outputs(params) != 1:
-        raise UserError(
-            f"{where}: {kind.replace('_', ' ')} has one output and the classifier "
-            f"{_outputs(params)}; put the config.json that belongs to these weights beside them."
-        )
+        reason = f"{kind.replace('_', ' ')} has one output and the classifier {_outputs(params)}"
+        raise UserError(f"{where}: {reason}; put the config.json of these weights beside them.")
     if kind in _LABELED:
         return {**task, "labels": _read_labels(task, fields, _outputs(params), where)}
     return {"labels": [], **task} if kind == "regression" else task
@@ -317,10 +304,8 @@ def _read_labels(
     elif names is None:
         names = [f"LABEL_{index}" for index in range(outputs)]
     if not isinstance(names, list) or len(names) != outputs:
-        raise UserError(
-            f"{where}: the labels don't match the classifier's {outputs} outputs; put the "
-            "config.json that belongs to these weights beside them."
-        )
+        reason = f"the labels don't match the classifier's {outputs} outputs"
+        raise UserError(f"{where}: {reason}; put the config.json of these weights beside them.")
     if wrong := [name for name in names if not isinstance(name, str | int)]:
         raise UserError(f"{where}: id2label has a label {wrong[0]!r}; use words or numbers.")
     return [str(name) for name in names]

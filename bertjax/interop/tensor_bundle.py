@@ -40,19 +40,13 @@ _OTHER_DTYPES = {4: "uint8", 6: "int8", 7: "string", 8: "complex64", 17: "uint16
 class Entry(NamedTuple):
     """Type and location of a tensor."""
 
-    dtype: int
-    """TensorFlow's number of the type."""
+    dtype: int  # TensorFlow's number of the type
     shape: tuple[int, ...]
-    shard: int
-    """Number of the data file."""
-    offset: int
-    """Offset of the first byte in the data file."""
-    size: int
-    """Number of bytes."""
-    crc32c: int
-    """Masked CRC32C of the bytes."""
-    sliced: bool
-    """Whether the tensor is a partitioned variable, stored in slices."""
+    shard: int  # number of the data file
+    offset: int  # position of the first byte in the data file
+    size: int  # in bytes
+    crc32c: int  # masked CRC32C of the bytes
+    sliced: bool  # whether the tensor is a partitioned variable, stored in slices
 
 
 class TensorBundle:
@@ -61,8 +55,7 @@ class TensorBundle:
     def __init__(self, prefix: epath.PathLike) -> None:
         """Reads the index and checks that all data files are complete.
 
-        Args:
-            prefix: the path without .index, local or remote.
+        `prefix` is the path without .index, local or remote.
 
         Raises:
             UserError: the index is absent, is damaged or was written by a big-endian machine; a
@@ -86,8 +79,7 @@ class TensorBundle:
             damaged(self._index, error, _REMEDY)
         if big_endian:
             raise UserError(
-                f"{self._index}: written by a big-endian machine; save the checkpoint again on a "
-                "little-endian one."
+                f"{self._index}: from a big-endian machine; save it again on a little-endian one."
             )
         self._check_shards()
 
@@ -106,9 +98,7 @@ class TensorBundle:
     def read(self, name: str) -> np.ndarray:
         """Reads a tensor as a read-only array and checks its CRC32C.
 
-        Raises:
-            UserError: its bytes are damaged, its type is unsupported (such as strings), or it is a
-                partitioned variable.
+        Raises `UserError` for damaged bytes, an unsupported type, and a partitioned variable.
         """
         entry = self._entries[name]
         if entry.dtype not in _DTYPES:
@@ -119,10 +109,8 @@ class TensorBundle:
             )
         dtype = jnp.dtype(_DTYPES[entry.dtype])
         if entry.sliced:
-            raise UserError(
-                f"{self._index}: the tensor {name} is a partitioned variable, which can't be "
-                "read; save it without a partitioner."
-            )
+            reason = f"the tensor {name} is a partitioned variable"
+            raise UserError(f"{self._index}: {reason}; save it without a partitioner.")
         tensor = f"the tensor {name} {list(entry.shape)}"
         if entry.size != math.prod(entry.shape) * dtype.itemsize:
             reason = f"{tensor} of {dtype} can't have {entry.size:,} bytes"
@@ -150,10 +138,8 @@ class TensorBundle:
         for number in range(self._shards):
             path = self._shard(number)
             if not path.is_file():
-                raise UserError(
-                    f"{path}: no such file; {self._index.name} names {self._shards} data files: "
-                    "put this one beside it."
-                )
+                reason = f"no such file; {self._index.name} names {self._shards} data files"
+                raise UserError(f"{path}: {reason}: put this one beside it.")
             end, name = ends.get(number, (0, ""))
             if (length := path.stat().length) < end:
                 reason = f"cut off at byte {length:,}: the tensor {name} ends at {end:,}"

@@ -38,11 +38,9 @@ _MODULES = (
 )
 _LEAVES = {"kernel": "weight", "embedding": "weight", "scale": "weight", "bias": "bias"}
 
-_PREFIX = "bert."
 _ENCODER = ("bert.embeddings.", "bert.encoder.", "bert.pooler.")
 _IGNORED = ("bert.embeddings.position_ids", "bert.embeddings.token_type_ids")
 _DECODER = "cls.predictions.decoder.weight"
-_DECODER_BIAS = "cls.predictions.decoder.bias"
 
 
 def tensor_name(path: str) -> tuple[str, bool]:
@@ -89,26 +87,24 @@ def write_params(path: epath.Path, params: Mapping[str, Any], *, prefix: bool = 
     for name, array in tensors.items():
         if not np.isfinite(array).all():
             raise UserError(f"{path}: not written, because the weights {name} are not finite.")
-    names = {name: name if prefix else name.removeprefix(_PREFIX) for name in tensors}
+    names = {name: name if prefix else name.removeprefix("bert.") for name in tensors}
     data = safetensors.numpy.save({names[name]: array for name, array in tensors.items()})
-    header = safetensors_header(data)
+    header, begin = safetensors_header(data)
     # The library's order of metadata varies between runs, but equal weights should give equal
     # bytes. Offsets count from the end of the header, so the header can be replaced.
     header["__metadata__"] = {"format": "pt", PAYLOAD_HASH: payload_hash(tensors)}
     head = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
     head += b" " * (-len(head) % 8)
-    payload = memoryview(data)[8 + int.from_bytes(data[:8], "little") :]
+    parts = (len(head).to_bytes(8, "little"), head, memoryview(data)[begin:])
     with writing(path):
-        path.write_bytes(b"".join([len(head).to_bytes(8, "little"), head, payload]))
+        path.write_bytes(b"".join(parts))
 
 
 def read_params(weights: Weights, config: BertConfig) -> dict:
     """Returns the parameters in a file's tensors, without the heads that the file lacks.
 
-    Args:
-        weights: a result of `read_weights`. If the caller keeps no reference, each array is freed
-            as soon as its parameter is made.
-        config: the shape.
+    If the caller keeps no reference to `weights`, each array is freed as soon as its parameter is
+    made.
 
     Raises:
         UserError: a tensor is missing, is damaged, has the wrong shape, is unknown, or occurs in
@@ -123,8 +119,7 @@ def read_params(weights: Weights, config: BertConfig) -> dict:
         return tensors[name].shape if name in tensors else None
 
     shapes = parameter_shapes(config, shape_of)
-    _check_names(weights, {tensor_name(path)[0] for path in shapes})
-    _check_decoder(weights)
+    _check(weights, {tensor_name(path)[0] for path in shapes})
     leaves = {}
     for path, shape in shapes.items():
         name, transposed = tensor_name(path)
@@ -138,11 +133,8 @@ def parameter_shapes(
 ) -> dict[str, tuple[int, ...]]:
     """Returns the shapes of the parameters that a file must hold, by path.
 
-    Heads of which the file holds nothing are left out.
-
-    Args:
-        config: the shape of the model.
-        shape_of: returns the shape that a parameter has in the file, None if the file lacks it.
+    `shape_of` returns the shape of a parameter in the file; None if the file lacks it. Heads of
+    which the file holds nothing are left out.
     """
     labels = shape_of("classifier/bias") or (1,)
     leaves = named(expected_shapes(config, labels[0]))
@@ -167,17 +159,10 @@ def expected_shapes(config: BertConfig, num_labels: int) -> dict[str, Any]:
 def make_parameter(
     array: np.ndarray | None, name: str, where: object, shape: tuple[int, ...], transposed: bool
 ) -> jax.Array:
-    """Checks a tensor and returns it as a float32 parameter.
+    """Checks a tensor and returns it as a float32 parameter of a shape.
 
-    Args:
-        array: the tensor; None if its file lacks it.
-        name: its name in the file.
-        where: the file.
-        shape: the shape of the parameter.
-        transposed: whether the file has the transposed matrix.
-
-    Raises:
-        UserError: the tensor is missing, has the wrong shape or type, or is not finite.
+    `array` is None if the file `where` lacks the tensor `name`. Raises `UserError` if the tensor is
+    missing, has the wrong shape or type, or is not finite.
     """
     expected = list(shape[::-1] if transposed else shape)
     if array is None:
@@ -196,17 +181,14 @@ def make_parameter(
     raise UserError(f"{where}: the tensor {name} {expected} {problem}.")
 
 
-def _check_names(weights: Weights, known: set[str]) -> None:
-    """Refuses encoder tensors that the configuration doesn't imply: the model is another one."""
+def _check(weights: Weights, known: set[str]) -> None:
+    """Refuses unknown tensors of the encoder, and a decoder that is not the word embeddings."""
     for name in weights.tensors:
         if name.startswith(_ENCODER) and name not in known:
+            reason = f"the tensor {name} is not part of the BERT that config.json describes"
             raise UserError(
-                f"{weights.where(name)}: the tensor {name} is not part of the BERT that "
-                "config.json describes; put the one that belongs to these weights beside them."
+                f"{weights.where(name)}: {reason}; put the one of these weights beside them."
             )
-
-
-def _check_decoder(weights: Weights) -> None:
     words = weights.tensors.get("bert.embeddings.word_embeddings.weight")
     decoder = weights.tensors.get(_DECODER)
     if words is not None and decoder is not None and not np.array_equal(decoder, words):
@@ -220,7 +202,7 @@ def _canonical(name: str) -> str:
     """Returns a tensor's name with the prefix `bert.`, LayerNorm.weight and LayerNorm.bias."""
     if name.startswith(("embeddings.", "encoder.", "pooler.")):
         name = f"bert.{name}"
-    if name == _DECODER_BIAS:
+    if name == "cls.predictions.decoder.bias":
         return "cls.predictions.bias"
     name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name)
     return re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name)

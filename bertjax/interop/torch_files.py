@@ -22,14 +22,9 @@ _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
 
 def read_torch(data: bytes, path: epath.Path) -> dict[str, np.ndarray]:
-    """Reads the tensors of a state dict that `torch.save` wrote, in its zip or its older format.
+    """Reads the tensors of a state dict that `torch.save` wrote, as read-only views of the file.
 
-    Args:
-        data: the whole file. The arrays are read-only views of it.
-        path: path of the file, for messages.
-
-    Raises:
-        UserError: the file is damaged, or its pickle contains more than tensors.
+    Raises `UserError` with the path if the file is damaged or its pickle has more than tensors.
     """
     layout = _read_zip if data.startswith(_ZIP_MAGIC) else _read_legacy
     state_dict, storages = layout(data, path)

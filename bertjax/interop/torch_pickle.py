@@ -17,18 +17,10 @@ from etils import epath
 from bertjax.errors import UserError
 from bertjax.files import damaged
 
-_STORAGES: dict[str, Any] = {
-    "torch.DoubleStorage": np.float64,
-    "torch.FloatStorage": np.float32,
-    "torch.HalfStorage": np.float16,
-    "torch.BFloat16Storage": jnp.bfloat16,
-    "torch.LongStorage": np.int64,
-    "torch.IntStorage": np.int32,
-    "torch.ShortStorage": np.int16,
-    "torch.CharStorage": np.int8,
-    "torch.ByteStorage": np.uint8,
-    "torch.BoolStorage": np.bool_,
-}
+_FLOATS = {"Double": "float64", "Float": "float32", "Half": "float16", "BFloat16": "bfloat16"}
+_INTEGERS = {"Long": "int64", "Int": "int32", "Short": "int16", "Char": "int8", "Byte": "uint8"}
+_TYPES = {**_FLOATS, **_INTEGERS, "Bool": "bool"}
+_STORAGES = {f"torch.{kind}Storage": jnp.dtype(name) for kind, name in _TYPES.items()}
 # The state dict of the largest BERT is a program of 0.1 MiB. An opcode of one byte allocates at
 # most an empty dict of 64 bytes.
 _MAX_PROGRAM = 1 << 20
@@ -87,8 +79,7 @@ class Machine:
     def run(self) -> Any:
         """Returns the pickle's value and moves `position` to the pickle's end.
 
-        Raises:
-            UserError: plain tensors don't need an opcode, a name or an argument of the pickle.
+        Raises `UserError` for an opcode, a name or an argument that plain tensors don't need.
         """
         while (opcode := self._take(1)) != b".":
             if opcode not in _OPERATIONS:
@@ -190,7 +181,7 @@ class Machine:
             refuse(self._path, "a reference that is not a storage")
         if kind.name not in _STORAGES or not _is_size(size) or views not in ([], [None]):
             refuse(self._path, "a storage of an unknown type")
-        storage = Storage(key, np.dtype(_STORAGES[kind.name]), size)
+        storage = Storage(key, _STORAGES[kind.name], size)
         if self.storages.setdefault(key, storage) != storage:
             damaged(self._path, f"the storage {key:.50} has two types")
         self._push(storage)

@@ -9,7 +9,7 @@ is therefore the mean of theirs at every position. Its moments start at zero. No
 import dataclasses
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -40,15 +40,6 @@ class Resized:
     """Number of new rows without old pieces, which are the mean of all old tokens."""
     report: str
     """One sentence for the log."""
-
-
-class _Rows(NamedTuple):
-    """The origin of every new row."""
-
-    kept: np.ndarray
-    """int [V]: the old row that becomes this row, or -1."""
-    pieces: dict[int, list[int]]
-    """The old rows whose mean becomes every other row; an empty list stands for all tokens."""
 
 
 def add_words(
@@ -94,14 +85,14 @@ def add_words(
     # A model may have more rows than tokens. The table grows only after these rows are used.
     kept = np.arange(max(model.config.vocab_size, end))
     kept[numbers] = -1
-    pieces = dict(zip(numbers, _known_pieces(old, new), strict=True))
     report = (
         f"{len(new)} words added: {len(slots)} in unused slots, {len(new) - len(slots)} at the end "
         f"of the vocabulary, which now has {end} tokens"
     )
     if skipped := len(given) - len(new):
         report += f"; {skipped} skipped, because they have a token or are repeated"
-    return _resize(model, old.with_tokens(tokens), moments, _Rows(kept, pieces), report + ".")
+    new_tokenizer, pieces = old.with_tokens(tokens), _known_pieces(old, new)
+    return _resize(model, new_tokenizer, moments, kept, pieces, report + ".")
 
 
 def swap_vocabulary(
@@ -133,34 +124,52 @@ def swap_vocabulary(
             candidates.append(by_position.get((surface.text, False)) if surface.continues else None)
             candidates.append(by_position.get((surface.text, True)) if surface.begins else None)
         kept[number] = next((old_id for old_id in candidates if old_id is not None), -1)
-    new = [int(number) for number in np.flatnonzero(kept < 0)]
+    new = np.flatnonzero(kept < 0).tolist()
     pieces = _known_pieces(old, [texts.get(number, "") for number in new])
-    rows = _Rows(kept, dict(zip(new, pieces, strict=True)))
     unknown = sum(not ids for ids in pieces)
     report = (
         f"Of {tokenizer.vocab_size} tokens in the new vocabulary, {len(kept) - len(new)} keep "
         f"their rows from the old one (of {old.vocab_size}), {len(new) - unknown} start as the "
         f"mean of old pieces, and {unknown} without old pieces as the mean of all old tokens."
     )
-    return _resize(model, tokenizer, moments, rows, report)
+    return _resize(model, tokenizer, moments, kept, pieces, report)
 
 
 def _resize(
     model: Pretrained,
     tokenizer: Tokenizer,
     moments: Sequence[Mapping[str, Any]],
-    rows: _Rows,
+    kept: np.ndarray,
+    pieces: list[list[int]],
     report: str,
 ) -> Resized:
-    tokens = model.tokenizer.vocab_size
-    unknown = sum(not ids for ids in rows.pieces.values())
-    config = dataclasses.replace(model.config, vocab_size=len(rows.kept))
-    params = _with_tables(model.params, lambda table: _means(table, rows, tokens))
+    """Changes the tables of the model and of the moments.
+
+    `kept` int [V] has the old row that becomes each row, or -1 for a new row. `pieces` has the old
+    rows whose mean becomes each new row; an empty list stands for all tokens.
+    """
+    new, old_tokens = kept < 0, model.tokenizer.vocab_size
+
+    def means(table: np.ndarray) -> np.ndarray:
+        result = table[kept]
+        everything = table[:old_tokens].mean(0, dtype=np.float64)
+        for number, ids in zip(np.flatnonzero(new), pieces, strict=True):
+            result[number] = table[ids].mean(0, dtype=np.float64) if ids else everything
+        return result
+
+    def zeros(table: np.ndarray) -> np.ndarray:
+        result = table[kept]
+        result[new] = 0
+        return result
+
+    unknown = sum(not ids for ids in pieces)
+    config = dataclasses.replace(model.config, vocab_size=len(kept))
+    params = _with_tables(model.params, means)
     return Resized(
         dataclasses.replace(model, config=config, params=params, tokenizer=tokenizer),
-        tuple(_with_tables(tree, lambda table: _zeros_for_new(table, rows)) for tree in moments),
-        kept=len(rows.kept) - len(rows.pieces),
-        averaged=len(rows.pieces) - unknown,
+        tuple(_with_tables(tree, zeros) for tree in moments),
+        kept=len(kept) - len(pieces),
+        averaged=len(pieces) - unknown,
         unknown=unknown,
         report=report,
     )
@@ -179,20 +188,6 @@ def _with_tables(tree: Mapping[str, Any], change: Callable[[np.ndarray], np.ndar
     for name, part in tree.items():
         if {"transform", "bias"} <= part.keys():  # a masked-LM head, of the model or a generator
             result[name] = {**part, "bias": changed(part["bias"])}
-    return result
-
-
-def _means(table: np.ndarray, rows: _Rows, tokens: int) -> np.ndarray:
-    result = table[np.maximum(rows.kept, 0)]
-    everything = table[:tokens].mean(0, dtype=np.float64)
-    for number, pieces in rows.pieces.items():
-        result[number] = table[pieces].mean(0, dtype=np.float64) if pieces else everything
-    return result
-
-
-def _zeros_for_new(table: np.ndarray, rows: _Rows) -> np.ndarray:
-    result = table[np.maximum(rows.kept, 0)]
-    result[rows.kept < 0] = 0
     return result
 
 

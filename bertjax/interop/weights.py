@@ -26,13 +26,12 @@ PAYLOAD_HASH = "bertjax_sha256"
 """Key of the hash of the weights in a safetensors file's metadata."""
 
 WEIGHTS = "model.safetensors"
+FLAX_WEIGHTS = "flax_model.msgpack"
+TORCH_WEIGHTS = "pytorch_model.bin"
 # In order of preference: damage is detected best in safetensors, worst in pickles.
 FILES = (
-    WEIGHTS,
-    f"{WEIGHTS}.index.json",
-    "flax_model.msgpack",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
+    *(WEIGHTS, f"{WEIGHTS}.index.json", FLAX_WEIGHTS),
+    *(TORCH_WEIGHTS, f"{TORCH_WEIGHTS}.index.json"),
 )
 """Names of weight files; the first of these that exists is read."""
 
@@ -112,10 +111,8 @@ def _read_file(path: epath.Path) -> dict[str, np.ndarray]:
 
 def _check_size(path: epath.Path, size: int) -> None:
     if size > _MAX_SIZE:
-        raise UserError(
-            f"{path}: has {size:,} bytes of weights, and the maximum is {_MAX_SIZE:,}; keep only "
-            "the weights of the BERT."
-        )
+        reason = f"has {size:,} bytes of weights, and the maximum is {_MAX_SIZE:,}"
+        raise UserError(f"{path}: {reason}; keep only the weights of the BERT.")
 
 
 def _read_shards(index: epath.Path) -> Weights:
@@ -135,20 +132,16 @@ def _read_shards(index: epath.Path) -> Weights:
         by_shard.setdefault(index.parent / shard, []).append(name)
     for path, names in by_shard.items():
         if not path.is_file():
-            raise UserError(
-                f"{path}: no such file, but {index.name} names it for the tensor {names[0]}; "
-                "download it too."
-            )
+            reason = f"no such file, but {index.name} names it for the tensor {names[0]}"
+            raise UserError(f"{path}: {reason}; download it too.")
     _check_size(index, sum(path.stat().length for path in by_shard))
     tensors: dict[str, np.ndarray] = {}
     shards: dict[str, epath.Path] = {}
     for path, names in by_shard.items():
         found = _read_file(path)
         if absent := [name for name in names if name not in found]:
-            raise UserError(
-                f"{path}: lacks the tensor {absent[0]}, which {index.name} lists there; export or "
-                "download the model again."
-            )
+            reason = f"lacks the tensor {absent[0]}, which {index.name} lists there"
+            raise UserError(f"{path}: {reason}; export or download the model again.")
         tensors |= {name: found[name] for name in names}
         shards |= dict.fromkeys(names, path)
     return Weights(index, tensors, shards)
@@ -162,31 +155,29 @@ def _read_safetensors(data: bytes, path: epath.Path) -> dict[str, np.ndarray]:
     tensors = {}
     for name, entry in entries:
         if entry["dtype"] not in _DTYPES:
-            raise UserError(
-                f"{path}: the tensor {name} has the type {entry['dtype']}; only floating-point "
-                "weights can be read."
-            )
+            reason = f"the tensor {name} has the type {entry['dtype']}"
+            raise UserError(f"{path}: {reason}; only floating-point weights can be read.")
         array = np.frombuffer(entry["data"], _DTYPES[entry["dtype"]])
         try:
             tensors[name] = array.reshape(entry["shape"])
         except (ValueError, OverflowError):  # too many axes, or [0, 2**64 - 1]
             damaged(path, f"the tensor {name} has an impossible shape")
-    written = (safetensors_header(data).get("__metadata__") or {}).get(PAYLOAD_HASH)
+    written = (safetensors_header(data)[0].get("__metadata__") or {}).get(PAYLOAD_HASH)
     if written is not None and written != payload_hash(tensors):
         damaged(path, "the weights are not those that were written")
     return tensors
 
 
-def safetensors_header(data: bytes) -> dict[str, Any]:
-    """Returns the JSON header of a safetensors file: 8 bytes of length, then an object."""
-    return json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+def safetensors_header(data: bytes) -> tuple[dict[str, Any], int]:
+    """Returns the JSON header of a safetensors file, and the position of the tensors behind it."""
+    begin = 8 + int.from_bytes(data[:8], "little")
+    return json.loads(data[8:begin]), begin
 
 
 def _cut_off(data: bytes) -> str | None:
     """Names the first tensor that a truncated file lacks; None if the file is not truncated."""
-    begin = 8 + int.from_bytes(data[:8], "little")
     try:
-        header = safetensors_header(data)
+        header, begin = safetensors_header(data)
         header.pop("__metadata__", None)
         ends = {name: begin + entry["data_offsets"][1] for name, entry in header.items()}
         lacking = [
