@@ -54,9 +54,8 @@ def bert_fields(fields: dict[str, Any], where: str) -> dict[str, Any]:
     Raises `UserError`, which names `where`, if a field is missing.
     """
     if missing := sorted({"vocab_size", "dim", "n_layers"} - fields.keys()):
-        raise UserError(
-            f"{where} has no {', '.join(missing)}: is it the configuration of a DistilBERT?"
-        )
+        absent = ", ".join(missing)
+        raise UserError(f"{where} has no {absent}: is it the configuration of a DistilBERT?")
     converted = {ours: fields[theirs] for theirs, ours in _FIELDS.items() if theirs in fields}
     converted |= {name: fields[name] for name in _SAME if name in fields}
     if isinstance(names := converted.get("architectures"), list):
@@ -67,9 +66,8 @@ def bert_fields(fields: dict[str, Any], where: str) -> dict[str, Any]:
 def bert_weights(weights: Weights, config: BertConfig) -> Weights:
     """Renames a DistilBERT's tensors to BERT's names and adds token type embeddings of zeros.
 
-    Raises:
-        UserError: a tensor is unknown, belongs to a head that BERT lacks, or occurs in two
-            different versions.
+    Raises `UserError` if a tensor is unknown, belongs to a head that BERT lacks, or occurs in two
+    different versions.
     """
     renamed = weights.renamed((_bert_name(weights, name), name) for name in weights.tensors)
     # A view of a single zero, because the hidden size has not been checked yet.
@@ -89,6 +87,5 @@ def _bert_name(weights: Weights, name: str) -> str:
             "BERT does not have in this form; save the DistilBertModel alone, and fine-tune that."
         )
     reason = f"the tensor {name} is not part of a DistilBERT"
-    raise UserError(
-        f"{weights.where(name)}: {reason}; put the config.json of these weights beside them."
-    )
+    remedy = "put the config.json of these weights beside them"
+    raise UserError(f"{weights.where(name)}: {reason}; {remedy}.")

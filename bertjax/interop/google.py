@@ -127,9 +127,7 @@ def _find(path: epath.Path) -> tuple[epath.Path, list[str]]:
         return _prefix(path), []
     names = _names(path)
     if not names:
-        raise UserError(
-            f"{path}: holds no TensorFlow checkpoint; give a directory with a file *{INDEX}."
-        )
+        raise UserError(f"{path}: holds no TensorFlow checkpoint (*{INDEX}); give another path.")
     if len(names) == 1:
         return path / names[0], []
     newest = _newest(path, names)
@@ -159,9 +157,8 @@ def _read_config(directory: epath.Path) -> BertConfig:
     for name in CONFIGS:
         if (directory / name).is_file():
             return BertConfig.from_json(directory / name)
-    raise UserError(
-        f"{directory}: holds no {CONFIGS[0]}, which describes the model's shape; put it there."
-    )
+    reason = f"holds no {CONFIGS[0]}, which describes the model's shape"
+    raise UserError(f"{directory}: {reason}; put the one of this model there.")
 
 
 _Shapes = dict[str, tuple[int, ...]]  # by path of a parameter

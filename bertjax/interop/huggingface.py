@@ -283,10 +283,8 @@ def _read_kind(fields: dict[str, Any], params: Mapping[str, Any], where: str) ->
     if "classifier" in params and (names := fields.get("architectures")):
         known = [name for name in _CLASSIFIERS if isinstance(names, list) and name in names]
         if not known:
-            raise UserError(
-                f"{where}: architectures is {names}, whose classifier can't be read; only "
-                f"{', '.join(_CLASSIFIERS)} can."
-            )
+            reason = f"architectures is {names}, whose classifier can't be read"
+            raise UserError(f"{where}: {reason}; only {', '.join(_CLASSIFIERS)} can.")
         kind = _CLASSIFIERS[known[0]]
     if kind not in ("sequence_classification", "regression"):
         return kind

@@ -34,6 +34,7 @@ _UNCOMPRESSED, _SNAPPY = 0, 1
 # tensorflow/core/framework/types.proto
 _FLOATS = {1: "float32", 2: "float64", 14: "bfloat16", 19: "float16"}
 _DTYPES = {**_FLOATS, 3: "int32", 9: "int64", 10: "bool"}
+_KNOWN = ", ".join(_DTYPES.values())
 _OTHER_DTYPES = {4: "uint8", 6: "int8", 7: "string", 8: "complex64", 17: "uint16", 20: "resource"}
 
 
@@ -64,10 +65,8 @@ class TensorBundle:
         self.prefix = epath.Path(prefix)
         self._index = self._beside(INDEX)
         if not self._index.is_file():
-            raise UserError(
-                f"{self._index}: no such file; give the directory of a TensorFlow checkpoint, or "
-                "its path up to .index."
-            )
+            remedy = "give the directory of a TensorFlow checkpoint, or its path up to .index"
+            raise UserError(f"{self._index}: no such file; {remedy}.")
         try:
             with reading(self._index):
                 if self._index.stat().length > _MAX_INDEX:
@@ -78,9 +77,8 @@ class TensorBundle:
         except Malformed as error:
             damaged(self._index, error, _REMEDY)
         if big_endian:
-            raise UserError(
-                f"{self._index}: from a big-endian machine; save it again on a little-endian one."
-            )
+            remedy = "save the checkpoint again on a little-endian one"
+            raise UserError(f"{self._index}: written by a big-endian machine; {remedy}.")
         self._check_shards()
 
     @property
@@ -103,10 +101,8 @@ class TensorBundle:
         entry = self._entries[name]
         if entry.dtype not in _DTYPES:
             kind = _OTHER_DTYPES.get(entry.dtype, f"number {entry.dtype}")
-            raise UserError(
-                f"{self._index}: the tensor {name} is of TensorFlow's type {kind}; only "
-                f"{', '.join(_DTYPES.values())} can be read."
-            )
+            reason = f"the tensor {name} is of TensorFlow's type {kind}"
+            raise UserError(f"{self._index}: {reason}; only {_KNOWN} can be read.")
         dtype = jnp.dtype(_DTYPES[entry.dtype])
         if entry.sliced:
             reason = f"the tensor {name} is a partitioned variable"

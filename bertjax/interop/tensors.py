@@ -168,10 +168,8 @@ def make_parameter(
     if array is None:
         problem = "is missing; give the files of a complete BERT"
     elif list(array.shape) != expected:
-        problem = (
-            f"has the shape {list(array.shape)}, but the configuration implies {expected}; put the "
-            "one that belongs to these weights beside them"
-        )
+        shapes = f"has the shape {list(array.shape)}, but the configuration implies {expected}"
+        problem = f"{shapes}; put the one of these weights beside them"
     elif not jnp.issubdtype(array.dtype, jnp.floating):
         problem = f"has the type {array.dtype}; only floating-point weights can be read"
     elif not np.isfinite(array := array.astype(np.float32)).all():
@@ -186,9 +184,8 @@ def _check(weights: Weights, known: set[str]) -> None:
     for name in weights.tensors:
         if name.startswith(_ENCODER) and name not in known:
             reason = f"the tensor {name} is not part of the BERT that config.json describes"
-            raise UserError(
-                f"{weights.where(name)}: {reason}; put the one of these weights beside them."
-            )
+            remedy = "put the config.json of these weights beside them"
+            raise UserError(f"{weights.where(name)}: {reason}; {remedy}.")
     words = weights.tensors.get("bert.embeddings.word_embeddings.weight")
     decoder = weights.tensors.get(_DECODER)
     if words is not None and decoder is not None and not np.array_equal(decoder, words):

@@ -108,28 +108,27 @@ def swap_vocabulary(
     `moments` are trees like the parameters, such as Adam's mu and nu.
     """
     old = model.tokenizer
-    by_position, by_entry = _by_position(old), {}
-    if old.kind == tokenizer.kind:
-        by_entry = {token: number for number, token in enumerate(_tokens(old))}
-    roles = {
-        getattr(tokenizer, role): getattr(old, role)
-        for role in ("pad_id", "unk_id", "cls_id", "sep_id", "mask_id")
-    }
-    kept = np.full(tokenizer.vocab_size, -1)
-    texts: dict[int, str] = {}
+    roles = ("pad_id", "unk_id", "cls_id", "sep_id", "mask_id")
+    by_role = {getattr(tokenizer, role): getattr(old, role) for role in roles}
+    by_entry: dict[str, int] = {}
+    by_position: dict[tuple[str, bool], int] = {}
+    for number, token in enumerate(_tokens(old)):
+        if old.kind == tokenizer.kind:
+            by_entry[token] = number
+        for position in _positions(old, number):
+            by_position.setdefault(position, number)
+    kept, texts = np.full(tokenizer.vocab_size, -1), []
     for number, token in enumerate(_tokens(tokenizer)):
-        candidates = [roles.get(number), by_entry.get(token)]
-        if (surface := tokenizer.surface(number)) is not None:
-            texts[number] = surface.text
-            candidates.append(by_position.get((surface.text, False)) if surface.continues else None)
-            candidates.append(by_position.get((surface.text, True)) if surface.begins else None)
+        positions = _positions(tokenizer, number)
+        candidates = (by_role.get(number), by_entry.get(token), *map(by_position.get, positions))
         kept[number] = next((old_id for old_id in candidates if old_id is not None), -1)
-    new = np.flatnonzero(kept < 0).tolist()
-    pieces = _known_pieces(old, [texts.get(number, "") for number in new])
+        if kept[number] < 0:
+            texts.append(positions[0][0] if positions else "")
+    pieces = _known_pieces(old, texts)
     unknown = sum(not ids for ids in pieces)
     report = (
-        f"Of {tokenizer.vocab_size} tokens in the new vocabulary, {len(kept) - len(new)} keep "
-        f"their rows from the old one (of {old.vocab_size}), {len(new) - unknown} start as the "
+        f"Of {tokenizer.vocab_size} tokens in the new vocabulary, {len(kept) - len(pieces)} keep "
+        f"their rows from the old one (of {old.vocab_size}), {len(pieces) - unknown} start as the "
         f"mean of old pieces, and {unknown} without old pieces as the mean of all old tokens."
     )
     return _resize(model, tokenizer, moments, kept, pieces, report)
@@ -195,15 +194,12 @@ def _tokens(tokenizer: Tokenizer) -> list[str]:
     return [tokenizer.token(number) for number in range(tokenizer.vocab_size)]
 
 
-def _by_position(tokenizer: Tokenizer) -> dict[tuple[str, bool], int]:
-    """Returns {(text, whether it begins a word): id} of the tokens that occur in texts."""
-    ids: dict[tuple[str, bool], int] = {}
-    for number in range(tokenizer.vocab_size):
-        if (surface := tokenizer.surface(number)) is not None:
-            for begins, occurs in ((True, surface.begins), (False, surface.continues)):
-                if occurs:
-                    ids.setdefault((surface.text, begins), number)
-    return ids
+def _positions(tokenizer: Tokenizer, number: int) -> list[tuple[str, bool]]:
+    """Returns a token's text with each bool that says whether the token can begin a word."""
+    if (surface := tokenizer.surface(number)) is None:
+        return []
+    occurs = ((False, surface.continues), (True, surface.begins))
+    return [(surface.text, begins) for begins, can in occurs if can]
 
 
 def _known_pieces(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:

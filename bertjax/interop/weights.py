@@ -66,15 +66,11 @@ class Weights:
         for new, old in pairs:
             if (other := names.setdefault(new, old)) != old and not self._equal(other, old):
                 both = " and ".join(sorted((other, old)))  # safetensors has no fixed order
-                raise UserError(
-                    f"{self.where(old)}: the tensors {both} stand for the same parameter and "
-                    "differ; export or download the model again."
-                )
-        return Weights(
-            self.path,
-            {new: self.tensors[old] for new, old in names.items()},
-            {new: self.shards[old] for new, old in names.items() if old in self.shards},
-        )
+                reason = f"the tensors {both} stand for the same parameter and differ"
+                raise UserError(f"{self.where(old)}: {reason}; export or download the model again.")
+        tensors = {new: self.tensors[old] for new, old in names.items()}
+        shards = {new: self.shards[old] for new, old in names.items() if old in self.shards}
+        return Weights(self.path, tensors, shards)
 
     def _equal(self, name: str, other: str) -> bool:
         a, b = self.tensors[name], self.tensors[other]
