@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -97,7 +97,8 @@ def read_checkpoint(path: epath.PathLike, *, moments: bool = True) -> GoogleChec
     prefix, notes = _find(epath.Path(path))
     bundle = TensorBundle(prefix)
     config = _read_config(prefix.parent)
-    shapes = parameter_shapes(config, lambda path: _shape(bundle, path))
+    stored = {name: bundle.shape(name) for name in bundle.names}
+    shapes = parameter_shapes(config, stored, variable_name)
     params = _read_tree(bundle, shapes)
     mu = nu = None
     unmoved = [path for path in shapes if not _has_moments(bundle, path)]
@@ -161,16 +162,8 @@ def _read_config(directory: epath.Path) -> BertConfig:
     raise UserError(f"{directory}: {reason}; put the one of this model there.")
 
 
-_Shapes = dict[str, tuple[int, ...]]  # by path of a parameter
-
-
-def _shape(bundle: TensorBundle, path: str) -> tuple[int, ...] | None:
-    name = variable_name(path)[0]
-    return bundle.shape(name) if name in bundle else None
-
-
-def _read_tree(bundle: TensorBundle, shapes: _Shapes, slot: str | None = None) -> dict[str, Any]:
-    """Reads the parameters, or their moments in a slot of the optimizer."""
+def _read_tree(bundle: TensorBundle, shapes: Mapping[str, tuple], slot: str = "") -> dict[str, Any]:
+    """Reads the parameters of these shapes by path, or their moments in a slot of the optimizer."""
     leaves = {}
     for path, shape in shapes.items():
         name, transposed = variable_name(path)

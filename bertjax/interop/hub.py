@@ -86,6 +86,7 @@ def _snapshot(name: HubName, patterns: Iterable[str]) -> epath.Path:
         path = huggingface_hub.snapshot_download(
             name.repository, revision=name.revision, allow_patterns=list(patterns)
         )
+        return epath.Path(path)
     except errors.GatedRepoError:
         reason = "its owner must grant access; request it on the model's page, then set HF_TOKEN"
     except errors.RepositoryNotFoundError:
@@ -100,6 +101,4 @@ def _snapshot(name: HubName, patterns: Iterable[str]) -> epath.Path:
         else:
             told = str(error).split("\n")[0].rstrip(".:")
             reason = f"the download failed ({told}); try again, or give a path"
-    else:
-        return epath.Path(path)
     raise UserError(f"{name}: {reason}.")

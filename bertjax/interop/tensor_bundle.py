@@ -30,7 +30,6 @@ _MAX_INDEX = 1 << 26  # BERT-large with its moments takes 100 kB
 # One byte can repeat all of the previous key, so the size of the file does not bound the keys.
 _MAX_KEY, _MAX_KEYS = 1 << 12, 1 << 24
 _MAX_AXES = 32
-_UNCOMPRESSED, _SNAPPY = 0, 1
 # tensorflow/core/framework/types.proto
 _FLOATS = {1: "float32", 2: "float64", 14: "bfloat16", 19: "float16"}
 _DTYPES = {**_FLOATS, 3: "int32", 9: "int64", 10: "bool"}
@@ -188,8 +187,8 @@ def _block(data: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]
     if masked_crc32c(data[offset : end + 1]) != crc:
         raise Malformed(f"the block at byte {offset:,} does not have its CRC32C")
     compression, block = data[end], data[offset:end]
-    if compression != _UNCOMPRESSED:
-        how = "snappy" if compression == _SNAPPY else f"number {compression}"
+    if compression:
+        how = "snappy" if compression == 1 else f"number {compression}"
         raise Malformed(f"the block at byte {offset:,} is compressed by {how}")
     if size < 4:
         raise Malformed(f"the block at byte {offset:,} is too short")
@@ -225,12 +224,5 @@ def _entry(fields: Fields) -> Entry:
         raise Malformed("a shape is negative")
     if len(shape) > _MAX_AXES or math.prod(size for size in shape if size) >= 1 << 60:
         raise Malformed("a shape is too large for an array")
-    return Entry(
-        dtype=protobuf.number(fields, 1),
-        shape=shape,
-        shard=protobuf.number(fields, 3),
-        offset=protobuf.number(fields, 4),
-        size=protobuf.number(fields, 5),
-        crc32c=protobuf.number(fields, 6),
-        sliced=7 in fields,
-    )
+    shard, offset, size, crc32c = (protobuf.number(fields, field) for field in (3, 4, 5, 6))
+    return Entry(protobuf.number(fields, 1), shape, shard, offset, size, crc32c, 7 in fields)

@@ -113,12 +113,8 @@ def read_params(weights: Weights, config: BertConfig) -> dict:
     names = ((_canonical(name), name) for name in weights.tensors)
     weights = weights.renamed((ours, theirs) for ours, theirs in names if ours not in _IGNORED)
     tensors = weights.tensors
-
-    def shape_of(path: str) -> tuple[int, ...] | None:
-        name = tensor_name(path)[0]
-        return tensors[name].shape if name in tensors else None
-
-    shapes = parameter_shapes(config, shape_of)
+    stored = {name: array.shape for name, array in tensors.items()}
+    shapes = parameter_shapes(config, stored, tensor_name)
     _check(weights, {tensor_name(path)[0] for path in shapes})
     leaves = {}
     for path, shape in shapes.items():
@@ -129,16 +125,18 @@ def read_params(weights: Weights, config: BertConfig) -> dict:
 
 
 def parameter_shapes(
-    config: BertConfig, shape_of: Callable[[str], tuple[int, ...] | None]
+    config: BertConfig,
+    stored: Mapping[str, tuple[int, ...]],
+    name_of: Callable[[str], tuple[str, bool]],
 ) -> dict[str, tuple[int, ...]]:
     """Returns the shapes of the parameters that a file must hold, by path.
 
-    `shape_of` returns the shape of a parameter in the file; None if the file lacks it. Heads of
-    which the file holds nothing are left out.
+    `stored` has the shapes of the file's tensors by name, and `name_of` is `tensor_name` or alike.
+    Heads of which the file holds nothing are left out.
     """
-    labels = shape_of("classifier/bias") or (1,)
+    labels = stored.get(name_of("classifier/bias")[0]) or (1,)
     leaves = named(expected_shapes(config, labels[0]))
-    held = {path.split("/")[0] for path in leaves if shape_of(path) is not None}
+    held = {path.split("/")[0] for path in leaves if name_of(path)[0] in stored}
     parts = {"embeddings", "encoder", *held}
     return {path: leaf.shape for path, leaf in leaves.items() if path.split("/")[0] in parts}
 

@@ -81,11 +81,16 @@ class Machine:
 
         Raises `UserError` for an opcode, a name or an argument that plain tensors don't need.
         """
-        while (opcode := self._take(1)) != b".":
-            if opcode not in _OPERATIONS:
-                refuse(self._path, f"the opcode {opcode!r}")
-            _OPERATIONS[opcode](self)
-        return self._pop()
+        try:
+            while (opcode := self._take(1)) != b".":
+                if opcode not in _OPERATIONS:
+                    refuse(self._path, f"the opcode {opcode!r}")
+                _OPERATIONS[opcode](self)
+            return self._stack.pop()
+        except (IndexError, KeyError):  # of the stack, the marks or the memo
+            damaged(self._path, "its pickle reads a value that it never stored")
+        except UnicodeDecodeError:
+            damaged(self._path, "a name in its pickle is not UTF-8")
 
     def _take(self, size: int) -> bytes:
         """Returns the next bytes of the program."""
@@ -102,10 +107,7 @@ class Machine:
         return int.from_bytes(self._take(size), "little", signed=signed)
 
     def _take_text(self, size: int) -> str:
-        try:
-            return self._take(size).decode()
-        except UnicodeDecodeError:
-            damaged(self._path, "a name in its pickle is not UTF-8")
+        return self._take(size).decode()
 
     def _take_line(self) -> str:
         end = bytes(self._program[self.position : self.position + 200]).find(b"\n")
@@ -116,17 +118,10 @@ class Machine:
     def _push(self, value: Any) -> None:
         self._stack.append(value)
 
-    def _pop(self) -> Any:
-        if not self._stack:
-            damaged(self._path, "its pickle reads a value that it never stored")
-        return self._stack.pop()
-
     def _pop_several(self, count: int) -> tuple[Any, ...]:
-        return tuple(self._pop() for _ in range(count))[::-1]
+        return tuple(self._stack.pop() for _ in range(count))[::-1]
 
     def _pop_to_mark(self) -> list[Any]:
-        if not self._below:
-            damaged(self._path, "its pickle reads a value that it never stored")
         items, self._stack = self._stack, self._below.pop()
         return items
 
@@ -140,15 +135,7 @@ class Machine:
         self._stack = []
 
     def _memorize(self, size: int) -> None:
-        index = self._take_int(size)
-        self._push(value := self._pop())
-        self._memo[index] = value
-
-    def _recall(self, size: int) -> None:
-        index = self._take_int(size)
-        if index not in self._memo:
-            damaged(self._path, "its pickle reads a value that it never stored")
-        self._push(self._memo[index])
+        self._memo[self._take_int(size)] = self._stack[-1]
 
     def _append(self, items: Sequence[Any]) -> None:
         self._top(list).extend(items)
@@ -162,7 +149,7 @@ class Machine:
 
     def _drop_attributes(self) -> None:
         """Drops an OrderedDict's attributes, where torch keeps versions of modules."""
-        self._pop()
+        self._stack.pop()
         self._top(dict)
 
     def _push_name(self) -> None:
@@ -173,7 +160,7 @@ class Machine:
 
     def _push_storage(self) -> None:
         """Reads ("storage", type, key, device, size in elements, None in older files)."""
-        reference = self._pop()
+        reference = self._stack.pop()
         if type(reference) is not tuple or len(reference) not in (5, 6):
             refuse(self._path, "a reference that is not a storage")
         word, kind, key, _, size, *views = reference
@@ -251,8 +238,8 @@ _OPERATIONS: dict[bytes, Callable[[Machine], object]] = {
     b"t": lambda machine: machine._push(tuple(machine._pop_to_mark())),
     b"q": lambda machine: machine._memorize(1),
     b"r": lambda machine: machine._memorize(4),
-    b"h": lambda machine: machine._recall(1),
-    b"j": lambda machine: machine._recall(4),
+    b"h": lambda machine: machine._push(machine._memo[machine._take_int(1)]),
+    b"j": lambda machine: machine._push(machine._memo[machine._take_int(4)]),
     b"a": lambda machine: machine._append(machine._pop_several(1)),
     b"e": lambda machine: machine._append(machine._pop_to_mark()),
     b"s": lambda machine: machine._set_items(machine._pop_several(2)),

@@ -176,10 +176,8 @@ def _cut_off(data: bytes) -> str | None:
         header, begin = safetensors_header(data)
         header.pop("__metadata__", None)
         ends = {name: begin + entry["data_offsets"][1] for name, entry in header.items()}
-        lacking = [
-            (end, name, header[name]["shape"]) for name, end in ends.items() if end > len(data)
-        ]
-        end, name, shape = min(lacking)
+        end, name = min((end, name) for name, end in ends.items() if end > len(data))
+        shape = header[name]["shape"]
     except (ValueError, RecursionError, TypeError, KeyError, IndexError, AttributeError):
         return None  # the header itself is damaged, or no tensor is lacking
     return f"cut off at byte {len(data):,}: the tensor {name} {shape} ends at {end:,}"
