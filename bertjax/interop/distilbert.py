@@ -49,10 +49,7 @@ _MODULES = (
 
 
 def bert_fields(fields: dict[str, Any], where: str) -> dict[str, Any]:
-    """Converts the fields of a DistilBERT's config.json to those of a BERT.
-
-    Raises `UserError`, which names `where`, if a field is missing.
-    """
+    """Converts a DistilBERT's config.json to a BERT's; raises `UserError` if a field is missing."""
     if missing := sorted({"vocab_size", "dim", "n_layers"} - fields.keys()):
         absent = ", ".join(missing)
         raise UserError(f"{where} has no {absent}: is it the configuration of a DistilBERT?")

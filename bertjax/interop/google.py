@@ -193,10 +193,7 @@ def _read_step(bundle: TensorBundle) -> int | None:
 
 
 def _left_out(bundle: TensorBundle, paths: Iterable[str]) -> list[str]:
-    """Returns the variables that are neither parameters nor their moments nor the step.
-
-    Raises `UserError` if one of them is in the scope of the model.
-    """
+    """Returns variables that are not read; raises `UserError` for one in the model's scope."""
     known = {variable_name(path)[0] for path in paths}
     read = {_STEP, *known, *(f"{name}/{slot}" for name in known for slot in _MOMENTS)}
     left_out = [name for name in bundle.names if name not in read]

@@ -258,16 +258,14 @@ def _read_task(fields: dict[str, Any], params: Mapping[str, Any], where: str) ->
 
 
 def _own_task(fields: dict[str, Any], where: str) -> dict[str, Any] | None:
-    """Returns bertjax's own entry; None if it is absent or contradicts the rest of config.json.
-
-    transformers keeps the entry when it trains the model for another task.
-    """
+    """Returns bertjax's own entry; None if it is absent or contradicts the rest of config.json."""
     task = fields.get(_TASK)
     if not isinstance(task, dict):
         return None
     kind = task.get("kind")
     if not isinstance(kind, str) or kind not in _ARCHITECTURES:
         raise UserError(f"{where}: {_unknown_task(kind)}; export the model again.")
+    # transformers keeps the entry when it trains the model for another task.
     same = fields.get("architectures") == [_ARCHITECTURES[kind]]
     if same and kind in _PROBLEM_TYPES:
         same = fields.get("problem_type") in (_PROBLEM_TYPES[kind], None)
@@ -275,11 +273,9 @@ def _own_task(fields: dict[str, Any], where: str) -> dict[str, Any] | None:
 
 
 def _read_kind(fields: dict[str, Any], params: Mapping[str, Any], where: str) -> str:
-    """Returns the kind of a model by its heads.
-
-    `architectures` decides between the three classes that name their head `classifier`.
-    """
+    """Returns the kind of a model by its heads."""
     kind = kind_of_parts(params)
+    # Three classes name their head `classifier`; `architectures` decides between them.
     if "classifier" in params and (names := fields.get("architectures")):
         known = [name for name in _CLASSIFIERS if isinstance(names, list) and name in names]
         if not known:

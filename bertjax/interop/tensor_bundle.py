@@ -62,7 +62,7 @@ class TensorBundle:
                 data file is absent or truncated.
         """
         self.prefix = epath.Path(prefix)
-        self._index = self._beside(INDEX)
+        self._index = self.prefix.parent / f"{self.prefix.name}{INDEX}"
         if not self._index.is_file():
             remedy = "give the directory of a TensorFlow checkpoint, or its path up to .index"
             raise UserError(f"{self._index}: no such file; {remedy}.")
@@ -118,11 +118,8 @@ class TensorBundle:
             damaged(path, f"{tensor} does not have the CRC32C it was saved with", _REMEDY)
         return np.frombuffer(data, dtype).reshape(entry.shape)
 
-    def _beside(self, suffix: str) -> epath.Path:
-        return self.prefix.parent / f"{self.prefix.name}{suffix}"
-
     def _shard(self, number: int) -> epath.Path:
-        return self._beside(f".data-{number:05}-of-{self._shards:05}")
+        return self.prefix.parent / f"{self.prefix.name}.data-{number:05}-of-{self._shards:05}"
 
     def _check_shards(self) -> None:
         ends: dict[int, tuple[int, str]] = {}

@@ -76,14 +76,10 @@ def _entry(view: memoryview, info: zipfile.ZipInfo, path: epath.Path) -> memoryv
 
 
 def _read_legacy(data: bytes, path: epath.Path) -> tuple[Any, dict[str, memoryview]]:
-    """Reads the format before torch 1.6.
-
-    It has five pickles (magic number, version, system, state dict, keys of the storages), then the
-    storages.
-    """
+    """Reads the format before torch 1.6: five pickles, then the storages that the last lists."""
     view, results, at = memoryview(data), [], 0
     storages: dict[str, Storage] = {}
-    for _ in range(5):
+    for _ in range(5):  # magic number, version, system, state dict, keys of the storages
         machine = Machine(view[at:], path)
         results.append(machine.run())
         if results[0] != _LEGACY_MAGIC:

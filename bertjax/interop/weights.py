@@ -58,10 +58,7 @@ class Weights:
         return self.shards.get(name, self.path)
 
     def renamed(self, pairs: Iterable[tuple[str, str]]) -> "Weights":
-        """Returns tensors under new names, given as pairs (new name, old name).
-
-        Raises `UserError` if two different tensors get the same name.
-        """
+        """Renames tensors by pairs (new, old); refuses two different tensors with one new name."""
         names: dict[str, str] = {}
         for new, old in pairs:
             if (other := names.setdefault(new, old)) != old and not self._equal(other, old):
