@@ -4,31 +4,15 @@ Data knows segments only. `bertjax.objectives` says which objectives can be trai
 """
 
 import dataclasses
-from typing import Literal, Protocol
+from collections.abc import Callable
+from typing import Literal
 
-import numpy as np
-
-from bertjax.data.pairs import SPECIALS_PER_PAIR, FlatDocuments, Spans, pair_spans
+from bertjax.data.pairs import SPECIALS_PER_PAIR, Spans, pair_spans
 from bertjax.data.sequences import SPECIALS_PER_SINGLE, ordered_spans, single_spans
 
 SegmentsName = Literal["next_sentence", "single", "sentence_order"]
 """The keys of `SEGMENTS`, as a type."""
 DEFAULT_SEGMENTS: SegmentsName = "next_sentence"
-
-
-class Draw(Protocol):
-    """Makes one pass over documents and returns their examples in document order."""
-
-    def __call__(
-        self,
-        documents: FlatDocuments,
-        *,
-        max_seq_length: int,
-        short_seq_prob: float,
-        rng: np.random.Generator,
-    ) -> Spans:
-        """Draws the examples. Raises ValueError if `max_seq_length` is below 5."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +21,9 @@ class SegmentKind:
 
     name: str
     """The value of `segments` in a manifest."""
-    draw: Draw
+    draw: Callable[..., Spans]
+    """(documents, *, max_seq_length, short_seq_prob, rng) -> the examples of one pass, in document
+    order. It raises ValueError if max_seq_length is below 5."""
     special_tokens: int
     """Number of special tokens in an example."""
     why_not_one_sentence: str

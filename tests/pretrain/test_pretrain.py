@@ -455,7 +455,7 @@ def test_two_processes_tell_and_write_once_what_one_would(recipe, tmp_path, kill
                 "model": ModelConfig("tiny", hidden_size=33, num_attention_heads=1),
                 "initialization": InitializationConfig(positions="sinusoidal"),
             },
-            "hidden_size 33 is odd",
+            "hidden_size is 33",
         ),
         ({"mesh": MeshConfig(data=3)}, "does not cover the 1 devices"),
         ({"data": "absent"}, "absent"),
