@@ -321,10 +321,14 @@ def _embed(arguments: list[str]) -> int:
 
 
 def _probe(arguments: list[str]) -> int:
-    from bertjax.inference.probe import ProbeConfig, probe
+    from bertjax.inference.config import ProbeConfig
 
     with flags_of(ProbeConfig), _keeping_compiled():
-        print(json.dumps(probe(parsing.parse(ProbeConfig, "probe", arguments))))
+        config = parsing.parse(ProbeConfig, "probe", arguments)
+
+        from bertjax.inference.probe import probe
+
+        print(json.dumps(probe(config)))
     return EXIT_DONE
 
 

@@ -11,8 +11,9 @@ from bertjax import parsing
 from bertjax.commands import flag
 from bertjax.errors import UserError
 from bertjax.finetune.config import FinetuneConfig
+from bertjax.inference.config import EvaluateConfig
 from bertjax.tasks import kinds
-from bertjax.tasks.task import NoEvaluationOptions, TaskKind
+from bertjax.tasks.task import TaskKind
 
 Config = TypeVar("Config")
 
@@ -53,32 +54,6 @@ class FinetuneArguments:
 
 def _values(config: FinetuneConfig) -> dict[str, Any]:
     return {field.name: getattr(config, field.name) for field in dataclasses.fields(FinetuneConfig)}
-
-
-@dataclasses.dataclass(frozen=True)
-class EvaluateConfig:
-    """Score a fine-tuned model on every row of a labeled file. Prints one JSON object.
-
-    With the model before it, --help shows the options of the model's task.
-    """
-
-    model: tyro.conf.Positional[str]
-    """Run directory, export, Hugging Face directory, TF1 checkpoint, or name on the hub."""
-    data: tyro.conf.Positional[str]
-    """Labeled file, in a format of the model's task."""
-    task: Any = dataclasses.field(default_factory=NoEvaluationOptions)
-    """Options of the task."""
-    batch_size: int = 32
-    """Maximum rows per batch."""
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The options of the task that were given."""
-        return {
-            field.name: getattr(self.task, field.name)
-            for field in dataclasses.fields(self.task)
-            if getattr(self.task, field.name) != field.default
-        }
 
 
 def evaluate_type(arguments: list[str], kind: TaskKind) -> type[EvaluateConfig]:

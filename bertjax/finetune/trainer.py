@@ -58,13 +58,10 @@ class Trainer:
         self.log, self.progress = log, progress
         self.mesh = sharding.make_mesh(config.mesh)
         self.settings = config.settings()
-        sizes = [setting.batch_size for setting in self.settings]
-        self.max_batch_size = max(sizes)
+        self.max_batch_size = max(setting.batch_size for setting in self.settings)
         self.buckets = length_buckets(config.row_length(model.config.max_position_embeddings))
         self.lengths = task.train.lengths
-        self._check_batch_sizes(sizes)
-        for setting in self.settings:
-            self._check_schedule(self.schedule(setting))
+        self._check_settings()
         self.programs: Programs = programs(
             model.config,
             config.execution,
@@ -75,22 +72,23 @@ class Trainer:
             self.mesh,
             OPTIMIZERS[config.optimizer.name],
         )
-        self._base = self._place_base() if config.lora.rank else {}
+        self._base = {}  # the parameters that LoRA freezes
+        if config.lora.rank:
+            base = jax.tree.map(np.asarray, {name: model.params[name] for name in lora.BASE})
+            self._base = jax.device_put(base, sharding.param_shardings(self.mesh, base))
         self._epoch_batches = functools.lru_cache(maxsize=4)(self._make_epoch_batches)
 
-    def _check_batch_sizes(self, sizes: list[int]) -> None:
+    def _check_settings(self) -> None:
         shards = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
-        for size in sizes:
-            if size % shards:
+        for setting in self.settings:
+            if setting.batch_size % shards:
                 raise UserError(
-                    f"`batch_size` {size} can't be split over {shards} devices: give a multiple of "
-                    f"{shards}, or fewer devices with `mesh.data`."
+                    f"`batch_size` {setting.batch_size} can't be split over {shards} devices: give "
+                    f"a multiple of {shards}, or fewer devices with `mesh.data`."
                 )
-
-    def _check_schedule(self, schedule: Schedule) -> None:
-        warmup = dataclasses.replace(self.config.optimizer, warmup_steps=schedule.warmup_steps)
-        make_schedule(warmup, schedule.steps)
-        self.config.telemetry.check(schedule.steps)
+            steps, warmup = self.schedule(setting)[2:]
+            make_schedule(dataclasses.replace(self.config.optimizer, warmup_steps=warmup), steps)
+            self.config.telemetry.check(steps)
 
     def schedule(self, setting: Setting) -> Schedule:
         """Returns the steps of a setting."""
@@ -124,13 +122,6 @@ class Trainer:
             key = jax.random.fold_in(jax.random.key(seed), _ADAPTERS)
             params = lora.partition(params, key, config.lora)[1]
         return jax.tree.map(np.asarray, params)
-
-    def _place_base(self) -> dict[str, Any]:
-        """Places the parameters that LoRA freezes on the mesh."""
-        base = {name: self.model.params[name] for name in lora.BASE}
-        return jax.device_put(
-            jax.tree.map(np.asarray, base), sharding.param_shardings(self.mesh, base)
-        )
 
     def whole_params(self, params: Any) -> Any:
         """Combines the trained parameters with the frozen ones of LoRA."""

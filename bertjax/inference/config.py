@@ -1,9 +1,38 @@
-"""The configurations of `bertjax predict` and `bertjax embed`."""
+"""The configurations of `bertjax evaluate`, `predict`, `embed` and `probe`."""
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 from tyro.conf import Positional
+
+from bertjax.errors import UserError
+from bertjax.tasks.task import NoEvaluationOptions
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+    """Score a fine-tuned model on every row of a labeled file. Prints one JSON object.
+
+    With the model before it, --help shows the options of the model's task.
+    """
+
+    model: Positional[str]
+    """Run directory, export, Hugging Face directory, TF1 checkpoint, or name on the hub."""
+    data: Positional[str]
+    """Labeled file, in a format of the model's task."""
+    task: Any = dataclasses.field(default_factory=NoEvaluationOptions)
+    """Options of the task."""
+    batch_size: int = 32
+    """Maximum rows per batch."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of the task that were given."""
+        return {
+            field.name: getattr(self.task, field.name)
+            for field in dataclasses.fields(self.task)
+            if getattr(self.task, field.name) != field.default
+        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,3 +70,44 @@ class EmbedConfig:
     """mean: of all tokens. cls: the first token. pooler: the pooled output."""
     batch_size: int = 32
     """Maximum lines per batch."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ProbeConfig:
+    """Fit a linear model to the vectors of a frozen model, and score it on labeled rows.
+
+    The linear model is scikit-learn's logistic regression or ridge regression on standardized
+    vectors. Cross-validation on the training rows chooses the regularization. Prints one JSON
+    object.
+    """
+
+    model: Positional[str]
+    """Run directory, export, Hugging Face directory, TF1 checkpoint, or name on the hub."""
+    train: str
+    """Rows to fit to, in a .tsv, .csv or .jsonl file."""
+    dev: str
+    """Rows to score on. They choose nothing."""
+    text_column: str = "text"
+    """Column of the text."""
+    pair_column: str | None = None
+    """Column of the second text, for pairs."""
+    label_column: str = "label"
+    """Column of the label, or of the number."""
+    column_names: tuple[str, ...] = ()
+    """Names of all columns, for TSV and CSV files without a header."""
+    regression: bool = False
+    """Predict a number instead of a label."""
+    layer: tuple[int, ...] = (-1,)
+    """Layer to take (0: the embeddings, -1: the last); several are joined."""
+    layer_weights: tuple[float, ...] | None = None
+    """A weight for each layer, to sum the layers instead of joining them."""
+    pooling: Literal["mean", "cls", "pooler"] = "mean"
+    """mean: of all tokens. cls: the first token. pooler: the pooled output."""
+    seed: int = 0
+    """Seed of the folds of the cross-validation."""
+    batch_size: int = 32
+    """Maximum rows per batch."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"`seed` is {self.seed}: give a number from 0 to {2**32 - 1}.")

@@ -1,6 +1,7 @@
 """A vector for each text."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -102,17 +103,7 @@ def check_layers(
             raise UserError(f"`layer_weights` has {weight}: give finite numbers.")
 
 
-def embed_lines(
-    model: Pretrained,
-    lines: Iterable[str],
-    *,
-    layer: int | tuple[int, ...] = -1,
-    pooling: Pooling = "mean",
-    layer_weights: Sequence[float] | None = None,
-    batch_size: int = 32,
-) -> Iterator[np.ndarray]:
-    """Yields the vector of each line of text; see `embed`."""
+def embed_lines(model: Pretrained, lines: Iterable[str], **options: Any) -> Iterator[np.ndarray]:
+    """Yields the vector of each line of text, with the options of `embed`."""
     for _, chunk in chunks(lines):
-        yield from embed(
-            model, chunk, layer, pooling, layer_weights=layer_weights, batch_size=batch_size
-        )
+        yield from embed(model, chunk, **options)

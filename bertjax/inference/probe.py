@@ -1,63 +1,20 @@
 """A linear probe: a linear model on the vectors of a frozen model (extra demo)."""
 
-import dataclasses
 import importlib.util
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-import tyro
 
 from bertjax.errors import UserError
+from bertjax.inference.config import ProbeConfig
+from bertjax.inference.embed import embed
+from bertjax.interop.huggingface import Pretrained, from_pretrained
 from bertjax.tasks import tables
 from bertjax.tasks.labels import find_labels, label_ids, target_values
 from bertjax.tasks.metrics import classification_metrics, regression_metrics
 
-if TYPE_CHECKING:
-    from bertjax.interop.huggingface import Pretrained
-
 _STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 _MOST_FOLDS = 5
-
-
-@dataclasses.dataclass(frozen=True)
-class ProbeConfig:
-    """Fit a linear model to the vectors of a frozen model, and score it on labeled rows.
-
-    The linear model is scikit-learn's logistic regression or ridge regression on standardized
-    vectors. Cross-validation on the training rows chooses the regularization. Prints one JSON
-    object.
-    """
-
-    model: tyro.conf.Positional[str]
-    """Run directory, export, Hugging Face directory, TF1 checkpoint, or name on the hub."""
-    train: str
-    """Rows to fit to, in a .tsv, .csv or .jsonl file."""
-    dev: str
-    """Rows to score on. They choose nothing."""
-    text_column: str = "text"
-    """Column of the text."""
-    pair_column: str | None = None
-    """Column of the second text, for pairs."""
-    label_column: str = "label"
-    """Column of the label, or of the number."""
-    column_names: tuple[str, ...] = ()
-    """Names of all columns, for TSV and CSV files without a header."""
-    regression: bool = False
-    """Predict a number instead of a label."""
-    layer: tuple[int, ...] = (-1,)
-    """Layer to take (0: the embeddings, -1: the last); several are joined."""
-    layer_weights: tuple[float, ...] | None = None
-    """A weight for each layer, to sum the layers instead of joining them."""
-    pooling: Literal["mean", "cls", "pooler"] = "mean"
-    """mean: of all tokens. cls: the first token. pooler: the pooled output."""
-    seed: int = 0
-    """Seed of the folds of the cross-validation."""
-    batch_size: int = 32
-    """Maximum rows per batch."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.seed < 2**32:
-            raise UserError(f"`seed` is {self.seed}: give a number from 0 to {2**32 - 1}.")
 
 
 class Probe(NamedTuple):
@@ -71,7 +28,7 @@ class Probe(NamedTuple):
     """Cross-validated accuracy or mean squared error of each strength."""
 
 
-def probe(config: ProbeConfig, model: "Pretrained | None" = None) -> dict[str, Any]:
+def probe(config: ProbeConfig, model: Pretrained | None = None) -> dict[str, Any]:
     """Fits a linear probe to the training rows and scores it on the dev rows.
 
     Args:
@@ -86,7 +43,10 @@ def probe(config: ProbeConfig, model: "Pretrained | None" = None) -> dict[str, A
         UserError: scikit-learn is missing, something is wrong with a file, a label has too few
             training rows to be cross-validated, or the model has no such layer or pooling.
     """
-    _check_installed()
+    if importlib.util.find_spec("sklearn") is None:
+        raise UserError(
+            "A probe needs scikit-learn, which is not installed: pip install 'bertjax[demo]'."
+        )
     train, dev = (_read(config, path) for path in (config.train, config.dev))
     column, labels, metrics = config.label_column, None, regression_metrics
     if config.regression:
@@ -95,7 +55,8 @@ def probe(config: ProbeConfig, model: "Pretrained | None" = None) -> dict[str, A
         labels, metrics = find_labels(train, column), classification_metrics
         train_labels, dev_labels = (label_ids(table, column, labels) for table in (train, dev))
     folds = _folds(train, train_labels, labels)
-    train_vectors, dev_vectors = _vectors(config, model, train, dev)
+    model = from_pretrained(config.model) if model is None else model
+    train_vectors, dev_vectors = (_embed(config, model, table) for table in (train, dev))
     fitted = fit_probe(train_vectors, train_labels, dev_vectors, folds=folds, seed=config.seed)
     return {
         "examples": len(dev),
@@ -153,17 +114,9 @@ def fit_probe(
     return Probe(outputs, search.best_params_[name], tried)
 
 
-def _check_installed() -> None:
-    if importlib.util.find_spec("sklearn") is None:
-        raise UserError(
-            "A probe needs scikit-learn, which is not installed: pip install 'bertjax[demo]'."
-        )
-
-
 def _read(config: ProbeConfig, path: str) -> tables.Table:
-    columns = [config.text_column, config.label_column]
-    if config.pair_column:
-        columns.insert(1, config.pair_column)
+    pair = [config.pair_column] if config.pair_column else []
+    columns = [config.text_column, *pair, config.label_column]
     return tables.read_table(path, columns, column_names=config.column_names)
 
 
@@ -180,28 +133,10 @@ def _folds(table: tables.Table, labels: np.ndarray, names: tuple[str, ...] | Non
     return min(_MOST_FOLDS, int(counts[rarest]))
 
 
-def _vectors(
-    config: ProbeConfig, model: "Pretrained | None", *files: tables.Table
-) -> list[np.ndarray]:
-    """float32 [N, D] of each file."""
-    from bertjax.inference.embed import embed
-    from bertjax.interop.huggingface import from_pretrained
-
-    if model is None:
-        model = from_pretrained(config.model)
-    vectors = []
-    for table in files:
-        texts: list[Any] = table.columns[config.text_column]
-        if config.pair_column:
-            texts = list(zip(texts, table.columns[config.pair_column], strict=True))
-        vectors.append(
-            embed(
-                model,
-                texts,
-                config.layer,
-                config.pooling,
-                layer_weights=config.layer_weights,
-                batch_size=config.batch_size,
-            )
-        )
-    return vectors
+def _embed(config: ProbeConfig, model: Pretrained, table: tables.Table) -> np.ndarray:
+    """float32 [N, D]."""
+    texts: list[Any] = table.columns[config.text_column]
+    if config.pair_column:
+        texts = list(zip(texts, table.columns[config.pair_column], strict=True))
+    options = {"layer_weights": config.layer_weights, "batch_size": config.batch_size}
+    return embed(model, texts, config.layer, config.pooling, **options)

@@ -1,7 +1,7 @@
 """Labels and numbers of a table's column."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -15,51 +15,40 @@ MAX_LABELS = 10_000
 """Maximum labels of a classifier. A column with more values is no label column."""
 
 
-def find_labels(table: Table, column: str) -> tuple[str, ...]:
+def find_labels(table: Table, column: str, separator: str | None = None) -> tuple[str, ...]:
     """Returns the labels of a training file: in numeric order if all are integers, else by name.
+
+    Args:
+        table: the rows.
+        column: the label column.
+        separator: text between the labels of a row, which may have none; None: a row has one label.
 
     Raises:
         UserError: a label is empty or too long, or there are fewer than two or too many labels.
     """
-    names: set[str] = set()
-    for row, value in enumerate(table.columns[column]):
-        name = value.strip()
-        if not name:
-            raise UserError(f"{table.where(row)}: the label is empty; write one or drop the row.")
-        names.add(check_label(name, table.where(row), column))
+    names = set()
+    for row in range(len(table)):
+        for name in _labels_of(table, column, row, separator):
+            if len(name) > MAX_LABEL:
+                raise UserError(
+                    f"{table.where(row)}: a label has {len(name):,} characters (at most "
+                    f"{MAX_LABEL}); is {column!r} the label column?"
+                )
+            names.add(name)
     if len(names) < 2:
+        found = f"only the label {names.pop()!r}" if names else "no label"
         raise UserError(
-            f"{table.path}: every row has the label {names.pop()!r}; a classifier needs two "
-            "different labels."
+            f"{table.path}: column {column!r} has {found}; a classifier needs two different labels."
         )
-    return order_labels(names, table, column)
-
-
-def check_label(name: str, where: str, column: str) -> str:
-    """Returns the label, or raises a UserError if it is too long."""
-    if len(name) > MAX_LABEL:
-        raise UserError(
-            f"{where}: a label has {len(name):,} characters (at most {MAX_LABEL}); is {column!r} "
-            "the label column?"
-        )
-    return name
-
-
-def order_labels(names: Iterable[str], table: Table, column: str) -> tuple[str, ...]:
-    """Sorts labels, as integers if all of them are integers.
-
-    Raises:
-        UserError: there are too many.
-    """
-    names = sorted(names)
     if len(names) > MAX_LABELS:
         raise UserError(
             f"{table.path}: column {column!r} has {len(names):,} different labels (at most "
             f"{MAX_LABELS:,}); give the label column, or set `regression` to predict numbers."
         )
+    ordered = sorted(names)
     if all(name.isascii() and name.removeprefix("-").isdigit() for name in names):
-        names.sort(key=int)  # "01" stays beside "1"
-    return tuple(names)
+        ordered.sort(key=int)  # "01" stays beside "1"
+    return tuple(ordered)
 
 
 def label_ids(table: Table, column: str, labels: Sequence[str]) -> np.ndarray:
@@ -68,22 +57,51 @@ def label_ids(table: Table, column: str, labels: Sequence[str]) -> np.ndarray:
     Raises:
         UserError: a label is not among `labels`.
     """
-    index = {name: index for index, name in enumerate(labels)}
     ids = np.zeros(len(table), np.int32)
-    for row, value in enumerate(table.columns[column]):
-        name = value.strip()
-        if name not in index:
-            raise unseen_label(name, labels, table.where(row))
-        ids[row] = index[name]
+    for row, index in _indices(table, column, labels, None):
+        ids[row] = index
     return ids
 
 
-def unseen_label(name: str, labels: Sequence[str], where: str) -> UserError:
-    """Returns the error for a label that is not among `labels`."""
-    return UserError(
-        f"{where}: label {shorten(name)} was not seen in training (which has {_some(labels)}); "
-        "correct it, or add rows with it to the training file."
-    )
+def label_sets(table: Table, column: str, labels: Sequence[str], separator: str) -> np.ndarray:
+    """int32 [N, C]: 1 for each label of a row.
+
+    Raises:
+        UserError: a label is empty or not among `labels`.
+    """
+    sets = np.zeros((len(table), len(labels)), np.int32)
+    for row, index in _indices(table, column, labels, separator):
+        sets[row, index] = 1
+    return sets
+
+
+def _indices(
+    table: Table, column: str, labels: Sequence[str], separator: str | None
+) -> Iterator[tuple[int, int]]:
+    """Yields (row, index of a label of the row)."""
+    places = {name: index for index, name in enumerate(labels)}
+    for row in range(len(table)):
+        for name in _labels_of(table, column, row, separator):
+            if name not in places:
+                raise UserError(
+                    f"{table.where(row)}: label {shorten(name)} was not seen in training (which "
+                    f"has {_some(labels)}); correct it, or add rows with it to the training file."
+                )
+            yield row, places[name]
+
+
+def _labels_of(table: Table, column: str, row: int, separator: str | None) -> list[str]:
+    value = table.columns[column][row].strip()
+    if separator is None:
+        names = [value]
+    else:
+        names = [name.strip() for name in value.split(separator)] if value else []
+    if not all(names):
+        raise UserError(
+            f"{table.where(row)}: a label is empty; write one"
+            + (", or drop the row." if separator is None else f" beside each {separator!r}.")
+        )
+    return names
 
 
 def target_values(table: Table, column: str) -> np.ndarray:

@@ -4,6 +4,9 @@ import math
 
 import numpy as np
 
+THRESHOLD = 0.5
+"""Minimum probability of a label, where a text has any number of them."""
+
 
 def classification_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Computes the metrics of a classifier.
@@ -49,6 +52,38 @@ def regression_metrics(outputs: np.ndarray, targets: np.ndarray) -> dict[str, fl
         "pearson": _correlation(predicted, targets),
         "spearman": _correlation(_ranks(predicted), _ranks(targets)),
         "loss": float(np.mean((predicted - targets) ** 2)),
+    }
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """float64 [N, C]: the sigmoid of each logit."""
+    return np.exp(-np.logaddexp(0.0, -logits.astype(np.float64)))
+
+
+def multi_label_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Computes the metrics of a classifier that gives any number of labels.
+
+    Args:
+        logits: [N, C].
+        labels: int [N, C], 1 for each label of an example.
+
+    Returns:
+        micro_f1, over all decisions; macro_f1, the mean over labels that occur or are predicted;
+        exact_match, the share of examples with all labels right; loss, the mean binary
+        cross-entropy in nats.
+    """
+    predicted, true = sigmoid(logits) >= THRESHOLD, labels.astype(bool)
+    hits = (predicted & true).sum(0)
+    both = predicted.sum(0) + true.sum(0)
+    present = both > 0
+    f1 = 2 * hits / np.maximum(both, 1)
+    # log(1 + e^x) - x y, for y in {0, 1}
+    loss = np.logaddexp(0.0, logits.astype(np.float64)) - logits * labels
+    return {
+        "micro_f1": float(2 * hits.sum() / max(both.sum(), 1)),
+        "macro_f1": float(f1[present].mean()) if present.any() else 0.0,
+        "exact_match": float((predicted == true).all(1).mean()),
+        "loss": float(loss.mean()),
     }
 
 

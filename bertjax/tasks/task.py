@@ -6,7 +6,7 @@ A kind is a `TaskKind`. Its `read` turns labeled files into a `Task`, which is t
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -31,11 +31,9 @@ Scores = dict[str, float]
 
 
 class Features(Protocol):
-    """The tokenized rows of one file or of one call of `predict`."""
+    """The N tokenized rows of one file or of one call of `predict`."""
 
-    def __len__(self) -> int:
-        """Returns the number of rows N."""
-        ...
+    def __len__(self) -> int: ...
 
     @property
     def lengths(self) -> np.ndarray:
@@ -144,13 +142,6 @@ class Task:
         return dataclasses.replace(self, metric=metric, baseline=None)
 
 
-class TaskOptions(Protocol):
-    """The options of a kind: a frozen dataclass whose field docstrings are its help texts."""
-
-    kind: ClassVar[str]
-    """The name of the kind."""
-
-
 class TaskFiles(NamedTuple):
     """What a kind reads for a run."""
 
@@ -180,7 +171,7 @@ class TrainedModel(Protocol):
     params: dict
     tokenizer: "Tokenizer"
     task: dict[str, Any] | None
-    """What the export records: "kind", the name of its head, and the fields of `Task.export`."""
+    """The record of the export: "kind", the name of its head, and the fields of `Task.export`."""
 
     @property
     def kind(self) -> str:
@@ -234,8 +225,9 @@ class NoEvaluationOptions:
 class TaskKind:
     """A kind of task."""
 
-    options: type[TaskOptions]
-    """The options of training. Their class names the kind."""
+    options: type
+    """The options of training: a frozen dataclass whose class variable `kind` is the name of the
+    kind, and whose field docstrings are the help texts."""
     heads: tuple[str, ...]
     """Heads whose models it answers for, if their exports do not name a kind."""
     max_seq_length: int

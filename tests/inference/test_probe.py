@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from bertjax.errors import UserError
+from bertjax.inference.config import ProbeConfig
 from bertjax.inference.embed import embed
-from bertjax.inference.probe import Probe, ProbeConfig, fit_probe, probe
+from bertjax.inference.probe import Probe, fit_probe, probe
 from bertjax.tasks.metrics import classification_metrics
 
 pytest.importorskip("sklearn", reason="a probe needs scikit-learn: pip install 'bertjax[demo]'")
@@ -173,7 +174,7 @@ def test_what_is_refused(tiny_model, config, tmp_path, monkeypatch):
     refused(single, train=rare, dev=rare)
     one = write(tmp_path / "one.jsonl", [{"text": "a", "label": 1}])
     refused(f"{one}: has a single row, and", train=one, dev=one, regression=True)
-    refused("every row has the label '1'", train=one)
+    refused("has only the label '1'", train=one)
     refused(f"{one}:1: label '1' was not seen in training", dev=one)
     refused("in column 'label' is no finite number", regression=True)
     refused("no column 'body'", text_column="body")

@@ -22,9 +22,9 @@ def test_labels_are_sorted_by_name_or_by_value():
 @pytest.mark.parametrize(
     ("labels", "sentence"),
     [
-        (["a", " "], "a.tsv:3: the label is empty"),
+        (["a", " "], "a.tsv:3: a label is empty; write one, or drop"),
         (["a", "b" * 5000], "a.tsv:3: a label has 5,000 characters"),
-        (["a", "a"], "every row has the label 'a'"),
+        (["a", "a"], "has only the label 'a'"),
         (list(map(str, range(10_001))), "has 10,001 different labels .* set `regression`"),
     ],
 )
@@ -72,3 +72,38 @@ def test_what_regression_can_not_predict(value):
 def test_weights_by_label():
     weights = c.label_weights({"c": 0.5, "a": 3}, ["a", "b", "c"], np.array([0, 1, 2], np.int32))
     assert weights.tolist() == [3.0, 1.0, 0.5] and weights.dtype == np.float32
+
+
+def test_labels_are_those_of_all_rows_and_a_row_may_have_none():
+    rows = table(["b|a", "", " c | b ", "  "])
+    labels = c.find_labels(rows, "label", "|")
+    assert labels == ("a", "b", "c")
+    sets = c.label_sets(rows, "label", labels, "|")
+    assert sets.tolist() == [[1, 1, 0], [0, 0, 0], [0, 1, 1], [0, 0, 0]]
+    assert sets.dtype == np.int32
+
+
+def test_another_separator_leaves_bars_in_names():
+    assert c.find_labels(table(["a|b, 10", "9"]), "label", ",") == ("10", "9", "a|b")
+    assert c.find_labels(table(["10;9", "-1"]), "label", ";") == ("-1", "9", "10")
+
+
+@pytest.mark.parametrize(
+    ("labels", "sentence"),
+    [
+        (["a|b", "a||b"], r"a.tsv:3: a label is empty; write one beside each '|'"),
+        (["a|b|", "a"], "a.tsv:2: a label is empty"),
+        (["", "x" * 201], "a.tsv:3: a label has 201 characters"),
+        (["a", ""], "only the label 'a'; a classifier needs two"),
+        (["", ""], "has no label; a classifier"),
+        (["|".join(map(str, range(10_001)))], "has 10,001 different labels"),
+    ],
+)
+def test_what_is_no_column_of_label_sets(labels, sentence):
+    with pytest.raises(UserError, match=sentence):
+        c.find_labels(table(labels), "label", "|")
+
+
+def test_a_label_of_a_set_not_seen_in_training():
+    with pytest.raises(UserError, match=r"a.tsv:3: label 'c' was not seen in training .*a, b"):
+        c.label_sets(table(["a|b", "a|c"]), "label", ["a", "b"], "|")

@@ -8,7 +8,7 @@ import numpy as np
 
 from bertjax.tasks import labels as columns
 from bertjax.tasks import metrics
-from bertjax.tasks.classification import label_sets, losses
+from bertjax.tasks.classification import losses
 from bertjax.tasks.classification.config import ClassificationConfig
 from bertjax.tasks.tables import Table
 from bertjax.tasks.task import Head, Scores, TrainedModel
@@ -67,18 +67,18 @@ def label_set(labels: tuple[str, ...], separator: str) -> Targets:
     """Returns targets for texts with any number of the labels."""
 
     def answer(logits: np.ndarray) -> dict[str, Any]:
-        probabilities = label_sets.probabilities(logits)
+        probabilities = metrics.sigmoid(logits)
         scores = dict(zip(labels, map(float, probabilities), strict=True))
-        given = [name for name, score in scores.items() if score >= label_sets.THRESHOLD]
+        given = [name for name, score in scores.items() if score >= metrics.THRESHOLD]
         return {"labels": given, "scores": scores}
 
     return Targets(
         _head(_LABEL_SET, len(labels), losses.multi_label_loss),
         labels,
-        label_sets.METRICS,
+        ("micro_f1", "macro_f1", "exact_match", "loss"),
         ("exact_match",),
-        lambda table, column: label_sets.label_sets(table, column, labels, separator),
-        label_sets.metrics,
+        lambda table, column: columns.label_sets(table, column, labels, separator),
+        metrics.multi_label_metrics,
         answer,
     )
 
@@ -102,7 +102,7 @@ def find_targets(options: ClassificationConfig, table: Table) -> Targets:
     if options.regression:
         return number()
     if options.multi_label:
-        return label_set(label_sets.find_labels(table, column, separator), separator)
+        return label_set(columns.find_labels(table, column, separator), separator)
     return one_label(columns.find_labels(table, column))
 
 
