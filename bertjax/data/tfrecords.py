@@ -73,7 +73,7 @@ def read_examples(
             lacks a feature, or has impossible or unexpected values.
     """
     path = location(path)
-    numbered = enumerate(read_records(path), start=1)
+    numbered = enumerate(_read_records(path), start=1)
     while batch := list(itertools.islice(numbered, _RECORDS_AT_ONCE)):
         try:
             examples = _decode([record for _, record in batch], max_seq_length, tokenizer)
@@ -102,13 +102,8 @@ def _decode_singly(
     return examples
 
 
-def read_records(path: epath.PathLike) -> Iterator[bytes]:
-    """Yields the records of a TFRecord file, plain or compressed by gzip; checks each CRC32C.
-
-    Raises:
-        UserError: there is no such file, or it is damaged or truncated at the named record.
-    """
-    path = location(path)
+def _read_records(path: epath.Path) -> Iterator[bytes]:
+    """Yields the records of a TFRecord file, plain or compressed by gzip; checks each CRC32C."""
     if not path.exists():
         raise UserError(f"{path}: no such file; give a TFRecord file.")
     with reading(path), path.open("rb") as file:

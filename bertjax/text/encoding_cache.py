@@ -5,6 +5,8 @@ one dictionary lookup per string between spaces (a chunk); NumPy does the rest f
 once.
 """
 
+import collections
+import itertools
 import re
 from collections.abc import Callable, Sequence
 
@@ -12,18 +14,6 @@ import numpy as np
 
 # BERT splits printable ASCII at every character that is neither a letter nor a digit.
 _WORDS = re.compile(r"[A-Za-z0-9]+|[^A-Za-z0-9]")
-
-
-class _Numbers(dict[str, int]):
-    """Numbers strings in the order in which they are first looked up."""
-
-    def __init__(self) -> None:
-        self.new: list[str] = []
-
-    def __missing__(self, chunk: str) -> int:
-        number = self[chunk] = len(self)
-        self.new.append(chunk)
-        return number
 
 
 class EncodingCache:
@@ -52,9 +42,9 @@ class EncodingCache:
             self._clear()
         chunks = " ".join(texts).split(" ") if texts else []
         numbers = np.fromiter(map(self._numbers.__getitem__, chunks), np.int64, len(chunks))
-        if self._numbers.new:
+        if new := len(self._numbers) + 1 - len(self._starts):
             try:
-                self._learn()
+                self._learn(list(itertools.islice(reversed(self._numbers), new))[::-1])
             except BaseException:  # some chunks have a number and no ids
                 self._clear()
                 raise
@@ -69,17 +59,19 @@ class EncodingCache:
         return self._ids[indices], ends[bounds]
 
     def _clear(self) -> None:
-        self._numbers = _Numbers()
+        # Numbers chunks in the order in which they are first looked up.
+        self._numbers: collections.defaultdict[str, int] = collections.defaultdict()
+        self._numbers.default_factory = self._numbers.__len__
         self._words: dict[str, list[int]] = {}
         # The ids of all chunks in the order of their numbers, and the offset of each chunk's ids.
         self._ids = np.zeros(0, np.int32)
         self._starts = np.zeros(1, np.int64)
 
-    def _learn(self) -> None:
+    def _learn(self, chunks: list[str]) -> None:
         """Encodes new chunks through their words, which are far fewer than chunks."""
         rows = [
             _WORDS.findall(chunk) if chunk.isascii() and chunk.isprintable() else [chunk]
-            for chunk in self._numbers.new
+            for chunk in chunks
         ]
         words = self._words
         new = list({word: None for row in rows for word in row if word not in words})
@@ -89,4 +81,3 @@ class EncodingCache:
         self._starts = np.concatenate([self._starts, self._starts[-1] + np.cumsum(lengths)])
         flat = [number for row in ids for number in row]
         self._ids = np.concatenate([self._ids, np.array(flat, np.int32)])
-        self._numbers.new = []

@@ -30,6 +30,7 @@ FILE = "spm.model"
 FILES = (FILE, "spiece.model", "tokenizer.model")
 """The file names under which a model is found in a directory, ours first."""
 
+# The library's training options that make SPECIALS the first pieces of a model.
 SPECIAL_PIECES: dict[str, Any] = {
     "pad_id": 0,
     "unk_id": 1,
@@ -41,11 +42,8 @@ SPECIAL_PIECES: dict[str, Any] = {
     "eos_piece": "[SEP]",
     "control_symbols": ["[MASK]"],
 }
-"""The library's training options that make SPECIALS the first pieces of a model."""
-
 _SPACE = "▁"  # U+2581 marks the space before a word
-# Characters, beside those for which str.isspace() is true, that normalization turns into a space.
-# Found by trying all of Unicode.
+# The characters of Unicode that normalization turns into a space and str.isspace() does not name.
 _BLANKS = "\u061c\u200b\u200c\u200e\u200f\u2581\ufeff\ufffd"
 # The number of threads changes the floating-point sums of training and so the model's bytes.
 # Therefore it is a constant, independent of the machine.

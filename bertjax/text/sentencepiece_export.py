@@ -26,6 +26,7 @@ class _Model(NamedTuple):
 
     pieces: list[tuple[str, float]]
     types: list[int]
+    model_type: int
     trainer: protobuf.Fields
     normalizer: protobuf.Fields
 
@@ -63,7 +64,7 @@ def tokenizer_json(
     trainer, rules = parsed.trainer, parsed.normalizer
     names = {name: parsed.pieces[number][0] for name, number in special_ids.items()}
     options: dict[str, Any] = {"byte_fallback": bool(protobuf.number(trainer, 35))}
-    if _model_type(parsed) == _UNIGRAM:
+    if parsed.model_type == _UNIGRAM:
         segmenter = models.Unigram(parsed.pieces, unk_id=special_ids["[UNK]"], **options)
     else:
         options |= {"unk_token": names["[UNK]"], "fuse_unk": True}
@@ -96,12 +97,10 @@ def _normalization(tables: Sequence[bytes], normalize: Callable[[str], str]) -> 
     steps: list[Any] = [Precompiled(table) for table in tables if table]
     if "A" not in normalize("A"):
         # For a letter with accents the library applies the first rule that matches a prefix and
-        # drops the rest. Capitals have such rules and lower-case letters have none, so lowercase
-        # first.
+        # drops the rest. Only capitals have such rules, so lowercase first.
         steps.insert(0, Lowercase())
         if "\u0130" in normalize("\u0130"):
-            # The only letter that a table which keeps accents leaves a capital. Found by trying all
-            # of Unicode.
+            # Of all Unicode, a table that keeps accents leaves only this letter a capital.
             steps.insert(0, Replace("\u0130", _PLACEHOLDER))
             steps.append(Replace(_PLACEHOLDER, "\u0130"))
     steps.append(Replace(_SPACE, " "))
@@ -130,29 +129,24 @@ def _parse(model: bytes) -> _Model:
     trainer, normalizer = (
         protobuf.fields(b"".join(protobuf.messages(proto, field))) for field in (2, 3)
     )
-    return _Model(pieces, types, trainer, normalizer)
+    return _Model(pieces, types, protobuf.number(trainer, 3, _UNIGRAM), trainer, normalizer)
 
 
 def _reason_against(model: _Model) -> str | None:
     """Returns why the `tokenizers` library cannot give the ids of a model, None if it can."""
-    model_type = _model_type(model)
-    if model_type not in (_UNIGRAM, _BPE):
-        name = _OTHER_TYPES.get(model_type, model_type)
+    if model.model_type not in (_UNIGRAM, _BPE):
+        name = _OTHER_TYPES.get(model.model_type, model.model_type)
         return f"it is a {name} model, and only unigram and BPE models can"
     if protobuf.number(model.trainer, 24):
         return "its spaces end a word instead of beginning it"
-    if not protobuf.number(model.normalizer, 4, 1) or not protobuf.number(model.normalizer, 5, 1):
+    if not all(protobuf.number(model.normalizer, field, 1) for field in (4, 5)):
         return "it keeps spaces as they are"
     if _USER_DEFINED in model.types:
         piece = model.pieces[model.types.index(_USER_DEFINED)][0]
         return f"the user-defined piece {piece!r} would match at other positions"
     if _UNUSED in model.types:
         return "it has unused pieces"
-    return _reason_against_merges(_scores(model)) if model_type == _BPE else None
-
-
-def _model_type(model: _Model) -> int:
-    return protobuf.number(model.trainer, 3, _UNIGRAM)
+    return _reason_against_merges(_scores(model)) if model.model_type == _BPE else None
 
 
 def _scores(model: _Model) -> dict[str, float]:

@@ -32,10 +32,15 @@ _RULES = {
 _NO_LINE = re.compile(r"\A\Z|\n|\r\Z|[\ud800-\udfff]")
 
 _SPECIAL_KEYS = {f"{token[1:-1].lower()}_token": token for token in SPECIALS}
-_TEMPLATE = {
-    "single": ["[CLS] 0", "A 0", "[SEP] 0"],
-    "pair": ["[CLS] 0", "A 0", "[SEP] 0", "B 1", "[SEP] 1"],
-}
+
+
+def _piece(name: str, type_id: int) -> dict[str, Any]:
+    """Returns a special token of a template or, for A and B, a text."""
+    return {"SpecialToken" if name in SPECIALS else "Sequence": {"id": name, "type_id": type_id}}
+
+
+_SINGLE = [_piece("[CLS]", 0), _piece("A", 0), _piece("[SEP]", 0)]
+_TEMPLATE = {"single": _SINGLE, "pair": [*_SINGLE, _piece("B", 1), _piece("[SEP]", 1)]}
 
 
 class Exported(NamedTuple):
@@ -181,22 +186,12 @@ def _check_template(fields: dict[str, Any], file: epath.Path) -> None:
         names = [processor.get(name) for name in ("cls", "sep")]
         is_bert = [name[:1] for name in names if isinstance(name, list)] == [["[CLS]"], ["[SEP]"]]
     else:
-        is_bert = all(_written(processor.get(key)) == value for key, value in _TEMPLATE.items())
+        is_bert = all(processor.get(name) == pieces for name, pieces in _TEMPLATE.items())
     if not is_bert:
         raise UserError(
             f"{file}: its post_processor doesn't put [CLS] before a text and [SEP] after it and "
             "its pair, as BERT's does; use a model with a BERT tokenizer."
         )
-
-
-def _written(template: object) -> list[str] | None:
-    """Returns the id and type of each entry of a template, in the format of _TEMPLATE."""
-    if not isinstance(template, list):
-        return None
-    entries = [entry for piece in template if isinstance(piece, dict) for entry in piece.values()]
-    if not all(isinstance(entry, dict) for entry in entries):
-        return None
-    return [f"{entry.get('id')} {entry.get('type_id')}" for entry in entries]
 
 
 def _vocabulary(model: dict[str, Any], fields: dict[str, Any], file: epath.Path) -> list[str]:
