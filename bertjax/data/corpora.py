@@ -30,9 +30,8 @@ class Corpora(NamedTuple):
     def of(cls, directories: Sequence[epath.PathLike], weights: Sequence[float] = ()) -> "Corpora":
         """Reads the manifests of directories that `bertjax prepare` wrote.
 
-        Args:
-            directories: at least one.
-            weights: positive, one per directory, any sum; by default, the numbers of examples.
+        There is at least one directory. Weights are positive, one per directory, with any sum; by
+        default, they are the numbers of examples.
 
         Raises:
             UserError: the directories can't be mixed, the weights are invalid, or see

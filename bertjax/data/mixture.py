@@ -41,15 +41,11 @@ class Bucket(NamedTuple):
 def one_bucket(readers: Sequence[ShardReader], weights: Sequence[int]) -> tuple[Bucket, ...]:
     """Puts all examples into rows of max_seq_length.
 
-    Args:
-        readers: the examples of each corpus, none of them empty.
-        weights: positive; the corpora's shares of the examples are proportional to them.
+    No corpus is empty. Its share of the examples is proportional to its positive weight.
     """
-    sources = [
-        Source(number, None, len(reader), weight)
-        for number, (reader, weight) in enumerate(zip(readers, weights, strict=True))
-    ]
-    return (Bucket(readers[0].manifest.max_seq_length, tuple(sources)),)
+    sizes = zip(map(len, readers), weights, strict=True)
+    sources = tuple(Source(i, None, size, weight) for i, (size, weight) in enumerate(sizes))
+    return (Bucket(readers[0].manifest.max_seq_length, sources),)
 
 
 def length_buckets(
@@ -58,12 +54,8 @@ def length_buckets(
     """Puts every example into the shortest rows that hold it; reads all shards once.
 
     A bucket's share of the steps is its share of the examples in the mixture, so that every example
-    comes as often as without buckets. There are no empty buckets.
-
-    Args:
-        readers: the examples of each corpus, none of them empty.
-        weights: positive; the corpora's shares of the examples are proportional to them.
-        lengths: the rows' lengths, ascending; max_seq_length is always added.
+    comes as often as without buckets. There are no empty buckets. `readers` and `weights` are those
+    of `one_bucket`; `lengths` are ascending, and max_seq_length is always added.
 
     Raises:
         UserError: the lengths are not ascending or not between 1 and max_seq_length; or see
@@ -105,13 +97,9 @@ class TrainStream:
         seed: int,
         batch_size: int,
     ) -> None:
-        """Makes a stream of global batches.
+        """Makes a stream of global batches of `batch_size` rows over all devices.
 
-        Args:
-            readers: the examples of each corpus.
-            buckets: the buckets of these readers, see `one_bucket` and `length_buckets`.
-            seed: seed of the order, at least 0.
-            batch_size: rows of the global batch over all devices, at least 1.
+        The buckets are those of these readers, from `one_bucket` or `length_buckets`.
         """
         self.readers = tuple(readers)
         self.buckets = tuple(buckets)
@@ -134,11 +122,7 @@ class TrainStream:
         return self._bucket(step)[0]
 
     def examples(self, step: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the examples in rows of the global batch of a step.
-
-        Args:
-            step: from 0.
-            rows: rows of the global batch, 0..batch_size-1, [n].
+        """Returns the examples in rows, [n], of the global batch of a step, which begins at 0.
 
         Returns:
             The corpus and the index in it, each int64 [n].
@@ -161,13 +145,11 @@ class TrainStream:
         corpus, indices = self.examples(step, rows)
         length = self.buckets[self.bucket(step)].length
         if len(self.readers) == 1:
-            batch = self.readers[0].rows(indices)
-            return {name: own[:, :length] if own.ndim == 2 else own for name, own in batch.items()}
+            return _cut(self.readers[0].rows(indices), length)
         batch = {}
         for number, reader in enumerate(self.readers):
             here = corpus == number
-            for name, own in reader.rows(indices[here]).items():
-                own = own[:, :length] if own.ndim == 2 else own
+            for name, own in _cut(reader.rows(indices[here]), length).items():
                 whole = batch.setdefault(name, np.empty((len(here), *own.shape[1:]), own.dtype))
                 whole[here] = own
         return batch
@@ -187,3 +169,7 @@ class TrainStream:
         """Returns the bucket of a step, and the number of earlier steps with the same bucket."""
         chosen, earlier = interleave(np.array([step]), [bucket.weight for bucket in self.buckets])
         return int(chosen[0]), int(earlier[0])
+
+
+def _cut(batch: dict[str, np.ndarray], length: int) -> dict[str, np.ndarray]:
+    return {name: own[:, :length] if own.ndim == 2 else own for name, own in batch.items()}

@@ -19,13 +19,7 @@ _ROUNDS = 8
 def in_epochs(draws: np.ndarray, size: int, seed: int, corpus: int = 0) -> np.ndarray:
     """Returns the example of each draw, int64 [n]: every one of `size` examples once per epoch.
 
-    The order of an epoch follows from (seed, epoch, corpus).
-
-    Args:
-        draws: indices of draws, from 0, [n].
-        size: number of examples, and of draws in an epoch.
-        seed: at least 0.
-        corpus: at least 0; each number has its own order.
+    The order of an epoch follows from (seed, epoch, corpus). Draws [n] count from 0.
     """
     epochs, positions = np.divmod(draws, size)
     more = (corpus,) if corpus else ()
@@ -41,12 +35,7 @@ def permuted(positions: np.ndarray, size: int, key: tuple[int, ...]) -> np.ndarr
 
     This is a Feistel network over a rectangle of about sqrt(size) rows and at most one row more
     than `size` cells. The few values outside the range go through the network again until they are
-    inside. It needs no memory of the size of the data.
-
-    Args:
-        positions: integers in [0, size), [n].
-        size: length of the permuted range, at least 1.
-        key: non-negative integers.
+    inside. It needs no memory of the size of the data. `positions` are in [0, size), [n].
     """
     rows = math.isqrt(size - 1) + 1
     sides = np.uint64(rows), np.uint64(-(-size // rows))
@@ -75,11 +64,8 @@ def interleave(positions: np.ndarray, weights: Sequence[int]) -> tuple[np.ndarra
     The sources are halved. Of the first n positions, one half gets its rounded share and the other
     the rest; the same applies within each half. A source therefore has n * weight / sum(weights)
     of the first n positions, to within half a position per halving: one position among up to four
-    sources. Python integers of any size keep the shares exact.
-
-    Args:
-        positions: positions, at least 0, [n].
-        weights: positive integers, one per source.
+    sources. Python integers of any size keep the shares exact. `positions` are [n], and `weights`
+    are positive, one per source.
 
     Returns:
         The source of each position, and the number of earlier positions with the same source, both

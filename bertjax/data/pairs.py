@@ -71,11 +71,7 @@ def offsets_of(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
 
 
 def pair_spans(
-    documents: FlatDocuments,
-    *,
-    max_seq_length: int,
-    short_seq_prob: float,
-    rng: np.random.Generator,
+    documents: FlatDocuments, max_seq_length: int, short_seq_prob: float, rng: np.random.Generator
 ) -> Spans:
     """Pairs all documents once, as Google's `create_instances_from_document` does.
 
@@ -100,12 +96,11 @@ def pair_spans(
     check_length(max_seq_length)
     limit = max_seq_length - SPECIALS_PER_PAIR
     offsets = documents.sentence_offsets
-    first, stop = documents.document_offsets[:-1], documents.document_offsets[1:]
     targets = draw_targets(len(documents), limit, short_seq_prob, rng)
 
     # Draw for every sentence as if a chunk began there, then keep the chunks that occur. All draws
     # are independent, so dropping the others changes nothing.
-    owner = np.repeat(np.arange(len(documents)), stop - first)
+    owner = owners(documents)
     sentence = np.arange(len(owner))
     chunk_stop = chunk_stops(documents, owner, targets)
     size = chunk_stop - sentence
@@ -113,27 +108,26 @@ def pair_spans(
     is_random = (size == 1) | (rng.random(len(owner)) < 0.5)
     chunk = chain(np.where(is_random, a_stop, chunk_stop))
 
-    owner, a_stop, chunk_stop, is_random = (
-        array[chunk] for array in (owner, a_stop, chunk_stop, is_random)
-    )
-    b_first, b_stop = a_stop.copy(), chunk_stop
+    drawn = (array[chunk] for array in (owner, a_stop, chunk_stop, is_random))
+    owner, a_stop, b_stop, is_random = drawn
+    b_first = a_stop.copy()
+    wanted = (targets[owner] - (offsets[a_stop] - offsets[chunk]))[is_random]
     b_first[is_random], b_stop[is_random] = _random_b(
-        documents,
-        owner=owner[is_random],
-        wanted=(targets[owner] - (offsets[a_stop] - offsets[chunk]))[is_random],
-        rng=rng,
+        documents, owner=owner[is_random], wanted=wanted, rng=rng
     )
-    return truncate(
-        Spans(offsets[chunk], offsets[a_stop], offsets[b_first], offsets[b_stop], is_random),
-        limit=limit,
-        rng=rng,
-    )
+    spans = Spans(offsets[chunk], offsets[a_stop], offsets[b_first], offsets[b_stop], is_random)
+    return truncate(spans, limit, rng)
 
 
 def check_length(max_seq_length: int) -> None:
     """Raises ValueError if a sequence is too short to draw targets for."""
     if max_seq_length < SHORTEST_SEQUENCE:
         raise ValueError(f"max_seq_length must be at least {SHORTEST_SEQUENCE}.")
+
+
+def owners(documents: FlatDocuments) -> np.ndarray:
+    """Returns the document of each sentence: int64 [sentences]."""
+    return np.repeat(np.arange(len(documents)), np.diff(documents.document_offsets))
 
 
 def draw_targets(
@@ -150,12 +144,7 @@ def draw_targets(
 def chunk_stops(documents: FlatDocuments, owner: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Returns the end of a chunk for every sentence that it could begin with: int64 [sentences].
 
-    A chunk ends once it has its document's target length, or with its document.
-
-    Args:
-        documents: the text.
-        owner: the document of each sentence, [sentences].
-        targets: the target length of each document, [documents].
+    A chunk ends once it has the target length of its document [documents], or with its document.
     """
     offsets = documents.sentence_offsets
     stop = np.searchsorted(offsets, offsets[:-1] + targets[owner])
@@ -167,9 +156,7 @@ def chain(following: np.ndarray) -> np.ndarray:
 
     No chunk crosses the end of its document, so the chain visits every document's first sentence.
     """
-    follow = following.tolist()
-    visited = []
-    position = 0
+    follow, position, visited = following.tolist(), 0, []
     while position < len(follow):
         visited.append(position)
         position = follow[position]
@@ -192,7 +179,7 @@ def _random_b(
     return first, np.minimum(stop, end)
 
 
-def truncate(spans: Spans, *, limit: int, rng: np.random.Generator) -> Spans:
+def truncate(spans: Spans, limit: int, rng: np.random.Generator) -> Spans:
     """Truncates A and B to `limit` tokens together.
 
     Dropping one token at a time from the longer side, B on a tie, ends with the lengths below. Each

@@ -36,7 +36,7 @@ def make_rows(records: Sequence[bytes], manifest: Manifest) -> dict[str, np.ndar
         BadRecord: names the first record that is no such example or has ids outside the vocabulary.
     """
     single = not manifest.segment_kind.is_pair
-    dtype = shards.id_dtype(shards.needs_wide_ids(manifest.vocab_size))
+    dtype = manifest.id_dtype
     flags, a_length, b_length, first = _headers(records, manifest, dtype)
     ids = np.frombuffer(b"".join(records), dtype)
 
@@ -50,7 +50,11 @@ def make_rows(records: Sequence[bytes], manifest: Manifest) -> dict[str, np.ndar
     input_ids[position == end] = manifest.sep_id
     input_ids[position == a_end] = manifest.sep_id
     input_ids[:, 0] = manifest.cls_id
-    _check_ids(input_ids, is_token, manifest.vocab_size)
+    # JAX silently clamps ids outside a table, or returns NaN.
+    wrong = ((input_ids < 0) | (input_ids >= manifest.vocab_size)) & is_token
+    if wrong.any():
+        reason = f"ids beyond the vocabulary of {manifest.vocab_size}"
+        raise BadRecord(int(wrong.any(axis=1).argmax()), reason)
     input_ids[~is_token] = manifest.pad_id
     batch = {
         "input_ids": input_ids,
@@ -71,7 +75,7 @@ def example_of(record: bytes, manifest: Manifest) -> Pair:
     pair = shards.decode_pair(record)
     if (len(pair.b) > 0) != manifest.segment_kind.is_pair:
         raise ValueError("an example of other segments")
-    if pair.a.dtype != shards.id_dtype(shards.needs_wide_ids(manifest.vocab_size)):
+    if pair.a.dtype != manifest.id_dtype:
         raise ValueError("an example of another vocabulary")
     tokens = len(pair.a) + len(pair.b) + manifest.segment_kind.special_tokens
     if tokens > manifest.max_seq_length:
@@ -113,11 +117,3 @@ def _refuse(records: Sequence[bytes], position: int, manifest: Manifest) -> NoRe
     except ValueError as error:
         raise BadRecord(position, str(error)) from None
     raise AssertionError(f"record {position} is good after all")
-
-
-def _check_ids(input_ids: np.ndarray, is_token: np.ndarray, vocab_size: int) -> None:
-    # JAX silently clamps ids outside a table, or returns NaN.
-    wrong = ((input_ids < 0) | (input_ids >= vocab_size)) & is_token
-    if wrong.any():
-        position = int(wrong.any(axis=1).argmax())
-        raise BadRecord(position, f"ids beyond the vocabulary of {vocab_size}")

@@ -7,7 +7,9 @@ import dataclasses
 from collections.abc import Callable
 from typing import Literal
 
-from bertjax.data.pairs import SPECIALS_PER_PAIR, Spans, pair_spans
+import numpy as np
+
+from bertjax.data.pairs import SPECIALS_PER_PAIR, FlatDocuments, Spans, pair_spans
 from bertjax.data.sequences import SPECIALS_PER_SINGLE, ordered_spans, single_spans
 
 SegmentsName = Literal["next_sentence", "single", "sentence_order"]
@@ -21,8 +23,8 @@ class SegmentKind:
 
     name: str
     """The value of `segments` in a manifest."""
-    draw: Callable[..., Spans]
-    """(documents, *, max_seq_length, short_seq_prob, rng) -> the examples of one pass, in document
+    draw: Callable[[FlatDocuments, int, float, np.random.Generator], Spans]
+    """(documents, max_seq_length, short_seq_prob, rng) -> the examples of one pass, in document
     order. It raises ValueError if max_seq_length is below 5."""
     special_tokens: int
     """Number of special tokens in an example."""
@@ -65,9 +67,7 @@ _KINDS = (
         "single",
         single_spans,
         SPECIALS_PER_SINGLE,
-        why_not_one_sentence=(
-            "an example ends with its document, and the rest of its row is padding"
-        ),
+        why_not_one_sentence="an example ends with its document; the rest of its row is padding",
     ),
     SegmentKind(
         "sentence_order",

@@ -14,6 +14,7 @@ from bertjax.data.pairs import (
     chunk_stops,
     draw_targets,
     offsets_of,
+    owners,
     truncate,
 )
 
@@ -22,11 +23,7 @@ SPECIALS_PER_SINGLE = 2
 
 
 def single_spans(
-    documents: FlatDocuments,
-    *,
-    max_seq_length: int,
-    short_seq_prob: float,
-    rng: np.random.Generator,
+    documents: FlatDocuments, max_seq_length: int, short_seq_prob: float, rng: np.random.Generator
 ) -> Spans:
     """Draws single sequences: as many consecutive sentences of a document as fit, every token once.
 
@@ -47,13 +44,12 @@ def single_spans(
     limit = max_seq_length - SPECIALS_PER_SINGLE
     documents = _with_sentences_of_at_most(documents, limit)
     offsets = documents.sentence_offsets
-    first, stop = documents.document_offsets[:-1], documents.document_offsets[1:]
     sentences = len(offsets) - 1
     targets = draw_targets(sentences, limit, short_seq_prob, rng)
 
     following = np.searchsorted(offsets, offsets[:-1] + targets, side="right") - 1
     following = np.maximum(following, np.arange(sentences) + 1)
-    following = np.minimum(following, np.repeat(stop, stop - first))
+    following = np.minimum(following, documents.document_offsets[1:][owners(documents)])
     chunk = chain(following)
     end = offsets[following[chunk]]
     return Spans(offsets[chunk], end, end, end, np.zeros(len(chunk), bool))
@@ -66,19 +62,12 @@ def _with_sentences_of_at_most(documents: FlatDocuments, limit: int) -> FlatDocu
     before = offsets_of(pieces)
     place = np.arange(before[-1]) - np.repeat(before[:-1], pieces)
     starts = np.repeat(offsets[:-1], pieces) + place * limit
-    return FlatDocuments(
-        documents.ids,
-        np.append(starts, offsets[-1]),
-        before[documents.document_offsets],
-    )
+    starts = np.append(starts, offsets[-1])
+    return FlatDocuments(documents.ids, starts, before[documents.document_offsets])
 
 
 def ordered_spans(
-    documents: FlatDocuments,
-    *,
-    max_seq_length: int,
-    short_seq_prob: float,
-    rng: np.random.Generator,
+    documents: FlatDocuments, max_seq_length: int, short_seq_prob: float, rng: np.random.Generator
 ) -> Spans:
     """Draws two consecutive segments of a document: in order (label 0) or swapped (1) by a coin.
 
@@ -100,7 +89,7 @@ def ordered_spans(
     offsets = documents.sentence_offsets
     first, stop = documents.document_offsets[:-1], documents.document_offsets[1:]
     targets = draw_targets(len(documents), limit, short_seq_prob, rng)
-    owner = np.repeat(np.arange(len(documents)), stop - first)
+    owner = owners(documents)
     following = chunk_stops(documents, owner, targets)
     following = np.maximum(following, np.arange(len(owner)) + 2)
     following = np.minimum(following, stop[owner])
@@ -113,11 +102,6 @@ def ordered_spans(
     middle = chunk + 1 + (rng.random(len(chunk)) * (end - chunk - 1)).astype(np.int64)
     swapped = rng.random(len(chunk)) < 0.5
     begin, middle, end = offsets[chunk], offsets[middle], offsets[end]
-    spans = Spans(
-        np.where(swapped, middle, begin),
-        np.where(swapped, end, middle),
-        np.where(swapped, begin, middle),
-        np.where(swapped, middle, end),
-        swapped,
-    )
-    return truncate(spans, limit=limit, rng=rng)
+    a_start, a_stop = np.where(swapped, (middle, end), (begin, middle))
+    b_start, b_stop = np.where(swapped, (begin, middle), (middle, end))
+    return truncate(Spans(a_start, a_stop, b_start, b_stop, swapped), limit, rng)

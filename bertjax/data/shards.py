@@ -5,8 +5,10 @@ ArrayRecord opens local files only, by their names. Everything else here goes th
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
+import shutil
 import tempfile
 from collections.abc import Iterable
 from typing import Any
@@ -34,6 +36,8 @@ _WRITER_OPTIONS = "group_size:1,uncompressed"
 # read([index]) takes time linear in the number of records (65 to 120 us at 20,000).
 _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 _COPY_BYTES = 1 << 20
+
+_JSON_TYPES = {int: int, str: str, float: (int, float), float | None: (int, float, type(None))}
 
 # A record: one byte of flags, one zero byte, the length of A as uint16, the ids of A, the ids of B.
 # A single sequence has no B.
@@ -168,6 +172,11 @@ class Manifest:
     """The kind of segments that examples hold, a key of `SEGMENTS`."""
 
     @property
+    def id_dtype(self) -> np.dtype:
+        """The type of ids in the records."""
+        return id_dtype(needs_wide_ids(self.vocab_size))
+
+    @property
     def segment_kind(self) -> SegmentKind:
         """The kind of segments that examples hold."""
         return SEGMENTS[self.segments]
@@ -211,7 +220,7 @@ def read_manifest(directory: epath.PathLike) -> Manifest:
             "(the same prepare command again finishes one that was stopped)."
         )
     manifest = _parse_manifest(path)
-    for file in (file for split in SPLITS for file in manifest.files[split]):
+    for file in itertools.chain(*manifest.files.values()):
         shard = directory / file.name
         if not shard.exists():
             raise UserError(f"{shard}: missing, but {path} lists it; run prepare again elsewhere.")
@@ -224,58 +233,47 @@ def read_manifest(directory: epath.PathLike) -> Manifest:
 
 
 def _parse_manifest(path: epath.Path) -> Manifest:
-    damaged = f"{path}: is not a manifest of `bertjax prepare`"
     try:
-        fields = json.loads(path.read_bytes())
-    except (ValueError, RecursionError):
-        raise UserError(f"{damaged} (not JSON); prepare the data again.") from None
-    if not isinstance(fields, dict):
-        raise UserError(f"{damaged} (no JSON object); prepare the data again.")
-    if fields.get("format_version") != FORMAT_VERSION:
-        raise UserError(
-            f"{path}: has format version {fields.get('format_version')!r} where this bertjax reads "
-            f"{FORMAT_VERSION}; prepare the data again, or use the bertjax that made it."
-        )
-    try:
-        files = {split: _file_list(ShardFile, fields["files"][split]) for split in SPLITS}
-        corpus = _file_list(CorpusFile, fields["corpus"])
+        try:
+            fields = json.loads(path.read_bytes())
+        except (ValueError, RecursionError):
+            raise TypeError("not JSON") from None
+        if not isinstance(fields, dict):
+            raise TypeError("no JSON object")
+        if (version := fields.get("format_version")) != FORMAT_VERSION:
+            raise UserError(
+                f"{path}: has format version {version!r} where this bertjax reads "
+                f"{FORMAT_VERSION}; prepare the data again, or use the bertjax that made it."
+            )
+        files = {
+            split: tuple(ShardFile(**row) for row in fields["files"][split]) for split in SPLITS
+        }
+        corpus = tuple(CorpusFile(**row) for row in fields["corpus"])
         manifest = Manifest(**{**fields, "files": files, "corpus": corpus})
+        for each in (manifest, *corpus, *itertools.chain(*files.values())):
+            _check_types(each)
+        for file in itertools.chain(*files.values()):
+            # Shards are beside the manifest: a name must not lead elsewhere.
+            if "/" in file.name or "\\" in file.name or file.name in ("", ".", ".."):
+                raise TypeError(f"the file name {file.name!r}")
+        if manifest.segments not in SEGMENTS:
+            raise TypeError("its segments can't be right")
+        if manifest.max_seq_length < SPECIALS_PER_PAIR + 2 or manifest.vocab_size < 1:
+            raise TypeError("its sizes can't be right")
     except (KeyError, TypeError) as error:
-        raise UserError(f"{damaged} ({error}); prepare the data again.") from None
-    for field in dataclasses.fields(Manifest):
-        if field.name not in ("files", "corpus") and not _is_of(
-            getattr(manifest, field.name), field.type
-        ):
-            raise UserError(f"{damaged} (its {field.name} can't be right); prepare the data again.")
-    if manifest.segments not in SEGMENTS:
-        raise UserError(f"{damaged} (its segments can't be right); prepare the data again.")
-    if manifest.max_seq_length < SPECIALS_PER_PAIR + 2 or manifest.vocab_size < 1:
-        raise UserError(f"{damaged} (its sizes can't be right); prepare the data again.")
+        reason = f"is not a manifest of `bertjax prepare` ({error})"
+        raise UserError(f"{path}: {reason}; prepare the data again.") from None
     return manifest
 
 
-def _file_list(kind: Any, rows: Any) -> tuple[Any, ...]:
-    files = tuple(kind(**row) for row in rows)
-    for file in files:
-        for field in dataclasses.fields(file):
-            if not _is_of(getattr(file, field.name), field.type):
-                raise TypeError(f"{field.name} of a file")
-        # Shards are beside the manifest: a name must not lead elsewhere.
-        is_path = kind is ShardFile
-        if is_path and ("/" in file.name or "\\" in file.name or file.name in ("", ".", "..")):
-            raise TypeError(f"the file name {file.name!r}")
-    return files
-
-
-def _is_of(value: Any, kind: Any) -> bool:
-    """Returns whether a value from JSON fits a field's type: str, a count, a number or None."""
-    if kind is int:
-        return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-    if kind is str:
-        return isinstance(value, str)
-    if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    return value is None or _is_of(value, float)
+def _check_types(record: Any) -> None:
+    """Raises TypeError if a field of a dataclass from JSON has another type. Counts are >= 0."""
+    for field in dataclasses.fields(record):
+        value, kinds = getattr(record, field.name), _JSON_TYPES.get(field.type, object)
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            raise TypeError(f"its {field.name} can't be right")
+        if field.type is int and value < 0:
+            raise TypeError(f"its {field.name} can't be right")
 
 
 def write_records(path: epath.Path, records: Iterable[bytes]) -> ShardFile:
@@ -287,18 +285,18 @@ def write_records(path: epath.Path, records: Iterable[bytes]) -> ShardFile:
     Raises:
         CannotWrite: there is no space or no permission.
     """
-    if not is_local(path):
-        with tempfile.TemporaryDirectory(prefix="bertjax-") as directory:
-            local = epath.Path(directory) / path.name
-            return copy_file(local, path, _write_local(local, records, path))
-    with replacing(path) as local:
-        examples = _write_local(local, records, path)
-        size, digest = file_digest(local)
-    return ShardFile(path.name, examples, size, digest)
+    if is_local(path):
+        with replacing(path) as local:
+            return _write_local(local, records, path)
+    with tempfile.TemporaryDirectory(prefix="bertjax-") as directory:
+        local = epath.Path(directory) / path.name
+        file = _write_local(local, records, path)
+        copy_file(local, path)
+    return file
 
 
-def _write_local(local: epath.Path, records: Iterable[bytes], path: epath.Path) -> int:
-    """Writes a local file on behalf of `path`; returns the number of records."""
+def _write_local(local: epath.Path, records: Iterable[bytes], path: epath.Path) -> ShardFile:
+    """Writes a local file on behalf of `path`."""
     # Imported here because the command line's help needs this module but writes nothing.
     from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -312,28 +310,20 @@ def _write_local(local: epath.Path, records: Iterable[bytes], path: epath.Path) 
     except RuntimeError as error:  # ArrayRecord raises nothing more specific
         reason = str(error).split(";")[0].removeprefix("write() failed: ")
         raise CannotWrite(path, reason) from None
-    return count
+    return ShardFile(path.name, count, *file_digest(local))
 
 
-def copy_file(source: epath.Path, target: epath.Path, examples: int) -> ShardFile:
-    """Copies a shard in pieces and describes the copy."""
-    digest, size = hashlib.sha256(), 0
+def copy_file(source: epath.Path, target: epath.Path) -> None:
+    """Copies a file in pieces."""
     with source.open("rb") as reader, target.open("wb") as writer:
-        while data := reader.read(_COPY_BYTES):
-            writer.write(data)
-            digest.update(data)
-            size += len(data)
-    return ShardFile(target.name, examples, size, digest.hexdigest())
+        shutil.copyfileobj(reader, writer, _COPY_BYTES)
 
 
 def file_digest(path: epath.Path) -> tuple[int, str]:
-    """Returns a file's size in bytes and its SHA-256; reads it in pieces."""
-    digest, size = hashlib.sha256(), 0
+    """Returns the size of a local file in bytes and its SHA-256; reads it in pieces."""
     with path.open("rb") as file:
-        while data := file.read(_COPY_BYTES):
-            digest.update(data)
-            size += len(data)
-    return size, digest.hexdigest()
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return path.stat().length, digest
 
 
 def open_records(path: epath.Path) -> Any:

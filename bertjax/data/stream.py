@@ -37,11 +37,9 @@ class ShardReader:
     """
 
     def __init__(self, directory: epath.PathLike, split: str) -> None:
-        """Opens a split. Copies of remote files are removed with this reader.
+        """Opens "train" or "held_out" of a directory that `bertjax prepare` wrote.
 
-        Args:
-            directory: a directory that `bertjax prepare` wrote.
-            split: "train" or "held_out".
+        Copies of remote files are removed with this reader.
 
         Raises:
             UserError: see `read_manifest`; or a copied file does not fit the manifest.
@@ -55,8 +53,7 @@ class ShardReader:
         self._files = self.manifest.files[split]
         self._starts = np.cumsum([0, *(file.examples for file in self._files)])
         self._local = directory if is_local(directory) else self._copy(directory)
-        self._open: collections.OrderedDict[int, tuple[threading.Lock, Any]]
-        self._open = collections.OrderedDict()
+        self._open = collections.OrderedDict[int, tuple[threading.Lock, Any]]()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -75,26 +72,22 @@ class ShardReader:
         for file, (start, stop) in enumerate(itertools.pairwise(self._starts)):
             reader = self._open_file(file)
             try:
-                sizes = [shards.ids_of(record) for record in reader.read(0, int(stop - start))]
+                records = reader.read(0, int(stop - start))
+                lengths[start:stop] = [shards.ids_of(record) for record in records]
             except (RuntimeError, IndexError):
                 records = self._read_carefully(file, list(range(stop - start)))
-                sizes = [shards.ids_of(record) for record in records]
-            lengths[start:stop] = sizes
+                lengths[start:stop] = [shards.ids_of(record) for record in records]
         return lengths + self.manifest.segment_kind.special_tokens
 
     def rows(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        """Reads examples as rows, see `make_rows`.
-
-        Args:
-            indices: integers in [0, len(self)), [n], in any order; they may repeat.
+        """Reads the examples `indices`, [n], as rows; see `make_rows`. Indices may repeat.
 
         Returns:
             input_ids, attention_mask, token_type_ids [n, T]; for pairs, next_sentence_label [n].
 
         Raises:
             IndexError: an index is outside the split.
-            UserError: names a record, by its file and number, that is damaged or has ids outside
-                the vocabulary.
+            UserError: names a damaged record, or one with ids outside the vocabulary.
         """
         indices = np.asarray(indices, np.int64)
         if len(indices) and not 0 <= indices.min() <= indices.max() < len(self):
@@ -176,8 +169,8 @@ class ShardReader:
         local = epath.Path(tempfile.mkdtemp(prefix="bertjax-shards-"))
         weakref.finalize(self, local.rmtree, missing_ok=True)
         for file in self._files:
-            copied = shards.copy_file(directory / file.name, local / file.name, file.examples)
-            if copied.sha256 != file.sha256:
+            shards.copy_file(directory / file.name, local / file.name)
+            if shards.file_digest(local / file.name)[1] != file.sha256:
                 raise UserError(
                     f"{directory / file.name}: is not the file that the manifest lists (another "
                     "SHA-256); copy it again, or run prepare again into another directory."
@@ -196,12 +189,7 @@ class HeldOutBatches:
     def __init__(
         self, reader: ShardReader, *, batch_size: int, max_examples: int | None = None
     ) -> None:
-        """Makes the batches.
-
-        Args:
-            reader: the examples.
-            batch_size: rows of the global batch.
-            max_examples: maximum number of examples, spread evenly over the split.
+        """Makes global batches of at most `max_examples` examples, spread evenly over the split.
 
         Raises:
             UserError: the batch size or the number of examples is below 1.
@@ -225,13 +213,9 @@ class HeldOutBatches:
         return len(self._indices)
 
     def rows(self, batch_index: int, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """Reads rows of a batch, see `ShardReader.rows`, and adds example_weight [n] float32.
+        """Reads rows, [n], of a global batch and adds example_weight [n] float32.
 
-        Examples of weight 0 fill the last batch.
-
-        Args:
-            batch_index: 0..len(self)-1.
-            rows: rows of the global batch, 0..batch_size-1, [n].
+        Examples of weight 0 fill the last batch. See `ShardReader.rows`.
 
         Raises:
             IndexError: there is no such batch.
