@@ -4,7 +4,6 @@ A large text is sampled by hash, so memory is bounded.
 """
 
 import functools
-from typing import NamedTuple
 
 import numpy as np
 
@@ -40,19 +39,10 @@ def sentence_hashes(ids: np.ndarray, offsets: np.ndarray, bits: int) -> np.ndarr
     return hashes[is_sampled(hashes, bits)]
 
 
-class Runs(NamedTuple):
-    """Runs of `RUN_TOKENS` tokens in consecutive segments."""
-
-    hashes: np.ndarray
-    """The hash of each run: uint64 [n]."""
-    first: np.ndarray
-    """The segment in which it begins: int64 [n]."""
-    last: np.ndarray
-    """The segment in which it ends: int64 [n]."""
-
-
-def runs(ids: np.ndarray, offsets: np.ndarray, bits: int) -> Runs:
-    """Returns runs, including those that extend over several segments.
+def runs(
+    ids: np.ndarray, offsets: np.ndarray, bits: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns runs of `RUN_TOKENS` tokens: hashes, uint64, and first and last segments, int64 [n].
 
     The segments are ids[offsets[i]:offsets[i + 1]]. One in 2 ** `bits` hashes is sampled.
     """
@@ -61,7 +51,7 @@ def runs(ids: np.ndarray, offsets: np.ndarray, bits: int) -> Runs:
     begin = np.flatnonzero(is_sampled(hashes, bits))
     first = np.searchsorted(offsets, begin, side="right") - 1
     last = np.searchsorted(offsets, begin + RUN_TOKENS - 1, side="right") - 1
-    return Runs(hashes[begin], first, last)
+    return hashes[begin], first, last
 
 
 def _run_hashes(ids: np.ndarray, begin: np.ndarray, end: np.ndarray) -> np.ndarray:
@@ -77,7 +67,9 @@ def _run_hashes(ids: np.ndarray, begin: np.ndarray, end: np.ndarray) -> np.ndarr
         stop = int(np.searchsorted(end, start + _CHUNK_TOKENS, side="right"))
         chunk = slice(done, max(stop, done + 1))
         some = ids[start : end[chunk][-1]]
-        powers, inverse = _powers(_BASE, len(some)), _powers(pow(_BASE, -1, 1 << 64), len(some))
+        size = max(_CHUNK_TOKENS, len(some))
+        powers = _powers(_BASE, size)[: len(some)]
+        inverse = _powers(pow(_BASE, -1, 1 << 64), size)
         sums = np.zeros(len(some) + 1, np.uint64)
         np.cumsum(_mixed(some.astype(np.uint64)) * powers, dtype=np.uint64, out=sums[1:])
         first, last = begin[chunk] - start, end[chunk] - start
@@ -86,12 +78,8 @@ def _run_hashes(ids: np.ndarray, begin: np.ndarray, end: np.ndarray) -> np.ndarr
     return hashes
 
 
-def _powers(base: int, count: int) -> np.ndarray:
-    return _cached_powers(base, max(_CHUNK_TOKENS, count))[:count]
-
-
 @functools.lru_cache(2)
-def _cached_powers(base: int, count: int) -> np.ndarray:
+def _powers(base: int, count: int) -> np.ndarray:
     powers = np.full(count, base, np.uint64)
     powers[0] = 1
     return np.cumprod(powers)

@@ -28,7 +28,7 @@ _MARKUP = re.compile(
     r"|\[\[[^\[\]]+\]\]|\{\{[^{}]+\}\}"
 )
 _MARKS = ("<", "&", "[[", "{{")
-_QUOTED_CHARACTERS = 100
+QUOTED_CHARACTERS = 100
 
 
 class Example(NamedTuple):
@@ -38,17 +38,8 @@ class Example(NamedTuple):
     """How well it shows the finding, at least 1."""
     file: int
     """The index of its source in the corpus."""
-    beginning: str
-    """The first characters of the line."""
-
-    def excerpt(self) -> str:
-        """Returns the beginning, with dots if the line may go on."""
-        return self.beginning + ("..." if len(self.beginning) == _QUOTED_CHARACTERS else "")
-
-    @classmethod
-    def of(cls, file: int, line: str, badness: int = 1) -> "Example":
-        """Makes the example of a line."""
-        return cls(badness, file, line[:_QUOTED_CHARACTERS])
+    line: str
+    """The line, or its first `QUOTED_CHARACTERS`."""
 
 
 class TextSums:
@@ -61,17 +52,11 @@ class TextSums:
         """By finding, the first of the worst lines."""
 
     def add(
-        self,
-        documents: Sequence[tuple[int, Sequence[str]]],
-        ids: np.ndarray,
-        offsets: np.ndarray,
+        self, documents: Sequence[tuple[int, Sequence[str]]], ids: np.ndarray, offsets: np.ndarray
     ) -> None:
-        """Adds documents.
+        """Adds documents, each given by the index of its source and its lines.
 
-        Args:
-            documents: the index of the source, and the lines, of each document.
-            ids: the ids of all lines, [tokens].
-            offsets: the beginning of each line in `ids`, and the end of the last: [lines + 1].
+        `ids` [tokens] are those of all lines, and `offsets` [lines + 1] the beginning of each.
         """
         lines = [line for _, document in documents for line in document]
         files = [file for file, document in documents for _ in document]
@@ -87,14 +72,14 @@ class TextSums:
         sampled = range(0, len(lines), _PARAGRAPH_SAMPLE)
         paragraphs = [n for n in sampled if _ends_inside(lines[n]) >= _PARAGRAPH_ENDS]
         found = {"upper_case": upper, "markup": markup, "paragraphs": paragraphs}
-        for finding, numbers in found.items():
-            if numbers:
-                self._keep(finding, Example.of(files[min(numbers)], lines[min(numbers)]))
+        worst = {finding: (min(numbers), 1) for finding, numbers in found.items() if numbers}
         is_unknown = ids == self._unk_id
-        unknown = np.diff(np.concatenate([[0], np.cumsum(is_unknown)])[offsets])
+        unknown = np.diff(offsets_of(is_unknown)[offsets])
         for finding, badness in (("unknown_tokens", unknown), ("long_sentences", np.diff(offsets))):
-            worst = int(badness.argmax())
-            self._keep(finding, Example.of(files[worst], lines[worst], int(badness[worst])))
+            worst[finding] = int(badness.argmax()), int(badness.max())
+        for finding, (number, badness) in worst.items():
+            example = Example(badness, files[number], lines[number][:QUOTED_CHARACTERS])
+            self._keep(finding, example)
         self.sums.update(
             lines=len(lines),
             characters=len(text) - (len(lines) - 1),
@@ -147,10 +132,8 @@ def document_sums(documents: FlatDocuments, max_tokens: int) -> dict[str, int]:
 def same_document(documents: FlatDocuments, spans: Spans) -> int:
     """Counts the random pairs whose B comes from the document of A."""
     bounds = documents.sentence_offsets[documents.document_offsets]
-    of_a, of_b = (
-        np.searchsorted(bounds, start[spans.is_random], side="right")
-        for start in (spans.a_start, spans.b_start)
-    )
+    starts = np.stack([spans.a_start, spans.b_start])[:, spans.is_random]
+    of_a, of_b = np.searchsorted(bounds, starts, side="right")
     return int((of_a == of_b).sum())
 
 
@@ -185,9 +168,8 @@ class ExampleSums:
         self.unknown += int((ids == self._manifest.unk_id).sum())
         self.out_of_range += len(outside)
 
-        runs = duplicates.runs(ids, offsets, self._bits)
-        is_inside = runs.first == runs.last
-        is_joint = ~is_inside & (runs.first // 2 == runs.last // 2)
-        self.inside.append(runs.hashes[is_inside])
-        self.joints.append(runs.hashes[is_joint][is_random[runs.first[is_joint] // 2]])
+        hashes, first, last = duplicates.runs(ids, offsets, self._bits)
+        self.inside.append(hashes[first == last])
+        is_joint = (first != last) & (first // 2 == last // 2) & is_random[first // 2]
+        self.joints.append(hashes[is_joint])
         return outside

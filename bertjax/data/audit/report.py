@@ -14,12 +14,7 @@ import numpy as np
 from etils import epath
 
 from bertjax.data.audit.duplicates import RUN_TOKENS
-from bertjax.data.audit.findings import (
-    BOILERPLATE_SHARE,
-    MASKED_RATE,
-    MIN_BOILERPLATE,
-    Finding,
-)
+from bertjax.data.audit import findings
 from bertjax.data.audit.measure import ExampleSums
 from bertjax.data.shards import SPLITS, Manifest
 
@@ -34,7 +29,7 @@ class Report:
     """The result of an audit."""
 
     numbers: dict[str, Any]
-    findings: tuple[Finding, ...]
+    findings: tuple[findings.Finding, ...]
 
     def to_json(self) -> str:
         """Returns the text of `audit.json`."""
@@ -44,8 +39,8 @@ class Report:
 
     def lines(self) -> list[str]:
         """Returns a line for each known number."""
-        known = {name: value for name, value in self.numbers.items() if value is not None}
-        return [f"{name}: {_shown(value)}" for name, value in known.items()]
+        known = (item for item in self.numbers.items() if item[1] is not None)
+        return [f"{name}: {_shown(value)}" for name, value in known]
 
 
 def _shown(value: Any) -> str:
@@ -85,21 +80,20 @@ def log_warnings(reports: Sequence[Report | None], log: Callable[[str], None]) -
 
 def text_numbers(sums: Counter[str], words: int) -> dict[str, Any]:
     """Returns the numbers of the sums of `measure.TextSums` and `measure.document_sums`."""
-    return {
-        "documents": sums["documents"],
-        "sentences": sums["sentences"],
-        "words": words,
-        "tokens": sums["tokens"],
-        "one_sentence_documents": share(sums["one_sentence_documents"], sums["documents"]),
-        "sentences_per_document": share(sums["sentences"], sums["documents"]),
-        "long_sentences": share(sums["long_sentences"], sums["sentences"]),
-        "unknown_tokens": share(sums["unknown_tokens"], sums["tokens"]),
-        "pieces_per_word": share(sums["tokens"], words),
-        "characters_per_word": share(sums["characters"], words),
-        "upper_case_characters": share(sums["upper_case_characters"], sums["characters"]),
-        "markup_lines": share(sums["markup_lines"], sums["lines"]),
-        "paragraph_characters": share(sums["paragraph_characters"], sums["sampled_characters"]),
+    sums = sums + Counter(words=words)
+    shares = {
+        "one_sentence_documents": ("one_sentence_documents", "documents"),
+        "sentences_per_document": ("sentences", "documents"),
+        "long_sentences": ("long_sentences", "sentences"),
+        "unknown_tokens": ("unknown_tokens", "tokens"),
+        "pieces_per_word": ("tokens", "words"),
+        "characters_per_word": ("characters", "words"),
+        "upper_case_characters": ("upper_case_characters", "characters"),
+        "markup_lines": ("markup_lines", "lines"),
+        "paragraph_characters": ("paragraph_characters", "sampled_characters"),
     }
+    counts = {name: sums[name] for name in ("documents", "sentences", "words", "tokens")}
+    return counts | {name: share(sums[a], sums[b]) for name, (a, b) in shares.items()}
 
 
 def example_numbers(
@@ -110,15 +104,13 @@ def example_numbers(
 ) -> dict[str, Any]:
     """Returns the numbers of examples.
 
-    Args:
-        manifest: the manifest of the shards.
-        lengths: for each split, the number of examples with 0, 1, 2, ... tokens.
-        random: for each split, the number of examples with label 1.
-        max_predictions: the maximum number of predictions in an example, if there is one.
+    For each split, `lengths` has the number of examples with 0, 1, 2, ... tokens, and `random` that
+    with label 1. `max_predictions` is the maximum number of predictions in an example, if any.
     """
     length, counts = manifest.max_seq_length, lengths["train"]
     sizes = np.arange(len(counts))
     examples = {split: int(np.sum(each)) for split, each in lengths.items()}
+    label_1 = {split: share(random[split], examples[split]) for split in SPLITS}
     wanted = np.maximum(1, np.round(sizes * MASKED_RATE)) * counts
     budget = counts * (length if max_predictions is None else max_predictions)
     capacity = examples["train"] * length
@@ -127,9 +119,7 @@ def example_numbers(
         "max_seq_length": length,
         "examples": examples,
         "padding": share(capacity - int(counts @ sizes), capacity),
-        "label_1": {split: share(random[split], examples[split]) for split in SPLITS}
-        if manifest.segment_kind.is_pair
-        else None,
+        "label_1": label_1 if manifest.segment_kind.is_pair else None,
         "max_predictions": max_predictions,
         "predictions_cut": share(np.maximum(wanted - budget, 0).sum(), wanted.sum()),
     }
@@ -140,8 +130,7 @@ def repeat_numbers(
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Returns the numbers of repeated sentences and, by finding, the hashes of those it is about.
 
-    `train` and `held_out` are the hashes of their sentences, one in 2 ** `bits`. Sentences that a
-    machine repeats (boilerplate) are counted apart.
+    `train` and `held_out` are hashes, one in 2 ** `bits`. Boilerplate is counted apart.
     """
     hashes, times = np.unique(np.concatenate([train, held_out]), return_counts=True)
     total = int(times.sum())

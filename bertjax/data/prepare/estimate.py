@@ -5,6 +5,7 @@ and its numbers are scaled by its bytes.
 """
 
 import dataclasses
+import itertools
 import math
 import tempfile
 import time
@@ -18,9 +19,9 @@ from bertjax.data import shards, tfrecords
 from bertjax.data.audit import duplicates
 from bertjax.data.prepare import file_ranges, sample, token_store
 from bertjax.data.prepare.config import PrepareConfig
-from bertjax.data.prepare.example_writer import COUNT, ExampleOptions, write_examples
+from bertjax.data.prepare.example_writer import COUNT, write_examples
 from bertjax.data.prepare.sample import Quantity, Sample
-from bertjax.data.prepare.splits import TooFewDocuments, refuse_few
+from bertjax.data.prepare.splits import TooFewDocuments, Unit, refuse_few
 from bertjax.errors import UserError
 from bertjax.files import free_bytes
 from bertjax.text import corpus
@@ -37,12 +38,10 @@ _PLENTY_BYTES, _PLENTY_PER_BYTE = 1 << 30, 100
 
 
 class Pass(NamedTuple):
-    """Work that processes share."""
+    """Work that processes share: its duration in one process, and its number of pieces."""
 
     seconds: float
-    """The duration in one process."""
     tasks: int
-    """The number of pieces that the work is cut into."""
 
     def with_processes(self, processes: int) -> float:
         """Returns the seconds if processes do not slow each other down."""
@@ -96,8 +95,8 @@ class Estimate:
         """Returns lines for a person, with the time for 1 process and for `processes`."""
         drawn = f"all {_size(self.sampled_bytes)}"
         if self.sampled_bytes < self.text_bytes:
-            drawn = f"{_size(self.sampled_bytes)} in {self.excerpts} excerpts"
-            drawn += f" of {_size(self.text_bytes)}"
+            sampled = f"{_size(self.sampled_bytes)} in {self.excerpts} excerpts"
+            drawn = f"{sampled} of {_size(self.text_bytes)}"
         text = f"{self.documents} documents, {self.sentences} sentences, {self.words} words"
         rows = {f"{self.files:,} file{'s' * (self.files > 1)}": text, "tokens": f"{self.tokens}"}
         for length, each in self.examples.items():
@@ -124,9 +123,9 @@ def estimate(config: PrepareConfig, log: Callable[[str], None]) -> Estimate:
         raise UserError(
             f"{sources[0]} is a TFRecord file with finished examples: `estimate` needs text."
         )
-    if others := [str(source) for source in sources if not file_ranges.is_plain(source)]:
+    for source in itertools.filterfalse(file_ranges.is_plain, sources):
         raise UserError(
-            f"{others[0]}: `estimate` reads excerpts, which needs plain text files: unpack a part "
+            f"{source}: `estimate` reads excerpts, which needs plain text files: unpack a part "
             "of the text, estimate it, and multiply."
         )
     paths = corpus.files_of(sources)
@@ -144,20 +143,18 @@ def refuse_full_disk(
     sizes: Sequence[int],
     existing: Sequence[epath.Path],
 ) -> None:
-    """Refuses to start if the disk lacks room for what will be made.
+    """Refuses to start if the disk lacks room beside the files of an earlier run in `existing`.
 
-    The files of an earlier run in `existing` directories are subtracted. Nothing is refused for an
-    object store, for text that is not in plain files, and for documents so long that hardly one
-    begins in the sample.
+    Nothing is refused for an object store, for text that is not in plain files, and for documents
+    so long that hardly one begins in the sample.
 
     Raises:
         UserError: there is too little room, or the sample has bad input.
     """
     output = epath.Path(str(config.output))
     free = free_bytes(output)
-    if free is None or not all(map(file_ranges.is_plain, sources)):
-        return
-    if free >= _PLENTY_BYTES + _PLENTY_PER_BYTE * config.dupe_factor * sum(sizes):
+    plenty = _PLENTY_BYTES + _PLENTY_PER_BYTE * config.dupe_factor * sum(sizes)
+    if free is None or free >= plenty or not all(map(file_ranges.is_plain, sources)):
         return
     paths, count = corpus.files_of(sources), _MAX_EXCERPTS_BEFORE_A_RUN
     try:
@@ -185,7 +182,7 @@ def of_text(
 ) -> Estimate:
     """Estimates from a sample of at most `max_excerpts` excerpts of 64 KiB.
 
-    `sizes` are the bytes of the text files in `paths`; `clock` returns seconds.
+    `sizes` are the bytes of the files in `paths`; `clock` returns seconds.
 
     Raises:
         UserError: the sample has bad input; TooFewDocuments: it has too few documents.
@@ -196,11 +193,12 @@ def of_text(
         where = f"{paths[0]}{' ...' * (len(paths) > 1)} (a sample of it)"
         found = int(drawn.documents.sum()), int(drawn.sentences.sum())
         refuse_few(*found, 0.0, where, config.segment_kind.min_documents)
-        splits = _splits(config, drawn)
-        examples = {
-            length: _examples(config, drawn, length, splits, tokenizer, directory, clock)
-            for length in config.lengths
-        }
+        splits, examples = _splits(config, drawn), {}
+        once, unit = dataclasses.replace(config, dupe_factor=1), Unit("train", (0,), 0)
+        for length in config.lengths:
+            begun = clock()
+            write_examples(directory, unit, drawn.text, tokenizer.vocab_size, once, length)
+            examples[length] = _examples(config, drawn, length, splits, clock() - begun)
     total = drawn.total_bytes
     late = len(drawn.seconds) // 2  # the tokenizer has seen most words by then
     seconds = drawn.seconds[late:].sum() / max(1.0, drawn.bytes[late:].sum())
@@ -232,6 +230,14 @@ class _Split(NamedTuple):
     dupes: int
     units: int
 
+    def shard_bytes(self, examples: float, record_bytes: float) -> float:
+        """Returns the size of the shards that hold records."""
+        runs = self.units * self.dupes
+        if not runs or not examples:
+            return 0
+        files = runs * math.ceil(examples / runs / shards.EXAMPLES_PER_FILE)
+        return files * shards.file_bytes(record_bytes / files)
+
 
 def _splits(config: PrepareConfig, drawn: Sample) -> list[_Split]:
     """Returns the training and the held-out split."""
@@ -240,69 +246,38 @@ def _splits(config: PrepareConfig, drawn: Sample) -> list[_Split]:
     if held_out:
         held_out = min(0.5, max(held_out, minimum / documents))
     error = math.sqrt(held_out * (1 - held_out) / documents)  # documents are drawn by their hash
-    return [
-        _Split(
-            Quantity(dupes * share, dupes * error),
-            dupes,
-            min(blocks, math.ceil(share * documents / minimum)),
-        )
-        for share, dupes in ((1 - held_out, config.dupe_factor), (held_out, 1))
-    ]
+    splits = []
+    for share, dupes in ((1 - held_out, config.dupe_factor), (held_out, 1)):
+        units = min(blocks, math.ceil(share * documents / minimum))
+        splits.append(_Split(Quantity(dupes * share, dupes * error), dupes, units))
+    return splits
 
 
 def _examples(
-    config: PrepareConfig,
-    drawn: Sample,
-    length: int,
-    splits: Sequence[_Split],
-    tokenizer: Tokenizer,
-    directory: epath.Path,
-    clock: Callable[[], float],
+    config: PrepareConfig, drawn: Sample, length: int, splits: Sequence[_Split], seconds: float
 ) -> Examples:
-    """Runs pass 2 on the sample for one length."""
+    """Draws examples of one length, whose pass over the sample took `seconds`."""
     text = drawn.text
-    options = ExampleOptions(
-        max_seq_length=length,
-        short_seq_prob=config.short_seq_prob,
-        seed=config.seed,
-        dupe_factor=1,
-        vocabulary="",  # the documents are tokenized
-        segments=config.segments,
-    )
-    begun = clock()
-    write_examples(directory / f"{length}.json", "train", 0, text, tokenizer.vocab_size, options)
-    seconds = clock() - begun
-
     last = text.document_offsets[np.cumsum(drawn.documents).astype(int)]
     counts, record_bytes = np.zeros((2, len(last)))
     rng = np.random.default_rng(config.seed)
     for _ in range(_DRAWS):
-        spans = options.draw(text, rng)
+        spans = config.segment_kind.draw(text, length, config.short_seq_prob, rng)
         # An example belongs to the excerpt of its A.
         excerpt = np.searchsorted(text.sentence_offsets[last], spans.a_start, side="right")
         sizes = shards.RECORD_BYTES + text.ids.itemsize * spans.tokens
         counts += np.bincount(excerpt, minlength=len(last)) / _DRAWS
         record_bytes += np.bincount(excerpt, sizes, len(last)) / _DRAWS
     drawn_once, bytes_once = drawn.scaled(counts), drawn.scaled(record_bytes)
-    train, held_out = (drawn_once.times(split.passes) for split in splits)
+    train, held_out = examples = [drawn_once.times(split.passes) for split in splits]
     records = [bytes_once.times(split.passes) for split in splits]
-    on_disk = sum(map(_on_disk, splits, (train, held_out), records))
-    seconds *= (train.value + held_out.value) / max(1.0, counts.sum())
-    return Examples(
-        train,
-        held_out,
-        _sum(records)._replace(value=on_disk),
-        Pass(seconds, sum(each.units for each in splits)),
+    on_disk = sum(
+        split.shard_bytes(count.value, size.value)
+        for split, count, size in zip(splits, examples, records, strict=True)
     )
-
-
-def _on_disk(split: _Split, examples: Quantity, record_bytes: Quantity) -> float:
-    """Returns the size of the shards that hold records."""
-    runs = split.units * split.dupes
-    if not runs or not examples.value:
-        return 0
-    files = runs * math.ceil(examples.value / runs / shards.EXAMPLES_PER_FILE)
-    return files * shards.file_bytes(record_bytes.value / files)
+    seconds *= (train.value + held_out.value) / max(1.0, counts.sum())
+    drawing = Pass(seconds, sum(split.units for split in splits))
+    return Examples(train, held_out, Quantity(on_disk, _sum(records).error), drawing)
 
 
 def _sum(quantities: Iterable[Quantity]) -> Quantity:

@@ -33,11 +33,7 @@ class AuditConfig(PrepareConfig):
 
 
 def audit_data(config: AuditConfig, log: Callable[[str], None]) -> list[Report]:
-    """Audits text or shards; logs all numbers and warnings.
-
-    Args:
-        config: what to audit.
-        log: receives one line at a time.
+    """Audits text or shards; logs all numbers and warnings, a line at a time.
 
     Raises:
         UserError: an estimate is requested too, nothing is named, text has no tokenizer, or the
@@ -52,14 +48,14 @@ def audit_data(config: AuditConfig, log: Callable[[str], None]) -> list[Report]:
     if directories and len(inputs) > 1:
         raise UserError("`audit`: name one directory of shards, or only text.")
     if directories:
-        audited = [(str(each), audit_shards(each, config.max_predictions)) for each in directories]
+        reports = [audit_shards(each, config.max_predictions) for each in directories]
     else:
-        audited = _audit_text(config, inputs, log)
-    for name, report in audited:
+        reports = _audit_text(config, inputs, log)
+    names = map(str, directories or ["The text"] * len(reports))
+    for name, report in zip(names, reports, strict=True):
         log(f"{name}, examples of {report.numbers['max_seq_length']} tokens:")
         for line in report.lines():
             log(f"  {line}")
-    reports = [report for _, report in audited]
     log_warnings(reports, log)
     if not any(report.findings for report in reports):
         log("The audit found nothing wrong.")
@@ -70,14 +66,14 @@ def _shards_in(path: epath.Path) -> list[epath.Path]:
     """Returns the directories of shards among a directory and its directories of lengths."""
     if not path.is_dir():
         return []
-    lengths = [each for each in path.iterdir() if each.name.isdigit()]
+    lengths = (each for each in path.iterdir() if each.name.isdigit())
     candidates = (path, *sorted(lengths, key=lambda each: int(each.name)))
     return [each for each in candidates if (each / shards.MANIFEST).exists()]
 
 
 def _audit_text(
     config: AuditConfig, inputs: Sequence[str], log: Callable[[str], None]
-) -> list[tuple[str, Report]]:
+) -> list[Report]:
     if not config.tokenizer:
         raise UserError(
             f"`audit` {inputs[0]}: it holds no finished shards; to audit it as text, give the "
@@ -85,19 +81,14 @@ def _audit_text(
         )
     log("Auditing the text: it is prepared in a temporary directory, which is then deleted.")
     with tempfile.TemporaryDirectory(prefix="bertjax-audit-") as temporary:
-        fields = {each.name: getattr(config, each.name) for each in _PREPARE_FIELDS}
+        names = (field.name for field in dataclasses.fields(PrepareConfig))
+        fields = {name: getattr(config, name) for name in names}
         fields |= {"input": tuple(inputs), "output": f"{temporary}/shards"}
         preparing = PrepareConfig(**fields)
         if not tfrecords.are_tfrecords(preparing.sources()):
             preparing = dataclasses.replace(preparing, dupe_factor=1)
         prepare(preparing, lambda line: None)
-        reports = [
-            read_report(each)
-            if config.max_predictions is None
-            else audit_shards(each, config.max_predictions)
-            for each in preparing.directories(epath.Path(str(preparing.output))).values()
-        ]
-    return [("The text", report) for report in reports if report is not None]
-
-
-_PREPARE_FIELDS = dataclasses.fields(PrepareConfig)
+        made = preparing.directories(epath.Path(str(preparing.output))).values()
+        if config.max_predictions is not None:
+            return [audit_shards(each, config.max_predictions) for each in made]
+        return [report for report in map(read_report, made) if report is not None]

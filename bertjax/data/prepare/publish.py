@@ -9,7 +9,7 @@ from etils import epath
 
 from bertjax.data import shards
 from bertjax.data.audit import duplicates, findings, report
-from bertjax.data.audit.measure import Example
+from bertjax.data.audit.measure import QUOTED_CHARACTERS, Example
 from bertjax.data.audit.report import Report
 from bertjax.data.prepare.example_writer import COUNT
 from bertjax.data.prepare.splits import Unit
@@ -140,9 +140,10 @@ def make_report(
             found = _find_sentence(repeated[finding], sources, tokenizer, manifest.language)
         if found is None:
             return ""
-        number = corpus.find_line(sources[found.file], found.beginning)
+        number = corpus.find_line(sources[found.file], found.line)
         where = f"{sources[found.file]}" + ("" if number is None else f":{number}")
-        return findings.as_example(where, found.excerpt())
+        dots = "..." if len(found.line) == QUOTED_CHARACTERS else ""
+        return findings.as_example(where, found.line + dots)
 
     return Report(numbers, findings.judge(numbers, example))
 
@@ -157,7 +158,7 @@ def _find_sentence(
             for sentence, ids in zip(document, tokenizer.encode_sentences(document), strict=True):
                 found = duplicates.sentence_hashes(ids, np.array([0, len(ids)]), bits=0)
                 if np.isin(found, hashes).any():
-                    return Example.of(number, sentence)
+                    return Example(1, number, sentence[:QUOTED_CHARACTERS])
             searched += len(document)
             if searched > _MAX_SEARCHED_SENTENCES:
                 return None

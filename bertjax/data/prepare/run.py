@@ -35,7 +35,6 @@ from bertjax.data.prepare import (
     token_store,
 )
 from bertjax.data.prepare.config import PrepareConfig
-from bertjax.data.prepare.example_writer import ExampleOptions
 from bertjax.data.prepare.splits import Unit, make_units
 from bertjax.data.prepare.workers import WorkerDied, Workers
 from bertjax.data.shards import CorpusFile, Manifest
@@ -314,24 +313,15 @@ def _write_examples(
     sentences: int,
 ) -> dict[int, dict[Unit, dict[str, Any]]]:
     """Runs pass 2; returns the result of each unit (`write_examples`) for each length."""
-    config = job.config
-    names = tuple(map(str, paths))
+    text = (tuple(map(str, paths)), str(job.vocabulary), job.config)
+    bits = duplicates.sample_bits(sentences)
     calls = []
     for length, directory in job.made_in.items():
         directory.mkdir(parents=True, exist_ok=True)
-        options = ExampleOptions(
-            max_seq_length=length,
-            short_seq_prob=config.short_seq_prob,
-            seed=config.seed,
-            dupe_factor=config.dupe_factor,
-            vocabulary=str(job.vocabulary),
-            segments=config.segments,
-            sample_bits=duplicates.sample_bits(sentences),
-        )
         calls += [
-            (str(marker), unit.split, unit.blocks, unit.cutoff, names, options)
+            (str(directory), unit, *text, length, bits)
             for unit in units
-            if not (marker := directory / f"{unit.name}.json").exists()
+            if not (directory / f"{unit.name}.json").exists()
         ]
     workers.run(example_writer.write_unit, calls, progress="Drawing examples", log=job.log)
     return {

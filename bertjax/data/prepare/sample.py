@@ -96,17 +96,17 @@ def take(
     Raises:
         UserError: bad input, named by file and line.
     """
-    rows: list[tuple[float, ...]] = []
-    files = []
+    rows, files = [], []
+    options = {"seed": config.seed, "blocks": 1, "language": config.language}
     for size, ranges in _draw(paths, sizes, max_excerpts, config.seed):
         begun = clock()
-        files.append(directory / f"{len(rows)}{token_store.SUFFIX}")
-        options = {"seed": config.seed, "blocks": 1, "language": config.language}
-        token_store.write_tokens(files[-1], ranges, tokenizer, **options)
+        file = directory / f"{len(rows)}{token_store.SUFFIX}"
+        token_store.write_tokens(file, ranges, tokenizer, **options)
         seconds = clock() - begun
         read = sum(stop - start for start, stop in map(file_ranges.extent, ranges))
-        _, *totals = token_store.read_totals(files[-1])
-        rows.append((size, read, files[-1].stat().length, *totals, seconds))
+        _, *totals = token_store.read_totals(file)
+        rows.append((size, read, file.stat().length, *totals, seconds))
+        files.append(file)
     dtype = shards.id_dtype(shards.needs_wide_ids(tokenizer.vocab_size))
     text = token_store.read_blocks(files, [0], held_out=False, cutoff=0, dtype=dtype)
     return Sample(sum(sizes), text, *np.array(rows, float).reshape(len(rows), 8).T)

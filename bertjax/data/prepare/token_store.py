@@ -151,7 +151,7 @@ def read_hashes(path: epath.Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_blocks(
-    paths: Sequence[epath.Path],
+    paths: Sequence[epath.PathLike],
     blocks: Sequence[int],
     *,
     held_out: bool,
@@ -165,7 +165,7 @@ def read_blocks(
     sentences: list[np.ndarray] = []
     lengths: list[np.ndarray] = []
     id_slices: list[tuple[epath.Path, int, int]] = []  # file, first byte, number of ids
-    for path in paths:
+    for path in map(epath.Path, paths):
         with path.open("rb") as file:
             header = _read(file, 0, _HEADER, 1)[0]
             index_at = _HEADER.itemsize

@@ -39,14 +39,14 @@ def test_sentences_have_one_hash_each(sentences, chunk):
 @given(SENTENCES)
 def test_runs_have_one_hash_each_and_know_their_segments(segments):
     ids, offsets = flat(segments)
-    found = duplicates.runs(ids, offsets, 0)
+    hashes, first, last = duplicates.runs(ids, offsets, 0)
     places = range(len(ids) - RUN_TOKENS + 1)
     runs = [tuple(ids[place : place + RUN_TOKENS].tolist()) for place in places]
-    assert len(set(zip(runs, found.hashes.tolist(), strict=True))) == len(set(runs))
-    assert len(set(found.hashes.tolist())) == len(set(runs))
+    assert len(set(zip(runs, hashes.tolist(), strict=True))) == len(set(runs))
+    assert len(set(hashes.tolist())) == len(set(runs))
     owner = [number for number, segment in enumerate(segments) for _ in segment]
-    assert found.first.tolist() == [owner[place] for place in places]
-    assert found.last.tolist() == [owner[place + RUN_TOKENS - 1] for place in places]
+    assert first.tolist() == [owner[place] for place in places]
+    assert last.tolist() == [owner[place + RUN_TOKENS - 1] for place in places]
 
 
 def test_the_sample_is_as_small_as_it_must_be():

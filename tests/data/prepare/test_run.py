@@ -18,7 +18,7 @@ import pytest
 from etils import epath
 
 from bertjax.data import shards
-from bertjax.data.prepare import example_writer, file_ranges, token_store, workers
+from bertjax.data.prepare import example_writer, file_ranges, splits, token_store, workers
 from bertjax.data.prepare import run as prepare
 from bertjax.data.prepare.run import PrepareConfig
 from bertjax.data.stream import ShardReader
@@ -233,12 +233,12 @@ def test_workers_never_load_jax(make_corpus, config, log):
     marker = Path(cfg.output).parent / "train-00000.json"
     (file,) = corpus.iterdir()
     ranges = (file_ranges.FileRange(0, epath.Path(file), 0, None),)
-    options = example_writer.ExampleOptions(64, 0.1, 1, 1, tokenizer)
     with workers.Workers(2) as pool:
         settings = {"seed": 1, "blocks": 1, "language": "en"}
         pool.run(token_store.tokenize, [([str(tokens)], [ranges], tokenizer, settings)])
-        unit = (str(marker), "train", (0,), 0, (str(tokens),), options)
-        pool.run(example_writer.write_unit, [unit])
+        unit = splits.Unit("train", (0,), 0)
+        arguments = (str(marker.parent), unit, (str(tokens),), tokenizer, cfg, 64, 0)
+        pool.run(example_writer.write_unit, [arguments])
         modules = set(pool.run(eval, [("set(__import__('sys').modules)",)] * 4)[0])
     assert marker.exists() and "bertjax.data.prepare.workers" in modules
     assert not modules & {"jax", "jaxlib", "grain", "flax", "tensorflow", "torch", "orbax"}
