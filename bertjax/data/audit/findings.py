@@ -30,11 +30,10 @@ _COPIES = "The model memorizes repeated text, which wastes time; leave the copie
 
 
 class Finding(NamedTuple):
-    """One warning."""
+    """One warning: a sentence that says what is wrong, with an example, and what to do."""
 
     name: str
     sentence: str
-    """What is wrong, with its number and an example, and what to do."""
 
 
 class _Rule(NamedTuple):
@@ -49,6 +48,11 @@ class _Rule(NamedTuple):
     number gives no warning."""
     applies: Callable[[Numbers], bool] = lambda numbers: True
     """A further condition on the numbers."""
+
+    def is_above(self, numbers: Numbers) -> bool:
+        """Whether the number is known and above the limit."""
+        number = numbers.get(self.number or self.name)
+        return number is not None and number > self.limit
 
 
 def _is_comparable(numbers: Numbers) -> bool:
@@ -72,17 +76,12 @@ _LONG_SENTENCES = _Rule(
 )
 
 
-def _is_above(rule: _Rule, numbers: Numbers) -> bool:
-    number = numbers.get(rule.number or rule.name)
-    return number is not None and number > rule.limit
-
-
 _RULES = (
     _Rule(
         "damaged_records",
         0,
-        "{damaged_records:,} of {records:,} records can't be read{example}: copy these files "
-        "again, or prepare the text again into another directory.",
+        "{damaged_records:,} of {records:,} records can't be read{example}: copy the files again, "
+        "or prepare the text again into another directory.",
     ),
     _Rule(
         "ids_out_of_range",
@@ -94,32 +93,30 @@ _RULES = (
     _Rule(
         "few_documents",
         1000,  # a long article has some hundred sentences, a chapter of the novels 175
-        "The text has {documents:,} documents of {sentences_per_document:,.0f} sentences on "
-        "average: are blank lines missing? Put one after each article or chapter, because held-out "
-        "text and random next sentences are drawn by document.",
+        "The {documents:,} documents have {sentences_per_document:,.0f} sentences on average: are "
+        "blank lines missing? Put one after each article or chapter, because held-out text and "
+        "random next sentences are drawn by document.",
         number="sentences_per_document",
     ),
     _Rule(
         "unknown_tokens",
         0.01,  # BERT's own vocabulary gives 0.001% of the novels, SentencePiece 0.05%
-        "{unknown_tokens:.1%} of the tokens are [UNK], for words that the vocabulary can't spell"
-        "{example}: it does not fit this text; give a vocabulary for the text's language and "
-        f"script, or {_TRAIN_ONE}.",
+        "{unknown_tokens:.1%} of the tokens are [UNK]: the vocabulary can't spell their words"
+        f"{{example}}; give one for the text's language and script, or {_TRAIN_ONE}.",
     ),
     _Rule(
         "pieces_per_word",
         3.0,  # the novels have 1.3; languages of long words 2, with a vocabulary of their own
-        "The vocabulary splits words into {pieces_per_word:.1f} pieces on average, where 1.2 to 2 "
-        "are usual: it was made for another language, or for text that is not in capitals; give a "
-        f"vocabulary for the text's language and case, or {_TRAIN_ONE}.",
+        "The vocabulary splits words into {pieces_per_word:.1f} pieces on average, not 1.2 to 2: "
+        "it was made for another language, or for text that is not in capitals; give one for the "
+        f"text's language and case, or {_TRAIN_ONE}.",
         applies=lambda numbers: numbers["characters_per_word"] < _MAX_WORD_CHARACTERS,
     ),
     _Rule(
         "upper_case",
         0.5,  # any text has some headings in capitals: 0.1% of the novels' lines
         "{upper_case_characters:.0%} of the text is in lines of capitals only{example}: was its "
-        "case lost? Take the original text. (An uncased vocabulary reads capitals as small letters "
-        "and loses nothing; a cased one splits them into pieces.)",
+        "case lost? Take the original text, unless the vocabulary is uncased.",
         number="upper_case_characters",
     ),
     _Rule(
@@ -150,9 +147,8 @@ _RULES = (
     _Rule(
         "repeated_text",
         1.25,  # the occurrences of a run, divided by the passes over the text
-        "The examples repeat the same runs of words {repeated_text:.1f} times as often as the "
-        "passes over the text explain{sampling}: does the text hold the same documents twice? "
-        f"{_COPIES} and prepare again.",
+        "The examples repeat runs of words {repeated_text:.1f} times as often as the passes over "
+        f"the text explain{{sampling}}: are there documents twice? {_COPIES} and prepare again.",
         applies=_is_comparable,
     ),
     _Rule(
@@ -167,8 +163,7 @@ _RULES = (
         "held_out_in_train",
         0.01,  # recurring phrases: 0.2% of the novels' held-out runs of 12 tokens
         "{held_out_in_train:.1%} of the held-out text is in the training text too{sampling}"
-        "{example}: the held-out loss will look better than it is; are there documents twice, or "
-        "nearly so? Leave the copies out.",
+        "{example}: the held-out loss will look too good; leave copies of documents out.",
         applies=_is_comparable,
     ),
     _Rule(
@@ -180,9 +175,9 @@ _RULES = (
     _Rule(
         "labels_contradict_the_text",
         0.05,  # recurring phrases also continue A
-        "In {random_that_follows:.0%} of the pairs with label 1, B continues A elsewhere in the "
-        "text, though label 1 means that it does not ({label}): are the labels swapped? Prepare "
-        "the text again, or give label 0 to pairs in which B follows A.",
+        "In {random_that_follows:.0%} of the pairs with label 1 ({label}), B continues A elsewhere "
+        "in the text: are the labels swapped? Prepare the text again, or give label 0 to pairs in "
+        "which B follows A.",
         number="random_that_follows",
     ),
     _Rule(
@@ -196,13 +191,13 @@ _RULES = (
     _Rule(
         "label_shares",
         0,
-        "{shares_off_balance} examples have label 1 ({label}), where about half should: the model "
-        "would learn which label is more common; look at the labels where they were made, and "
-        "check that a line is a sentence and that blank lines stand only between documents.",
+        "{shares_off_balance} examples have label 1 ({label}), where about half should: check the "
+        "labels where they were made, that a line is a sentence, and that blank lines stand only "
+        "between documents.",
         number="splits_off_balance",
         # A chunk of one sentence always takes a random B; those two findings explain why.
-        applies=lambda numbers: (
-            not _is_above(_ONE_SENTENCE, numbers) and not _is_above(_LONG_SENTENCES, numbers)
+        applies=lambda known: (
+            not (_ONE_SENTENCE.is_above(known) or _LONG_SENTENCES.is_above(known))
         ),
     ),
     _Rule(
@@ -210,13 +205,13 @@ _RULES = (
         0.5,  # such a row costs twice what it is worth
         "{padding:.0%} of the training rows is padding, which costs as much time as text: prepare "
         "with a `max_seq_length` well below {max_seq_length}, or give longer documents.",
-        applies=lambda numbers: not _is_above(_ONE_SENTENCE, numbers),
+        applies=lambda numbers: not _ONE_SENTENCE.is_above(numbers),
     ),
     _Rule(
         "predictions_cut",
         0.01,
-        "{predictions_cut:.1%} of the words that should be predicted are not, because an example "
-        "predicts at most {max_predictions}: allow {masked_rate:.0%} of `max_seq_length`, which is "
+        "{predictions_cut:.1%} of the words to predict are not, because an example predicts at "
+        "most {max_predictions}: allow {masked_rate:.0%} of `max_seq_length`, which is "
         "{masked_tokens}.",
     ),
 )
@@ -234,7 +229,7 @@ def judge(numbers: Numbers, example: ExampleOf) -> tuple[Finding, ...]:
     return tuple(
         Finding(rule.name, rule.sentence.format(**known, example=example(rule.name)))
         for rule in _RULES
-        if _is_above(rule, known) and rule.applies(known)
+        if rule.is_above(known) and rule.applies(known)
     )
 
 

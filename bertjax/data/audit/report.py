@@ -14,7 +14,7 @@ import numpy as np
 from etils import epath
 
 from bertjax.data.audit.duplicates import RUN_TOKENS
-from bertjax.data.audit import findings
+from bertjax.data.audit.findings import BOILERPLATE_SHARE, MASKED_RATE, MIN_BOILERPLATE, Finding
 from bertjax.data.audit.measure import ExampleSums
 from bertjax.data.shards import SPLITS, Manifest
 
@@ -29,7 +29,7 @@ class Report:
     """The result of an audit."""
 
     numbers: dict[str, Any]
-    findings: tuple[findings.Finding, ...]
+    findings: tuple[Finding, ...]
 
     def to_json(self) -> str:
         """Returns the text of `audit.json`."""
@@ -80,20 +80,21 @@ def log_warnings(reports: Sequence[Report | None], log: Callable[[str], None]) -
 
 def text_numbers(sums: Counter[str], words: int) -> dict[str, Any]:
     """Returns the numbers of the sums of `measure.TextSums` and `measure.document_sums`."""
-    sums = sums + Counter(words=words)
-    shares = {
-        "one_sentence_documents": ("one_sentence_documents", "documents"),
-        "sentences_per_document": ("sentences", "documents"),
-        "long_sentences": ("long_sentences", "sentences"),
-        "unknown_tokens": ("unknown_tokens", "tokens"),
-        "pieces_per_word": ("tokens", "words"),
-        "characters_per_word": ("characters", "words"),
-        "upper_case_characters": ("upper_case_characters", "characters"),
-        "markup_lines": ("markup_lines", "lines"),
-        "paragraph_characters": ("paragraph_characters", "sampled_characters"),
+    return {
+        "documents": sums["documents"],
+        "sentences": sums["sentences"],
+        "words": words,
+        "tokens": sums["tokens"],
+        "one_sentence_documents": share(sums["one_sentence_documents"], sums["documents"]),
+        "sentences_per_document": share(sums["sentences"], sums["documents"]),
+        "long_sentences": share(sums["long_sentences"], sums["sentences"]),
+        "unknown_tokens": share(sums["unknown_tokens"], sums["tokens"]),
+        "pieces_per_word": share(sums["tokens"], words),
+        "characters_per_word": share(sums["characters"], words),
+        "upper_case_characters": share(sums["upper_case_characters"], sums["characters"]),
+        "markup_lines": share(sums["markup_lines"], sums["lines"]),
+        "paragraph_characters": share(sums["paragraph_characters"], sums["sampled_characters"]),
     }
-    counts = {name: sums[name] for name in ("documents", "sentences", "words", "tokens")}
-    return counts | {name: share(sums[a], sums[b]) for name, (a, b) in shares.items()}
 
 
 def example_numbers(

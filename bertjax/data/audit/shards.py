@@ -26,11 +26,8 @@ def audit_shards(
     """Audits every record of shards.
 
     The findings of `prepare` about sentences and documents are kept, since records have neither.
-
-    Args:
-        directory: the directory of the shards.
-        max_predictions: the maximum number of predictions in an example, if there is one.
-        manifest: the manifest; by default, it is read from the directory.
+    `max_predictions` is the maximum in an example, if there is one. By default, the manifest is
+    read from the directory.
 
     Raises:
         UserError: see `shards.read_manifest`.
@@ -45,21 +42,20 @@ def audit_shards(
     text_tokens = manifest.tokens if manifest.documents and before is None else 0
     random = {split: each.random for split, each in sums.items()}
     lengths = {split: each.lengths for split, each in sums.items()}
-    unknown = sum(each.unknown for each in sums.values())
+    both = sums.values()
     numbers = {
         **reports.example_numbers(manifest, lengths, random, max_predictions),
         **reports.run_numbers(sums, bits, text_tokens),
         "vocab_size": manifest.vocab_size,
-        "unknown_tokens": share(unknown, sum(each.tokens for each in sums.values())),
+        "unknown_tokens": share(sum(e.unknown for e in both), sum(e.tokens for e in both)),
         "damaged_records": damaged,
-        "ids_out_of_range": sum(each.out_of_range for each in sums.values()),
+        "ids_out_of_range": sum(each.out_of_range for each in both),
     }
     label_1 = share(random["train"], lengths["train"].sum())
     if manifest.label_1_share not in (None, label_1) and not damaged:
         numbers["label_1_in_manifest"] = manifest.label_1_share
-    found = findings.judge(
-        numbers, lambda name: findings.as_example(where[name]) if name in where else ""
-    )
+    examples = {name: findings.as_example(place) for name, place in where.items()}
+    found = findings.judge(numbers, lambda name: examples.get(name, ""))
     if before is not None:
         names = {finding.name for finding in found}
         numbers = {**before.numbers, **numbers}
@@ -72,8 +68,7 @@ def _add_records(
 ) -> tuple[int, dict[str, str]]:
     """Adds all records to the sums of their splits.
 
-    Returns:
-        The number of records that cannot be read and, by finding, the first record that shows it.
+    Returns the number of unreadable records and, by finding, the first record that shows it.
     """
     damaged, where = 0, {}
     for split in shards.SPLITS:
@@ -100,11 +95,11 @@ def _read_split(
     with tempfile.TemporaryDirectory(prefix="bertjax-audit-") as temporary:
         for file in manifest.files[split]:
             path = directory / file.name
-            if not is_local(directory):  # ArrayRecord reads local files only
+            if is_remote := not is_local(directory):  # ArrayRecord reads local files only
                 path = epath.Path(temporary) / file.name
-                shards.copy_file(directory / file.name, path, file.examples)
+                shards.copy_file(directory / file.name, path)
             yield from _read_file(path, manifest, file)
-            if not is_local(directory):
+            if is_remote:
                 path.unlink()
 
 

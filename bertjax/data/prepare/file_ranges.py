@@ -8,6 +8,7 @@ read from its beginning, so one process reads all of its ranges in order.
 import contextlib
 import dataclasses
 import itertools
+import math
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -58,19 +59,18 @@ def cut(sources: Sequence[Source], sizes: Sequence[int], range_bytes: int) -> li
     `sizes` are the bytes of text in the sources, the same whether they are compressed or not.
     """
     result: list[Ranges] = []
-    together: list[FileRange] = []
-    room = range_bytes
+    together, room = [], range_bytes
     for number, (source, size) in enumerate(zip(sources, sizes, strict=True)):
         if size > room and together:
             result.append(tuple(together))
             together, room = [], range_bytes
         if size > range_bytes:
             starts = _starts(source, size, range_bytes)
-            for start, stop in zip(starts, [*starts[1:], None], strict=True):
+            for start, stop in itertools.pairwise((*starts, None)):
                 result.append((FileRange(number, source, start, stop),))
-            continue
-        together.append(FileRange(number, source, 0, None))
-        room -= size
+        else:
+            together.append(FileRange(number, source, 0, None))
+            room -= size
     if together:
         result.append(tuple(together))
     return result
@@ -91,9 +91,8 @@ def groups(ranges: Sequence[Ranges]) -> list[list[int]]:
 
     def key(index: int) -> tuple[bool, int]:
         first = ranges[index][0]
-        is_file = not isinstance(first.source, TfdsSplit)
-        is_sequential = is_file and not first.is_whole and not is_plain(first.source)
-        return is_sequential, first.number if is_sequential else index
+        at_once = first.is_whole or isinstance(first.source, TfdsSplit) or is_plain(first.source)
+        return (True, index) if at_once else (False, first.number)
 
     return [list(group) for _, group in itertools.groupby(range(len(ranges)), key)]
 
@@ -119,44 +118,39 @@ def read_range(
     `language` names the rules that split running text into sentences. `window` is open on the
     file if that is compressed and has several ranges.
     """
-    if isinstance(file_range.source, TfdsSplit):
-        yield from corpus.read_examples(
-            file_range.source, language, file_range.start, file_range.stop
-        )
+    source = file_range.source
+    if isinstance(source, TfdsSplit):
+        yield from corpus.read_examples(source, language, file_range.start, file_range.stop)
         return
     if file_range.is_whole:
-        yield from corpus.read_documents(file_range.source, language)
+        yield from corpus.read_documents(source, language)
         return
-    json_lines = corpus.is_json_lines(file_range.source)
+    json_lines = corpus.is_json_lines(source)
     with tempfile.TemporaryDirectory(prefix="bertjax-") as directory:
         # The range is copied to a file, because corpus.py reads whole files.
         copy = epath.Path(directory) / ("range.jsonl" if json_lines else "range.txt")
-        with contextlib.ExitStack() as stack, copy.open("wb") as target:
-            if window is None:
-                file = stack.enter_context(file_range.source.open("rb"))
-            else:
-                window.forget(file_range.start)
-                file = window
+        if window is not None:
+            window.forget(file_range.start)
+        opened = source.open("rb") if window is None else contextlib.nullcontext(window)
+        with opened as file, copy.open("wb") as target:
             start, stop = _extent(file_range, file, json_lines)
             file.seek(start)
-            while data := file.read(
-                _READ_BYTES if stop is None else min(_READ_BYTES, stop - file.tell())
-            ):
+            end = math.inf if stop is None else stop
+            while data := file.read(int(min(_READ_BYTES, end - file.tell()))):
                 target.write(data)
         try:
             yield from corpus.read_documents(copy, language)
         except UserError as error:
-            raise _at_original_line(error, copy, file_range.source, start) from None
+            raise _at_original_line(error, copy, source, start) from None
 
 
 def extent(file_range: FileRange) -> tuple[int, int]:
     """Returns the first byte of the documents of a plain file's range, and one past the last."""
     if isinstance(file_range.source, TfdsSplit):
         raise TypeError("a data set has examples, not bytes")
-    size = file_range.source.stat().length
     with file_range.source.open("rb") as file:
         start, stop = _extent(file_range, file, corpus.is_json_lines(file_range.source))
-    return start, size if stop is None else stop
+    return start, file_range.source.stat().length if stop is None else stop
 
 
 def _extent(file_range: FileRange, file: Any, json_lines: bool) -> tuple[int, int | None]:
@@ -207,8 +201,5 @@ def _at_original_line(
         while start > 0 and (data := file.read(min(_READ_BYTES, start))):
             lines += data.count(b"\n")
             start -= len(data)
-
-    def renamed(match: re.Match[str]) -> str:
-        return f"{path}:{int(match[1]) + lines}"
-
-    return UserError(re.sub(re.escape(f"{copy}:") + r"(\d+)", renamed, str(error)))
+    place = re.compile(re.escape(f"{copy}:") + r"(\d+)")
+    return UserError(place.sub(lambda match: f"{path}:{int(match[1]) + lines}", str(error)))

@@ -1,6 +1,7 @@
 """The end of preparing: the manifest, the audit and the files of a finished directory."""
 
 import functools
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -42,9 +43,8 @@ def make_manifest(
     Raises:
         UserError: the text gives no example of this kind.
     """
-    kind, length = SEGMENTS[settings["segments"]], settings["max_seq_length"]
-    lengths = _total(results, "lengths")
-    random = _total(results, "random")
+    length = settings["max_seq_length"]
+    lengths, random = _total(results, "lengths"), _total(results, "random")
     examples = {split: int(np.sum(lengths[split])) for split in shards.SPLITS}
     if not examples["train"]:  # sentence_order draws from documents of two or more sentences
         raise UserError(
@@ -53,23 +53,18 @@ def make_manifest(
         )
     tokens = int(lengths["train"] @ np.arange(len(lengths["train"])))
     share = random["held_out"] / max(examples["held_out"], 1)
-    is_pair, has_held_out = kind.is_pair, examples["held_out"] > 0
+    is_pair, has_held_out = SEGMENTS[settings["segments"]].is_pair, examples["held_out"] > 0
     names = ("max_seq_length", "seed", "dupe_factor", "short_seq_prob", "held_out", "language")
     names += ("block_mib", "segments", "format_version", "tokenizer_sha256")
     ids = ("vocab_size", "pad_id", "cls_id", "sep_id", "mask_id", "unk_id")
+    files: dict[str, tuple[ShardFile, ...]] = dict.fromkeys(shards.SPLITS, ())
+    for unit, result in results.items():
+        files[unit.split] += tuple(ShardFile(**file) for file in result["files"])
     return Manifest(
         **{name: settings[name] for name in names},
         **{name: getattr(tokenizer, name) for name in ids},
         blocks=totals[0].blocks,
-        files={
-            split: tuple(
-                ShardFile(**file)
-                for unit, result in results.items()
-                if unit.split == split
-                for file in result["files"]
-            )
-            for split in shards.SPLITS
-        },
+        files=files,
         corpus=tuple(shards.CorpusFile(**file) for file in settings["corpus"]),
         documents=sum(each.documents for each in totals),
         sentences=sum(each.sentences for each in totals),
@@ -115,16 +110,14 @@ def make_report(
     `paths` are the token files, `results` and `directory` what pass 2 has left.
     """
     text = text_sums(paths)
-    for result in results.values():
-        text.sums.update(result["text"])
     hashes = {split: [np.zeros(0, np.uint64)] for split in shards.SPLITS}
-    for unit in results:
+    for unit, result in results.items():
+        text.sums.update(result["text"])
         data = (directory / f"{unit.name}.sentences").read_bytes()
         hashes[unit.split].append(np.frombuffer(data, np.uint64))
-    train, held_out = (np.concatenate(hashes[split]) for split in shards.SPLITS)
-    repeats, repeated = report.repeat_numbers(
-        train, held_out, duplicates.sample_bits(manifest.sentences)
-    )
+    train, held_out = map(np.concatenate, hashes.values())
+    bits = duplicates.sample_bits(manifest.sentences)
+    repeats, repeated = report.repeat_numbers(train, held_out, bits)
     numbers = {
         **report.text_numbers(text.sums, manifest.words),
         **repeats,
@@ -177,7 +170,7 @@ def publish(
     An interrupted call can be repeated.
     """
     target.mkdir(parents=True, exist_ok=True)
-    for file in (file for split in shards.SPLITS for file in manifest.files[split]):
+    for file in itertools.chain(*manifest.files.values()):
         if (path := directory / file.name).exists():
             path.replace(target / file.name)
     for leftover in list((target / shards.TOKENIZER).glob(".*.tmp")):  # from a killed run
@@ -199,11 +192,9 @@ def summarize(
         text, amount, unit = f"{first.tokens:,} tokens", first.tokens, "tokens"
     speed = "" if seconds is None else f" ({amount / max(seconds, 1e-9):,.0f} {unit}/s)"
     for manifest in manifests:
-        line = (
-            f"{manifest.examples('train'):,} training and {manifest.examples('held_out'):,} "
-            f"held-out examples of up to {manifest.max_seq_length} tokens; "
-            f"{manifest.padding:.1%} padding"
-        )
+        train, held_out = map(manifest.examples, shards.SPLITS)
+        line = f"{train:,} training and {held_out:,} held-out examples of up to "
+        line += f"{manifest.max_seq_length} tokens; {manifest.padding:.1%} padding"
         if manifest.label_1_share is not None:
             line += f", {manifest.label_1_share:.1%} {manifest.segment_kind.label_share}"
         log(f"{text}{speed}: {line}." if manifest is first else f"{line}.")

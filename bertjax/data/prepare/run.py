@@ -16,7 +16,7 @@ it was. The manifest is written last: a directory without one is not data.
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from etils import epath
@@ -59,12 +59,9 @@ def prepare(config: PrepareConfig, log: Callable[[str], None]) -> Manifest:
     The same text, tokenizer and settings give the same bytes. The same call finishes a run that was
     stopped, and returns what is there if the directory is finished.
 
-    Args:
-        config: the input, the output and how to draw examples.
-        log: receives one line at a time.
-
     Returns:
-        The manifest of the finished directory; for several lengths, that of the first.
+        The manifest of the finished directory; for several lengths, that of the first. `log`
+        receives one line at a time.
 
     Raises:
         UserError: bad input (named by file and line), too few documents, a directory that holds
@@ -121,7 +118,7 @@ class _Job:
     config: PrepareConfig
     sources: Sequence[Source]
     sizes: Sequence[int]
-    """Bytes of text in each source."""
+    """The size of each source's text in bytes."""
     settings: dict[str, Any]
     """Everything that the shards depend on, by the names of the manifest."""
     tokenizer: Tokenizer
@@ -148,8 +145,16 @@ def _start(
 ) -> _Job | None:
     """Makes the directory to build in. Returns None, with a log line, if all is finished."""
     sizes = [text.bytes for text in texts]
-    settings = _settings(config, tokenizer.sha256, texts)
-    settings |= from_tfrecords.UNKNOWN if is_converted else {}
+    names = ("dupe_factor", "short_seq_prob", "held_out", "seed", "block_mib", "language")
+    first, *more = config.lengths
+    settings = {
+        "max_seq_length": [first, *more] if more else first,
+        **{name: getattr(config, name) for name in (*names, "segments")},
+        "format_version": shards.FORMAT_VERSION,
+        "tokenizer_sha256": tokenizer.sha256,
+        "corpus": [dataclasses.asdict(file) for file in texts],
+        **(from_tfrecords.UNKNOWN if is_converted else {}),
+    }
     directories = config.directories(output)
     unfinished = _unfinished(directories, output, settings, log)
     building = output / BUILDING
@@ -170,20 +175,6 @@ def _start(
     )
     made_in = {length: made_in[length] for length in unfinished}
     return _Job(config, sources, sizes, settings, tokenizer, building, made_in, is_resumed, log)
-
-
-def _settings(
-    config: PrepareConfig, tokenizer_sha256: str, texts: Sequence[CorpusFile]
-) -> dict[str, Any]:
-    names = ("dupe_factor", "short_seq_prob", "held_out", "seed", "block_mib", "language")
-    first, *more = config.lengths
-    return {
-        "max_seq_length": [first, *more] if more else first,
-        **{name: getattr(config, name) for name in (*names, "segments")},
-        "format_version": shards.FORMAT_VERSION,
-        "tokenizer_sha256": tokenizer_sha256,
-        "corpus": [dataclasses.asdict(file) for file in texts],
-    }
 
 
 def _unfinished(
@@ -227,18 +218,10 @@ def _enter(building: epath.Path, settings: dict[str, Any], log: Callable[[str], 
             "with those to finish it, give another `output`, or delete that directory."
         )
     log(f"Continuing the run that was stopped ({building}).")
-    for directory in _directories_in(building):
-        for leftover in list(directory.glob(".*.tmp")):  # half-written files of a killed run
+    for pattern in (".*.tmp", "*/.*.tmp", "*/*/.*.tmp"):  # half-written files of a killed run
+        for leftover in list(building.glob(pattern)):
             leftover.unlink()
     return True
-
-
-def _directories_in(directory: epath.Path) -> Iterator[epath.Path]:
-    """Yields a directory and those in it, at any depth."""
-    yield directory
-    for each in list(directory.iterdir()):
-        if each.is_dir():
-            yield from _directories_in(each)
 
 
 def _changes(settings: dict[str, Any], existing: dict[str, Any]) -> str:
@@ -261,24 +244,14 @@ def _run_passes(job: _Job, workers: Workers) -> _Finished:
     paths = _tokenize(job, workers)
     totals = [token_store.read_totals(path) for path in paths]
     more = f" and {len(job.sources) - 1:,} more" if len(job.sources) > 1 else ""
-    units = make_units(
-        paths,
-        job.config.held_out,
-        where=f"{job.sources[0]}{more}",
-        min_documents=job.config.segment_kind.min_documents,
-    )
+    where, minimum = f"{job.sources[0]}{more}", job.config.segment_kind.min_documents
+    units = make_units(paths, job.config.held_out, where=where, min_documents=minimum)
     results = _write_examples(job, workers, units, paths, sum(each.sentences for each in totals))
-    manifests = {
-        length: publish.make_manifest(
-            {**job.settings, "max_seq_length": length},
-            *(job.tokenizer, totals, results[length], directory),
-        )
-        for length, directory in job.made_in.items()
-    }
     finished = {}
-    for length, manifest in manifests.items():
-        made = (paths, results[length], job.made_in[length])
-        report = publish.make_report(manifest, *made, job.sources, job.tokenizer)
+    for length, directory in job.made_in.items():
+        settings, made = {**job.settings, "max_seq_length": length}, (results[length], directory)
+        manifest = publish.make_manifest(settings, job.tokenizer, totals, *made)
+        report = publish.make_report(manifest, paths, *made, job.sources, job.tokenizer)
         finished[length] = manifest, report
     return finished
 
@@ -287,15 +260,10 @@ def _tokenize(job: _Job, workers: Workers) -> list[epath.Path]:
     """Runs pass 1; returns the token files in the order of the corpus."""
     text_bytes = sum(job.sizes)
     ranges = file_ranges.cut(job.sources, job.sizes, job.config.range_bytes(text_bytes))
-    paths = [
-        job.building / "pass1" / f"{number:06d}{token_store.SUFFIX}"
-        for number in range(len(ranges))
-    ]
-    options = {
-        "seed": job.config.seed,
-        "blocks": job.config.blocks(text_bytes),
-        "language": job.config.language,
-    }
+    directory = job.building / "pass1"
+    paths = [directory / f"{number:06d}{token_store.SUFFIX}" for number in range(len(ranges))]
+    options = {"seed": job.config.seed, "language": job.config.language}
+    options["blocks"] = job.config.blocks(text_bytes)
     calls = [
         ([str(paths[i]) for i in group], [ranges[i] for i in group], str(job.vocabulary), options)
         for group in file_ranges.groups(ranges)

@@ -44,14 +44,10 @@ def cutoff_of(held_out: float) -> int:
 def make_units(
     paths: Sequence[epath.Path], held_out: float, *, where: str, min_documents: int
 ) -> list[Unit]:
-    """Divides documents into training and held-out, and both into units.
+    """Divides the documents of token files into training and held-out, and both into units.
 
-    Args:
-        paths: the token files of pass 1.
-        held_out: the share of documents to hold out. Unless it is 0, at least `min_documents` are.
-        where: the name of the corpus in errors.
-        min_documents: the number of documents that every split and unit needs: 2 if B may come
-            from another document, else 1.
+    Every split and unit has at least `min_documents` documents: 2 if B may come from another one,
+    else 1. `held_out` is the share to hold out, and `where` the name of the corpus in errors.
 
     Raises:
         TooFewDocuments: there are fewer.
@@ -106,9 +102,8 @@ def _cutoff(
     """
     if held_out == 0:
         return 0
-    cutoff = cutoff_of(held_out)
-    below = 0
-    lowest, highest = np.zeros(0, np.uint64), np.zeros(0, np.uint64)
+    cutoff, below = cutoff_of(held_out), 0
+    lowest = highest = np.zeros(0, np.uint64)
     for path in paths:
         hashes, _ = read_hashes(path)
         below += int((hashes < np.uint64(cutoff)).sum())

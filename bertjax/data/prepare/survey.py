@@ -36,9 +36,8 @@ def survey(
         UserError: a source cannot be read, or a compressed file is damaged.
     """
     pieces = [_pieces(source) for source in sources]
-    measured = iter(
-        workers.run(measure, list(itertools.chain(*pieces)), progress="Reading", log=log)
-    )
+    calls = list(itertools.chain(*pieces))
+    measured = iter(workers.run(measure, calls, progress="Reading", log=log))
     result = []
     for source, own in zip(sources, pieces, strict=True):
         sizes, digests = zip(*itertools.islice(measured, len(own)), strict=True)

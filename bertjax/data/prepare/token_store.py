@@ -48,10 +48,7 @@ class Totals(NamedTuple):
 
 
 def tokenize(
-    paths: Sequence[str],
-    group: Sequence[Ranges],
-    vocabulary: str,
-    options: dict[str, Any],
+    paths: Sequence[str], group: Sequence[Ranges], vocabulary: str, options: dict[str, Any]
 ) -> None:
     """Writes the missing token files of a group (`file_ranges.groups`) in one process."""
     tokenizer = cached_tokenizer(vocabulary)
@@ -81,10 +78,7 @@ def write_tokens(
         UserError: bad input, named by file and line.
     """
     dtype = shards.id_dtype(shards.needs_wide_ids(tokenizer.vocab_size))
-    rows: list[tuple[int, int, int, int]] = []
-    lengths: list[np.ndarray] = []
-    ids: list[np.ndarray] = []
-    words = 0
+    rows, lengths, ids, words = [], [], [], 0
     sums = TextSums(tokenizer.unk_id)
     for batch in _batches(ranges, language, window):
         encoded = _encode(tokenizer, [line for _, lines in batch for line in lines])
@@ -106,11 +100,7 @@ def write_tokens(
 
 
 def _serialized(
-    table: np.ndarray,
-    lengths: Sequence[np.ndarray],
-    ids: Sequence[np.ndarray],
-    blocks: int,
-    words: int,
+    table: np.ndarray, lengths: list[np.ndarray], ids: list[np.ndarray], blocks: int, words: int
 ) -> bytes:
     """Returns the bytes of a token file; the arguments are in the order of the text."""
     order = np.lexsort((table["hash"], table["block"]))
@@ -162,8 +152,7 @@ def read_blocks(
 
     Their order (token file, block, hash) does not depend on the number of processes.
     """
-    sentences: list[np.ndarray] = []
-    lengths: list[np.ndarray] = []
+    sentences, lengths = [np.zeros(0, _LENGTH)], [np.zeros(0, _LENGTH)]
     id_slices: list[tuple[epath.Path, int, int]] = []  # file, first byte, number of ids
     for path in map(epath.Path, paths):
         with path.open("rb") as file:
@@ -178,9 +167,8 @@ def read_blocks(
                 at = table_at + int(begin["document"]) * _TABLE.itemsize
                 table = _read(file, at, _TABLE, count)
                 split = int(np.searchsorted(table["hash"], np.uint64(cutoff)))
-                before, rows = table[:split], table[split:]
-                if held_out:
-                    before, rows = table[:0], table[:split]
+                first, rows = (0, table[:split]) if held_out else (split, table[split:])
+                before = table[:first]
                 if not len(rows):
                     continue
                 sentences.append(rows["sentences"])
@@ -191,15 +179,14 @@ def read_blocks(
                 id_slices.append((path, ids_at + at * dtype.itemsize, int(rows["ids"].sum())))
     return FlatDocuments(
         ids=_read_slices(id_slices, dtype),
-        sentence_offsets=offsets_of(np.concatenate([np.zeros(0, _LENGTH), *lengths])),
-        document_offsets=offsets_of(np.concatenate([np.zeros(0, _LENGTH), *sentences])),
+        sentence_offsets=offsets_of(np.concatenate(lengths)),
+        document_offsets=offsets_of(np.concatenate(sentences)),
     )
 
 
 def _read_slices(slices: Sequence[tuple[epath.Path, int, int]], dtype: np.dtype) -> np.ndarray:
     """Concatenates slices of files without holding all of them twice."""
-    result = np.empty(sum(count for _, _, count in slices), dtype)
-    done = 0
+    result, done = np.empty(sum(count for _, _, count in slices), dtype), 0
     for path, at, count in slices:
         with path.open("rb") as file:
             result[done : done + count] = _read(file, at, dtype, count)

@@ -47,13 +47,10 @@ class Workers:
     def __init__(self, processes: int) -> None:
         """Makes a pool of `processes`; with 1, everything runs in this process."""
         cached_tokenizer.cache_clear()  # its directory may hold another vocabulary by now
-        self._pool: concurrent.futures.ProcessPoolExecutor | None = None
+        self._pool = None
         if processes > 1:
-            self._pool = concurrent.futures.ProcessPoolExecutor(
-                processes,
-                mp_context=multiprocessing.get_context("spawn"),
-                initializer=_start_worker,
-            )
+            spawn = multiprocessing.get_context("spawn")
+            self._pool = concurrent.futures.ProcessPoolExecutor(processes, spawn, _start_worker)
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> "Workers":
@@ -75,11 +72,8 @@ class Workers:
     ) -> list[Any]:
         """Calls a function with each tuple of arguments; returns the results in the same order.
 
-        Args:
-            function: a function importable by name, with picklable arguments and results.
-            arguments: the arguments of each call.
-            progress: the name of the work in progress reports; empty for no reports.
-            log: receives progress if stderr is not a terminal.
+        The function is importable by name, and its arguments and results are picklable. `progress`
+        names the work in reports; `log` receives these if stderr is not a terminal.
 
         Raises:
             WorkerDied: a worker died. The results of finished calls stay on disk.
