@@ -8,6 +8,7 @@ import hashlib
 import itertools
 import json
 import math
+import pathlib
 import shutil
 import tempfile
 from collections.abc import Iterable
@@ -321,7 +322,7 @@ def copy_file(source: epath.Path, target: epath.Path) -> None:
 
 def file_digest(path: epath.Path) -> tuple[int, str]:
     """Returns the size of a local file in bytes and its SHA-256; reads it in pieces."""
-    with path.open("rb") as file:
+    with pathlib.Path(path).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return path.stat().length, digest
 

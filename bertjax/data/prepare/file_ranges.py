@@ -66,7 +66,7 @@ def cut(sources: Sequence[Source], sizes: Sequence[int], range_bytes: int) -> li
             together, room = [], range_bytes
         if size > range_bytes:
             starts = _starts(source, size, range_bytes)
-            for start, stop in itertools.pairwise((*starts, None)):
+            for start, stop in zip(starts, [*starts[1:], None], strict=True):
                 result.append((FileRange(number, source, start, stop),))
         else:
             together.append(FileRange(number, source, 0, None))
