@@ -15,7 +15,8 @@ from bertjax.errors import UserError
 from bertjax.files import filling, location, output_directory, write_atomically
 from bertjax.interop import hub, vocabulary
 from bertjax.interop.huggingface import save_pretrained
-from bertjax.objectives.table import DEFAULT_OBJECTIVE, OBJECTIVES, ObjectiveName
+from bertjax.objectives.options import ObjectiveName
+from bertjax.objectives.table import DEFAULT_OBJECTIVE, OBJECTIVES
 from bertjax.pretrain.run import KIND
 from bertjax.rundir.workdir import write_config
 from bertjax.text.tokenizer import load_tokenizer

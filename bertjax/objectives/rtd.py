@@ -20,7 +20,6 @@ import numpy as np
 import optax
 
 from bertjax.config import BertConfig, Execution
-from bertjax.errors import UserError
 from bertjax.model.bert import row_keys
 from bertjax.model.encoder import Encoder
 from bertjax.model.flops import encoder_flops
@@ -31,6 +30,7 @@ from bertjax.model.linen import BertEncoder, Inputs, attention_mask, gather_posi
 from bertjax.objectives import losses
 from bertjax.objectives.losses import Batch, Metrics, Normalizers
 from bertjax.objectives.objective import UNIGRAM, Metric, Objective
+from bertjax.objectives.options import RtdOptions
 
 # Folded into the dropout keys of the generator, so that it and the discriminator share no draws.
 _GENERATOR_KEYS = 1 << 22
@@ -50,15 +50,8 @@ class Detection(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class ReplacedTokenDetection(Objective):
-    """Options of replaced-token detection (ELECTRA)."""
-
-    generator_size: float = 0.25
-    """Width of the generator (hidden, feed-forward, heads) as a share of the model's."""
-    discriminator_weight: float = 50.0
-    """Weight of the discriminator's loss. The generator's loss has weight 1."""
-    temperature: float = 1.0
-    """Temperature of the generator's samples."""
+class ReplacedTokenDetection(RtdOptions, Objective):
+    """Trains a generator and a discriminator; see the module's docstring."""
 
     name = "rtd"
     segments = "single"
@@ -72,13 +65,6 @@ class ReplacedTokenDetection(Objective):
     )
     best_metric = "rtd_loss"
     export_kind = "encoder"
-
-    def __post_init__(self) -> None:
-        if not 0 < self.generator_size <= 1:
-            raise UserError(f"generator_size is {self.generator_size}: give above 0, at most 1.")
-        for name in ("discriminator_weight", "temperature"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise UserError(f"{name} is {getattr(self, name)}: give a number above 0.")
 
     def generator(self, config: BertConfig) -> BertConfig:
         """Returns the shape of the generator: fewer heads of about the same size, all layers."""

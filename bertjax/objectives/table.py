@@ -1,17 +1,14 @@
 """The table of pre-training objectives."""
 
 import dataclasses
-from typing import Literal
 
 from bertjax.errors import UserError
 from bertjax.objectives.mlm import MaskedLM
 from bertjax.objectives.nsp import NextSentence
 from bertjax.objectives.objective import Objective
+from bertjax.objectives.options import ObjectiveOptions
 from bertjax.objectives.rtd import ReplacedTokenDetection
 from bertjax.objectives.sop import SentenceOrder
-
-ObjectiveName = Literal["nsp", "sop", "mlm", "rtd"]
-"""The keys of `OBJECTIVES`, as a type."""
 
 OBJECTIVES: dict[str, Objective] = {
     objective.name: objective
@@ -19,14 +16,6 @@ OBJECTIVES: dict[str, Objective] = {
 }
 """All objectives, with default options. The first one for a kind of segments is its default."""
 DEFAULT_OBJECTIVE = next(iter(OBJECTIVES.values()))
-
-
-@dataclasses.dataclass(frozen=True)
-class ObjectiveOptions:
-    """Options of the objectives that have options."""
-
-    rtd: ReplacedTokenDetection = ReplacedTokenDetection()
-    """Replaced-token detection (ELECTRA)."""
 
 
 def choose_objective(
@@ -44,7 +33,9 @@ def choose_objective(
     """
     if name is None:
         return next(each for each in OBJECTIVES.values() if each.segments == segments)
-    objective: Objective = getattr(options, name, OBJECTIVES[name])
+    objective = OBJECTIVES[name]
+    if (own := getattr(options, name, None)) is not None:
+        objective = dataclasses.replace(objective, **dataclasses.asdict(own))
     if objective.segments != segments and not objective.any_segments:
         raise UserError(
             f"The objective {name} trains on {objective.segments} segments, and the data hold "

@@ -8,7 +8,7 @@ from bertjax.errors import UserError, refuse_unknown
 from bertjax.files import location
 from bertjax.model.initializers import InitializationConfig
 from bertjax.objectives.masking import MaskingConfig
-from bertjax.objectives.table import ObjectiveName, ObjectiveOptions
+from bertjax.objectives.options import ObjectiveName, ObjectiveOptions
 from bertjax.train.loop_config import LoopConfig
 from bertjax.train.optimizer import OptimizerConfig
 from bertjax.train.sharding import MeshConfig

@@ -10,13 +10,9 @@ import bertjax
 from bertjax.data.segments import SEGMENTS, SegmentsName
 from bertjax.errors import UserError
 from bertjax.model.heads import TASK_PARTS
+from bertjax.objectives.options import ObjectiveName, ObjectiveOptions, RtdOptions
 from bertjax.objectives.rtd import ReplacedTokenDetection
-from bertjax.objectives.table import (
-    OBJECTIVES,
-    ObjectiveName,
-    ObjectiveOptions,
-    choose_objective,
-)
+from bertjax.objectives.table import OBJECTIVES, choose_objective
 
 PACKAGE = Path(bertjax.__file__).parent
 # These rooms name the subtrees mlm and nsp of parameters, and kinds of models.
@@ -59,7 +55,7 @@ def test_objectives_are_named_in_their_files_and_the_table_alone():
         if value in OBJECTIVES
     }
     # losses.py has the normalizer of masked-LM losses, which is named like the head.
-    assert found == {"nsp.py", "sop.py", "mlm.py", "rtd.py", "table.py", "losses.py"}
+    assert found == {"nsp.py", "sop.py", "mlm.py", "rtd.py", "options.py", "losses.py"}
 
 
 def test_kinds_of_segments_are_named_in_their_file_and_by_objectives_alone():
@@ -90,5 +86,5 @@ def test_an_objective_on_other_segments():
         assert all(choose_objective(name, kind).name == name for kind in SEGMENTS)
     with pytest.raises(UserError, match="nsp trains on next_sentence segments, and the data hold "):
         choose_objective("nsp", "single")
-    options = ObjectiveOptions(ReplacedTokenDetection(temperature=2.0))
+    options = ObjectiveOptions(RtdOptions(temperature=2.0))
     assert choose_objective("rtd", "single", options) == ReplacedTokenDetection(temperature=2.0)

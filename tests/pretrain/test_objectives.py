@@ -15,8 +15,8 @@ from bertjax.data.prepare.run import PrepareConfig, prepare
 from bertjax.data.shards import read_manifest
 from bertjax.model.heads import TASK_PARTS
 from bertjax.objectives.masking import MaskingConfig
-from bertjax.objectives.rtd import ReplacedTokenDetection
-from bertjax.objectives.table import OBJECTIVES, ObjectiveOptions
+from bertjax.objectives.options import ObjectiveOptions, RtdOptions
+from bertjax.objectives.table import OBJECTIVES
 from bertjax.pretrain import run as runs
 from bertjax.pretrain.config import ModelConfig, PretrainConfig
 from bertjax.pretrain.metrics import verdict
@@ -182,7 +182,7 @@ def test_replaced_tokens_are_detected_by_a_run_of_its_own_that_exports_an_encode
     data, recipe, tmp_path
 ):
     lines, masking = [], MaskingConfig(mask_prob=0.85, random_prob=0.0)
-    options = ObjectiveOptions(ReplacedTokenDetection(discriminator_weight=20.0))
+    options = ObjectiveOptions(RtdOptions(discriminator_weight=20.0))
     config = recipe(
         "mlm", tmp_path / "run", objective="rtd", objective_options=options, masking=masking
     )
