@@ -21,6 +21,7 @@ from bertjax.config import read_json_object
 from bertjax.convert import transformers_outputs
 from bertjax.errors import UserError
 from bertjax.files import write_atomically
+from bertjax.interop.huggingface import Pretrained
 
 GOLDEN = "parity.json"
 TEXTS = (
@@ -33,7 +34,7 @@ TEXTS = (
 
 _FORMAT = 1
 _SAMPLE = 512
-_TIMEOUT_SECONDS = 1800
+_TIMEOUT_MINUTES = 30
 _PROBE_LENGTH = 37
 _PROBE_KEYS = ("input_ids", "attention_mask", "token_type_ids")
 
@@ -51,21 +52,18 @@ class Statistics:
     """float32 [K]: the output at these indices."""
 
     @classmethod
-    def of(cls, output: np.ndarray, sample: int | None = None) -> "Statistics":
-        """Computes the statistics of an output.
-
-        Args:
-            output: the output.
-            sample: number of positions to keep, which depend only on the output's size; None keeps
-                all.
-        """
-        positions = np.arange(output.size)
-        if sample is not None and sample < output.size:
-            rng = np.random.default_rng(output.size)
-            positions = np.sort(rng.choice(output.size, sample, replace=False))
-        values = output.reshape(-1)[positions].astype(np.float32)
+    def of(cls, output: np.ndarray) -> "Statistics":
+        """Computes the statistics of an output and keeps all its values."""
         mean, std = output.mean(dtype=np.float64), output.std(dtype=np.float64)
-        return cls(output.shape, float(mean), float(std), positions, values)
+        values = output.reshape(-1).astype(np.float32)
+        return cls(output.shape, float(mean), float(std), np.arange(values.size), values)
+
+    def sample(self) -> "Statistics":
+        """Keeps at most 512 values, at positions that depend only on the number of values."""
+        size = self.values.size
+        kept = np.random.default_rng(size).choice(size, min(size, _SAMPLE), replace=False)
+        kept.sort()
+        return dataclasses.replace(self, positions=self.positions[kept], values=self.values[kept])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,25 +91,26 @@ class Reference:
         return f"{self.architecture} of {versions or self.generator}"
 
 
-def make_probe(
-    vocab_size: int, max_length: int, type_vocab_size: int, cls_id: int, sep_id: int, pad_id: int
-) -> dict[str, np.ndarray]:
-    """Makes rows [4, T] int32 of different lengths, with ids from the whole vocabulary.
+def make_probe(model: Pretrained) -> dict[str, np.ndarray]:
+    """Makes rows [4, T] int32 of different lengths, with ids from a model's whole vocabulary.
 
-    The second half of each row has token type 1. Equal arguments give equal rows.
+    The second half of each row has token type 1. Models of one shape and one tokenizer get equal
+    rows.
     """
+    config, tokenizer = model.config, model.tokenizer
+    vocab_size = min(tokenizer.vocab_size, config.vocab_size)
     rng = np.random.default_rng(0)
-    width = min(_PROBE_LENGTH, max_length)
+    width = min(_PROBE_LENGTH, config.max_position_embeddings)
     lengths = (width, max(1, width - 4), max(1, width // 3), min(3, width))
     probe = {name: np.zeros((len(lengths), width), np.int32) for name in _PROBE_KEYS}
-    probe["input_ids"][:] = pad_id
+    probe["input_ids"][:] = tokenizer.pad_id
     for row, length in enumerate(lengths):
         middle = length // 2
         ids = rng.integers(0, vocab_size, length)
-        ids[0], ids[middle], ids[-1] = cls_id, sep_id, sep_id
+        ids[0], ids[middle], ids[-1] = tokenizer.cls_id, tokenizer.sep_id, tokenizer.sep_id
         probe["input_ids"][row, :length] = ids
         probe["attention_mask"][row, :length] = 1
-        probe["token_type_ids"][row, middle + 1 : length] = min(1, type_vocab_size - 1)
+        probe["token_type_ids"][row, middle + 1 : length] = min(1, config.type_vocab_size - 1)
     return probe
 
 
@@ -122,103 +121,56 @@ def without_padding(output: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return output
 
 
-def from_transformers(
-    source: epath.Path, probe: Mapping[str, np.ndarray], interpreter: str = sys.executable
-) -> Reference | None:
-    """Computes the outputs of `transformers` for a model in Hugging Face's layout.
+def from_transformers(source: epath.Path, probe: dict[str, np.ndarray]) -> Reference | None:
+    """Computes the outputs of `transformers` for a local directory in Hugging Face's layout.
 
-    Args:
-        source: a local directory.
-        probe: a result of `make_probe`.
-        interpreter: the Python interpreter that may have transformers and torch.
-
-    Returns:
-        The outputs, or None if transformers or torch is not installed.
-
-    Raises:
-        UserError: transformers can't read the model.
+    Returns None if transformers or torch is not installed. Raises `UserError` if transformers
+    can't read the model.
     """
-    request = {
-        "probe": {name: np.asarray(rows).tolist() for name, rows in probe.items()},
-        "texts": TEXTS,
-    }
+    request = {"probe": {name: rows.tolist() for name, rows in probe.items()}, "texts": TEXTS}
     with tempfile.TemporaryDirectory(prefix="bertjax-parity-") as directory:
         folder = epath.Path(directory)
         (folder / "request.json").write_text(json.dumps(request))
-        # With -P, modules beside the program can't shadow others.
-        command = [interpreter, "-P", transformers_outputs.__file__, str(source)]
         try:
             done = subprocess.run(
-                [*command, str(folder / "request.json"), str(folder)],
+                # With -P, modules beside the program can't shadow others.
+                [sys.executable, "-P", transformers_outputs.__file__, str(source), directory],
                 env={**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"},
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
-                timeout=_TIMEOUT_SECONDS,
+                timeout=60 * _TIMEOUT_MINUTES,
             )
         except subprocess.TimeoutExpired:
             raise UserError(
-                f"{source}: transformers gave no answer in {_TIMEOUT_SECONDS // 60} minutes."
+                f"{source}: transformers gave no answer in {_TIMEOUT_MINUTES} minutes."
             ) from None
         if done.returncode == transformers_outputs.NOT_INSTALLED:
             return None
-        last = (done.stderr.strip() or "it was killed").splitlines()[-1]
         if done.returncode == transformers_outputs.NOT_READABLE:
+            last = (done.stderr.strip() or "no reason given").splitlines()[-1]
             raise UserError(f"{source}: transformers can't read it ({last}).")
         if done.returncode:
             raise RuntimeError(f"transformers failed on {source}: {done.stderr[-3000:]}")
         about = json.loads((folder / "about.json").read_text())
         with np.load(str(folder / "outputs.npz"), allow_pickle=False) as arrays:
-            outputs = {name: arrays[name] for name in arrays.files}
-    mask = np.asarray(probe["attention_mask"])
-    return Reference(
-        generator=about["generator"],
-        versions=about["versions"],
-        architecture=about["architecture"],
-        probe=dict(probe),
-        outputs={
-            name: Statistics.of(without_padding(output, mask)) for name, output in outputs.items()
-        },
-        texts=TEXTS,
-        ids=about["ids"],
-    )
+            outputs = {
+                name: Statistics.of(without_padding(arrays[name], probe["attention_mask"]))
+                for name in arrays.files
+            }
+    return Reference(**about, probe=probe, outputs=outputs, texts=TEXTS)
 
 
 def write_golden(path: epath.Path, reference: Reference) -> None:
-    """Writes a reference as golden statistics, with a few hundred values of each output.
-
-    Raises:
-        CannotWrite: the disk is full or permission is denied.
-    """
-    outputs = {}
-    for name, output in reference.outputs.items():
-        kept = Statistics.of(output.values, _SAMPLE)  # its positions index the known positions
-        outputs[name] = {
-            "shape": list(output.shape),
-            "mean": output.mean,
-            "std": output.std,
-            "positions": output.positions[kept.positions].tolist(),
-            "values": kept.values.tolist(),
-        }
-    fields = {
-        "format": _FORMAT,
-        "generator": reference.generator,
-        "versions": reference.versions,
-        "architecture": reference.architecture,
-        "probe": {name: rows.tolist() for name, rows in reference.probe.items()},
-        "outputs": outputs,
-        "texts": list(reference.texts),
-        "ids": reference.ids,
-    }
-    write_atomically(path, json.dumps(fields).encode() + b"\n")
+    """Writes a reference as golden statistics, with a few hundred values of each output."""
+    outputs = {name: output.sample() for name, output in reference.outputs.items()}
+    fields = dataclasses.asdict(dataclasses.replace(reference, outputs=outputs))
+    text = json.dumps({"format": _FORMAT, **fields}, default=np.ndarray.tolist)
+    write_atomically(path, text.encode() + b"\n")
 
 
 def read_golden(path: epath.Path) -> Reference:
-    """Reads golden statistics that `write_golden` wrote.
-
-    Raises:
-        UserError: the file is absent, is damaged, or was made by bertjax.
-    """
+    """Reads golden statistics; raises `UserError` if they are damaged or bertjax made them."""
     fields = read_json_object(path)
     try:
         reference = _reference(fields)
@@ -235,13 +187,11 @@ def read_golden(path: epath.Path) -> Reference:
 
 
 def _reference(fields: Mapping[str, Any]) -> Reference:
-    if fields["format"] != _FORMAT or not isinstance(fields["generator"], str):
-        raise ValueError
     probe = {name: _array(fields["probe"][name], np.int32) for name in _PROBE_KEYS}
-    if len({rows.shape for rows in probe.values()}) != 1 or probe["input_ids"].ndim != 2:
-        raise ValueError
     outputs = {name: _statistics(output) for name, output in fields["outputs"].items()}
-    if "last_hidden_state" not in outputs:
+    is_known = fields["format"] == _FORMAT and isinstance(fields["generator"], str)
+    is_rows = len({rows.shape for rows in probe.values()}) == 1 and probe["input_ids"].ndim == 2
+    if not (is_known and is_rows and "last_hidden_state" in outputs):
         raise ValueError
     ids = fields["ids"]
     return Reference(

@@ -93,10 +93,6 @@ class ConvertResult:
 def convert(config: ConvertConfig, log: Callable[[str], None]) -> ConvertResult:
     """Reads a model and writes it in another layout. A failure leaves nothing behind.
 
-    Args:
-        config: source, destination and layout.
-        log: takes one line at a time.
-
     Raises:
         UserError: the source can't be read, the outputs differ from the reference, or the
             destination is not empty.
@@ -111,15 +107,14 @@ def convert(config: ConvertConfig, log: Callable[[str], None]) -> ConvertResult:
         directory, downloaded = hub.download(name)
         log(f"Downloaded {downloaded}.")
         config = dataclasses.replace(config, source=str(directory))
-    source = read_source(
-        config.source, with_moments=config.to == "run", hidden_act=config.hidden_act
-    )
+    to_run = config.to == "run"
+    source = read_source(config.source, with_moments=to_run, hidden_act=config.hidden_act)
     log(f"Read {config.source}: {source}.")
     for note in source.notes:
         log(note)
     certificate = _verified(config, source, log) if config.verify else None
     source = _with_other_words(config, source, log)
-    if config.to == "run":
+    if to_run:
         return _write_run(config, source, dest, certificate, log)
     with filling(dest) as directory:
         _certify(config, directory, certificate)
@@ -148,14 +143,7 @@ def _write_run(
     optimizer = config.optimizer or source.optimizer or "adamw_google"
     with filling(dest) as directory:
         _certify(config, directory, certificate)
-        written = write_run(
-            directory,
-            source,
-            objective=objective,
-            optimizer=optimizer,
-            seed=config.seed,
-            log=log,
-        )
+        written = write_run(directory, source, objective, optimizer, config.seed, log)
         write_config(directory, KIND, dataclasses.asdict(config))
     step, moments = written.step or 0, written.mu is not None
     whose = "the source's" if moments else "fresh"

@@ -46,11 +46,6 @@ class Source:
     objective: str | None = None
     """Name of the objective; only a run has one."""
 
-    def with_params(self, params: dict[str, Any], mu: Any, nu: Any) -> "Source":
-        """Returns this source with other parameters and moments."""
-        model = dataclasses.replace(self.model, params=params)
-        return dataclasses.replace(self, model=model, mu=mu, nu=nu)
-
     def __str__(self) -> str:
         shape, params = self.model.config, self.model.params
         heads = sorted(set(params) - {"embeddings", "encoder"})
@@ -65,25 +60,25 @@ class Source:
 
 
 def read_source(path: str, *, with_moments: bool, hidden_act: str | None = None) -> Source:
-    """Reads a model, with its training state if it has one.
+    """Reads a TF1 checkpoint, a run directory, or a model in Hugging Face's layout.
 
-    Args:
-        path: a TF1 checkpoint, a run directory, or a model in Hugging Face's layout.
-        with_moments: whether to read Adam's moments, if they exist.
-        hidden_act: the activation in place of the source's own.
+    Adam's moments are read if they exist and `with_moments` is set. `hidden_act` replaces the
+    source's own activation.
 
     Raises:
         UserError: the source can't be read, or its moments are incomplete.
     """
     place = location(path)
     if google.is_checkpoint(place):
-        source = _read_google(place, with_moments)
-        if hidden_act is None and source.model.config.hidden_act == "gelu":
-            note = (
+        found = google.read_checkpoint(place, moments=with_moments)
+        notes = found.notes
+        if hidden_act is None and found.config.hidden_act == "gelu":
+            notes += (
                 "hidden_act is gelu (erf), as its JSON says. Weights of Google's code from "
-                "February 2019 on were trained with tanh: for them, set `hidden_act` gelu_new."
+                "February 2019 on were trained with tanh: for them, set `hidden_act` gelu_new.",
             )
-            source = dataclasses.replace(source, notes=(*source.notes, note))
+        state = (found.step, found.step, found.has_moments, found.mu, found.nu)
+        source = Source(from_google(found), *state, notes)
     elif is_pretraining_run(place):
         source = _read_run(place, with_moments)
     else:
@@ -102,19 +97,6 @@ def is_pretraining_run(path: epath.Path) -> bool:
     return read_json_object(path / CONFIG).get("kind") == KIND
 
 
-def _read_google(path: epath.Path, with_moments: bool) -> Source:
-    found = google.read_checkpoint(path, moments=with_moments)
-    return Source(
-        from_google(found),
-        found.step,
-        found.step,
-        found.has_moments,
-        found.mu,
-        found.nu,
-        found.notes,
-    )
-
-
 def _read_run(path: epath.Path, with_moments: bool) -> Source:
     """Reads the newest checkpoint of a pre-training run."""
     notes: list[str] = []
@@ -129,11 +111,12 @@ def _read_run(path: epath.Path, with_moments: bool) -> Source:
                 "of that one back."
             )
         kind = kind_of_parts(params)
-        objective = saved["objective"]["name"] if "objective" in saved else _objective_of(kind)
-        model = Pretrained(shape, params, tokenizer, {"kind": kind})
+        # A converted run names no objective: the first one that exports such heads stands for it.
+        exporting = (name for name, each in OBJECTIVES.items() if each.export_kind == kind)
+        objective = saved["objective"]["name"] if "objective" in saved else next(exporting)
         if not with_moments:
             params = OBJECTIVES[objective].exported(params)
-            model = dataclasses.replace(model, params=params)
+            model = Pretrained(shape, params, tokenizer, {"kind": kind})
             return Source(model, meta["step"], has_moments=True, notes=tuple(notes))
         if "freeze" in saved:
             raise UserError(
@@ -150,23 +133,13 @@ def _read_run(path: epath.Path, with_moments: bool) -> Source:
     assert restored is not None
     state = restored.state
     mu, nu = (optax.tree.get(state.opt_state, name) for name in ("mu", "nu"))
-    model = dataclasses.replace(model, params=state.params)
-    step, updates = int(state.step), int(state.updates)
-    optimizer_name = saved["optimizer"]
-    return Source(model, step, updates, True, mu, nu, tuple(notes), optimizer_name, objective)
-
-
-def _objective_of(kind: str) -> str:
-    """Returns the first objective that exports a kind of model; a converted run names none."""
-    return next(name for name, each in OBJECTIVES.items() if each.export_kind == kind)
+    model = Pretrained(shape, state.params, tokenizer, {"kind": kind})
+    steps = (int(state.step), int(state.updates))
+    return Source(model, *steps, True, mu, nu, tuple(notes), saved["optimizer"], objective)
 
 
 def optimizer_with_moments(name: str) -> optax.GradientTransformation:
-    """Returns an optimizer whose state is that of a run.
-
-    Raises:
-        UserError: the optimizer does not keep Adam's two moments.
-    """
+    """Returns an optimizer; raises `UserError` if it does not keep Adam's two moments."""
     # The state does not depend on the schedule.
     optimizer = make_optimizer(OptimizerConfig(name), optax.constant_schedule(0.0))
     state = optimizer.init({"kernel": jnp.zeros((1, 1))})

@@ -25,24 +25,15 @@ MODEL = "model.json"
 def write_run(
     directory: epath.Path,
     source: Source,
-    *,
     objective: Objective,
     optimizer: str,
     seed: int,
     log: Callable[[str], None],
 ) -> Source:
-    """Writes the tokenizer, the shape and the first checkpoint of a run.
+    """Writes the tokenizer, the shape and the first checkpoint of a run into an empty directory.
 
-    Args:
-        directory: an empty directory.
-        source: the model and its training state.
-        objective: the objective of the run.
-        optimizer: the name of its optimizer.
-        seed: draws the subtrees that the objective trains and the source lacks.
-        log: takes one line at a time.
-
-    Returns:
-        The model and the training state that were written.
+    `seed` draws the subtrees that the objective trains and the source lacks. Returns the model and
+    the training state that were written.
     """
     source = _with_heads(source, objective, seed, log)
     if source.step and source.mu is None:
@@ -87,9 +78,9 @@ def _with_heads(
         return None if tree is None else {part: {**tree, **rest}[part] for part in parts}
 
     zeros = jax.tree.map(jnp.zeros_like, drawn)
-    return source.with_params(
-        whole(params, drawn), whole(source.mu, zeros), whole(source.nu, zeros)
-    )
+    model = dataclasses.replace(source.model, params=whole(params, drawn))
+    mu, nu = whole(source.mu, zeros), whole(source.nu, zeros)
+    return dataclasses.replace(source, model=model, mu=mu, nu=nu)
 
 
 def _state(source: Source, optimizer_name: str) -> TrainState:

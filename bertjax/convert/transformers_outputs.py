@@ -1,11 +1,11 @@
 """Computes a BERT's outputs with Hugging Face's `transformers`, in a process of its own.
 
-    python transformers_outputs.py SOURCE REQUEST OUTPUT
+    python transformers_outputs.py SOURCE DIRECTORY
 
-SOURCE is a local directory in Hugging Face's layout. REQUEST is a JSON file: {"probe": {input_ids,
-attention_mask, token_type_ids: lists [B, T]}, "texts": [...]}. The program writes outputs.npz and
-about.json into the directory OUTPUT. It imports nothing from bertjax, so it runs in any interpreter
-with transformers and torch, and neither is loaded by bertjax. `reference.py` starts it.
+SOURCE is a local directory in Hugging Face's layout. DIRECTORY has request.json: {"probe":
+{input_ids, attention_mask, token_type_ids: lists [B, T]}, "texts": [...]}, and gets outputs.npz and
+about.json. The program imports nothing from bertjax, so that bertjax loads neither transformers nor
+torch. `reference.py` starts it.
 
 Exit codes: 3 if transformers or torch is not installed; 4 if transformers can't read the source.
 """
@@ -31,16 +31,18 @@ _NEEDS = {
     "nsp_logits": ("pooler", "cls.seq_relationship"),
     "logits": ("pooler", "classifier", "qa_outputs"),
 }
+_NAMES = {"MaskedLM": "mlm_logits", "NextSentencePrediction": "nsp_logits"}
 
 
-def main(source: str, request: str, output: str) -> int:
+def main(source: str, directory: str) -> int:
     """Writes outputs.npz and about.json; returns the exit code."""
+    folder = pathlib.Path(directory)
+    asked = json.loads((folder / "request.json").read_text())
     try:
         library = importlib.import_module("transformers")
         torch_version = importlib.metadata.version("torch")
     except ImportError as error:
         return _fail(NOT_INSTALLED, error)
-    asked = json.loads(pathlib.Path(request).read_text())
     try:
         model, architecture, missing = _load(library, source)
         ids = _token_ids(library, source, asked["texts"])
@@ -51,27 +53,24 @@ def main(source: str, request: str, output: str) -> int:
     ) as error:
         return _fail(NOT_READABLE, error)
     outputs = _outputs(library, model, architecture, asked["probe"])
-    known: dict[str, Any] = {
-        name: array for name, array in outputs.items() if missing.isdisjoint(_NEEDS[name])
-    }
-    np.savez(pathlib.Path(output, "outputs.npz"), **known)
+    known: Any = {name: outputs[name] for name in outputs if missing.isdisjoint(_NEEDS[name])}
+    np.savez(folder / "outputs.npz", **known)
     about = {
         "generator": "transformers",
         "versions": {"transformers": library.__version__, "torch": torch_version},
         "architecture": architecture,
         "ids": ids,
     }
-    pathlib.Path(output, "about.json").write_text(json.dumps(about))
+    (folder / "about.json").write_text(json.dumps(about))
     return 0
 
 
 def _load(library: Any, source: str) -> tuple[Any, str, set[str]]:
     """Returns the model, its architecture, and the parts that its file lacks."""
     fields = json.loads(pathlib.Path(source, "config.json").read_text())
-    any_config = (
-        library.AutoConfig if "model_type" in fields else library.BertConfig
-    )  # files of 2019
-    config = any_config.from_pretrained(source, local_files_only=True)
+    # Files of 2019 have no model_type.
+    config_type = library.AutoConfig if "model_type" in fields else library.BertConfig
+    config = config_type.from_pretrained(source, local_files_only=True)
     architecture = (config.architectures or ["BertModel"])[0]
     kind = getattr(library, architecture, None)
     if kind is None:
@@ -97,23 +96,19 @@ def _outputs(
         "last_hidden_state": base.last_hidden_state,
         "pooled": getattr(base, "pooler_output", None),
     }
+    head = architecture.rpartition("For")[2]
+    if head == "MultipleChoice":  # [B, C, T] with two choices per question
+        tensors = {name: rows.reshape(-1, 2, rows.shape[-1]) for name, rows in tensors.items()}
     if model is not model.base_model:
-        if architecture.endswith("ForMultipleChoice"):  # [B, C, T] with two choices per question
-            tensors = {name: rows.reshape(-1, 2, rows.shape[-1]) for name, rows in tensors.items()}
-        found |= _head_outputs(model(**tensors), architecture)
+        top = model(**tensors)
+        if head == "PreTraining":
+            found["mlm_logits"] = top.prediction_logits
+            found["nsp_logits"] = top.seq_relationship_logits
+        elif head == "QuestionAnswering":
+            found["logits"] = np.stack([top.start_logits, top.end_logits], axis=-1)
+        else:
+            found[_NAMES.get(head, "logits")] = top.logits
     return {name: np.asarray(value) for name, value in found.items() if value is not None}
-
-
-def _head_outputs(top: Any, architecture: str) -> dict[str, Any]:
-    if architecture.endswith("ForPreTraining"):
-        return {"mlm_logits": top.prediction_logits, "nsp_logits": top.seq_relationship_logits}
-    if architecture.endswith("ForQuestionAnswering"):
-        return {"logits": np.stack([top.start_logits, top.end_logits], axis=-1)}
-    if architecture.endswith("ForMaskedLM"):
-        return {"mlm_logits": top.logits}
-    if architecture.endswith("ForNextSentencePrediction"):
-        return {"nsp_logits": top.logits}
-    return {"logits": top.logits}
 
 
 def _token_ids(library: Any, source: str, texts: list[str]) -> list[list[int]] | None:

@@ -6,7 +6,7 @@
 import dataclasses
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -16,50 +16,48 @@ from bertjax.text.wordpiece import WordPieceTokenizer
 from bertjax.train.tree import named, nested
 
 _ACTS = {"gelu": "gelu (erf)", "gelu_new": "gelu_new (tanh)", "relu": "relu"}
-_SAME_ACTS = {"gelu_tanh": "gelu_new"}
 _EPSILONS = (1e-12, 1e-6, 1e-5)
 _TOKEN_TYPES = "embeddings/token_type_embeddings/embedding"
 
 
-class Variant(NamedTuple):
-    """A model that differs from another by one known mistake."""
-
-    cause: str
-    """A clause that says what differs."""
-    model: Pretrained
-
-
-def variants(model: Pretrained) -> Iterator[Variant]:
-    """Yields every known variant that differs from the model."""
+def variants(model: Pretrained) -> Iterator[tuple[str, Pretrained]]:
+    """Yields (a clause that says what differs, the model with that difference)."""
     config, leaves = model.config, named(model.params)
-    act = _SAME_ACTS.get(config.hidden_act, config.hidden_act)
+
+    def configured(**fields: Any) -> Pretrained:
+        return dataclasses.replace(model, config=dataclasses.replace(config, **fields))
+
+    def changed(new: Mapping[str, Any]) -> Pretrained:
+        return dataclasses.replace(model, params=nested({**leaves, **new}))
+
+    act = "gelu_new" if config.hidden_act == "gelu_tanh" else config.hidden_act
     for name, shown in _ACTS.items():
         if name != act:
             cause = f"hidden_act is {shown} there and {_ACTS[act]} here"
-            yield Variant(cause, _with_config(model, hidden_act=name))
+            yield cause, configured(hidden_act=name)
     for epsilon in _EPSILONS:
         if epsilon != config.layer_norm_eps:
             cause = f"layer_norm_eps is {epsilon:g} there and {config.layer_norm_eps:g} here"
-            yield Variant(cause, _with_config(model, layer_norm_eps=epsilon))
+            yield cause, configured(layer_norm_eps=epsilon)
 
     for kind, paths in _square_kernels(leaves).items():
-        changed = {path: leaves[path].T for path in paths}
-        yield Variant(f"every {kind} kernel is transposed", _with(model, changed))
+        yield (
+            f"every {kind} kernel is transposed",
+            changed({path: leaves[path].T for path in paths}),
+        )
 
     types = leaves[_TOKEN_TYPES]
-    yield Variant("token types are ignored there", _with(model, {_TOKEN_TYPES: 0 * types}))
-    first = types[:1] + 0 * types
-    yield Variant("every token is of type 0 there", _with(model, {_TOKEN_TYPES: first}))
+    yield "token types are ignored there", changed({_TOKEN_TYPES: 0 * types})
+    yield "every token is of type 0 there", changed({_TOKEN_TYPES: types[:1] + 0 * types})
 
-    norms = [path for path in leaves if "layer_norm/" in path]
-    ones = {path: 0 * leaves[path] + 1 for path in norms if path.endswith("/scale")}
-    zeros = {path: 0 * leaves[path] for path in norms if path.endswith("/bias")}
-    yield Variant("LayerNorm's gamma and beta are not read", _with(model, ones | zeros))
-    yield Variant("LayerNorm's gamma is not read", _with(model, ones))
-    yield Variant("LayerNorm's beta is not read", _with(model, zeros))
+    norms = {path: 0 * leaf for path, leaf in leaves.items() if "layer_norm/" in path}
+    ones = {path: zero + 1 for path, zero in norms.items() if path.endswith("/scale")}
+    zeros = {path: zero for path, zero in norms.items() if path.endswith("/bias")}
+    yield "LayerNorm's gamma and beta are not read", changed(ones | zeros)
+    yield "LayerNorm's gamma is not read", changed(ones)
+    yield "LayerNorm's beta is not read", changed(zeros)
     if "mlm/bias" in leaves:
-        zero = {"mlm/bias": 0 * leaves["mlm/bias"]}
-        yield Variant("the masked-LM bias is not read", _with(model, zero))
+        yield "the masked-LM bias is not read", changed({"mlm/bias": 0 * leaves["mlm/bias"]})
 
 
 def tokenizer_variants(tokenizer: Tokenizer) -> Iterator[tuple[str, Tokenizer]]:
@@ -81,13 +79,8 @@ def tokenizer_variants(tokenizer: Tokenizer) -> Iterator[tuple[str, Tokenizer]]:
 def label_order(ours: np.ndarray, positions: np.ndarray, values: np.ndarray) -> list[int] | None:
     """Matches every class of the reference with the class of ours that has the nearest logits.
 
-    Args:
-        ours: logits [..., C].
-        positions: flat indices into them.
-        values: the reference's logits at these positions.
-
-    Returns:
-        A permutation of the C classes other than the identity, or None.
+    Compares `ours` [..., C] at flat indices [K] with the reference's `values` [K]. Returns a
+    permutation of the C classes other than the identity, or None.
     """
     classes = ours.shape[-1]
     rows, columns = np.divmod(positions, classes)
@@ -112,10 +105,7 @@ def has_plain_norms(model: Pretrained) -> bool:
 
 
 def _square_kernels(leaves: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Returns the paths of square kernels by module, over all layers, and under "square" all paths.
-
-    The shape of a square kernel does not reveal that it should have been transposed.
-    """
+    """Returns the paths of square kernels by module, over all layers, and all paths as "square"."""
     groups: dict[str, list[str]] = {}
     for path, leaf in leaves.items():
         if path.endswith("/kernel") and leaf.shape[0] == leaf.shape[1]:
@@ -123,11 +113,3 @@ def _square_kernels(leaves: Mapping[str, Any]) -> dict[str, list[str]]:
             groups.setdefault(kind, []).append(path)
     groups["square"] = [path for paths in groups.values() for path in paths]
     return groups
-
-
-def _with_config(model: Pretrained, **fields: Any) -> Pretrained:
-    return dataclasses.replace(model, config=dataclasses.replace(model.config, **fields))
-
-
-def _with(model: Pretrained, changed: Mapping[str, Any]) -> Pretrained:
-    return dataclasses.replace(model, params=nested({**named(model.params), **changed}))

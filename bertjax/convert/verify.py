@@ -6,8 +6,8 @@ names the one that explains the difference.
 
 import dataclasses
 import functools
+import itertools
 import json
-import sys
 from collections.abc import Callable, Iterator, Mapping
 
 import jax
@@ -24,6 +24,7 @@ from bertjax.files import is_local, location
 from bertjax.interop.huggingface import CONFIG, Pretrained
 from bertjax.model import bert
 from bertjax.model.heads import TASK_PARTS
+from bertjax.text.tokenizer import Tokenizer
 
 TOLERANCE = 2e-5
 """Maximum difference of an output, relative to its largest value. On all-MiniLM-L6-v2, PyTorch's
@@ -64,70 +65,55 @@ class Certificate:
 
     def verdict(self) -> str:
         """Returns the result in one sentence."""
-        name, largest = max(self.differences.items(), key=lambda item: item[1])
         with_what = f"{self.compared_with}{' (stored statistics)' if self.stored else ''}"
+        left_out = ""
+        if self.not_compared:
+            lacking = ", ".join(self.not_compared)
+            left_out = f"; not compared, because this model lacks it: {lacking}"
         if self.agrees:
+            name, largest = max(self.differences.items(), key=lambda item: item[1])
             return (
                 f"Agrees with {with_what}: {', '.join(self.differences)} differ by at most "
                 f"{largest:.1e} of their largest value ({name}; the tolerance is "
-                f"{self.tolerance:g}){self._left_out()}."
+                f"{self.tolerance:g}){left_out}."
             )
-        wrong = [
-            f"{name} by {difference:.1e} of its largest value" if np.isfinite(difference)
-            else f"{name} in shape or finiteness"
-            for name, difference in self.differences.items()
-            if difference > self.tolerance
-        ]  # fmt: skip
+        wrong = []
+        for name, difference in self.differences.items():
+            if np.isinf(difference):
+                wrong.append(f"{name} in shape or finiteness")
+            elif difference > self.tolerance:
+                wrong.append(f"{name} by {difference:.1e} of its largest value")
         if self.texts_that_differ:
             wrong.append(f"the ids of {self.texts_that_differ[0]!r}")
         cause = "none of the known mistakes explains it"
         if self.causes:
             cause = f"the likely cause: {'; '.join(self.causes)}"
-        return f"Differs from {with_what}: {', '.join(wrong)}{self._left_out()}; {cause}."
-
-    def _left_out(self) -> str:
-        if not self.not_compared:
-            return ""
-        return f"; not compared, because this model lacks it: {', '.join(self.not_compared)}"
+        return f"Differs from {with_what}: {', '.join(wrong)}{left_out}; {cause}."
 
     def to_json(self) -> str:
         """Returns the certificate as a JSON object; a difference that is not finite is null."""
-        fields = dataclasses.asdict(self)
+        fields = {"verdict": self.verdict(), **dataclasses.asdict(self)}
         del fields["reference"]
-        fields["differences"] = {
-            name: difference if np.isfinite(difference) else None
-            for name, difference in self.differences.items()
-        }
-        return json.dumps({"verdict": self.verdict(), **fields}, indent=2, ensure_ascii=False)
+        for name, difference in self.differences.items():
+            fields["differences"][name] = None if np.isinf(difference) else difference
+        return json.dumps(fields, indent=2, ensure_ascii=False)
 
 
-def verify(
-    model: Pretrained,
-    source: epath.PathLike,
-    log: Callable[[str], None],
-    *,
-    golden: epath.PathLike | None = None,
-    interpreter: str = sys.executable,
-) -> Certificate:
+def verify(model: Pretrained, source: epath.PathLike, log: Callable[[str], None]) -> Certificate:
     """Compares a model's outputs with those of its source's implementation.
 
     For a source in Hugging Face's layout, transformers computes the reference outputs in a separate
-    process if it is installed. Otherwise they are read from golden statistics: from `golden`, or
-    from parity.json beside the source.
+    process if it is installed. Otherwise they are read from parity.json beside the source.
 
-    Args:
-        model: the converted model.
-        source: the directory that it was converted from, or a file in it.
-        log: takes one line at a time.
-        golden: another file of golden statistics, which need not exist.
-        interpreter: the Python interpreter that may have transformers and torch.
+    `source` is the directory that the model was converted from, or a file in it. `log` takes one
+    line at a time.
 
     Raises:
         UserError: there are no reference outputs, or the golden statistics are damaged, belong to
             another vocabulary, or were made by bertjax.
     """
     source = location(source)
-    reference, stored = _find_reference(model, source, log, golden, interpreter)
+    reference, stored = _find_reference(model, source, log)
     log(f"Comparing with {reference}{' (stored statistics)' if stored else ''}.")
     ids = reference.probe["input_ids"]
     if ids.min() < 0 or ids.max() >= model.config.vocab_size:
@@ -137,15 +123,17 @@ def verify(
         )
     ours = model_outputs(model, reference.probe)
     found = _differences(ours, reference)
-    texts = _texts_that_differ(model, reference)
+    texts = _texts_that_differ(model.tokenizer, reference)
     causes = []
-    if max(found.values()) > TOLERANCE:
+    if is_wrong := max(found.values()) > TOLERANCE:
         log("The outputs differ: trying the known causes, one at a time.")
         causes += _causes(model, reference, ours, found)
     if texts:
-        causes += _tokenizer_causes(model, reference)
+        tokenizers = variants.tokenizer_variants(model.tokenizer)
+        fitting = (cause for cause, other in tokenizers if not _texts_that_differ(other, reference))
+        causes += itertools.islice(fitting, 1)
     return Certificate(
-        agrees=max(found.values()) <= TOLERANCE and not texts,
+        agrees=not is_wrong and not texts,
         source=str(source),
         compared_with=str(reference),
         stored=stored,
@@ -154,19 +142,6 @@ def verify(
         texts_that_differ=texts,
         causes=tuple(causes),
         reference=reference,
-    )
-
-
-def probe_of(model: Pretrained) -> dict[str, np.ndarray]:
-    """Returns `reference.make_probe` for the shape and the special tokens of a model."""
-    tokenizer, config = model.tokenizer, model.config
-    return references.make_probe(
-        min(tokenizer.vocab_size, config.vocab_size),
-        config.max_position_embeddings,
-        config.type_vocab_size,
-        tokenizer.cls_id,
-        tokenizer.sep_id,
-        tokenizer.pad_id,
     )
 
 
@@ -204,40 +179,34 @@ def _program(config: BertConfig, kind: str) -> Callable:
 
 
 def _find_reference(
-    model: Pretrained,
-    source: epath.Path,
-    log: Callable[[str], None],
-    golden: epath.PathLike | None,
-    interpreter: str,
+    model: Pretrained, source: epath.Path, log: Callable[[str], None]
 ) -> tuple[Reference, bool]:
     """Returns the live outputs if possible, else the stored ones; and whether they are stored."""
     directory = source if source.is_dir() else source.parent
     reason = "transformers reads only local directories with safetensors or pytorch_model.bin"
-    for candidate in (directory / "export", directory):
-        if is_local(candidate) and _is_hugging_face(candidate):
-            try:
-                live = references.from_transformers(candidate, probe_of(model), interpreter)
-            except UserError as error:
-                reason = str(error).rstrip(".")
-                log(f"{reason}: looking for golden statistics.")
-                break
+    local = [place for place in (directory / "export", directory) if _is_readable(place)]
+    if local:
+        reason = "transformers and torch are not installed (pip install transformers torch)"
+        try:
+            live = references.from_transformers(local[0], references.make_probe(model))
             if live is not None:
                 return live, False
-            reason = "transformers and torch are not installed (pip install transformers torch)"
-            break
-    candidates = [epath.Path(golden)] if golden is not None else []
-    for path in (*candidates, directory / GOLDEN):
-        if path.is_file():
-            return references.read_golden(path), True
+        except UserError as error:
+            reason = str(error).rstrip(".")
+            log(f"{reason}: looking for golden statistics.")
+    if (directory / GOLDEN).is_file():
+        return references.read_golden(directory / GOLDEN), True
     raise UserError(
         f"{source}: there is nothing to compare the model with: {reason}, and there are no golden "
         f"statistics ({GOLDEN}) beside it."
     )
 
 
-def _is_hugging_face(directory: epath.Path) -> bool:
-    weights = [*directory.glob("*.safetensors"), *directory.glob("pytorch_model*.bin")]
-    return (directory / CONFIG).is_file() and bool(weights)
+def _is_readable(directory: epath.Path) -> bool:
+    """Whether a directory has files that transformers reads."""
+    if not is_local(directory) or not (directory / CONFIG).is_file():
+        return False
+    return any(directory.glob("*.safetensors")) or any(directory.glob("pytorch_model*.bin"))
 
 
 def _differences(ours: Outputs, reference: Reference) -> dict[str, float]:
@@ -272,10 +241,9 @@ def _causes(
     if any(np.isinf(difference) for difference in found.values()):
         return
     tried = []
-    for variant in variants.variants(model):
-        outputs = model_outputs(variant.model, reference.probe)
-        largest = max(_differences(outputs, reference).values())
-        tried.append((largest, variant.cause))
+    for cause, variant in variants.variants(model):
+        outputs = model_outputs(variant, reference.probe)
+        tried.append((max(_differences(outputs, reference).values()), cause))
     largest, cause = min(tried)
     if largest <= TOLERANCE:
         yield cause
@@ -294,15 +262,6 @@ def _order_cause(ours: np.ndarray, theirs: Statistics, name: str) -> str | None:
     return f"the labels of {name} are in another order (theirs, in order, are {order} here)"
 
 
-def _texts_that_differ(model: Pretrained, reference: Reference) -> tuple[str, ...]:
-    if reference.ids is None:
-        return ()
-    pairs = zip(reference.texts, reference.ids, strict=False)
-    return tuple(text for text, ids in pairs if model.tokenizer.encode(text).ids != ids)
-
-
-def _tokenizer_causes(model: Pretrained, reference: Reference) -> Iterator[str]:
-    for cause, tokenizer in variants.tokenizer_variants(model.tokenizer):
-        if not _texts_that_differ(dataclasses.replace(model, tokenizer=tokenizer), reference):
-            yield cause
-            return
+def _texts_that_differ(tokenizer: Tokenizer, reference: Reference) -> tuple[str, ...]:
+    pairs = zip(reference.texts, reference.ids or (), strict=False)
+    return tuple(text for text, ids in pairs if tokenizer.encode(text).ids != ids)

@@ -498,7 +498,7 @@ def test_a_vocabulary_is_changed_or_replaced():
 
 def write_statistics(directory, model):
     """Writes statistics that stand for those of another implementation."""
-    probe = verify.probe_of(model)
+    probe = reference.make_probe(model)
     outputs = verify.model_outputs(model, probe)
     theirs = reference.Reference(
         generator="another implementation",
