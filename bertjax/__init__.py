@@ -60,45 +60,39 @@ if TYPE_CHECKING:  # an alias marks a public name
 __version__ = "0.1.0"
 
 _PUBLIC: dict[str, tuple[str, ...]] = {
-    "bertjax.api": ("fit",),
-    "bertjax.config": ("BertConfig", "Execution"),
-    "bertjax.errors": ("UserError",),
-    "bertjax.finetune.config": ("FinetuneConfig",),
-    "bertjax.inference.embed": ("embed",),
-    "bertjax.inference.fill_mask": ("fill_mask",),
-    "bertjax.inference.likelihood": ("pseudo_log_likelihood",),
-    "bertjax.inference.predict": ("predict",),
-    "bertjax.interop.huggingface": ("Pretrained", "from_pretrained", "save_pretrained"),
-    "bertjax.model.bert": (
-        "encode",
-        "init_params",
-        "mlm_logits",
-        "pretraining_logits",
-        "task_logits",
-    ),
-    "bertjax.model.linen": ("linen",),
-    "bertjax.objectives.masking": ("MaskingConfig", "Vocabulary", "mask_tokens"),
-    "bertjax.objectives.nsp": ("pretraining_loss", "pretraining_normalizers"),
-    "bertjax.pretrain.config": ("PretrainConfig",),
-    "bertjax.tasks.classification.config": ("ClassificationConfig",),
-    "bertjax.tasks.classification.losses": (
+    "api": ("fit",),
+    "config": ("BertConfig", "Execution"),
+    "errors": ("UserError",),
+    "finetune.config": ("FinetuneConfig",),
+    "inference.embed": ("embed",),
+    "inference.fill_mask": ("fill_mask",),
+    "inference.likelihood": ("pseudo_log_likelihood",),
+    "inference.predict": ("predict",),
+    "interop.huggingface": ("Pretrained", "from_pretrained", "save_pretrained"),
+    "model.bert": ("encode", "init_params", "mlm_logits", "pretraining_logits", "task_logits"),
+    "model.linen": ("linen",),
+    "objectives.masking": ("MaskingConfig", "Vocabulary", "mask_tokens"),
+    "objectives.nsp": ("pretraining_loss", "pretraining_normalizers"),
+    "pretrain.config": ("PretrainConfig",),
+    "tasks.classification.config": ("ClassificationConfig",),
+    "tasks.classification.losses": (
         "classification_loss",
         "classification_normalizers",
         "multi_label_loss",
         "regression_loss",
     ),
-    "bertjax.tasks.question_answering.config": ("QuestionAnsweringConfig",),
-    "bertjax.tasks.question_answering.losses": (
+    "tasks.question_answering.config": ("QuestionAnsweringConfig",),
+    "tasks.question_answering.losses": (
         "question_answering_loss",
         "question_answering_normalizers",
     ),
-    "bertjax.text.tokenizer": ("load_tokenizer",),
-    "bertjax.train.optimizer": ("OPTIMIZERS", "OptimizerConfig"),
-    "bertjax.train.step": ("Loss", "StepConfig", "init_state", "make_eval_step", "make_train_step"),
+    "text.tokenizer": ("load_tokenizer",),
+    "train.optimizer": ("OPTIMIZERS", "OptimizerConfig"),
+    "train.step": ("Loss", "StepConfig", "init_state", "make_eval_step", "make_train_step"),
 }
 """Public names by module."""
 
-_HOMES = {name: module for module, names in _PUBLIC.items() for name in names}
+_HOMES = {name: f"bertjax.{module}" for module, names in _PUBLIC.items() for name in names}
 __all__ = list(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 

@@ -5,6 +5,7 @@ a signal and resumable; 1 any other error, with its traceback, and warnings unde
 """
 
 import contextlib
+import functools
 import io
 import json
 import os
@@ -16,18 +17,33 @@ from typing import Any, NamedTuple
 from bertjax import parsing
 from bertjax.commands import command
 from bertjax.errors import Stopped, UserError
-from bertjax.parsing import flags_of, parse_recipe
+from bertjax.parsing import Config, Say, flags_of, parse_recipe
 
 EXIT_DONE, EXIT_INTERRUPTED, EXIT_WARNED, EXIT_MISTAKE, EXIT_STOPPED = 0, 1, 1, 2, 75
 _RESUMABLE = ("demo", "prepare", "pretrain", "finetune")
+_say = functools.partial(print, flush=True)
 _LABELED = {"train": "train.csv", "dev": "dev.csv"}
+
+
+_OVERVIEW = """\
+usage: bertjax VERB [--help] [...]
+
+Pre-trains and fine-tunes BERT with JAX.
+
+{verbs}
+
+The verbs stand in the order of their use. VERB --help describes all flags.
+Exit codes: 0 done, 2 a mistake in the command or its input, 75 stopped, resumable.
+Compiled programs are cached in a directory that is printed. Set another one by
+JAX_COMPILATION_CACHE_DIR, or none by JAX_ENABLE_COMPILATION_CACHE=false."""
 
 
 class Verb(NamedTuple):
     """A verb of the command line."""
 
     summary: str
-    run: Callable[[list[str]], int]
+    run: Callable[[list[str]], int | None]
+    """Takes the words after the verb; returns an exit code, or None for 0."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -39,7 +55,9 @@ def run(arguments: Sequence[str]) -> int:
     """Runs one command and returns its exit code; prints mistakes on standard error."""
     words = list(arguments)
     if not words or words[0] in ("-h", "--help", "help"):
-        print(_overview())
+        width = max(map(len, VERBS)) + 2
+        lines = [f"  {name:<{width}}{verb.summary}" for name, verb in VERBS.items()]
+        print(_OVERVIEW.format(verbs="\n".join(lines)))
         return EXIT_DONE
     if words[0] == "--version":
         import bertjax
@@ -48,7 +66,7 @@ def run(arguments: Sequence[str]) -> int:
         return EXIT_DONE
     try:
         verb, rest = _find(words)
-        return verb.run(rest)
+        return verb.run(rest) or EXIT_DONE
     except UserError as error:
         print(f"bertjax: {error}", file=sys.stderr)
         return EXIT_MISTAKE
@@ -65,38 +83,14 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _find(words: list[str]) -> tuple[Verb, list[str]]:
-    if words[0] == "tokenizer":
-        if words[1:2] == ["train"]:
-            return VERBS["tokenizer train"], words[2:]
-        if words[1:] and words[1] not in ("-h", "--help"):
-            raise UserError(f"tokenizer {words[1]!r} is unknown: use `bertjax tokenizer train`.")
+    """Returns the verb, and the words after it."""
+    count = 2 if words[0] == "tokenizer" else 1
+    name = " ".join(words[:count])
+    if name in VERBS:
+        return VERBS[name], words[count:]
+    if name in ("tokenizer", "tokenizer -h", "tokenizer --help"):
         return VERBS["tokenizer train"], ["--help"]
-    if words[0] in VERBS:
-        return VERBS[words[0]], words[1:]
-    raise UserError(f"{words[0]!r} is not a verb: use one of {', '.join(VERBS)}.")
-
-
-def _overview() -> str:
-    width = max(map(len, VERBS)) + 2
-    lines = [f"  {name:<{width}}{verb.summary}" for name, verb in VERBS.items()]
-    return "\n".join(
-        [
-            "usage: bertjax VERB [--help] [...]",
-            "",
-            "Pre-trains and fine-tunes BERT with JAX.",
-            "",
-            *lines,
-            "",
-            "The verbs stand in the order of their use. VERB --help describes all flags.",
-            "Exit codes: 0 done, 2 a mistake in the command or its input, 75 stopped, resumable.",
-            "Compiled programs are cached in a directory that is printed. Set another one by",
-            "JAX_COMPILATION_CACHE_DIR, or none by JAX_ENABLE_COMPILATION_CACHE=false.",
-        ]
-    )
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
+    raise UserError(f"{name!r} is not a verb: use one of {', '.join(VERBS)}.")
 
 
 def _keep_compiled() -> None:
@@ -118,7 +112,16 @@ def _keeping_compiled() -> Iterator[None]:
         print(told, file=sys.stderr)
 
 
-def _say_how_to_resume(verb: str, arguments: list[str], fresh: bool, workdir: object) -> None:
+@contextlib.contextmanager
+def _parsed(
+    kind: type[Config], verb: str, arguments: list[str], **options: Any
+) -> Iterator[tuple[Config, Say]]:
+    """Yields a configuration and `_say`; log lines and errors in the block get flags."""
+    with flags_of(kind, _say) as say:
+        yield parsing.parse(kind, verb, arguments, **options), say
+
+
+def _stopped(verb: str, arguments: list[str], fresh: bool, workdir: object) -> int:
     """Prints the command that resumes a run, with its workdir in place of --fresh."""
     words, rest = [], iter(arguments)
     for word in rest:
@@ -130,6 +133,7 @@ def _say_how_to_resume(verb: str, arguments: list[str], fresh: bool, workdir: ob
         words += ["--workdir", str(workdir)]
         words += [] if "--fresh" in arguments else ["--no-fresh"]  # the recipe has it
     _say(f"To resume: {shlex.join(['bertjax', verb, *words])}")
+    return EXIT_STOPPED
 
 
 # The verbs --------------------------------------------------------------------------------------
@@ -139,29 +143,25 @@ def _demo(arguments: list[str]) -> int:
     from bertjax.demo.run import DemoConfig, demo
     from bertjax.files import output_directory
 
-    with flags_of(DemoConfig, _say) as say:
-        config = parsing.parse(DemoConfig, "demo", arguments)
+    with _parsed(DemoConfig, "demo", arguments) as (config, say):
         output_directory(config.workdir)
         _keep_compiled()
         return EXIT_STOPPED if demo(config, say).stopped else EXIT_DONE
 
 
-def _tokenizer_train(arguments: list[str]) -> int:
+def _tokenizer_train(arguments: list[str]) -> None:
     from bertjax.text.tokenizer_training import TokenizerConfig, train_tokenizer
 
-    with flags_of(TokenizerConfig, _say) as say:
-        config = parsing.parse(TokenizerConfig, "tokenizer train", arguments)
+    with _parsed(TokenizerConfig, "tokenizer train", arguments) as (config, say):
         train_tokenizer(config, say)
-    following = command(
-        "prepare",
-        input=config.input if len(config.input) <= 3 else (*config.input[:3], "..."),
-        tokenizer=config.output,
-        output="data/shards",
-        text_feature=None if config.text_feature == "text" else config.text_feature,
-        tfds_data_dir=config.tfds_data_dir,
-    )
-    _say(f"Next: {following}")
-    return EXIT_DONE
+    options = {
+        "input": config.input if len(config.input) <= 3 else (*config.input[:3], "..."),
+        "tokenizer": config.output,
+        "output": "data/shards",
+        "text_feature": None if config.text_feature == "text" else config.text_feature,
+        "tfds_data_dir": config.tfds_data_dir,
+    }
+    _say(f"Next: {command('prepare', **options)}")
 
 
 def _prepare(arguments: list[str]) -> int:
@@ -172,13 +172,11 @@ def _prepare(arguments: list[str]) -> int:
     from bertjax.files import location
 
     if _is_audit(arguments):
-        with flags_of(AuditConfig, _say) as say:
-            audited = parsing.parse(AuditConfig, "prepare --audit", arguments)
+        with _parsed(AuditConfig, "prepare --audit", arguments) as (audited, say):
             is_clean = all(not report.findings for report in audit_data(audited, say))
         return EXIT_DONE if is_clean or not audited.strict else EXIT_WARNED
-    with flags_of(PrepareConfig, _say) as say:
-        note = "With --audit it prints only warnings, about text or about finished shards."
-        config = parsing.parse(PrepareConfig, "prepare", arguments, note=note)
+    note = "With --audit it prints only warnings, about text or about finished shards."
+    with _parsed(PrepareConfig, "prepare", arguments, note=note) as (config, say):
         if config.estimate:
             estimate(config, say)
             return EXIT_DONE
@@ -211,27 +209,25 @@ def _pretrain(arguments: list[str]) -> int:
         _keep_compiled()
         result = pretrain(config, say)
     if result.stopped:
-        _say_how_to_resume("pretrain", arguments, config.fresh, result.workdir)
-        return EXIT_STOPPED
+        return _stopped("pretrain", arguments, config.fresh, result.workdir)
     _say(f"Next: {command('finetune', model=result.workdir, **_LABELED)}")
     _say(f'  or: echo "the cat [MASK] on the mat." | {command("predict", result.workdir)}')
     return EXIT_DONE
 
 
-def _convert(arguments: list[str]) -> int:
+def _convert(arguments: list[str]) -> None:
     from bertjax.convert.run import ConvertConfig, convert
     from bertjax.convert.to_run import MODEL
     from bertjax.inference.predict import can_predict
     from bertjax.objectives.table import OBJECTIVES
 
-    with flags_of(ConvertConfig, _say) as say:
-        config = parsing.parse(ConvertConfig, "convert", arguments)
+    with _parsed(ConvertConfig, "convert", arguments) as (config, say):
         result = convert(config, say)
     if config.to == "huggingface":
         _say(f"Next: {command('finetune', model=result.dest, **_LABELED)}")
         verb = "predict" if can_predict(result.kind) else "embed"
         _say(f"  or: {command(verb, result.dest)} < lines.txt")
-        return EXIT_DONE
+        return
     objective = OBJECTIVES[result.objective]
     shards = command(
         "prepare",
@@ -249,7 +245,6 @@ def _convert(arguments: list[str]) -> int:
     }
     _say(f"Next: {shards}")
     _say(f"then: {command('pretrain', data='data/shards', workdir=result.dest, **options)}")
-    return EXIT_DONE
 
 
 def _finetune(arguments: list[str]) -> int:
@@ -266,15 +261,14 @@ def _finetune(arguments: list[str]) -> int:
         _keep_compiled()
         result = finetune(config, say)
     if result.stopped:
-        _say_how_to_resume("finetune", arguments, config.fresh, result.workdir)
-        return EXIT_STOPPED
+        return _stopped("finetune", arguments, config.fresh, result.workdir)
     again = {name: getattr(config.task, name) or None for name in config.kind.unrecorded}
     _say(f"Next: {command('evaluate', result.workdir, config.dev, **again)}")
     _say(f"  or: {command('predict', result.workdir)} < lines.txt")
     return EXIT_DONE
 
 
-def _evaluate(arguments: list[str]) -> int:
+def _evaluate(arguments: list[str]) -> None:
     from bertjax.inference import predict
     from bertjax.task_options import evaluate_type
     from bertjax.tasks import kinds
@@ -283,62 +277,49 @@ def _evaluate(arguments: list[str]) -> int:
     is_named = bool(arguments) and not arguments[0].startswith("-")
     model = _load(arguments[0]) if is_named else None
     kind = (model and kinds.of_model(model)) or kinds.get(kinds.DEFAULT)
-    type_of_arguments = evaluate_type(arguments, kind)
-    with flags_of(type_of_arguments), _keeping_compiled():
-        config = parsing.parse(type_of_arguments, "evaluate", arguments)
+    arguments_type = evaluate_type(arguments, kind)
+    with _parsed(arguments_type, "evaluate", arguments) as (config, _), _keeping_compiled():
         model = _load(config.model) if model is None else model
-        scores = predict.evaluate(
-            model, config.data, batch_size=config.batch_size, **config.options
-        )
-        _say(json.dumps(scores))
-    return EXIT_DONE
+        size, options = config.batch_size, config.options
+        _say(json.dumps(predict.evaluate(model, config.data, batch_size=size, **options)))
 
 
-def _predict(arguments: list[str]) -> int:
+def _predict(arguments: list[str]) -> None:
     from bertjax.inference.config import PredictConfig
 
-    with flags_of(PredictConfig), _keeping_compiled():
-        options = vars(parsing.parse(PredictConfig, "predict", arguments))
-
+    with _parsed(PredictConfig, "predict", arguments) as (config, _), _keeping_compiled():
         from bertjax.inference.predict import predict_lines
 
+        options = vars(config)
         for line in predict_lines(_load(options.pop("model")), _stdin(), **options):
             _say(line)
-    return EXIT_DONE
 
 
-def _embed(arguments: list[str]) -> int:
+def _embed(arguments: list[str]) -> None:
     from bertjax.inference.config import EmbedConfig
 
-    with flags_of(EmbedConfig), _keeping_compiled():
-        options = vars(parsing.parse(EmbedConfig, "embed", arguments))
-
+    with _parsed(EmbedConfig, "embed", arguments) as (config, _), _keeping_compiled():
         from bertjax.inference.embed import embed_lines
 
+        options = vars(config)
         for vector in embed_lines(_load(options.pop("model")), _stdin(), **options):
             _say(json.dumps([round(float(value), 6) for value in vector]))
-    return EXIT_DONE
 
 
-def _probe(arguments: list[str]) -> int:
+def _probe(arguments: list[str]) -> None:
     from bertjax.inference.config import ProbeConfig
 
-    with flags_of(ProbeConfig), _keeping_compiled():
-        config = parsing.parse(ProbeConfig, "probe", arguments)
-
+    with _parsed(ProbeConfig, "probe", arguments) as (config, _), _keeping_compiled():
         from bertjax.inference.probe import probe
 
         print(json.dumps(probe(config)))
-    return EXIT_DONE
 
 
-def _report(arguments: list[str]) -> int:
+def _report(arguments: list[str]) -> None:
     from bertjax.report.run import ReportConfig, report
 
-    with flags_of(ReportConfig, _say) as say:
-        config = parsing.parse(ReportConfig, "report", arguments)
+    with _parsed(ReportConfig, "report", arguments) as (config, say):
         report(config.directories, say, config.output)
-    return EXIT_DONE
 
 
 def _load(model: str) -> Any:
@@ -349,20 +330,17 @@ def _load(model: str) -> Any:
 
 def _stdin() -> Iterator[str]:
     """Yields the lines of standard input, without line ends."""
-    reader = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8", errors="strict", newline="\n")
+    reader = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8", newline="\n")
     number = 1
-    while True:
-        try:
-            line = reader.readline()
-        except UnicodeDecodeError as error:
-            raise UserError(
-                f"Line {number} of standard input, or a later one, is not UTF-8 ({error.reason}): "
-                "convert it, for example with iconv."
-            ) from None
-        if not line:
-            return
-        yield line.rstrip("\r\n")
-        number += 1
+    try:
+        for line in reader:
+            yield line.rstrip("\r\n")
+            number += 1
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"Line {number} of standard input, or a later one, is not UTF-8 ({error.reason}): "
+            "convert it, for example with iconv."
+        ) from None
 
 
 VERBS = {

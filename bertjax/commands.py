@@ -9,14 +9,10 @@ def flag(field: str) -> str:
 
 
 def command(verb: str, *positionals: object, **options: object) -> str:
-    """Returns the line that runs a verb.
+    """Returns the line that runs a verb, such as "pretrain" or "tokenizer train".
 
-    Args:
-        verb: the verb, such as "pretrain" or "tokenizer train".
-        positionals: arguments without a flag.
-        options: values by field. A dotted path is given by `**{"loop.train_steps": 10}`. A tuple
-            gives several words; a bool gives the flag or its negation alone; None and () leave the
-            field out.
+    Options are values by field; a dotted path is given by `**{"loop.train_steps": 10}`. A tuple
+    gives several words, a bool the flag or its negation alone. None and () leave the field out.
     """
     words = ["bertjax", *verb.split(), *map(str, positionals)]
     for field, value in options.items():

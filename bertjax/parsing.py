@@ -9,18 +9,9 @@ import runpy
 import shutil
 import textwrap
 import types
+import typing
 from collections.abc import Callable, Iterator
-from typing import (
-    TYPE_CHECKING,
-    Annotated,
-    Any,
-    Literal,
-    TypeVar,
-    Union,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union
 
 from bertjax.commands import flag
 from bertjax.errors import UserError
@@ -35,15 +26,9 @@ _FIELD = re.compile(r"`([a-z]\w*(?:\.\w+)*)`")
 
 
 def with_flags(text: str, kind: type) -> str:
-    """Replaces the fields that a text names in backquotes by their flags.
+    """Replaces the fields that a text names in backquotes by the flags of a verb's configuration.
 
-    Args:
-        text: an error, a log line or a help text, which names fields by their dotted paths.
-        kind: the configuration of a verb, a dataclass.
-
-    Returns:
-        The text with --loop.train-steps in place of `loop.train_steps`. A name that is no field
-        stays as it is.
+    `loop.train_steps` becomes --loop.train-steps. A name that is no field stays as it is.
     """
     if "`" not in text:
         return text
@@ -64,7 +49,7 @@ def _flags(kind: type, path: str = "", prefix: str = "") -> Iterator[tuple[str, 
     """Yields the dotted path and the flag of each field, fields of nested dataclasses included."""
     from tyro.conf import OmitArgPrefixes, Positional
 
-    hints = get_type_hints(kind, include_extras=True)
+    hints = typing.get_type_hints(kind, include_extras=True)
     for name in (field.name for field in dataclasses.fields(kind)):
         hint = hints[name]
         nested = _dataclass(hint)
@@ -84,7 +69,7 @@ def _dataclass(hint: Any) -> type | None:
     """Returns the dataclass in a hint such as `Annotated[SecondPhase | None, ...]`."""
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return hint
-    return next(filter(None, map(_dataclass, get_args(hint))), None)
+    return next(filter(None, map(_dataclass, typing.get_args(hint))), None)
 
 
 def parse(
@@ -97,21 +82,12 @@ def parse(
 ) -> Config:
     """Returns a configuration from the words after a verb.
 
-    Exits with 0 on --help, and with 2 on a word that is no flag or has no valid value.
-
-    Args:
-        kind: the configuration, a dataclass.
-        verb: words before the flags, for the help.
-        arguments: words after the verb.
-        default: a configuration to change, such as a recipe's.
-        note: a paragraph of the help, after the docstring of `kind`.
-
-    Raises:
-        UserError: the configuration refuses the values.
+    Exits with 0 on --help, and with 2 on a word that is no flag or has no valid value. The words
+    `verb` and the paragraph `note` are for the help. `default` is a configuration to change, such
+    as a recipe's. Raises `UserError` if the configuration refuses the values.
     """
     import tyro
 
-    options: dict[str, Any] = {} if default is None else {"default": default}
     try:
         return tyro.cli(
             kind,
@@ -119,18 +95,14 @@ def parse(
             prog=f"bertjax {verb}",
             description=_description(kind, note),
             registry=_registry(kind),
-            **options,
+            default=tyro.MISSING_NONPROP if default is None else default,
         )
     except _Refused as refused:
-        raise refused.error from None
+        raise refused.args[0] from None
 
 
 class _Refused(Exception):
     """Carries a `UserError` through tyro, which prints a ValueError of a configuration itself."""
-
-    def __init__(self, error: UserError) -> None:
-        super().__init__(error)
-        self.error = error
 
 
 def _registry(kind: type) -> "ConstructorRegistry":
@@ -190,11 +162,8 @@ def _description(kind: type, note: str) -> str:
     text = with_flags(_paragraphs(f"{inspect.getdoc(kind)}\n\n{note}".strip()), kind)
     width = shutil.get_terminal_size().columns
     # tyro prints a description as it is, except that it joins lines that begin with a letter.
-    wrapped = (
-        textwrap.fill(paragraph, width, initial_indent="  ", subsequent_indent="  ")
-        for paragraph in text.split("\n\n")
-    )
-    return "\n".join(wrapped)
+    wrap = textwrap.TextWrapper(width, initial_indent="  ", subsequent_indent="  ")
+    return "\n".join(map(wrap.fill, text.split("\n\n")))
 
 
 def _paragraphs(text: str) -> str:
@@ -204,7 +173,7 @@ def _paragraphs(text: str) -> str:
 
 def _metavar(hint: Any) -> str:
     """Returns a metavar such as INT, STR ... or {a,b}."""
-    origin, choices = get_origin(hint), get_args(hint)
+    origin, choices = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         return _metavar(choices[0])
     if hint is bool:
@@ -231,12 +200,8 @@ def read_recipe(
 ) -> tuple[str, Config | None, list[str]]:
     """Reads the recipe, if the first argument is one.
 
-    Returns:
-        The words of the command before the flags, the recipe's configuration or None, and the
-        flags.
-
-    Raises:
-        UserError: the first argument is neither a recipe nor a flag.
+    Returns the words of the command before the flags, the recipe's configuration or None, and the
+    flags. Raises `UserError` if the first argument is neither a recipe nor a flag.
     """
     if not arguments or arguments[0].startswith("-"):
         return f"{verb} [RECIPE.py]", None, arguments

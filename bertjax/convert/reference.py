@@ -94,11 +94,9 @@ class Reference:
 def make_probe(model: Pretrained) -> dict[str, np.ndarray]:
     """Makes rows [4, T] int32 of different lengths, with ids from a model's whole vocabulary.
 
-    The second half of each row has token type 1. Models of one shape and one tokenizer get equal
-    rows.
+    The second half of each row has token type 1. The rows depend on the shape and the tokenizer.
     """
     config, tokenizer = model.config, model.tokenizer
-    vocab_size = min(tokenizer.vocab_size, config.vocab_size)
     rng = np.random.default_rng(0)
     width = min(_PROBE_LENGTH, config.max_position_embeddings)
     lengths = (width, max(1, width - 4), max(1, width // 3), min(3, width))
@@ -106,7 +104,7 @@ def make_probe(model: Pretrained) -> dict[str, np.ndarray]:
     probe["input_ids"][:] = tokenizer.pad_id
     for row, length in enumerate(lengths):
         middle = length // 2
-        ids = rng.integers(0, vocab_size, length)
+        ids = rng.integers(0, min(tokenizer.vocab_size, config.vocab_size), length)
         ids[0], ids[middle], ids[-1] = tokenizer.cls_id, tokenizer.sep_id, tokenizer.sep_id
         probe["input_ids"][row, :length] = ids
         probe["attention_mask"][row, :length] = 1

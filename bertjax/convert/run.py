@@ -114,47 +114,47 @@ def convert(config: ConvertConfig, log: Callable[[str], None]) -> ConvertResult:
         log(note)
     certificate = _verified(config, source, log) if config.verify else None
     source = _with_other_words(config, source, log)
-    if to_run:
-        return _write_run(config, source, dest, certificate, log)
     with filling(dest) as directory:
-        _certify(config, directory, certificate)
-        save_pretrained(directory, source.model)
-    if source.has_moments:
-        log("Hugging Face's layout has no place for Adam's moments: they are left out.")
-    log(f"Wrote {dest}: config.json, model.safetensors and the tokenizer.")
-    return ConvertResult(dest, source.model.config, 0, False, source.model.kind)
+        if certificate is not None:
+            write_atomically(directory / CERTIFICATE, certificate.to_json().encode() + b"\n")
+            if not (config.add_words or config.vocabulary):
+                reference.write_golden(directory / reference.GOLDEN, certificate.reference)
+        if to_run:
+            result = _write_run(config, source, directory, log)
+        else:
+            result = ConvertResult(dest, source.model.config, 0, False, source.model.kind)
+            save_pretrained(directory, source.model)
+    if to_run:
+        whose = "the source's" if result.moments else "fresh"
+        log(f"Wrote {dest}: a run at step {result.step:,}, with {whose} Adam moments.")
+    else:
+        if source.has_moments:
+            log("Hugging Face's layout has no place for Adam's moments: they are left out.")
+        log(f"Wrote {dest}: config.json, model.safetensors and the tokenizer.")
+    if result.step:
+        log(
+            f"{result.step:,} of the steps that the next command gives are done; the learning rate "
+            "follows its schedule from there."
+        )
+    return result
 
 
 def _write_run(
-    config: ConvertConfig,
-    source: Source,
-    dest: epath.Path,
-    certificate: verify.Certificate | None,
-    log: Callable[[str], None],
+    config: ConvertConfig, source: Source, directory: epath.Path, log: Callable[[str], None]
 ) -> ConvertResult:
-    model = source.model
-    if model.tokenizer.vocab_size != model.config.vocab_size:
+    shape, tokens = source.model.config, source.model.tokenizer.vocab_size
+    if tokens != shape.vocab_size:
         raise UserError(
-            f"{config.source}: the tokenizer has {model.tokenizer.vocab_size} tokens and the model "
-            f"{model.config.vocab_size}, but a run needs equal numbers; add lines such as "
-            "[unused99] to the vocabulary."
+            f"{config.source}: the tokenizer has {tokens} tokens and the model {shape.vocab_size}, "
+            "but a run needs equal numbers; add lines such as [unused99] to the vocabulary."
         )
     objective = OBJECTIVES[config.objective or source.objective or DEFAULT_OBJECTIVE.name]
     optimizer = config.optimizer or source.optimizer or "adamw_google"
-    with filling(dest) as directory:
-        _certify(config, directory, certificate)
-        written = write_run(directory, source, objective, optimizer, config.seed, log)
-        write_config(directory, KIND, dataclasses.asdict(config))
+    written = write_run(directory, source, objective, optimizer, config.seed, log)
+    write_config(directory, KIND, dataclasses.asdict(config))
+    dest, kind = epath.Path(config.dest), objective.export_kind
     step, moments = written.step or 0, written.mu is not None
-    whose = "the source's" if moments else "fresh"
-    log(f"Wrote {dest}: a run at step {step:,}, with {whose} Adam moments.")
-    if step:
-        log(
-            f"{step:,} of the steps that the next command gives are done; the learning rate "
-            "follows its schedule from there."
-        )
-    kind = objective.export_kind
-    return ConvertResult(dest, model.config, step, moments, kind, optimizer, objective.name)
+    return ConvertResult(dest, shape, step, moments, kind, optimizer, objective.name)
 
 
 def _verified(
@@ -170,17 +170,6 @@ def _verified(
         raise UserError(f"{config.source}: not converted. {certificate.verdict()}")
     log(certificate.verdict())
     return certificate
-
-
-def _certify(
-    config: ConvertConfig, directory: epath.Path, certificate: verify.Certificate | None
-) -> None:
-    """Writes a certificate, and the statistics to verify again with."""
-    if certificate is None:
-        return
-    write_atomically(directory / CERTIFICATE, certificate.to_json().encode() + b"\n")
-    if not (config.add_words or config.vocabulary):
-        reference.write_golden(directory / reference.GOLDEN, certificate.reference)
 
 
 def _with_other_words(config: ConvertConfig, source: Source, log: Callable[[str], None]) -> Source:

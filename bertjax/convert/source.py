@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from etils import epath
 
@@ -49,7 +48,7 @@ class Source:
     def __str__(self) -> str:
         shape, params = self.model.config, self.model.params
         heads = sorted(set(params) - {"embeddings", "encoder"})
-        count = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
+        count = optax.tree.size(params)
         step = "no step" if self.step is None else f"step {self.step:,}"
         moments = "Adam moments" if self.has_moments else "no Adam moments"
         return (

@@ -160,19 +160,18 @@ def _program(config: BertConfig, kind: str) -> Callable:
 
     def outputs(params: bert.Params, probe: dict[str, jax.Array]) -> dict[str, jax.Array]:
         encoded = bert.encode(params, probe, config, execution=_EXECUTION)
+        task_logits = functools.partial(bert.task_logits, execution=_EXECUTION)
         found = {"last_hidden_state": encoded.last_hidden_state}
         if encoded.pooled is not None:
             found["pooled"] = encoded.pooled
             if "nsp" in params:
-                found["nsp_logits"] = bert.task_logits(
-                    params, probe, config, "next_sentence", execution=_EXECUTION
-                )
+                found["nsp_logits"] = task_logits(params, probe, config, "next_sentence")
         if "mlm" in params:
             found["mlm_logits"] = bert.mlm_logits(params, probe, config, execution=_EXECUTION)
         if {"classifier", "qa_outputs"}.intersection(TASK_PARTS[kind]):
             if kind == "multiple_choice":  # [B, C, T] with two choices per question
                 probe = {name: rows.reshape(-1, 2, rows.shape[-1]) for name, rows in probe.items()}
-            found["logits"] = bert.task_logits(params, probe, config, kind, execution=_EXECUTION)
+            found["logits"] = task_logits(params, probe, config, kind)
         return found
 
     return jax.jit(outputs)
@@ -221,11 +220,11 @@ def _difference(ours: np.ndarray, theirs: Statistics) -> float:
     """Returns the largest difference of values, mean or std, relative to the largest value."""
     if ours.shape != theirs.shape:
         return float("inf")
-    values = np.abs(ours.reshape(-1)[theirs.positions].astype(np.float64) - theirs.values).max()
-    mean = abs(ours.mean(dtype=np.float64) - theirs.mean)
-    std = abs(ours.std(dtype=np.float64) - theirs.std)
+    values = ours.reshape(-1)[theirs.positions].astype(np.float64)
+    mean, std = ours.mean(dtype=np.float64), ours.std(dtype=np.float64)
+    largest = [np.abs(values - theirs.values).max(), abs(mean - theirs.mean), abs(std - theirs.std)]
     scale = max(float(np.abs(theirs.values).max()), float(np.finfo(np.float32).tiny))
-    relative = max(float(values), float(mean), float(std)) / scale
+    relative = float(np.max(largest)) / scale  # NaN if any of the three is
     return relative if np.isfinite(relative) else float("inf")
 
 
@@ -236,7 +235,7 @@ def _causes(
     wrong = [name for name, difference in found.items() if difference > TOLERANCE]
     orders = {name: _order_cause(ours[name], reference.outputs[name], name) for name in wrong}
     if all(orders.values()):
-        yield from (cause for cause in orders.values() if cause is not None)
+        yield from filter(None, orders.values())
         return
     if any(np.isinf(difference) for difference in found.values()):
         return

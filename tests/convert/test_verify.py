@@ -305,6 +305,8 @@ def test_statistics_of_a_sample_tell_as_much(model):
     place = np.setdiff1d(np.arange(2000), sampled.positions)[0]
     other.reshape(-1)[place] += 5.0
     assert verify._difference(other, sampled) > verify.TOLERANCE
+    other.reshape(-1)[place] = np.nan
+    assert np.isinf(verify._difference(other, sampled))
 
 
 def test_golden_statistics_read_back_as_they_were(model, tmp_path):
