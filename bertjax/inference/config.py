@@ -13,7 +13,7 @@ from bertjax.tasks.task import NoEvaluationOptions
 class EvaluateConfig:
     """Score a fine-tuned model on every row of a labeled file. Prints one JSON object.
 
-    With the model before it, --help shows the options of the model's task.
+    With the model before it, the help shows the options of the model's task.
     """
 
     model: Positional[str]
