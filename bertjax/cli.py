@@ -116,7 +116,7 @@ def _keeping_compiled() -> Iterator[None]:
 def _parsed(
     kind: type[Config], verb: str, arguments: list[str], **options: Any
 ) -> Iterator[tuple[Config, Say]]:
-    """Yields a configuration and `_say`; log lines and errors in the block get flags."""
+    """Yields a configuration and a `say` with flags; errors in the block get flags too."""
     with flags_of(kind, _say) as say:
         yield parsing.parse(kind, verb, arguments, **options), say
 
