@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import AxisType, Mesh, PartitionSpec
 
 import bertjax as bj
 from bertjax.model import initializers
@@ -140,6 +141,22 @@ def test_a_row_samples_by_its_own_key(params, masked):
     other = logits_of(params, masked, keys(3))
     np.testing.assert_array_equal(other.generator, whole.generator)
     assert (np.asarray(other.replaced) != np.asarray(whole.replaced)).any()
+
+
+def test_it_works_on_a_shard_that_knows_what_differs_between_devices(params, masked):
+    mesh = Mesh(np.array(jax.devices()[:1]), ("data",), axis_types=(AxisType.Auto,))
+    rows, all_rows = PartitionSpec("data"), PartitionSpec()
+
+    def sums(params, batch, keys):
+        return jax.lax.psum(RTD.loss(params, batch, CONFIG, sample_key=keys)[1], "data")
+
+    mapped = jax.shard_map(
+        sums, mesh=mesh, in_specs=(all_rows, rows, rows), out_specs=all_rows, check_vma=True
+    )
+    got = jax.jit(mapped)(params, dict(masked), keys(2))
+    _, plain = jax.jit(LOSS.loss_fn)(params, masked, sample_key=keys(2))
+    # Float32 sums in another order.
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), got, plain)
 
 
 def test_the_discriminator_teaches_the_generator_nothing(params, masked):
