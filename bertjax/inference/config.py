@@ -6,7 +6,6 @@ from typing import Any, Literal
 from tyro.conf import Positional
 
 from bertjax.errors import UserError
-from bertjax.tasks.task import NoEvaluationOptions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,8 +19,8 @@ class EvaluateConfig:
     """Run directory, export, Hugging Face directory, TF1 checkpoint, or name on the hub."""
     data: Positional[str]
     """Labeled file, in a format of the model's task."""
-    task: Any = dataclasses.field(default_factory=NoEvaluationOptions)
-    """Options of the task."""
+    task: Any = None
+    """Options of the task, a `TaskKind.evaluation`."""
     batch_size: int = 32
     """Maximum rows per batch."""
 

@@ -28,7 +28,7 @@ QA = QuestionAnsweringConfig(doc_stride=8, max_query_length=6, max_answer_length
 
 
 def write_questions(path, count, seed, unanswerable):
-    """The answer is the one good word of the document, if there is one."""
+    """Writes questions whose answer is the one good word of the document, if there is one."""
     generator, questions = random.Random(seed), []
     for number in range(count):
         words = generator.choices(OTHERS, k=generator.randint(3, 24))
@@ -120,7 +120,7 @@ def test_the_export_says_how_it_answers_and_scores_as_the_run_did(run, files):
 
 
 def test_test_questions_are_scored_at_the_threshold_of_the_dev_questions(run, tmp_path):
-    """The dev questions themselves as test questions: what their best threshold gives."""
+    """With the dev questions as test questions, they give the best F1 of the dev questions."""
     few = dataclasses.replace(run[0], workdir=str(tmp_path), test=run[0].dev, seeds=(0,), epochs=1)
     (seed,) = finetune(few, quiet, progress=False).seeds
     assert seed.metrics["f1"] < seed.metrics["best_f1"] == seed.test_metrics["f1"]
@@ -154,7 +154,7 @@ def test_stopped_and_resumed_is_bitwise_the_run_that_was_not(run, tmp_path, monk
 
 
 def by_hand(model, question, context):
-    """The best span among all tokens of a document of one window."""
+    """Finds the best span among all tokens of a document with one window."""
     encoding = model.tokenizer.encode(question, context)
     logits_of = jax.jit(bert.task_logits, static_argnums=(2, 3))
     inputs = {
@@ -231,7 +231,7 @@ def test_lines_are_json_or_have_a_tab(run, tmp_path, capsys, monkeypatch):
 
 
 def test_a_model_of_hugging_faces_answers_with_googles_defaults(tiny_model, tmp_path):
-    """A BertForQuestionAnswering says nothing of its windows."""
+    """The config.json of a BertForQuestionAnswering does not describe its windows."""
     head = bert.init_head(tiny_model.config, jax.random.key(0), "question_answering")
     params = {name: tiny_model.params[name] for name in ("embeddings", "encoder")}
     save_pretrained(
@@ -244,7 +244,7 @@ def test_a_model_of_hugging_faces_answers_with_googles_defaults(tiny_model, tmp_
     (result,) = predict.predict(model, [("what was good", context)])
     assert result["text"] == context[result["start"] : result["end"]] != ""
     assert "null_difference" not in result
-    # Of a model with room for them, Google's.
+    # With enough positions they are Google's.
     wide = dataclasses.replace(model.config, max_position_embeddings=512)
     options = QuestionPredictor(dataclasses.replace(model, config=wide)).options
     assert options == QuestionAnsweringConfig()

@@ -43,7 +43,7 @@ def test_layers_are_summed_with_their_weights(tiny_model, pooling):
     joined = embed(tiny_model, TEXTS, (0, -1), pooling)
     summed = embed(tiny_model, TEXTS, (0, -1), pooling, layer_weights=(0.25, -2))
     assert summed.shape == (5, 16) and summed.dtype == np.float32
-    # Pooling the sum or summing what is pooled: another order of float32 sums.
+    # Pooling before or after the sum changes the order of float32 sums.
     np.testing.assert_allclose(summed, joined[:, :16] / 4 - 2 * joined[:, 16:], atol=1e-5)
 
 

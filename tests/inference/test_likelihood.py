@@ -17,7 +17,7 @@ mlm_logits = jax.jit(bert.mlm_logits, static_argnums=2)
 
 
 def one_mask_at_a_time(model, text):
-    """log p of every token of a text, each in a row of its own, without padding."""
+    """Returns log p of each token of a text, each in its own row without padding."""
     ids = model.tokenizer.encode(text).ids
     scores = []
     for place in range(1, len(ids) - 1):
@@ -43,7 +43,7 @@ def test_a_likelihood_is_that_of_every_token_masked_alone(tiny_model):
 
 
 def test_a_text_cannot_write_a_mask(tiny_model):
-    """Else its score would be p([MASK]); "[" and "]" are unknown to this vocabulary."""
+    """Otherwise its score would be p([MASK]). The vocabulary does not have "[" and "]"."""
     (result,) = pseudo_log_likelihood(tiny_model, ["[MASK]"])
     assert result["tokens"] == 3
 

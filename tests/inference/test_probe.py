@@ -23,7 +23,7 @@ def write(path, rows):
 
 
 def sample(rng, rows):
-    """One word tells the label; how often it comes is the number."""
+    """One word tells the label; its number of occurrences is the number."""
     made = []
     for _ in range(rows):
         count = int(rng.integers(0, 4))
@@ -35,7 +35,7 @@ def sample(rng, rows):
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
-    """Matrices as small as these only wait for the other threads."""
+    """Products of small matrices are faster in one thread."""
     with threadpoolctl.threadpool_limits(1):
         yield
 
@@ -72,7 +72,7 @@ def labels(rows):
 
 
 def test_a_word_is_read_in_the_embeddings(result, vectors, labels):
-    """As by hand: standardised by the training rows, fitted with the C that is said."""
+    """A fit by hand with the reported C, on vectors standardized by the training rows, agrees."""
     from sklearn.linear_model import LogisticRegression
 
     assert result["accuracy"] > 0.95
@@ -102,14 +102,14 @@ def test_the_dev_rows_choose_nothing(result, tiny_model, config, rows, tmp_path)
 
 @pytest.mark.parametrize("dtype", [np.int32, np.float32])
 def test_an_answer_does_not_know_of_the_others(vectors, labels, dtype):
-    """Nor does what the vectors are standardised by, which an outlier would move."""
+    """Nor do the mean and deviation that standardize the vectors depend on them."""
     train, dev = vectors
     far = np.concatenate([dev, 1e4 * dev[:1]])
     alone, among = (
         fit_probe(train, labels[0].astype(dtype), part, folds=2, seed=0) for part in (dev[:5], far)
     )
     assert (alone.strength, alone.tried) == (among.strength, among.tried)
-    # Matrix products of other shapes sum in another order.
+    # Matrix products of other shapes add in another order.
     np.testing.assert_allclose(alone.outputs, among.outputs[:5], rtol=1e-9, atol=1e-12)
 
 

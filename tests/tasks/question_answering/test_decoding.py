@@ -11,7 +11,7 @@ from bertjax.tasks.question_answering.squad import Answer, Question
 
 
 def letters(question, letters_of_document, first, count, has_unanswerable=False, query=2):
-    """Windows over one document of one letter a token, or over several questions' documents."""
+    """Makes windows over documents whose tokens are letters."""
     documents = [
         Document(
             np.arange(len(text), dtype=np.int32) + 10,
@@ -38,7 +38,7 @@ def one(text="abcdefghij", first=(0, 4), count=(6, 6), answers=(), **more):
 
 
 def outputs_of(windows, **planted):
-    """Logits of 0 with some planted: w0_s3 is window 0, the start, the document's token 3."""
+    """Zero logits except those given: w0_s3 is the start logit of token 3 in window 0."""
     width = int(windows.lengths.max())
     logits = np.zeros((len(windows), width, 2), np.float32)
     for name, value in planted.items():
@@ -70,14 +70,14 @@ def test_an_answer_is_not_longer_than_allowed_nor_backwards():
 
 
 def test_a_span_begins_where_its_token_has_most_context():
-    # Token 4 is next to the end of window 0 and first of window 1: window 0 is its own.
+    # Token 4 is the last but one of window 0 and the first of window 1: window 0 owns it.
     windows = one()
     assert qa.most_context(windows.first, windows.count, 10).tolist() == [0] * 5 + [1] * 5
     other = qa.decode(windows, outputs_of(windows, w1_s4=9.0, w1_e4=9.0), 30)[0]
     assert other.candidates[0].score == 0.0
     own = qa.decode(windows, outputs_of(windows, w0_s4=8.0, w0_e4=8.0), 30)[0]
     assert own.candidates[0] == ("e", 4, 5, 16.0)
-    # It may end where another window has more context.
+    # A span may end where another window has more context.
     across = qa.decode(windows, outputs_of(windows, w0_s4=8.0, w0_e5=8.0), 30)[0]
     assert across.candidates[0] == ("ef", 4, 6, 16.0)
 

@@ -93,7 +93,7 @@ def test_a_thousand_answers_score_as_the_official_rules_say_to_the_last_digit(ve
         if version_2:
             theirs = official_scores(part, predictions, True)
             assert (ours[f"{name}exact"], ours[f"{name}f1"]) == (theirs["exact"], theirs["f1"])
-    for question in questions:  # each by itself, so that no two errors make up for one another
+    for question in questions:  # one by one, so that errors cannot cancel
         if question.id in predictions:
             ours = metrics.squad_scores([question], predictions, has_unanswerable=version_2)
             theirs = official_scores([question], predictions, version_2)
