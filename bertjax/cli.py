@@ -1,4 +1,5 @@
-"""The command line: one function per verb, without logic. Only this module exits.
+"""The command line: one function per verb, and the next or resuming command that it prints. Only
+this module exits.
 
 Exit codes: 0 done; 2 a mistake that the user can correct, told in one sentence; 75 stopped early by
 a signal and resumable; 1 any other error, with its traceback, and warnings under --strict.

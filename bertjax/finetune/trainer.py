@@ -1,4 +1,5 @@
-"""What all seeds of a fine-tuning run share: data, compiled programs and frozen parameters."""
+"""What all seeds of a fine-tuning run share: data, compiled programs, frozen parameters, and which
+weights come from the model and which are new."""
 
 import dataclasses
 import functools

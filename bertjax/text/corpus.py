@@ -1,4 +1,5 @@
-"""Reads raw text, from files and TFDS data sets, as documents: tuples of sentences."""
+"""Reads raw text, from files (chosen by their endings) and TFDS data sets, as documents: tuples of
+sentences."""
 
 import json
 import re

@@ -1,4 +1,5 @@
-"""Counts what the audit reports: in text, in documents and examples, and in finished shards.
+"""Counts what the audit reports, such as leftover markup: in text, in documents and examples, and
+in finished shards.
 
 All sums are integers that add up, so any number of processes gives the same ones.
 """

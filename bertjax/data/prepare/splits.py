@@ -1,4 +1,5 @@
-"""Decides which documents are held out, and which blocks are processed together.
+"""Decides which documents are held out and which blocks are processed together; refuses text of
+too few documents.
 
 Both follow from the hashes of the documents alone, before any pass over them is repeated, so no
 held-out sentence is ever trained on.
