@@ -1,4 +1,4 @@
-"""Next-sentence pairs, drawn, cut and truncated exactly as in `create_pretraining_data.py` (Google).
+"""Next-sentence pairs, drawn, cut and truncated as in Google's `create_pretraining_data.py`.
 
 Google's code walks through a document sentence by sentence and copies tokens into lists. Each of
 its pairs consists of two contiguous runs of tokens. Here all documents are one flat array of ids,
