@@ -22,9 +22,7 @@ Batch = Mapping[str, jax.Array]
 Metrics = dict[str, tuple[jax.Array, jax.Array]]
 Normalizers = dict[str, jax.Array]
 ModelLoss = Callable[..., tuple[jax.Array, Metrics]]
-"""A loss as `model_loss` makes it."""
 
-_DEFAULT = Execution()
 _EPSILON = 1e-5
 
 
@@ -62,7 +60,7 @@ def model_loss(
         config: BertConfig,
         *,
         normalizers: Normalizers | None = None,
-        execution: Execution = _DEFAULT,
+        execution: Execution = Execution(),
         dropout_key: jax.Array | None = None,
         sample_key: jax.Array | None = None,
         **options: Any,
@@ -70,9 +68,8 @@ def model_loss(
         keys = {"dropout_key": dropout_key, "sample_key": sample_key}
         logits = logits_fn(params, batch, config, execution=execution, **keys)
         metrics = metrics_fn(logits, batch, **options)
-        if normalizers is None:
-            normalizers = normalizers_fn(batch)
-        return total_fn(metrics, normalizers), metrics
+        whole = normalizers_fn(batch) if normalizers is None else normalizers
+        return total_fn(metrics, whole), metrics
 
     loss.__name__ = loss.__qualname__ = name
     loss.__doc__ = metrics_fn.__doc__

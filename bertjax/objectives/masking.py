@@ -6,6 +6,7 @@ budget. Spans follow SpanBERT and have one 80/10/10 draw each.
 """
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -44,14 +45,16 @@ class MaskingConfig:
                 "`masking.whole_word` and `masking.span` are both set: choose one. Spans already "
                 "consist of whole words."
             )
-        if (
-            min(self.mask_prob, self.random_prob) < 0
-            or self.mask_prob + self.random_prob > 1 + 1e-9
-        ):
+        mask, random = self.mask_prob, self.random_prob
+        if min(mask, random) < 0 or mask + random > 1 + 1e-9:
             raise UserError(
-                f"`masking.mask_prob` {self.mask_prob} and `masking.random_prob` "
-                f"{self.random_prob} are not two probabilities with a sum of at most 1."
+                f"`masking.mask_prob` {mask} and `masking.random_prob` {random} are not two "
+                "probabilities with a sum of at most 1."
             )
+
+    def budget(self, length: int) -> int:
+        """Returns the number of predictions in a row of tokens, counted as in Google's code."""
+        return max(1, round(self.rate * length))
 
     def predictions(self, max_seq_length: int) -> int:
         """Returns P for rows of this length.
@@ -59,7 +62,7 @@ class MaskingConfig:
         Raises:
             UserError: max_predictions is smaller than the rate needs.
         """
-        needed = _budget(self.rate, max_seq_length)
+        needed = self.budget(max_seq_length)
         if self.max_predictions is None:
             return needed
         if self.max_predictions < needed:
@@ -86,18 +89,8 @@ class Vocabulary(NamedTuple):
     @classmethod
     def of(cls, tokenizer: Any) -> "Vocabulary":
         """Reads the tables of a tokenizer (`bertjax.load_tokenizer`)."""
-        return cls(
-            tokenizer.vocab_size,
-            tokenizer.pad_id,
-            tokenizer.mask_id,
-            tokenizer.special(),
-            tokenizer.word_starts(),
-        )
-
-
-def _budget(rate: float, length: int) -> int:
-    """Returns the number of predictions in a row, counted as in Google's code."""
-    return max(1, round(rate * length))
+        ids = tokenizer.vocab_size, tokenizer.pad_id, tokenizer.mask_id
+        return cls(*ids, tokenizer.special(), tokenizer.word_starts())
 
 
 def mask_tokens(
@@ -138,8 +131,7 @@ def mask_tokens(
     real = input_ids != vocabulary.pad_id if attention_mask is None else attention_mask != 0
     candidates = real & ~jnp.asarray(vocabulary.special)[input_ids]
     # A table, because float32 rounds 0.15 * 190 to another whole number than Python does.
-    lengths = range(input_ids.shape[1] + 1)
-    budgets = [min(_budget(masking.rate, length), predictions) for length in lengths]
+    budgets = [min(masking.budget(n), predictions) for n in range(input_ids.shape[1] + 1)]
     budget = jnp.asarray(budgets, jnp.int32)[real.sum(-1)]
     words = None
     if in_words:
@@ -148,11 +140,10 @@ def mask_tokens(
             starts |= jnp.pad(~candidates[:, :-1], ((0, 0), (1, 0)))
         words = jnp.cumsum(starts, axis=-1)
 
-    def one_row(*row: Any) -> dict[str, jax.Array]:
-        return _mask_row(*row, vocabulary=vocabulary, masking=masking, predictions=predictions)
-
-    masked = jax.vmap(one_row)(keys, input_ids, candidates, budget, words)
-    return _padded(masked, predictions)
+    mask_row = functools.partial(
+        _mask_row, vocabulary=vocabulary, masking=masking, predictions=predictions
+    )
+    return jax.vmap(mask_row)(keys, input_ids, candidates, budget, words)
 
 
 def _mask_row(
@@ -181,12 +172,14 @@ def _mask_row(
     corrupted = jnp.where(draw < masking.mask_prob, vocabulary.mask_id, corrupted)
     # Chosen positions first, in order: a stable sort of the negated choice.
     positions = jnp.argsort(~chosen, stable=True)[:predictions]
-    return {
-        "input_ids": jnp.where(chosen, corrupted, ids),
+    masked = {
         "masked_positions": jnp.where(chosen[positions], positions, 0).astype(jnp.int32),
         "masked_labels": jnp.where(chosen[positions], ids[positions], 0),
         "masked_weights": chosen[positions].astype(jnp.float32),
     }
+    padding = (0, predictions - positions.shape[0])
+    padded = {name: jnp.pad(array, padding) for name, array in masked.items()}
+    return {"input_ids": jnp.where(chosen, corrupted, ids), **padded}
 
 
 def _choose_pieces(key: jax.Array, candidates: jax.Array, budget: jax.Array) -> jax.Array:
@@ -199,10 +192,7 @@ def _choose_pieces(key: jax.Array, candidates: jax.Array, budget: jax.Array) -> 
 def _choose_words(
     key: jax.Array, candidates: jax.Array, budget: jax.Array, words: jax.Array
 ) -> jax.Array:
-    """Returns bool [T]: whole words in random order, each taken if it still fits.
-
-    words [T] numbers the words.
-    """
+    """Returns bool [T]: whole words, numbered by words [T], in random order while they fit."""
     count = words.shape[0] + 1  # word numbers run from 0 to T
     sizes = jnp.zeros(count, jnp.int32).at[words].add(candidates.astype(jnp.int32))
     order = _random_order(key, sizes > 0)
@@ -216,17 +206,6 @@ def _choose_words(
     _, fits = jax.lax.scan(take, budget, order)
     taken = jnp.zeros(count, bool).at[order].set(fits)
     return candidates & taken[words]
-
-
-class _Spans(NamedTuple):
-    """The state of `_choose_spans`."""
-
-    attempt: jax.Array
-    """The next entry of the random order."""
-    left: jax.Array
-    """The rest of the budget."""
-    of_word: jax.Array
-    """The attempt that chose each word, or -1: int32 [words + LONGEST_SPAN]."""
 
 
 def _choose_spans(
@@ -245,25 +224,27 @@ def _choose_spans(
     wanted = span_lengths(length_key, length)
     attempts = candidates.sum(dtype=jnp.int32)
 
-    def may_continue(state: _Spans) -> jax.Array:
-        return (state.attempt < attempts) & (state.left > 0)
+    # The carry: the next entry of the random order, the rest of the budget, and the attempt that
+    # chose each word or -1 (int32 [words + LONGEST_SPAN]).
+    def may_continue(carry: tuple[jax.Array, ...]) -> jax.Array:
+        attempt, left, _ = carry
+        return (attempt < attempts) & (left > 0)
 
-    def begin_span(state: _Spans) -> _Spans:
-        run = first_words[state.attempt] + jnp.arange(LONGEST_SPAN)
-        free = (sizes[run] > 0) & (state.of_word[run] < 0)
-        free &= jnp.arange(LONGEST_SPAN) < wanted[state.attempt]
-        fits = jnp.cumsum(sizes[run]) <= state.left
+    def begin_span(carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        attempt, left, of_word = carry
+        run = first_words[attempt] + jnp.arange(LONGEST_SPAN)
+        free = (sizes[run] > 0) & (of_word[run] < 0)
+        free &= jnp.arange(LONGEST_SPAN) < wanted[attempt]
+        fits = jnp.cumsum(sizes[run]) <= left
         taken = jnp.cumprod(free & fits).astype(bool)
-        return _Spans(
-            state.attempt + 1,
-            state.left - jnp.where(taken, sizes[run], 0).sum(),
-            state.of_word.at[run].set(jnp.where(taken, state.attempt, state.of_word[run])),
-        )
+        left -= jnp.where(taken, sizes[run], 0).sum()
+        of_word = of_word.at[run].set(jnp.where(taken, attempt, of_word[run]))
+        return attempt + 1, left, of_word
 
     # The carry starts from device-varying values, not from constants: see `_choose_words`.
-    start = _Spans(attempts * 0, budget, sizes * 0 - 1)
-    chosen = jax.lax.while_loop(may_continue, begin_span, start).of_word[words]
-    return jnp.where(candidates, chosen, -1)
+    start = (attempts * 0, budget, sizes * 0 - 1)
+    _, _, of_word = jax.lax.while_loop(may_continue, begin_span, start)
+    return jnp.where(candidates, of_word[words], -1)
 
 
 def span_lengths(key: jax.Array, count: int) -> jax.Array:
@@ -281,13 +262,3 @@ def _random_order(key: jax.Array, eligible: jax.Array) -> jax.Array:
     """Returns int32 [T]: the indices of all entries in random order, eligible ones first."""
     draws = jax.random.bits(key, eligible.shape, jnp.uint32) >> 1
     return jnp.argsort(jnp.where(eligible, draws, draws | jnp.uint32(1 << 31)))
-
-
-def _padded(masked: dict[str, jax.Array], width: int) -> dict[str, jax.Array]:
-    """Pads the masked_* arrays to [B, width]."""
-
-    def pad(name: str, array: jax.Array) -> jax.Array:
-        missing = width - array.shape[1] if name.startswith("masked_") else 0
-        return jnp.pad(array, ((0, 0), (0, max(missing, 0))))
-
-    return {name: pad(name, array) for name, array in masked.items()}

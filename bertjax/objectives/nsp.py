@@ -16,13 +16,11 @@ from bertjax.objectives.objective import MAJORITY, TOKENS, Metric, Objective
 
 def sentence_metrics(name: str, words: str) -> tuple[Metric, ...]:
     """Returns the metrics of masked LM and of an objective with a sentence head."""
-    loss, accuracy = f"{name}_loss", f"{name}_accuracy"
-    said = f"{words} accuracy"
-    return (
-        *METRICS,
-        Metric(loss, name, f"{words} loss", "min"),
-        Metric(accuracy, f"{name}_acc", said, in_verdict=True, baseline=MAJORITY),
+    loss = Metric(f"{name}_loss", name, f"{words} loss", "min")
+    accuracy = Metric(
+        f"{name}_accuracy", f"{name}_acc", f"{words} accuracy", in_verdict=True, baseline=MAJORITY
     )
+    return *METRICS, loss, accuracy
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,11 +8,8 @@ import dataclasses
 from typing import Any, ClassVar, Literal
 
 import jax
-import numpy as np
 
-from bertjax.config import BertConfig
 from bertjax.model import initializers
-from bertjax.model.initializers import InitializationConfig
 from bertjax.objectives.losses import Batch, ModelLoss, model_loss
 from bertjax.objectives.masking import MaskingConfig, Vocabulary, mask_tokens
 
@@ -65,6 +62,8 @@ class Objective:
     # Functions of the class: static or ordinary methods.
     init_params: ClassVar[Any]
     """(config, key) -> parameters."""
+    reinitialize: ClassVar[Any] = staticmethod(initializers.reinitialize)
+    """(parameters, config, initialization, counts) -> parameters."""
     logits: ClassVar[Any]
     """(params, batch, config, *, execution, dropout_key, sample_key) -> logits."""
     scores: ClassVar[Any]
@@ -76,16 +75,6 @@ class Objective:
     flops: ClassVar[Any]
     """(config, T, P) -> FLOPs of the forward pass over one row of T tokens with P predictions."""
 
-    def reinitialize(
-        self,
-        params: dict[str, Any],
-        config: BertConfig,
-        initialization: InitializationConfig,
-        counts: np.ndarray | None,
-    ) -> dict[str, Any]:
-        """Applies `initialization` to the drawn parameters; see `initializers.reinitialize`."""
-        return initializers.reinitialize(params, config, initialization, counts)
-
     def corrupt(
         self, batch: Batch, keys: jax.Array, vocabulary: Vocabulary, masking: MaskingConfig
     ) -> Batch:
@@ -96,9 +85,8 @@ class Objective:
     @property
     def loss(self) -> ModelLoss:
         """The loss of parameters and a corrupted batch."""
-        return model_loss(
-            f"{self.name}_loss", self.logits, self.scores, self.normalizers, self.total
-        )
+        name = f"{self.name}_loss"
+        return model_loss(name, self.logits, self.scores, self.normalizers, self.total)
 
     @staticmethod
     def exported(params: dict[str, Any]) -> dict[str, Any]:

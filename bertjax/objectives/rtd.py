@@ -16,15 +16,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from bertjax.config import BertConfig, Execution
+from bertjax.model import initializers
 from bertjax.model.bert import row_keys
 from bertjax.model.encoder import Encoder
 from bertjax.model.flops import encoder_flops
 from bertjax.model.heads import MlmHead, TokenDetectionHead
-from bertjax.model.initializers import InitializationConfig
 from bertjax.model.layers import dense, fold_keys
 from bertjax.model.linen import BertEncoder, Inputs, attention_mask, gather_positions
 from bertjax.objectives import losses
@@ -34,8 +33,6 @@ from bertjax.objectives.options import RtdOptions
 
 # Folded into the dropout keys of the generator, so that it and the discriminator share no draws.
 _GENERATOR_KEYS = 1 << 22
-# Names of the generator's subtrees in `initializers.reinitialize`.
-_INITIALIZED = {"generator_mlm": "mlm"}
 
 
 class Detection(NamedTuple):
@@ -83,17 +80,14 @@ class ReplacedTokenDetection(RtdOptions, Objective):
         module = _Electra(config, generator=self.generator(config))
         return dict(module.init(key, {"input_ids": ids}, ids)["params"])
 
-    def reinitialize(
-        self,
-        params: dict[str, Any],
-        config: BertConfig,
-        initialization: InitializationConfig,
-        counts: np.ndarray | None,
-    ) -> dict[str, Any]:
-        """Applies `initialization`; the masked-LM bias is the generator's."""
-        named = {_INITIALIZED.get(part, part): tree for part, tree in params.items()}
-        began = super().reinitialize(named, config, initialization, counts)
-        return {part: began[_INITIALIZED.get(part, part)] for part in params}
+    @staticmethod
+    def reinitialize(params: dict[str, Any], *options: Any) -> dict[str, Any]:
+        """Applies `initializers.reinitialize`; the masked-LM bias is the generator's."""
+        params = dict(params)
+        params["mlm"] = params.pop("generator_mlm")
+        params = initializers.reinitialize(params, *options)
+        params["generator_mlm"] = params.pop("mlm")
+        return params
 
     def logits(
         self,
@@ -192,12 +186,8 @@ class _Electra(BertEncoder):
         """Returns masked-LM logits [B, P, V]; keys are dropout keys [B]."""
         keys = fold_keys(keys, _GENERATOR_KEYS)
         x, position_ids = self.embed(inputs, keys)
-        x, _, _ = self.generator_encoder(
-            self.generator_projection(x),
-            mask=attention_mask(inputs),
-            position_ids=position_ids,
-            keys=keys,
-        )
+        x, mask = self.generator_projection(x), attention_mask(inputs)
+        x, _, _ = self.generator_encoder(x, mask=mask, position_ids=position_ids, keys=keys)
         return self.generator_mlm(gather_positions(x, positions), self.embeddings.attend)
 
     def discriminate(self, inputs: Inputs, keys: jax.Array | None = None) -> jax.Array:
