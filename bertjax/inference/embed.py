@@ -14,8 +14,6 @@ from bertjax.interop.huggingface import Pretrained
 from bertjax.tasks.task import trained_length
 from bertjax.tasks.texts import Text, split_pairs, tokenize
 
-_DEFAULT = Execution()
-
 
 def embed(
     model: Pretrained,
@@ -25,7 +23,7 @@ def embed(
     *,
     layer_weights: Sequence[float] | None = None,
     batch_size: int = 32,
-    execution: Execution = _DEFAULT,
+    execution: Execution = Execution(),
 ) -> np.ndarray:
     """Embeds texts: [N, D] float32, or [N, D * layers] for several joined layers.
 
@@ -52,26 +50,18 @@ def embed(
     length = trained_length(model)
     features = tokenize(firsts, seconds, model.tokenizer, length)
     joined = len(layers) if layer_weights is None else 1
+    weights = None if layer_weights is None else np.asarray(layer_weights, np.float32)
     result = np.zeros((len(firsts), model.config.hidden_size * joined), np.float32)
-    for rows, batch in programs.batches(features, batch_size, length):
+    for rows, inputs in programs.batches(features, batch_size, length):
         vectors = programs.pooled_vectors(
-            model.params,
-            programs.model_inputs(batch),
-            None if layer_weights is None else np.asarray(layer_weights, np.float32),
-            layers=layers,
-            pooling=pooling,
-            config=model.config,
-            execution=execution,
+            model.params, inputs, weights, layers, pooling, model.config, execution
         )
         result[rows] = np.asarray(vectors)[: len(rows)]
     return result
 
 
 def check_layers(
-    model: Pretrained,
-    layers: tuple[int, ...],
-    pooling: Pooling,
-    layer_weights: Sequence[float] | None,
+    model: Pretrained, layers: Sequence[int], pooling: str, layer_weights: Sequence[float] | None
 ) -> None:
     """Raises a UserError unless the model has these layers and this pooling."""
     depth = model.config.num_hidden_layers
@@ -93,11 +83,8 @@ def check_layers(
         return
     if pooling == "pooler":
         raise UserError("`pooling` pooler reads one layer: leave out `layer_weights`.")
-    if len(layer_weights) != len(layers):
-        raise UserError(
-            f"`layer_weights` has {len(layer_weights)} numbers for {len(layers)} layers: give one "
-            "for each layer."
-        )
+    if (given := len(layer_weights)) != (need := len(layers)):
+        raise UserError(f"`layer_weights` has {given} numbers for {need} layers: give {need}.")
     for weight in layer_weights:
         if not abs(weight) <= float(np.finfo(np.float32).max):
             raise UserError(f"`layer_weights` has {weight}: give finite numbers.")

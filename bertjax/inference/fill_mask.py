@@ -16,7 +16,6 @@ from bertjax.tasks.texts import check_texts, name_text, tokenize
 MASK = "[MASK]"
 HEADS = ("pretraining", "masked_lm")
 """Heads whose models are there to fill in [MASK]."""
-_DEFAULT = Execution()
 
 
 def check_head(model: Pretrained) -> None:
@@ -34,7 +33,7 @@ def fill_mask(
     top_k: int = 5,
     *,
     batch_size: int = 32,
-    execution: Execution = _DEFAULT,
+    execution: Execution = Execution(),
     where: Callable[[int], str] = name_text,
 ) -> list[dict[str, Any]]:
     """Finds the likeliest tokens for each [MASK] of the texts.
@@ -56,37 +55,27 @@ def fill_mask(
     """
     check_texts(texts, where)
     check_head(model)
-    if not 1 <= top_k <= model.tokenizer.vocab_size:
-        raise UserError(
-            f"`top_k` is {top_k}: give a number from 1 to {model.tokenizer.vocab_size}."
-        )
-    length = trained_length(model)
+    pieces, length = model.tokenizer.vocab_size, trained_length(model)
+    if not 1 <= top_k <= pieces:
+        raise UserError(f"`top_k` is {top_k}: give a number from 1 to {pieces}.")
     features = tokenize(texts, None, model.tokenizer, length, parse_mask=True)
     found = [np.flatnonzero(ids == model.tokenizer.mask_id) for ids in features.input_ids]
     _check_masks(texts, found, length, where)
-    masks: list[list[list[dict[str, Any]]]] = [[] for _ in texts]
-    for rows, batch in programs.batches(features, batch_size, length):
+    results: list[dict[str, Any]] = [{"text": text, "masks": []} for text in texts]
+    for rows, inputs in programs.batches(features, batch_size, length):
         # A power of two gives few programs.
         width = 1 << (max(len(found[row]) for row in rows) - 1).bit_length()
-        positions = np.zeros((len(batch["label"]), width), np.int32)
+        positions = np.zeros((len(inputs["input_ids"]), width), np.int32)
         for at, row in enumerate(rows):
             positions[at, : len(found[row])] = found[row]
         best = programs.likeliest_tokens(
-            model.params,
-            programs.model_inputs(batch),
-            positions,
-            pieces=model.tokenizer.vocab_size,
-            top_k=top_k,
-            config=model.config,
-            execution=execution,
+            model.params, inputs, positions, pieces, top_k, model.config, execution
         )
         scores, ids = jax.device_get(best)
         for at, row in enumerate(rows):
-            masks[row] = [
-                _tokens(model, scores[at, number], ids[at, number])
-                for number in range(len(found[row]))
-            ]
-    return [{"text": text, "masks": of_text} for text, of_text in zip(texts, masks, strict=True)]
+            own = zip(scores[at], ids[at], found[row], strict=False)
+            results[row]["masks"] = [_tokens(model, score, token) for score, token, _ in own]
+    return results
 
 
 def _check_masks(
@@ -104,10 +93,5 @@ def _check_masks(
 
 
 def _tokens(model: Pretrained, scores: np.ndarray, ids: np.ndarray) -> list[dict[str, Any]]:
-    return [
-        {
-            "token": model.tokenizer.decode([int(token)], skip_special=False),
-            "score": float(score),
-        }
-        for score, token in zip(scores, ids, strict=True)
-    ]
+    names = [model.tokenizer.decode([int(token)], skip_special=False) for token in ids]
+    return [{"token": name, "score": float(s)} for name, s in zip(names, scores, strict=True)]

@@ -15,15 +15,13 @@ from bertjax.tasks import batches
 from bertjax.tasks.task import trained_length
 from bertjax.tasks.texts import check_texts, name_text
 
-_DEFAULT = Execution()
-
 
 def pseudo_log_likelihood(
     model: Pretrained,
     texts: Sequence[str],
     *,
     batch_size: int = 32,
-    execution: Execution = _DEFAULT,
+    execution: Execution = Execution(),
     where: Callable[[int], str] = name_text,
 ) -> list[dict[str, Any]]:
     """Sums log p(token | all other tokens) over the tokens of each text.
@@ -49,8 +47,14 @@ def pseudo_log_likelihood(
     """
     check_texts(texts, where)
     check_head(model)
-    rows = [_row(model, text, where(number)) for number, text in enumerate(texts)]
-    tokens = [len(row) - 2 for row in rows]
+    rows = [np.asarray(model.tokenizer.encode(text).ids, np.int32) for text in texts]
+    tokens, max_tokens = [len(row) - 2 for row in rows], trained_length(model) - 2
+    for number, count in enumerate(tokens):
+        if count > max_tokens:
+            raise UserError(
+                f"{where(number)} has {count:,} tokens, more than the {max_tokens:,} that the "
+                "model reads at once: split it, because truncation would change its likelihood."
+            )
     sums = np.zeros(len(rows), np.float64)
     for owners, scores in _scores(model, rows, batch_size, execution):
         np.add.at(sums, owners, scores)
@@ -65,18 +69,6 @@ def pseudo_log_likelihood(
     ]
 
 
-def _row(model: Pretrained, text: str, where: str) -> np.ndarray:
-    """int32 [length]: [CLS] text [SEP], if it fits into a row."""
-    ids = np.asarray(model.tokenizer.encode(text).ids, np.int32)
-    max_tokens = trained_length(model) - 2
-    if len(ids) - 2 > max_tokens:
-        raise UserError(
-            f"{where} has {len(ids) - 2:,} tokens, more than the {max_tokens:,} that the model "
-            "reads at once: split it, because truncation would change its likelihood."
-        )
-    return ids
-
-
 def _scores(
     model: Pretrained, rows: list[np.ndarray], batch_size: int, execution: Execution
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -87,11 +79,9 @@ def _scores(
     owners = np.repeat(np.arange(len(rows)), counts)
     places = np.arange(len(owners)) - np.repeat(counts.cumsum() - counts, counts) + 1
     types = [np.zeros(len(row), np.int32) for row in rows]
-    for copies, width in batches.length_batches(
-        lengths[owners],
-        programs.row_bucket(len(owners), batch_size),
-        batches.length_buckets(trained_length(model)),
-    ):
+    size = programs.row_bucket(len(owners), batch_size)
+    buckets = batches.length_buckets(trained_length(model))
+    for copies, width in batches.length_batches(lengths[owners], size, buckets):
         real = copies >= 0
         at = np.where(real, owners[copies], -1)
         batch = batches.padded(rows, types, at, width, model.tokenizer.pad_id)
@@ -99,12 +89,8 @@ def _scores(
         positions = np.where(real, places[copies], 0)[:, None]
         targets = np.take_along_axis(batch["input_ids"], positions, axis=1)
         np.put_along_axis(batch["input_ids"], positions, model.tokenizer.mask_id, axis=1)
+        inputs, positions = programs.model_inputs(batch), positions.astype(np.int32)
         scores = programs.token_log_likelihoods(
-            model.params,
-            programs.model_inputs(batch),
-            positions.astype(np.int32),
-            targets,
-            config=model.config,
-            execution=execution,
+            model.params, inputs, positions, targets, model.config, execution
         )
         yield owners[copies[real]], np.asarray(scores)[real, 0]

@@ -18,8 +18,6 @@ from bertjax.tasks.batches import length_buckets
 from bertjax.tasks.tables import MAX_FIELD
 from bertjax.tasks.task import Features, Outputs, Predictor, Run, TaskKind
 
-_DEFAULT = Execution()
-
 
 def can_predict(head: str) -> bool:
     """Whether `predict_lines` works for models with this head. Every model gives embeddings."""
@@ -32,7 +30,7 @@ def predict(
     *,
     top_k: int = 5,
     batch_size: int = 32,
-    execution: Execution = _DEFAULT,
+    execution: Execution = Execution(),
 ) -> list[dict[str, Any]]:
     """Answers inputs with a fine-tuned model.
 
@@ -55,11 +53,9 @@ def predict(
     Raises:
         UserError: the model can't predict, or an input can't be read.
     """
-    kind, predictor = _predictor(model, "predict")
-    _check_top_k(top_k)
+    _, predictor, run = _predictor(model, "predict", batch_size, execution, top_k)
     if not isinstance(inputs, str) and not len(inputs):
         return []
-    run = _runner(model, kind, predictor, batch_size, execution)
     return predictor.predict(inputs, run, top_k=top_k)
 
 
@@ -68,7 +64,7 @@ def evaluate(
     path: epath.PathLike,
     *,
     batch_size: int = 32,
-    execution: Execution = _DEFAULT,
+    execution: Execution = Execution(),
     **options: Any,
 ) -> dict[str, float]:
     """Computes the metrics of a fine-tuned model over every row of a labeled file.
@@ -87,14 +83,13 @@ def evaluate(
     Raises:
         UserError: the model can't be evaluated, or something is wrong with the file.
     """
-    kind, predictor = _predictor(model, "evaluate")
+    kind, predictor, run = _predictor(model, "evaluate", batch_size, execution)
     names = [field.name for field in dataclasses.fields(kind.evaluation)]
     if unknown := [name for name in options if name not in names]:
         known = ", ".join(f"`{name}`" for name in names) or "none"
         raise UserError(
             f"`{unknown[0]}` is no option of evaluating a {kind.name} model; its options: {known}."
         )
-    run = _runner(model, kind, predictor, batch_size, execution)
     return predictor.evaluate(path, kind.evaluation(**options), run)
 
 
@@ -155,36 +150,24 @@ def _answering(
     if model.kind in fill_mask.HEADS:
         fill = functools.partial(fill_mask.fill_mask, model, top_k=top_k, batch_size=batch_size)
         return _Answering(fill)
-    kind, predictor = _predictor(model, "predict")
-    _check_top_k(top_k)
-    run = _runner(model, kind, predictor, batch_size, _DEFAULT)
+    _, predictor, run = _predictor(model, "predict", batch_size, Execution(), top_k)
     answer = functools.partial(predictor.predict, run=run, top_k=top_k)
     return _Answering(answer, predictor.parse_line, predictor.chunk_lines, predictor.max_line)
 
 
-def _check_top_k(top_k: int) -> None:
-    if top_k < 1:
-        raise UserError(f"`top_k` is {top_k}: give at least 1.")
-
-
-def _predictor(model: Pretrained, verb: str) -> tuple[TaskKind, Predictor]:
+def _predictor(
+    model: Pretrained, verb: str, batch_size: int, execution: Execution, top_k: int = 1
+) -> tuple[TaskKind, Predictor, Run]:
+    """Returns the kind of task, its predictor and a function that runs the model over rows."""
     kind = kinds.of_model(model)
     if kind is None:
         raise UserError(
             f"The model does {model.kind}, which {verb} can't: fine-tune it first (bertjax "
             "finetune), or use embed or fill-mask."
         )
-    return kind, kind.predictor(model)
-
-
-def _runner(
-    model: Pretrained,
-    kind: TaskKind,
-    predictor: Predictor,
-    batch_size: int,
-    execution: Execution,
-) -> Run:
-    """Returns a function that runs the model over rows."""
+    predictor = kind.predictor(model)
+    if top_k < 1:
+        raise UserError(f"`top_k` is {top_k}: give at least 1.")
 
     def run(features: Features) -> Outputs:
         return programs.output_batches(
@@ -198,4 +181,4 @@ def _runner(
             execution=execution,
         )
 
-    return run
+    return kind, predictor, run

@@ -99,9 +99,8 @@ def fit_probe(
         linear, name = LogisticRegression(max_iter=2000, tol=1e-3), "logisticregression__C"
         strengths, scoring = list(_STRENGTHS), "accuracy"
         parts = StratifiedKFold(folds, shuffle=True, random_state=seed)
-    search = GridSearchCV(
-        make_pipeline(StandardScaler(), linear), {name: strengths}, scoring=scoring, cv=parts
-    )
+    pipeline = make_pipeline(StandardScaler(), linear)
+    search = GridSearchCV(pipeline, {name: strengths}, scoring=scoring, cv=parts)
     search.fit(vectors.astype(np.float64), labels)
     answer = search.predict if is_regression else search.decision_function
     outputs = np.asarray(answer(others.astype(np.float64)))

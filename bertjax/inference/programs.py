@@ -19,8 +19,6 @@ from bertjax.train import sharding
 
 Pooling = Literal["mean", "cls", "pooler"]
 
-_DEFAULT = Execution()
-
 
 def output_batches(
     params: bert.Params,
@@ -31,21 +29,14 @@ def output_batches(
     batch_size: int,
     buckets: Sequence[int],
     forward: Callable[..., jax.Array] = bert.task_logits,
-    execution: Execution = _DEFAULT,
+    execution: Execution = Execution(),
     mesh: Mesh | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields (row numbers, outputs) of batches of rows of similar length.
 
-    Args:
-        params: with the parts of the head; on the mesh, if there is one.
-        features: the rows.
-        config: the shape.
-        head: its name, as `bertjax.task_logits` takes it.
-        batch_size: rows per batch, over all devices.
-        buckets: widths that batches are padded to.
-        forward: (params, inputs, config, head, *, execution) -> outputs [B, ...].
-        execution: how to compute.
-        mesh: mesh of the parameters, if they are sharded.
+    Batches have `batch_size` rows over all devices, padded to one of the widths in `buckets`. The
+    parameters lie on the mesh, if there is one. `forward` computes outputs [B, ...] with the
+    signature of `bertjax.task_logits`, which takes the name of the head.
     """
     program = _forward_program(forward, config, head, execution, mesh)
     for indices, width in length_batches(features.lengths, batch_size, buckets):
@@ -57,11 +48,12 @@ def output_batches(
 def _place(
     features: Features, indices: np.ndarray, width: int, mesh: Mesh | None
 ) -> dict[str, Any]:
+    def read(rows: Any) -> dict[str, np.ndarray]:
+        return model_inputs(features.batch(indices[rows], width))
+
     if mesh is None:
-        return model_inputs(features.batch(indices, width))
-    return sharding.make_global_batch(
-        mesh, len(indices), lambda rows: model_inputs(features.batch(indices[rows], width))
-    )
+        return read(slice(None))
+    return sharding.make_global_batch(mesh, len(indices), read)
 
 
 @functools.lru_cache(maxsize=8)
@@ -145,11 +137,10 @@ def pooled_vectors(
 def batches(
     features: TextFeatures, batch_size: int, max_length: int
 ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
-    """Yields (row numbers, batch) of rows of similar length."""
-    buckets = length_buckets(max_length)
-    size = row_bucket(len(features), batch_size)
+    """Yields (row numbers, inputs of the model) of rows of similar length."""
+    size, buckets = row_bucket(len(features), batch_size), length_buckets(max_length)
     for indices, width in length_batches(features.lengths, size, buckets):
-        yield indices[indices >= 0], features.batch(indices, width)
+        yield indices[indices >= 0], model_inputs(features.batch(indices, width))
 
 
 def row_bucket(rows: int, batch_size: int) -> int:

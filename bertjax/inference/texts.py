@@ -13,18 +13,14 @@ def chunks(
 ) -> Iterator[tuple[int, list[str]]]:
     """Yields (number of the first line, checked lines without their ends) of chunks.
 
-    Args:
-        lines: the lines.
-        size: maximum lines of a chunk; None: CHUNK.
-        max_length: maximum characters of a line, or None.
+    A chunk has up to `size` lines (None: CHUNK) of up to `max_length` characters (None: any).
     """
-    size = CHUNK if size is None else size
     chunk: list[str] = []
     first = 1
     for number, line in enumerate(lines, start=1):
         text = line.removesuffix("\n").removesuffix("\r")
         chunk.append(tables.check_text(text, f"Line {number}", max_length=max_length))
-        if len(chunk) == size:
+        if len(chunk) == (size or CHUNK):
             yield first, chunk
             first, chunk = number + 1, []
     if chunk:

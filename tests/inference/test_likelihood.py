@@ -51,7 +51,7 @@ def test_a_text_cannot_write_a_mask(tiny_model):
 def test_the_copies_of_all_texts_share_few_programs_and_small_batches(tiny_model, monkeypatch):
     shapes = []
 
-    def scores(params, inputs, positions, targets, **_):
+    def scores(params, inputs, positions, targets, *_):
         shapes.append(inputs["input_ids"].shape)
         assert positions.shape == targets.shape == (len(inputs["input_ids"]), 1)
         return np.full(positions.shape, -1.0, np.float32)
