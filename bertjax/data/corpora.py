@@ -31,11 +31,8 @@ class Corpora(NamedTuple):
         """Reads the manifests of directories that `bertjax prepare` wrote.
 
         There is at least one directory. Weights are positive, one per directory, with any sum; by
-        default, they are the numbers of examples.
-
-        Raises:
-            UserError: the directories can't be mixed, the weights are invalid, or see
-                `shards.read_manifest`.
+        default, they are the numbers of examples. Raises `UserError` if the directories can't be
+        mixed or the weights are invalid; see also `shards.read_manifest`.
         """
         paths = tuple(map(epath.Path, directories))
         _check_weights(paths, weights)

@@ -55,11 +55,9 @@ def length_buckets(
 
     A bucket's share of the steps is its share of the examples in the mixture, so that every example
     comes as often as without buckets. There are no empty buckets. `readers` and `weights` are those
-    of `one_bucket`; `lengths` are ascending, and max_seq_length is always added.
-
-    Raises:
-        UserError: the lengths are not ascending or not between 1 and max_seq_length; or see
-            `ShardReader.lengths`.
+    of `one_bucket`; `lengths` are ascending, and max_seq_length is always added. Raises `UserError`
+    if the lengths are not ascending or not between 1 and max_seq_length; see also
+    `ShardReader.lengths`.
     """
     longest = readers[0].manifest.max_seq_length
     bounds = [*lengths, longest] if lengths[-1] < longest else [*lengths]

@@ -88,8 +88,7 @@ def pair_spans(
 
     Source: google-research/bert, create_pretraining_data.py.
 
-    Raises:
-        ValueError: there are fewer than two documents, or `max_seq_length` is below 5.
+    Raises `ValueError` if there are fewer than two documents, or `max_seq_length` is below 5.
     """
     if len(documents) < 2:
         raise ValueError("Pairing needs at least two documents: B may come from another one.")

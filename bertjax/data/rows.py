@@ -32,8 +32,8 @@ def make_rows(records: Sequence[bytes], manifest: Manifest) -> dict[str, np.ndar
         each [n, T] int32, and next_sentence_label [n] int32 (1: B is random, or A and B are
         swapped). Single sequences have no label.
 
-    Raises:
-        BadRecord: names the first record that is no such example or has ids outside the vocabulary.
+    Raises `BadRecord` for the first record that is no such example or has ids outside the
+    vocabulary.
     """
     single = not manifest.segment_kind.is_pair
     dtype = manifest.id_dtype
@@ -69,8 +69,7 @@ def make_rows(records: Sequence[bytes], manifest: Manifest) -> dict[str, np.ndar
 def example_of(record: bytes, manifest: Manifest) -> Pair:
     """Decodes the example of a record of these shards; does not check its ids.
 
-    Raises:
-        ValueError: the bytes are no record, or a record of other shards.
+    Raises `ValueError` if the bytes are no record, or a record of other shards.
     """
     pair = shards.decode_pair(record)
     if (len(pair.b) > 0) != manifest.segment_kind.is_pair:

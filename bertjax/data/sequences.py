@@ -37,8 +37,7 @@ def single_spans(
     Returns:
         Spans with an empty B (b_start = b_stop = a_stop) and is_random False.
 
-    Raises:
-        ValueError: `max_seq_length` is below 5.
+    Raises `ValueError` if `max_seq_length` is below 5.
     """
     check_length(max_seq_length)
     limit = max_seq_length - SPECIALS_PER_SINGLE
@@ -81,8 +80,7 @@ def ordered_spans(
     Returns:
         Spans; `is_random` says whether A and B are swapped.
 
-    Raises:
-        ValueError: `max_seq_length` is below 5.
+    Raises `ValueError` if `max_seq_length` is below 5.
     """
     check_length(max_seq_length)
     limit = max_seq_length - SPECIALS_PER_PAIR

@@ -71,8 +71,7 @@ def encode_bytes(
 def decode_pair(record: bytes) -> Pair:
     """Decodes a record; the ids are views of its bytes.
 
-    Raises:
-        ValueError: the bytes are no such record.
+    Raises `ValueError` if the bytes are no such record.
     """
     if len(record) < HEADER_BYTES or record[0] & ~(RANDOM | WIDE | SINGLE) or record[1]:
         raise ValueError("not an example record")
@@ -92,8 +91,7 @@ def decode_pair(record: bytes) -> Pair:
 def ids_of(record: bytes) -> int:
     """Returns the number of ids in a record without decoding it.
 
-    Raises:
-        IndexError: the record is empty.
+    Raises `IndexError` if the record is empty.
     """
     return (len(record) - HEADER_BYTES) // id_dtype(bool(record[0] & WIDE)).itemsize
 
@@ -204,9 +202,8 @@ class Manifest:
 def read_manifest(directory: epath.PathLike) -> Manifest:
     """Reads the manifest of a data directory and checks the sizes of its files.
 
-    Raises:
-        UserError: there is no directory or no manifest (preparing never finished), the manifest
-            can't be read or has another version, or a shard is missing or has another size.
+    Raises `UserError` if there is no directory or no manifest (preparing never finished), the
+    manifest can't be read or has another version, or a shard is missing or has another size.
     """
     directory = location(directory)
     path = directory / MANIFEST
@@ -281,10 +278,8 @@ def write_records(path: epath.Path, records: Iterable[bytes]) -> ShardFile:
     """Writes one shard, which gets its name only when it is complete.
 
     Equal records give equal bytes. ArrayRecord writes local files only: a local file is written
-    beside its path and renamed, a remote one is written to a temporary directory and copied.
-
-    Raises:
-        CannotWrite: there is no space or no permission.
+    beside its path and renamed, a remote one is written to a temporary directory and copied. Raises
+    `CannotWrite` if there is no space or no permission.
     """
     if is_local(path):
         with replacing(path) as local:

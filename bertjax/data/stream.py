@@ -39,10 +39,8 @@ class ShardReader:
     def __init__(self, directory: epath.PathLike, split: str) -> None:
         """Opens "train" or "held_out" of a directory that `bertjax prepare` wrote.
 
-        Copies of remote files are removed with this reader.
-
-        Raises:
-            UserError: see `read_manifest`; or a copied file does not fit the manifest.
+        Copies of remote files are removed with this reader. Raises `UserError` as `read_manifest`
+        does, and if a copied file does not fit the manifest.
         """
         if split not in shards.SPLITS:
             raise ValueError(f"split {split!r}: one of {shards.SPLITS}")
@@ -64,9 +62,7 @@ class ShardReader:
         """Returns the number of tokens of every example, with special tokens: int32 [len(self)].
 
         It reads the whole split, at some microseconds per example (benchmarks/length_buckets.py).
-
-        Raises:
-            UserError: names a damaged record by its file and number.
+        Raises `UserError` that names a damaged record by its file and number.
         """
         lengths = np.empty(len(self), np.int32)
         for file, (start, stop) in enumerate(itertools.pairwise(self._starts)):
@@ -191,8 +187,7 @@ class HeldOutBatches:
     ) -> None:
         """Makes global batches of at most `max_examples` examples, spread evenly over the split.
 
-        Raises:
-            UserError: the batch size or the number of examples is below 1.
+        Raises `UserError` if the batch size or the number of examples is below 1.
         """
         if batch_size < 1:
             raise UserError(f"`batch_size` is {batch_size}: give at least 1.")
@@ -215,10 +210,8 @@ class HeldOutBatches:
     def rows(self, batch_index: int, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Reads rows, [n], of a global batch and adds example_weight [n] float32.
 
-        Examples of weight 0 fill the last batch. See `ShardReader.rows`.
-
-        Raises:
-            IndexError: there is no such batch.
+        Examples of weight 0 fill the last batch. See `ShardReader.rows`. Raises `IndexError` if
+        there is no such batch.
         """
         if not 0 <= batch_index < len(self):
             raise IndexError(f"batch {batch_index} of {len(self)}")

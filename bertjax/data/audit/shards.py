@@ -27,10 +27,7 @@ def audit_shards(
 
     The findings of `prepare` about sentences and documents are kept, since records have neither.
     `max_predictions` is the maximum in an example, if there is one. By default, the manifest is
-    read from the directory.
-
-    Raises:
-        UserError: see `shards.read_manifest`.
+    read from the directory. Raises `UserError`; see `shards.read_manifest`.
     """
     manifest = manifest or shards.read_manifest(directory)
     tokens = sum(map(manifest.examples, shards.SPLITS)) * manifest.max_seq_length

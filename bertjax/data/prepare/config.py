@@ -119,8 +119,7 @@ class PrepareConfig:
     def sources(self) -> tuple[Source, ...]:
         """Expands the input. A vocabulary or an output inside it is not text.
 
-        Raises:
-            UserError: there is no file, or a directory has both text and TFRecords.
+        Raises `UserError` if there is no file, or a directory has both text and TFRecords.
         """
         vocabulary = epath.Path(self.tokenizer)
         ours = [vocabulary / wordpiece.FILE if vocabulary.is_dir() else vocabulary]

@@ -114,9 +114,8 @@ class Estimate:
 def estimate(config: PrepareConfig, log: Callable[[str], None]) -> Estimate:
     """Estimates what `prepare` would take with this configuration; writes nothing.
 
-    Raises:
-        UserError: the input is not plain text files, the sample has bad input, or too few
-            documents.
+    Raises `UserError` if the input is not plain text files, the sample has bad input, or too few
+    documents.
     """
     sources = config.sources()
     if tfrecords.are_tfrecords(sources):
@@ -146,10 +145,8 @@ def refuse_full_disk(
     """Refuses to start if the disk lacks room beside the files of an earlier run in `existing`.
 
     Nothing is refused for an object store, for text that is not in plain files, and for documents
-    so long that hardly one begins in the sample.
-
-    Raises:
-        UserError: there is too little room, or the sample has bad input.
+    so long that hardly one begins in the sample. Raises `UserError` if there is too little room, or
+    the sample has bad input.
     """
     output = epath.Path(str(config.output))
     free = free_bytes(output)
@@ -182,10 +179,8 @@ def of_text(
 ) -> Estimate:
     """Estimates from a sample of at most `max_excerpts` excerpts of 64 KiB.
 
-    `sizes` are the bytes of the files in `paths`; `clock` returns seconds.
-
-    Raises:
-        UserError: the sample has bad input; TooFewDocuments: it has too few documents.
+    `sizes` are the bytes of the files in `paths`; `clock` returns seconds. Raises `UserError` if
+    the sample has bad input, and `TooFewDocuments` if it has too few documents.
     """
     with tempfile.TemporaryDirectory(prefix="bertjax-") as name:
         directory = epath.Path(name)

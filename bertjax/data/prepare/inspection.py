@@ -35,9 +35,8 @@ class AuditConfig(PrepareConfig):
 def audit_data(config: AuditConfig, log: Callable[[str], None]) -> list[Report]:
     """Audits text or shards; logs all numbers and warnings, a line at a time.
 
-    Raises:
-        UserError: an estimate is requested too, nothing is named, text has no tokenizer, or the
-            input is bad (see `prepare`).
+    Raises `UserError` if an estimate is requested too, nothing is named, text has no tokenizer, or
+    the input is bad (see `prepare`).
     """
     if config.estimate:
         raise UserError("`audit` and `estimate`: give one of them at a time.")

@@ -38,10 +38,8 @@ def make_manifest(
 ) -> Manifest:
     """Returns the manifest of the shards that pass 2 has left in `directory`.
 
-    `settings` are everything that the shards depend on, by the names of the manifest.
-
-    Raises:
-        UserError: the text gives no example of this kind.
+    `settings` are everything that the shards depend on, by the names of the manifest. Raises
+    `UserError` if the text gives no example of this kind.
     """
     length = settings["max_seq_length"]
     lengths, random = _total(results, "lengths"), _total(results, "random")

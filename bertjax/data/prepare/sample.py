@@ -93,8 +93,7 @@ def take(
 ) -> Sample:
     """Draws excerpts and runs pass 1 on them; see `estimate.of_text` for the arguments.
 
-    Raises:
-        UserError: bad input, named by file and line.
+    Raises `UserError` that names bad input by file and line.
     """
     rows, files = [], []
     options = {"seed": config.seed, "blocks": 1, "language": config.language}

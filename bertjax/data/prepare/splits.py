@@ -49,9 +49,7 @@ def make_units(
 
     Every split and unit has at least `min_documents` documents: 2 if B may come from another one,
     else 1. `held_out` is the share to hold out, and `where` the name of the corpus in errors.
-
-    Raises:
-        TooFewDocuments: there are fewer.
+    Raises `TooFewDocuments` if there are fewer.
     """
     totals = [read_totals(path) for path in paths]
     documents = sum(total.documents for total in totals)

@@ -30,10 +30,8 @@ def survey(
     """Returns the name of each source, and the size and SHA-256 of its text.
 
     For a compressed file, they are those of the text in it. The digest of a data set is made from
-    the digests of its pieces.
-
-    Raises:
-        UserError: a source cannot be read, or a compressed file is damaged.
+    the digests of its pieces. Raises `UserError` if a source cannot be read, or a compressed file
+    is damaged.
     """
     pieces = [_pieces(source) for source in sources]
     calls = list(itertools.chain(*pieces))
@@ -58,8 +56,7 @@ def _pieces(source: Source) -> list[tuple[Source, int, int | None]]:
 def measure(source: Source, start: int, stop: int | None) -> tuple[int, str]:
     """Returns the size and SHA-256 of a file's text, or of examples of a data set.
 
-    Raises:
-        UserError: the source cannot be read.
+    Raises `UserError` if the source cannot be read.
     """
     digest, size = hashlib.sha256(), 0
     if isinstance(source, TfdsSplit):

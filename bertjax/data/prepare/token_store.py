@@ -72,10 +72,7 @@ def write_tokens(
 
     Sentences without tokens are dropped, and so are documents without sentences. The sums of the
     audit (`measure.TextSums`) are written to a JSON file beside it. `language` and `window` are
-    those of `file_ranges.read_range`.
-
-    Raises:
-        UserError: bad input, named by file and line.
+    those of `file_ranges.read_range`. Raises `UserError` that names bad input by file and line.
     """
     dtype = shards.id_dtype(shards.needs_wide_ids(tokenizer.vocab_size))
     rows, lengths, ids, words = [], [], [], 0
