@@ -21,11 +21,8 @@ class BadRecord(ValueError):
 def make_rows(records: Sequence[bytes], manifest: Manifest) -> dict[str, np.ndarray]:
     """Decodes examples into rows [CLS] A [SEP] B [SEP], padded to T = manifest.max_seq_length.
 
-    The rows of single sequences are [CLS] A [SEP].
-
-    Args:
-        records: n records made by `shards.encode_bytes`.
-        manifest: the manifest of their shards.
+    The rows of single sequences are [CLS] A [SEP]. The n records are those of
+    `shards.encode_bytes`.
 
     Returns:
         input_ids, attention_mask (1 for tokens, 0 for padding) and token_type_ids (1 for B [SEP]),

@@ -10,8 +10,6 @@ from typing import Any, NamedTuple
 from bertjax.data.segments import SEGMENTS
 
 Numbers = Mapping[str, Any]
-ExampleOf = Callable[[str], str]
-"""Returns the example of a finding as `as_example` writes it, or an empty string."""
 
 # A sentence this frequent was inserted by a machine. The most frequent sentence of the novels is
 # one in 25,000.
@@ -223,8 +221,11 @@ def as_example(where: str, text: str = "") -> str:
     return f" (for example {where}{quoted})"
 
 
-def judge(numbers: Numbers, example: ExampleOf) -> tuple[Finding, ...]:
-    """Returns the findings of a report's numbers; calls `example` for each of them."""
+def judge(numbers: Numbers, example: Callable[[str], str]) -> tuple[Finding, ...]:
+    """Returns the findings of a report's numbers.
+
+    `example` returns the example of a finding as `as_example` writes it, or an empty string.
+    """
     known = {**numbers, **_derived(numbers)}
     return tuple(
         Finding(rule.name, rule.sentence.format(**known, example=example(rule.name)))
@@ -235,13 +236,11 @@ def judge(numbers: Numbers, example: ExampleOf) -> tuple[Finding, ...]:
 
 def _derived(numbers: Numbers) -> dict[str, Any]:
     """Returns further fields of the sentences."""
-    kind = SEGMENTS[numbers["segments"]]
-    off_balance = [
-        f"{share:.1%} of the {_SPLITS[split]}"
-        for split, share in (numbers.get("label_1") or {}).items()
-        if (examples := numbers["examples"][split])
-        and abs(share - 0.5) > kind.label_margin + _STANDARD_ERRORS * 0.5 / examples**0.5
-    ]
+    kind, off_balance = SEGMENTS[numbers["segments"]], []
+    for split, share in (numbers.get("label_1") or {}).items():
+        chance = _STANDARD_ERRORS * 0.5 / max(numbers["examples"][split], 1) ** 0.5
+        if numbers["examples"][split] and abs(share - 0.5) > kind.label_margin + chance:
+            off_balance.append(f"{share:.1%} of the {_SPLITS[split]}")
     compared = numbers.get("compared", "all")
     return {
         "records": sum(numbers["examples"].values()) + numbers.get("damaged_records", 0),

@@ -53,15 +53,12 @@ def _shown(value: Any) -> str:
 
 def read_report(directory: epath.Path) -> Report | None:
     """Reads the report that `prepare` left; None if there is none that this version can read."""
-    path = directory / FILE
-    if not path.exists():
-        return None
     try:
-        fields = json.loads(path.read_bytes())
+        fields = json.loads((directory / FILE).read_bytes())
         findings = tuple(Finding(**row) for row in fields["warnings"])
         report = Report(dict(fields["numbers"]), findings)
         return report if fields["format_version"] == _FORMAT_VERSION else None
-    except (KeyError, RecursionError, TypeError, ValueError):
+    except (FileNotFoundError, KeyError, RecursionError, TypeError, ValueError):
         return None
 
 
@@ -73,7 +70,7 @@ def is_clean(directory: epath.Path) -> bool:
 
 def log_warnings(reports: Sequence[Report | None], log: Callable[[str], None]) -> None:
     """Logs each warning of the reports once."""
-    findings = [finding for report in reports if report is not None for finding in report.findings]
+    findings = [finding for report in reports if report for finding in report.findings]
     for sentence in dict.fromkeys(finding.sentence for finding in findings):
         log(f"Warning: {sentence}")
 

@@ -12,7 +12,7 @@ from bertjax.data.audit import report as reports
 from bertjax.data.audit.measure import ExampleSums
 from bertjax.data.audit.report import Report, share
 from bertjax.data.pairs import Pair
-from bertjax.data.shards import Manifest, ShardFile
+from bertjax.data.shards import Manifest
 from bertjax.files import is_local
 
 _RECORDS_AT_ONCE = 4096
@@ -95,20 +95,14 @@ def _read_split(
             if is_remote := not is_local(directory):  # ArrayRecord reads local files only
                 path = epath.Path(temporary) / file.name
                 shards.copy_file(directory / file.name, path)
-            yield from _read_file(path, manifest, file)
+            reader = None
+            for number in range(file.examples):
+                try:
+                    reader = reader or shards.open_records(path)
+                    reader.seek(number)
+                    found = rows.example_of(reader.read(), manifest)
+                except (RuntimeError, ValueError, IndexError) as error:
+                    reader, found = None, error  # after an error every later read fails too
+                yield f"{file.name}, record {number}", found
             if is_remote:
                 path.unlink()
-
-
-def _read_file(
-    path: epath.Path, manifest: Manifest, file: ShardFile
-) -> Iterator[tuple[str, Pair | Exception]]:
-    reader = None
-    for number in range(file.examples):
-        try:
-            reader = reader or shards.open_records(path)
-            reader.seek(number)
-            found = rows.example_of(reader.read(), manifest)
-        except (RuntimeError, ValueError, IndexError) as error:
-            reader, found = None, error  # after an error every later read fails too
-        yield f"{file.name}, record {number}", found

@@ -196,7 +196,7 @@ def of_text(
             examples[length] = _examples(config, drawn, length, splits, clock() - begun)
     total = drawn.total_bytes
     late = len(drawn.seconds) // 2  # the tokenizer has seen most words by then
-    seconds = drawn.seconds[late:].sum() / max(1.0, drawn.bytes[late:].sum())
+    seconds = total * float(drawn.seconds[late:].sum() / max(1.0, drawn.bytes[late:].sum()))
     # Beside the token files, each unit leaves token counts and the hashes of its long sentences.
     token_files = drawn.scaled(drawn.file_bytes)
     long = (np.diff(drawn.text.sentence_offsets) >= duplicates.MIN_TOKENS).mean()
@@ -215,7 +215,7 @@ def of_text(
         tokens=drawn.scaled(drawn.ids),
         examples=examples,
         building_bytes=token_files._replace(value=token_files.value + more),
-        tokenizing=Pass(float(seconds * total), max(1, round(total / config.range_bytes(total)))),
+        tokenizing=Pass(seconds, max(1, round(total / config.range_bytes(total)))),
     )
 
 
@@ -277,8 +277,7 @@ def _examples(
 
 def _sum(quantities: Iterable[Quantity]) -> Quantity:
     """Adds quantities whose errors are fully correlated."""
-    values, errors = zip(*quantities, strict=True)
-    return Quantity(sum(values), sum(errors))
+    return Quantity(*map(sum, zip(*quantities, strict=True)))
 
 
 def _bytes(quantity: Quantity) -> str:

@@ -5,8 +5,8 @@ Both follow from the hashes of the documents alone, before any pass over them is
 held-out sentence is ever trained on.
 """
 
-import dataclasses
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from etils import epath
@@ -22,14 +22,15 @@ class TooFewDocuments(UserError):
     """There are too few documents for two splits."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Unit:
-    """Documents whose examples are drawn together: those of one split in one or more blocks."""
+class Unit(NamedTuple):
+    """Documents whose examples are drawn together: those of one split in one or more blocks.
+
+    Documents with a hash below `cutoff` are held out.
+    """
 
     split: str
     blocks: tuple[int, ...]
     cutoff: int
-    """Documents with a hash below it are held out."""
 
     @property
     def name(self) -> str:
@@ -52,8 +53,8 @@ def make_units(
     Raises `TooFewDocuments` if there are fewer.
     """
     totals = [read_totals(path) for path in paths]
-    documents = sum(total.documents for total in totals)
-    sentences = sum(total.sentences for total in totals)
+    documents = sum(each.documents for each in totals)
+    sentences = sum(each.sentences for each in totals)
     refuse_few(documents, sentences, held_out, where, min_documents)
     cutoff = _cutoff(held_out, documents, paths, min_documents)
     counts = np.zeros((len(shards.SPLITS), totals[0].blocks), np.int64)
