@@ -97,12 +97,9 @@ def _refuse_mismatch(
             f"{second.tokenizer_sha256[:_HEAD]}): prepare both with the same one."
         )
     for name in ("max_seq_length", "segments"):
-        values = getattr(first, name), getattr(second, name)
-        if values[0] != values[1]:
-            raise UserError(
-                f"{both} differ in {name} ({values[0]} and {values[1]}): prepare both with the "
-                f"same `{name}`."
-            )
+        if (one_value := getattr(first, name)) != (other_value := getattr(second, name)):
+            values = f"{one_value} and {other_value}"
+            raise UserError(f"{both} differ in {name} ({values}): prepare both with one `{name}`.")
     if first.hash == second.hash:
         raise UserError(f"{both} hold the same examples: name them once, with a larger weight.")
 

@@ -189,10 +189,9 @@ class HeldOutBatches:
 
         Raises `UserError` if the batch size or the number of examples is below 1.
         """
-        if batch_size < 1:
-            raise UserError(f"`batch_size` is {batch_size}: give at least 1.")
-        if max_examples is not None and max_examples < 1:
-            raise UserError(f"`max_examples` is {max_examples}: give at least 1.")
+        for name, value in {"batch_size": batch_size, "max_examples": max_examples}.items():
+            if value is not None and value < 1:
+                raise UserError(f"`{name}` is {value}: give at least 1.")
         self.reader = reader
         self.batch_size = batch_size
         count = len(reader) if max_examples is None else min(max_examples, len(reader))

@@ -2,12 +2,12 @@
 
 import dataclasses
 import math
+import os
 
 from etils import epath
 
 from bertjax.data import shards, tfrecords
 from bertjax.data.pairs import SHORTEST_SEQUENCE
-from bertjax.data.prepare.workers import cores
 from bertjax.data.segments import DEFAULT_SEGMENTS, SEGMENTS, SegmentKind, SegmentsName
 from bertjax.errors import UserError
 from bertjax.text import corpus, wordpiece
@@ -114,7 +114,8 @@ class PrepareConfig:
 
     def workers(self, text_bytes: int) -> int:
         """Returns the number of processes for a corpus of this size."""
-        return self.processes or (cores() if text_bytes >= _MIN_BYTES_FOR_WORKERS else 1)
+        cores = os.cpu_count() if text_bytes >= _MIN_BYTES_FOR_WORKERS else 1
+        return self.processes or cores or 1
 
     def sources(self) -> tuple[Source, ...]:
         """Expands the input. A vocabulary or an output inside it is not text.

@@ -54,14 +54,10 @@ _SETTINGS = "settings.json"
 
 
 def prepare(config: PrepareConfig, log: Callable[[str], None]) -> Manifest:
-    """Makes shards of examples from text.
+    """Makes shards of examples from text; returns their manifest, for several lengths the first.
 
     The same text, tokenizer and settings give the same bytes. The same call finishes a run that was
-    stopped, and returns what is there if the directory is finished.
-
-    Returns:
-        The manifest of the finished directory; for several lengths, that of the first. `log`
-        receives one line at a time.
+    stopped, and returns what is there if the directory is finished. `log` receives lines.
 
     Raises:
         UserError: bad input (named by file and line), too few documents, a directory that holds
@@ -147,7 +143,7 @@ def _start(
     sizes = [text.bytes for text in texts]
     names = ("dupe_factor", "short_seq_prob", "held_out", "seed", "block_mib", "language")
     first, *more = config.lengths
-    settings = {
+    settings: dict[str, Any] = {
         "max_seq_length": [first, *more] if more else first,
         **{name: getattr(config, name) for name in (*names, "segments")},
         "format_version": shards.FORMAT_VERSION,
@@ -208,8 +204,8 @@ def _enter(building: epath.Path, settings: dict[str, Any], log: Callable[[str], 
     """Makes the directory to build in; returns whether it holds a part of the same run."""
     path = building / _SETTINGS
     if not path.exists():
-        for directory in (building, building / "pass1", building / "pass2"):
-            directory.mkdir(parents=True, exist_ok=True)
+        for name in ("pass1", "pass2"):
+            (building / name).mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps(settings).encode())
         return False
     if changes := _changes(settings, json.loads(path.read_bytes())):
@@ -228,8 +224,7 @@ def _changes(settings: dict[str, Any], existing: dict[str, Any]) -> str:
     """Names the settings that differ, with both values if they are short."""
     changes = []
     for name, value in settings.items():
-        other = existing.get(name)
-        if value != other:
+        if (other := existing.get(name)) != value:
             is_short = isinstance(value, int | float) or name in ("language", "segments")
             changes.append(f"{name}: {other} there, {value} now" if is_short else name)
     return "; ".join(changes)
@@ -301,8 +296,9 @@ def _write_examples(
 def _convert(job: _Job, workers: Workers) -> _Finished:
     """Makes the shards of TFRecords, whose examples have one length."""
     ((length, directory),) = job.made_in.items()
+    files = corpus.files_of(job.sources)
     totals, results = from_tfrecords.convert(
-        *(job.config, workers, corpus.files_of(job.sources), job.vocabulary, directory, job.log)
+        job.config, workers, files, job.vocabulary, directory, job.log
     )
     manifest = publish.make_manifest(job.settings, job.tokenizer, [totals], results, directory)
     return {length: (manifest, audit_shards(directory, manifest=manifest))}

@@ -75,14 +75,11 @@ def refuse_few(
     if documents == 0:
         raise TooFewDocuments(f"{where}: no text; give files with sentences in them.")
     if sentences == 1 and min_documents == 2:
-        raise TooFewDocuments(
-            f"{where}: one sentence in all; a next-sentence pair needs two, from two documents."
-        )
+        raise TooFewDocuments(f"{where}: one sentence; a pair needs two, from two documents.")
     if documents == 1 and min_documents == 2:
         raise TooFewDocuments(
-            f"{where}: {sentences:,} sentences but one document; half of all pairs take their "
-            "second segment from another document, so put a blank line between documents "
-            "(chapters, articles), or give more than one file."
+            f"{where}: {sentences:,} sentences but one document; half of all pairs take B from "
+            "another one: put a blank line between documents, or give more than one file."
         )
     if held_out > 0 and documents < 2 * min_documents:
         only = f"only {documents} documents" if documents > 1 else "only one document"

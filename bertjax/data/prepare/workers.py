@@ -27,11 +27,6 @@ class WorkerDied(UserError):
     """A worker process was killed, usually for lack of memory."""
 
 
-def cores() -> int:
-    """Returns the number of CPU cores of this machine."""
-    return os.cpu_count() or 1
-
-
 @functools.cache
 def cached_tokenizer(vocabulary: str) -> Tokenizer:
     """Loads the tokenizer in a directory once per process."""
