@@ -269,11 +269,7 @@ def _tokenize(job: _Job, workers: Workers) -> list[epath.Path]:
 
 
 def _write_examples(
-    job: _Job,
-    workers: Workers,
-    units: Sequence[Unit],
-    paths: Sequence[epath.Path],
-    sentences: int,
+    job: _Job, workers: Workers, units: Sequence[Unit], paths: Sequence[epath.Path], sentences: int
 ) -> dict[int, dict[Unit, dict[str, Any]]]:
     """Runs pass 2; returns the result of each unit (`write_examples`) for each length."""
     text = (tuple(map(str, paths)), str(job.vocabulary), job.config)
