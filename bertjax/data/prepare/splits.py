@@ -75,7 +75,9 @@ def refuse_few(
     if documents == 0:
         raise TooFewDocuments(f"{where}: no text; give files with sentences in them.")
     if sentences == 1 and min_documents == 2:
-        raise TooFewDocuments(f"{where}: one sentence; a pair needs two, from two documents.")
+        raise TooFewDocuments(
+            f"{where}: one sentence in all; a next-sentence pair needs two, from two documents."
+        )
     if documents == 1 and min_documents == 2:
         raise TooFewDocuments(
             f"{where}: {sentences:,} sentences but one document; half of all pairs take B from "
