@@ -3,6 +3,7 @@
 Several corpora, and steps with several lengths, have exact shares.
 """
 
+import dataclasses
 import hashlib
 import math
 from collections.abc import Sequence
@@ -79,6 +80,7 @@ def length_buckets(
     return tuple(filled)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
 class TrainStream:
     """The endless training stream of corpora and buckets, whose shares hold for every prefix.
 
@@ -87,22 +89,14 @@ class TrainStream:
     may hold the end of one epoch and the beginning of the next.
     """
 
-    def __init__(
-        self,
-        readers: Sequence[ShardReader],
-        buckets: Sequence[Bucket],
-        *,
-        seed: int,
-        batch_size: int,
-    ) -> None:
-        """Makes a stream of global batches of `batch_size` rows over all devices.
-
-        The buckets are those of these readers, from `one_bucket` or `length_buckets`.
-        """
-        self.readers = tuple(readers)
-        self.buckets = tuple(buckets)
-        self.seed = seed
-        self.batch_size = batch_size
+    readers: Sequence[ShardReader]
+    """The examples of each corpus."""
+    buckets: Sequence[Bucket]
+    """The buckets of these readers, from `one_bucket` or `length_buckets`."""
+    _: dataclasses.KW_ONLY
+    seed: int
+    batch_size: int
+    """Rows of the global batch over all devices."""
 
     @classmethod
     def of(cls, reader: ShardReader, *, seed: int, batch_size: int) -> "TrainStream":
