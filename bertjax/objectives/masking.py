@@ -89,8 +89,8 @@ class Vocabulary(NamedTuple):
     @classmethod
     def of(cls, tokenizer: Any) -> "Vocabulary":
         """Reads the tables of a tokenizer (`bertjax.load_tokenizer`)."""
-        ids = tokenizer.vocab_size, tokenizer.pad_id, tokenizer.mask_id
-        return cls(*ids, tokenizer.special(), tokenizer.word_starts())
+        numbers = tokenizer.vocab_size, tokenizer.pad_id, tokenizer.mask_id
+        return cls(*numbers, tokenizer.special(), tokenizer.word_starts())
 
 
 def mask_tokens(

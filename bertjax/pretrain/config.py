@@ -81,9 +81,7 @@ class SecondPhase:
 
     def __post_init__(self) -> None:
         if not self.data:
-            defaults = SecondPhase.__dataclass_fields__
-            given = [name for name in defaults if getattr(self, name) not in (None, ())]
-            if given:
+            if given := [name for name, value in vars(self).items() if value not in (None, ())]:
                 raise UserError(
                     f"`second.{given[0]}` is given and `second.data` is not: name the shards of "
                     "the second phase, or leave both out."

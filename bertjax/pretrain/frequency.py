@@ -10,8 +10,7 @@ from bertjax.objectives.masking import Vocabulary
 
 # Examples whose tokens are counted, and how many of them are in memory at a time.
 _COUNTED_EXAMPLES, _COUNTED_AT_ONCE = 50_000, 2_000
-# Last rank of each group. One more group has the other ranks.
-_RANKS = (100, 1000, 10_000)
+_RANKS = (100, 1000, 10_000)  # the last rank of each group but one, which has the other ranks
 METRIC = "mlm_accuracy_rank_"
 
 

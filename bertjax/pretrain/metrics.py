@@ -34,13 +34,7 @@ def fields(corpora: Corpora, objective: Objective) -> tuple[Field, ...]:
 
 
 def described(corpora: Corpora, objective: Objective, groups: Iterable[str]) -> list[Metric]:
-    """Describes the held-out metrics for reports, the main one first.
-
-    Args:
-        corpora: the training data.
-        objective: the objective.
-        groups: names of the accuracies by frequency.
-    """
+    """Describes the held-out metrics, those of `groups` by frequency last, for reports."""
     several = len(corpora.names) > 1
     metrics, own, by_rank = [], [], []
     for metric in objective.metrics:
@@ -66,9 +60,9 @@ def make_plateau_meter(corpora: Corpora, objective: Objective) -> PlateauMeter:
         if metric.baseline == UNIGRAM:
             for name, manifest in zip(corpora.names, corpora.manifests, strict=True):
                 own = of_corpus(metric.name, name) if len(corpora.names) > 1 else metric.name
-                entropies[own] = manifest.unigram_entropy
-    known = {name: entropy for name, entropy in entropies.items() if entropy is not None}
-    return PlateauMeter(known)
+                if manifest.unigram_entropy is not None:
+                    entropies[own] = manifest.unigram_entropy
+    return PlateauMeter(entropies)
 
 
 def verdict(

@@ -56,13 +56,9 @@ class Phase(NamedTuple):
         )
         flops = config.batch_size * training_flops(1) * row
         kind = mesh.devices.flat[0].device_kind
-        return PhaseInfo(
-            self.end,
-            round(config.batch_size * sum(length * share for length, share in lengths)),
-            name,
-            fields(self.corpora, self.objective),
-            work_of(flops, kind, mesh.size, config.execution.dtype),
-        )
+        work = work_of(flops, kind, mesh.size, config.execution.dtype)
+        tokens = round(config.batch_size * sum(length * share for length, share in lengths))
+        return PhaseInfo(self.end, tokens, name, fields(self.corpora, self.objective), work)
 
 
 def open_phases(config: PretrainConfig) -> tuple[Phase, ...]:
@@ -75,13 +71,15 @@ def open_phases(config: PretrainConfig) -> tuple[Phase, ...]:
     phases, steps = [], config.loop.train_steps
     for number, own in enumerate(config.phases):
         corpora = Corpora.of(own.directories, own.data_weights)
-        objective = choose_objective(
-            own.objective, corpora.manifest.segments, own.objective_options
-        )
+        segments = corpora.manifest.segments
+        objective = choose_objective(own.objective, segments, own.objective_options)
         readers = corpora.readers("train")
         first = (config.second.after_steps or 0) if number else 0
         end = steps if number or config.second.after_steps is None else config.second.after_steps
-        stream = _stream(own, corpora, readers)
+        buckets = one_bucket(readers, corpora.weights)
+        if own.length_buckets:
+            buckets = length_buckets(readers, corpora.weights, own.length_buckets)
+        stream = TrainStream(readers, buckets, seed=own.seed, batch_size=own.batch_size)
         phases.append(Phase(own, objective, corpora, readers, stream, first, end))
     for other in phases[1:]:
         _refuse_mismatch(phases[0], other)
@@ -93,33 +91,19 @@ def phase_at(phases: Sequence[Phase], step: int) -> int:
     return next((place for place, phase in enumerate(phases) if step < phase.end), len(phases) - 1)
 
 
-def _stream(
-    config: PretrainConfig, corpora: Corpora, readers: Sequence[ShardReader]
-) -> TrainStream:
-    if config.length_buckets:
-        buckets = length_buckets(readers, corpora.weights, config.length_buckets)
-    else:
-        buckets = one_bucket(readers, corpora.weights)
-    return TrainStream(readers, buckets, seed=config.seed, batch_size=config.batch_size)
-
-
 def _refuse_mismatch(first: Phase, second: Phase) -> None:
     both = f"{first.corpora.directories[0]} and {second.corpora.directories[0]}"
     one, other = first.corpora.manifest, second.corpora.manifest
     if one.tokenizer_sha256 != other.tokenizer_sha256:
-        raise UserError(
-            f"{both} come from different tokenizers: prepare the data of both phases with the same "
-            "one."
-        )
+        raise UserError(f"{both} come from different tokenizers: prepare both with the same one.")
     if first.objective != second.objective:
         raise UserError(
-            f"{both} hold different segments ({one.segments} and {other.segments}): prepare the "
-            "data of both phases with the same `segments`."
+            f"{both} hold different segments ({one.segments} and {other.segments}): prepare both "
+            "with the same `segments`."
         )
     if bool(first.corpora.examples("held_out")) != bool(second.corpora.examples("held_out")):
         raise UserError(
-            f"Only one of {both} has held-out examples: prepare the data of both phases with the "
-            "same `held_out`."
+            f"Only one of {both} has held-out examples: prepare both with the same `held_out`."
         )
 
 
@@ -127,9 +111,6 @@ def run_schedule(config: PretrainConfig) -> optax.Schedule:
     """Makes the schedule of the run: one for all steps, or one for each phase.
 
     Skipped steps are no updates: the schedule of the second phase begins that many steps later.
-
-    Raises:
-        UserError: see `optimizer.make_schedule`.
     """
     second, steps = config.second, config.loop.train_steps
     if second.learning_rate is None or second.after_steps is None:
@@ -145,20 +126,14 @@ def run_schedule(config: PretrainConfig) -> optax.Schedule:
 
 
 def immutable_at(step: int, phases: Sequence[Phase], immutable: dict[str, Any]) -> dict[str, Any]:
-    """Returns the immutable settings of the checkpoint of a step.
+    """Adds those of the second phase to the `immutable` settings of the first, if it has begun.
 
     Only checkpoints of the second phase record that phase's data, so that a run of one phase can
     be continued with a second one.
-
-    Args:
-        step: steps done.
-        phases: the run's phases.
-        immutable: the settings of the first phase.
     """
-    place = phase_at(phases, step - 1)
-    if place == 0:
+    phase = phases[phase_at(phases, step - 1)]
+    if not phase.first:
         return immutable
-    phase = phases[place]
     return {**immutable, "second": {"after_steps": phase.first, **data_settings(phase)}}
 
 

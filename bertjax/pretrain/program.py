@@ -2,7 +2,6 @@
 a TPU pod compiles. Building it touches no device.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -121,26 +120,20 @@ def _losses(
     """Returns the losses of training and of evaluations, which differ in masking and metrics."""
     loss_fn = functools.partial(objective.loss, config=model, execution=config.execution)
     masked = functools.partial(objective.corrupt, vocabulary=vocabulary)
-    loss = Loss(loss_fn, objective.normalizers, functools.partial(masked, masking=config.masking))
     groups = {} if counts is None else token_groups(counts)
-    evaluated = dataclasses.replace(
-        loss,
-        loss_fn=functools.partial(loss_fn, token_groups=groups),
-        corrupt=functools.partial(masked, masking=config.evaluation_masking),
-    )
-    return loss, evaluated
+    grouped = functools.partial(loss_fn, token_groups=groups)
+    train = functools.partial(masked, masking=config.masking)
+    held_out = functools.partial(masked, masking=config.evaluation_masking)
+    normalizers = objective.normalizers
+    return Loss(loss_fn, normalizers, train), Loss(grouped, normalizers, held_out)
 
 
 def _abstract_batch(
     mesh: Mesh, objective: Objective, rows: int, length: int
 ) -> dict[str, jax.ShapeDtypeStruct]:
-    where = sharding.batch_sharding(mesh)
-    return {
-        name: jax.ShapeDtypeStruct(
-            (rows, length) if name in TOKENS else (rows,), jnp.int32, sharding=where
-        )
-        for name in objective.arrays
-    }
+    shapes = {name: (rows, length) if name in TOKENS else (rows,) for name in objective.arrays}
+    make = functools.partial(jax.ShapeDtypeStruct, sharding=sharding.batch_sharding(mesh))
+    return {name: make(shape, jnp.int32) for name, shape in shapes.items()}
 
 
 def _check_shapes(
@@ -155,12 +148,11 @@ def _check_shapes(
     config.initialization.check(model)
     for masking in (config.masking, config.evaluation_masking):
         masking.predictions(max_seq_length)  # validates max_predictions
-    ways = mesh.shape["data"] * mesh.shape["fsdp"]
-    if config.batch_size % (ways * config.accumulation):
+    ways, accumulation = mesh.shape["data"] * mesh.shape["fsdp"], config.accumulation
+    if config.batch_size % (ways * accumulation):
         raise UserError(
             f"`batch_size` {config.batch_size} does not divide over {ways} devices (data x fsdp) "
-            f"and {config.accumulation} microbatches: make it a multiple of "
-            f"{ways * config.accumulation}."
+            f"and {accumulation} microbatches: make it a multiple of {ways * accumulation}."
         )
     if model.num_attention_heads % mesh.shape["tensor"]:
         raise UserError(

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -18,16 +18,10 @@ from bertjax.interop.huggingface import Pretrained, save_pretrained
 from bertjax.objectives.masking import Vocabulary
 from bertjax.objectives.objective import Objective
 from bertjax.pretrain.config import PretrainConfig
-from bertjax.pretrain.evaluation import Evaluator, make_evaluator
+from bertjax.pretrain.evaluation import make_evaluator
 from bertjax.pretrain.frequency import count_tokens, token_groups
 from bertjax.pretrain.metrics import described, fields, make_plateau_meter, verdict
-from bertjax.pretrain.phases import (
-    Phase,
-    open_phases,
-    phase_at,
-    run_schedule,
-    untrained_positions,
-)
+from bertjax.pretrain.phases import Phase, open_phases, phase_at, run_schedule, untrained_positions
 from bertjax.pretrain.program import Program, build
 from bertjax.pretrain.settings import run_settings
 from bertjax.rundir.records import CONFIG
@@ -69,34 +63,24 @@ class Inputs(NamedTuple):
     """The data and the tokenizer of a run."""
 
     phases: tuple[Phase, ...]
+    objective: Objective
+    """The objective of all phases."""
+    corpora: Corpora
+    """The data of the last phase, which the result is about."""
     tokenizer: Tokenizer
     vocabulary: Vocabulary
     counts: np.ndarray
     """int64 [V]: how often every token occurs in the data of the first phase."""
-
-    @property
-    def objective(self) -> Objective:
-        """The objective of all phases."""
-        return self.phases[0].objective
-
-    @property
-    def corpora(self) -> Corpora:
-        """The data of the last phase, which the result is about."""
-        return self.phases[-1].corpora
 
 
 class Built(NamedTuple):
     """The programs of a run and its evaluation."""
 
     mesh: Mesh
+    model: BertConfig
     programs: list[Program]
     """The program of each phase. All have the same state."""
     evaluation: Evaluation | None
-
-    @property
-    def model(self) -> BertConfig:
-        """The shape of the model."""
-        return self.programs[0].model
 
 
 def pretrain(config: PretrainConfig, log: Log, *, hooks: Hooks | None = None) -> PretrainResult:
@@ -116,8 +100,7 @@ def pretrain(config: PretrainConfig, log: Log, *, hooks: Hooks | None = None) ->
     workdir = choose_workdir(config.workdir, KIND, fresh=config.fresh)
     _announce(config, inputs, built, workdir, log)
     fitted = train(config, inputs, built, workdir, log, hooks)
-    evaluations = [record for record in fitted.history if record.get("kind") == "eval"]
-    last = evaluations[-1] if evaluations else {}
+    last = next((each for each in reversed(fitted.history) if each.get("kind") == "eval"), {})
     names = {metric.name for metric in inputs.objective.metrics}
     export = None
     if not fitted.stopped:
@@ -128,22 +111,12 @@ def pretrain(config: PretrainConfig, log: Log, *, hooks: Hooks | None = None) ->
         if not jax.process_index():
             write_result(workdir, sentence, steps)
         log(sentence)
-    return PretrainResult(
-        metrics={name: each for name, each in last.items() if name.partition(".")[0] in names},
-        history=fitted.history,
-        workdir=workdir,
-        export=export,
-        stopped=fitted.stopped,
-        model=built.model,
-    )
+    metrics = {name: each for name, each in last.items() if name.partition(".")[0] in names}
+    return PretrainResult(metrics, fitted.history, workdir, export, fitted.stopped, built.model)
 
 
 def load(config: PretrainConfig) -> Inputs:
-    """Opens the data and reads the tokenizer.
-
-    Raises:
-        UserError: see `open_phases`; or the tokenizer is not the one that made the shards.
-    """
+    """Opens the data and reads the tokenizer, which must be the one that made the shards."""
     phases = open_phases(config)
     first = phases[0]
     directory = first.corpora.directories[0] / TOKENIZER
@@ -157,18 +130,15 @@ def load(config: PretrainConfig) -> Inputs:
     tokenizer.files(export=True)  # refuses now what the export would refuse after the last step
     vocabulary = Vocabulary.of(tokenizer)
     counts = count_tokens(first.readers, first.corpora.shares, vocabulary)
-    return Inputs(phases, tokenizer, vocabulary, counts)
+    return Inputs(phases, first.objective, phases[-1].corpora, tokenizer, vocabulary, counts)
 
 
 def build_programs(config: PretrainConfig, inputs: Inputs) -> Built:
-    """Builds the programs and the evaluation of all phases.
-
-    Raises:
-        UserError: see `program.build`; or there is patience and no held-out example.
-    """
-    mesh, schedule = sharding.make_mesh(config.mesh), run_schedule(config)
+    """Builds the programs and the evaluation of all phases; patience needs held-out examples."""
+    mesh, schedule, phases = sharding.make_mesh(config.mesh), run_schedule(config), inputs.phases
     programs, evaluators = [], []
-    for phase in inputs.phases:
+    for phase in phases:
+        batch_size = phase.config.batch_size
         program = build(
             phase.config,
             mesh,
@@ -179,11 +149,7 @@ def build_programs(config: PretrainConfig, inputs: Inputs) -> Built:
             schedule=schedule,
         )
         evaluator = make_evaluator(
-            phase.corpora,
-            program,
-            mesh,
-            batch_size=phase.config.batch_size,
-            max_examples=config.eval_examples,
+            phase.corpora, program, mesh, batch_size=batch_size, max_examples=config.eval_examples
         )
         programs.append(program)
         evaluators.append(evaluator)
@@ -192,24 +158,13 @@ def build_programs(config: PretrainConfig, inputs: Inputs) -> Built:
             "`loop.patience` needs held-out examples, and the shards have none: leave it out, or "
             "prepare the data with `held_out` above 0."
         )
-    evaluate = _evaluator_of(inputs.phases, evaluators)
-    evaluation = None if evaluate is None else Evaluation(evaluate, inputs.objective.best_metric)
-    return Built(mesh, programs, evaluation)
-
-
-def _evaluator_of(
-    phases: Sequence[Phase], evaluators: Sequence[Evaluator | None]
-) -> Evaluator | None:
-    """Evaluates on the held-out examples of the phase of the last step done."""
-    if evaluators[0] is None:
-        return None
 
     def evaluate(state: TrainState, should_stop: Callable[[], bool]) -> dict[str, float] | None:
-        own = evaluators[phase_at(phases, int(state.step) - 1)]
-        assert own is not None
-        return own(state, should_stop)
+        """Evaluates on the held-out examples of the phase of the last step done."""
+        return evaluators[phase_at(phases, int(state.step) - 1)](state, should_stop)
 
-    return evaluate
+    evaluation = Evaluation(evaluate, inputs.objective.best_metric) if evaluators[0] else None
+    return Built(mesh, programs[0].model, programs, evaluation)
 
 
 def train(
@@ -236,23 +191,20 @@ def train(
         profiler=make_profiler(config.telemetry, workdir),
         watch=make_plateau_meter(phases[0].corpora, inputs.objective),
     )
-    abstract = programs[0].abstract_state
-    checkpoints = Checkpoints(
-        workdir / "checkpoints",
-        keep_last=config.loop.keep_last,
-        keep_best=config.loop.keep_best,
-        log=log,
+    loop, abstract = config.loop, programs[0].abstract_state
+    program = TrainProgram(
+        programs[0].init, abstract, lambda state, item: programs[item[0]].step(state, item[1])
     )
+    checkpoints = Checkpoints(
+        workdir / "checkpoints", keep_last=loop.keep_last, keep_best=loop.keep_best, log=log
+    )
+    several = len(phases) > 1
     with checkpoints:
         if checkpoints.empty() or not (workdir / CONFIG).exists():
             _write_run(config, inputs, workdir)  # also over a run that saved nothing
         fitted = fit(
-            config.loop,
-            TrainProgram(
-                programs[0].init,
-                abstract,
-                lambda state, item: programs[item[0]].step(state, item[1]),
-            ),
+            loop,
+            program,
             batch_at,
             checkpoints=checkpoints,
             telemetry=telemetry,
@@ -260,8 +212,8 @@ def train(
             settings=run_settings(config, built.model, abstract.params, inputs.tokenizer, phases),
             hooks=hooks,
             phases=[
-                phase.info(built.model, mesh, str(place + 1) if len(phases) > 1 else "")
-                for place, phase in enumerate(phases)
+                phase.info(built.model, mesh, str(number) if several else "")
+                for number, phase in enumerate(phases, 1)
             ],
         )
     _write_run(config, inputs, workdir)  # a resumed run may have changed mutable settings

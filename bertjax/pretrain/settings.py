@@ -30,12 +30,7 @@ def run_settings(
 ) -> RunSettings:
     """Returns the settings that a resumed run must share, and those that it may change.
 
-    Args:
-        config: the run's configuration.
-        model: the model's shape.
-        params: names of the top-level subtrees of the parameters.
-        tokenizer: the tokenizer.
-        phases: the run's phases.
+    `params` names the top-level subtrees of the parameters.
     """
     objective, optimizer = phases[0].objective, dataclasses.asdict(config.optimizer)
     # These decide the state's arrays; the optimizer's other settings may change.
@@ -75,10 +70,9 @@ def weights_settings(
     model: BertConfig, params: Iterable[str], tokenizer: Tokenizer, optimizer: str
 ) -> dict[str, Any]:
     """Returns the immutable settings that weights and moments determine, converted ones too."""
-    heads = sorted({*params} - {"embeddings", "encoder"})
     return {
         "model": model.to_dict(),
-        "heads": heads,
+        "heads": sorted({*params} - {"embeddings", "encoder"}),
         "tokenizer": tokenizer.sha256,
         "optimizer": optimizer,
     }
