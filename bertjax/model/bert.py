@@ -53,15 +53,15 @@ def init_params(
 ) -> dict:
     """Draws random parameters as Google's `modeling.py`: truncated normal matrices, zero biases.
 
+    The key and the name of a subtree determine its values, which do not depend on other subtrees.
+
     Args:
         config: the shape.
         key: a JAX random key.
         heads: output layers to add to the encoder: "mlm", "nsp", "classifier", "qa_outputs".
-        num_labels: columns C of the classifier: its classes, or 1 for regression and for multiple
-            choice.
+        num_labels: columns C of the classifier; 1 for regression and for multiple choice.
         add_pooler: False leaves out the pooler, which only nsp and a classifier of whole sequences
-            read; Hugging Face's models for masked words, tokens and questions have none. The key
-            and the name of a subtree determine its values, which do not depend on other subtrees.
+            read; Hugging Face's models for masked words, tokens and questions have none.
 
     Returns:
         Nested dict of float32 arrays; its paths (`encoder/layer_0/attention/query/kernel`) are
@@ -75,15 +75,11 @@ def init_params(
     if "nsp" in heads and not add_pooler:
         raise ValueError("The head nsp reads the pooler: leave add_pooler at True, or nsp out.")
     ids = jnp.zeros((1, 1), jnp.int32)
-    inputs = {"input_ids": ids}
-    params = dict(BertForPreTraining(config).init(key, inputs, ids)["params"])
-    for head in ("mlm", "nsp"):
-        if head not in heads:
-            del params[head]
-    for head, kind in (
-        ("classifier", "sequence_classification"),
-        ("qa_outputs", "question_answering"),
-    ):
+    params = dict(BertForPreTraining(config).init(key, {"input_ids": ids}, ids)["params"])
+    for head in {"mlm", "nsp"} - set(heads):
+        del params[head]
+    kinds = {"classifier": "sequence_classification", "qa_outputs": "question_answering"}
+    for head, kind in kinds.items():
         if head in heads:
             params[head] = init_head(config, key, kind, num_labels)[head]
     if not add_pooler:
@@ -94,11 +90,7 @@ def init_params(
 def init_head(config: BertConfig, key: jax.Array, kind: str, num_labels: int = 2) -> dict:
     """Draws the subtrees that `init_params` would draw for a task, without the rest of the model.
 
-    Args:
-        config: the shape.
-        key: a JAX random key.
-        kind: a task whose subtrees (`TASK_PARTS`) are dense layers, so not "mlm".
-        num_labels: columns C of the classifier.
+    The subtrees (`TASK_PARTS`) of the task must be dense layers, so not mlm.
     """
 
     def top(model: Any, x: jax.Array) -> jax.Array:
@@ -140,9 +132,9 @@ def encode(
     Raises:
         ValueError: T is longer than the model's positions.
     """
-    keys = row_keys(dropout_key, inputs["input_ids"].shape[0])
     module = BertEncoder(config, execution, add_pooler="pooler" in params)
-    return _apply(module, params, inputs, keys, output_hidden_states, output_attentions)
+    options = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
+    return _apply(module, params, inputs, dropout_key, **options)
 
 
 def pretraining_logits(
@@ -159,9 +151,8 @@ def pretraining_logits(
     Both are float32. The positions [B, P] are gathered before the head, as in Google's
     `run_pretraining.py`.
     """
-    keys = row_keys(dropout_key, inputs["input_ids"].shape[0])
     module = BertForPreTraining(config, execution)
-    return _apply(module, params, inputs, masked_positions, keys)
+    return _apply(module, params, inputs, dropout_key, masked_positions=masked_positions)
 
 
 def mlm_logits(
@@ -177,8 +168,8 @@ def mlm_logits(
 
     Parameters need neither a pooler nor a next-sentence head.
     """
-    keys = row_keys(dropout_key, inputs["input_ids"].shape[0])
-    return _apply(BertForMaskedLM(config, execution), params, inputs, keys, positions)
+    module = BertForMaskedLM(config, execution)
+    return _apply(module, params, inputs, dropout_key, positions=positions)
 
 
 def task_logits(
@@ -228,9 +219,8 @@ def task_logits(
             f"({', '.join(params)})."
         )
     outputs = params["classifier"]["bias"].shape[0] if "classifier" in params else 0
-    keys = row_keys(dropout_key, inputs["input_ids"].shape[0])
     module = _TASKS[kind](config, execution, **_sizes(kind, outputs))
-    return _apply(module, params, inputs, keys)
+    return _apply(module, params, inputs, dropout_key)
 
 
 def _sizes(kind: str, num_labels: int) -> dict[str, int]:
@@ -248,5 +238,8 @@ def row_keys(key: jax.Array | None, rows: int) -> jax.Array | None:
     return jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(rows, dtype=jnp.uint32))
 
 
-def _apply(module: nn.Module, params: Params, *arguments: Any) -> Any:
-    return module.apply({"params": params}, *arguments)
+def _apply(
+    module: nn.Module, params: Params, inputs: Inputs, key: jax.Array | None, **options: Any
+) -> Any:
+    keys = row_keys(key, inputs["input_ids"].shape[0])
+    return module.apply({"params": params}, inputs, dropout_keys=keys, **options)

@@ -10,10 +10,7 @@ import jax.numpy as jnp
 from bertjax.config import BertConfig, Execution
 from bertjax.model.layers import EncoderLayer, fold_keys
 
-_REMAT_POLICIES = {
-    "full": None,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-}
+_REMAT_POLICIES = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
 
 
 class Encoder(nn.Module):
@@ -40,31 +37,25 @@ class Encoder(nn.Module):
         """
         module = EncoderLayer(self.config, self.execution, parent=None)
 
-        def init_layer(key: jax.Array) -> Any:
+        def draw(key: jax.Array) -> Any:
             return module.init(key, x[:1, :1])["params"]
 
-        layers = [
-            self.param(f"layer_{i}", init_layer) for i in range(self.config.num_hidden_layers)
-        ]
+        layers = [self.param(f"layer_{i}", draw) for i in range(self.config.num_hidden_layers)]
 
         def layer(params: dict, x: jax.Array, number: jax.Array | int):
-            new_x, probs = module.apply(
-                {"params": params},
-                x,
-                mask=mask,
-                position_ids=position_ids,
-                keys=fold_keys(keys, number),
-            )
+            options = {"mask": mask, "position_ids": position_ids, "keys": fold_keys(keys, number)}
+            new_x, probs = module.apply({"params": params}, x, **options)
             return new_x, probs if output_attentions else None
 
         if self.execution.remat != "none":
             layer = jax.checkpoint(layer, policy=_REMAT_POLICIES[self.execution.remat])
-        run = _scan if self.execution.scan_layers else _loop
-        return run(layer, layers, x, jnp.dtype(self.execution.dtype), output_hidden_states)
+        if self.execution.scan_layers:
+            dtype = jnp.dtype(self.execution.dtype)
+            return _scan(layer, layers, x, dtype, output_hidden_states)
+        return _loop(layer, layers, x, output_hidden_states)
 
 
-def _loop(layer: Callable, layers: list[dict], x: jax.Array, dtype: jnp.dtype, keep: bool):
-    del dtype
+def _loop(layer: Callable, layers: list[dict], x: jax.Array, keep: bool):
     states, probs = [x], []
     for number, params in enumerate(layers):
         x, prob = layer(params, x, number)
@@ -86,10 +77,5 @@ def _scan(layer: Callable, layers: list[dict], x: jax.Array, dtype: jnp.dtype, k
         return new_x, (new_x if keep else None, prob)
 
     numbers = jnp.arange(len(layers), dtype=jnp.uint32)
-    first = x
-    x, (states, probs) = jax.lax.scan(body, x, (jax.tree.map(stack, *layers), numbers))
-    return (
-        x,
-        None if states is None else (first, *states),
-        None if probs is None else tuple(probs),
-    )
+    last, (states, probs) = jax.lax.scan(body, x, (jax.tree.map(stack, *layers), numbers))
+    return last, (x, *states) if keep else None, None if probs is None else tuple(probs)

@@ -21,13 +21,9 @@ def encoder_flops(config: BertConfig, length: int) -> int:
 def pretraining_flops(
     config: BertConfig, length: int, predictions: int, *, sentences: bool = True
 ) -> int:
-    """Counts the forward pass of pre-training over one row.
+    """Counts the forward pass of pre-training over one row of T tokens, P of them predicted.
 
-    Args:
-        config: the shape.
-        length: T.
-        predictions: P, the positions at which the masked-LM head is computed.
-        sentences: whether the model has a pooler and a next-sentence or sentence-order head.
+    `sentences` says whether there are a pooler and a next-sentence or sentence-order head.
     """
     wide = config.hidden_size
     masked = 2 * predictions * (wide * wide + wide * config.vocab_size)
@@ -40,25 +36,19 @@ def classifier_flops(config: BertConfig, outputs: int) -> int:
 
 
 def task_flops(config: BertConfig, kind: str, outputs: int, length: int) -> int:
-    """Counts the forward pass of a fine-tuned model over one row.
+    """Counts the forward pass of a fine-tuned model over one row of T tokens.
 
-    Args:
-        config: the shape.
-        kind: one of `TASK_PARTS`; its head reads the pooled output or every token.
-        outputs: columns of the head.
-        length: T.
+    The head of `kind` has C outputs and reads the pooled output or every token.
     """
-    head = 2 * length * config.hidden_size * outputs
-    if "pooler" in TASK_PARTS[kind]:
-        head = classifier_flops(config, outputs)
+    pooled = "pooler" in TASK_PARTS[kind]
+    per_token = 2 * length * config.hidden_size * outputs
+    head = classifier_flops(config, outputs) if pooled else per_token
     return encoder_flops(config, length) + head
 
 
 def training_flops(forward: float) -> float:
-    """Counts a training step, given the count of its forward pass.
+    """Counts a training step: for each product of its forward pass, the backward pass has two.
 
-    The backward pass has two products for each product of the forward pass: one for the gradient
-    of the weights and one for that of the inputs. Recomputation (`Execution.remat`) does not count,
-    and frozen weights count as trained ones.
+    Recomputation (`Execution.remat`) does not count, and frozen weights count as trained ones.
     """
     return 3 * forward

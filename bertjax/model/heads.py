@@ -56,11 +56,8 @@ class MlmHead(nn.Module):
     def __call__(self, x: jax.Array, decode: Callable[[jax.Array], jax.Array]) -> jax.Array:
         """Computes float32 logits [..., V] of x [..., D]; decode is `Embeddings.attend`."""
         config = self.config
-        x = activation(
-            config.hidden_act,
-            dense(config.hidden_size, config, self.execution, "transform")(x),
-        )
-        x = LayerNorm(config, name="layer_norm")(x)
+        x = dense(config.hidden_size, config, self.execution, "transform")(x)
+        x = LayerNorm(config, name="layer_norm")(activation(config.hidden_act, x))
         bias = self.param("bias", nn.initializers.zeros, (config.vocab_size,), jnp.float32)
         return decode(x) + bias
 

@@ -16,7 +16,6 @@ import numpy as np
 from bertjax.config import BertConfig
 from bertjax.errors import UserError
 
-_LONGEST_WAVE = 10_000.0
 # Relative to the deviation of the word embeddings, so that the word dominates their sum.
 _POSITION_SHARE = 0.4
 
@@ -38,11 +37,7 @@ class InitializationConfig:
     are adjacent; it needs positions waves."""
 
     def check(self, config: BertConfig) -> None:
-        """Checks that the initialization fits the shape of a model.
-
-        Raises:
-            UserError: sinusoidal positions of an odd width, or neighbors without waves.
-        """
+        """Raises UserError if the initialization does not fit the shape of a model."""
         if self.attention == "neighbors" and self.positions != "waves":
             raise UserError(
                 "`initialization.attention` neighbors needs `initialization.positions` waves, not "
@@ -50,8 +45,8 @@ class InitializationConfig:
             )
         if self.positions == "sinusoidal" and config.hidden_size % 2:
             raise UserError(
-                f"`initialization.positions` sinusoidal needs an even hidden_size, for pairs of "
-                f"sine and cosine, and hidden_size is {config.hidden_size}."
+                "`initialization.positions` sinusoidal needs an even hidden_size, and hidden_size "
+                f"is {config.hidden_size}."
             )
 
 
@@ -63,14 +58,8 @@ def reinitialize(
 ) -> dict[str, Any]:
     """Replaces parameters of `init_params` by those of an initialization.
 
-    Args:
-        params: parameters with any heads; without a head mlm, mlm_bias has no effect.
-        config: their shape.
-        initialization: which values to use.
-        counts: int [V], frequency of every token; only mlm_bias="unigram" needs it.
-
-    Raises:
-        ValueError: counts are needed and missing.
+    Without a head mlm, mlm_bias has no effect. Only mlm_bias="unigram" needs the counts, int [V],
+    of every token.
     """
     if initialization.mlm_bias == "unigram" and "mlm" in params:
         if counts is None:
@@ -99,13 +88,7 @@ def unigram_bias(counts: np.ndarray) -> np.ndarray:
     """Computes add-one smoothed log frequencies with mean 0, for the masked-LM output bias.
 
     With a bias of zeros, the tied embeddings learn the frequencies first, as a direction that all
-    of them share.
-
-    Args:
-        counts: int [V], frequency of every token; 0 for special tokens.
-
-    Returns:
-        float32 [V].
+    of them share. The counts are int [V], 0 for special tokens; the result is float32 [V].
     """
     logs = np.log(counts + 1.0)
     return (logs - logs.mean()).astype(np.float32)
@@ -115,17 +98,10 @@ def sinusoidal_positions(positions: int, width: int, deviation: float) -> np.nda
     """Computes the position embeddings of Vaswani et al. (2017).
 
     A given distance is the same rotation at all positions, so that attention between neighbors at
-    one position applies to all others.
-
-    Args:
-        positions: number of positions.
-        width: D, even.
-        deviation: standard deviation of the values; each column has mean 0.
-
-    Returns:
-        float32 [positions, D].
+    one position applies to all others. The result is float32 [positions, width], for an even width,
+    with the given standard deviation; each column has mean 0.
     """
-    rates = _LONGEST_WAVE ** (-np.arange(width // 2) / (width // 2))
+    rates = 10_000.0 ** (-np.arange(width // 2) / (width // 2))
     angles = np.arange(positions)[:, None] * rates
     table = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
     table -= table.mean(0)
@@ -146,10 +122,7 @@ def averaging_output(value: jax.Array) -> jax.Array:
 
 
 def _wave_rates(count: int) -> np.ndarray:
-    """Returns the radians between positions, spread evenly over a half turn.
-
-    The waves add up at distance 0 and cancel at all others.
-    """
+    """Spreads radians per position over a half turn: waves add up at distance 0 only."""
     golden = (math.sqrt(5.0) - 1.0) / 2.0
     return math.pi * np.modf((np.arange(count) + 0.5) * golden)[0]
 
@@ -157,8 +130,7 @@ def _wave_rates(count: int) -> np.ndarray:
 def wave_positions(positions: int, width: int, used: int, deviation: float) -> np.ndarray:
     """Computes position embeddings with waves in the first `used` columns and zeros in the others.
 
-    Returns:
-        float32 [positions, width]; the waves have the given standard deviation.
+    The result is float32 [positions, width]; the waves have the given standard deviation.
     """
     angles = np.arange(positions)[:, None] * _wave_rates(used // 2)
     waves = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)

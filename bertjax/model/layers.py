@@ -11,7 +11,7 @@ the same numbers as the whole batch. `keys=None` disables dropout.
 
 import enum
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -163,11 +163,8 @@ class Embeddings(nn.Module):
         keys: jax.Array | None = None,
     ) -> jax.Array:
         """Embeds ids [B, T] int32 as [B, T, D] in the compute type."""
-        summed = (
-            self.word_embeddings(input_ids)
-            + self.position_embeddings(position_ids)
-            + self.token_type_embeddings(token_type_ids)
-        )
+        words, positions = self.word_embeddings(input_ids), self.position_embeddings(position_ids)
+        summed = words + positions + self.token_type_embeddings(token_type_ids)
         normal = self.layer_norm(summed).astype(self.execution.dtype)
         rate = self.config.hidden_dropout_prob
         return dropout(normal, fold_keys(keys, LAYER_EMBEDDINGS), Site.EMBEDDINGS, rate)
@@ -175,22 +172,7 @@ class Embeddings(nn.Module):
     def attend(self, x: jax.Array) -> jax.Array:
         """Multiplies x [..., D] with all word embeddings (the tied decoder): float32 [..., V]."""
         table = self.word_embeddings.embedding.astype(x.dtype)
-        return jnp.einsum(
-            "...d,vd->...v",
-            x,
-            table,
-            precision=self.execution.precision,
-            preferred_element_type=jnp.float32,
-        )
-
-
-class AttentionOutput(NamedTuple):
-    """Result of attention."""
-
-    output: jax.Array
-    """[B, T, D]: the projected context."""
-    probs: jax.Array
-    """[B, N, T, S] before dropout."""
+        return _float32_einsum("...d,vd->...v", x, table, self.execution)
 
 
 class Attention(nn.Module):
@@ -210,8 +192,8 @@ class Attention(nn.Module):
         mask: jax.Array | None = None,
         position_ids: jax.Array | None = None,
         keys: jax.Array | None = None,
-    ) -> AttentionOutput:
-        """Attends.
+    ) -> tuple[jax.Array, jax.Array]:
+        """Computes the projected context [B, T, D], and probabilities [B, N, T, S] before dropout.
 
         Args:
             x: [B, T, D].
@@ -238,7 +220,7 @@ class Attention(nn.Module):
         context = attention_context(dropped, value, self.execution)  # [B, T, N, H]
         context = context.reshape(*context.shape[:2], config.hidden_size)
         output = dense(config.hidden_size, config, self.execution, "output")(context)
-        return AttentionOutput(output, probs)
+        return output, probs
 
 
 class EncoderLayer(nn.Module):
@@ -256,17 +238,7 @@ class EncoderLayer(nn.Module):
         position_ids: jax.Array | None = None,
         keys: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array]:
-        """Applies the layer.
-
-        Args:
-            x: [B, T, D].
-            mask: bool, broadcastable to [B, 1, T, T].
-            position_ids: [B, T] or [1, T].
-            keys: one dropout key per row, or None.
-
-        Returns:
-            x [B, T, D] and the attention probabilities [B, N, T, T].
-        """
+        """Computes the next x [B, T, D] and the probabilities [B, N, T, T] as `Attention` does."""
         config, execution = self.config, self.execution
         attention = Attention(config, execution, Site.ATTENTION_PROBS, name="attention")
         output, probs = attention(x, mask=mask, position_ids=position_ids, keys=keys)
@@ -282,20 +254,12 @@ class EncoderLayer(nn.Module):
 def attention_logits(query: jax.Array, key: jax.Array, execution: Execution) -> jax.Array:
     """Multiplies query [B, T, N, H] and key [B, S, N, H]: float32 [B, N, T, S]."""
 
-    def einsum(equation: str, query: jax.Array, key: jax.Array) -> jax.Array:
-        return jnp.einsum(
-            equation,
-            query,
-            key,
-            precision=execution.precision,
-            preferred_element_type=jnp.float32,
-        )
-
     def plain(query: jax.Array, key: jax.Array) -> jax.Array:
-        return einsum("btnh,bsnh->bnts", query, key)
+        return _float32_einsum("btnh,bsnh->bnts", query, key, execution)
 
     def heads_first(query: jax.Array, key: jax.Array) -> jax.Array:
-        return einsum("bnth,bnsh->bnts", _heads_first(query), _heads_first(key))
+        query, key = _heads_first(query), _heads_first(key)
+        return _float32_einsum("bnth,bnsh->bnts", query, key, execution)
 
     if execution.attention == "plain":
         return plain(query, key)
@@ -317,6 +281,12 @@ def attention_context(probs: jax.Array, value: jax.Array, execution: Execution) 
     if execution.attention == "plain":
         return plain(probs, value)
     return jax.lax.platform_dependent(probs, value, cpu=heads_first, default=plain)
+
+
+def _float32_einsum(equation: str, x: jax.Array, y: jax.Array, execution: Execution) -> jax.Array:
+    return jnp.einsum(
+        equation, x, y, precision=execution.precision, preferred_element_type=jnp.float32
+    )
 
 
 def _heads_first(x: jax.Array) -> jax.Array:

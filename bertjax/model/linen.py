@@ -14,14 +14,7 @@ import jax.numpy as jnp
 from bertjax.config import BertConfig, Execution
 from bertjax.model.encoder import Encoder
 from bertjax.model.heads import MlmHead
-from bertjax.model.layers import (
-    LAYER_HEAD,
-    Embeddings,
-    Site,
-    dense,
-    dropout,
-    fold_keys,
-)
+from bertjax.model.layers import LAYER_HEAD, Embeddings, Site, dense, dropout, fold_keys
 
 Inputs = Mapping[str, jax.Array]
 
@@ -77,18 +70,18 @@ class BertEncoder(nn.Module):
         self, inputs: Inputs, dropout_keys: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array]:
         """Returns the embeddings [B, T, D] of the inputs, and their position ids."""
-        input_ids = inputs["input_ids"]
-        if input_ids.shape[1] > self.config.max_position_embeddings:
+        input_ids, positions = inputs["input_ids"], self.config.max_position_embeddings
+        length = input_ids.shape[1]
+        if length > positions:
             raise ValueError(
-                f"input_ids are {input_ids.shape[1]} tokens long; the model has "
-                f"{self.config.max_position_embeddings} positions."
+                f"input_ids are {length} tokens long; the model has {positions} positions."
             )
         token_type_ids = inputs.get("token_type_ids")
         if token_type_ids is None:
             token_type_ids = jnp.zeros_like(input_ids)
         position_ids = inputs.get("position_ids")
         if position_ids is None:
-            position_ids = jnp.arange(input_ids.shape[1])[None]
+            position_ids = jnp.arange(length)[None]
         x = self.embeddings(input_ids, token_type_ids, position_ids, dropout_keys)
         return x, position_ids
 
@@ -102,10 +95,7 @@ class BertForPreTraining(BertEncoder):
         self.nsp = dense(2, self.config, self.execution)
 
     def __call__(
-        self,
-        inputs: Inputs,
-        masked_positions: jax.Array,
-        dropout_keys: jax.Array | None = None,
+        self, inputs: Inputs, masked_positions: jax.Array, dropout_keys: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array]:
         """Computes float32 logits [B, P, V] at masked_positions [B, P], and [B, 2] or [B, S, 2]."""
         out = BertEncoder.__call__(self, inputs, dropout_keys)
@@ -180,13 +170,13 @@ class BertForMultipleChoice(BertForSequenceClassification):
 
         Choice c of a row draws from fold_in(key of the row, c).
         """
-        input_ids = inputs["input_ids"]
-        if input_ids.ndim != 3:
+        shape = inputs["input_ids"].shape
+        if len(shape) != 3:
             raise ValueError(
-                f"input_ids have the shape {input_ids.shape}: multiple choice takes [B, C, T], one "
-                "sequence per choice."
+                f"input_ids have the shape {shape}: multiple choice takes [B, C, T], one sequence "
+                "per choice."
             )
-        rows, choices, length = input_ids.shape
+        rows, choices, length = shape
         flat = {
             name: inputs[name].reshape(rows * choices, length)
             for name in ("input_ids", "attention_mask", "token_type_ids", "position_ids")
@@ -196,8 +186,7 @@ class BertForMultipleChoice(BertForSequenceClassification):
         if dropout_keys is not None:
             fold = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))
             keys = fold(dropout_keys, jnp.arange(choices)).reshape(-1)  # [B * C]
-        logits = _BertWithDenseHead.__call__(self, flat, keys)
-        return logits.reshape(rows, choices)
+        return _BertWithDenseHead.__call__(self, flat, keys).reshape(rows, choices)
 
 
 class BertForTokenClassification(_BertWithDenseHead):
@@ -208,10 +197,7 @@ class BertForTokenClassification(_BertWithDenseHead):
 
 
 class BertForQuestionAnswering(_BertWithDenseHead):
-    """A BertEncoder without pooler, with the subtree qa_outputs.
-
-    Logits [B, T, 2] of every token as start and as end of the answer.
-    """
+    """A BertEncoder without pooler, with the subtree qa_outputs. Logits [B, T, 2]: start, end."""
 
     add_pooler: bool = False
     head = "qa_outputs"
