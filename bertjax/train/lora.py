@@ -44,9 +44,7 @@ class LoraConfig:
         if not 0 < self.alpha < math.inf:
             raise UserError(f"`lora.alpha` is {self.alpha}: give a number above 0.")
         if not self.layers or len(set(self.layers)) < len(self.layers):
-            raise UserError(
-                f"`lora.layers` is {self.layers}: give each name once, and at least one."
-            )
+            raise UserError(f"`lora.layers` is {self.layers}: give each name once, at least one.")
         if not self.rank and (self.alpha, self.layers) != (16.0, ("query", "value")):
             raise UserError("`lora.alpha` and `lora.layers` need adapters: set `lora.rank` too.")
 
@@ -59,12 +57,8 @@ class LoraConfig:
 def adapted(params: Mapping[str, Any], config: LoraConfig) -> list[str]:
     """Returns the paths of the adapted layers, e.g. `encoder/layer_0/attention/query`.
 
-    Args:
-        params: parameters with an encoder, arrays or ShapeDtypeStructs.
-        config: names of the layers, and the rank.
-
-    Raises:
-        UserError: the encoder has no such layer, or the rank exceeds that of a matrix.
+    `params` are arrays or ShapeDtypeStructs, with an encoder. Raises UserError if the encoder has
+    no such layer, or if the rank exceeds that of a matrix.
     """
     kernels = {
         name.removesuffix("/kernel"): leaf.shape
@@ -93,14 +87,8 @@ def adapted(params: Mapping[str, Any], config: LoraConfig) -> list[str]:
 def init_adapters(params: Mapping[str, Any], key: jax.Array, config: LoraConfig) -> dict[str, Any]:
     """Draws adapters: A is normal with variance 1 / d_in, B is zero, and so is their product.
 
-    Args:
-        params: parameters with an encoder, arrays or ShapeDtypeStructs, kernels [d_in, d_out].
-        key: a JAX random key.
-        config: names of the layers, and the rank.
-
-    Returns:
-        Nested dict with "a" float32 [d_in, rank] and "b" float32 [rank, d_out] under the path of
-        every adapted layer.
+    The result is a nested dict with "a" float32 [d_in, rank] and "b" float32 [rank, d_out] under
+    the path of every adapted layer, whose kernel is [d_in, d_out].
     """
     shapes = named(params)
     adapters = {}
@@ -114,7 +102,7 @@ def init_adapters(params: Mapping[str, Any], key: jax.Array, config: LoraConfig)
 
 def merge(params: Mapping[str, Any], adapters: Mapping[str, Any], scale: float) -> dict[str, Any]:
     """Adds `scale` * A B to the kernels that have an adapter."""
-    leaves, low = dict(named(params)), named(adapters)
+    leaves, low = named(params), named(adapters)
     for path in (name.removesuffix("/a") for name in low if name.endswith("/a")):
         # Full precision, also on accelerators that default to less: the export adds the same
         # product, which costs little compared with the layer's own.
@@ -136,13 +124,7 @@ def partition(
 
 
 def combine(base: Mapping[str, Any], trained: Mapping[str, Any], config: LoraConfig) -> dict:
-    """Merges the frozen base and the trained parameters into the parameters of a model.
-
-    Args:
-        base: embeddings and encoder.
-        trained: the subtree `ADAPTERS` and the subtrees on top of the encoder.
-        config: scale of the adapters.
-    """
+    """Merges the results of `partition` into the parameters of a model."""
     on_top = {name: part for name, part in trained.items() if name != ADAPTERS}
     return {**merge(base, trained[ADAPTERS], config.scale), **on_top}
 

@@ -9,6 +9,7 @@ from typing import Any, get_args
 import jax
 import jax.numpy as jnp
 import optax
+from jax.tree_util import tree_map_with_path
 
 from bertjax.errors import UserError, refuse_unknown
 from bertjax.train import param_groups, schedules
@@ -117,16 +118,16 @@ def learning_rate(
     config: OptimizerConfig, count: Any, *, peak: Any, warmup: Any, total: Any
 ) -> jax.Array:
     """Computes `schedules.learning_rate` for a configuration; the other arguments may be traced."""
-    optional = {"power": config.power, "decay_share": config.decay_share}
     return schedules.learning_rate(
         config.schedule,
         count,
         peak=peak,
         warmup=warmup,
         total=total,
+        power=config.power,
         end_ratio=config.end_ratio,
+        decay_share=config.decay_share,
         cooldown=config.cooldown_steps,
-        **{name: value for name, value in optional.items() if value is not None},
     )
 
 
@@ -135,13 +136,8 @@ def make_schedule(
 ) -> optax.Schedule:
     """Makes the schedule: number of updates applied so far -> learning rate of the next one.
 
-    Args:
-        config: the optimizer.
-        total_steps: number of training steps.
-        section: part of the user's configuration that holds warmup_steps, for error messages.
-
-    Raises:
-        UserError: warm-up and decay do not fit into the training steps.
+    Raises UserError if warm-up and decay do not fit into the training steps. Its message names
+    warmup_steps in `section` of the user's configuration.
     """
     warmup = total_steps // 10 if config.warmup_steps is None else config.warmup_steps
     field = f"`{section}.warmup_steps`"
@@ -176,12 +172,6 @@ def make_optimizer(
         config: the optimizer.
         rate: learning rate, or a schedule as `make_schedule` makes it.
         layers: number of layers of the model; only layer_decay needs it.
-
-    Returns:
-        A transformation of the gradients of the trained parameters.
-
-    Raises:
-        ValueError: layer_decay is set and layers is missing.
     """
     by_layer = optax.identity()
     if config.layer_decay != 1.0:
@@ -203,21 +193,16 @@ def decay_mask(params: Any) -> Any:
         *modules, leaf = path_name(path).split("/")
         return leaf != "bias" and not any(name.endswith("layer_norm") for name in modules)
 
-    return jax.tree_util.tree_map_with_path(decayed, params)
+    return tree_map_with_path(decayed, params)
 
 
 def scale_by_layer(layer_decay: float, layers: int) -> optax.GradientTransformation:
     """Multiplies every update by `param_groups.scale_of` its path."""
 
-    def update(updates: optax.Updates, params: optax.Params | None = None) -> optax.Updates:
-        del params
+    def scaled(path: tuple, leaf: jax.Array) -> jax.Array:
+        return leaf * param_groups.scale_of(path_name(path), layer_decay, layers)
 
-        def scaled(path: tuple, leaf: jax.Array) -> jax.Array:
-            return leaf * param_groups.scale_of(path_name(path), layer_decay, layers)
-
-        return jax.tree_util.tree_map_with_path(scaled, updates)
-
-    return optax.stateless(update)
+    return optax.stateless(lambda updates, params: tree_map_with_path(scaled, updates))
 
 
 def scale_by_adam(
@@ -233,9 +218,7 @@ def scale_by_adam(
         zeros = (jax.tree.map(jnp.zeros_like, params) for _ in range(2))
         return optax.ScaleByAdamState(jnp.zeros((), jnp.int32), *zeros)
 
-    def update(
-        updates: optax.Updates, state: Any, params: optax.Params | None = None
-    ) -> tuple[optax.Updates, optax.ScaleByAdamState]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, optax.ScaleByAdamState]:
         del params
         count = state.count + 1
         mu = jax.tree.map(lambda m, g: beta1 * m + (1 - beta1) * g, state.mu, updates)
@@ -254,37 +237,34 @@ def scale_by_adam(
 def _adam(config: OptimizerConfig, eps: float, **options: bool) -> optax.GradientTransformation:
     """Adam and weight decay; `eps` is the default of the optimizer."""
     eps = eps if config.eps is None else config.eps
-    return optax.chain(
-        scale_by_adam(config.beta1, config.beta2, eps, **options), _weight_decay(config)
-    )
+    adam = scale_by_adam(config.beta1, config.beta2, eps, **options)
+    return optax.chain(adam, _weight_decay(config))
 
 
 def _weight_decay(config: OptimizerConfig) -> optax.GradientTransformation:
     return optax.add_decayed_weights(config.weight_decay, mask=decay_mask)
 
 
-def _trust_ratio() -> optax.GradientTransformation:
-    """Scales each tensor's update to the norm of the tensor, as FusedLAMB of NVIDIA's apex
-    (multi_tensor_lamb.cu): after weight decay, and only for parameters that have it."""
-    return optax.masked(optax.scale_by_trust_ratio(), decay_mask)
+def _lamb(config: OptimizerConfig) -> optax.GradientTransformation:
+    """Adam with each tensor's update scaled to the norm of the tensor, as FusedLAMB of NVIDIA's
+    apex (multi_tensor_lamb.cu): after weight decay, and only for parameters that have it."""
+    trust_ratio = optax.masked(optax.scale_by_trust_ratio(), decay_mask)
+    return optax.chain(_adam(config, 1e-6), trust_ratio)
 
 
 def _muon(config: OptimizerConfig) -> optax.GradientTransformation:
     """Muon (Jordan 2024) with updates as large as AdamW's (arXiv 2502.16982)."""
 
-    def matrices(params: Any) -> Any:
-        def dimensions(path: tuple, leaf: Any) -> optax.contrib.MuonDimensionNumbers | None:
-            is_matrix = "encoder/" in path_name(path) and leaf.ndim == 2
-            return optax.contrib.MuonDimensionNumbers() if is_matrix else None
-
-        return jax.tree_util.tree_map_with_path(dimensions, params)
+    def dimensions(path: tuple, leaf: Any) -> optax.contrib.MuonDimensionNumbers | None:
+        is_matrix = "encoder/" in path_name(path) and leaf.ndim == 2
+        return optax.contrib.MuonDimensionNumbers() if is_matrix else None
 
     return optax.contrib.muon(
         -1.0,  # the learning rate, and with it the sign, comes last in the chain
         eps=1e-8 if config.eps is None else config.eps,
         adam_b1=config.beta1,
         adam_b2=config.beta2,
-        muon_weight_dimension_numbers=matrices,
+        muon_weight_dimension_numbers=functools.partial(tree_map_with_path, dimensions),
         consistent_rms=0.2,
     )
 
@@ -292,7 +272,7 @@ def _muon(config: OptimizerConfig) -> optax.GradientTransformation:
 OPTIMIZERS: dict[str, Callable[[OptimizerConfig], optax.GradientTransformation]] = {
     "adamw_google": lambda config: _adam(config, 1e-6, bias_correction=False),
     "adamw": lambda config: _adam(config, 1e-8),
-    "lamb": lambda config: optax.chain(_adam(config, 1e-6), _trust_ratio()),
+    "lamb": _lamb,
     "muon": lambda config: optax.chain(_muon(config), _weight_decay(config)),
 }
 """Name -> configuration -> transformation of clipped gradients to updates, before the learning rate

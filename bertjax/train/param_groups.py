@@ -18,8 +18,7 @@ def frozen_names(freeze: Iterable[str], params: Any) -> frozenset[str]:
     """Returns the paths of the parameters that are not trained.
 
     Args:
-        freeze: groups: embeddings, encoder, pooler or a head; layer_3; layer_0-5 (six layers); or
-            a longer path, such as embeddings/word_embeddings.
+        freeze: groups as `OptimizerConfig.freeze` names them.
         params: nested dict of all arrays or ShapeDtypeStructs of the model.
 
     Raises:
@@ -29,10 +28,8 @@ def frozen_names(freeze: Iterable[str], params: Any) -> frozenset[str]:
     found: set[str] = set()
     for group in freeze:
         layers = _RANGE.fullmatch(group)
-        wanted = [group]
-        if layers:
-            wanted = [f"layer_{n}" for n in range(int(layers[1]), int(layers[2]) + 1)]
-        for each in wanted or [group]:
+        first, last = (int(layers[1]), int(layers[2])) if layers else (0, -1)
+        for each in [f"layer_{n}" for n in range(first, last + 1)] or [group]:
             prefixes = (f"{each}/", f"encoder/{each}/")
             members = {name for name in names if f"{name}/".startswith(prefixes)}
             if not each.strip("/") or not members:
@@ -52,11 +49,11 @@ def partition(params: Any, frozen: Collection[str]) -> tuple[Any, Any]:
     """Splits parameters into (trained, frozen), two nested dicts."""
     if not frozen:
         return params, {}
-    leaves = named(params)
-    return (
-        nested({name: leaf for name, leaf in leaves.items() if name not in frozen}),
-        nested({name: leaf for name, leaf in leaves.items() if name in frozen}),
-    )
+    trained: dict[str, Any] = {}
+    others: dict[str, Any] = {}
+    for name, leaf in named(params).items():
+        (others if name in frozen else trained)[name] = leaf
+    return nested(trained), nested(others)
 
 
 def combine(trained: Any, others: Any) -> Any:
@@ -84,9 +81,8 @@ def scale_of(path: str, layer_decay: float, layers: int) -> float:
     return 1.0 if layer is None else layer_decay ** (layers - int(layer[1]))
 
 
-def _groups(names: Iterable[str]) -> list[str]:
+def _groups(names: list[str]) -> list[str]:
     """Returns the groups that can be frozen, as a user names them."""
-    names = list(names)
     own = (name for name in names if name.startswith("encoder/"))
     layers = sorted({int(found[1]) for name in own if (found := _LAYER.search(name))})
     tops = list(dict.fromkeys(name.split("/")[0] for name in names))

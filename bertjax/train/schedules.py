@@ -31,9 +31,9 @@ def learning_rate(
     peak: Any,
     warmup: Any,
     total: Any,
-    power: float = POWER,
+    power: float | None = None,
     end_ratio: float = 0.0,
-    decay_share: float = DECAY_SHARE,
+    decay_share: float | None = None,
     cooldown: int = 0,
 ) -> jax.Array:
     """Computes the learning rate of the next update. Arguments of type Any may be traced.
@@ -44,9 +44,9 @@ def learning_rate(
         peak: maximum rate.
         warmup: number of updates to reach the peak; less than `total`; 0 disables the warm-up.
         total: number of all updates; the rate stays constant after them.
-        power: exponent of polynomial.
+        power: exponent of polynomial; the default is `POWER`.
         end_ratio: final rate of a decaying schedule, as a fraction of the peak.
-        decay_share: fraction of all updates in which wsd falls.
+        decay_share: fraction of all updates in which wsd falls; the default is `DECAY_SHARE`.
         cooldown: number of last updates in which the rate falls linearly to 0.
 
     Returns:
@@ -66,9 +66,9 @@ def learning_rate(
         # (1 + cos(pi t)) / 2 without the difference of two nearly equal numbers near the end.
         share = jnp.sin(0.5 * jnp.pi * remaining(warmup)) ** 2
     elif name == "wsd":
-        share = remaining(total - decay_share * total)
+        share = remaining(total - (DECAY_SHARE if decay_share is None else decay_share) * total)
     elif name == "polynomial":
-        share = remaining(0.0) ** power
+        share = remaining(0.0) ** (POWER if power is None else power)
     else:
         share = remaining(0.0)
     decayed = peak * (share if name == "constant" else end_ratio + (1.0 - end_ratio) * share)

@@ -5,7 +5,7 @@ The moments of the optimizer follow the same table and are also split over `data
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -79,17 +79,10 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def param_shardings(mesh: Mesh, params: Any) -> Any:
-    """Returns the sharding of every parameter.
+    """Returns the sharding of every parameter, as the same tree of NamedSharding.
 
-    Args:
-        mesh: a mesh with the axes data, fsdp, tensor.
-        params: tree of arrays or ShapeDtypeStructs (`jax.eval_shape`).
-
-    Returns:
-        The same tree of NamedSharding. An axis that does not divide its dimension is left out.
-
-    Raises:
-        ValueError: no rule of `TABLE` matches a matrix.
+    `params` are arrays or ShapeDtypeStructs (`jax.eval_shape`). An axis that does not divide its
+    dimension is left out. Raises ValueError if no rule of `TABLE` matches a matrix.
     """
 
     def sharding(path: tuple, leaf: Any) -> NamedSharding:
@@ -99,18 +92,11 @@ def param_shardings(mesh: Mesh, params: Any) -> Any:
 
 
 def state_shardings(mesh: Mesh, state: Any) -> Any:
-    """Returns the sharding of every leaf of a `TrainState`.
+    """Returns the sharding of every leaf of a `TrainState`, of arrays or ShapeDtypeStructs.
 
     An array of the optimizer state is a moment if its path ends in the path of a parameter of the
     same shape. Moments are sharded as their parameters and also over data; the rest of the state
-    of the optimizer is replicated.
-
-    Args:
-        mesh: a mesh with the axes data, fsdp, tensor.
-        state: the state, of arrays or ShapeDtypeStructs.
-
-    Raises:
-        ValueError: no rule of `TABLE` matches a matrix.
+    of the optimizer is replicated. Raises ValueError as `param_shardings` does.
     """
     moments = dict(_moments(mesh, state))
 
@@ -142,20 +128,13 @@ def _moments(mesh: Mesh, state: Any) -> Iterator[tuple[str, list[tuple[str, ...]
     """Yields the path of every moment within the optimizer state, and its mesh axes."""
     shapes = {name: leaf.shape for name, leaf in named(state.params).items()}
     for path, leaf in named(state.opt_state).items():
-        if name := _parameter(path, leaf.shape, shapes):
+        parts = path.split("/")
+        suffixes = ("/".join(parts[start:]) for start in range(len(parts)))
+        name = next((suffix for suffix in suffixes if suffix in shapes), None)
+        if name is not None and shapes[name] == leaf.shape:
             entries = _entries(mesh, name, leaf.shape)
             _add_data(mesh, entries, leaf.shape)
             yield path, entries
-
-
-def _parameter(
-    path: str, shape: tuple[int, ...], shapes: Mapping[str, tuple[int, ...]]
-) -> str | None:
-    """Returns the parameter whose path is the longest suffix of `path`, if it has this shape."""
-    parts = path.split("/")
-    suffixes = ("/".join(parts[start:]) for start in range(len(parts)))
-    name = next((suffix for suffix in suffixes if suffix in shapes), None)
-    return name if name is not None and shapes[name] == shape else None
 
 
 def _entries(mesh: Mesh, name: str, shape: tuple[int, ...]) -> list[tuple[str, ...]]:
@@ -209,29 +188,20 @@ def make_global_batch(
 ) -> dict[str, jax.Array]:
     """Makes the global batch as sharded arrays. A process reads only the rows of its own devices.
 
-    Args:
-        mesh: a mesh with the axes data, fsdp, tensor.
-        batch_size: number of rows of the global batch.
-        read_rows: function from row numbers [n] of the global batch to arrays [n, ...].
-
-    Returns:
-        dict of jax.Array [batch_size, ...] with rows over data and fsdp.
+    `read_rows` maps row numbers [n] of the global batch to arrays [n, ...]. The result has arrays
+    [batch_size, ...] with rows over data and fsdp.
     """
     sharding = batch_sharding(mesh)
-    spans = {
-        (index[0].start or 0, batch_size if index[0].stop is None else index[0].stop)
-        for index in sharding.addressable_devices_indices_map((batch_size,)).values()
-        if index is not None
-    }
-    rows = np.concatenate([np.arange(start, stop) for start, stop in sorted(spans)])
-    place = {int(row): i for i, row in enumerate(rows)}
+    indices = sharding.addressable_devices_indices_map((batch_size,)).values()
+    spans = {index[0].indices(batch_size)[:2] for index in indices if index is not None}
+    rows = np.concatenate([np.arange(*span) for span in sorted(spans)])
     local = read_rows(rows)
 
     def build(array: np.ndarray) -> jax.Array:
         def part(index: Any) -> np.ndarray:
-            start = place[index[0].start or 0]
-            stop = batch_size if index[0].stop is None else index[0].stop
-            return array[start : start + stop - (index[0].start or 0)]
+            start, stop, _ = index[0].indices(batch_size)
+            first = int(np.searchsorted(rows, start))
+            return array[first : first + stop - start]
 
         shape = (batch_size, *array.shape[1:])
         return jax.make_array_from_callback(shape, sharding, part)

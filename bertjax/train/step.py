@@ -18,6 +18,8 @@ from bertjax.train import param_groups, sharding
 
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
+Sums = dict[str, tuple[jax.Array, jax.Array]]
+"""Metrics {name: (sum, weight)}."""
 AxisName = str | tuple[str, ...] | None
 
 # Each use of randomness folds its own number into the key of a step, so that no two share draws.
@@ -35,8 +37,8 @@ class LossFn(Protocol):
         normalizers: Any,
         dropout_key: jax.Array | None,
         sample_key: jax.Array,
-    ) -> tuple[jax.Array, dict[str, tuple[jax.Array, jax.Array]]]:
-        """Computes the loss of a batch or of a part of one.
+    ) -> tuple[jax.Array, Sums]:
+        """Computes the loss and the metrics of a batch or of a part of one.
 
         Args:
             params: the whole nested dict of parameters.
@@ -44,9 +46,6 @@ class LossFn(Protocol):
             normalizers: of the global batch; the losses of its parts add up to its loss.
             dropout_key: [B] keys, one per row, or None in evaluation.
             sample_key: [B] keys for losses that draw samples, in training and in evaluation.
-
-        Returns:
-            The loss and the metrics {name: (sum, weight)}.
         """
         ...
 
@@ -102,7 +101,7 @@ class TrainState(flax.struct.PyTreeNode):
 
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
-EvalStep = Callable[[Any, Batch, jax.Array], dict[str, tuple[jax.Array, jax.Array]]]
+EvalStep = Callable[[Any, Batch, jax.Array], Sums]
 
 
 def init_state(
@@ -144,14 +143,12 @@ def make_train_step(
         optimizer: any Optax transformation.
         config: seed, accumulation, moving average and mapped axes.
         schedule: updates -> learning rate; only reported, as the metric learning_rate.
-        frozen: paths of parameters that do not change, as given to `init_state`. The step computes
-            no gradient for them.
+        frozen: paths as given to `init_state`. The step computes no gradient for them.
 
-    Returns:
-        The step. Its metrics are float32 scalars of the global batch: the weighted means of the
-        metrics of the loss, loss, grad_norm (before clipping), learning_rate and skipped. A step
-        with a non-finite loss or gradient sets skipped to 1, keeps parameters, optimizer state and
-        average, and does not count in `updates`.
+    The metrics are float32 scalars of the global batch: the weighted means of the metrics of the
+    loss, loss, grad_norm (before clipping), learning_rate and skipped. A step with a non-finite
+    loss or gradient sets skipped to 1, keeps parameters, optimizer state and average, and does not
+    count in `updates`.
     """
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -191,7 +188,7 @@ def make_train_step(
 
 def _gradients(
     loss: Loss, config: StepConfig, step: jax.Array, trained: Any, rest: Any, batch: Batch
-) -> tuple[Any, jax.Array, dict[str, tuple[jax.Array, jax.Array]]]:
+) -> tuple[Any, jax.Array, Sums]:
     """Computes gradients, loss and metrics of the global batch, summed over all mapped axes."""
     axis_name = config.axis_name
     key, rows = step_key(config.seed, step), _global_rows(batch, axis_name)
@@ -207,11 +204,7 @@ def _gradients(
         params = param_groups.combine(params, rest)
         dropout_key, sample_key = keys
         return loss.loss_fn(
-            params,
-            batch,
-            normalizers=normalizers,
-            dropout_key=dropout_key,
-            sample_key=sample_key,
+            params, batch, normalizers=normalizers, dropout_key=dropout_key, sample_key=sample_key
         )
 
     def of_rows(batch: Batch, keys: tuple[jax.Array, jax.Array]):
@@ -259,12 +252,11 @@ def jit_train_step(
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """Compiles the step over the mesh. The state is donated and keeps its `shardings`; every other
     argument keeps the sharding that it comes with."""
-    return jax.jit(
-        train_step, out_shardings=(shardings, sharding.replicated(mesh)), donate_argnums=0
-    )
+    placement = (shardings, sharding.replicated(mesh))
+    return jax.jit(train_step, out_shardings=placement, donate_argnums=0)
 
 
-def means(metrics: Mapping[str, tuple[jax.Array, jax.Array]]) -> Metrics:
+def means(metrics: Sums) -> Metrics:
     """Computes {name: sum / weight}, or 0 where the weight is 0."""
     return {
         name: jnp.where(weight > 0, total / jnp.where(weight > 0, weight, 1.0), 0.0)
@@ -312,18 +304,14 @@ def _accumulated(function: Callable, arguments: tuple, count: int, config: StepC
     if accumulation == 1:
         return function(*arguments)
     if count % accumulation:
-        raise ValueError(
-            f"accumulation {accumulation} does not divide the {count} rows of a batch."
-        )
+        raise ValueError(f"accumulation {accumulation} does not divide the {count} rows.")
 
     def split(array: jax.Array) -> jax.Array:
         return array.reshape(count // accumulation, accumulation, *array.shape[1:]).swapaxes(0, 1)
 
     micro = jax.tree.map(split, arguments)
-    zeros = jax.tree.map(
-        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
-        jax.eval_shape(function, *jax.tree.map(lambda leaf: leaf[0], micro)),
-    )
+    shapes = jax.eval_shape(function, *jax.tree.map(lambda leaf: leaf[0], micro))
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
     def body(total: Any, one: tuple) -> tuple[Any, None]:
         return jax.tree.map(jnp.add, total, function(*one)), None
