@@ -61,10 +61,11 @@ def reinitialize(
     Without a head mlm, mlm_bias has no effect. Only mlm_bias="unigram" needs the counts, int [V],
     of every token.
     """
+    params = dict(params)
     if initialization.mlm_bias == "unigram" and "mlm" in params:
         if counts is None:
             raise ValueError('initialization.mlm_bias="unigram" needs the counts of the tokens.')
-        params = {**params, "mlm": {**params["mlm"], "bias": jnp.asarray(unigram_bias(counts))}}
+        params["mlm"] = {**params["mlm"], "bias": jnp.asarray(unigram_bias(counts))}
     shape = (config.max_position_embeddings, config.hidden_size)
     table = None
     if initialization.positions == "sinusoidal":
@@ -73,14 +74,12 @@ def reinitialize(
         table = wave_positions(*shape, config.head_size, config.initializer_range)
     if table is not None:
         positions = {"embedding": jnp.asarray(table)}
-        embeddings = {**params["embeddings"], "position_embeddings": positions}
-        params = {**params, "embeddings": embeddings}
+        params["embeddings"] = {**params["embeddings"], "position_embeddings": positions}
+    layers = params["encoder"]
     if initialization.attention == "averaging":
-        layers = {name: _averaging(layer) for name, layer in params["encoder"].items()}
-        params = {**params, "encoder": layers}
+        params["encoder"] = {name: _averaging(layer) for name, layer in layers.items()}
     if initialization.attention == "neighbors":
-        first = _neighbors(params["encoder"]["layer_0"], config)
-        params = {**params, "encoder": {**params["encoder"], "layer_0": first}}
+        params["encoder"] = {**layers, "layer_0": _neighbors(layers["layer_0"], config)}
     return params
 
 

@@ -168,10 +168,7 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """Chains clipping, the optimizer of the table, layer-wise decay and the learning rate.
 
-    Args:
-        config: the optimizer.
-        rate: learning rate, or a schedule as `make_schedule` makes it.
-        layers: number of layers of the model; only layer_decay needs it.
+    Only layer_decay needs the number of `layers` of the model.
     """
     by_layer = optax.identity()
     if config.layer_decay != 1.0:

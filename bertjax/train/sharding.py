@@ -4,6 +4,7 @@ The moments of the optimizer follow the same table and are also split over `data
 """
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -172,7 +173,7 @@ def _add_data(mesh: Mesh, entries: list[tuple[str, ...]], shape: tuple[int, ...]
 
 
 def _ways(mesh: Mesh, axes: tuple[str, ...]) -> int:
-    return int(np.prod([mesh.shape[axis] for axis in axes], dtype=int))
+    return math.prod(mesh.shape[axis] for axis in axes)
 
 
 def on_host(mesh: Mesh, tree: Any) -> Any:

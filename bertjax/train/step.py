@@ -113,11 +113,8 @@ def init_state(
 ) -> TrainState:
     """Makes the state before the first step.
 
-    Args:
-        params: all parameters.
-        optimizer: the optimizer of the trained parameters.
-        frozen: paths of the other parameters, as `param_groups.frozen_names` gives them.
-        average: whether to keep a moving average.
+    `frozen` holds the paths of the parameters that the optimizer does not train, as
+    `param_groups.frozen_names` gives them. `average` keeps a moving average of the others.
     """
 
     def zero() -> jax.Array:  # one array each: two donated leaves must not share a buffer

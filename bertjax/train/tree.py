@@ -1,9 +1,9 @@
 """Leaves of a tree by path: the names of parameters in tables, checkpoints and files."""
 
-import functools
 from typing import Any
 
 import jax
+from flax import traverse_util
 
 
 def path_name(path: tuple) -> str:
@@ -18,8 +18,4 @@ def named(tree: Any) -> dict[str, Any]:
 
 def nested(leaves: dict[str, Any]) -> dict[str, Any]:
     """Converts {"a/b": x} to {"a": {"b": x}}."""
-    tree: dict[str, Any] = {}
-    for name, leaf in leaves.items():
-        *parents, last = name.split("/")
-        functools.reduce(lambda node, part: node.setdefault(part, {}), parents, tree)[last] = leaf
-    return tree
+    return traverse_util.unflatten_dict(leaves, sep="/")
