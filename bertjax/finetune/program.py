@@ -14,7 +14,8 @@ from bertjax.model.heads import TASK_PARTS
 from bertjax.tasks.task import Head
 from bertjax.train import lora, param_groups, sharding
 from bertjax.train.lora import LoraConfig
-from bertjax.train.optimizer import OptimizerConfig, learning_rate, make_optimizer
+from bertjax.train.optimizer import OptimizerConfig, make_optimizer
+from bertjax.train.schedules import learning_rate
 from bertjax.train.step import (
     Loss,
     StepConfig,

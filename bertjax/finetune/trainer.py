@@ -19,7 +19,8 @@ from bertjax.model import initializers
 from bertjax.tasks.batches import bucket_of, epoch_batches, length_buckets
 from bertjax.tasks.task import Features, Outputs, Scores, Task
 from bertjax.train import lora, sharding
-from bertjax.train.optimizer import OPTIMIZERS, make_schedule
+from bertjax.train.optimizer import OPTIMIZERS
+from bertjax.train.schedules import make_schedule
 
 Log = Callable[[str], None]
 

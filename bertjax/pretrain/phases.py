@@ -22,7 +22,7 @@ from bertjax.objectives.objective import Objective
 from bertjax.objectives.table import choose_objective
 from bertjax.pretrain.config import PretrainConfig
 from bertjax.pretrain.metrics import fields
-from bertjax.train.optimizer import make_schedule
+from bertjax.train.schedules import make_schedule
 from bertjax.train.telemetry.mfu import work_of
 from bertjax.train.telemetry.phases import PhaseInfo
 

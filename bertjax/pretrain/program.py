@@ -20,7 +20,8 @@ from bertjax.objectives.table import DEFAULT_OBJECTIVE
 from bertjax.pretrain.config import PretrainConfig
 from bertjax.pretrain.frequency import token_groups
 from bertjax.train import param_groups, sharding
-from bertjax.train.optimizer import make_optimizer, make_schedule
+from bertjax.train.optimizer import make_optimizer
+from bertjax.train.schedules import make_schedule
 from bertjax.train.step import (
     Batch,
     Loss,

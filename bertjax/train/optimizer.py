@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +12,10 @@ import optax
 from jax.tree_util import tree_map_with_path
 
 from bertjax.errors import UserError, refuse_unknown
-from bertjax.train import param_groups, schedules
-from bertjax.train.schedules import ScheduleName
+from bertjax.train import param_groups
 from bertjax.train.tree import path_name
+
+ScheduleName = Literal["linear_google", "linear", "polynomial", "cosine", "wsd", "constant"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,55 +113,6 @@ RATE_FIELDS = (
     *("power", "end_ratio", "decay_share", "cooldown_steps"),
 )
 """Fields of OptimizerConfig that determine the learning rate."""
-
-
-def learning_rate(
-    config: OptimizerConfig, count: Any, *, peak: Any, warmup: Any, total: Any
-) -> jax.Array:
-    """Computes `schedules.learning_rate` for a configuration; the other arguments may be traced."""
-    return schedules.learning_rate(
-        config.schedule,
-        count,
-        peak=peak,
-        warmup=warmup,
-        total=total,
-        power=config.power,
-        end_ratio=config.end_ratio,
-        decay_share=config.decay_share,
-        cooldown=config.cooldown_steps,
-    )
-
-
-def make_schedule(
-    config: OptimizerConfig, total_steps: int, section: str = "optimizer"
-) -> optax.Schedule:
-    """Makes the schedule: number of updates applied so far -> learning rate of the next one.
-
-    Raises UserError if warm-up and decay do not fit into the training steps. Its message names
-    warmup_steps in `section` of the user's configuration.
-    """
-    warmup = total_steps // 10 if config.warmup_steps is None else config.warmup_steps
-    field = f"`{section}.warmup_steps`"
-    if warmup and warmup >= total_steps:
-        raise UserError(
-            f"{field} is {warmup} and must be less than the {total_steps} training steps, or the "
-            "learning rate never reaches its peak."
-        )
-    if warmup + config.cooldown_steps > total_steps:
-        raise UserError(
-            f"{field} ({warmup}) and `optimizer.cooldown_steps` ({config.cooldown_steps}) exceed "
-            f"the {total_steps} training steps: reduce one of them."
-        )
-    share = schedules.DECAY_SHARE if config.decay_share is None else config.decay_share
-    before_decay = total_steps * (1 - share) * (1 + 1e-9)  # 1000 * (1 - 0.9) is below 100
-    if config.schedule == "wsd" and warmup > before_decay:
-        raise UserError(
-            f"{field} ({warmup}) reaches into the decay of the schedule wsd, the last {share:.0%} "
-            f"of {total_steps} steps: reduce it or `optimizer.decay_share`."
-        )
-    return functools.partial(
-        learning_rate, config, peak=config.learning_rate, warmup=warmup, total=total_steps
-    )
 
 
 def make_optimizer(

@@ -17,12 +17,9 @@ _RANGE = re.compile(r"layer_(\d+)-(?:layer_)?(\d+)")
 def frozen_names(freeze: Iterable[str], params: Any) -> frozenset[str]:
     """Returns the paths of the parameters that are not trained.
 
-    Args:
-        freeze: groups as `OptimizerConfig.freeze` names them.
-        params: nested dict of all arrays or ShapeDtypeStructs of the model.
-
-    Raises:
-        UserError: a group does not exist, or nothing remains to be trained.
+    `freeze` names groups as `OptimizerConfig.freeze` does; `params` are all arrays or
+    ShapeDtypeStructs of the model. Raises UserError if a group does not exist, or if nothing
+    remains to be trained.
     """
     names = list(named(params))
     found: set[str] = set()

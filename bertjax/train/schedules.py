@@ -14,50 +14,37 @@ Every schedule rises linearly from 0 to its peak during the warm-up. Afterwards
 - constant keeps the peak.
 """
 
-from typing import Any, Literal
+import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
-ScheduleName = Literal["linear_google", "linear", "polynomial", "cosine", "wsd", "constant"]
-POWER, DECAY_SHARE = 0.5, 0.1
-"""Defaults of polynomial and of wsd."""
+from bertjax.errors import UserError
+from bertjax.train.optimizer import OptimizerConfig
 
 
 def learning_rate(
-    name: ScheduleName,
-    count: Any,
-    *,
-    peak: Any,
-    warmup: Any,
-    total: Any,
-    power: float | None = None,
-    end_ratio: float = 0.0,
-    decay_share: float | None = None,
-    cooldown: int = 0,
+    config: OptimizerConfig, count: Any, *, peak: Any, warmup: Any, total: Any
 ) -> jax.Array:
-    """Computes the learning rate of the next update. Arguments of type Any may be traced.
+    """Computes the float32 learning rate [] of the next update. All but `config` may be traced.
 
     Args:
-        name: schedule.
+        config: the schedule; `peak` and `warmup` replace its learning_rate and warmup_steps.
         count: number of updates applied so far.
         peak: maximum rate.
         warmup: number of updates to reach the peak; less than `total`; 0 disables the warm-up.
         total: number of all updates; the rate stays constant after them.
-        power: exponent of polynomial; the default is `POWER`.
-        end_ratio: final rate of a decaying schedule, as a fraction of the peak.
-        decay_share: fraction of all updates in which wsd falls; the default is `DECAY_SHARE`.
-        cooldown: number of last updates in which the rate falls linearly to 0.
-
-    Returns:
-        float32 [].
     """
     count = jnp.asarray(count, jnp.float32)
-    at = jnp.minimum(count, total - cooldown)  # the schedule stops where the cooldown begins
+    # The schedule stops where the cooldown begins.
+    at = jnp.minimum(count, total - config.cooldown_steps)
 
     def remaining(start: Any) -> jax.Array:
         return jnp.clip((total - at) / jnp.maximum(total - start, 1.0), 0.0, 1.0)
 
+    name = config.schedule
     if name == "constant":
         share = jnp.ones(())
     elif name == "linear":
@@ -66,13 +53,51 @@ def learning_rate(
         # (1 + cos(pi t)) / 2 without the difference of two nearly equal numbers near the end.
         share = jnp.sin(0.5 * jnp.pi * remaining(warmup)) ** 2
     elif name == "wsd":
-        share = remaining(total - (DECAY_SHARE if decay_share is None else decay_share) * total)
+        share = remaining(total - _decay_share(config) * total)
     elif name == "polynomial":
-        share = remaining(0.0) ** (POWER if power is None else power)
+        share = remaining(0.0) ** (0.5 if config.power is None else config.power)
     else:
         share = remaining(0.0)
-    decayed = peak * (share if name == "constant" else end_ratio + (1.0 - end_ratio) * share)
+    if name != "constant":
+        share = config.end_ratio + (1.0 - config.end_ratio) * share
+    decayed = peak * share
     rate = jnp.where(at < warmup, peak * at / jnp.maximum(warmup, 1.0), decayed)
-    if cooldown:
-        rate = rate * jnp.clip((total - count) / cooldown, 0.0, 1.0)
+    if config.cooldown_steps:
+        rate = rate * jnp.clip((total - count) / config.cooldown_steps, 0.0, 1.0)
     return jnp.asarray(rate, jnp.float32)
+
+
+def make_schedule(
+    config: OptimizerConfig, total_steps: int, section: str = "optimizer"
+) -> optax.Schedule:
+    """Makes the schedule: number of updates applied so far -> learning rate of the next one.
+
+    Raises UserError if warm-up and decay do not fit into the training steps. Its message names
+    warmup_steps in `section` of the user's configuration.
+    """
+    warmup = total_steps // 10 if config.warmup_steps is None else config.warmup_steps
+    field = f"`{section}.warmup_steps`"
+    if warmup and warmup >= total_steps:
+        raise UserError(
+            f"{field} is {warmup} and must be less than the {total_steps} training steps, or the "
+            "learning rate never reaches its peak."
+        )
+    if warmup + config.cooldown_steps > total_steps:
+        raise UserError(
+            f"{field} ({warmup}) and `optimizer.cooldown_steps` ({config.cooldown_steps}) exceed "
+            f"the {total_steps} training steps: reduce one of them."
+        )
+    share = _decay_share(config)
+    before_decay = total_steps * (1 - share) * (1 + 1e-9)  # 1000 * (1 - 0.9) is below 100
+    if config.schedule == "wsd" and warmup > before_decay:
+        raise UserError(
+            f"{field} ({warmup}) reaches into the decay of the schedule wsd, the last {share:.0%} "
+            f"of {total_steps} steps: reduce it or `optimizer.decay_share`."
+        )
+    return functools.partial(
+        learning_rate, config, peak=config.learning_rate, warmup=warmup, total=total_steps
+    )
+
+
+def _decay_share(config: OptimizerConfig) -> float:
+    return 0.1 if config.decay_share is None else config.decay_share

@@ -9,7 +9,7 @@ import pytest
 
 from bertjax.errors import UserError
 from bertjax.train.lora import LoraConfig
-from bertjax.train.optimizer import make_schedule
+from bertjax.train.schedules import make_schedule
 from bertjax.train.sharding import MeshConfig
 
 TABLE = ("embeddings", "word_embeddings", "embedding")

@@ -16,7 +16,8 @@ from bertjax.errors import UserError
 from bertjax.interop.google import is_checkpoint, read_checkpoint, variable_name
 from bertjax.interop.tensor_bundle import TensorBundle
 from bertjax.model.bert import init_params
-from bertjax.train.optimizer import OptimizerConfig, make_optimizer, make_schedule
+from bertjax.train.optimizer import OptimizerConfig, make_optimizer
+from bertjax.train.schedules import make_schedule
 from bertjax.train.tree import named
 
 TRAINED = Path(__file__).with_name("tf1_training.npz")

@@ -16,7 +16,8 @@ from bertjax.model.heads import kind_of_parts
 from bertjax.model.initializers import InitializationConfig
 from bertjax.objectives.masking import MaskingConfig, Vocabulary
 from bertjax.objectives.rtd import ReplacedTokenDetection
-from bertjax.train.optimizer import OptimizerConfig, make_optimizer, make_schedule
+from bertjax.train.optimizer import OptimizerConfig, make_optimizer
+from bertjax.train.schedules import make_schedule
 from bertjax.train.step import Loss, StepConfig, init_state, make_eval_step, make_train_step
 
 B, T, V = 8, 16, 40

@@ -6,7 +6,7 @@ import optax
 import pytest
 
 import bertjax as bj
-from bertjax.train import optimizer
+from bertjax.train import optimizer, schedules
 from bertjax.train.optimizer import OptimizerConfig
 
 CONFIGS = {"huggingface": ("adamw", "linear"), "google": ("adamw_google", "linear_google")}
@@ -80,7 +80,7 @@ def curve(recipe, cases, ours, **changes):
 
 def make_optimizer(fields, steps) -> optax.GradientTransformation:
     config = OptimizerConfig(**fields)
-    return optimizer.make_optimizer(config, optimizer.make_schedule(config, steps))
+    return optimizer.make_optimizer(config, schedules.make_schedule(config, steps))
 
 
 @pytest.mark.parametrize("recipe", ["huggingface", "google"])

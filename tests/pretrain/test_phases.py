@@ -19,7 +19,8 @@ from bertjax.pretrain.phases import run_schedule
 from bertjax.pretrain.program import build
 from bertjax.text.tokenizer_training import TokenizerConfig, train_tokenizer
 from bertjax.train.loop_config import LoopConfig
-from bertjax.train.optimizer import OptimizerConfig, make_schedule
+from bertjax.train.optimizer import OptimizerConfig
+from bertjax.train.schedules import make_schedule
 
 FIRST, STEPS = 5, 9
 LOOP = LoopConfig(train_steps=STEPS, log_every=1, eval_every=0, save_every=2, keep_last=9)

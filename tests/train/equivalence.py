@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec
 import bertjax as bj
 from bertjax.objectives.masking import MaskingConfig, Vocabulary
 from bertjax.train import optimizer as optimizers
-from bertjax.train import sharding
+from bertjax.train import schedules, sharding
 from bertjax.train.step import Loss, StepConfig, init_state, jit_train_step, make_train_step
 from bertjax.train.tree import named
 
@@ -56,7 +56,7 @@ def corrupt(batch, keys):
 
 
 def step_and_state(accumulation, execution, axis_name=None):
-    optimizer = optimizers.make_optimizer(RECIPE, optimizers.make_schedule(RECIPE, 100))
+    optimizer = optimizers.make_optimizer(RECIPE, schedules.make_schedule(RECIPE, 100))
     loss_fn = functools.partial(bj.pretraining_loss, config=CONFIG, execution=execution)
     loss = Loss(loss_fn, bj.pretraining_normalizers, corrupt)
     config = StepConfig(seed=1, accumulation=accumulation, axis_name=axis_name)

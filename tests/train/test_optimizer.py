@@ -8,7 +8,8 @@ import pytest
 
 import bertjax as bj
 from bertjax.parsing import parse_recipe
-from bertjax.train.optimizer import OptimizerConfig, decay_mask, make_optimizer, make_schedule
+from bertjax.train.optimizer import OptimizerConfig, decay_mask, make_optimizer
+from bertjax.train.schedules import make_schedule
 from bertjax.train.tree import named, nested
 
 KERNEL, BIAS = "encoder/layer_0/output/kernel", "encoder/layer_0/output_layer_norm/bias"

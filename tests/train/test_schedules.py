@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import bertjax as bj
-from bertjax.train.optimizer import OptimizerConfig, learning_rate, make_schedule
+from bertjax.train.optimizer import OptimizerConfig
+from bertjax.train.schedules import learning_rate, make_schedule
 
 PEAK, TOTAL = 0.3, 50
 

@@ -94,7 +94,8 @@ _SHARDED = """
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import PartitionSpec as P
 from bertjax.train import sharding
-from bertjax.train.optimizer import OptimizerConfig, make_optimizer, make_schedule
+from bertjax.train.optimizer import OptimizerConfig, make_optimizer
+from bertjax.train.schedules import make_schedule
 from bertjax.train.tree import named, nested
 from bertjax.train.step import Loss, StepConfig, init_state, jit_train_step, make_train_step
 
