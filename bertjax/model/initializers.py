@@ -107,8 +107,8 @@ def sinusoidal_positions(positions: int, width: int, deviation: float) -> np.nda
     return (deviation * table / table.std()).astype(np.float32)
 
 
-def averaging_output(value: jax.Array) -> jax.Array:
-    """Returns an output projection [D, D] that approximately inverts the value projection [D, D].
+def _averaging(layer: dict[str, Any]) -> dict[str, Any]:
+    """Returns a layer whose output projection approximately inverts its value projection.
 
     Attention with small random weights is uniform: a masked token first reads the average of the
     words around it, and the tied decoder compares that with every word, as in a continuous bag of
@@ -117,7 +117,10 @@ def averaging_output(value: jax.Array) -> jax.Array:
     product of value and output is also close to the identity: Trockman and Kolter (2023), "Mimetic
     Initialization of Self-Attention Layers".
     """
-    return value.T / jnp.square(value).sum(1).mean()
+    attention = layer["attention"]
+    value = attention["value"]["kernel"]
+    output = {**attention["output"], "kernel": value.T / jnp.square(value).sum(1).mean()}
+    return {**layer, "attention": {**attention, "output": output}}
 
 
 def _wave_rates(count: int) -> np.ndarray:
@@ -163,10 +166,3 @@ def _neighbors(layer: dict[str, Any], config: BertConfig) -> dict[str, Any]:
     }
     changed = {name: {**attention[name], "kernel": kernel} for name, kernel in kernels.items()}
     return {**layer, "attention": {**attention, **changed}}
-
-
-def _averaging(layer: dict[str, Any]) -> dict[str, Any]:
-    attention = layer["attention"]
-    kernel = averaging_output(attention["value"]["kernel"])
-    output = {**attention["output"], "kernel": kernel}
-    return {**layer, "attention": {**attention, "output": output}}

@@ -49,8 +49,7 @@ class MeshConfig:
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """Makes a mesh with the axes data, fsdp, tensor over the devices (default: all).
 
-    Raises:
-        UserError: the axes do not multiply to the number of devices.
+    Raises UserError if the axes do not multiply to the number of devices.
     """
     devices = jax.devices() if devices is None else devices
     count, fixed = len(devices), config.fsdp * config.tensor
