@@ -43,8 +43,10 @@ class Encoder(nn.Module):
         layers = [self.param(f"layer_{i}", draw) for i in range(self.config.num_hidden_layers)]
 
         def layer(params: dict, x: jax.Array, number: jax.Array | int):
-            options = {"mask": mask, "position_ids": position_ids, "keys": fold_keys(keys, number)}
-            new_x, probs = module.apply({"params": params}, x, **options)
+            own = fold_keys(keys, number)
+            new_x, probs = module.apply(
+                {"params": params}, x, mask=mask, position_ids=position_ids, keys=own
+            )
             return new_x, probs if output_attentions else None
 
         if self.execution.remat != "none":
@@ -78,4 +80,5 @@ def _scan(layer: Callable, layers: list[dict], x: jax.Array, dtype: jnp.dtype, k
 
     numbers = jnp.arange(len(layers), dtype=jnp.uint32)
     last, (states, probs) = jax.lax.scan(body, x, (jax.tree.map(stack, *layers), numbers))
-    return last, (x, *states) if keep else None, None if probs is None else tuple(probs)
+    states = None if states is None else (x, *states)
+    return last, states, None if probs is None else tuple(probs)

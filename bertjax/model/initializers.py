@@ -9,7 +9,6 @@ import dataclasses
 import math
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
