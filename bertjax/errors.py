@@ -1,4 +1,4 @@
-"""Errors that a user can correct, and the user's request to stop."""
+"""The exceptions: `UserError`, which a user can correct, and the user's request to stop."""
 
 from collections.abc import Iterable
 

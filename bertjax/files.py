@@ -1,4 +1,5 @@
-"""Paths that a user names, and files that are written atomically."""
+"""Paths that a user names, files that are written atomically, and the operating system's errors as
+sentences."""
 
 import contextlib
 import errno

@@ -1,4 +1,4 @@
-"""The phases of a pre-training run: one, or rows of one length and then longer ones.
+"""The phases of a pre-training run, one or two, their data, and checks that they fit together.
 
 All phases share one state, one count of steps and one directory. Each has its own data, in an order
 that begins with the phase, and its own program.

@@ -1,4 +1,4 @@
-"""The curves of a run: one chart a metric or group of metrics."""
+"""Chooses which curves of a run a report shows: one chart a metric or group of metrics."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple

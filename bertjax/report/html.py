@@ -1,4 +1,4 @@
-"""Pieces of a self-contained HTML page: text, tables, and bars and curves as SVG.
+"""Draws the pieces of a self-contained HTML page: text, tables, and bars and curves as SVG.
 
 A page loads nothing from a network. All text is escaped. Colors are CSS classes of style.css.
 """

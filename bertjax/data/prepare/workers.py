@@ -1,4 +1,4 @@
-"""The pool of processes that preparing runs its work in.
+"""The pool of processes that preparing runs its work in, their progress and their end.
 
 Workers are spawned, never forked, and do not import jax. Each piece of work leaves its result under
 its final name or not at all, so a worker may be killed at any time.
