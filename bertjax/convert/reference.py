@@ -1,4 +1,4 @@
-"""Reference outputs of another implementation, which a model's outputs are compared with.
+"""The inputs on which two implementations are compared, and the reference outputs of the other one.
 
 Live outputs come from Hugging Face's `transformers` in a separate process. Stored outputs are the
 golden statistics in a file parity.json: the probe, and the shape, mean, standard deviation and a

@@ -1,4 +1,4 @@
-"""Labels and numbers of a table's column."""
+"""Labels and numbers of a table's column, and class weights."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
