@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from bertjax import parsing
 from bertjax.commands import command
 from bertjax.errors import Stopped, UserError
-from bertjax.parsing import Config, Say, flags_of, parse_recipe
+from bertjax.parsing import Config, Say, parse_recipe, saying_flags
 
 EXIT_DONE, EXIT_INTERRUPTED, EXIT_WARNED, EXIT_MISTAKE, EXIT_STOPPED = 0, 1, 1, 2, 75
 _RESUMABLE = ("demo", "prepare", "pretrain", "finetune")
@@ -118,7 +118,7 @@ def _parsed(
     kind: type[Config], verb: str, arguments: list[str], **options: Any
 ) -> Iterator[tuple[Config, Say]]:
     """Yields a configuration and a `say` with flags; errors in the block get flags too."""
-    with flags_of(kind, _say) as say:
+    with saying_flags(kind, _say) as say:
         yield parsing.parse(kind, verb, arguments, **options), say
 
 
@@ -202,7 +202,7 @@ def _is_audit(words: list[str]) -> bool:
 def _pretrain(arguments: list[str]) -> int:
     from bertjax.pretrain.config import PretrainConfig
 
-    with flags_of(PretrainConfig, _say) as say:
+    with saying_flags(PretrainConfig, _say) as say:
         config = parse_recipe(PretrainConfig, "pretrain", arguments)
 
         from bertjax.pretrain.run import pretrain
@@ -252,9 +252,9 @@ def _finetune(arguments: list[str]) -> int:
     from bertjax.finetune.config import FinetuneConfig
     from bertjax.task_options import FinetuneArguments
 
-    with flags_of(FinetuneConfig):
+    with saying_flags(FinetuneConfig):
         parser = FinetuneArguments(arguments)
-    with flags_of(parser.type, _say) as say:
+    with saying_flags(parser.type, _say) as say:
         config = parser.parse()
 
         from bertjax.finetune.run import finetune

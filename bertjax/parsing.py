@@ -37,7 +37,7 @@ def with_flags(text: str, kind: type) -> str:
 
 
 @contextlib.contextmanager
-def flags_of(kind: type, say: Say = print) -> Iterator[Say]:
+def saying_flags(kind: type, say: Say = print) -> Iterator[Say]:
     """Yields `say` with flags in place of fields; a `UserError` from the block gets them too."""
     try:
         yield lambda line: say(with_flags(line, kind))
@@ -106,7 +106,10 @@ class _Refused(Exception):
 
 
 def _registry(kind: type) -> "ConstructorRegistry":
-    """Returns a registry with tyro's rule for dataclasses, except for metavars, help and errors."""
+    """Returns a registry with a rule for dataclasses.
+
+    The rule is like tyro's own, but with our metavars, help and errors.
+    """
     from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructTypeInfo
 
     registry = ConstructorRegistry()
@@ -118,8 +121,10 @@ def _registry(kind: type) -> "ConstructorRegistry":
         if is_asking or not dataclasses.is_dataclass(info.type):
             return None
         is_asking = True  # tyro asks this rule again, and then its own
-        spec = ConstructorRegistry.get_struct_spec(info)
-        is_asking = False
+        try:
+            spec = ConstructorRegistry.get_struct_spec(info)
+        finally:
+            is_asking = False
         if not isinstance(spec, StructConstructorSpec):
             return None
 
@@ -159,7 +164,7 @@ def _presented(field: "StructFieldSpec", kind: type) -> "StructFieldSpec":
 
 def _description(kind: type, note: str) -> str:
     """Returns the docstring with flags and the note, wrapped at the terminal's width."""
-    text = with_flags(_paragraphs(f"{inspect.getdoc(kind)}\n\n{note}".strip()), kind)
+    text = with_flags(_paragraphs(f"{inspect.getdoc(kind) or ''}\n\n{note}".strip()), kind)
     width = shutil.get_terminal_size().columns
     # tyro prints a description as it is, except that it joins lines that begin with a letter.
     wrap = textwrap.TextWrapper(width, initial_indent="  ", subsequent_indent="  ")

@@ -7,7 +7,7 @@ import pytest
 from bertjax import cli
 from bertjax.errors import UserError
 from bertjax.finetune.config import FinetuneConfig
-from bertjax.parsing import flags_of
+from bertjax.parsing import saying_flags
 from bertjax.task_options import FinetuneArguments, evaluate_type
 from bertjax.tasks import kinds
 from bertjax.tasks.classification.config import ClassificationConfig
@@ -18,7 +18,7 @@ FILES = ["--model", "m", "--train", "t", "--dev", "d"]
 
 def parse(*words):
     arguments = FinetuneArguments(list(words))
-    with flags_of(arguments.type):
+    with saying_flags(arguments.type):
         return arguments.parse()
 
 

@@ -117,9 +117,9 @@ class Trainer:
         if config.from_scratch:
             params = initializers.reinitialize(params, self.model.config, config.initialization)
         else:
-            kept = ("embeddings", "encoder", *({"pooler"} & params.keys()))
             trained = self.model.params
-            params = {**params, **{name: trained[name] for name in kept if name in trained}}
+            kept = ("embeddings", "encoder", *({"pooler"} & params.keys() & trained.keys()))
+            params = {**params, **{name: trained[name] for name in kept}}
         if config.lora.rank:
             key = jax.random.fold_in(jax.random.key(seed), _ADAPTERS)
             params = lora.partition(params, key, config.lora)[1]

@@ -2,8 +2,9 @@
 
 Two tensors have one row per token: the word embeddings, to which the masked-LM decoder is tied, and
 the masked-LM bias. An old token keeps its rows bit for bit, with their optimizer moments. A new
-token starts as the mean of the pieces that the old vocabulary splits its text into. Its first logit
-is therefore the mean of theirs at every position. Its moments start at zero. Nothing is random.
+token starts as the mean of the pieces that the old vocabulary splits its text into. Before
+training, its logit at every position is therefore the mean of the logits of these pieces. Its
+moments start at zero. Nothing is random.
 """
 
 import dataclasses
@@ -85,9 +86,10 @@ def add_words(
     # A model may have more rows than tokens. The table grows only after these rows are used.
     kept = np.arange(max(model.config.vocab_size, end))
     kept[numbers] = -1
+    noun = "word" if len(new) == 1 else "words"
     report = (
-        f"{len(new)} words added: {len(slots)} in unused slots, {len(new) - len(slots)} at the end "
-        f"of the vocabulary, which now has {end} tokens"
+        f"{len(new)} {noun} added: {len(slots)} in unused slots, {len(new) - len(slots)} at the "
+        f"end of the vocabulary, which now has {end} tokens"
     )
     if skipped := len(given) - len(new):
         report += f"; {skipped} skipped, because they have a token or are repeated"
@@ -195,7 +197,7 @@ def _tokens(tokenizer: Tokenizer) -> list[str]:
 
 
 def _positions(tokenizer: Tokenizer, number: int) -> list[tuple[str, bool]]:
-    """Returns a token's text with each bool that says whether the token can begin a word."""
+    """Returns (text, begins) for each place a token can have: beginning a word, or within one."""
     if (surface := tokenizer.surface(number)) is None:
         return []
     occurs = ((False, surface.continues), (True, surface.begins))
@@ -203,7 +205,7 @@ def _positions(tokenizer: Tokenizer, number: int) -> list[tuple[str, bool]]:
 
 
 def _known_pieces(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
-    """Returns the ids of every text without [UNK]."""
+    """Returns the ids of each text and leaves out [UNK]."""
     encoded = tokenizer.encode_sentences(texts)
     return [[number for number in ids.tolist() if number != tokenizer.unk_id] for ids in encoded]
 

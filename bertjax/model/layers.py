@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from bertjax.config import BertConfig, Execution
 
-# Numbers in place of a layer's for dropout outside the stack.
+# Stand in for a layer number in dropout keys outside the stack.
 LAYER_EMBEDDINGS, LAYER_HEAD = 1 << 20, 1 << 21
 
 
@@ -39,9 +39,10 @@ class Site(enum.IntEnum):
 
 @jax.custom_jvp
 def _gelu(x: jax.Array) -> jax.Array:
-    """Computes x * 0.5 * (1 + erf(x / sqrt(2))) in float32, as Google's `modeling.py` and PyTorch.
+    """Computes x * 0.5 * (1 + erf(x / sqrt(2))) in float32.
 
-    `jax.nn.gelu` uses erfc, which is slower on a CPU.
+    This is the exact GELU (erf), as in the paper's release, Hugging Face and PyTorch. `jax.nn.gelu`
+    uses erfc, which is slower on a CPU.
     """
     wide = x.astype(jnp.float32)
     return (wide * 0.5 * (1.0 + jax.lax.erf(wide * math.sqrt(0.5)))).astype(x.dtype)
@@ -57,10 +58,14 @@ def _gelu_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[ja
     return (wide * below).astype(x.dtype), (below + wide * density).astype(x.dtype) * x_dot
 
 
+def _gelu_tanh(x: jax.Array) -> jax.Array:
+    return jax.nn.gelu(x, approximate=True)
+
+
 _ACTIVATIONS = {
     "gelu": _gelu,
-    "gelu_new": lambda x: jax.nn.gelu(x, approximate=True),
-    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "gelu_new": _gelu_tanh,
+    "gelu_tanh": _gelu_tanh,
     "relu": jax.nn.relu,
 }
 
@@ -81,9 +86,10 @@ def dropout(x: jax.Array, keys: jax.Array | None, site: int, rate: float) -> jax
     """Zeroes entries of x [B, ...] with probability `rate` and scales the others up.
 
     Row b draws from keys[b] and `site` alone. Each 32-bit word gives two 16-bit draws, which costs
-    a tenth of a Bernoulli draw on a CPU. The rate is rounded to a multiple of 1/65,536.
+    a tenth of a Bernoulli draw on a CPU. The rate is rounded to a multiple of 1/65,536,
+    and stays below 1.
     """
-    threshold = round(rate * (1 << 16))
+    threshold = min(round(rate * (1 << 16)), (1 << 16) - 1)
     if keys is None or threshold == 0:
         return x
     shape = x.shape[1:]
@@ -116,7 +122,7 @@ def dense(
 def _rows_times_kernel(x: jax.Array, kernel: jax.Array, _: object, **options: Any) -> jax.Array:
     """Computes x [..., in] @ kernel [in, out] as one product of two matrices.
 
-    XLA:CPU transposes a gradient of three axes in memory before it multiplies.
+    With three axes XLA:CPU would transpose the gradient in memory first.
     """
     rows = x.reshape(-1, x.shape[-1])
     product = jax.lax.dot_general(rows, kernel, (((1,), (0,)), ((), ())), **options)

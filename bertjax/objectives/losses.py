@@ -1,9 +1,9 @@
 """Losses: functions of logits that return sums and weights, and one adapter that runs the model.
 
-A function of logits takes `(logits, batch)` and returns {name: (sum, weight)}. It never divides:
-the parts of a batch add up to the whole batch. `model_loss` makes a loss of parameters from it.
-That loss divides by the normalizers of the *global* batch, so that a microbatch, a device's shard
-and a ragged last batch each contribute their part of the same number.
+A function of logits takes `(logits, batch)` and returns {name: (sum, weight)}. It never divides, so
+the results of the parts of a batch add up to the result of the whole batch. `model_loss` turns it
+into a function of parameters. That function divides by the normalizers of the *global* batch, so
+the losses of microbatches and of devices' shards add up to the loss of the global batch.
 
 Every batch may have example_weight [B]: 0 for the padding of a ragged last batch. Without it, every
 example weighs 1.
@@ -43,7 +43,8 @@ def model_loss(
     Args:
         name: the name of the new function.
         logits_fn: (params, batch, config, *, execution, dropout_key, sample_key) -> logits.
-        metrics_fn: (logits, batch, **options) -> {name: (sum, weight)}; gives its docstring.
+        metrics_fn: (logits, batch, **options) -> {name: (sum, weight)}. The loss takes
+            its docstring.
         normalizers_fn: batch -> normalizers.
         total_fn: (metrics, normalizers) -> loss.
 
@@ -76,8 +77,8 @@ def model_loss(
     return loss
 
 
-def task_logits(kind: str) -> Callable[..., jax.Array]:
-    """Returns the `logits_fn` of a kind of `bertjax.task_logits`."""
+def task_logits_fn(kind: str) -> Callable[..., jax.Array]:
+    """Returns a `logits_fn` that calls `bertjax.task_logits` with a kind."""
 
     def logits_fn(params: bert.Params, batch: Batch, config: BertConfig, **how: Any) -> jax.Array:
         del how["sample_key"]
@@ -130,12 +131,17 @@ def masked_lm_total(metrics: Metrics, normalizers: Normalizers) -> jax.Array:
 
 def prediction_weights(batch: Batch) -> jax.Array:
     """Returns the weights [B, P] of the predictions; padding examples predict nothing."""
-    weights, examples = batch["masked_weights"], batch.get("example_weight")
-    # In a packed row ([B, S]), padding examples have no tokens, and so no predictions.
-    return weights if examples is None or examples.ndim > 1 else weights * examples[:, None]
+    return weigh_rows(batch["masked_weights"], batch)
 
 
 # Parts -------------------------------------------------------------------------------------------
+
+
+def weigh_rows(weights: jax.Array, batch: Batch) -> jax.Array:
+    """Multiplies weights [B, ?] of tokens or predictions by those of the examples, if any."""
+    examples = batch.get("example_weight")
+    # In a packed row ([B, S]), padding examples have no tokens, and so no predictions.
+    return weights if examples is None or examples.ndim > 1 else weights * examples[:, None]
 
 
 def example_weights(batch: Batch, label: str, axes: int | None = None) -> jax.Array:

@@ -1,8 +1,8 @@
 """Replaced-token detection, as in ELECTRA (Clark et al., 2020).
 
 A small generator is trained as a masked LM. Its samples replace the masked tokens, and the
-discriminator, which is the model that is kept, says of every token whether it was replaced. A
-sample that equals the original token counts as original.
+discriminator, which is kept, classifies every token as original or replaced. A sample that equals
+the original token counts as original.
 
 Source: google-research/electra, run_pretraining.py. As there, both share the word, position and
 type embeddings with their LayerNorm, and a dense layer projects them to the generator's width.
@@ -64,7 +64,10 @@ class ReplacedTokenDetection(RtdOptions, Objective):
     export_kind = "encoder"
 
     def generator(self, config: BertConfig) -> BertConfig:
-        """Returns the shape of the generator: fewer heads of about the same size, all layers."""
+        """Returns the generator's shape.
+
+        It is narrower, with fewer heads of about the same size, and has as many layers.
+        """
         width, inner, heads = (
             max(1, round(size * self.generator_size))
             for size in (config.hidden_size, config.intermediate_size, config.num_attention_heads)
@@ -111,7 +114,7 @@ class ReplacedTokenDetection(RtdOptions, Objective):
         # Integers carry no gradient: the generator learns from its own loss alone.
         samples = jax.vmap(jax.random.categorical)(sample_key, generated / self.temperature)
         used = batch["masked_weights"] > 0
-        # Unused predictions all point to [CLS], which is never masked: they write its own id.
+        # Unused predictions point to [CLS], never masked, so they write back its id.
         kept = jnp.take_along_axis(ids, positions, axis=1)
         rows = jnp.arange(ids.shape[0])[:, None]
         ids = ids.at[rows, positions].set(jnp.where(used, samples, kept))
@@ -158,8 +161,7 @@ class ReplacedTokenDetection(RtdOptions, Objective):
 
 def _token_weights(batch: Batch) -> jax.Array:
     """Returns the weights [B, T]: 1 for every token, 0 for padding."""
-    weights, examples = batch["attention_mask"].astype(jnp.float32), batch.get("example_weight")
-    return weights if examples is None else weights * examples[:, None]
+    return losses.weigh_rows(batch["attention_mask"].astype(jnp.float32), batch)
 
 
 class _Electra(BertEncoder):

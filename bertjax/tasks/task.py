@@ -61,8 +61,8 @@ class Head(NamedTuple):
     """The part of a task that is compiled. Equal tasks have equal heads and share programs."""
 
     name: str
-    """One of `bertjax.model.heads.TASK_PARTS`: the parts on top of the encoder, and the key "kind"
-    of the export."""
+    """A key of `bertjax.model.heads.TASK_PARTS`, which lists the parts on top of the encoder;
+    exports store it as "kind"."""
     outputs: int
     """Columns of the last layer."""
     loss: Callable
@@ -127,7 +127,7 @@ class Task:
         return best_mode(self.metric)
 
     def judged_by(self, metric: str) -> "Task":
-        """Returns the same task with another main metric, which has no baseline.
+        """Returns the task with `metric` as its main metric; a new main metric has no baseline.
 
         Raises:
             UserError: `scores` gives no such metric.
@@ -231,7 +231,7 @@ class TaskKind:
     heads: tuple[str, ...]
     """Heads whose models it answers for, if their exports do not name a kind."""
     max_seq_length: int
-    """Default maximum tokens of a sequence, if the model has so many positions."""
+    """Default maximum tokens of a sequence; the positions of the model limit it."""
     read: Callable[[Any, TaskFiles], Task]
     """(options, files) -> task."""
     predictor: Callable[[TrainedModel], Predictor]

@@ -81,13 +81,14 @@ class FitResult:
     best: dict[str, Any] | None
     """`step`, `value` and all `metrics` of the best evaluation; None if there was none."""
     stopped: bool
-    """A signal ended the run early; it is saved and can be resumed (exit code 75)."""
+    """A signal ended the run early. It can be resumed from its last checkpoint (exit code 75)."""
     resumed_from: int | None
     """The step of the checkpoint that it resumed from; None for a new run."""
     already_complete: bool = False
     """No step was left to do."""
     out_of_patience: bool = False
-    """The run is complete before its last step: its evaluations no longer improved."""
+    """The run ended before its last step because evaluations stopped improving; it counts as
+    complete."""
 
 
 def fit(
@@ -152,7 +153,7 @@ class _Run:
     resumed_from: int | None = None
     progress: Progress = dataclasses.field(default_factory=Progress)
     bad_steps: int = 0  # in a row
-    save_due: bool = False  # a save was due in a row of bad steps
+    save_due: bool = False  # a save waits for the next finite step
     pending: tuple[int, Mapping[str, Any]] | None = None  # metrics that are still on the device
 
     def run(self) -> FitResult:
@@ -216,7 +217,7 @@ class _Run:
             last = last or self._out_of_patience()
         if save_due or last or is_best or stopping:
             self._save(step, state, value, last=last)
-        # After a signal in the last step there may be nothing left to resume.
+        # A signal in the last step leaves nothing to resume if its evaluation is done.
         complete = last and (self.evaluation is None or self.progress.evaluated == step)
         return stopping and not complete
 
@@ -248,8 +249,9 @@ class _Run:
             self.checkpoints.wait()
             raise UserError(
                 f"{self.bad_steps} steps in a row, up to step {step:,}, had a loss or gradient "
-                f"that is not finite; {self.checkpoints.newest_in_words()}. Lower the learning "
-                "rate or warm up longer, and run the same command again."
+                f"that is not finite; {self.checkpoints.newest_in_words()}. Run the command "
+                "again with a lower learning rate or a longer warm-up; it continues from this "
+                "checkpoint, if there is one."
             )
 
     # Evaluating and saving
@@ -279,8 +281,8 @@ class _Run:
         return self.progress.is_out_of_patience(self.config.patience)
 
     def _save(self, step: int, state: Any, value: float | None, *, last: bool) -> None:
-        # Nothing is saved in a row of bad steps, so that the checkpoints before it stay. Only the
-        # end of the run can't wait for a finite step.
+        # Save nothing in a row of bad steps, or bad states would push out good checkpoints. The
+        # last step is saved anyway.
         self.save_due = self.bad_steps > 0 and not last
         if self.save_due:
             return

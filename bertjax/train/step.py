@@ -1,7 +1,8 @@
 """One pure training step, and the state that it updates.
 
 All randomness of a step follows from (seed, step, row of the global batch). The same batch
-therefore gives the same numbers in one piece, accumulated, sharded, under shard_map and under pmap.
+therefore gives the same draws, and the same results up to rounding, in one piece, accumulated,
+sharded, under shard_map and under pmap.
 """
 
 import dataclasses
@@ -43,7 +44,8 @@ class LossFn(Protocol):
         Args:
             params: the whole nested dict of parameters.
             batch: corrupted rows; their number B may be that of a microbatch or of a shard.
-            normalizers: of the global batch; the losses of its parts add up to its loss.
+            normalizers: those of the global batch, so that the losses of its parts add up to
+                its loss.
             dropout_key: [B] keys, one per row, or None in evaluation.
             sample_key: [B] keys for losses that draw samples, in training and in evaluation.
         """
@@ -151,7 +153,7 @@ def make_train_step(
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         if (state.ema is None) != (config.ema_decay == 0.0):
             raise ValueError(
-                "ema_decay must be above 0 for a state that keeps an average, and 0 for others."
+                "ema_decay must be above 0 if the state keeps an average, and 0 if it keeps none."
             )
         trained, rest = param_groups.partition(state.params, frozen)
         grads, value, metrics = _gradients(loss, config, state.step, trained, rest, batch)
@@ -193,8 +195,8 @@ def _gradients(
         batch = loss.corrupt(batch, _row_keys(key, _CORRUPT, rows))
     normalizers = _sum_over(loss.normalizers_fn(batch), axis_name)
     keys = _row_keys(key, _DROPOUT, rows), _row_keys(key, _SAMPLE, rows)
-    # shard_map already sums the gradients of replicated parameters (check_vma). Mark these as
-    # device-varying, so that the sum below is the only one.
+    # shard_map already sums the gradients of replicated parameters (check_vma). Marking the
+    # parameters as device-varying stops that sum, so only the psum below adds.
     own_params = _varying(trained, axis_name)
 
     def loss_of_trained(params: Any, batch: Batch, keys: tuple[jax.Array, jax.Array]):
@@ -284,7 +286,7 @@ def _sum_over(tree: Any, axis_name: AxisName) -> Any:
 
 
 def _varying(tree: Any, axis_name: AxisName) -> Any:
-    """Marks arrays as device-varying under shard_map; does nothing elsewhere."""
+    """Marks arrays as device-varying over the mapped axes; without axes returns them."""
     if axis_name is None:
         return tree
     if hasattr(jax.lax, "pcast"):
@@ -295,7 +297,8 @@ def _varying(tree: Any, axis_name: AxisName) -> Any:
 def _accumulated(function: Callable, arguments: tuple, count: int, config: StepConfig) -> Any:
     """Sums function(*arguments) over microbatches of the `count` rows.
 
-    Microbatch a holds the rows a, a + A, a + 2A, ...: the rows of each device split in place.
+    With A microbatches, microbatch a holds the rows a, a + A, a + 2A, ..., so that each device
+    splits its own rows in place.
     """
     accumulation = config.accumulation
     if accumulation == 1:

@@ -195,7 +195,7 @@ def test_words_that_are_there_or_come_twice_are_skipped_and_said(model):
     done = add_words(model, ["heart", "myo", "myo", "weak"])
     assert id_of(done.model.tokenizer, "myo") == 1
     assert done.model.tokenizer.vocab_size == len(TOKENS)
-    assert "1 words added" in done.report and "3 skipped" in done.report
+    assert "1 word added" in done.report and "3 skipped" in done.report
     unchanged = add_words(model, ["heart"]).model
     assert unchanged.tokenizer.sha256 == model.tokenizer.sha256
     untouched(unchanged.params, model.params)

@@ -1,8 +1,9 @@
 """Pass 1 of preparing: writes the token ids of text to files, grouped by block.
 
 Each element of `file_ranges.cut` gives one token file. It holds the ids of the documents, sorted by
-block and, within a block, by the hash that decides between training and held-out. So pass 2 reads
-one slice of every token file for a block, and the held-out documents come first in it.
+block and, within a block, by the hash that decides between training and held-out. The documents of
+a block are therefore adjacent in each token file, and the held-out ones come first. Pass 2 reads
+either part as one slice.
 """
 
 import hashlib
@@ -145,9 +146,10 @@ def read_blocks(
     cutoff: int,
     dtype: np.dtype,
 ) -> FlatDocuments:
-    """Reads the documents of blocks whose hash is below `cutoff` (held_out), or the others.
+    """Reads the held-out or the training documents of blocks.
 
-    Their order (token file, block, hash) does not depend on the number of processes.
+    A document is held out if its hash is below `cutoff`. The order (token file, block, hash) does
+    not depend on the number of processes.
     """
     sentences, lengths = [np.zeros(0, _LENGTH)], [np.zeros(0, _LENGTH)]
     id_slices: list[tuple[epath.Path, int, int]] = []  # file, first byte, number of ids
@@ -182,7 +184,7 @@ def read_blocks(
 
 
 def _read_slices(slices: Sequence[tuple[epath.Path, int, int]], dtype: np.dtype) -> np.ndarray:
-    """Concatenates slices of files without holding all of them twice."""
+    """Reads slices of files into one array; only one slice at a time is in memory twice."""
     result, done = np.empty(sum(count for _, _, count in slices), dtype), 0
     for path, at, count in slices:
         with path.open("rb") as file:

@@ -11,7 +11,7 @@ from bertjax.objectives.losses import (
     classify,
     example_weights,
     model_loss,
-    task_logits,
+    task_logits_fn,
 )
 
 
@@ -59,7 +59,7 @@ def classification_normalizers(batch: Batch) -> Normalizers:
     return {"examples": example_weights(batch, "label", axes=1).sum()}
 
 
-_logits = task_logits("sequence_classification")
+_logits = task_logits_fn("sequence_classification")
 classification_loss = model_loss(
     "classification_loss", _logits, classification, classification_normalizers
 )

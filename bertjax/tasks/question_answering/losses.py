@@ -10,7 +10,7 @@ from bertjax.objectives.losses import (
     cross_entropy,
     example_weights,
     model_loss,
-    task_logits,
+    task_logits_fn,
 )
 
 
@@ -47,7 +47,7 @@ def question_answering_normalizers(batch: Batch) -> Normalizers:
 
 question_answering_loss = model_loss(
     "question_answering_loss",
-    task_logits("question_answering"),
+    task_logits_fn("question_answering"),
     question_answering,
     question_answering_normalizers,
 )
