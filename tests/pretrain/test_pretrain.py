@@ -273,7 +273,7 @@ def test_what_may_change_is_said(recipe):
 
 MESHES = """
 import json, sys
-from bertjax.runs import pretrain
+from bertjax.pretrain import run as pretrain
 from bertjax.pretrain.config import LoopConfig, MeshConfig, ModelConfig, PretrainConfig
 
 fields = json.loads(sys.argv[1])
