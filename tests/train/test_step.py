@@ -223,7 +223,7 @@ def test_without_an_average_the_params_are_evaluated():
     assert state.averaged_params() is state.params
     assert not any("ema" in name for name in named(state))
     step = make_train_step(TOY_LOSS, optax.sgd(0.1), StepConfig(ema_decay=0.9))
-    with pytest.raises(ValueError, match="a state that keeps an average"):
+    with pytest.raises(ValueError, match="if the state keeps an average"):
         step(state, toy_batch())
 
 
