@@ -168,8 +168,8 @@ class Execution:
     precision: Literal["default", "high", "highest"] = "default"
     """Matmul precision; TPUs round float32 to bfloat16 unless this is "highest"."""
     remat: Literal["none", "full", "dots"] = "none"
-    """What the backward pass recomputes: nothing, whole layers ("full"), or all of a layer except
-    its products with weights ("dots", which recomputes attention's own products)."""
+    """Recompute in the backward pass: nothing, whole layers ("full"), or all of a layer except its
+    products with weights ("dots", which recomputes attention's own products)."""
     scan_layers: bool = False
     """Compile one layer and scan over all. It compiles faster and runs slower on CPU."""
     attention: Literal["auto", "plain"] = "auto"

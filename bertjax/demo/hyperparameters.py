@@ -1,4 +1,4 @@
-"""What the demo trains: hyperparameters and the configurations that they make.
+"""The demo's hyperparameters, and the configurations that they make.
 
 All were chosen on the dev passages, never on the test passages.
 """

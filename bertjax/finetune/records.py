@@ -1,4 +1,4 @@
-"""What a fine-tuning run records: its settings, its metrics and their speed."""
+"""Records of a fine-tuning run: its settings, its metrics and their speed."""
 
 import dataclasses
 from typing import Any

@@ -1,4 +1,4 @@
-"""What all seeds of a fine-tuning run share: data, compiled programs, frozen parameters, and which
+"""The state that all seeds of a run share: data, compiled programs, frozen parameters, and which
 weights come from the model and which are new."""
 
 import dataclasses

@@ -143,7 +143,7 @@ class Task:
 
 
 class TaskFiles(NamedTuple):
-    """What a kind reads for a run."""
+    """The files of a run, and how a kind reads them."""
 
     train: str
     """Path of the training file."""

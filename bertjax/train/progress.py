@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclasses.dataclass
 class Progress:
-    """What a run remembers of its evaluations; checkpoints save it as JSON values."""
+    """The memory of a run's evaluations, which checkpoints save as JSON values."""
 
     best: dict[str, Any] | None = None
     """`step`, `value` and all `metrics` of the best evaluation."""

@@ -59,7 +59,7 @@ class Examples(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """What preparing a text takes."""
+    """The tokens, examples, disk and time that preparing a text takes."""
 
     files: int
     text_bytes: int

@@ -23,7 +23,7 @@ _ONE_LABEL, _LABEL_SET, _NUMBER = HEADS = (
 
 @dataclasses.dataclass(frozen=True)
 class Targets:
-    """What a model learns from a label column, and how it answers."""
+    """The targets that a model learns from a label column, and the form of its answers."""
 
     head: Head
     """The compiled part."""

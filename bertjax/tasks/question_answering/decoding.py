@@ -27,7 +27,7 @@ class Candidate(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """What a model predicts for a question."""
+    """The prediction of a model for a question."""
 
     candidates: tuple[Candidate, ...]
     """At least one of the best spans with different texts, the best first."""

@@ -1,4 +1,4 @@
-"""What a run reports: metrics.jsonl, trackers, and lines or a progress bar.
+"""Reports of a run: metrics.jsonl, trackers, and lines or a progress bar.
 
 Telemetry knows no metric by name. A `Field` says how a line shows a metric; metrics.jsonl holds
 every metric, with or without a field.
