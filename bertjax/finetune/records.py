@@ -124,12 +124,12 @@ class Records:
         return metrics
 
     def _work(self, rows_per_step: float) -> Work:
-        """FLOPs of an average step, with each row as wide as its tokens."""
+        """FLOPs of an average step, with each sequence as wide as its tokens."""
         trainer, head = self.trainer, self.trainer.task.head
-        lengths, rows = np.unique(trainer.lengths, return_counts=True)
+        lengths, rows = np.unique(trainer.lengths, axis=0, return_counts=True)
         each = [
-            task_flops(trainer.model.config, head.name, head.outputs, int(length))
-            for length in lengths
+            sum(task_flops(trainer.model.config, head.name, head.outputs, n) for n in row)
+            for row in lengths.reshape(len(rows), -1).tolist()
         ]
         flops = rows_per_step * training_flops(float(np.average(each, weights=rows)))
         device = trainer.mesh.devices.flat[0].device_kind

@@ -16,7 +16,7 @@ from bertjax.finetune.program import Hyperparameters, Programs, programs, random
 from bertjax.inference.programs import output_batches
 from bertjax.interop.huggingface import Pretrained
 from bertjax.model import initializers
-from bertjax.tasks.batches import bucket_of, epoch_batches, length_buckets
+from bertjax.tasks.batches import epoch_batches, length_buckets, width_of
 from bertjax.tasks.task import Features, Outputs, Scores, Task
 from bertjax.train import lora, sharding
 from bertjax.train.optimizer import OPTIMIZERS
@@ -134,7 +134,7 @@ class Trainer:
         train, size = self.task.train, schedule.setting.batch_size
         epoch, step_of_epoch = divmod(step, schedule.epoch_steps)
         indices = self._epoch_batches(seed, epoch, size)[step_of_epoch]
-        width = bucket_of(int(self.lengths[indices[indices >= 0]].max()), self.buckets)
+        width = width_of(self.lengths[indices[indices >= 0]], self.buckets)
         return sharding.make_global_batch(
             self.mesh, size, lambda rows: train.batch(indices[rows], width)
         )

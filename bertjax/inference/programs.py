@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from bertjax.config import BertConfig, Execution
 from bertjax.errors import UserError
 from bertjax.model import bert
-from bertjax.tasks.batches import length_batches, length_buckets
+from bertjax.tasks.batches import Width, length_batches, length_buckets
 from bertjax.tasks.task import Features
 from bertjax.tasks.texts import TextFeatures
 from bertjax.train import sharding
@@ -46,7 +46,7 @@ def output_batches(
 
 
 def _place(
-    features: Features, indices: np.ndarray, width: int, mesh: Mesh | None
+    features: Features, indices: np.ndarray, width: Width, mesh: Mesh | None
 ) -> dict[str, Any]:
     def read(rows: Any) -> dict[str, np.ndarray]:
         return model_inputs(features.batch(indices[rows], width))

@@ -1,8 +1,12 @@
 """Batches of rows: which rows a step sees, and how wide they are padded."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
+
+Width = Any
+"""Tokens that rows are padded to: an int, or a tuple with one for each of a row's W sequences."""
 
 _STEPS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
 
@@ -54,9 +58,10 @@ def length_buckets(max_length: int) -> tuple[int, ...]:
     return (*(step for step in _STEPS if step < max_length), max_length)
 
 
-def bucket_of(length: int, buckets: Sequence[int]) -> int:
-    """Returns the smallest bucket that holds `length` tokens."""
-    return next(width for width in buckets if width >= length)
+def width_of(lengths: np.ndarray, buckets: Sequence[int]) -> Width:
+    """Returns the smallest bucket that holds rows of n lengths [n], or of each column of [n, W]."""
+    width = np.array(buckets)[np.searchsorted(buckets, lengths.max(axis=0))].tolist()
+    return tuple(width) if lengths.ndim > 1 else width
 
 
 def epoch_order(seed: int, epoch: int, rows: int) -> np.ndarray:
@@ -78,18 +83,19 @@ def epoch_batches(
     Args:
         seed: seed of the run.
         epoch: number of the epoch, from 0.
-        lengths: int [N], tokens of each row.
+        lengths: int [N] or [N, W], as `Features.lengths`.
         batch_size: rows per step.
         grouped: whether rows of similar length share a step. Like `group_by_length` of Hugging
             Face's Trainer, this sorts runs of up to 50 batches, and at least 4 runs per epoch if
-            there are so many batches. Unlike there, the steps then come in random order.
+            there are so many batches. Unlike there, the steps then come in random order. Rows of
+            several sequences are sorted by their sum, then by their first length, and so on.
     """
     order = epoch_order(seed, epoch, len(lengths))
     steps = -(-len(order) // batch_size)
     if grouped:
         run = batch_size * max(1, min(len(order) // (4 * batch_size), 50))
         place = np.arange(len(order)) // run
-        order = order[np.lexsort((-lengths[order], place))]
+        order = order[np.lexsort((*_sort_keys(-lengths[order]), place))]
     batches = np.pad(order, (0, steps * batch_size - len(order)), constant_values=-1)
     batches = batches.reshape(steps, batch_size)
     return batches[_shuffled([seed, epoch, 1], steps)] if grouped else batches
@@ -100,18 +106,24 @@ def _shuffled(seed: Sequence[int], count: int) -> np.ndarray:
     return np.argsort(draws, kind="stable")
 
 
+def _sort_keys(lengths: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Returns keys for `np.lexsort`, whose last key decides first."""
+    columns = np.atleast_2d(lengths.T)
+    return (*columns[::-1], columns.sum(axis=0))
+
+
 def length_batches(
     lengths: np.ndarray, batch_size: int, buckets: Sequence[int]
-) -> list[tuple[np.ndarray, int]]:
-    """Returns (indices [batch_size], width) of batches of all rows, sorted by length.
+) -> list[tuple[np.ndarray, Width]]:
+    """Returns (indices [batch_size], width) of batches of all rows, sorted as `epoch_batches` does.
 
-    -1 fills the last batch.
+    `lengths` is int [N] or [N, W]. -1 fills the last batch.
     """
-    order = np.argsort(lengths, kind="stable")
+    order = np.lexsort(_sort_keys(lengths))
     batches = []
     for begin in range(0, len(order), batch_size):
         chosen = order[begin : begin + batch_size]
-        width = bucket_of(int(lengths[chosen].max()), buckets)
+        width = width_of(lengths[chosen], buckets)
         padding = batch_size - len(chosen)
         batches.append((np.pad(chosen, (0, padding), constant_values=-1), width))
     return batches

@@ -15,6 +15,7 @@ from etils import epath
 from bertjax.config import BertConfig
 from bertjax.errors import UserError
 from bertjax.model import bert
+from bertjax.tasks.batches import Width
 
 if TYPE_CHECKING:
     from bertjax.text.tokenizer import Tokenizer
@@ -37,15 +38,18 @@ class Features(Protocol):
 
     @property
     def lengths(self) -> np.ndarray:
-        """int64 [N]: tokens of each row; a row of several sequences gives its longest one."""
+        """int64 [N]: tokens of each row. int64 [N, W]: tokens of each of the W sequences of a row,
+        which are padded to widths of their own. A row of several sequences of one width gives its
+        longest one."""
         ...
 
-    def batch(self, indices: np.ndarray, width: int) -> dict[str, np.ndarray]:
+    def batch(self, indices: np.ndarray, width: Width) -> dict[str, np.ndarray]:
         """Pads rows to `width` tokens.
 
         Args:
             indices: int [B], the rows to take. -1 is a padding row: any tokens, weight 0.
-            width: tokens T per sequence, at least the longest of these rows.
+            width: tokens T per sequence, at least the longest of these rows; a tuple of W such
+                numbers if `lengths` is [N, W].
 
         Returns:
             All inputs of the model and the loss, with B rows each; example_weight is float32 [B].

@@ -58,8 +58,16 @@ def test_buckets_hold_every_length_and_are_few(longest):
     assert buckets[-1] == longest and list(buckets) == sorted(set(buckets))
     assert len(buckets) <= 11
     for length in range(1, longest + 1):
-        width = b.bucket_of(length, buckets)
+        width = b.width_of(np.array([1, length]), buckets)
         assert length <= width <= max(16, 1.5 * length)
+    with pytest.raises(IndexError):
+        b.width_of(np.array([longest + 1]), buckets)
+
+
+def test_sequences_of_a_row_have_widths_of_their_own():
+    lengths = np.array([[3, 40], [20, 2], [16, 16]])
+    assert b.width_of(lengths, (16, 24, 48)) == (24, 48)
+    assert b.width_of(lengths[2:], (16, 24, 48)) == (16, 16)
 
 
 def test_length_batches_drop_nothing():
@@ -69,6 +77,28 @@ def test_length_batches_drop_nothing():
     assert sorted(rows[rows >= 0].tolist()) == list(range(45))
     for indices, width in chosen:
         assert len(indices) == 8 and lengths[indices[indices >= 0]].max() <= width
+
+
+def test_rows_of_two_sequences_share_a_step_by_both_lengths():
+    lengths = np.array([[9, 4], [3, 3], [5, 8], [2, 4], [8, 5], [2, 4]])
+    batches = b.length_batches(lengths, 2, (8, 16))
+    # By the sum, then by the first length; rows 3 and 5 are equal and keep their order.
+    assert [indices.tolist() for indices, _ in batches] == [[3, 5], [1, 2], [4, 0]]
+    assert [width for _, width in batches] == [(8, 8), (8, 8), (16, 8)]
+    batches = b.epoch_batches(1, 2, lengths, 2, grouped=True)
+    assert sorted(sorted(rows) for rows in batches.tolist()) == [[0, 4], [1, 2], [3, 5]]
+    assert batches.tolist() != b.epoch_batches(1, 3, lengths, 2, grouped=True).tolist()
+    plain = b.epoch_batches(1, 2, lengths, 2)
+    assert plain.tolist() == b.epoch_batches(1, 2, lengths[:, 0], 2).tolist()
+
+
+def test_one_column_is_grouped_as_one_length():
+    lengths = np.random.default_rng(0).integers(2, 60, 1003)
+    for grouped in (False, True):
+        one, column = (
+            b.epoch_batches(7, 0, each, 4, grouped=grouped) for each in (lengths, lengths[:, None])
+        )
+        assert one.tolist() == column.tolist()
 
 
 def test_outputs_are_put_in_the_order_of_their_rows():
