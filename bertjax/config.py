@@ -1,4 +1,7 @@
-"""The shape of a model (`BertConfig`) and how to compute it (`Execution`), without jax."""
+"""The shape of a model (`BertConfig`, `EncoderDecoderConfig`) and how to compute it (`Execution`).
+
+It loads no jax.
+"""
 
 import dataclasses
 import json
@@ -156,6 +159,45 @@ class BertConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields under the names of Google's and Hugging Face's JSON."""
+        return dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderDecoderConfig:
+    """The shape of an encoder-decoder: a BERT that reads, and one that writes what follows from it.
+
+    The decoder is a BERT whose layers also attend to the output of the encoder (Rothe et al. 2020,
+    Hugging Face's `EncoderDecoderModel`). If the widths differ, a dense layer projects that output
+    to the width of the decoder. It is hashable.
+    """
+
+    encoder: BertConfig
+    """Shape of the encoder."""
+    decoder: BertConfig
+    """Shape of the decoder, without the cross-attention, which has the same width and heads."""
+    share: Literal["none", "embeddings", "all"] = "none"
+    """Weights that encoder and decoder share. embeddings: the word embeddings. all: everything
+    except cross-attention and output head, as BERTSHARE in Rothe et al."""
+
+    def __post_init__(self) -> None:
+        refuse_unknown("share", self.share, ("none", "embeddings", "all"))
+        same = {"none": (), "embeddings": ("vocab_size", "hidden_size")}
+        names = [field.name for field in dataclasses.fields(BertConfig)]
+        for name in same.get(self.share, names):
+            ours, theirs = getattr(self.encoder, name), getattr(self.decoder, name)
+            if ours != theirs:
+                raise UserError(
+                    f"The encoder has the {name} {ours} and the decoder {theirs}: they can't share "
+                    f"weights. Give both the same {name}, or share nothing."
+                )
+
+    @property
+    def max_position_embeddings(self) -> int:
+        """Maximum length of a source."""
+        return self.encoder.max_position_embeddings
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns nested dicts of all fields."""
         return dataclasses.asdict(self)
 
 

@@ -8,9 +8,7 @@ import jax
 import optax
 from jax.sharding import Mesh
 
-from bertjax.config import BertConfig, Execution
-from bertjax.model import bert
-from bertjax.model.heads import TASK_PARTS
+from bertjax.config import Execution
 from bertjax.tasks.task import Head
 from bertjax.train import lora, param_groups, sharding
 from bertjax.train.lora import LoraConfig
@@ -54,7 +52,7 @@ class Programs(NamedTuple):
 
 @functools.lru_cache(maxsize=8)
 def programs(
-    config: BertConfig,
+    config: Any,
     execution: Execution,
     recipe: OptimizerConfig,
     accumulation: int,
@@ -66,7 +64,8 @@ def programs(
     """Makes the jitted functions of a recipe; its learning rate and steps are not used.
 
     They are cached: pre-trained and scratch, all seeds, learning rates and numbers of steps share
-    them. `transformation`, the entry of `OPTIMIZERS`, is in the key because it may be replaced.
+    them. `config` is the shape of the model. `transformation`, the entry of `OPTIMIZERS`, is in the
+    key because it may be replaced.
 
     Raises:
         UserError: a parameter group to freeze does not exist.
@@ -78,7 +77,7 @@ def programs(
 
     def first_params() -> Any:
         key = jax.random.key(0)
-        params = random_params(config, key, head.name, head.outputs, whole=True)
+        params = head.init_params(config, key, head.name, head.outputs, whole=True)
         return lora.partition(params, key, adapters)[1] if adapters.rank else params
 
     params = jax.eval_shape(first_params)
@@ -118,15 +117,7 @@ def _adapted_loss(
     return loss_fn(lora.combine(base, params, adapters), batch, **options)
 
 
-@functools.partial(jax.jit, static_argnames=("config", "kind", "outputs", "whole"))
-def random_params(
-    config: BertConfig, key: jax.Array, kind: str, outputs: int, *, whole: bool
-) -> dict:
-    """Draws random weights of a task's model: all, or only the subtrees that the task adds."""
-    if not whole:
-        return bert.init_head(config, key, kind, outputs)
-    names = TASK_PARTS[kind]
-    heads = [part for part in names if part != "pooler"]
-    return bert.init_params(
-        config, key, heads=heads, num_labels=outputs, add_pooler="pooler" in names
-    )
+@functools.partial(jax.jit, static_argnames=("config", "head", "whole"))
+def random_params(config: Any, key: jax.Array, head: Head, *, whole: bool) -> dict:
+    """Draws random parameters as `Head.init_params` does."""
+    return head.init_params(config, key, head.name, head.outputs, whole=whole)

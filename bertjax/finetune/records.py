@@ -9,7 +9,7 @@ from etils import epath
 from bertjax.finetune.grid import Setting
 from bertjax.finetune.trainer import Schedule, Trainer
 from bertjax.interop.tensors import weights_hash
-from bertjax.model.flops import task_flops, training_flops
+from bertjax.model.flops import training_flops
 from bertjax.rundir.records import Metric
 from bertjax.tasks.task import best_mode
 from bertjax.train.checkpoint.settings import RunSettings
@@ -30,10 +30,10 @@ class Records:
             UserError: the model has no such initialization.
         """
         self.trainer = trainer
-        config, shape = trainer.config, trainer.model.config
+        config = trainer.config
         self.weights: Any = weights_hash(trainer.model.params)
         if config.from_scratch:
-            config.initialization.check(shape)
+            config.initialization.check(trainer.shape)
             self.weights = {"random": dataclasses.asdict(config.initialization)}
 
     def immutable(self) -> dict[str, Any]:
@@ -55,7 +55,7 @@ class Records:
         if dev and task.metric != task.metrics[0]:
             dev["best_metric"] = task.metric
         return {
-            "model": {**model.config.to_dict(), "weights": self.weights},
+            "model": {**self.trainer.shape.to_dict(), "weights": self.weights},
             "tokenizer": model.tokenizer.sha256,
             "data": task.data_hash,
             **dev,
@@ -128,7 +128,7 @@ class Records:
         trainer, head = self.trainer, self.trainer.task.head
         lengths, rows = np.unique(trainer.lengths, axis=0, return_counts=True)
         each = [
-            sum(task_flops(trainer.model.config, head.name, head.outputs, n) for n in row)
+            head.flops(trainer.shape, head.name, head.outputs, *row)
             for row in lengths.reshape(len(rows), -1).tolist()
         ]
         flops = rows_per_step * training_flops(float(np.average(each, weights=rows)))

@@ -62,7 +62,9 @@ def read_task(config: FinetuneConfig, model: Pretrained, log: Log) -> Task:
         UserError: something is wrong with a file.
     """
     length = config.row_length(model.config.max_position_embeddings)
-    files = TaskFiles(config.train, config.dev, config.test, model.tokenizer, length, log)
+    files = TaskFiles(
+        config.train, config.dev, config.test, model, length, log, load=from_pretrained
+    )
     task = config.kind.read(config.task, files)
     return task if config.best_metric is None else task.judged_by(config.best_metric)
 
@@ -136,7 +138,16 @@ class _Run:
         export = self.workdir / "export"
         if jax.process_index() == 0:
             with writing(export):
-                save_pretrained(export, Pretrained(model.config, params, model.tokenizer, recorded))
+                save_pretrained(
+                    export,
+                    Pretrained(
+                        self.trainer.shape,
+                        params,
+                        model.tokenizer,
+                        recorded,
+                        decoder_tokenizer=task.decoder_tokenizer,
+                    ),
+                )
         return export
 
     def _write_config(self) -> None:

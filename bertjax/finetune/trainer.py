@@ -57,6 +57,7 @@ class Trainer:
             UserError: a batch can't be split over the devices, or the warm-up is too long.
         """
         self.config, self.model, self.task = config, model, task
+        self.shape: Any = task.config or model.config
         self.log, self.progress = log, progress
         self.mesh = sharding.make_mesh(config.mesh)
         self.settings = config.settings()
@@ -65,7 +66,7 @@ class Trainer:
         self.lengths = task.train.lengths
         self._check_settings()
         self.programs: Programs = programs(
-            model.config,
+            self.shape,
             config.execution,
             dataclasses.replace(config.optimizer, learning_rate=1.0, warmup_steps=0),
             config.accumulation,
@@ -106,23 +107,14 @@ class Trainer:
 
         The step donates the arrays of its state, so that they must not be those of the model.
         """
-        config, head = self.config, self.task.head
-        params = random_params(
-            self.model.config,
-            jax.random.key(seed),
-            head.name,
-            head.outputs,
-            whole=config.from_scratch,
-        )
+        config, key = self.config, jax.random.key(seed)
+        params = random_params(self.shape, key, self.task.head, whole=config.from_scratch)
         if config.from_scratch:
-            params = initializers.reinitialize(params, self.model.config, config.initialization)
+            params = initializers.reinitialize(params, self.shape, config.initialization)
         else:
-            trained = self.model.params
-            kept = ("embeddings", "encoder", *({"pooler"} & params.keys() & trained.keys()))
-            params = {**params, **{name: trained[name] for name in kept}}
+            params = self.task.start_params(params, self.model)
         if config.lora.rank:
-            key = jax.random.fold_in(jax.random.key(seed), _ADAPTERS)
-            params = lora.partition(params, key, config.lora)[1]
+            params = lora.partition(params, jax.random.fold_in(key, _ADAPTERS), config.lora)[1]
         return jax.tree.map(np.asarray, params)
 
     def whole_params(self, params: Any) -> Any:
@@ -167,9 +159,9 @@ class Trainer:
         for each in output_batches(
             params,
             features,
-            self.model.config,
+            self.shape,
             head=self.task.head.name,
-            forward=self.config.kind.forward,
+            forward=self.task.head.forward,
             batch_size=self.max_batch_size,
             buckets=self.buckets,
             execution=self.config.execution,

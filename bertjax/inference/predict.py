@@ -175,7 +175,7 @@ def _predictor(
             features,
             model.config,
             head=model.kind,
-            forward=kind.forward,
+            forward=predictor.forward,
             batch_size=programs.row_bucket(len(features), batch_size),
             buckets=length_buckets(predictor.max_seq_length),
             execution=execution,

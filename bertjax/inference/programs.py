@@ -1,6 +1,7 @@
 """Compiled programs over rows. Batches have few shapes, so that few programs are compiled."""
 
 import functools
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
@@ -23,33 +24,32 @@ Pooling = Literal["mean", "cls", "pooler"]
 def output_batches(
     params: bert.Params,
     features: Features,
-    config: BertConfig,
+    config: Any,
     *,
     head: str,
     batch_size: int,
     buckets: Sequence[int],
-    forward: Callable[..., jax.Array] = bert.task_logits,
+    forward: Callable[..., Any],
     execution: Execution = Execution(),
     mesh: Mesh | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields (row numbers, outputs) of batches of rows of similar length.
 
     Batches have `batch_size` rows over all devices, padded to one of the widths in `buckets`. The
-    parameters lie on the mesh, if there is one. `forward` computes outputs [B, ...] with the
-    signature of `bertjax.task_logits`, which takes the name of the head.
+    parameters lie on the mesh, if there is one. `forward` is a `Head.forward`.
     """
     program = _forward_program(forward, config, head, execution, mesh)
     for indices, width in length_batches(features.lengths, batch_size, buckets):
-        outputs = np.asarray(program(params, _place(features, indices, width, mesh)))
+        outputs = jax.device_get(program(params, _place(features, indices, width, mesh)))
         real = indices >= 0
-        yield indices[real], outputs[real]
+        yield indices[real], jax.tree.map(operator.itemgetter(real), outputs)
 
 
 def _place(
     features: Features, indices: np.ndarray, width: Width, mesh: Mesh | None
 ) -> dict[str, Any]:
     def read(rows: Any) -> dict[str, np.ndarray]:
-        return model_inputs(features.batch(indices[rows], width))
+        return features.batch(indices[rows], width)
 
     if mesh is None:
         return read(slice(None))
@@ -58,11 +58,11 @@ def _place(
 
 @functools.lru_cache(maxsize=8)
 def _forward_program(
-    forward: Callable, config: BertConfig, head: str, execution: Execution, mesh: Mesh | None
+    forward: Callable, config: Any, head: str, execution: Execution, mesh: Mesh | None
 ) -> Callable:
     """Keeps the jitted function, which all seeds and calls share."""
 
-    def outputs(params: bert.Params, inputs: dict[str, jax.Array]) -> jax.Array:
+    def outputs(params: bert.Params, inputs: dict[str, jax.Array]) -> Any:
         return forward(params, inputs, config, head, execution=execution)
 
     return jax.jit(outputs, out_shardings=None if mesh is None else sharding.replicated(mesh))

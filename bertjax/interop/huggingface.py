@@ -59,6 +59,8 @@ class Pretrained:
     """None, or a dict with a "kind", one of `bertjax.model.heads.TASK_PARTS`. The kinds
     sequence_classification, multi_label_classification and token_classification also have
     "labels". Fine-tuning adds the fields that its kind of task records for prediction."""
+    decoder_tokenizer: Tokenizer | None = None
+    """The tokenizer of what an encoder-decoder writes, if it is another one."""
     source: str | None = None
     """For a model from the hub, "owner/name@" and the hash of the commit."""
 
@@ -133,7 +135,7 @@ def from_pretrained(path: epath.PathLike) -> Pretrained:
         params = read_params(read_weights(file), config)
     tokenizer = _tokenizer_of(config, path)
     task = _read_task(fields, params, where=where)
-    return Pretrained(config, params, tokenizer, task, source)
+    return Pretrained(config, params, tokenizer, task, source=source)
 
 
 def from_google(checkpoint: google.GoogleCheckpoint) -> Pretrained:

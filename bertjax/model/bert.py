@@ -102,6 +102,20 @@ def init_head(config: BertConfig, key: jax.Array, kind: str, num_labels: int = 2
     return dict(model.init(key, jnp.zeros((1, config.hidden_size)), method=top)["params"])
 
 
+def init_task_params(
+    config: BertConfig, key: jax.Array, kind: str, outputs: int, *, whole: bool
+) -> dict:
+    """Draws random parameters of a task's model: all, or only the subtrees that the task adds.
+
+    `kind` is a key of `bertjax.model.heads.TASK_PARTS`, and `outputs` the columns of its head.
+    """
+    parts = TASK_PARTS[kind]
+    if not whole and "mlm" not in parts:
+        return init_head(config, key, kind, outputs)
+    heads = [part for part in parts if part != "pooler"]
+    return init_params(config, key, heads=heads, num_labels=outputs, add_pooler="pooler" in parts)
+
+
 def encode(
     params: Params,
     inputs: Inputs,
@@ -118,6 +132,7 @@ def encode(
         params: parameters as from `init_params`; heads are ignored.
         inputs: input_ids [B, T] int32 and, optionally, attention_mask, token_type_ids, position_ids
             [B, T]; segment_ids [B, T] and cls_positions [B, S] for rows that pack several examples.
+            An attention_mask [B, T, T] says for each query what it attends to.
         config: the shape.
         execution: how to compute.
         dropout_key: None for no dropout; one key (row b draws from fold_in(key, b)) or keys [B],
@@ -166,9 +181,12 @@ def mlm_logits(
 ) -> jax.Array:
     """Computes float32 masked-LM logits: [B, P, V] at positions [B, P], or [B, T, V] at all.
 
-    Parameters need neither a pooler nor a next-sentence head.
+    Parameters need neither a pooler nor a next-sentence head. For the parameters of a decoder,
+    inputs have encoder_hidden_states [B, S, D] and, optionally, encoder_attention_mask [B, S].
     """
-    module = BertForMaskedLM(config, execution)
+    module = BertForMaskedLM(
+        config, execution, add_cross_attention="encoder_hidden_states" in inputs
+    )
     return _apply(module, params, inputs, dropout_key, positions=positions)
 
 

@@ -1,4 +1,4 @@
-"""The stack of encoder layers, as a loop or a scan over one pure function."""
+"""The stack of layers of an encoder or a decoder, as a loop or a scan over one pure function."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,16 +8,18 @@ import jax
 import jax.numpy as jnp
 
 from bertjax.config import BertConfig, Execution
-from bertjax.model.layers import EncoderLayer, fold_keys
+from bertjax.model.layers import Layer, fold_keys
 
 _REMAT_POLICIES = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
 
 
 class Encoder(nn.Module):
-    """`num_hidden_layers` EncoderLayers with the parameter subtrees layer_0, layer_1, ..."""
+    """`num_hidden_layers` Layers with the parameter subtrees layer_0, layer_1, ..."""
 
     config: BertConfig
     execution: Execution
+    add_cross_attention: bool = False
+    """Whether the layers attend to `memory`."""
 
     @nn.compact
     def __call__(
@@ -27,27 +29,37 @@ class Encoder(nn.Module):
         mask: jax.Array | None = None,
         position_ids: jax.Array | None = None,
         keys: jax.Array | None = None,
+        memory: jax.Array | None = None,
+        memory_mask: jax.Array | None = None,
         output_attentions: bool = False,
         output_hidden_states: bool = False,
     ) -> tuple[jax.Array, tuple[jax.Array, ...] | None, tuple[jax.Array, ...] | None]:
-        """Applies the layers to x [B, T, D]; the other arguments are those of `EncoderLayer`.
+        """Applies the layers to x [B, T, D]; the other arguments are those of `Layer`.
 
         Returns:
             The last x, all L + 1 values of x or None, the L attention probabilities or None.
         """
-        module = EncoderLayer(self.config, self.execution, parent=None)
+        module = Layer(self.config, self.execution, self.add_cross_attention, parent=None)
 
         def draw(key: jax.Array) -> Any:
-            return module.init(key, x[:1, :1])["params"]
+            return module.init(key, x[:1, :1], memory=None if memory is None else memory[:1, :1])[
+                "params"
+            ]
 
         layers = [self.param(f"layer_{i}", draw) for i in range(self.config.num_hidden_layers)]
 
         def layer(params: dict, x: jax.Array, number: jax.Array | int):
             own = fold_keys(keys, number)
-            new_x, probs = module.apply(
-                {"params": params}, x, mask=mask, position_ids=position_ids, keys=own
+            out: Any = module.apply(
+                {"params": params},
+                x,
+                mask=mask,
+                position_ids=position_ids,
+                keys=own,
+                memory=memory,
+                memory_mask=memory_mask,
             )
-            return new_x, probs if output_attentions else None
+            return out.x, out.probs if output_attentions else None
 
         if self.execution.remat != "none":
             layer = jax.checkpoint(layer, policy=_REMAT_POLICIES[self.execution.remat])

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import jax.numpy as jnp
 import numpy as np
 
-from bertjax.config import BertConfig
+from bertjax.config import BertConfig, EncoderDecoderConfig
 from bertjax.errors import UserError
 
 # Relative to the deviation of the word embeddings, so that the word dominates their sum.
@@ -35,8 +35,10 @@ class InitializationConfig:
     attend one token back, one ahead, two back, and so on, so that a model first learns which words
     are adjacent; it needs positions waves."""
 
-    def check(self, config: BertConfig) -> None:
+    def check(self, config: BertConfig | EncoderDecoderConfig) -> None:
         """Raises UserError if the initialization does not fit the shape of a model."""
+        if isinstance(config, EncoderDecoderConfig):
+            return self.check(config.encoder) or self.check(config.decoder)
         if self.attention == "neighbors" and self.positions != "waves":
             raise UserError(
                 "`initialization.attention` neighbors needs `initialization.positions` waves, not "
@@ -51,7 +53,7 @@ class InitializationConfig:
 
 def reinitialize(
     params: dict[str, Any],
-    config: BertConfig,
+    config: BertConfig | EncoderDecoderConfig,
     initialization: InitializationConfig,
     counts: np.ndarray | None = None,
 ) -> dict[str, Any]:
@@ -61,6 +63,11 @@ def reinitialize(
     of every token.
     """
     params = dict(params)
+    if isinstance(config, EncoderDecoderConfig):
+        for name, part in (("encoder", config.encoder), ("decoder", config.decoder)):
+            if config.share != "all" or name == "encoder":
+                params[name] = reinitialize(params[name], part, initialization, counts)
+        return params
     if initialization.mlm_bias == "unigram" and "mlm" in params:
         if counts is None:
             raise ValueError('initialization.mlm_bias="unigram" needs the counts of the tokens.')

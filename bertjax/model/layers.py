@@ -1,8 +1,8 @@
-"""Building blocks of an encoder: Flax Linen modules and functions of arrays.
+"""Building blocks of encoders and decoders: Flax Linen modules and functions of arrays.
 
 Shape letters, here and everywhere: B batch rows, T tokens, S tokens attended to (or examples in a
 packed row), P predictions, D model width, N heads, H head size, F feed-forward width, V vocabulary,
-C classes or choices, L layers.
+C classes or choices, K beams, L layers.
 
 Dropout does not use Linen's random streams. Every call takes `keys`, one key per row of the global
 batch, and folds in the number of its site. A microbatch, a shard or a scanned layer therefore draws
@@ -11,7 +11,7 @@ the same numbers as the whole batch. `keys=None` disables dropout.
 
 import enum
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -181,6 +181,24 @@ class Embeddings(nn.Module):
         return _float32_einsum("...d,vd->...v", x, table, self.execution)
 
 
+class KeyValue(NamedTuple):
+    """Projected keys and values of attention."""
+
+    key: jax.Array
+    """[B, S, N, H]."""
+    value: jax.Array
+    """[B, S, N, H]."""
+
+    def updated(self, new: "KeyValue", slot: jax.Array | int) -> "KeyValue":
+        """Returns a cache whose slots from `slot` on hold `new`."""
+        return KeyValue(
+            *(
+                jax.lax.dynamic_update_slice_in_dim(old, each.astype(old.dtype), slot, 1)
+                for old, each in zip(self, new, strict=True)
+            )
+        )
+
+
 class Attention(nn.Module):
     """Multi-head attention of x over kv, with projections of queries, keys, values and output."""
 
@@ -189,11 +207,14 @@ class Attention(nn.Module):
     site: Site
     """Dropout site of the probabilities."""
 
-    @nn.compact
+    def setup(self) -> None:
+        for name in ("query", "key", "value", "output"):
+            setattr(self, name, dense(self.config.hidden_size, self.config, self.execution))
+
     def __call__(
         self,
         x: jax.Array,
-        kv: jax.Array | None = None,
+        kv: jax.Array | KeyValue | None = None,
         *,
         mask: jax.Array | None = None,
         position_ids: jax.Array | None = None,
@@ -203,7 +224,8 @@ class Attention(nn.Module):
 
         Args:
             x: [B, T, D].
-            kv: [B, S, D] to attend to; None for self-attention.
+            kv: [B, S, D] to attend to, or its keys and values from `project`; None for
+                self-attention.
             mask: bool, broadcastable to [B, 1, T, S]; positions with False are not attended to.
             position_ids: [B, T] or [1, T], positions of x. Learned positions do not use them here;
                 rotary positions would rotate query and key by them.
@@ -211,31 +233,57 @@ class Attention(nn.Module):
         """
         del position_ids
         config = self.config
-        kv = x if kv is None else kv
-
-        def project(name: str, source: jax.Array) -> jax.Array:
-            flat = dense(config.hidden_size, config, self.execution, name)(source)
-            return flat.reshape(*flat.shape[:2], config.num_attention_heads, config.head_size)
-
-        query, key, value = project("query", x), project("key", kv), project("value", kv)
-        logits = attention_logits(query * config.head_size**-0.5, key, self.execution)
+        query = self._heads(self.query(x)) * config.head_size**-0.5
+        key, value = kv if isinstance(kv, KeyValue) else self.project(x if kv is None else kv)
+        logits = attention_logits(query, key, self.execution)
         if mask is not None:
             logits = jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
         probs = jax.nn.softmax(logits, axis=-1).astype(value.dtype)  # [B, N, T, S]
         dropped = dropout(probs, keys, self.site, config.attention_probs_dropout_prob)
         context = attention_context(dropped, value, self.execution)  # [B, T, N, H]
-        context = context.reshape(*context.shape[:2], config.hidden_size)
-        output = dense(config.hidden_size, config, self.execution, "output")(context)
-        return output, probs
+        return self.output(context.reshape(*context.shape[:2], config.hidden_size)), probs
+
+    def project(self, kv: jax.Array) -> KeyValue:
+        """Computes the keys and values of kv [B, S, D]."""
+        return KeyValue(self._heads(self.key(kv)), self._heads(self.value(kv)))
+
+    def _heads(self, x: jax.Array) -> jax.Array:
+        return x.reshape(*x.shape[:2], self.config.num_attention_heads, self.config.head_size)
 
 
-class EncoderLayer(nn.Module):
-    """Self-attention and feed-forward, each followed by dropout, residual and LayerNorm."""
+class LayerOutput(NamedTuple):
+    """Result of one layer."""
+
+    x: jax.Array
+    """[B, T, D]."""
+    probs: jax.Array
+    """[B, N, T, S]: probabilities of self-attention before dropout."""
+    cache: KeyValue | None
+    """The updated cache, if there is one."""
+
+
+class Layer(nn.Module):
+    """Self-attention, cross-attention in decoders, and feed-forward.
+
+    Each is followed by dropout, residual and LayerNorm.
+    """
 
     config: BertConfig
     execution: Execution
+    add_cross_attention: bool = False
+    """Whether the layer attends to `memory`, as those of a decoder do."""
 
-    @nn.compact
+    def setup(self) -> None:
+        config, execution = self.config, self.execution
+        self.attention = Attention(config, execution, Site.ATTENTION_PROBS)
+        self.attention_layer_norm = LayerNorm(config)
+        if self.add_cross_attention:
+            self.cross_attention = Attention(config, execution, Site.CROSS_ATTENTION_PROBS)
+            self.cross_attention_layer_norm = LayerNorm(config)
+        self.intermediate = dense(config.intermediate_size, config, execution)
+        self.output = dense(config.hidden_size, config, execution)
+        self.output_layer_norm = LayerNorm(config)
+
     def __call__(
         self,
         x: jax.Array,
@@ -243,18 +291,41 @@ class EncoderLayer(nn.Module):
         mask: jax.Array | None = None,
         position_ids: jax.Array | None = None,
         keys: jax.Array | None = None,
-    ) -> tuple[jax.Array, jax.Array]:
-        """Computes the next x [B, T, D] and the probabilities [B, N, T, T] as `Attention` does."""
-        config, execution = self.config, self.execution
-        attention = Attention(config, execution, Site.ATTENTION_PROBS, name="attention")
-        output, probs = attention(x, mask=mask, position_ids=position_ids, keys=keys)
-        output = dropout(output, keys, Site.ATTENTION_OUTPUT, config.hidden_dropout_prob)
-        x = LayerNorm(config, name="attention_layer_norm")(x + output)
-        hidden = dense(config.intermediate_size, config, execution, "intermediate")(x)
-        hidden = activation(config.hidden_act, hidden)
-        output = dense(config.hidden_size, config, execution, "output")(hidden)
-        output = dropout(output, keys, Site.LAYER_OUTPUT, config.hidden_dropout_prob)
-        return LayerNorm(config, name="output_layer_norm")(x + output), probs
+        memory: jax.Array | KeyValue | None = None,
+        memory_mask: jax.Array | None = None,
+        cache: KeyValue | None = None,
+        slot: jax.Array | int = 0,
+    ) -> LayerOutput:
+        """Computes the next x [B, T, D].
+
+        Args:
+            x: [B, T, D].
+            mask: mask of self-attention, as in `Attention`.
+            position_ids: [B, T] or [1, T].
+            keys: one dropout key per row, or None.
+            memory: what cross-attention attends to, the `kv` of `Attention`.
+            memory_mask: mask of cross-attention.
+            cache: keys and values [B, S, N, H] to attend to, after those of x are written.
+            slot: the first slot of the cache to write to.
+        """
+
+        def add(x: jax.Array, output: jax.Array, site: Site, norm: LayerNorm) -> jax.Array:
+            return norm(x + dropout(output, keys, site, self.config.hidden_dropout_prob))
+
+        if cache is not None:
+            cache = cache.updated(self.attention.project(x), slot)
+        output, probs = self.attention(x, cache, mask=mask, position_ids=position_ids, keys=keys)
+        x = add(x, output, Site.ATTENTION_OUTPUT, self.attention_layer_norm)
+        if self.add_cross_attention:
+            output, _ = self.cross_attention(x, memory, mask=memory_mask, keys=keys)
+            x = add(x, output, Site.CROSS_ATTENTION_OUTPUT, self.cross_attention_layer_norm)
+        hidden = activation(self.config.hidden_act, self.intermediate(x))
+        x = add(x, self.output(hidden), Site.LAYER_OUTPUT, self.output_layer_norm)
+        return LayerOutput(x, probs, cache)
+
+    def project_memory(self, memory: jax.Array) -> KeyValue:
+        """Computes the keys and values of cross-attention for memory [B, S, D]."""
+        return self.cross_attention.project(memory)
 
 
 def attention_logits(query: jax.Array, key: jax.Array, execution: Execution) -> jax.Array:

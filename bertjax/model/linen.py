@@ -38,10 +38,12 @@ class BertEncoder(nn.Module):
     config: BertConfig
     execution: Execution = Execution()
     add_pooler: bool = True
+    add_cross_attention: bool = False
+    """Whether the layers also attend to encoder_hidden_states, as those of a decoder."""
 
     def setup(self) -> None:
         self.embeddings = Embeddings(self.config, self.execution)
-        self.encoder = Encoder(self.config, self.execution)
+        self.encoder = Encoder(self.config, self.execution, self.add_cross_attention)
         self.pooler = dense(self.config.hidden_size, self.config, self.execution)
 
     def __call__(
@@ -53,11 +55,14 @@ class BertEncoder(nn.Module):
     ) -> EncoderOutput:
         """Encodes inputs as `bertjax.encode` takes them; dropout_keys [B] or None."""
         x, position_ids = self.embed(inputs, dropout_keys)
+        memory_mask = inputs.get("encoder_attention_mask")
         x, states, probs = self.encoder(
             x,
             mask=attention_mask(inputs),
             position_ids=position_ids,
             keys=dropout_keys,
+            memory=inputs.get("encoder_hidden_states"),
+            memory_mask=None if memory_mask is None else (memory_mask != 0)[:, None, None, :],
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
         )
@@ -206,10 +211,11 @@ class BertForQuestionAnswering(_BertWithDenseHead):
 def attention_mask(inputs: Inputs) -> jax.Array | None:
     """Returns the mask bool [B, 1, 1 or T, T] of attention, or None if the inputs mask nothing.
 
-    `segment_ids` [B, T] separate the examples of a packed row; 0 is padding.
+    `attention_mask` is [B, T], or [B, T, T] with a row for each query. `segment_ids` [B, T]
+    separate the examples of a packed row; 0 is padding.
     """
     segments, mask = inputs.get("segment_ids"), inputs.get("attention_mask")
-    allowed = None if mask is None else (mask != 0)[:, None, None, :]
+    allowed = None if mask is None else (mask != 0).reshape(mask.shape[0], 1, -1, mask.shape[-1])
     if segments is None:
         return allowed
     own = segments[:, None, None, :]

@@ -8,13 +8,13 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
-import jax
 import numpy as np
 from etils import epath
 
 from bertjax.config import BertConfig
 from bertjax.errors import UserError
 from bertjax.model import bert
+from bertjax.model.flops import task_flops
 from bertjax.tasks.batches import Width
 
 if TYPE_CHECKING:
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 MINIMIZED = ("loss",)
 """Metrics whose lowest value is the best. The highest value of every other metric is the best."""
 
-Outputs = Iterable[tuple[np.ndarray, np.ndarray]]
-"""Row numbers [n] and the model's outputs for these rows [n, ...], batch by batch, each row once.
-"""
+Outputs = Iterable[tuple[np.ndarray, Any]]
+"""Row numbers [n] and the model's outputs for these rows, a tree of arrays [n, ...], batch by
+batch, each row once."""
 
 Scores = dict[str, float]
 """Metrics by name."""
@@ -73,6 +73,16 @@ class Head(NamedTuple):
     """A `bertjax.objectives.losses.ModelLoss`."""
     normalizers_fn: Callable
     """Its normalizers: batch -> {name: float32 []}."""
+    forward: Callable[..., Any] = bert.task_logits
+    """(params, inputs, config, name, *, execution) -> outputs in evaluation and prediction, a tree
+    of arrays [B, ...]. Its inputs are all arrays of `Features.batch`. A kind that writes text
+    generates here. It is hashable, because it is compiled."""
+    init_params: Callable[..., dict] = bert.init_task_params
+    """(config, key, name, outputs, *, whole) -> random parameters, of the whole model or at least
+    those that `Task.start_params` does not replace."""
+    flops: Callable[..., int] = task_flops
+    """(config, name, outputs, *lengths) -> floating-point operations of the forward pass of one
+    row, whose sequences have these lengths."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +95,21 @@ class Baseline:
     """Its name in a sentence."""
     score: float
     """The main metric on the dev rows."""
+
+
+def encoder_params(params: dict, model: "TrainedModel") -> dict:
+    """Replaces the encoder, and the pooler if both have one, in random parameters by the model's.
+
+    Raises:
+        UserError: the model is no BERT encoder.
+    """
+    if not isinstance(model.config, BertConfig):
+        raise UserError(
+            "The model is an encoder-decoder, which this task can't start from: give a BERT, or "
+            "name the task seq2seq."
+        )
+    kept = ("embeddings", "encoder", *({"pooler"} & params.keys() & model.params.keys()))
+    return {**params, **{name: model.params[name] for name in kept}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +138,12 @@ class Task:
     """Settings that a resumed run can't change: all that decides what is learned."""
     export: Callable[[Scores], Mapping[str, Any]]
     """Metrics of a seed on the dev rows -> what its export records for the predictor."""
+    config: Any = None
+    """Shape of the trained model, if it is not that of the model that fine-tuning starts from."""
+    start_params: Callable[[dict, "TrainedModel"], dict] = encoder_params
+    """(random parameters, the model) -> parameters before the first step."""
+    decoder_tokenizer: "Tokenizer | None" = None
+    """Tokenizer of what the model writes, if it is not that of what it reads."""
     labels: tuple[str, ...] = ()
     """Names of the outputs, if they have names."""
     test_scores: Callable[[Scores, Any, Outputs], Scores] | None = None
@@ -155,12 +186,19 @@ class TaskFiles(NamedTuple):
     """Path of the dev file."""
     test: str | None
     """Path of the test file."""
-    tokenizer: "Tokenizer"
-    """Tokenizer of the model."""
+    model: "TrainedModel"
+    """The model that fine-tuning starts from."""
     max_seq_length: int
     """Maximum tokens of a sequence."""
     log: Callable[[str], None]
     """Takes one line at a time."""
+    load: Callable[[str], "TrainedModel"]
+    """Loads another model: a directory, or a name on the hub."""
+
+    @property
+    def tokenizer(self) -> "Tokenizer":
+        """Tokenizer of the model."""
+        return self.model.tokenizer
 
     @property
     def paths(self) -> list[str]:
@@ -171,9 +209,11 @@ class TaskFiles(NamedTuple):
 class TrainedModel(Protocol):
     """A trained model, such as `bertjax.interop.huggingface.Pretrained`."""
 
-    config: BertConfig
+    config: Any
+    """A `BertConfig`, or an `EncoderDecoderConfig`."""
     params: dict
     tokenizer: "Tokenizer"
+    decoder_tokenizer: "Tokenizer | None"
     task: dict[str, Any] | None
     """The record of the export: "kind", the name of its head, and the fields of `Task.export`."""
 
@@ -186,6 +226,8 @@ class TrainedModel(Protocol):
 class Predictor(Protocol):
     """Answers inputs of one kind with a trained model."""
 
+    forward: Callable[..., Any]
+    """Computes the outputs, as `Head.forward` does."""
     max_seq_length: int
     """Maximum tokens of a sequence."""
     chunk_lines: int | None
@@ -244,9 +286,6 @@ class TaskKind:
     """A dataclass: the options of evaluating a file, all with defaults."""
     unrecorded: tuple[str, ...] = ()
     """Names of training options that exports do not record, so that `evaluate` needs them again."""
-    forward: Callable[..., jax.Array] = bert.task_logits
-    """(params, inputs, config, head, *, execution) -> outputs [B, ...] in evaluation and
-    prediction. A kind that writes text generates here."""
 
     @property
     def name(self) -> str:

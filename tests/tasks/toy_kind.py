@@ -92,6 +92,7 @@ def read(options, files):
 
 
 class Tagger:
+    forward = staticmethod(bert.task_logits)
     chunk_lines, max_line = None, MAX_FIELD
 
     def __init__(self, model):

@@ -5,6 +5,7 @@ from typing import Any
 
 from etils import epath
 
+from bertjax.model import bert
 from bertjax.tasks.classification.config import EvaluationColumns
 from bertjax.tasks.classification.features import Reading
 from bertjax.tasks.classification.targets import targets_of_model
@@ -20,6 +21,7 @@ class TextPredictor:
     is {"text", "labels", "scores"}, and for numbers {"text", "score"}. Pairs add "pair".
     """
 
+    forward = staticmethod(bert.task_logits)
     chunk_lines: int | None = None
     max_line: int | None = MAX_FIELD
 

@@ -7,6 +7,7 @@ from typing import Any
 from etils import epath
 
 from bertjax.errors import UserError
+from bertjax.model import bert
 from bertjax.tasks import tables
 from bertjax.tasks.question_answering import decoding
 from bertjax.tasks.question_answering.config import QuestionAnsweringConfig
@@ -30,6 +31,7 @@ class QuestionPredictor:
     None.
     """
 
+    forward = staticmethod(bert.task_logits)
     chunk_lines: int | None = 64  # documents may be long
     max_line: int | None = None
 

@@ -1,0 +1,163 @@
+"""The protocol of models that write a sequence, and what its two architectures share."""
+
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from bertjax.config import BertConfig, Execution
+from bertjax.model.bert import Params
+from bertjax.model.layers import Embeddings, KeyValue, Layer
+from bertjax.model.linen import BertForMaskedLM, Inputs
+from bertjax.model.search import Beams
+
+
+class DecodeState(NamedTuple):
+    """What decoding keeps of a batch between its steps. Its shapes stay the same."""
+
+    cache: tuple[KeyValue, ...]
+    """Keys and values of self-attention, a buffer for each layer. All beams of a row share it."""
+    memory: tuple[KeyValue, ...]
+    """Keys and values of cross-attention, for each layer; empty for a prefix model."""
+    source_mask: jax.Array
+    """bool [B, 1, 1, S]: which source tokens are real."""
+
+
+class Seq2Seq(Protocol):
+    """An architecture that writes a target for a source. Implementations are hashable.
+
+    Inputs are those of `bertjax.encode` for the source, input_ids [B, S] and, optionally,
+    attention_mask and token_type_ids. Training adds decoder_input_ids [B, T]: a start token, and
+    the target without its end token.
+    """
+
+    def logits(
+        self,
+        params: Params,
+        inputs: Inputs,
+        config: Any,
+        *,
+        execution: Execution,
+        dropout_key: jax.Array | None = None,
+    ) -> jax.Array:
+        """Computes float32 logits [B, T, V] of the tokens that follow the decoder_input_ids."""
+        ...
+
+    def start(
+        self,
+        params: Params,
+        inputs: Inputs,
+        config: Any,
+        *,
+        beams: int,
+        max_length: int,
+        execution: Execution,
+    ) -> DecodeState:
+        """Reads the sources, and makes room for `max_length` tokens of `beams` beams."""
+        ...
+
+    def step(
+        self,
+        params: Params,
+        state: DecodeState,
+        beams: Beams,
+        config: Any,
+        *,
+        execution: Execution,
+    ) -> tuple[jax.Array, DecodeState]:
+        """Computes float32 logits [B, K, V] of the next token of each beam, and the next state."""
+        ...
+
+
+def empty_cache(
+    config: BertConfig, rows: int, slots: int, execution: Execution
+) -> tuple[KeyValue, ...]:
+    """Makes buffers [B, slots, N, H] of zeros for every layer."""
+    shape = (rows, slots, config.num_attention_heads, config.head_size)
+    dtype = jnp.dtype(execution.dtype)
+    return tuple(
+        KeyValue(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+        for _ in range(config.num_hidden_layers)
+    )
+
+
+def visible_slots(beams: Beams, first: int = 0) -> jax.Array:
+    """Returns bool [B, 1, K, T * K]: which tokens are in the history of each beam.
+
+    Slot t * K + j is the token of beam j at step t. The history of beam k has a beam for each step
+    from `first` on, and ends with k itself at the current step.
+    """
+    rows, count, length = beams.ancestors.shape
+    steps, own = jnp.arange(length), jnp.arange(count)
+    past = (first <= steps) & (steps < beams.index)
+    visible = (beams.ancestors[..., None] == own) & past[:, None]  # [B, K, T, K]
+    present = (first <= beams.index) & (steps == beams.index)
+    visible |= present[:, None] & (own[:, None, None] == own)
+    return visible.reshape(rows, 1, count, length * count)
+
+
+def embed(
+    params: Params,
+    input_ids: jax.Array,
+    token_type_ids: jax.Array,
+    position_ids: jax.Array,
+    config: BertConfig,
+    execution: Execution,
+) -> jax.Array:
+    """Embeds ids [B, T] as [B, T, D], without dropout."""
+    module = Embeddings(config, execution)
+    variables = {"params": params["embeddings"]}
+    return module.apply(variables, input_ids, token_type_ids, position_ids)  # type: ignore
+
+
+def apply_layers(
+    params: Params,
+    x: jax.Array,
+    state: DecodeState,
+    slot: jax.Array | int,
+    mask: jax.Array,
+    config: BertConfig,
+    execution: Execution,
+) -> tuple[jax.Array, DecodeState]:
+    """Applies all layers to x [B, T, D], and writes its keys and values to the cache.
+
+    Args:
+        params: parameters of a BERT or of a decoder.
+        x: embeddings of the new tokens.
+        state: the cache before.
+        slot: the first slot of the new tokens.
+        mask: bool [B, 1, T, slots], which slots each new token attends to.
+        config: the shape.
+        execution: how to compute.
+    """
+    module = Layer(config, execution, add_cross_attention=bool(state.memory))
+    caches = []
+    for number, cache in enumerate(state.cache):
+        variables = {"params": params["encoder"][f"layer_{number}"]}
+        of_memory: dict[str, Any] = {}
+        if state.memory:
+            of_memory = {"memory": state.memory[number], "memory_mask": state.source_mask}
+        out = module.apply(variables, x, mask=mask, cache=cache, slot=slot, **of_memory)
+        x, cache = out.x, out.cache  # type: ignore[union-attr]
+        caches.append(cache)
+    return x, state._replace(cache=tuple(caches))
+
+
+def output_logits(
+    params: Params, x: jax.Array, config: BertConfig, execution: Execution
+) -> jax.Array:
+    """Computes float32 logits [B, T, V] of outputs x [B, T, D] with the masked-LM head."""
+
+    def head(model: BertForMaskedLM, x: jax.Array) -> jax.Array:
+        return model.mlm(x, model.embeddings.attend)
+
+    variables = {"params": {name: params[name] for name in ("embeddings", "mlm")}}
+    return BertForMaskedLM(config, execution).apply(variables, x, method=head)  # type: ignore
+
+
+def source_mask(inputs: Inputs) -> jax.Array:
+    """Returns bool [B, 1, 1, S]: which source tokens are real."""
+    mask = inputs.get("attention_mask")
+    if mask is None:
+        mask = jnp.ones_like(inputs["input_ids"])
+    return (mask != 0)[:, None, None, :]

@@ -1,0 +1,79 @@
+"""Decoding step by step with a cache equals teacher forcing, for both architectures."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import bertjax as bj
+from bertjax.config import EncoderDecoderConfig
+from bertjax.model import encoder_decoder
+from bertjax.model.encoder_decoder import EncoderDecoder
+from bertjax.model.prefix import Prefix
+from bertjax.model.search import Beams
+
+SMALL = bj.BertConfig(
+    vocab_size=31,
+    hidden_size=16,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    intermediate_size=24,
+    max_position_embeddings=24,
+    initializer_range=0.3,
+)
+WIDE = bj.BertConfig(**{**SMALL.to_dict(), "hidden_size": 20, "vocab_size": 37})
+ROWS, SOURCE, TARGET, BEAMS = 3, 6, 5, 4
+LENGTHS = [6, 3, 4]
+
+
+def case(name):
+    """(architecture, config, params) of a name."""
+    key = jax.random.key(1)
+    if name == "prefix":
+        params = bj.init_params(SMALL, key, heads=("mlm",), add_pooler=False)
+        return Prefix(mask_id=4), SMALL, params
+    decoder = WIDE if name == "other width" else SMALL
+    share = name if name in ("all", "embeddings") else "none"
+    config = EncoderDecoderConfig(SMALL, decoder, share)
+    return EncoderDecoder(), config, encoder_decoder.init_params(config, key)
+
+
+def sources():
+    ids = np.random.default_rng(0).integers(5, 31, (ROWS, SOURCE), np.int32)
+    mask = (np.arange(SOURCE) < np.array(LENGTHS)[:, None]).astype(np.int32)
+    return {"input_ids": ids * mask, "attention_mask": mask}
+
+
+@pytest.mark.parametrize("name", ["none", "embeddings", "all", "other width", "prefix"])
+def test_decoding_with_a_cache_gives_the_logits_of_teacher_forcing(name):
+    architecture, config, params = case(name)
+    inputs = sources()
+    random = np.random.default_rng(1)
+    tokens = random.integers(5, 31, (TARGET, ROWS, BEAMS), np.int32)
+    parents = random.integers(0, BEAMS, (TARGET, ROWS, BEAMS), np.int32)
+    state = architecture.start(params, inputs, config, beams=BEAMS, max_length=TARGET)
+    step = jax.jit(functools.partial(architecture.step, config=config))
+    rows = np.arange(ROWS)[:, None]
+    ancestors = np.zeros((ROWS, BEAMS, TARGET), np.int32)
+    histories = np.zeros((ROWS, BEAMS, 0), np.int32)
+    logits = []
+    for index in range(TARGET):
+        if index:
+            ancestors = ancestors[rows, parents[index]]
+            ancestors[:, :, index - 1] = parents[index]
+            histories = histories[rows, parents[index]]
+        histories = np.concatenate([histories, tokens[index][..., None]], -1)
+        beams = Beams(
+            jnp.asarray(tokens[index]), jnp.int32(index), jnp.asarray(parents[index]), ancestors
+        )
+        got, state = step(params, state, beams)
+        logits.append(got)
+        # Every beam of every row as a row of its own.
+        every = {key: np.repeat(value, BEAMS, 0) for key, value in inputs.items()}
+        every["decoder_input_ids"] = histories.reshape(-1, index + 1)
+        want = architecture.logits(params, every, config)[:, -1]
+        np.testing.assert_allclose(
+            got.reshape(want.shape), want, atol=1e-5, err_msg=f"step {index}"
+        )
