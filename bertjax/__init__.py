@@ -51,6 +51,7 @@ if TYPE_CHECKING:  # an alias marks a public name
     from bertjax.text.tokenizer import load_tokenizer as load_tokenizer
     from bertjax.train.optimizer import OPTIMIZERS as OPTIMIZERS
     from bertjax.train.optimizer import OptimizerConfig as OptimizerConfig
+    from bertjax.train.param_groups import ParamGroup as ParamGroup
     from bertjax.train.step import Loss as Loss
     from bertjax.train.step import StepConfig as StepConfig
     from bertjax.train.step import init_state as init_state
@@ -88,6 +89,7 @@ _PUBLIC: dict[str, tuple[str, ...]] = {
     ),
     "text.tokenizer": ("load_tokenizer",),
     "train.optimizer": ("OPTIMIZERS", "OptimizerConfig"),
+    "train.param_groups": ("ParamGroup",),
     "train.step": ("Loss", "StepConfig", "init_state", "make_eval_step", "make_train_step"),
 }
 """Public names by module."""

@@ -105,14 +105,42 @@ class _Refused(Exception):
     """Carries a `UserError` through tyro, which prints a ValueError of a configuration itself."""
 
 
-def _registry(kind: type) -> "ConstructorRegistry":
-    """Returns a registry with a rule for dataclasses.
+def _refusing(make: Callable[..., Any], *words: str, **values: Any) -> Any:
+    try:
+        return make(*words, **values)
+    except UserError as error:
+        raise _Refused(error) from error
 
-    The rule is like tyro's own, but with our metavars, help and errors.
+
+def _registry(kind: type) -> "ConstructorRegistry":
+    """Returns a registry with rules for dataclasses.
+
+    The rule for structs is like tyro's own, but with our metavars, help and errors. A dataclass
+    with a function `parse`, such as `ParamGroup`, is a single word.
     """
-    from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructTypeInfo
+    from tyro.constructors import (
+        ConstructorRegistry,
+        PrimitiveConstructorSpec,
+        PrimitiveTypeInfo,
+        StructConstructorSpec,
+        StructTypeInfo,
+    )
 
     registry = ConstructorRegistry()
+
+    @registry.primitive_rule
+    def word(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
+        one, read = info.type, getattr(info.type, "parse", None)
+        if read is None or not dataclasses.is_dataclass(one):
+            return None
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar=_metavar(one),
+            instance_from_str=lambda words: _refusing(read, words[0]),
+            is_instance=lambda value: type(value) is one,
+            str_from_instance=lambda value: [str(value)],
+        )
+
     is_asking = False
 
     @registry.struct_rule
@@ -129,10 +157,7 @@ def _registry(kind: type) -> "ConstructorRegistry":
             return None
 
         def instantiate(**values: Any) -> Any:
-            try:
-                return spec.instantiate(**values)
-            except UserError as error:
-                raise _Refused(error) from error
+            return _refusing(spec.instantiate, **values)
 
         instantiate.__doc__ = with_flags(_paragraphs(inspect.getdoc(info.type) or ""), kind)
         return StructConstructorSpec(

@@ -136,6 +136,41 @@ def test_a_configuration_that_refuses_its_values_is_no_parsing_error(kind, words
     assert capsys.readouterr() == ("", "")
 
 
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """Two numbers in one word."""
+
+    first: int
+    second: int
+
+    @classmethod
+    def parse(cls, word):
+        first, plus, second = word.partition("+")
+        if not plus:
+            raise UserError(f"`pairs` {word}: write two numbers.")
+        return cls(int(first), int(second))
+
+    def __str__(self):
+        return f"{self.first}+{self.second}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Pairs:
+    pairs: tuple[Pair, ...] = (Pair(1, 2), Pair(3, 4))
+    size: int = 1
+
+
+def test_a_dataclass_that_parses_is_one_word(help_of):
+    assert parse(Pairs, "verb", ["--pairs", "5+6", "7+8"]).pairs == (Pair(5, 6), Pair(7, 8))
+    assert parse(Pairs, "verb", ["--pairs"]).pairs == ()
+    given = Pairs((Pair(9, 9),))
+    assert parse(Pairs, "verb", ["--size", "2"], default=given) == Pairs(given.pairs, 2)
+    with pytest.raises(UserError, match="`pairs` 5: write two numbers"):
+        parse(Pairs, "verb", ["--pairs", "5"])
+    shown = r"--pairs PAIR \.\.\. +\(default: 1\+2 3\+4\)"
+    assert [line for line in help_of(Pairs, 200) if re.match(shown, line)]
+
+
 def test_a_word_that_is_no_flag_is_a_parsing_error(capsys):
     with pytest.raises(SystemExit) as stop:
         parse(Outer, "train", ["--speed", "9"])

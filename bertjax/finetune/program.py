@@ -68,7 +68,7 @@ def programs(
     key because it may be replaced.
 
     Raises:
-        UserError: a parameter group to freeze does not exist.
+        UserError: a parameter group does not exist, or groups have common parameters.
     """
     del transformation
 
@@ -93,6 +93,7 @@ def programs(
             optimizer_of(schedule),
             StepConfig(seed, accumulation, recipe.ema_decay),
             schedule=schedule,
+            groups=recipe.groups,
             frozen=frozen,
         )
         return step(state, batch)

@@ -13,7 +13,7 @@ from bertjax.model.flops import training_flops
 from bertjax.rundir.records import Metric
 from bertjax.tasks.task import best_mode
 from bertjax.train.checkpoint.settings import RunSettings
-from bertjax.train.telemetry.fields import Field
+from bertjax.train.telemetry.fields import Field, rate_fields
 from bertjax.train.telemetry.logger import Telemetry
 from bertjax.train.telemetry.mfu import Work, work_of
 from bertjax.train.telemetry.phases import PhaseInfo
@@ -92,12 +92,12 @@ class Records:
         trainer, task = self.trainer, self.trainer.task
         config = trainer.config
         baseline = task.baseline and (task.baseline.name, task.baseline.score)
-        rate = Field("learning_rate", "lr", ".1e", last=True)
+        rates = rate_fields([group.name for group in config.optimizer.groups], ".1e")
         train = map(Field, ("loss", *task.train_metrics))
         dev = (Field(name) for name in task.dev_metrics if name != task.metric)
         return Telemetry(
             workdir / "metrics.jsonl",
-            [*train, rate, Field("grad_norm", "grad", ".2f")],
+            [*train, *rates, Field("grad_norm", "grad", ".2f")],
             log=trainer.log,
             eval_fields=[Field(task.metric, reference=baseline), *dev],
             progress=trainer.progress,

@@ -196,6 +196,11 @@ class PretrainConfig:
                 "`loop.patience` may end a run before its second phase: leave out `loop.patience` "
                 "or `second.data`."
             )
+        if self.second.learning_rate is not None and self.optimizer.groups:
+            raise UserError(
+                "`optimizer.groups` have one schedule for the whole run: leave them or "
+                "`second.learning_rate` out."
+            )
         after, steps = self.second.after_steps, self.loop.train_steps
         if after is not None and after >= steps:
             raise UserError(

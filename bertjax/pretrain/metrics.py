@@ -11,7 +11,7 @@ from bertjax.objectives import objective as objectives
 from bertjax.objectives.objective import MAJORITY, UNIGRAM, Objective
 from bertjax.pretrain import frequency
 from bertjax.rundir.records import Metric
-from bertjax.train.telemetry.fields import Field
+from bertjax.train.telemetry.fields import Field, rate_fields
 from bertjax.train.telemetry.plateau import PlateauMeter
 
 
@@ -20,8 +20,8 @@ def of_corpus(metric: str, corpus: str) -> str:
     return f"{metric}.{corpus}"
 
 
-def fields(corpora: Corpora, objective: Objective) -> tuple[Field, ...]:
-    """Returns the metrics of a line, with their baselines."""
+def fields(corpora: Corpora, objective: Objective, groups: Iterable[str]) -> tuple[Field, ...]:
+    """Returns the metrics of a line, with their baselines, and the learning rates of `groups`."""
     found = []
     for metric in objective.metrics:
         found.append(Field(metric.name, metric.label, reference=_baseline(metric, corpora)))
@@ -29,8 +29,7 @@ def fields(corpora: Corpora, objective: Objective) -> tuple[Field, ...]:
             for name, manifest in zip(corpora.names, corpora.manifests, strict=True):
                 own, label = of_corpus(metric.name, name), f"{metric.label} {name}"
                 found.append(Field(own, label, reference=_baseline_of(metric, manifest)))
-    rate = Field("learning_rate", "lr", ".2e", last=True)
-    return (*found, rate, Field("grad_norm", "grad", ".2f"))
+    return (*found, *rate_fields(groups, ".2e"), Field("grad_norm", "grad", ".2f"))
 
 
 def described(corpora: Corpora, objective: Objective, groups: Iterable[str]) -> list[Metric]:

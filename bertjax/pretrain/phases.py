@@ -58,7 +58,9 @@ class Phase(NamedTuple):
         kind = mesh.devices.flat[0].device_kind
         work = work_of(flops, kind, mesh.size, config.execution.dtype)
         tokens = round(config.batch_size * sum(length * share for length, share in lengths))
-        return PhaseInfo(self.end, tokens, name, fields(self.corpora, self.objective), work)
+        groups = [group.name for group in config.optimizer.groups]
+        shown = fields(self.corpora, self.objective, groups)
+        return PhaseInfo(self.end, tokens, name, shown, work)
 
 
 def open_phases(config: PretrainConfig) -> tuple[Phase, ...]:

@@ -96,7 +96,9 @@ def build(
     frozen = param_groups.frozen_names(recipe.freeze, params)
     loss, evaluated = _losses(config, model, vocabulary, objective, counts)
     settings = StepConfig(config.seed, config.accumulation, recipe.ema_decay)
-    step = make_train_step(loss, optimizer, settings, schedule=schedule, frozen=frozen)
+    step = make_train_step(
+        loss, optimizer, settings, schedule=schedule, groups=recipe.groups, frozen=frozen
+    )
     evaluation = make_eval_step(evaluated, config.seed)
     shapes = jax.eval_shape(state_of, params)
     shardings = sharding.state_shardings(mesh, shapes)

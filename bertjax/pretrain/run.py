@@ -185,7 +185,7 @@ def train(
 
     telemetry = Telemetry(
         workdir / "metrics.jsonl",
-        fields(inputs.corpora, inputs.objective),
+        fields(inputs.corpora, inputs.objective, [each.name for each in config.optimizer.groups]),
         log=log,
         trackers=make_trackers(config.telemetry, workdir, dataclasses.asdict(config)),
         profiler=make_profiler(config.telemetry, workdir),

@@ -110,7 +110,9 @@ def points_of(records: Iterable[Record], kind: str, name: str) -> list[tuple[flo
 def metric_names(records: Iterable[Record], min_points: int = 2) -> list[str]:
     """The metrics that have `min_points` values or more; two or more make a curve."""
     records = list(records)
-    names = dict.fromkeys(name for record in records for name in record if name not in _NO_CURVE)
+    names = dict.fromkeys(
+        name for record in records for name in record if name.split("/")[0] not in _NO_CURVE
+    )
     return [
         name
         for name in names

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
 import jax
@@ -13,6 +13,7 @@ from jax.tree_util import tree_map_with_path
 
 from bertjax.errors import UserError, refuse_unknown
 from bertjax.train import param_groups
+from bertjax.train.param_groups import ParamGroup
 from bertjax.train.tree import path_name
 
 ScheduleName = Literal["linear_google", "linear", "polynomial", "cosine", "wsd", "constant"]
@@ -61,6 +62,10 @@ class OptimizerConfig:
     freeze: tuple[str, ...] = ()
     """Parameter groups that are not trained: embeddings, encoder, pooler or a head; layer_3;
     layer_0-5 (six layers); or a longer path such as embeddings/position_embeddings."""
+    groups: tuple[ParamGroup, ...] = ()
+    """Parameter groups with a peak and a warm-up of their own, such as
+    encoder:learning_rate=0.002,warmup_steps=20000; their names are as in freeze. All other
+    parameters have those of the optimizer, and the schedule is the same for all."""
     ema_decay: float = 0.0
     """Decay of an exponential moving average of the weights, which is then evaluated and exported,
     e.g. 0.999. The first steps use a lower decay. 0 keeps no average."""
@@ -71,6 +76,7 @@ class OptimizerConfig:
         # A recipe may give one name or a list; the cache of programs needs a hashable value.
         freeze = (self.freeze,) if isinstance(self.freeze, str) else tuple(self.freeze)
         object.__setattr__(self, "freeze", freeze)
+        object.__setattr__(self, "groups", tuple(self.groups))
         zero_to_one = ("beta1", "beta2", "end_ratio", "ema_decay")
         self._check("a number above 0", lambda x: 0 < x < math.inf, "learning_rate", "eps", "power")
         self._check("at least 0 and below 1", lambda x: 0 <= x < 1, *zero_to_one)
@@ -109,7 +115,7 @@ class OptimizerConfig:
 
 
 RATE_FIELDS = (
-    *("learning_rate", "schedule", "warmup_steps", "layer_decay"),
+    *("learning_rate", "schedule", "warmup_steps", "layer_decay", "groups"),
     *("power", "end_ratio", "decay_share", "cooldown_steps"),
 )
 """Fields of OptimizerConfig that determine the learning rate."""
@@ -118,11 +124,20 @@ RATE_FIELDS = (
 def make_optimizer(
     config: OptimizerConfig, rate: optax.ScalarOrSchedule, *, layers: int | None = None
 ) -> optax.GradientTransformation:
-    """Chains clipping, the optimizer of the table, layer-wise decay and the learning rate.
+    """Chains clipping, the optimizer of the table, layer-wise decay and the learning rates.
 
-    Only layer_decay needs the number of `layers` of the model.
+    Args:
+        config: the optimizer. A group without a trained parameter, or with one of another group,
+            is a UserError when the state is made.
+        rate: the learning rate. With `config.groups` it is a function (count, *, group) such as
+            `schedules.make_schedule` returns.
+        layers: number of layers of the model; only layer_decay needs it.
     """
-    by_layer = optax.identity()
+    by_layer, by_rate = optax.identity(), optax.scale_by_learning_rate(rate)
+    if config.groups:
+        if not callable(rate):
+            raise ValueError("groups need a schedule such as make_schedule returns.")
+        by_rate = _scale_by_rates(config.groups, rate)
     if config.layer_decay != 1.0:
         if layers is None:
             raise ValueError("layer_decay needs the number of layers of the model.")
@@ -131,7 +146,7 @@ def make_optimizer(
         optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
         OPTIMIZERS[config.name](config),
         by_layer,
-        optax.scale_by_learning_rate(rate),
+        by_rate,
     )
 
 
@@ -152,6 +167,31 @@ def scale_by_layer(layer_decay: float, layers: int) -> optax.GradientTransformat
         return leaf * param_groups.scale_of(path_name(path), layer_decay, layers)
 
     return optax.stateless(lambda updates, params: tree_map_with_path(scaled, updates))
+
+
+def _scale_by_rates(
+    groups: Sequence[ParamGroup], rate: Callable[..., Any]
+) -> optax.GradientTransformation:
+    """Multiplies every update by minus the rate(count, group=...) of its group, or of None.
+
+    Its state is that of `optax.scale_by_learning_rate`.
+    """
+
+    def init(params: optax.Params) -> optax.ScaleByScheduleState:
+        param_groups.owners(groups, params)
+        return optax.ScaleByScheduleState(jnp.zeros((), jnp.int32))
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        del params
+        owners = param_groups.owners(groups, updates)
+        factors = {group: -rate(state.count, group=group) for group in (None, *groups)}
+
+        def scaled(path: tuple, leaf: jax.Array) -> jax.Array:
+            return leaf * factors[owners.get(path_name(path))]
+
+        return tree_map_with_path(scaled, updates), optax.ScaleByScheduleState(state.count + 1)
+
+    return optax.GradientTransformation(init, update)
 
 
 def scale_by_adam(
@@ -205,7 +245,7 @@ def _muon(config: OptimizerConfig) -> optax.GradientTransformation:
     """Muon (Jordan 2024) with updates as large as AdamW's (arXiv 2502.16982)."""
 
     def dimensions(path: tuple, leaf: Any) -> optax.contrib.MuonDimensionNumbers | None:
-        is_matrix = "encoder/" in path_name(path) and leaf.ndim == 2
+        is_matrix = param_groups.in_layer(path_name(path)) and leaf.ndim == 2
         return optax.contrib.MuonDimensionNumbers() if is_matrix else None
 
     return optax.contrib.muon(

@@ -1,7 +1,9 @@
-"""Groups of parameters by name: which are frozen, and the learning rate of each layer."""
+"""Groups of parameters by name: which are frozen, and which have learning rates of their own."""
 
+import dataclasses
+import math
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,61 @@ from bertjax.train.tree import named, nested
 
 # The whole name with its number: `layer_1` is a prefix of `layer_10`.
 _LAYER = re.compile(r"(?:^|/)layer_(\d+)(?:/|$)")
-_RANGE = re.compile(r"layer_(\d+)-(?:layer_)?(\d+)")
+_RANGE = re.compile(r"((?:.*/)?)layer_(\d+)-(?:layer_)?(\d+)")
+
+_FORM = "NAME:learning_rate=0.002,warmup_steps=20000, where warmup_steps may be left out"
+
+
+@dataclasses.dataclass(frozen=True)
+class ParamGroup:
+    """Parameters with a learning rate of their own.
+
+    A command has it in one word, such as encoder:learning_rate=0.002,warmup_steps=20000.
+    """
+
+    name: str
+    """Name of the group, as in `OptimizerConfig.freeze`."""
+    learning_rate: float
+    """Peak learning rate, of the optimizer's schedule."""
+    warmup_steps: int | None = None
+    """Number of updates to reach the peak. The default is that of the optimizer."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.learning_rate < math.inf:
+            raise UserError(
+                f"`optimizer.groups`: the learning rate of {self.name} is {self.learning_rate}: "
+                "give a number above 0; `optimizer.freeze` is for parameters that are not trained."
+            )
+        if self.warmup_steps is not None and self.warmup_steps < 0:
+            raise UserError(
+                f"`optimizer.groups`: the warm-up of {self.name} has {self.warmup_steps} steps: "
+                "give 0 or more."
+            )
+
+    @classmethod
+    def parse(cls, word: str) -> "ParamGroup":
+        """Reads a group from one word of a command.
+
+        Raises:
+            UserError: the word has another form, or names other fields.
+        """
+        name, colon, settings = word.partition(":")
+        kinds = {"learning_rate": float, "warmup_steps": int}
+        pairs = [pair.partition("=") for pair in settings.split(",")]
+        names = [field for field, *_ in pairs]
+        try:
+            if not name or not colon or len(set(names)) < len(names):
+                raise ValueError(word)
+            return cls(name, **{field: kinds[field](value) for field, _, value in pairs})
+        except UserError:
+            raise
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"`optimizer.groups` {word!r}: write a group as {_FORM}.") from error
+
+    def __str__(self) -> str:
+        """Returns the word that `parse` reads."""
+        warmup = "" if self.warmup_steps is None else f",warmup_steps={self.warmup_steps}"
+        return f"{self.name}:learning_rate={self.learning_rate}{warmup}"
 
 
 def frozen_names(freeze: Iterable[str], params: Any) -> frozenset[str]:
@@ -22,23 +78,53 @@ def frozen_names(freeze: Iterable[str], params: Any) -> frozenset[str]:
     remains to be trained.
     """
     names = list(named(params))
-    found: set[str] = set()
-    for group in freeze:
-        layers = _RANGE.fullmatch(group)
-        first, last = (int(layers[1]), int(layers[2])) if layers else (0, -1)
-        for each in [f"layer_{n}" for n in range(first, last + 1)] or [group]:
-            prefixes = (f"{each}/", f"encoder/{each}/")
-            members = {name for name in names if f"{name}/".startswith(prefixes)}
-            if not each.strip("/") or not members:
-                raise UserError(
-                    f"`optimizer.freeze`: this model has no group {each!r}; it has "
-                    f"{', '.join(_groups(names))}."
-                )
-            found |= members
+    found = frozenset().union(*(_members(each, names, "`optimizer.freeze`") for each in freeze))
     if len(found) == len(names):
         raise UserError(
             f"`optimizer.freeze` {' '.join(freeze)} leaves nothing to train: name fewer groups."
         )
+    return found
+
+
+def owners(groups: Sequence[ParamGroup], params: Any) -> dict[str, ParamGroup]:
+    """Returns the group of every parameter that has one, by path.
+
+    Args:
+        groups: the groups of an optimizer.
+        params: the trained parameters, a nested dict of arrays or ShapeDtypeStructs.
+
+    Raises:
+        UserError: a group has no trained parameter, or a parameter is in two groups.
+    """
+    names = list(named(params))
+    found: dict[str, ParamGroup] = {}
+    for group in groups:
+        for name in sorted(_members(group.name, names, "`optimizer.groups`", " to train")):
+            if name in found:
+                raise UserError(
+                    f"`optimizer.groups`: {name} is in two groups, {found[name].name} and "
+                    f"{group.name}: give groups without common parameters."
+                )
+            found[name] = group
+    return found
+
+
+def _members(group: str, names: Sequence[str], field: str, use: str = "") -> frozenset[str]:
+    """Returns those of the paths `names` that are in a group, or raises a UserError."""
+    found: set[str] = set()
+    parts: list[str] = []
+    if layers := _RANGE.fullmatch(group):
+        within, first, last = layers.groups()
+        parts = [f"{within}layer_{n}" for n in range(int(first), int(last) + 1)]
+    for each in parts or [group]:
+        prefixes = (f"{each}/", f"encoder/{each}/")
+        members = {name for name in names if f"{name}/".startswith(prefixes)}
+        if not each.strip("/") or not members:
+            raise UserError(
+                f"{field}: this model has no group {each!r}{use}; it has "
+                f"{', '.join(_groups(names))}."
+            )
+        found |= members
     return frozenset(found)
 
 
@@ -72,15 +158,20 @@ def scale_of(path: str, layer_decay: float, layers: int) -> float:
     embeddings layer_decay^(layers + 1), as in BEiT. (ELECTRA's `_get_layer_lrs` has one power more
     everywhere below the heads.)
     """
-    if path.split("/")[0] == "embeddings":
+    if "embeddings" in path.split("/"):
         return layer_decay ** (layers + 1)
     layer = _LAYER.search(path)
     return 1.0 if layer is None else layer_decay ** (layers - int(layer[1]))
 
 
-def _groups(names: list[str]) -> list[str]:
-    """Returns the groups that can be frozen, as a user names them."""
-    own = (name for name in names if name.startswith("encoder/"))
+def in_layer(path: str) -> bool:
+    """Whether a parameter belongs to a layer of an encoder or decoder."""
+    return _LAYER.search(path) is not None
+
+
+def _groups(names: Sequence[str]) -> list[str]:
+    """Returns the groups of a model, as a user names them."""
+    own = (name for name in names if name.startswith("encoder/layer_"))
     layers = sorted({int(found[1]) for name in own if (found := _LAYER.search(name))})
     tops = list(dict.fromkeys(name.split("/")[0] for name in names))
     return [*tops, f"layer_{layers[0]}-{layers[-1]}"] if layers else tops

@@ -23,10 +23,17 @@ import optax
 
 from bertjax.errors import UserError
 from bertjax.train.optimizer import OptimizerConfig
+from bertjax.train.param_groups import ParamGroup
 
 
 def learning_rate(
-    config: OptimizerConfig, count: Any, *, peak: Any, warmup: Any, total: Any
+    config: OptimizerConfig,
+    count: Any,
+    *,
+    peak: Any,
+    warmup: Any,
+    total: Any,
+    group: ParamGroup | None = None,
 ) -> jax.Array:
     """Computes the float32 learning rate [] of the next update. All but `config` may be traced.
 
@@ -36,7 +43,11 @@ def learning_rate(
         peak: maximum rate.
         warmup: number of updates to reach the peak; less than `total`; 0 disables the warm-up.
         total: number of all updates; the rate stays constant after them.
+        group: a group of `config.groups`, whose peak and warm-up replace the given ones.
     """
+    if group is not None:
+        peak = group.learning_rate
+        warmup = warmup if group.warmup_steps is None else group.warmup_steps
     count = jnp.asarray(count, jnp.float32)
     # The schedule stops where the cooldown begins.
     at = jnp.minimum(count, total - config.cooldown_steps)
@@ -72,11 +83,23 @@ def make_schedule(
 ) -> optax.Schedule:
     """Makes the schedule: number of updates applied so far -> learning rate of the next one.
 
+    With the keyword `group`, a group of `config.groups`, it returns that group's rate.
+
     Raises UserError if warm-up and decay do not fit into the training steps. Its message names
     warmup_steps in `section` of the user's configuration.
     """
     warmup = total_steps // 10 if config.warmup_steps is None else config.warmup_steps
-    field = f"`{section}.warmup_steps`"
+    _check_warmup(config, warmup, total_steps, f"`{section}.warmup_steps`")
+    for group in config.groups:
+        if group.warmup_steps is not None:
+            field = f"`{section}.groups`: the warm-up of {group.name}"
+            _check_warmup(config, group.warmup_steps, total_steps, field)
+    return functools.partial(
+        learning_rate, config, peak=config.learning_rate, warmup=warmup, total=total_steps
+    )
+
+
+def _check_warmup(config: OptimizerConfig, warmup: int, total_steps: int, field: str) -> None:
     if warmup and warmup >= total_steps:
         raise UserError(
             f"{field} is {warmup} and must be less than the {total_steps} training steps, or the "
@@ -94,9 +117,6 @@ def make_schedule(
             f"{field} ({warmup}) reaches into the decay of the schedule wsd, the last {share:.0%} "
             f"of {total_steps} steps: reduce it or `optimizer.decay_share`."
         )
-    return functools.partial(
-        learning_rate, config, peak=config.learning_rate, warmup=warmup, total=total_steps
-    )
 
 
 def _decay_share(config: OptimizerConfig) -> float:

@@ -6,7 +6,7 @@ sharded, under shard_map and under pmap.
 """
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 import flax.struct
@@ -132,7 +132,8 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     config: StepConfig = _DEFAULT,
     *,
-    schedule: optax.Schedule | None = None,
+    schedule: Callable[..., Any] | None = None,
+    groups: Sequence[param_groups.ParamGroup] = (),
     frozen: Collection[str] = (),
 ) -> TrainStep:
     """Makes a pure (state, batch) -> (state, metrics) for jit, shard_map or pmap.
@@ -142,6 +143,7 @@ def make_train_step(
         optimizer: any Optax transformation.
         config: seed, accumulation, moving average and mapped axes.
         schedule: updates -> learning rate; only reported, as the metric learning_rate.
+        groups: the optimizer's groups. Their rates are reported as learning_rate/NAME.
         frozen: paths as given to `init_state`. The step computes no gradient for them.
 
     The metrics are float32 scalars of the global batch: the weighted means of the metrics of the
@@ -173,6 +175,8 @@ def make_train_step(
         }
         if schedule is not None:
             report["learning_rate"] = jnp.asarray(schedule(state.updates), jnp.float32)
+            for group in groups:
+                report[f"learning_rate/{group.name}"] = schedule(state.updates, group=group)
         return TrainState(
             step=state.step + 1,
             updates=state.updates + finite.astype(jnp.int32),

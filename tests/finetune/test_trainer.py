@@ -9,6 +9,7 @@ import pytest
 
 from bertjax.errors import UserError
 from bertjax.train.lora import LoraConfig
+from bertjax.train.param_groups import ParamGroup
 from bertjax.train.schedules import make_schedule
 from bertjax.train.sharding import MeshConfig
 
@@ -84,7 +85,8 @@ def test_the_loss_of_a_ragged_batch_ignores_its_padding(config, make_trainer):
 
 
 def test_the_hyperparameters_of_the_step_give_its_learning_rate(config, make_trainer):
-    recipe = dataclasses.replace(config.optimizer, warmup_steps=2)
+    group = ParamGroup("pooler", 0.01, 30)
+    recipe = dataclasses.replace(config.optimizer, warmup_steps=2, eps=1e-12, groups=(group,))
     trainer, schedule = make_trainer(dataclasses.replace(config, optimizer=recipe))
     params = trainer.initial_params(0)
     theirs = make_schedule(recipe, schedule.steps)
@@ -102,9 +104,12 @@ def test_the_hyperparameters_of_the_step_give_its_learning_rate(config, make_tra
         new, metrics = trainer.programs.train_step(at, batch, given)
         rate = float(theirs(count))
         assert float(metrics["learning_rate"]) == pytest.approx(rate, rel=1e-6)  # float32
-        changed = pick(new.params, ("classifier", "bias")) - params["classifier"]["bias"]
-        # The first update of adamw_google is rate * 0.1 g / (sqrt(0.001) |g|).
-        np.testing.assert_allclose(np.abs(changed), rate * 0.1 / np.sqrt(0.001), rtol=1e-3)
+        own = float(theirs(count, group=group))
+        assert float(metrics["learning_rate/pooler"]) == pytest.approx(own, rel=1e-6)
+        for part, applied in (("classifier", rate), ("pooler", own)):
+            changed = pick(new.params, (part, "bias")) - params[part]["bias"]
+            # The first update of adamw_google is rate * 0.1 g / (sqrt(0.001) |g|).
+            np.testing.assert_allclose(np.abs(changed), applied * 0.1 / np.sqrt(0.001), rtol=1e-3)
 
 
 def test_a_warm_up_of_no_steps_is_none(config, make_trainer):

@@ -1,4 +1,4 @@
-"""Runs with LAMB, frozen parts, layer-wise decay, a moving average and a cool-down."""
+"""Runs with LAMB, frozen parts, groups, layer-wise decay, a moving average and a cool-down."""
 
 import contextlib
 import dataclasses
@@ -13,11 +13,12 @@ import bertjax as bj
 from bertjax.convert.run import ConvertConfig, convert
 from bertjax.data.prepare.run import PrepareConfig, prepare
 from bertjax.pretrain import run as runs
-from bertjax.pretrain.config import PretrainConfig
+from bertjax.pretrain.config import PretrainConfig, SecondPhase
 from bertjax.train import loop
 from bertjax.train.checkpoint.manager import Checkpoints
 from bertjax.train.loop_config import LoopConfig
 from bertjax.train.optimizer import OptimizerConfig
+from bertjax.train.param_groups import ParamGroup
 from bertjax.train.tree import named
 
 RECIPE = OptimizerConfig(
@@ -27,6 +28,7 @@ RECIPE = OptimizerConfig(
     warmup_steps=2,
     layer_decay=0.9,
     freeze=("embeddings/position_embeddings", "nsp"),
+    groups=(ParamGroup("encoder", 1e-2, 4), ParamGroup("embeddings", 2e-2)),
     ema_decay=0.6,
 )
 
@@ -117,8 +119,23 @@ def test_resumed_it_is_the_same_run_and_what_it_holds_is_refused_by_name(
     runs.pretrain(make_recipe(tmp_path / "run", cooldown_steps=2), lines.append)
     resumed = next(line for line in lines if line.startswith("Resumed at step 6 of 6"))
     assert "optimizer.cooldown_steps 0 -> 2 (the learning rate follows the new" in resumed
-    rates = [record["learning_rate"] for record in done.history if record["kind"] == "train"]
-    np.testing.assert_allclose(rates, np.array([0, 0.5, 1, 1, 1, 1]) * 3e-2, rtol=1e-6)
+    assert "groups" not in resumed
+    lines.clear()
+    runs.pretrain(make_recipe(tmp_path / "run", groups=RECIPE.groups[:1]), lines.append)
+    assert "optimizer.groups [{" in next(line for line in lines if line.startswith("Resumed"))
+    assert not any("warm-up" in line for line in lines)
+    records = [record for record in done.history if record["kind"] == "train"]
+    for name, peak, warm in (("", 3e-2, 2), ("/encoder", 1e-2, 4), ("/embeddings", 2e-2, 2)):
+        rates = [record[f"learning_rate{name}"] for record in records]
+        wanted = [peak * min(step / warm, 1) for step in range(6)]
+        np.testing.assert_allclose(rates, wanted, rtol=1e-6)
+
+
+def test_groups_have_no_second_schedule(make_recipe, tmp_path):
+    recipe = make_recipe(tmp_path / "run")
+    second = SecondPhase(recipe.data, after_steps=3, learning_rate=1e-3)
+    with pytest.raises(bj.UserError, match=r"`optimizer\.groups` have one schedule for the whole"):
+        dataclasses.replace(recipe, second=second)
 
 
 def test_the_average_is_what_is_evaluated_exported_and_converted(straight, tmp_path):
@@ -159,6 +176,11 @@ def test_a_run_with_an_average_is_converted_without_it(make_recipe, tmp_path):
 
 
 def test_a_part_that_is_not_there_is_refused_before_anything_is_written(make_recipe, tmp_path):
+    groups = (ParamGroup("decoder", 0.1),)
+    with pytest.raises(
+        bj.UserError, match=r"`optimizer\.groups`: this model has no group 'decoder'"
+    ):
+        runs.pretrain(make_recipe(tmp_path / "run", groups=groups), silent)
     with pytest.raises(bj.UserError, match="no group 'layer_1'; it has embeddings"):
         runs.pretrain(make_recipe(tmp_path / "run", freeze=("layer_1",)), silent)
     assert not (tmp_path / "run").exists()

@@ -1,5 +1,7 @@
 """Compares optimizers with NumPy code written from their sources."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,8 @@ import pytest
 
 import bertjax as bj
 from bertjax.parsing import parse_recipe
-from bertjax.train.optimizer import OptimizerConfig, decay_mask, make_optimizer
+from bertjax.train.optimizer import OPTIMIZERS, OptimizerConfig, decay_mask, make_optimizer
+from bertjax.train.param_groups import ParamGroup
 from bertjax.train.schedules import make_schedule
 from bertjax.train.tree import named, nested
 
@@ -183,6 +186,57 @@ def test_layer_decay_by_the_number_of_the_layer():
     assert scales == wanted  # powers of two: exact
     with pytest.raises(ValueError, match="layers"):
         make_optimizer(OptimizerConfig(layer_decay=0.5), 1e-4)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_groups_differ_from_one_rate_only_in_the_rate(name):
+    """Of each group, three updates are those of an optimizer with its rate for all parameters."""
+    groups = (ParamGroup("encoder", 0.002, 4), ParamGroup("decoder", 0.1), ParamGroup("pooler", 3))
+    config = OptimizerConfig(
+        *(name, 0.5),
+        schedule="linear",
+        warmup_steps=2,
+        layer_decay=0.5,
+        clip_norm=0.1,
+        groups=groups,
+    )
+    rng = np.random.default_rng(0)
+    parts = {"embeddings/bias": None, "mlm/bias": None, "pooler/bias": groups[2]}
+    parts |= {f"encoder/layer_{n}/output/kernel": groups[0] for n in range(2)}
+    parts |= {f"decoder/layer_{n}/output/kernel": groups[1] for n in range(2)}
+    shapes = {part: (3,) if part.endswith("bias") else (4, 3) for part in parts}
+    params, *grads = (
+        nested({part: jnp.asarray(rng.normal(size=shape)) for part, shape in shapes.items()})
+        for _ in range(4)
+    )
+
+    def updates(config):
+        optimizer = make_optimizer(config, make_schedule(config, 10), layers=2)
+        update, state = jax.jit(optimizer.update), optimizer.init(params)
+        found = []
+        for grad in grads:
+            change, state = update(grad, state, params)
+            found.append(named(change))
+        return found, state
+
+    grouped, state = updates(config)
+    assert (grouped[0]["mlm/bias"] == 0).all()  # the warm-up begins at 0
+    for group in (None, *groups):
+        alone = dataclasses.replace(config, groups=())
+        if group:
+            warmup = 2 if group.warmup_steps is None else group.warmup_steps
+            alone = dataclasses.replace(
+                alone, learning_rate=group.learning_rate, warmup_steps=warmup
+            )
+        wanted, plain = updates(alone)
+        # A run may therefore take groups, or drop them, when it is resumed.
+        assert jax.tree.structure(state) == jax.tree.structure(plain)
+        for part in (part for part, owner in parts.items() if owner is group):
+            for found, change in zip(grouped, wanted, strict=True):
+                # A few roundings: XLA may compile the two programs differently.
+                np.testing.assert_allclose(found[part], change[part], rtol=1e-6, atol=1e-9)
+    with pytest.raises(ValueError, match="groups need a schedule"):
+        make_optimizer(config, 1e-4, layers=2)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import pytest
 import bertjax as bj
 from bertjax.train import param_groups
 from bertjax.train.optimizer import OptimizerConfig, make_optimizer
+from bertjax.train.param_groups import ParamGroup
 from bertjax.train.step import Loss, StepConfig, init_state, make_train_step
 from bertjax.train.tree import named, nested
 
@@ -39,6 +40,7 @@ def of_layers(*numbers):
         (("layer_0-layer_1",), of_layers(0, 1)),
         (("encoder",), of_layers(*range(12))),
         (("layer_3/output",), {"encoder/layer_3/output/kernel"}),
+        (("encoder/layer_8-10",), of_layers(8, 9, 10)),
     ],
     # Sets have no part in the names of tests: their order differs from process to process.
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
@@ -77,6 +79,91 @@ def test_the_layers_to_freeze_are_those_of_the_encoder():
     lora = {"lora": {"layer_0": {"a": jax.ShapeDtypeStruct((2, 3), jnp.float32)}}}
     with pytest.raises(bj.UserError, match=r"it has lora, pooler\.$"):
         param_groups.frozen_names(("layer_0",), {**lora, "pooler": PARAMS["pooler"]})
+
+
+def test_layers_of_a_decoder_have_longer_paths():
+    params = {"encoder": PARAMS, "decoder": PARAMS}
+    for name, wanted in (
+        ("decoder/encoder/layer_0-1", "decoder"),
+        ("encoder/layer_0-1", "encoder"),
+    ):
+        frozen = param_groups.frozen_names((name,), params)
+        assert frozen == {f"{wanted}/{each}" for each in of_layers(0, 1)}
+    with pytest.raises(bj.UserError, match=r"it has decoder, encoder\.$"):
+        param_groups.frozen_names(("layer_0-12",), params)
+
+
+ENCODER = ParamGroup("encoder", 0.002, 20_000)
+
+
+def test_every_parameter_has_one_group_or_none():
+    groups = (ENCODER, ParamGroup("embeddings/word_embeddings", 1.0))
+    found = param_groups.owners(groups, PARAMS)
+    assert found == dict.fromkeys(of_layers(*range(12)), ENCODER) | {NAMES[0]: groups[1]}
+
+
+@pytest.mark.parametrize(
+    ("names", "sentence"),
+    [
+        (
+            ("encoder", "layer_3"),
+            r"encoder/layer_3/\S+ is in two groups, encoder and layer_3: give",
+        ),
+        (("pooler", "pooler"), "pooler/kernel is in two groups, pooler and pooler"),
+        (("decoder",), "no group 'decoder' to train; it has classifier, embeddings, enco"),
+        (("",), "no group '' to train"),
+    ],
+    ids=str,
+)
+def test_groups_that_are_not_there_or_overlap_are_refused(names, sentence):
+    groups = tuple(ParamGroup(name, 0.1) for name in names)
+    optimizer = make_optimizer(OptimizerConfig(groups=groups), optax.constant_schedule(0.0))
+    with pytest.raises(bj.UserError, match="^`optimizer.groups`: .*" + sentence):
+        jax.eval_shape(optimizer.init, PARAMS)
+
+
+def test_a_frozen_group_is_no_group_to_train():
+    frozen = param_groups.frozen_names(("encoder",), PARAMS)
+    optimizer = make_optimizer(OptimizerConfig(groups=(ENCODER,)), optax.constant_schedule(0.0))
+    with pytest.raises(bj.UserError, match="no group 'encoder' to train; it has classifier, embed"):
+        jax.eval_shape(lambda params: init_state(params, optimizer, frozen=frozen), PARAMS)
+
+
+@pytest.mark.parametrize(
+    ("word", "group"),
+    [
+        ("encoder:learning_rate=0.002,warmup_steps=20000", ENCODER),
+        ("layer_0-5:warmup_steps=0,learning_rate=1e-05", ParamGroup("layer_0-5", 1e-5, 0)),
+        ("mlm/transform:learning_rate=0.1", ParamGroup("mlm/transform", 0.1)),
+    ],
+)
+def test_a_group_is_one_word(word, group):
+    assert ParamGroup.parse(word) == group == ParamGroup.parse(str(group))
+
+
+@pytest.mark.parametrize(
+    ("word", "sentence"),
+    [
+        ("encoder", "'encoder': write a group as NAME:learning_rate=0.002,warmup_steps=20000, wh"),
+        (":learning_rate=0.1", "write a group"),
+        ("encoder:0.1", "write a group"),
+        ("encoder:", "write a group"),
+        ("encoder:warmup_steps=3", "write a group"),
+        ("encoder:learning_rate=high", "write a group"),
+        ("encoder:learning_rate=0.1,warmup_steps=0.5", "write a group"),
+        ("encoder:learning_rate=0.1,learning_rate=0.2", "write a group"),
+        ("encoder:learning_rate=0.1,decay=0.2", "write a group"),
+        (
+            "encoder:learning_rate=0",
+            "rate of encoder is 0.0: give a number above 0; `optimizer.fre",
+        ),
+        ("encoder:learning_rate=nan", "rate of encoder is nan"),
+        ("encoder:learning_rate=0.1,warmup_steps=-1", "warm-up of encoder has -1 steps: give 0"),
+    ],
+)
+def test_words_that_are_no_group_are_refused(word, sentence):
+    with pytest.raises(bj.UserError, match="^`optimizer.groups`.* " + sentence):
+        ParamGroup.parse(word)
 
 
 def linear_loss(params, batch, *, normalizers, **keys):

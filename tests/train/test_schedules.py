@@ -8,6 +8,7 @@ import pytest
 
 import bertjax as bj
 from bertjax.train.optimizer import OptimizerConfig
+from bertjax.train.param_groups import ParamGroup
 from bertjax.train.schedules import learning_rate, make_schedule
 
 PEAK, TOTAL = 0.3, 50
@@ -115,6 +116,22 @@ def test_schedules_with_numbers_and_with_traced_values(fields, reference):
         ):
             # Roundings of float32; near its end the reference of cosine subtracts in float64.
             np.testing.assert_allclose(found, wanted, rtol=2e-6, atol=1e-8)
+
+
+def test_a_group_has_its_own_peak_and_warm_up_in_the_same_schedule():
+    groups = (ParamGroup("encoder", 0.002, 7), ParamGroup("decoder", 0.1))
+    shape = {"schedule": "wsd", "decay_share": 0.25, "end_ratio": 0.1}
+    made = make_schedule(OptimizerConfig(groups=groups, warmup_steps=3, **shape), TOTAL)
+    steps = np.arange(TOTAL + 5)
+    for group, warmup in zip(groups, (7, 3), strict=True):
+        own = OptimizerConfig(learning_rate=group.learning_rate, warmup_steps=warmup, **shape)
+        np.testing.assert_array_equal(made(steps, group=group), make_schedule(own, TOTAL)(steps))
+    none = made(steps, group=None)
+    np.testing.assert_array_equal(none, made(steps))
+    with pytest.raises(
+        bj.UserError, match=r"groups`: the warm-up of encoder is 7 and must be less"
+    ):
+        make_schedule(OptimizerConfig(groups=groups), 7)
 
 
 def test_warmup_is_a_tenth_unless_said():

@@ -27,6 +27,12 @@ class Field(NamedTuple):
         return text
 
 
+def rate_fields(groups: Iterable[str], format: str) -> list[Field]:
+    """Returns the field of the learning rate, and of those of parameter groups by their names."""
+    names = {"lr": "learning_rate", **{f"lr {name}": f"learning_rate/{name}" for name in groups}}
+    return [Field(name, label, format, last=True) for label, name in names.items()]
+
+
 def show_fields(fields: Iterable[Field], metrics: Mapping[str, float]) -> list[str]:
     """Formats the metrics that have a field."""
     return [field.show(metrics[field.name]) for field in fields if field.name in metrics]
