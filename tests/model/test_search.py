@@ -1,17 +1,23 @@
 """Searches over models that are tables or hashes, so that the search alone is under test."""
 
+import dataclasses
 import functools
 import itertools
+import json
+import runpy
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from bertjax.model import search
 from bertjax.model.generation_config import GenerationConfig
 from bertjax.model.logits_processing import OutputVocabulary
 
 START, END, PAD = 1, 2, 0
+VOCABULARY_FIELDS = {field.name for field in dataclasses.fields(OutputVocabulary)}
 
 
 def table_step(state, beams):
@@ -81,3 +87,47 @@ def test_one_beam_is_greedy_and_scores_are_sums_of_log_probabilities():
         # Sums of at most 12 float32 numbers.
         np.testing.assert_allclose(found.scores[row, 0], score / len(tokens), rtol=1e-5)
         assert found.lengths[row, 0] == len(tokens)
+
+
+GOLDEN = Path(__file__).parent / "golden"
+HASH = runpy.run_path(str(GOLDEN / "make_search.py"))
+SETTINGS = [json.dumps(setting) for setting in HASH["settings"]()]
+
+
+def hash_step(previous, beams):
+    """The model of the golden file; the state is the token before the last one of every beam."""
+    previous = search.reorder(previous, beams.parents)
+    rows = jnp.arange(len(previous))[:, None]
+    return HASH["logits"](jnp, rows, beams.tokens, previous, beams.index), beams.tokens
+
+
+@functools.partial(jax.jit, static_argnames=("config", "ids"))
+def searched_by_hash(config, ids):
+    state = jnp.zeros((HASH["ROWS"], config.num_beams), jnp.int32)
+    return search.beam_search(hash_step, state, config, ids, batch_size=len(state))
+
+
+@pytest.fixture(scope="module")
+def golden():
+    with np.load(GOLDEN / "search.npz") as file:
+        return dict(file)
+
+
+def test_the_golden_file_is_of_transformers_and_has_every_setting(golden):
+    assert "transformers" in golden.pop("made_by").item()
+    names = itertools.product(SETTINGS, ("tokens", "scores"))
+    assert golden.keys() == {f"{setting} {name}" for setting, name in names}
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_sequences_and_scores_are_those_of_transformers(golden, setting):
+    fields = json.loads(setting)
+    words = {name: fields.pop(name) for name in list(fields) if name in VOCABULARY_FIELDS}
+    if "suppressed_ids" in words:
+        words["suppressed_ids"] = tuple(words["suppressed_ids"])
+    ids = OutputVocabulary(HASH["REAL"], HASH["START"], HASH["END"], HASH["PAD"], **words)
+    config = GenerationConfig(**{"max_length": HASH["LENGTH"], **fields})
+    found = searched_by_hash(config, ids)
+    np.testing.assert_array_equal(found.tokens, golden[f"{setting} tokens"])
+    # Sums of at most 18 log probabilities in float32, in both; a negative penalty multiplies them.
+    np.testing.assert_allclose(found.scores, golden[f"{setting} scores"], rtol=1e-5, atol=1e-5)
