@@ -16,7 +16,9 @@ from bertjax.train import param_groups
 from bertjax.train.param_groups import ParamGroup
 from bertjax.train.tree import path_name
 
-ScheduleName = Literal["linear_google", "linear", "polynomial", "cosine", "wsd", "constant"]
+ScheduleName = Literal[
+    "linear_google", "linear", "polynomial", "cosine", "inverse_sqrt", "wsd", "constant"
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +35,8 @@ class OptimizerConfig:
     schedule: ScheduleName = "linear_google"
     """The learning rate after a linear warm-up. linear_google and polynomial decay from step 0 with
     the warm-up spliced in; linear and cosine decay from the end of the warm-up, as in Hugging Face;
-    wsd keeps the peak and decays linearly at the end; constant keeps the peak."""
+    inverse_sqrt is the Transformer's (Noam), peak * (warmup_steps / step)^0.5; wsd keeps the peak
+    and decays linearly at the end; constant keeps the peak."""
     warmup_steps: int | None = None
     """Number of updates to reach the peak; 0 disables the warm-up. The default is a tenth of all
     steps; in fine-tuning, `warmup_proportion` sets it."""
@@ -99,8 +102,10 @@ class OptimizerConfig:
                     f"`optimizer.{name}` belongs to the schedule {owner}, and the schedule is "
                     f"{self.schedule}: leave it out."
                 )
-        if self.end_ratio and self.schedule == "constant":
-            raise UserError("`optimizer.end_ratio`: the schedule constant does not decay.")
+        if self.end_ratio and self.schedule in ("constant", "inverse_sqrt"):
+            raise UserError(
+                f"`optimizer.end_ratio`: the schedule {self.schedule} has no final learning rate."
+            )
         if self.cooldown_steps and self.schedule == "wsd":
             raise UserError(
                 "`optimizer.cooldown_steps`: the schedule wsd already ends with a decay; set "

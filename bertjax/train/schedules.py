@@ -10,6 +10,12 @@ Every schedule rises linearly from 0 to its peak during the warm-up. Afterwards
 - linear falls linearly from the end of the warm-up (Hugging Face's
   `get_linear_schedule_with_warmup`);
 - cosine falls by half a cosine from the end of the warm-up (`get_cosine_schedule_with_warmup`);
+- inverse_sqrt is peak * (warmup / step)^0.5 (fairseq's `inverse_sqrt`). With the peak
+  factor * warmup^-0.5 it is the Transformer's schedule, factor * min(step^-0.5, step *
+  warmup^-1.5), which counts from 1: its first update has the rate of our second. The factor is
+  d_model^-0.5 in Vaswani et al. 2017 (equation 3, `noam` in other programs). BERTSUM (Liu and
+  Lapata 2019, section 3.3) has 2e-3 and a warm-up of 20,000 for the encoder, a peak of 1.4e-5, and
+  0.1 and 10,000 for the decoder, a peak of 1e-3; its program's README has 0.2 there;
 - wsd (warm-up, stable, decay; arXiv 2404.06395) keeps the peak and falls linearly at the end;
 - constant keeps the peak.
 """
@@ -63,13 +69,16 @@ def learning_rate(
     elif name == "cosine":
         # (1 + cos(pi t)) / 2 without the difference of two nearly equal numbers near the end.
         share = jnp.sin(0.5 * jnp.pi * remaining(warmup)) ** 2
+    elif name == "inverse_sqrt":
+        start = jnp.maximum(warmup, 1.0)
+        share = jnp.sqrt(start / jnp.maximum(at, start))
     elif name == "wsd":
         share = remaining(total - _decay_share(config) * total)
     elif name == "polynomial":
         share = remaining(0.0) ** (0.5 if config.power is None else config.power)
     else:
         share = remaining(0.0)
-    if name != "constant":
+    if config.end_ratio:
         share = config.end_ratio + (1.0 - config.end_ratio) * share
     decayed = peak * share
     rate = jnp.where(at < warmup, peak * at / jnp.maximum(warmup, 1.0), decayed)
@@ -100,6 +109,8 @@ def make_schedule(
 
 
 def _check_warmup(config: OptimizerConfig, warmup: int, total_steps: int, field: str) -> None:
+    if not warmup and config.schedule == "inverse_sqrt":
+        raise UserError(f"{field} is 0: the schedule inverse_sqrt needs a warm-up of 1 or more.")
     if warmup and warmup >= total_steps:
         raise UserError(
             f"{field} is {warmup} and must be less than the {total_steps} training steps, or the "

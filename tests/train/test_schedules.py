@@ -1,5 +1,6 @@
 """Compares every schedule with plain Python code written from its source."""
 
+import functools
 import math
 
 import jax
@@ -42,6 +43,13 @@ def cosine(step, warmup):
         return PEAK * step / max(1, warmup)
     progress = (min(step, TOTAL) - warmup) / max(1, TOTAL - warmup)
     return PEAK * max(0.0, 0.5 * (1 + math.cos(math.pi * 0.5 * 2 * progress)))
+
+
+def inverse_sqrt(step, warmup):
+    """InverseSquareRootSchedule.step_update of fairseq, up to the end of training."""
+    if step < warmup:
+        return step * PEAK / warmup
+    return PEAK * warmup**0.5 * min(step, TOTAL) ** -0.5
 
 
 def stable(step, warmup):
@@ -118,6 +126,32 @@ def test_schedules_with_numbers_and_with_traced_values(fields, reference):
             np.testing.assert_allclose(found, wanted, rtol=2e-6, atol=1e-8)
 
 
+@pytest.mark.parametrize(
+    ("factor", "warmup"), [(512**-0.5, 4000), (2e-3, 20_000), (0.2, 10_000)], ids=str
+)
+def test_inverse_sqrt_is_the_schedule_of_the_transformer(factor, warmup):
+    """Vaswani et al. 2017, equation 3; BERTSUM's encoder and decoder."""
+    config = OptimizerConfig(
+        schedule="inverse_sqrt", learning_rate=factor * warmup**-0.5, warmup_steps=warmup
+    )
+    steps = np.arange(1, 200_000, 7)
+    wanted = factor * np.minimum(steps**-0.5, steps * warmup**-1.5)
+    # Roundings of float32.
+    np.testing.assert_allclose(make_schedule(config, 200_000)(steps), wanted, rtol=1e-6)
+
+
+def test_inverse_sqrt_traced_and_cooled_down():
+    for fields, reference in (({}, inverse_sqrt), ({"cooldown_steps": 9}, cooled(9, inverse_sqrt))):
+        config = OptimizerConfig(schedule="inverse_sqrt", **fields)
+        steps = np.arange(TOTAL + 5)
+        for warmup in (1, 7):
+            found = jax.jit(functools.partial(learning_rate, config))(
+                steps, peak=PEAK, warmup=np.float32(warmup), total=np.float32(TOTAL)
+            )
+            wanted = [reference(step, warmup) for step in steps]
+            np.testing.assert_allclose(found, wanted, rtol=2e-6, atol=1e-8)  # as above
+
+
 def test_a_group_has_its_own_peak_and_warm_up_in_the_same_schedule():
     groups = (ParamGroup("encoder", 0.002, 7), ParamGroup("decoder", 0.1))
     shape = {"schedule": "wsd", "decay_share": 0.25, "end_ratio": 0.1}
@@ -178,6 +212,14 @@ def test_a_warm_up_may_end_where_the_decay_begins(share):
             {"schedule": "wsd", "warmup_steps": 17, "decay_share": 0.2},
             r"warmup_steps` \(17\) reaches into the decay of the schedule wsd, the last 20% of 20",
         ),
+        (
+            {"schedule": "inverse_sqrt", "warmup_steps": 0},
+            "warmup_steps` is 0: the schedule inverse_sqrt needs a warm-up of 1 or more",
+        ),
+        (
+            {"schedule": "inverse_sqrt", "groups": (ParamGroup("encoder", 0.1, 0),)},
+            "groups`: the warm-up of encoder is 0: the schedule inverse_sqrt needs a warm-up",
+        ),
     ],
 )
 def test_warmup_and_decay_that_do_not_fit_are_refused(fields, sentence):
@@ -194,7 +236,8 @@ def test_warmup_and_decay_that_do_not_fit_are_refused(fields, sentence):
         ),
         ({"power": 0.5}, "power` belongs to the schedule polynomial, and the schedule is linear_g"),
         ({"schedule": "cosine", "decay_share": 0.5}, "decay_share` belongs to the schedule wsd"),
-        ({"schedule": "constant", "end_ratio": 0.1}, "constant does not decay"),
+        ({"schedule": "constant", "end_ratio": 0.1}, "constant has no final learning rate"),
+        ({"schedule": "inverse_sqrt", "end_ratio": 0.1}, "inverse_sqrt has no final learning rate"),
         ({"schedule": "wsd", "cooldown_steps": 3}, "wsd already ends with a decay"),
         ({"schedule": "linear", "cooldown_steps": 3}, "linear already falls linearly to 0"),
     ],
