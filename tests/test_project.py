@@ -19,7 +19,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "bertjax"
-HEAVY = {"grain", "huggingface_hub", "orbax", "tensorflow", "tensorflow_datasets", "torch"}
+HEAVY = {"grain", "huggingface_hub", "nltk", "orbax", "rouge_score", "sacrebleu", "tensorflow"}
+HEAVY |= {"tensorflow_datasets", "torch"}
 VERBS = (
     ["demo"],
     ["tokenizer", "train"],
@@ -208,7 +209,7 @@ def test_versions_agree() -> None:
 def test_every_import_is_a_declared_dependency() -> None:
     project = project_table()
     declared = list(project["dependencies"])
-    for extra in ("demo", "hub", "zst"):
+    for extra in ("demo", "hub", "seq2seq", "zst"):
         declared += project["optional-dependencies"][extra]
     normal = {re.split(r"[\[<>=; ]", name)[0].lower().replace("_", "-") for name in declared}
     distributions = importlib.metadata.packages_distributions()

@@ -1,0 +1,106 @@
+"""ROUGE of summaries, with the library `rouge-score` (extra seq2seq)."""
+
+import unicodedata
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+from bertjax.errors import UserError
+
+RougeTokenization = Literal["english", "words", "characters"]
+"""How `rouge_scores` splits texts; it says what each value means."""
+
+_TYPES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
+
+
+def rouge_scores(
+    predictions: Sequence[str],
+    references: Sequence[str],
+    *,
+    tokenize: RougeTokenization = "english",
+) -> dict[str, float]:
+    """Computes the mean ROUGE F1 of summaries (Lin, 2004), times 100.
+
+    `rouge-score` is Google's reimplementation of ROUGE-1.5.5, by which See et al. (2017, the
+    pointer-generator) and later papers report F1; Hugging Face's `evaluate` wraps it. All texts are
+    lowercased, then split as `tokenize` says:
+
+    - english: at every character but a-z and 0-9; words of more than three letters are stemmed by
+      Porter's stemmer (the option -m of ROUGE-1.5.5, `use_stemmer` of `evaluate`).
+    - words: at every character but letters, marks and numbers of any script; nothing is stemmed.
+    - characters: each letter, mark or number is a token, for scripts without spaces.
+
+    rougeL treats a text as one sequence. rougeLsum takes each line as a sentence, as the references
+    of CNN/DailyMail are stored, and equals rougeL where no text has a newline. For running text,
+    the caller splits both sides into sentences, as Hugging Face's run_summarization.py does. The
+    means are plain ones; `evaluate` by default resamples with a random seed.
+
+    Args:
+        predictions: one text per example, which may be empty.
+        references: as many texts.
+        tokenize: how texts are split.
+
+    Returns:
+        rouge1, rouge2, rougeL, rougeLsum.
+
+    Raises:
+        UserError: see `check_rouge`.
+    """
+    scorer = check_rouge(references, tokenize)
+    pairs = zip(references, predictions, strict=True)
+    scored = [scorer.score(reference, prediction) for reference, prediction in pairs]
+    return {
+        name: 100 * sum(scores[name].fmeasure for scores in scored) / len(scored) for name in _TYPES
+    }
+
+
+def check_rouge(references: Sequence[str], tokenize: str = "english") -> Any:
+    """Returns a `RougeScorer` for these references.
+
+    Raises:
+        UserError: `rouge-score` is not installed; `tokenize` is unknown; there is no reference, or
+            one without a token; or `tokenize` is english and most letters are not a-z.
+    """
+    if tokenize not in get_args(RougeTokenization):
+        raise UserError(
+            f"`tokenize` is {tokenize!r}, which ROUGE does not have: give one of "
+            f"{', '.join(get_args(RougeTokenization))}."
+        )
+    try:
+        from rouge_score.rouge_scorer import RougeScorer
+        from rouge_score.tokenizers import DefaultTokenizer
+    except ImportError:
+        raise UserError(
+            "ROUGE needs rouge-score, which is not installed: pip install 'bertjax[seq2seq]'."
+        ) from None
+    if not references:
+        raise UserError("There is no reference to compute ROUGE with: give at least one example.")
+    letters = [letter for letter in "".join(references) if letter.isalpha()]
+    if tokenize == "english" and sum(map(str.isascii, letters)) < len(letters) / 2:
+        raise UserError(
+            "Most letters of the references are not a-z, which are all that the tokenization "
+            "english of ROUGE keeps: let `tokenize` be words, or characters if the language is "
+            "written without spaces."
+        )
+    tokenizer = DefaultTokenizer(use_stemmer=True) if tokenize == "english" else _Split(tokenize)
+    for number, reference in enumerate(references, 1):
+        if not tokenizer.tokenize(reference):
+            raise UserError(
+                f"Reference {number} ({reference!r}) has no word that ROUGE can count: leave the "
+                "example out, or give it a reference."
+            )
+    return RougeScorer(_TYPES, tokenizer=tokenizer)
+
+
+class _Split:
+    """A tokenizer of `rouge-score` for scripts other than a-z."""
+
+    def __init__(self, tokenize: str) -> None:
+        self._is_words = tokenize == "words"
+
+    def tokenize(self, text: str) -> list[str]:
+        """Returns the lowercase words or characters of a text."""
+        kept = [
+            letter if unicodedata.category(letter)[0] in "LMN" else " " for letter in text.lower()
+        ]
+        joined = "".join(kept)
+        return joined.split() if self._is_words else list(joined.replace(" ", ""))
