@@ -89,9 +89,29 @@ def task_logits_fn(kind: str) -> Callable[..., jax.Array]:
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Negative log-likelihood in nats: logits [..., C] float32, labels [...] int32 -> [...]."""
+    return smoothed_cross_entropy(logits, labels, 0.0)
+
+
+def smoothed_cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float) -> jax.Array:
+    """Cross-entropy with label smoothing: (1 - eps) * -log p(label) + eps * mean over C of -log p.
+
+    Source: Szegedy et al. 2015, section 7; `label_smoothing` of torch's CrossEntropyLoss. (Newer
+    versions of fairseq spread eps over the C - 1 other classes, which is this loss with a larger
+    eps, eps * C / (C - 1).) Nothing of shape [..., C] is kept beside the logits.
+
+    Args:
+        logits: [..., C] float32.
+        labels: [...] int32.
+        smoothing: eps, at least 0 and below 1; 0 gives `cross_entropy`.
+
+    Returns:
+        [...] float32 in nats.
+    """
     # A comparison instead of a gather: its gradient is elementwise, where a gather's is a scatter.
-    chosen = jnp.arange(logits.shape[-1]) == labels[..., None]
-    return jax.nn.logsumexp(logits, axis=-1) - jnp.where(chosen, logits, 0.0).sum(-1)
+    chosen = jnp.where(jnp.arange(logits.shape[-1]) == labels[..., None], logits, 0.0).sum(-1)
+    if smoothing:
+        chosen = (1.0 - smoothing) * chosen + smoothing * logits.mean(-1)
+    return jax.nn.logsumexp(logits, axis=-1) - chosen
 
 
 def divide(total: jax.Array, normalizer: jax.Array) -> jax.Array:

@@ -67,7 +67,7 @@ class OptimizerConfig:
     layer_0-5 (six layers); or a longer path such as embeddings/position_embeddings."""
     groups: tuple[ParamGroup, ...] = ()
     """Parameter groups with a peak and a warm-up of their own, such as
-    encoder:learning_rate=0.002,warmup_steps=20000; their names are as in freeze. All other
+    encoder:learning_rate=1.4e-5,warmup_steps=20000; their names are as in freeze. All other
     parameters have those of the optimizer, and the schedule is the same for all."""
     ema_decay: float = 0.0
     """Decay of an exponential moving average of the weights, which is then evaluated and exported,

@@ -15,14 +15,14 @@ from bertjax.train.tree import named, nested
 _LAYER = re.compile(r"(?:^|/)layer_(\d+)(?:/|$)")
 _RANGE = re.compile(r"((?:.*/)?)layer_(\d+)-(?:layer_)?(\d+)")
 
-_FORM = "NAME:learning_rate=0.002,warmup_steps=20000, where warmup_steps may be left out"
+_FORM = "NAME:learning_rate=1.4e-5,warmup_steps=20000, where warmup_steps may be left out"
 
 
 @dataclasses.dataclass(frozen=True)
 class ParamGroup:
     """Parameters with a learning rate of their own.
 
-    A command has it in one word, such as encoder:learning_rate=0.002,warmup_steps=20000.
+    A command has it in one word, such as encoder:learning_rate=1.4e-5,warmup_steps=20000.
     """
 
     name: str

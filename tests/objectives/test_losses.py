@@ -52,6 +52,37 @@ def test_cross_entropy_by_hand():
     )
 
 
+def test_smoothed_cross_entropy_by_hand():
+    """Of the log-probabilities in float64: 0.9 of the label's and 0.1 of the mean of all."""
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(3, 4, 50)) * 5, rng.integers(0, 50, (3, 4))
+    logs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    likelihood = np.take_along_axis(logs, labels[..., None], -1)[..., 0]
+    given = jnp.asarray(logits, jnp.float32), jnp.asarray(labels)
+    smoothed = losses.smoothed_cross_entropy(*given, 0.1)
+    # Roundings of float32; the losses are about 10.
+    np.testing.assert_allclose(smoothed, -0.9 * likelihood - 0.1 * logs.mean(-1), rtol=1e-6)
+    plain = losses.cross_entropy(*given)
+    np.testing.assert_allclose(plain, -likelihood, rtol=1e-6, atol=1e-6)
+    np.testing.assert_array_equal(losses.smoothed_cross_entropy(*given, 0.0), plain)
+
+
+def test_the_gradient_of_a_smoothed_loss_is_the_distance_from_the_smoothed_label():
+    """Its memory is that of the unsmoothed loss: nothing else has the size of the vocabulary."""
+    rng = np.random.default_rng(0)
+    logits = jnp.asarray(rng.normal(size=(64, 1000)), jnp.float32)
+    labels = jnp.asarray(rng.integers(0, 1000, 64))
+
+    def compiled(smoothing):
+        loss = lambda logits: losses.smoothed_cross_entropy(logits, labels, smoothing).sum()  # noqa: E731
+        return jax.jit(jax.grad(loss)).lower(logits).compile()
+
+    wanted = jax.nn.softmax(logits) - (0.9 * jax.nn.one_hot(labels, 1000) + 0.1 / 1000)
+    np.testing.assert_allclose(compiled(0.1)(logits), wanted, atol=1e-6)  # float32
+    sizes = [compiled(s).memory_analysis().temp_size_in_bytes for s in (0.0, 0.1)]
+    assert sizes[1] <= sizes[0] + 4096, sizes  # one array [64, 1000] is 256,000 bytes
+
+
 def test_pretraining_loss_by_hand(params):
     batch = pretraining_batch()
     logits = jax.jit(bj.pretraining_logits, static_argnames="config")

@@ -144,7 +144,7 @@ def test_a_group_is_one_word(word, group):
 @pytest.mark.parametrize(
     ("word", "sentence"),
     [
-        ("encoder", "'encoder': write a group as NAME:learning_rate=0.002,warmup_steps=20000, wh"),
+        ("encoder", "'encoder': write a group as NAME:learning_rate=1.4e-5,warmup_steps=20000, wh"),
         (":learning_rate=0.1", "write a group"),
         ("encoder:0.1", "write a group"),
         ("encoder:", "write a group"),
