@@ -26,7 +26,9 @@ class FinetuneConfig:
     """
 
     model: str
-    """Run directory, export, model in Hugging Face's layout, TF1 checkpoint, or name on the hub."""
+    """Run directory, export, model in Hugging Face's layout, TF1 checkpoint, or name on the hub.
+    With `tokenizer`, the shape of a new model: tiny, mini, small, medium, base, large, a miniature
+    (L-4_H-256), or a config.json."""
     train: str
     """Training file. The task says which formats it reads."""
     dev: str
@@ -37,6 +39,8 @@ class FinetuneConfig:
     """File that is evaluated once, at the end of each seed. It chooses nothing."""
     task: Any = dataclasses.field(default_factory=kinds.default_options)
     """Options of the task, such as `bertjax.ClassificationConfig()`; their class is the kind."""
+    tokenizer: str | None = None
+    """Directory of the vocabulary of a new model, which needs `from_scratch`."""
     from_scratch: bool = False
     """Start from random weights of the same shape, as the baseline of pre-training."""
     initialization: InitializationConfig = dataclasses.field(default_factory=InitializationConfig)
@@ -117,6 +121,11 @@ class FinetuneConfig:
         if not 0 <= self.warmup_proportion < 1:
             raise UserError(
                 f"`warmup_proportion` is {self.warmup_proportion}: give at least 0 and less than 1."
+            )
+        if self.tokenizer is not None and not self.from_scratch:
+            raise UserError(
+                "`tokenizer` is for a new model: set `from_scratch`, or leave it out, as a trained "
+                "model has its own."
             )
         if self.lora.rank and self.from_scratch:
             raise UserError("`lora.rank` needs a trained encoder: leave out `from_scratch`.")

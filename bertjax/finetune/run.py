@@ -1,14 +1,16 @@
 """Fine-tuning: labeled files -> several seeds of one recipe -> metrics, and the best's export."""
 
 import contextlib
+import dataclasses
 from typing import Any
 
 import jax
 from etils import epath
 
+from bertjax.config import BertConfig
 from bertjax.data.prepare.workers import stop_on_signals
 from bertjax.errors import Stopped
-from bertjax.files import writing
+from bertjax.files import location, writing
 from bertjax.finetune import grid
 from bertjax.finetune.config import FinetuneConfig
 from bertjax.finetune.grid import Setting
@@ -20,6 +22,7 @@ from bertjax.interop.huggingface import Pretrained, from_pretrained, save_pretra
 from bertjax.rundir.records import CONFIG
 from bertjax.rundir.workdir import choose_workdir, write_config, write_result
 from bertjax.tasks.task import Scores, Task, TaskFiles
+from bertjax.text.tokenizer import load_tokenizer
 from bertjax.train import sharding
 from bertjax.train.checkpoint.orbax_storage import told_by_first_process
 
@@ -50,9 +53,26 @@ def finetune(
         UserError: something is wrong with the model, the files or the configuration.
     """
     log = told_by_first_process(log)
-    model = from_pretrained(config.model) if model is None else model
+    model = load_model(config) if model is None else model
     model.tokenizer.files(export=True)  # what the export would refuse after the last step
     return _Run(config, Trainer(config, model, read_task(config, model, log), log, progress)).go()
+
+
+def load_model(config: FinetuneConfig) -> Pretrained:
+    """Returns the model that a configuration starts from; without parameters if it is a new one.
+
+    Raises:
+        UserError: there is no such model, shape or vocabulary.
+    """
+    if config.tokenizer is None:
+        return from_pretrained(config.model)
+    tokenizer = load_tokenizer(config.tokenizer)
+    if config.model.endswith(".json"):
+        shape = BertConfig.from_json(location(config.model))
+        shape = dataclasses.replace(shape, vocab_size=tokenizer.vocab_size)
+    else:
+        shape = BertConfig.named(config.model, vocab_size=tokenizer.vocab_size)
+    return Pretrained(shape, {}, tokenizer, {"kind": "encoder"})
 
 
 def read_task(config: FinetuneConfig, model: Pretrained, log: Log) -> Task:

@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 
 from bertjax.config import BertConfig, EncoderDecoderConfig, Execution
-from bertjax.model import bert, seq2seq
+from bertjax.model import bert, decoding
 from bertjax.model.bert import Params
+from bertjax.model.decoding import DecodeState
 from bertjax.model.layers import Layer, dense, fold_keys
 from bertjax.model.linen import BertForMaskedLM, Inputs
 from bertjax.model.search import Beams
-from bertjax.model.seq2seq import DecodeState
 
 # Folded into the keys of rows, so that layers of encoder and decoder have different dropout.
 _DECODER = 1 << 22
@@ -154,8 +154,8 @@ class EncoderDecoder:
             )
             for number in range(shape.num_hidden_layers)
         )
-        cache = seq2seq.empty_cache(shape, hidden.shape[0], max_length * beams, execution)
-        return DecodeState(cache, memory, seq2seq.source_mask(inputs))  # type: ignore[arg-type]
+        cache = decoding.empty_cache(shape, hidden.shape[0], max_length * beams, execution)
+        return DecodeState(cache, memory, decoding.source_mask(inputs))  # type: ignore[arg-type]
 
     def step(
         self,
@@ -170,8 +170,8 @@ class EncoderDecoder:
         shape, decoder = config.decoder, whole_decoder(params)
         types = jnp.zeros_like(beams.tokens)
         position_ids = jnp.full_like(beams.tokens, beams.index)
-        x = seq2seq.embed(decoder, beams.tokens, types, position_ids, shape, execution)
+        x = decoding.embed(decoder, beams.tokens, types, position_ids, shape, execution)
         slot = beams.index * beams.tokens.shape[1]
-        mask = seq2seq.visible_slots(beams)
-        x, state = seq2seq.apply_layers(decoder, x, state, slot, mask, shape, execution)
-        return seq2seq.output_logits(decoder, x, shape, execution), state
+        mask = decoding.visible_slots(beams)
+        x, state = decoding.apply_layers(decoder, x, state, slot, mask, shape, execution)
+        return decoding.output_logits(decoder, x, shape, execution), state

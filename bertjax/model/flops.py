@@ -6,7 +6,7 @@ and in the 6 N D of Kaplan et al. (arXiv 2001.08361), where N are the parameters
 tokens. Unlike there, attention and heads are counted exactly.
 """
 
-from bertjax.config import BertConfig
+from bertjax.config import BertConfig, EncoderDecoderConfig
 from bertjax.model.heads import TASK_PARTS
 
 
@@ -44,6 +44,29 @@ def task_flops(config: BertConfig, kind: str, outputs: int, length: int) -> int:
     per_token = 2 * length * config.hidden_size * outputs
     head = classifier_flops(config, outputs) if pooled else per_token
     return encoder_flops(config, length) + head
+
+
+def seq2seq_flops(
+    config: BertConfig | EncoderDecoderConfig, kind: str, outputs: int, source: int, target: int
+) -> int:
+    """Counts the forward pass with teacher forcing over a source of S and a target of T tokens.
+
+    A prefix model reads both and a [MASK] for each target token.
+    """
+    del kind, outputs
+    if isinstance(config, BertConfig):
+        wide, vocabulary = config.hidden_size, config.vocab_size
+        head = 2 * target * (wide * wide + wide * vocabulary)
+        return encoder_flops(config, source + 2 * target - 1) + head
+    reader, writer = config.encoder, config.decoder
+    wide = writer.hidden_size
+    projected = 0 if reader.hidden_size == wide else 2 * source * reader.hidden_size * wide
+    # Queries and outputs of cross-attention for the target, keys and values for the source.
+    weights = 2 * (2 * target + 2 * source) * wide * wide
+    attention = 2 * (2 * target * source * wide)
+    cross = writer.num_hidden_layers * (weights + attention)
+    head = 2 * target * (wide * wide + wide * writer.vocab_size)
+    return encoder_flops(reader, source) + projected + encoder_flops(writer, target) + cross + head
 
 
 def training_flops(forward: float) -> float:

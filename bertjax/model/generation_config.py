@@ -13,13 +13,14 @@ _MINIMUM = {
     "num_beams": 1,
     "no_repeat_ngram_size": 0,
     "top_k": 0,
-    "num_return_sequences": 1,
+    "n_best": 1,
+    "sample_seed": 0,
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class GenerationConfig:
-    """How sequences are written, with Hugging Face's names of fields. It is hashable."""
+    """How texts are written. The names are Hugging Face's if they are not explained here."""
 
     max_length: int = 128
     """Maximum number of tokens to generate, with the end token (Hugging Face's max_new_tokens)."""
@@ -46,63 +47,58 @@ class GenerationConfig:
     """Draw from the k most probable tokens. 0: from all."""
     top_p: float = 1.0
     """Draw from the fewest most probable tokens whose probability reaches this sum, after top_k."""
-    num_return_sequences: int = 1
-    """Number of sequences for each input: the best of the beams, or independent samples."""
+    n_best: int = 1
+    """Number of texts for each input: those of the best beams, or independent samples (Hugging
+    Face's num_return_sequences)."""
+    sample_seed: int = 0
+    """Seed of the draws. A source determines its draws too, whatever is read beside it."""
 
     def __post_init__(self) -> None:
         for name, minimum in _MINIMUM.items():
             value = getattr(self, name)
             if not (type(value) is int and value >= minimum):
                 raise UserError(
-                    f"`generation.{name}` is {value!r}: give a whole number of at least {minimum}."
+                    f"`{name}` is {value!r}: give a whole number of at least {minimum}."
                 )
         if not (_is_number(self.length_penalty) and abs(self.length_penalty) <= 10):
             raise UserError(
-                f"`generation.length_penalty` is {self.length_penalty!r}: give a number from -10 "
-                "to 10."
+                f"`length_penalty` is {self.length_penalty!r}: give a number from -10 to 10."
             )
-        refuse_unknown(
-            "`generation.length_penalty_kind`", self.length_penalty_kind, ("huggingface", "gnmt")
-        )
+        refuse_unknown("`length_penalty_kind`", self.length_penalty_kind, ("huggingface", "gnmt"))
         if not (type(self.early_stopping) is bool or self.early_stopping == "never"):
             raise UserError(
-                f"`generation.early_stopping` is {self.early_stopping!r}: give True, False or "
-                '"never".'
+                f'`early_stopping` is {self.early_stopping!r}: give True, False or "never".'
             )
         if not (_is_number(self.temperature) and self.temperature > 0):
             raise UserError(
-                f"`generation.temperature` is {self.temperature!r}: give a number above 0; greedy "
-                "search is `generation.do_sample` False with `generation.num_beams` 1."
+                f"`temperature` is {self.temperature!r}: give a number above 0; greedy "
+                "search is `do_sample` False with `num_beams` 1."
             )
         if not (_is_number(self.top_p) and 0 < self.top_p <= 1):
-            raise UserError(
-                f"`generation.top_p` is {self.top_p!r}: give a number above 0 and at most 1."
-            )
+            raise UserError(f"`top_p` is {self.top_p!r}: give a number above 0 and at most 1.")
         self._refuse_contradictions()
 
     def _refuse_contradictions(self) -> None:
         if self.min_length > self.max_length:
             raise UserError(
-                f"`generation.min_length` {self.min_length} exceeds `generation.max_length` "
-                f"{self.max_length}: lower it."
+                f"`min_length` {self.min_length} exceeds `max_length` {self.max_length}: lower it."
             )
         if self.do_sample and self.num_beams > 1:
             raise UserError(
-                f"`generation.do_sample` does not work with `generation.num_beams` "
+                f"`do_sample` does not work with `num_beams` "
                 f"{self.num_beams}: give 1 beam, or do not sample."
             )
-        if not self.do_sample and self.num_return_sequences > self.num_beams:
+        if not self.do_sample and self.n_best > self.num_beams:
             raise UserError(
-                f"`generation.num_return_sequences` {self.num_return_sequences} exceeds "
-                f"`generation.num_beams` {self.num_beams}: a search returns at most as many "
+                f"`n_best` {self.n_best} exceeds "
+                f"`num_beams` {self.num_beams}: a search returns at most as many "
                 "sequences as it has beams."
             )
         drawing = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
         for name, default in drawing.items():
             if not self.do_sample and getattr(self, name) != default:
                 raise UserError(
-                    f"`generation.{name}` has no effect on a search: set `generation.do_sample`, "
-                    f"or leave it out."
+                    f"`{name}` has no effect on a search: set `do_sample`, or leave it out."
                 )
 
 

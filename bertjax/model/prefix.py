@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from bertjax.config import BertConfig, Execution
-from bertjax.model import bert, seq2seq
+from bertjax.model import bert, decoding
 from bertjax.model.bert import Params
+from bertjax.model.decoding import DecodeState
 from bertjax.model.linen import Inputs
 from bertjax.model.search import Beams
-from bertjax.model.seq2seq import DecodeState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Prefix:
     ) -> jax.Array:
         """Computes logits at the [MASK]s; the start token of decoder_input_ids is not read."""
         source, target = inputs["input_ids"], inputs["decoder_input_ids"][:, 1:]
-        real = seq2seq.source_mask(inputs)[:, 0]  # [B, 1, S]
+        real = decoding.source_mask(inputs)[:, 0]  # [B, 1, S]
         rows, before, length = *source.shape, target.shape[1] + 1
         masks = jnp.full((rows, length), self.mask_id, source.dtype)
         ends = real.sum(-1)  # [B, 1]: position after the source
@@ -80,14 +80,14 @@ class Prefix:
         execution: Execution = Execution(),
     ) -> DecodeState:
         """Reads the sources into the first slots of the cache; see `Seq2Seq`."""
-        source, mask = inputs["input_ids"], seq2seq.source_mask(inputs)
+        source, mask = inputs["input_ids"], decoding.source_mask(inputs)
         rows, before = source.shape
         slots = before + (max_length + 1) * beams
-        state = DecodeState(seq2seq.empty_cache(config, rows, slots, execution), (), mask)
+        state = DecodeState(decoding.empty_cache(config, rows, slots, execution), (), mask)
         types = inputs.get("token_type_ids", jnp.zeros_like(source))
-        x = seq2seq.embed(params, source, types, jnp.arange(before)[None], config, execution)
+        x = decoding.embed(params, source, types, jnp.arange(before)[None], config, execution)
         mask = jnp.pad(mask, ((0, 0), (0, 0), (0, 0), (0, slots - before)))
-        return seq2seq.apply_layers(params, x, state, 0, mask, config, execution)[1]
+        return decoding.apply_layers(params, x, state, 0, mask, config, execution)[1]
 
     def step(
         self,
@@ -108,17 +108,17 @@ class Prefix:
         ids = jnp.concatenate([beams.tokens, jnp.full_like(beams.tokens, self.mask_id)], 1)
         after = state.source_mask.sum(-1)[:, 0] + beams.index  # [B, 1]
         position_ids = jnp.concatenate([after - 1, after], 1).repeat(count, 1)
-        x = seq2seq.embed(params, ids, self._types(ids, config), position_ids, config, execution)
+        x = decoding.embed(params, ids, self._types(ids, config), position_ids, config, execution)
         # [B, 1, 2K, (T + 1) K]: the history, and for each [MASK] itself, one step further.
-        history = jnp.tile(seq2seq.visible_slots(beams, first=1), (1, 1, 2, 1))
+        history = jnp.tile(decoding.visible_slots(beams, first=1), (1, 1, 2, 1))
         history = jnp.pad(history, ((0, 0), (0, 0), (0, 0), (0, count)))
         own = (beams.index + jnp.arange(2))[:, None] * count + jnp.arange(count)
         itself = own.reshape(-1, 1) == jnp.arange((length + 1) * count)
         source = jnp.broadcast_to(state.source_mask, (rows, 1, 2 * count, before))
         mask = jnp.concatenate([source, history | itself], -1)
         slot = before + beams.index * count
-        x, state = seq2seq.apply_layers(params, x, state, slot, mask, config, execution)
-        return seq2seq.output_logits(params, x[:, count:], config, execution), state
+        x, state = decoding.apply_layers(params, x, state, slot, mask, config, execution)
+        return decoding.output_logits(params, x[:, count:], config, execution), state
 
     def _types(self, ids: jax.Array, config: BertConfig) -> jax.Array:
         return jnp.full_like(ids, min(1, config.type_vocab_size - 1))

@@ -115,7 +115,7 @@ def beam_search(
         batch_size: B.
 
     Returns:
-        The best `num_return_sequences` of each row, in descending order of their scores. If a row
+        The best `n_best` of each row, in descending order of their scores. If a row
         has fewer, the others have score -inf and length 0.
 
     Raises:
@@ -125,7 +125,7 @@ def beam_search(
         raise ValueError("config.do_sample is set: call `sample`.")
     if config.num_beams > vocabulary.size:
         raise UserError(
-            f"`generation.num_beams` {config.num_beams} exceeds the {vocabulary.size} entries of "
+            f"`num_beams` {config.num_beams} exceeds the {vocabulary.size} entries of "
             "the vocabulary: give fewer beams."
         )
     rules = TokenRules(config, vocabulary)
@@ -139,7 +139,7 @@ def beam_search(
 
     search = _first(state, config, vocabulary, batch_size)
     finished = jax.lax.while_loop(running, body, search).finished
-    return Generated(*(leaf[:, : config.num_return_sequences] for leaf in finished))
+    return Generated(*(leaf[:, : config.n_best] for leaf in finished))
 
 
 def sample(
@@ -150,7 +150,7 @@ def sample(
     *,
     keys: jax.Array,
 ) -> Generated:
-    """Draws `num_return_sequences` independent sequences for each row, token by token.
+    """Draws `n_best` independent sequences for each row, token by token.
 
     As in Hugging Face's `GenerationMixin._sample`, logits are divided by the temperature, the top_k
     most probable tokens are kept, and then the top_p most probable of these. The draw of sample k
@@ -189,7 +189,7 @@ def sample(
     def running(search: _Samples) -> jax.Array:
         return (search.beams.index < config.max_length) & ~jnp.all(search.done)
 
-    shape = (keys.shape[0], config.num_return_sequences)
+    shape = (keys.shape[0], config.n_best)
     beams, history = _first_beams(shape, config, vocabulary)
     search = _Samples(
         state=state,

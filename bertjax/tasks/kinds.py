@@ -12,6 +12,7 @@ DEFAULT = "classification"
 _TABLE: dict[str, str | TaskKind] = {
     "classification": "bertjax.tasks.classification.kind:KIND",
     "question_answering": "bertjax.tasks.question_answering.kind:KIND",
+    "seq2seq": "bertjax.tasks.seq2seq.kind:KIND",
 }
 
 

@@ -16,7 +16,10 @@ from bertjax.files import location
 MAX_FIELD = 131_072
 """Maximum characters of a value: the limit of the csv module."""
 
-_READERS = ".tsv, .csv or .jsonl"
+SUFFIXES = (".tsv", ".csv", ".jsonl", ".json")
+"""Suffixes of the files that `read_table` reads."""
+FORMATS = ".tsv, .csv or .jsonl"
+"""Their names in errors."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +51,8 @@ def read_table(
 
     `.tsv` has fields between tabs, in which quotes have no meaning, as in GLUE's files. `.csv`
     follows RFC 4180: quoted fields may hold commas, doubled quotes and line breaks. `.jsonl` (or
-    `.json`) has one JSON object per line; numbers keep the digits of the file. All are UTF-8, with
+    `.json`) has one JSON object per line; numbers keep the digits of the file, and the column a.b
+    is the field b of the object a. All are UTF-8, with
     or without a byte-order mark. Lines end with LF or CRLF, and empty lines are skipped.
 
     Args:
@@ -60,7 +64,7 @@ def read_table(
         UserError: something is wrong with the file; the sentence names the line.
     """
     path = location(path)
-    text = read_text(path, (".tsv", ".csv", ".jsonl", ".json"), _READERS)
+    text = read_text(path, SUFFIXES, FORMATS)
     rows = _rows(path, text, columns, column_names)
     values: dict[str, list[str]] = {name: [] for name in columns}
     lines: list[int] = []
@@ -255,6 +259,9 @@ def _no_constant(name: str) -> NoReturn:
 
 def _field(row: dict[str, Any], name: str, where: str) -> str:
     """Returns the value of a column as checked text."""
+    outer, _, inner = name.partition(".")
+    if name not in row and isinstance(row.get(outer), dict):
+        return _field(row[outer], inner, f"{where}: {outer}")
     if name not in row:
         raise UserError(f"{where}: {missing_column(name, list(row))}")
     value = row[name]

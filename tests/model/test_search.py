@@ -43,9 +43,7 @@ def test_a_wide_beam_finds_the_best_of_all_sequences():
     for place in itertools.product(range(rows), range(length), range(vocab)):
         successors = [END, *rng.choice(np.arange(3, vocab), 3, replace=False)]
         table[place][successors] = rng.normal(size=4)
-    config = GenerationConfig(
-        max_length=length, num_beams=27, early_stopping="never", num_return_sequences=27
-    )
+    config = GenerationConfig(max_length=length, num_beams=27, early_stopping="never", n_best=27)
     found = searched(jnp.asarray(table), config)
     log_probs = np.asarray(jax.nn.log_softmax(table))
     for row in range(rows):

@@ -72,7 +72,7 @@ def test_a_name_is_registered_once(tagging):
     kinds.register(tagging)
     with pytest.raises(ValueError, match="'tagging' is registered already"):
         kinds.register(dataclasses.replace(tagging, max_seq_length=8))
-    assert kinds.names() == ("classification", "question_answering", "tagging")
+    assert kinds.names().count("tagging") == 1
 
 
 def test_the_table_has_the_kinds_that_it_names():

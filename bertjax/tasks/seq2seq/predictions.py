@@ -1,0 +1,117 @@
+"""Texts written for raw texts, and the metrics of a file of sources and targets."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from etils import epath
+
+from bertjax.errors import UserError
+from bertjax.model.generation_config import GenerationConfig
+from bertjax.tasks import tables
+from bertjax.tasks.seq2seq import scoring
+from bertjax.tasks.seq2seq.architectures import ENCODER_DECODER, encoder_decoder_head, prefix_head
+from bertjax.tasks.seq2seq.config import Seq2SeqConfig
+from bertjax.tasks.seq2seq.features import add_targets, read_sources
+from bertjax.tasks.seq2seq.pairs import read_pairs
+from bertjax.tasks.seq2seq.scoring import Scorer
+from bertjax.tasks.task import Run, Scores, TrainedModel, trained_length
+from bertjax.tasks.texts import check_texts, name_text
+
+
+@dataclasses.dataclass(frozen=True)
+class WritingOptions(GenerationConfig):
+    """How a trained model writes. Default: as in training."""
+
+    @classmethod
+    def of_model(cls, model: TrainedModel) -> "WritingOptions":
+        """Returns the options that a model was trained with."""
+        return cls(**vars(recorded_config(model).generation))
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoringOptions(WritingOptions):
+    """How a file of sources and targets is read, and how texts are written. Default: as in
+    training."""
+
+    source_column: str | None = None
+    """Column of the source."""
+    target_column: str | None = None
+    """Column of the target."""
+    column_names: tuple[str, ...] | None = None
+    """Names of all columns, for a file without a header."""
+
+
+class Seq2SeqPredictor:
+    """Writes a text for each text.
+
+    An answer is {"source", "text", "score", "n_best": n of {"text", "score"}, the best first}. A
+    score is the log probability of a text in nats, divided by the length penalty.
+    """
+
+    chunk_lines: int | None = None
+    max_line: int | None = tables.MAX_FIELD
+
+    def __init__(self, model: TrainedModel, options: WritingOptions) -> None:
+        self.options = dataclasses.replace(recorded_config(model), generation=options.generation)
+        self.tokenizer = model.tokenizer
+        self.target_tokenizer = model.decoder_tokenizer or model.tokenizer
+        self.max_seq_length = trained_length(model)
+        self.room = self.max_seq_length
+        make = encoder_decoder_head
+        if model.kind != ENCODER_DECODER:
+            make, self.room = prefix_head, self.room - self.options.longest_target
+        self.forward = make(self.options, self.target_tokenizer).forward
+
+    def parse_line(self, line: str, where: str) -> str:
+        """A line is a source."""
+        if not line.strip():
+            raise UserError(f"{where}: is empty; write a text.")
+        return line
+
+    def predict(
+        self,
+        inputs: Sequence[str],
+        run: Run,
+        *,
+        where: Callable[[int], str] | None = None,
+    ) -> list[dict[str, Any]]:
+        """Writes a text for each source; see `Predictor.predict`."""
+        check_texts(inputs, where or name_text)
+        features = read_sources(inputs, self.tokenizer, self.room)
+        written = scoring.gather(run(features), self.target_tokenizer)
+        return [
+            {"source": source, **best[0], "n_best": best}
+            for source, texts, scores in zip(inputs, written.texts, written.scores, strict=True)
+            if (best := _candidates(texts, scores.tolist()))
+        ]
+
+    def evaluate(self, path: epath.PathLike, options: ScoringOptions, run: Run) -> Scores:
+        """Writes a text for each source of a file, and scores them against its targets."""
+        given = {
+            name: getattr(options, name)
+            for name in ("source_column", "target_column", "column_names")
+            if getattr(options, name) is not None
+        }
+        pairs = read_pairs(path, dataclasses.replace(self.options, **given))
+        sources = read_sources(pairs.sources, self.tokenizer, self.room)
+        features = add_targets(
+            sources, pairs.targets, self.target_tokenizer, self.options.max_target_length
+        )
+        scorer = Scorer.of(self.options, self.target_tokenizer)
+        written = scoring.gather(run(features), self.target_tokenizer)
+        return {"examples": float(len(pairs)), **scorer.scores(written, features)}
+
+
+def _candidates(texts: Sequence[str], scores: Sequence[float]) -> list[dict[str, Any]]:
+    return [{"text": text, "score": score} for text, score in zip(texts, scores, strict=True)]
+
+
+def recorded_config(model: TrainedModel) -> Seq2SeqConfig:
+    """Returns the options that a model's export records; defaults for other models."""
+    recorded = model.task or {}
+    names = [field.name for field in dataclasses.fields(Seq2SeqConfig)]
+    given = {name: recorded[name] for name in names if name in recorded}
+    if isinstance(generation := given.get("generation"), Mapping):
+        given["generation"] = GenerationConfig(**generation)
+    return Seq2SeqConfig(**given)

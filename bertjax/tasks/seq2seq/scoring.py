@@ -1,0 +1,102 @@
+"""Metrics of written texts: ROUGE or BLEU, and the likelihood of the references."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from bertjax.tasks import bleu, rouge
+from bertjax.tasks.seq2seq.config import Scoring, Seq2SeqConfig
+from bertjax.tasks.seq2seq.features import Seq2SeqFeatures
+from bertjax.tasks.seq2seq.writing import texts_of
+from bertjax.tasks.task import Outputs, Scores
+
+if TYPE_CHECKING:
+    from bertjax.text.tokenizer import Tokenizer
+
+METRICS: dict[str, tuple[str, ...]] = {
+    "rouge": ("rougeL", "rouge1", "rouge2", "rougeLsum", "nll_loss"),
+    "bleu": ("bleu", "chrf", "nll_loss"),
+}
+"""Metrics of each way of scoring, the main one first."""
+
+
+class Written(NamedTuple):
+    """What a model wrote for N sources, in their order."""
+
+    texts: list[list[str]]
+    """n texts for each source, the best first."""
+    scores: np.ndarray
+    """float32 [N, n]."""
+    lengths: np.ndarray
+    """int32 [N, n]: tokens of each text."""
+    nll_loss: float | None
+    """Mean cross-entropy of the tokens of the targets in nats; None without targets."""
+
+    @property
+    def best(self) -> list[str]:
+        """The best text for each source."""
+        return [texts[0] for texts in self.texts]
+
+
+def gather(outputs: Outputs, tokenizer: "Tokenizer") -> Written:
+    """Decodes the outputs of `Writer`, batch by batch."""
+    rows, batches = zip(*outputs, strict=True)
+    order = np.argsort(np.concatenate(rows))
+
+    def whole(name: str) -> np.ndarray:
+        return np.concatenate([batch[name] for batch in batches])[order]
+
+    loss = None
+    if "nll" in batches[0]:
+        loss = float(whole("nll").sum(dtype=np.float64) / whole("count").sum())
+    texts = [texts_of(tokens, tokenizer) for tokens in whole("tokens")]
+    return Written(texts, whole("scores"), whole("lengths"), loss)
+
+
+class Scorer(NamedTuple):
+    """How texts are scored."""
+
+    scoring: Scoring
+    bleu_tokenize: str
+    lowercase: bool
+    """Whether BLEU ignores the case, because the vocabulary has none."""
+
+    @classmethod
+    def of(cls, options: Seq2SeqConfig, tokenizer: "Tokenizer") -> "Scorer":
+        """Returns the scorer of a run, whose targets have this tokenizer."""
+        return cls(options.scoring, options.bleu_tokenize, tokenizer.lowercase)
+
+    def text_scores(self, texts: Sequence[str], references: Sequence[str]) -> Scores:
+        """Computes the metrics of one text for each reference."""
+        if self.scoring == "rouge":
+            return rouge.rouge_scores(texts, references)
+        return bleu.bleu_scores(
+            texts, references, tokenize=self.bleu_tokenize, lowercase=self.lowercase
+        ).scores
+
+    def scores(self, written: Written, features: Seq2SeqFeatures) -> Scores:
+        """Computes all metrics of rows with targets."""
+        extra = {} if written.nll_loss is None else {"nll_loss": written.nll_loss}
+        return {
+            **self.text_scores(written.best, features.references),
+            **extra,
+            "length": float(np.mean(written.lengths[:, 0])),
+        }
+
+
+def copied_beginnings(features: Seq2SeqFeatures, sources: Sequence[str]) -> list[str]:
+    """Returns the first words of each source, as many as the references have on average."""
+    words = sum(len(text.split()) for text in features.references) / len(features.references)
+    return [" ".join(source.split()[: max(1, round(words))]) for source in sources]
+
+
+def side_by_side(
+    sources: Sequence[str], features: Seq2SeqFeatures, written: Written
+) -> list[dict[str, Any]]:
+    """Returns source, reference and output of each row."""
+    rows = zip(sources, features.references, written.best, strict=True)
+    return [
+        {"source": source, "reference": reference, "output": output}
+        for source, reference, output in rows
+    ]
