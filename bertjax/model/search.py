@@ -206,8 +206,8 @@ def sample(
 
 def reorder(state: Any, parents: jax.Array) -> Any:
     """Returns a state whose leaves [B, K, ...] follow the beams: row b takes parents[b, k] as k."""
-    rows = jnp.arange(parents.shape[0])[:, None]
-    return jax.tree.map(lambda leaf: leaf[rows, parents], state)
+    take = jax.vmap(lambda row, beams: row[beams])
+    return jax.tree.map(lambda leaf: take(leaf, parents), state)
 
 
 def _first_beams(

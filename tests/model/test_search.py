@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bertjax.errors import UserError
 from bertjax.model import search
 from bertjax.model.generation_config import GenerationConfig
 from bertjax.model.logits_processing import OutputVocabulary
@@ -33,6 +34,15 @@ def vocabulary(size, **fields):
 def searched(table, config, fields=()):
     ids = vocabulary(**{"size": table.shape[-1], **dict(fields)})
     return search.beam_search(table_step, table, config, ids, batch_size=len(table))
+
+
+@functools.partial(jax.jit, static_argnames=("config", "fields"))
+def sampled(table, keys, config, fields=()):
+    ids = vocabulary(table.shape[-1], **dict(fields))
+    return search.sample(table_step, table, config, ids, keys=keys)
+
+
+SAMPLING = GenerationConfig(max_length=12, num_beams=1, do_sample=True, num_return_sequences=3)
 
 
 def test_a_wide_beam_finds_the_best_of_all_sequences():
@@ -85,6 +95,136 @@ def test_one_beam_is_greedy_and_scores_are_sums_of_log_probabilities():
         # Sums of at most 12 float32 numbers.
         np.testing.assert_allclose(found.scores[row, 0], score / len(tokens), rtol=1e-5)
         assert found.lengths[row, 0] == len(tokens)
+
+
+def test_a_row_does_not_depend_on_its_batch():
+    table = random_table(4)
+    config = GenerationConfig(max_length=12, num_return_sequences=4, early_stopping=True)
+    found = searched(table, config)
+    assert np.ptp(found.lengths[:, 0]) > 0  # rows that are done wait for the others
+    for row in range(4):
+        alone = searched(table[row : row + 1], config)
+        np.testing.assert_array_equal(alone.tokens[0], found.tokens[row])
+        # The same operations in another vectorization.
+        np.testing.assert_allclose(alone.scores[0], found.scores[row], rtol=1e-6)
+
+
+def test_the_search_stops_when_all_rows_are_done():
+    steps = []
+
+    def step(table, beams):
+        jax.debug.callback(lambda index: steps.append(int(index)), beams.index)
+        return table_step(table, beams)
+
+    table = random_table(2, length=50).at[:, 3, :, END].add(100.0)
+    config = GenerationConfig(max_length=50, early_stopping=True)
+    found = search.beam_search(step, table, config, vocabulary(20), batch_size=2)
+    jax.effects_barrier()
+    assert max(steps) == 3 and found.lengths.tolist() == [[4], [4]]
+
+
+def test_more_beams_than_tokens_and_the_wrong_function_are_refused():
+    table, keys = random_table(1), jax.random.split(jax.random.key(0), 1)
+    with pytest.raises(UserError, match=r"`generation.num_beams` 21 exceeds the 20 entries"):
+        searched(table, GenerationConfig(num_beams=21))
+    with pytest.raises(ValueError, match="call `sample`"):
+        searched(table, SAMPLING)
+    with pytest.raises(ValueError, match="call `beam_search`"):
+        sampled(table, keys, GenerationConfig())
+
+
+def test_gnmt_divides_by_another_length():
+    table = random_table(6)
+    fields = {"max_length": 12, "length_penalty": 0.6, "num_return_sequences": 4}
+    config = GenerationConfig(**fields, length_penalty_kind="gnmt")
+    found = searched(table, config)
+    log_probs = np.asarray(jax.nn.log_softmax(table))
+    for row, place in itertools.product(range(6), range(4)):
+        length = int(found.lengths[row, place])
+        tokens = np.asarray(found.tokens[row, place])
+        steps = log_probs[row, np.arange(length), [START, *tokens[: length - 1]], tokens[:length]]
+        # Sums of at most 12 float32 numbers.
+        expected = steps.sum() / ((5 + length) / 6) ** 0.6
+        np.testing.assert_allclose(found.scores[row, place], expected, rtol=1e-5)
+
+
+def test_a_row_without_any_allowed_sequence_has_length_0():
+    # Each token may occur once, the start token has, and the end token may only come sixth.
+    config = GenerationConfig(max_length=8, num_beams=2, min_length=6, no_repeat_ngram_size=1)
+    found = searched(random_table(2, vocab=4), config)
+    assert found.lengths.tolist() == [[0], [0]] and np.isneginf(found.scores).all()
+    assert (np.asarray(found.tokens) == PAD).all()
+
+
+def test_a_cache_that_beams_share_and_one_that_is_reordered_agree():
+    """Logits depend on the whole history, which both caches hold."""
+    rows, beams, length, vocab = 3, 4, 10, 20
+    weights = jax.random.normal(jax.random.key(0), (rows, length, vocab, vocab)) * 2
+
+    def logits(histories, index):  # [B, K, T] -> [B, K, V]
+        steps = weights[jnp.arange(rows)[:, None, None], jnp.arange(length), histories]
+        steps = steps * (jnp.arange(length) <= index)[:, None]
+        return steps.sum(axis=2)
+
+    def reordered(cache, state):
+        cache = search.reorder(cache, state.parents).at[:, :, state.index].set(state.tokens)
+        return logits(cache, state.index), cache
+
+    def shared(cache, state):
+        own = jnp.arange(beams)[:, None]
+        cache = cache.at[:, state.index].set(state.tokens)  # [B, T, K]
+        writers = jnp.where(jnp.arange(length) < state.index, state.ancestors, own)
+        histories = jax.vmap(lambda row, writers: row[jnp.arange(length), writers])(cache, writers)
+        return logits(histories, state.index), cache
+
+    config = GenerationConfig(max_length=length, num_beams=beams, num_return_sequences=beams)
+    found = []
+    for step, shape in ((reordered, (rows, beams, length)), (shared, (rows, length, beams))):
+        cache = jnp.zeros(shape, jnp.int32)
+        found.append(search.beam_search(step, cache, config, vocabulary(vocab), batch_size=rows))
+    assert len({tuple(tokens) for tokens in found[0].tokens[0].tolist()}) == beams
+    np.testing.assert_array_equal(found[0].tokens, found[1].tokens)
+    np.testing.assert_array_equal(found[0].scores, found[1].scores)
+
+
+def test_samples_depend_on_their_own_key_alone():
+    table, keys = random_table(4), jax.random.split(jax.random.key(1), 4)
+    found = sampled(table, keys, SAMPLING)
+    assert len({tuple(tokens) for tokens in found.tokens[0].tolist()}) == 3
+    again = sampled(table[::-1], keys[::-1], SAMPLING)
+    np.testing.assert_array_equal(again.tokens[::-1], found.tokens)
+    same_text = sampled(jnp.stack([table[0]] * 4), keys, SAMPLING)
+    assert (same_text.tokens[0] == found.tokens[0]).all()
+    assert (same_text.tokens[1] != found.tokens[0]).any()
+
+
+def test_samples_end_and_their_scores_are_those_of_the_model():
+    table, keys = random_table(4), jax.random.split(jax.random.key(1), 4)
+    config = dataclasses.replace(SAMPLING, temperature=0.7, top_k=8, top_p=0.9, min_length=2)
+    found = sampled(table, keys, config, (("forced_start_id", 9), ("force_end", True)))
+    log_probs = np.asarray(jax.nn.log_softmax(table))
+    for row, place in itertools.product(range(4), range(3)):
+        tokens = np.asarray(found.tokens[row, place])
+        length = int(found.lengths[row, place])
+        assert tokens[0] == 9 and length > 2 and tokens[:length].tolist().index(END) == length - 1
+        assert (tokens[length:] == PAD).all()
+        steps = log_probs[row, np.arange(length), [START, *tokens[: length - 1]], tokens[:length]]
+        forced = [0, 11] if length == 12 else [0]
+        steps[forced] = 0
+        # Sums of at most 12 float32 numbers.
+        np.testing.assert_allclose(found.scores[row, place], steps.sum() / length, rtol=1e-5)
+
+
+def test_draws_have_the_distribution_of_the_logits():
+    draws = 20_000
+    table = random_table(1, length=1)
+    config = dataclasses.replace(SAMPLING, max_length=1, num_return_sequences=draws)
+    found = sampled(table, jax.random.split(jax.random.key(2), 1), config)
+    expected = np.asarray(jax.nn.softmax(table[0, 0, START]))
+    counts = np.bincount(np.asarray(found.tokens).ravel(), minlength=20)
+    # Five standard deviations of a binomial count, and one draw for probabilities near 0.
+    deviation = np.sqrt(draws * expected * (1 - expected))
+    assert (np.abs(counts - draws * expected) < 5 * deviation + 1).all()
 
 
 GOLDEN = Path(__file__).parent / "golden"
