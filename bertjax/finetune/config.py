@@ -67,8 +67,11 @@ class FinetuneConfig:
     warmup_proportion: float = 0.1
     """Share of the steps that warm up, unless `optimizer.warmup_steps` is given."""
     select: _Select = "last"
-    """Weights to report and export. last: those of the last step. best: those of the best
-    evaluation on the dev rows, which makes the dev metric optimistic."""
+    """Weights to report and export. last: those of the last step, or a mean (see average_last).
+    best: those of the best evaluation on the dev rows, which makes the dev metric optimistic."""
+    average_last: int = 0
+    """Number of checkpoints whose mean is evaluated at the end and exported: those of the last step
+    and of the multiples of `save_every` before it, which are all kept. 0: the last step alone."""
     best_metric: str | None = None
     """Metric on the dev rows that chooses evaluations, settings and seeds. The lowest loss and the
     highest value of any other metric are the best. Default: set by the task."""
@@ -127,6 +130,7 @@ class FinetuneConfig:
                 "`tokenizer` is for a new model: set `from_scratch`, or leave it out, as a trained "
                 "model has its own."
             )
+        self._check_average()
         if self.lora.rank and self.from_scratch:
             raise UserError("`lora.rank` needs a trained encoder: leave out `from_scratch`.")
         for size in self.batch_sizes or (self.batch_size,):
@@ -134,6 +138,20 @@ class FinetuneConfig:
                 raise UserError(
                     f"`accumulation` {self.accumulation} does not divide `batch_size` {size}."
                 )
+
+    def _check_average(self) -> None:
+        if self.average_last < 0 or self.average_last == 1:
+            raise UserError(f"`average_last` is {self.average_last}: give 0, or 2 and more.")
+        if self.average_last and self.select == "best":
+            raise UserError(
+                "`average_last` averages the last checkpoints and `select` takes the best one: "
+                "leave one of them out."
+            )
+        if self.average_last and self.optimizer.ema_decay:
+            raise UserError(
+                "`average_last` and `optimizer.ema_decay` are two averages of the weights: leave "
+                "one of them out."
+            )
 
     @property
     def kind(self) -> TaskKind:

@@ -19,6 +19,9 @@ from bertjax.train.telemetry.mfu import Work, work_of
 from bertjax.train.telemetry.phases import PhaseInfo
 from bertjax.train.telemetry.trackers import make_profiler, make_trackers
 
+_AVERAGE = ("average_last", "save_every")
+"""Fields that decide which checkpoints are averaged."""
+
 
 class Records:
     """The records of a run; every seed adds its own."""
@@ -65,6 +68,7 @@ class Records:
             "batch_size": batch_size,
             "max_seq_length": self.trainer.buckets[-1],
             "select": config.select,
+            **({name: getattr(config, name) for name in _AVERAGE} if config.average_last else {}),
             "optimizer": {
                 **dataclasses.asdict(config.optimizer),
                 "learning_rate": learning_rate,

@@ -44,8 +44,10 @@ def train_seed(
     trainer.log(f"Seed {seed}, {description}: {schedule.steps:,} steps.")
     params, scores = _fit(trainer, records, directory, seed, schedule)
     params = trainer.whole_params(params)
-    # A run that was complete already evaluates nothing.
+    # A run that was complete already evaluates nothing, and no run has evaluated a mean.
     scores = scores or trainer.scores(params, task.dev) or {}
+    if trainer.config.average_last:
+        trainer.log(f"The mean of the checkpoints has {task.metric} {scores[task.metric]:.4f}.")
     test = None
     if task.test:
         of_test = functools.partial(task.test_scores, scores) if task.test_scores else None
@@ -82,6 +84,8 @@ def _fit(
     with Checkpoints(
         directory / "checkpoints",
         keep_best=loop.keep_best,
+        keep_regular=config.average_last,
+        interval=config.save_every,
         best_mode=task.best_mode,
         log=trainer.log,
     ) as checkpoints:
@@ -104,6 +108,8 @@ def _fit(
             raise Stopped("stopped in training")
         if config.select == "best" and result.best is not None:
             return _best(result, checkpoints)
+        if config.average_last:
+            return _mean(trainer, result, checkpoints), {}
     return result.state.averaged_params(), dict(latest)
 
 
@@ -112,3 +118,22 @@ def _best(result: FitResult, checkpoints: Checkpoints) -> tuple[Any, Scores]:
     target = abstract(result.state.averaged_params())
     restored = checkpoints.restore_params(target, which=result.best["step"])
     return restored.state, result.best["metrics"]
+
+
+def _mean(trainer: Trainer, result: FitResult, checkpoints: Checkpoints) -> Any:
+    """Averages the checkpoints of the last step and of the multiples of `save_every` before it.
+
+    Other checkpoints, such as that of a signal, do not count: a run that was stopped and resumed
+    has the mean of one that was not.
+    """
+    config, last = trainer.config, int(result.state.step)
+    regular = range(config.save_every, last, config.save_every)
+    steps = [*regular, last][-config.average_last :]
+    target = abstract(result.state.averaged_params())
+    params, used = checkpoints.mean_params(target, steps)
+    names = ", ".join(f"{step:,}" for step in used)
+    warning = "" if len(used) == config.average_last else "WARNING: "
+    trainer.log(
+        f"{warning}Averaged {len(used)} of {config.average_last} checkpoints, of the steps {names}."
+    )
+    return params

@@ -92,6 +92,13 @@ class Trainer:
             steps, warmup = self.schedule(setting)[2:]
             make_schedule(dataclasses.replace(self.config.optimizer, warmup_steps=warmup), steps)
             self.config.telemetry.check(steps)
+            saves, average = -(-steps // self.config.save_every), self.config.average_last
+            if average > saves:
+                raise UserError(
+                    f"`average_last` is {average}, and a run of {steps:,} steps saves {saves} "
+                    f"regular checkpoints (`save_every` {self.config.save_every:,}): lower one of "
+                    "the two."
+                )
 
     def schedule(self, setting: Setting) -> Schedule:
         """Returns the steps of a setting."""

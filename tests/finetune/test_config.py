@@ -11,6 +11,7 @@ from bertjax.finetune.run import finetune
 from bertjax.tasks.classification.config import ClassificationConfig
 from bertjax.tasks.question_answering.config import QuestionAnsweringConfig
 from bertjax.train.lora import LoraConfig
+from bertjax.train.optimizer import OptimizerConfig
 
 
 def configure(**change):
@@ -38,6 +39,10 @@ def configure(**change):
         {"batch_size": 10, "accumulation": 3},
         {"max_seq_length": 3},
         {"eval_every": -1},
+        {"average_last": -1},
+        {"average_last": 1},
+        {"average_last": 3, "select": "best"},
+        {"average_last": 3, "optimizer": OptimizerConfig(ema_decay=0.9)},
         {"task": "classification"},
     ],
 )

@@ -1,6 +1,8 @@
 """One seed: which weights it keeps, when it ends, what its checkpoints hold."""
 
+import contextlib
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -161,3 +163,63 @@ def test_fine_tuning_with_frozen_parts_and_an_average(tiny_model, tmp_path):
     moved = dataclasses.replace(config, optimizer=dataclasses.replace(recipe, layer_decay=1.0))
     with pytest.raises(UserError, match=r"optimizer.layer_decay \(0.8 there, 1.0 here\)"):
         finetune(moved, quiet, model=tiny_model, progress=False)
+
+
+@contextlib.contextmanager
+def stop_at_the_fifth_question():
+    questions = itertools.count(1)
+    yield lambda: next(questions) >= 5
+
+
+def damage(step):
+    """Truncates the arrays of a checkpoint."""
+    for file in (file for file in step.rglob("*") if file.parent.name == "d"):
+        file.write_bytes(file.read_bytes()[:10])
+
+
+def test_the_mean_of_the_last_checkpoints_is_scored_and_exported(config, tmp_path, monkeypatch):
+    """12 steps with checkpoints of 3, 6, 9 and 12, and one of a signal in step 4's evaluation."""
+    config = dataclasses.replace(config, epochs=3, save_every=3, average_last=3)
+    lines = []
+    result = finetune(config, lines.append, progress=False)
+    assert "Averaged 3 of 3 checkpoints, of the steps 6, 9, 12." in lines
+    score = result.seeds[0].metrics["accuracy"]
+    assert f"The mean of the checkpoints has accuracy {score:.4f}." in lines
+    model = from_pretrained(config.workdir)
+    evaluated = predict.evaluate(model, config.dev)
+    assert evaluated == pytest.approx({"examples": 21, **result.seeds[0].metrics}, rel=1e-5)
+    directory = tmp_path / "run/seed-0/checkpoints"
+    with Checkpoints(directory, read_only=True) as checkpoints:
+        saved = [named(checkpoints.restore_params(which=step).state) for step in (6, 9, 12)]
+    for name, leaf in named(model.params).items():
+        wanted = np.mean([np.float64(params[name]) for params in saved], 0)
+        # Roundings of float32, of weights up to 1 that change little from step to step.
+        np.testing.assert_allclose(leaf, wanted, rtol=1e-6, atol=1e-7, err_msg=name)
+
+    # The same command again, and a run that was stopped and resumed, have the same bits.
+    weights = (tmp_path / "run/export/model.safetensors").read_bytes()
+    assert finetune(config, quiet, progress=False).seeds == result.seeds
+    other = dataclasses.replace(config, workdir=str(tmp_path / "other"))
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "stop_requests", stop_at_the_fifth_question)
+        assert finetune(other, quiet, progress=False).stopped
+    assert (tmp_path / "other/seed-0/checkpoints/4").exists()
+    assert finetune(other, quiet, progress=False).seeds[0].metrics == result.seeds[0].metrics
+    for run in ("run", "other"):
+        assert (tmp_path / run / "export/model.safetensors").read_bytes() == weights
+
+    for name, value in (("average_last", 2), ("average_last", 0), ("save_every", 4)):
+        with pytest.raises(UserError, match=f"another {name}"):
+            finetune(dataclasses.replace(config, **{name: value}), quiet, progress=False)
+    damage(directory / "9")
+    lines.clear()
+    finetune(config, lines.append, progress=False)
+    assert "WARNING: Averaged 2 of 3 checkpoints, of the steps 6, 12." in lines
+    assert any(line.startswith("WARNING: the checkpoint of step 9") for line in lines)
+
+
+def test_a_mean_of_more_checkpoints_than_are_saved_is_refused(config, make_trainer):
+    config = dataclasses.replace(config, epochs=2, save_every=3, average_last=4)  # 8 steps
+    with pytest.raises(UserError, match=r"`average_last` is 4, and a run of 8 steps saves 3 reg"):
+        make_trainer(config)
+    make_trainer(dataclasses.replace(config, average_last=3))

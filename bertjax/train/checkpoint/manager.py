@@ -8,11 +8,12 @@ with an intact meta count towards `keep_last` and `keep_best`.
 """
 
 import contextlib
+import functools
 import importlib.metadata
 import json
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import jax
@@ -39,6 +40,12 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 _FULL_DISK = ("No space left", "File too large", "Disk quota", "os_error_code='28'")
 
 
+@functools.partial(jax.jit, donate_argnums=0)
+def _next_mean(mean: Any, new: Any, count: float) -> Any:
+    """Returns the mean of `count` trees from that of the others."""
+    return jax.tree.map(lambda old, each: old + (each - old) / count, mean, new)
+
+
 class Checkpoints:
     """The saved steps of a run, in one directory; call from the main thread of every process."""
 
@@ -48,6 +55,8 @@ class Checkpoints:
         *,
         keep_last: int = 3,
         keep_best: int = 1,
+        keep_regular: int = 0,
+        interval: int = 1,
         best_mode: Literal["min", "max"] = "min",
         read_only: bool = False,
         log: Callable[[str], None] = _LOGGER.warning,
@@ -59,6 +68,9 @@ class Checkpoints:
             keep_last: number of newest intact steps to keep, at least 3, so that after damage or a
                 diverging run an earlier step is left.
             keep_best: number of steps with the best metric to keep in addition.
+            keep_regular: number of newest steps that are multiples of `interval` to keep in
+                addition, for `mean_params`.
+            interval: steps between the regular saves of the run.
             best_mode: whether a lower or a higher metric is better.
             read_only: never write, clean or mark; for a run that may be in progress.
             log: receives one line about each damaged step.
@@ -73,6 +85,7 @@ class Checkpoints:
         self.directory = epath.Path(directory)
         self.best_mode = best_mode
         self._keep_last, self._keep_best = keep_last, keep_best
+        self._keep_regular, self._interval = keep_regular, interval
         self.ranked_after = 0
         """Only later steps compete for `keep_best`; earlier ones belong to another phase."""
         self._read_only, self._log = read_only, log
@@ -190,7 +203,8 @@ class Checkpoints:
             self._storage.wait()
         self._scores[step] = metric
         last = self.steps()[-self._keep_last :]
-        keep = {*last, *self._ranked()[: self._keep_best]}
+        regular = [each for each in self.steps()[::-1] if each % self._interval == 0]
+        keep = {*last, *self._ranked()[: self._keep_best], *regular[: self._keep_regular]}
         for old in self._storage.steps():
             # A damaged step stays for inspection until enough intact ones follow it.
             if old not in keep and (old in self._scores or old < last[0]):
@@ -258,7 +272,7 @@ class Checkpoints:
             try:
                 return read_state(self._storage, candidate, target, accept)
             except Damaged as damage:
-                self._mark(candidate, str(damage))
+                self._mark(candidate, str(damage), "and the one before it is used")
         # If all steps were marked before, the directory isn't empty: training would replace them.
         damaged = candidates or from_first_process(self._storage.steps()[::-1])
         if not damaged:
@@ -292,18 +306,53 @@ class Checkpoints:
         if step not in self._scores:
             raise UserError(f"{self.directory} holds no intact checkpoint ({which} was asked for).")
         try:
-            arrays = read_meta(self._storage, step)["arrays"]
-            if target is None:
-                saved = {n: jax.ShapeDtypeStruct(s, d) for n, (d, s, _) in arrays.items()}
-                target = nested(saved)["params"]
-            names = [f"ema/{n}" if f"ema/{n}" in arrays else f"params/{n}" for n in named(target)]
-            wanted = nested(dict(zip(names, jax.tree.leaves(target), strict=True)))
-            restored = read_state(self._storage, step, wanted, partial=True)
+            return self._read_params(step, target)
         except Damaged as damage:
             raise UserError(
                 f"The checkpoint of step {step:,} in {self.directory} is damaged ({damage}): "
                 "resume the run, which goes back to an intact one, or name another step."
             ) from None
+
+    def mean_params(self, target: Any, steps: Sequence[int]) -> tuple[Any, list[int]]:
+        """Averages the parameters of several steps; leaves missing ones out, and damaged ones.
+
+        Parameters that are equal in all steps keep their bits. The mean depends on the order of
+        the steps in its last bits.
+
+        Source: Vaswani et al. 2017, section 6.1; fairseq's scripts/average_checkpoints.py.
+
+        Args:
+            target: the parameters as `jax.ShapeDtypeStruct`s.
+            steps: the steps; a damaged one is reported and marked.
+
+        Returns:
+            The mean, and the steps that it covers.
+
+        Raises:
+            UserError: no step is intact.
+        """
+        self.wait()
+        mean, used = None, []
+        for step in (step for step in steps if step in self._scores):
+            try:
+                params = self._read_params(step, target).state
+            except Damaged as damage:
+                self._mark(step, str(damage), "and the mean leaves it out")
+                continue
+            used.append(step)
+            mean = params if mean is None else _next_mean(mean, params, float(len(used)))
+        if mean is None:
+            raise UserError(f"{self.directory} holds no intact checkpoint to average.")
+        return mean, used
+
+    def _read_params(self, step: int, target: Any) -> Restored:
+        arrays = read_meta(self._storage, step)["arrays"]
+        if target is None:
+            saved = {n: jax.ShapeDtypeStruct(s, d) for n, (d, s, _) in arrays.items()}
+            target = nested(saved)["params"]
+        names = [f"ema/{n}" if f"ema/{n}" in arrays else f"params/{n}" for n in named(target)]
+        wanted = nested(dict(zip(names, jax.tree.leaves(target), strict=True)))
+        restored = read_state(self._storage, step, wanted, partial=True)
         found, structure = named(restored.state), jax.tree.structure(target)
         params = jax.tree.unflatten(structure, [found[name] for name in names])
         return Restored(params, restored.meta)
@@ -314,10 +363,10 @@ class Checkpoints:
         unmarked = [n for n in steps if not (self.directory / str(n) / _MARKER).exists()]
         return from_first_process(unmarked)
 
-    def _mark(self, step: int, why: str) -> None:
+    def _mark(self, step: int, why: str, consequence: str) -> None:
         self._log(
             f"WARNING: the checkpoint of step {step:,} in {self.directory} is damaged ({why}); it "
-            "is marked as bad, and the one before it is used."
+            f"is marked as bad, {consequence}."
         )
         self._scores.pop(step, None)
         if not self._read_only:

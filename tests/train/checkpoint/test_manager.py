@@ -106,6 +106,46 @@ def test_steps_up_to_ranked_after_do_not_compete(tmp_path):
         assert checkpoints.steps() == [4, 5, 6, 7]
 
 
+def test_regular_steps_stay_whatever_is_saved_between(tmp_path):
+    settings = {"keep_last": 3, "keep_best": 1, "keep_regular": 3, "interval": 10}
+    with Checkpoints(tmp_path, **settings) as checkpoints:
+        save(checkpoints, 5, 10, 20, 25, metrics={5: 0.1, 25: 0.2})
+        assert checkpoints.steps() == [5, 10, 20, 25]
+    with Checkpoints(tmp_path, **settings) as checkpoints:
+        save(checkpoints, 26, 27, 30, 31, 32, 33, metrics={26: 0.3})
+        assert checkpoints.steps() == [5, 10, 20, 30, 31, 32, 33]
+        save(checkpoints, 40)
+        assert checkpoints.steps() == [5, 20, 30, 32, 33, 40]
+
+
+def test_the_mean_of_steps_and_what_it_leaves_out(tmp_path):
+    lines = []
+    with Checkpoints(tmp_path, keep_last=5) as checkpoints:
+        for step, value in ((1, 0.1), (2, 0.7), (4, -3.3), (5, 0.2)):
+            state = state_of(step, value)
+            state["params"]["frozen"] = jnp.full(4, 0.1)
+            checkpoints.save(state, META)
+    target = abstract(state["params"])
+    with Checkpoints(tmp_path, keep_last=5, log=lines.append) as checkpoints:
+        mean, used = checkpoints.mean_params(target, [1, 2, 3, 5])
+        assert used == [1, 2, 5] and not lines
+        kernels = [state_of(*each)["params"] for each in ((1, 0.1), (2, 0.7), (5, 0.2))]
+        wanted = jax.tree.map(lambda *leaves: np.mean(np.float64(leaves), 0), *kernels)
+        frozen = mean.pop("frozen")
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), mean, wanted)
+        assert equal(frozen, jnp.full(4, 0.1))  # a sum of three would have another last bit
+        again, _ = checkpoints.mean_params(target, [1, 2, 3, 5])
+        assert equal({**mean, "frozen": frozen}, again)
+        for file in (file for file in files_of(tmp_path / "2") if file.parent.name == "d"):
+            file.write_bytes(file.read_bytes()[:10])
+        damaged, used = checkpoints.mean_params(target, [1, 2, 5])
+        assert used == [1, 5] and equal(damaged, checkpoints.mean_params(target, [1, 5])[0])
+        assert len(lines) == 1 and lines[0].endswith("marked as bad, and the mean leaves it out.")
+        assert checkpoints.steps() == [1, 4, 5]
+        with pytest.raises(UserError, match="no intact checkpoint to average"):
+            checkpoints.mean_params(target, [2, 3])
+
+
 def test_keep_last_below_three_is_refused(tmp_path):
     with pytest.raises(UserError, match="at least 3"):
         Checkpoints(tmp_path, keep_last=2)
