@@ -42,7 +42,7 @@ def sampled(table, keys, config, fields=()):
     return search.sample(table_step, table, config, ids, keys=keys)
 
 
-SAMPLING = GenerationConfig(max_length=12, num_beams=1, do_sample=True, num_return_sequences=3)
+SAMPLING = GenerationConfig(max_length=12, num_beams=1, do_sample=True, n_best=3)
 
 
 def test_a_wide_beam_finds_the_best_of_all_sequences():
@@ -99,7 +99,7 @@ def test_one_beam_is_greedy_and_scores_are_sums_of_log_probabilities():
 
 def test_a_row_does_not_depend_on_its_batch():
     table = random_table(4)
-    config = GenerationConfig(max_length=12, num_return_sequences=4, early_stopping=True)
+    config = GenerationConfig(max_length=12, n_best=4, early_stopping=True)
     found = searched(table, config)
     assert np.ptp(found.lengths[:, 0]) > 0  # rows that are done wait for the others
     for row in range(4):
@@ -125,7 +125,7 @@ def test_the_search_stops_when_all_rows_are_done():
 
 def test_more_beams_than_tokens_and_the_wrong_function_are_refused():
     table, keys = random_table(1), jax.random.split(jax.random.key(0), 1)
-    with pytest.raises(UserError, match=r"`generation.num_beams` 21 exceeds the 20 entries"):
+    with pytest.raises(UserError, match=r"`num_beams` 21 exceeds the 20 entries"):
         searched(table, GenerationConfig(num_beams=21))
     with pytest.raises(ValueError, match="call `sample`"):
         searched(table, SAMPLING)
@@ -135,7 +135,7 @@ def test_more_beams_than_tokens_and_the_wrong_function_are_refused():
 
 def test_gnmt_divides_by_another_length():
     table = random_table(6)
-    fields = {"max_length": 12, "length_penalty": 0.6, "num_return_sequences": 4}
+    fields = {"max_length": 12, "length_penalty": 0.6, "n_best": 4}
     config = GenerationConfig(**fields, length_penalty_kind="gnmt")
     found = searched(table, config)
     log_probs = np.asarray(jax.nn.log_softmax(table))
@@ -177,7 +177,7 @@ def test_a_cache_that_beams_share_and_one_that_is_reordered_agree():
         histories = jax.vmap(lambda row, writers: row[jnp.arange(length), writers])(cache, writers)
         return logits(histories, state.index), cache
 
-    config = GenerationConfig(max_length=length, num_beams=beams, num_return_sequences=beams)
+    config = GenerationConfig(max_length=length, num_beams=beams, n_best=beams)
     found = []
     for step, shape in ((reordered, (rows, beams, length)), (shared, (rows, length, beams))):
         cache = jnp.zeros(shape, jnp.int32)
@@ -218,7 +218,7 @@ def test_samples_end_and_their_scores_are_those_of_the_model():
 def test_draws_have_the_distribution_of_the_logits():
     draws = 20_000
     table = random_table(1, length=1)
-    config = dataclasses.replace(SAMPLING, max_length=1, num_return_sequences=draws)
+    config = dataclasses.replace(SAMPLING, max_length=1, n_best=draws)
     found = sampled(table, jax.random.split(jax.random.key(2), 1), config)
     expected = np.asarray(jax.nn.softmax(table[0, 0, START]))
     counts = np.bincount(np.asarray(found.tokens).ravel(), minlength=20)

@@ -48,12 +48,12 @@ def settings():
         yield {"num_beams": 4, "length_penalty": penalty, "early_stopping": early_stopping}
     yield {"num_beams": 1}
     yield {"num_beams": 1, "min_length": 6, "no_repeat_ngram_size": 2, "suppressed_ids": [0, 1, 7]}
-    yield {"num_beams": 4, "no_repeat_ngram_size": 3, "num_return_sequences": 4}
+    yield {"num_beams": 4, "no_repeat_ngram_size": 3, "n_best": 4}
     yield {"num_beams": 5, "no_repeat_ngram_size": 3, "min_length": 10, "early_stopping": True}
     yield {"num_beams": 4, "no_repeat_ngram_size": 1, "min_length": LENGTH}
-    yield {"num_beams": 4, "min_length": 5, "forced_start_id": 9, "num_return_sequences": 3}
+    yield {"num_beams": 4, "min_length": 5, "forced_start_id": 9, "n_best": 3}
     yield {"num_beams": 5, "force_end": True, "length_penalty": 2.0, "max_length": 7}
-    yield {"num_beams": 4, "suppressed_ids": [0, 1, 7], "max_length": 1, "num_return_sequences": 4}
+    yield {"num_beams": 4, "suppressed_ids": [0, 1, 7], "max_length": 1, "n_best": 4}
 
 
 def generate(setting):
@@ -81,6 +81,7 @@ def generate(setting):
     greedy = setting["num_beams"] == 1
     names = {"max_length": "max_new_tokens", "min_length": "min_new_tokens"}
     names |= {"forced_start_id": "forced_bos_token_id", "suppressed_ids": "suppress_tokens"}
+    names["n_best"] = "num_return_sequences"
     options = {names.get(name, name): value for name, value in setting.items()}
     if options.pop("force_end", False):
         options["forced_eos_token_id"] = END
