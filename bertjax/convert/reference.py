@@ -96,7 +96,7 @@ def make_probe(model: Pretrained) -> dict[str, np.ndarray]:
 
     The second half of each row has token type 1. The rows depend on the shape and the tokenizer.
     """
-    config, tokenizer = model.config, model.tokenizer
+    config, tokenizer = model.bert_config("`verify`"), model.tokenizer
     rng = np.random.default_rng(0)
     width = min(_PROBE_LENGTH, config.max_position_embeddings)
     lengths = (width, max(1, width - 4), max(1, width // 3), min(3, width))

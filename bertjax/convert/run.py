@@ -7,7 +7,7 @@ from typing import Literal
 import tyro
 from etils import epath
 
-from bertjax.config import BertConfig
+from bertjax.config import BertConfig, EncoderDecoderConfig
 from bertjax.convert import reference, verify
 from bertjax.convert.source import Source, is_pretraining_run, read_source
 from bertjax.convert.to_run import write_run
@@ -76,7 +76,7 @@ class ConvertResult:
     """The model or run that was written."""
 
     dest: epath.Path
-    model: BertConfig
+    model: BertConfig | EncoderDecoderConfig
     """The model's shape."""
     step: int
     """Number of steps done by a run; 0 otherwise."""
@@ -142,7 +142,8 @@ def convert(config: ConvertConfig, log: Callable[[str], None]) -> ConvertResult:
 def _write_run(
     config: ConvertConfig, source: Source, directory: epath.Path, log: Callable[[str], None]
 ) -> ConvertResult:
-    shape, tokens = source.model.config, source.model.tokenizer.vocab_size
+    shape = source.model.bert_config("a pre-training run")
+    tokens = source.model.tokenizer.vocab_size
     if tokens != shape.vocab_size:
         raise UserError(
             f"{config.source}: the tokenizer has {tokens} tokens and the model {shape.vocab_size}, "

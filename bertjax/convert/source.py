@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from etils import epath
 
-from bertjax.config import BertConfig, read_json_object
+from bertjax.config import BertConfig, EncoderDecoderConfig, read_json_object
 from bertjax.errors import UserError
 from bertjax.files import location
 from bertjax.interop import google
@@ -47,15 +47,24 @@ class Source:
 
     def __str__(self) -> str:
         shape, params = self.model.config, self.model.params
+        if isinstance(shape, EncoderDecoderConfig):
+            berts = f"{_describe(shape.encoder)}, and to write a {_describe(shape.decoder)}"
+            model = f"encoder-decoder: to read a {berts}"
+        else:
+            model = _describe(shape)
         heads = sorted(set(params) - {"embeddings", "encoder"})
         count = optax.tree.size(params)
         step = "no step" if self.step is None else f"step {self.step:,}"
         moments = "Adam moments" if self.has_moments else "no Adam moments"
-        return (
-            f"BERT with {shape.num_hidden_layers} layers of {shape.hidden_size} and "
-            f"{shape.num_attention_heads} heads, vocabulary {shape.vocab_size:,}, {count:,} "
-            f"parameters ({', '.join(['encoder', *heads])}); {step}, {moments}"
-        )
+        parts = ", ".join(["encoder", *heads])
+        return f"{model}, {count:,} parameters ({parts}); {step}, {moments}"
+
+
+def _describe(shape: BertConfig) -> str:
+    return (
+        f"BERT with {shape.num_hidden_layers} layers of {shape.hidden_size} and "
+        f"{shape.num_attention_heads} heads, vocabulary {shape.vocab_size:,}"
+    )
 
 
 def read_source(path: str, *, with_moments: bool, hidden_act: str | None = None) -> Source:
@@ -84,7 +93,8 @@ def read_source(path: str, *, with_moments: bool, hidden_act: str | None = None)
         source = Source(from_pretrained(place))
     if hidden_act is None:
         return source
-    shape = dataclasses.replace(source.model.config, hidden_act=hidden_act)
+    shape = source.model.bert_config("`hidden_act`")
+    shape = dataclasses.replace(shape, hidden_act=hidden_act)
     return dataclasses.replace(source, model=dataclasses.replace(source.model, config=shape))
 
 

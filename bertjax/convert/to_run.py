@@ -40,10 +40,11 @@ def write_run(
         log(f"Without its moments, Adam starts anew, and the steps from 0 (not {source.step:,}).")
         source = dataclasses.replace(source, step=0, updates=0)
     model, state = source.model, _state(source, optimizer)
+    shape = model.bert_config("a pre-training run")
     model.tokenizer.save(directory / "tokenizer")
-    (directory / MODEL).write_text(json.dumps(model.config.to_dict(), indent=2) + "\n")
+    (directory / MODEL).write_text(json.dumps(shape.to_dict(), indent=2) + "\n")
     meta = {
-        "immutable": weights_settings(model.config, model.params, model.tokenizer, optimizer),
+        "immutable": weights_settings(shape, model.params, model.tokenizer, optimizer),
         UNSET: list(UNSET_NAMES),
         "mutable": {},
         "loop": {"best": None, "evaluated": source.step or 0, "no_better": 0, "window": None},

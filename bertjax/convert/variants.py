@@ -22,7 +22,7 @@ _TOKEN_TYPES = "embeddings/token_type_embeddings/embedding"
 
 def variants(model: Pretrained) -> Iterator[tuple[str, Pretrained]]:
     """Yields (a clause that says what differs, the model with that difference)."""
-    config, leaves = model.config, named(model.params)
+    config, leaves = model.bert_config("`verify`"), named(model.params)
 
     def configured(**fields: Any) -> Pretrained:
         return dataclasses.replace(model, config=dataclasses.replace(config, **fields))

@@ -112,14 +112,14 @@ def verify(model: Pretrained, source: epath.PathLike, log: Callable[[str], None]
         UserError: there are no reference outputs, or the golden statistics are damaged, belong to
             another vocabulary, or were made by bertjax.
     """
-    source = location(source)
+    source, rows = location(source), model.bert_config("`verify`").vocab_size
     reference, stored = _find_reference(model, source, log)
     log(f"Comparing with {reference}{' (stored statistics)' if stored else ''}.")
     ids = reference.probe["input_ids"]
-    if ids.min() < 0 or ids.max() >= model.config.vocab_size:
+    if ids.min() < 0 or ids.max() >= rows:
         raise UserError(
             f"{source}: the stored statistics belong to a larger vocabulary than the model's "
-            f"{model.config.vocab_size} tokens; make them again from the model's own source."
+            f"{rows} tokens; make them again from the model's own source."
         )
     ours = model_outputs(model, reference.probe)
     found = _differences(ours, reference)

@@ -51,10 +51,11 @@ def embed(
     features = tokenize(firsts, seconds, model.tokenizer, length)
     joined = len(layers) if layer_weights is None else 1
     weights = None if layer_weights is None else np.asarray(layer_weights, np.float32)
-    result = np.zeros((len(firsts), model.config.hidden_size * joined), np.float32)
+    config = model.bert_config("an embedding")
+    result = np.zeros((len(firsts), config.hidden_size * joined), np.float32)
     for rows, inputs in programs.batches(features, batch_size, length):
         vectors = programs.pooled_vectors(
-            model.params, inputs, weights, layers, pooling, model.config, execution
+            model.params, inputs, weights, layers, pooling, config, execution
         )
         result[rows] = np.asarray(vectors)[: len(rows)]
     return result
@@ -64,7 +65,7 @@ def check_layers(
     model: Pretrained, layers: Sequence[int], pooling: str, layer_weights: Sequence[float] | None
 ) -> None:
     """Raises a UserError unless the model has these layers and this pooling."""
-    depth = model.config.num_hidden_layers
+    depth = model.bert_config("an embedding").num_hidden_layers
     for number in layers:
         if not -depth - 1 <= number <= depth:
             raise UserError(

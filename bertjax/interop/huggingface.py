@@ -8,16 +8,19 @@ from typing import Any
 
 from etils import epath
 
-from bertjax.config import BertConfig, read_json_object
+from bertjax.config import BertConfig, EncoderDecoderConfig, read_json_object
 from bertjax.errors import UserError
 from bertjax.files import location, output_directory, writing
-from bertjax.interop import distilbert, google, hub
+from bertjax.interop import distilbert, encoder_decoder, google, hub
 from bertjax.interop.tensors import read_params, write_params
 from bertjax.interop.weights import WEIGHTS, find_weights, read_weights
 from bertjax.model.heads import TASK_PARTS, kind_of_parts
 from bertjax.text.tokenizer import Tokenizer, load_tokenizer
 
 CONFIG = "config.json"
+GENERATION = "generation_config.json"
+DECODER_TOKENIZER = "decoder_tokenizer"
+"""Directory, in that of an encoder-decoder, of the decoder's tokenizer if it has one of its own."""
 
 _ARCHITECTURES = {
     "pretraining": "BertForPreTraining",
@@ -29,6 +32,7 @@ _ARCHITECTURES = {
     "token_classification": "BertForTokenClassification",
     "question_answering": "BertForQuestionAnswering",
     "multiple_choice": "BertForMultipleChoice",
+    "encoder_decoder": "EncoderDecoderModel",
     "encoder": "BertModel",
 }
 # Architectures that name their output layer `classifier`.
@@ -43,16 +47,18 @@ _PROBLEM_TYPES = {
 }
 _LABELED = ("sequence_classification", "multi_label_classification", "token_classification")
 _TASK = "bertjax_task"
+_MODEL_TYPES = ("bert", "distilbert", encoder_decoder.MODEL_TYPE)
 
 
 @dataclasses.dataclass
 class Pretrained:
     """A model on disk: shape, weights, tokenizer and the task it was trained for."""
 
-    config: BertConfig
+    config: BertConfig | EncoderDecoderConfig
     """The shape."""
     params: dict
-    """Nested dict of float32 arrays; see `init_params`."""
+    """Nested dict of float32 arrays; see `init_params`, and for an encoder-decoder
+    `bertjax.model.encoder_decoder.init_params`."""
     tokenizer: Tokenizer
     """The tokenizer that makes the model's ids."""
     task: dict[str, Any] | None = None
@@ -69,12 +75,27 @@ class Pretrained:
         """The task's kind; without a task, the kind that the heads determine."""
         return self.task["kind"] if self.task else kind_of_parts(self.params)
 
+    def bert_config(self, use: str) -> BertConfig:
+        """Returns the shape of a model that is one BERT, for a use that needs one.
+
+        Raises:
+            UserError: the model is an encoder-decoder; the sentence names the use.
+        """
+        if isinstance(self.config, EncoderDecoderConfig):
+            raise UserError(f"The model is an encoder-decoder, and {use} needs a BERT: give one.")
+        return self.config
+
 
 def save_pretrained(path: epath.PathLike, model: Pretrained) -> epath.Path:
     """Writes config.json, model.safetensors and the tokenizer's files; returns the directory.
 
     The weights are those of Hugging Face's class for the model's kind: heads of other kinds are
     not written. A pooler is written if the class reads it or is a plain encoder.
+
+    An encoder-decoder also gets generation_config.json and, if what it writes has a vocabulary of
+    its own, the directory decoder_tokenizer. Shared weights are written for the encoder and for
+    the decoder, and zeros for a pooler that the encoder lacks, because Hugging Face's class has
+    one that nothing reads.
 
     All files are written or none. A new directory is moved into place when it is complete. An
     existing directory gets the files one by one, config.json last, because nothing reads the
@@ -93,6 +114,8 @@ def save_pretrained(path: epath.PathLike, model: Pretrained) -> epath.Path:
         temporary.mkdir(parents=True)
         try:
             model.tokenizer.save(temporary, export=True)
+            if isinstance(model.config, EncoderDecoderConfig):
+                _write_decoder_files(temporary, model, model.config)
             write_params(temporary / WEIGHTS, params, prefix=model.kind != "encoder")
             (temporary / CONFIG).write_text(json.dumps(_config_json(model), indent=2) + "\n")
             _put_in_place(temporary, path)
@@ -123,6 +146,8 @@ def from_pretrained(path: epath.PathLike) -> Pretrained:
     path = find_export(path)
     where = str(path / CONFIG)
     fields = _read_config(path / CONFIG)
+    if fields.get("model_type") == encoder_decoder.MODEL_TYPE:
+        return dataclasses.replace(_read_encoder_decoder(path, fields), source=source)
     distilled = fields.get("model_type") == "distilbert"
     if distilled:
         fields = distilbert.bert_fields(fields, where)
@@ -136,6 +161,26 @@ def from_pretrained(path: epath.PathLike) -> Pretrained:
     tokenizer = _tokenizer_of(config, path)
     task = _read_task(fields, params, where=where)
     return Pretrained(config, params, tokenizer, task, source=source)
+
+
+def _read_encoder_decoder(path: epath.Path, fields: dict[str, Any]) -> Pretrained:
+    where = str(path / CONFIG)
+    task = _own_task(fields, where) or {"kind": encoder_decoder.KIND}
+    config = encoder_decoder.read_config(fields, task.get(encoder_decoder.SHARE), where)
+    tied = bool(fields.get("tie_encoder_decoder"))
+    params, config = encoder_decoder.read_params(
+        read_weights(find_weights(path) or path / WEIGHTS), config, tied=tied
+    )
+    tokenizer, decoder_tokenizer = _tokenizer_of(config.encoder, path), None
+    if (path / DECODER_TOKENIZER).is_dir():
+        decoder_tokenizer = _tokenizer_of(config.decoder, path / DECODER_TOKENIZER)
+    elif (ours := config.encoder.vocab_size) != (theirs := config.decoder.vocab_size):
+        raise UserError(
+            f"{path}: the encoder has {ours} tokens and the decoder {theirs}, and there is no "
+            f"{DECODER_TOKENIZER}; put the decoder's tokenizer into a directory of that name."
+        )
+    task[encoder_decoder.SHARE] = config.share
+    return Pretrained(config, params, tokenizer, task, decoder_tokenizer)
 
 
 def from_google(checkpoint: google.GoogleCheckpoint) -> Pretrained:
@@ -182,26 +227,45 @@ def _params_of_kind(path: epath.Path, model: Pretrained) -> dict[str, Any]:
     kind = model.kind
     if kind not in TASK_PARTS:
         raise UserError(f"{path}: not written, because {_unknown_task(kind)}.")
-    parts = ("embeddings", "encoder", *TASK_PARTS[kind])
+    is_pair = isinstance(model.config, EncoderDecoderConfig)
+    if (kind == encoder_decoder.KIND) != is_pair:
+        reason = f"the task is {kind!r} and the configuration a {type(model.config).__name__}"
+        raise UserError(f"{path}: not written, because {reason}; give those of one model.")
+    parts = ("encoder",) if is_pair else ("embeddings", "encoder")
+    parts = (*parts, *TASK_PARTS[kind])
     if kind == "encoder" and "pooler" in model.params:
         parts = (*parts, "pooler")
     if missing := [part for part in parts if part not in model.params]:
         reason = f"the task {kind!r} needs the part {missing[0]}, which the model lacks"
         raise UserError(f"{path}: not written, because {reason}; add it, or name another task.")
+    if isinstance(model.config, EncoderDecoderConfig):
+        return encoder_decoder.parameters_to_write(path, model.params, model.config)
     return {part: model.params[part] for part in parts}
 
 
+def _write_decoder_files(
+    directory: epath.Path, model: Pretrained, config: EncoderDecoderConfig
+) -> None:
+    tokenizer = model.decoder_tokenizer or model.tokenizer
+    same = config.encoder.vocab_size == config.decoder.vocab_size
+    if not same or tokenizer.sha256 != model.tokenizer.sha256:
+        (directory / DECODER_TOKENIZER).mkdir()
+        tokenizer.save(directory / DECODER_TOKENIZER, export=True)
+    options = (model.task or {}).get("generation")
+    fields = encoder_decoder.generation_json(options, tokenizer)
+    (directory / GENERATION).write_text(json.dumps(fields, indent=2) + "\n")
+
+
 def _config_json(model: Pretrained) -> dict[str, Any]:
-    kind, act = model.kind, model.config.hidden_act
-    fields = {
-        "architectures": [_ARCHITECTURES[kind]],
-        "model_type": "bert",
-        **model.config.to_dict(),
-        "hidden_act": "gelu_new" if act == "gelu_tanh" else act,
-        "position_embedding_type": "absolute",
-        "pad_token_id": model.tokenizer.pad_id,
-        "tie_word_embeddings": True,
-    }
+    kind, config = model.kind, model.config
+    named = {"architectures": [_ARCHITECTURES[kind]]}
+    if isinstance(config, EncoderDecoderConfig):
+        tokenizer = model.decoder_tokenizer or model.tokenizer
+        parts = _bert_json(config.encoder, model.tokenizer), _bert_json(config.decoder, tokenizer)
+        task = {**(model.task or {"kind": kind}), encoder_decoder.SHARE: config.share}
+        own = encoder_decoder.config_json(*parts, config.share, tokenizer)
+        return {**named, **own, _TASK: task}
+    fields = {**named, **_bert_json(config, model.tokenizer)}
     if kind == "regression" or kind in _LABELED:
         labels = list((model.task or {}).get("labels") or [])
         labels = labels or [f"LABEL_{i}" for i in range(_outputs(model.params))]
@@ -214,23 +278,40 @@ def _config_json(model: Pretrained) -> dict[str, Any]:
     return fields
 
 
+def _bert_json(config: BertConfig, tokenizer: Tokenizer) -> dict[str, Any]:
+    act = config.hidden_act
+    return {
+        "model_type": "bert",
+        **config.to_dict(),
+        "hidden_act": "gelu_new" if act == "gelu_tanh" else act,
+        "position_embedding_type": "absolute",
+        "pad_token_id": tokenizer.pad_id,
+        "tie_word_embeddings": True,
+    }
+
+
 def _put_in_place(temporary: epath.Path, path: epath.Path) -> None:
     # An object store renames a directory by copying its files one by one, in any order.
     if not path.exists() and "://" not in str(path):
         temporary.rename(path)
         return
     path.mkdir(parents=True, exist_ok=True)
-    for name in (CONFIG, "vocab.txt", "spm.model", "tokenizer.json", "added_tokens.json"):
+    old = (CONFIG, GENERATION, "vocab.txt", "spm.model", "tokenizer.json", "added_tokens.json")
+    for name in old:
         (path / name).unlink(missing_ok=True)
+    (path / DECODER_TOKENIZER).rmtree(missing_ok=True)
     for file in sorted(temporary.iterdir(), key=lambda file: (file.name == CONFIG, file.name)):
-        file.replace(path / file.name)
+        if file.is_dir():
+            _put_in_place(file, path / file.name)
+        else:
+            file.replace(path / file.name)
 
 
 def _read_config(path: epath.Path) -> dict[str, Any]:
     fields = read_json_object(path)
     encoders = "encoders, which attend to the whole text,"
     for name, known, shown in (
-        ("model_type", ("bert", "distilbert"), "'bert' and 'distilbert'"),
+        ("model_type", _MODEL_TYPES, f"{', '.join(map(repr, _MODEL_TYPES))}"),
         ("position_embedding_type", ("absolute",), "'absolute'"),
         ("is_decoder", (False,), encoders),
         ("add_cross_attention", (False,), encoders),

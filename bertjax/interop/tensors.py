@@ -27,6 +27,15 @@ _MODULES = (
     (rf"{_LAYER}/attention/(query|key|value)", r"bert.encoder.layer.\1.attention.self.\2"),
     (rf"{_LAYER}/attention/output", r"bert.encoder.layer.\1.attention.output.dense"),
     (rf"{_LAYER}/attention_layer_norm", r"bert.encoder.layer.\1.attention.output.LayerNorm"),
+    (
+        rf"{_LAYER}/cross_attention/(query|key|value)",
+        r"bert.encoder.layer.\1.crossattention.self.\2",
+    ),
+    (rf"{_LAYER}/cross_attention/output", r"bert.encoder.layer.\1.crossattention.output.dense"),
+    (
+        rf"{_LAYER}/cross_attention_layer_norm",
+        r"bert.encoder.layer.\1.crossattention.output.LayerNorm",
+    ),
     (rf"{_LAYER}/(intermediate|output)", r"bert.encoder.layer.\1.\2.dense"),
     (rf"{_LAYER}/output_layer_norm", r"bert.encoder.layer.\1.output.LayerNorm"),
     (r"pooler", r"bert.pooler.dense"),
@@ -35,12 +44,12 @@ _MODULES = (
     (r"mlm", r"cls.predictions"),
     (r"nsp", r"cls.seq_relationship"),
     (r"(classifier|qa_outputs)", r"\1"),
+    (r"projection", r"enc_to_dec_proj"),
 )
 _LEAVES = {"kernel": "weight", "embedding": "weight", "scale": "weight", "bias": "bias"}
 
 _ENCODER = ("bert.embeddings.", "bert.encoder.", "bert.pooler.")
 _IGNORED = ("bert.embeddings.position_ids", "bert.embeddings.token_type_ids")
-_DECODER = "cls.predictions.decoder.weight"
 
 
 def tensor_name(path: str) -> tuple[str, bool]:
@@ -53,7 +62,15 @@ def tensor_name(path: str) -> tuple[str, bool]:
 
 
 def module_name(module: str) -> str:
-    """Returns Hugging Face's name of a module, such as `encoder/layer_0/attention/query`."""
+    """Returns Hugging Face's name of a module, such as `encoder/layer_0/attention/query`.
+
+    The encoder and the decoder of an encoder-decoder are BERTs: `encoder/encoder/layer_0/...`.
+    """
+    part, _, rest = module.partition("/")
+    if part == "decoder" and rest:
+        return f"decoder.{module_name(rest)}"
+    if part == "encoder" and not rest.startswith("layer_"):
+        return f"encoder.{module_name(rest).removeprefix('bert.')}"
     for ours, theirs in _MODULES:
         if re.fullmatch(ours, module):
             return re.sub(ours, theirs, module)
@@ -110,7 +127,7 @@ def read_params(weights: Weights, config: BertConfig) -> dict:
         UserError: a tensor is missing, is damaged, has the wrong shape, is unknown, or occurs in
             two different versions.
     """
-    names = ((_canonical(name), name) for name in weights.tensors)
+    names = ((canonical_name(name), name) for name in weights.tensors)
     weights = weights.renamed((ours, theirs) for ours, theirs in names if ours not in _IGNORED)
     tensors = weights.tensors
     stored = {name: array.shape for name, array in tensors.items()}
@@ -184,16 +201,22 @@ def _check(weights: Weights, known: set[str]) -> None:
             reason = f"the tensor {name} is not part of the BERT that config.json describes"
             remedy = "put the config.json of these weights beside them"
             raise UserError(f"{weights.where(name)}: {reason}; {remedy}.")
-    words = weights.tensors.get("bert.embeddings.word_embeddings.weight")
-    decoder = weights.tensors.get(_DECODER)
+    check_tied(weights)
+
+
+def check_tied(weights: Weights, prefix: str = "") -> None:
+    """Refuses output weights that are not the word embeddings; names begin with `prefix`."""
+    name = f"{prefix}cls.predictions.decoder.weight"
+    words = weights.tensors.get(f"{prefix}bert.embeddings.word_embeddings.weight")
+    decoder = weights.tensors.get(name)
     if words is not None and decoder is not None and not np.array_equal(decoder, words):
         raise UserError(
-            f"{weights.where(_DECODER)}: the tensor {_DECODER} differs from the word embeddings; "
-            "only a BERT whose decoder is tied to them can be read."
+            f"{weights.where(name)}: the tensor {name} differs from the word embeddings; only a "
+            "BERT whose decoder is tied to them can be read."
         )
 
 
-def _canonical(name: str) -> str:
+def canonical_name(name: str) -> str:
     """Returns a tensor's name with the prefix `bert.`, LayerNorm.weight and LayerNorm.bias."""
     if name.startswith(("embeddings.", "encoder.", "pooler.")):
         name = f"bert.{name}"

@@ -69,6 +69,7 @@ def add_words(
             f"Words can be added to a WordPiece vocabulary, and this model's is {old.kind}; train "
             "a vocabulary on text with these words, and replace the model's by it."
         )
+    rows = model.bert_config("another vocabulary").vocab_size
     tokens = _tokens(old)
     given = list(words)
     for word in given:
@@ -84,7 +85,7 @@ def add_words(
     for number, word in zip(numbers, new, strict=True):
         tokens[number] = word
     # A model may have more rows than tokens. The table grows only after these rows are used.
-    kept = np.arange(max(model.config.vocab_size, end))
+    kept = np.arange(max(rows, end))
     kept[numbers] = -1
     noun = "word" if len(new) == 1 else "words"
     report = (
@@ -164,7 +165,8 @@ def _resize(
         return result
 
     unknown = sum(not ids for ids in pieces)
-    config = dataclasses.replace(model.config, vocab_size=len(kept))
+    config = model.bert_config("another vocabulary")
+    config = dataclasses.replace(config, vocab_size=len(kept))
     params = _with_tables(model.params, means)
     return Resized(
         dataclasses.replace(model, config=config, params=params, tokenizer=tokenizer),

@@ -20,11 +20,13 @@ TASK_PARTS: dict[str, tuple[str, ...]] = {
     "token_classification": ("classifier",),
     "question_answering": ("qa_outputs",),
     "multiple_choice": ("pooler", "classifier"),
+    "encoder_decoder": ("decoder",),
     "encoder": (),
 }
 """Kind of task -> its subtrees of parameters besides embeddings and encoder.
 
-All except mlm are one dense layer. The kind encoder may have a pooler too."""
+All except mlm and decoder are one dense layer. The kind encoder may have a pooler too. In the
+parameters of the kind encoder_decoder, encoder is a BERT with its embeddings."""
 
 OPTIONAL_PARTS = tuple(dict.fromkeys(part for parts in TASK_PARTS.values() for part in parts))
 """All such subtrees."""
@@ -35,6 +37,8 @@ def kind_of_parts(params: Mapping[str, Any]) -> str:
 
     The name classifier alone does not determine what is classified.
     """
+    if "decoder" in params:
+        return "encoder_decoder"
     if "classifier" in params:
         if "pooler" not in params:
             return "token_classification"

@@ -12,6 +12,8 @@ from bertjax.model import bert
 from bertjax.model.heads import TASK_PARTS
 from bertjax.model.layers import LAYER_HEAD, Site, dropout, fold_keys
 
+HEADLESS = {"pretraining", "encoder", "encoder_decoder"}
+"""Kinds that `task_logits` does not compute."""
 CONFIG = bj.BertConfig(
     vocab_size=30,
     hidden_size=16,
@@ -201,6 +203,7 @@ def test_impossible_heads_are_refused(options, sentence):
     [
         ("parsing", "The task 'parsing' has no head: use one of masked_lm, next_sentence, seq"),
         ({"kind": "encoder"}, "The task 'encoder' has no head"),
+        ("encoder_decoder", "The task 'encoder_decoder' has no head"),
         ({}, "The task None has no head"),
         ("pretraining", "The task 'pretraining' has two heads: use pretraining_logits, or"),
         ("multiple_choice", r"have the shape \(3, 7\): multiple choice takes \[B, C, T\]"),
@@ -211,7 +214,7 @@ def test_tasks_without_one_head_are_refused(params, inputs, task, sentence):
         bj.task_logits(params, inputs, CONFIG, task)
 
 
-@pytest.mark.parametrize("kind", sorted(TASK_PARTS.keys() - {"pretraining", "encoder"}))
+@pytest.mark.parametrize("kind", sorted(TASK_PARTS.keys() - HEADLESS))
 def test_a_missing_subtree_is_named(params, inputs, kind):
     for part in TASK_PARTS[kind]:
         less = {name: tree for name, tree in params.items() if name != part}
