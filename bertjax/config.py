@@ -192,6 +192,12 @@ class EncoderDecoderConfig:
                 )
 
     @property
+    def num_hidden_layers(self) -> dict[str, int]:
+        """Number of layers of "encoder" and "decoder"."""
+        halves = {"encoder": self.encoder, "decoder": self.decoder}
+        return {name: half.num_hidden_layers for name, half in halves.items()}
+
+    @property
     def max_position_embeddings(self) -> int:
         """Maximum length of a source."""
         return self.encoder.max_position_embeddings

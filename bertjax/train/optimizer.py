@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import jax
@@ -127,7 +127,10 @@ RATE_FIELDS = (
 
 
 def make_optimizer(
-    config: OptimizerConfig, rate: optax.ScalarOrSchedule, *, layers: int | None = None
+    config: OptimizerConfig,
+    rate: optax.ScalarOrSchedule,
+    *,
+    layers: int | Mapping[str, int] | None = None,
 ) -> optax.GradientTransformation:
     """Chains clipping, the optimizer of the table, layer-wise decay and the learning rates.
 
@@ -136,7 +139,8 @@ def make_optimizer(
             is a UserError when the state is made.
         rate: the learning rate. With `config.groups` it is a function (count, *, group) such as
             `schedules.make_schedule` returns.
-        layers: number of layers of the model; only layer_decay needs it.
+        layers: number of layers of the model, or of each of its parts by name; only layer_decay
+            needs it.
     """
     by_layer, by_rate = optax.identity(), optax.scale_by_learning_rate(rate)
     if config.groups:
@@ -165,7 +169,9 @@ def decay_mask(params: Any) -> Any:
     return tree_map_with_path(decayed, params)
 
 
-def scale_by_layer(layer_decay: float, layers: int) -> optax.GradientTransformation:
+def scale_by_layer(
+    layer_decay: float, layers: int | Mapping[str, int]
+) -> optax.GradientTransformation:
     """Multiplies every update by `param_groups.scale_of` its path."""
 
     def scaled(path: tuple, leaf: jax.Array) -> jax.Array:

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -151,14 +151,17 @@ def trained_share(params: Any, frozen: Collection[str]) -> str:
     return f"{trained:,} of {sum(counts.values()):,} parameters are trained, the rest is frozen."
 
 
-def scale_of(path: str, layer_decay: float, layers: int) -> float:
+def scale_of(path: str, layer_decay: float, layers: int | Mapping[str, int]) -> float:
     """Returns the factor of a parameter's learning rate under layer-wise decay.
 
     Heads and pooler have 1, the last layer layer_decay, the layer below it layer_decay^2, the
     embeddings layer_decay^(layers + 1), as in BEiT. (ELECTRA's `_get_layer_lrs` has one power more
     everywhere below the heads.)
     """
-    if "embeddings" in path.split("/"):
+    parts = path.split("/")
+    if isinstance(layers, Mapping):
+        layers = layers.get(parts[0], 0)
+    if "embeddings" in parts:
         return layer_decay ** (layers + 1)
     layer = _LAYER.search(path)
     return 1.0 if layer is None else layer_decay ** (layers - int(layer[1]))
