@@ -50,7 +50,10 @@ class FinetuneConfig:
     epochs: int = 3
     """Passes over the training rows."""
     batch_size: int = 32
-    """Rows per step, over all devices."""
+    """Rows per step, over all devices; with batch_tokens, rows per batch of evaluations."""
+    batch_tokens: int | None = None
+    """Padded tokens per step at most, instead of a number of rows: few long or many short rows of
+    similar length. Of source and target the longer one counts, as with fairseq's max_tokens."""
     group_by_length: bool = False
     """Put rows of similar length into a batch, which saves padding and makes batches less random.
     Hugging Face's Trainer has the same option."""
@@ -131,6 +134,11 @@ class FinetuneConfig:
                 "model has its own."
             )
         self._check_average()
+        if self.batch_tokens is not None and (self.group_by_length or self.batch_sizes):
+            raise UserError(
+                "`batch_tokens` groups rows by length and sets their number: leave out "
+                "`group_by_length` and `batch_sizes`."
+            )
         if self.lora.rank and self.from_scratch:
             raise UserError("`lora.rank` needs a trained encoder: leave out `from_scratch`.")
         for size in self.batch_sizes or (self.batch_size,):

@@ -64,6 +64,7 @@ class Records:
             **dev,
             "task": {"kind": config.task.kind, **task.immutable},
             **({"group_by_length": True} if config.group_by_length else {}),
+            **({"batch_tokens": config.batch_tokens} if config.batch_tokens else {}),
             **({"lora": dataclasses.asdict(config.lora)} if config.lora.rank else {}),
             "batch_size": batch_size,
             "max_seq_length": self.trainer.buckets[-1],

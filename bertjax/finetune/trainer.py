@@ -16,7 +16,7 @@ from bertjax.finetune.program import Hyperparameters, Programs, programs, random
 from bertjax.inference.programs import output_batches
 from bertjax.interop.huggingface import Pretrained
 from bertjax.model import initializers
-from bertjax.tasks.batches import epoch_batches, length_buckets, width_of
+from bertjax.tasks.batches import Batch, epoch_batches, length_buckets, token_batches, width_of
 from bertjax.tasks.task import Features, Outputs, Scores, Task
 from bertjax.train import lora, sharding
 from bertjax.train.optimizer import OPTIMIZERS
@@ -64,6 +64,7 @@ class Trainer:
         self.max_batch_size = max(setting.batch_size for setting in self.settings)
         self.buckets = length_buckets(config.row_length(model.config.max_position_embeddings))
         self.lengths = task.train.lengths
+        self._epoch_batches = functools.lru_cache(maxsize=4)(self._make_epoch_batches)
         self._check_settings()
         self.programs: Programs = programs(
             self.shape,
@@ -79,10 +80,19 @@ class Trainer:
         if config.lora.rank:
             base = jax.tree.map(np.asarray, {name: model.params[name] for name in lora.BASE})
             self._base = jax.device_put(base, sharding.param_shardings(self.mesh, base))
-        self._epoch_batches = functools.lru_cache(maxsize=4)(self._make_epoch_batches)
+
+    @property
+    def _shards(self) -> int:
+        """Parts of a batch on different devices."""
+        return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
 
     def _check_settings(self) -> None:
-        shards = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        shards, tokens = self._shards, self.config.batch_tokens
+        if tokens is not None and tokens < self.lengths.max():
+            raise UserError(
+                f"`batch_tokens` {tokens} does not hold the longest row of {self.lengths.max()} "
+                "tokens: raise it, or truncate rows with `max_seq_length`."
+            )
         for setting in self.settings:
             if setting.batch_size % shards:
                 raise UserError(
@@ -102,7 +112,7 @@ class Trainer:
 
     def schedule(self, setting: Setting) -> Schedule:
         """Returns the steps of a setting."""
-        epoch_steps = -(-len(self.task.train) // setting.batch_size)
+        epoch_steps = len(self._epoch_batches(0, 0, setting.batch_size))
         steps = setting.epochs * epoch_steps
         warmup = self.config.optimizer.warmup_steps
         if warmup is None:
@@ -130,17 +140,24 @@ class Trainer:
 
     def batch(self, seed: int, schedule: Schedule, step: int) -> dict[str, Any]:
         """Returns the global batch of a step. It depends on the arguments alone."""
-        train, size = self.task.train, schedule.setting.batch_size
         epoch, step_of_epoch = divmod(step, schedule.epoch_steps)
-        indices = self._epoch_batches(seed, epoch, size)[step_of_epoch]
-        width = width_of(self.lengths[indices[indices >= 0]], self.buckets)
+        batches = self._epoch_batches(seed, epoch, schedule.setting.batch_size)
+        indices, width = batches[step_of_epoch]
         return sharding.make_global_batch(
-            self.mesh, size, lambda rows: train.batch(indices[rows], width)
+            self.mesh, len(indices), lambda rows: self.task.train.batch(indices[rows], width)
         )
 
-    def _make_epoch_batches(self, seed: int, epoch: int, size: int) -> np.ndarray:
-        grouped = self.config.group_by_length
-        return epoch_batches(seed, epoch, self.lengths, size, grouped=grouped)
+    def _make_epoch_batches(self, seed: int, epoch: int, size: int) -> list[Batch]:
+        config, lengths = self.config, self.lengths
+        if config.batch_tokens is None:
+            batches = epoch_batches(seed, epoch, lengths, size, grouped=config.group_by_length)
+            return [(rows, width_of(lengths[rows[rows >= 0]], self.buckets)) for rows in batches]
+        # Padding rows come last, so that another mesh changes no draw of the other rows.
+        ways = self._shards * config.accumulation
+        return [
+            (np.pad(rows, (0, -len(rows) % ways), constant_values=-1), width)
+            for rows, width in token_batches(seed, epoch, lengths, config.batch_tokens)
+        ]
 
     def hyperparameters(self, seed: int, schedule: Schedule) -> Hyperparameters:
         """Returns arguments of the compiled step."""

@@ -8,6 +8,12 @@ import numpy as np
 Width = Any
 """Tokens that rows are padded to: an int, or a tuple with one for each of a row's W sequences."""
 
+Batch = tuple[np.ndarray, Width]
+"""The rows of a batch, int [B] with -1 for padding rows, and their width."""
+
+_GROUPS = 8  # each has its compiled program
+_ALIGNMENT = 8  # rows of a step, so that 2, 4 or 8 devices share them without padding rows
+
 _STEPS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
 
 
@@ -60,8 +66,13 @@ def length_buckets(max_length: int) -> tuple[int, ...]:
 
 def width_of(lengths: np.ndarray, buckets: Sequence[int]) -> Width:
     """Returns the smallest bucket that holds rows of n lengths [n], or of each column of [n, W]."""
-    width = np.array(buckets)[np.searchsorted(buckets, lengths.max(axis=0))].tolist()
-    return tuple(width) if lengths.ndim > 1 else width
+    return _width(np.array(buckets)[np.searchsorted(buckets, lengths.max(axis=0))])
+
+
+def _width(longest: np.ndarray) -> Width:
+    """Returns the width of rows whose longest sequences have [] or [W] tokens."""
+    width = longest.tolist()
+    return tuple(width) if longest.ndim else width
 
 
 def epoch_order(seed: int, epoch: int, rows: int) -> np.ndarray:
@@ -101,6 +112,69 @@ def epoch_batches(
     return batches[_shuffled([seed, epoch, 1], steps)] if grouped else batches
 
 
+def token_batches(seed: int, epoch: int, lengths: np.ndarray, tokens: int) -> list[Batch]:
+    """Returns the steps of an epoch, which hold each row once and at most `tokens` tokens each.
+
+    A step has rows of one of up to 8 groups by their longest sequence, in number at most tokens /
+    width as with fairseq's `max_tokens`. The groups are those that need the fewest steps. All steps
+    of a group have one shape; -1 fills its last step. Shapes and number of the steps depend on
+    neither seed nor epoch. The steps come in random order.
+
+    Args:
+        seed: seed of the run.
+        epoch: number of the epoch, from 0.
+        lengths: int [N] or [N, W], as `Features.lengths`.
+        tokens: padded tokens per step, of the longest sequence if a row has several; at least
+            those of the longest row.
+    """
+    longest = lengths.reshape(len(lengths), -1).max(axis=1)
+    widths = _group_widths(longest, tokens)
+    order = epoch_order(seed, epoch, len(lengths))
+    group = np.searchsorted(widths, longest)[order]
+    batches: list[Batch] = []
+    for number, width in enumerate(widths):
+        rows, most = order[group == number], int(_rows_per_step(width, tokens))
+        steps = -(-len(rows) // most)
+        # As many rows in all steps as they need, which leaves less padding in the last one.
+        size = -(-len(rows) // steps)
+        size = min(most, size if size < _ALIGNMENT else size + -size % _ALIGNMENT)
+        filled = np.pad(rows, (0, steps * size - len(rows)), constant_values=-1)
+        shape = _width(lengths[rows].max(axis=0))
+        batches += [(each, shape) for each in filled.reshape(steps, size)]
+    return [batches[step] for step in _shuffled([seed, epoch, 1], len(batches))]
+
+
+def _rows_per_step(width: Any, tokens: int) -> np.ndarray:
+    rows = tokens // np.maximum(width, 1)
+    return np.where(rows < _ALIGNMENT, rows, rows - rows % _ALIGNMENT)
+
+
+def _group_widths(lengths: np.ndarray, tokens: int) -> list[int]:
+    """Returns at most 8 ascending widths, for which the rows need the fewest steps.
+
+    Of those it takes the widths that pad least. Dynamic programming over the distinct lengths:
+    `costs[j]` is the cost of the rows of the j shortest ones.
+    """
+    values, rows = np.unique(lengths, return_counts=True)
+    below, widths = np.append(0, rows.cumsum()), np.append(0, values)
+    # [i, j]: the rows of the distinct lengths i to j - 1, which share the width of the longest.
+    shared = np.maximum(below - below[:, None], 0)
+    steps = -(-shared // _rows_per_step(widths, tokens))
+    table = steps + shared * widths / (1 + len(lengths) * widths[-1])  # below 1 in sum
+    table[np.tril_indices(len(table), -1)] = np.inf
+    costs = np.where(widths > 0, np.inf, 0.0)
+    firsts = []
+    for _ in range(_GROUPS):
+        firsts.append((costs[:, None] + table).argmin(axis=0))
+        costs = (costs[:, None] + table).min(axis=0)
+    found, end = [], len(values)
+    for first in reversed(firsts):
+        if first[end] < end:
+            found.append(int(widths[end]))
+        end = first[end]
+    return found[::-1]
+
+
 def _shuffled(seed: Sequence[int], count: int) -> np.ndarray:
     draws = np.random.PCG64(np.random.SeedSequence(seed)).random_raw(count)
     return np.argsort(draws, kind="stable")
@@ -112,9 +186,7 @@ def _sort_keys(lengths: np.ndarray) -> tuple[np.ndarray, ...]:
     return (*columns[::-1], columns.sum(axis=0))
 
 
-def length_batches(
-    lengths: np.ndarray, batch_size: int, buckets: Sequence[int]
-) -> list[tuple[np.ndarray, Width]]:
+def length_batches(lengths: np.ndarray, batch_size: int, buckets: Sequence[int]) -> list[Batch]:
     """Returns (indices [batch_size], width) of batches of all rows, sorted as `epoch_batches` does.
 
     `lengths` is int [N] or [N, W]. -1 fills the last batch.

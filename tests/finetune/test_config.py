@@ -39,6 +39,8 @@ def configure(**change):
         {"batch_size": 10, "accumulation": 3},
         {"max_seq_length": 3},
         {"eval_every": -1},
+        {"batch_tokens": 100, "group_by_length": True},
+        {"batch_tokens": 100, "batch_sizes": (8, 16)},
         {"average_last": -1},
         {"average_last": 1},
         {"average_last": 3, "select": "best"},

@@ -67,6 +67,35 @@ def test_every_row_is_seen_once_an_epoch_and_padding_weighs_nothing(config, make
     assert len(widths) > 1
 
 
+def test_steps_of_a_number_of_tokens(config, make_trainer):
+    config = dataclasses.replace(config, batch_tokens=200, max_seq_length=40, accumulation=2)
+    trainer, schedule = make_trainer(config)
+    assert schedule.steps == 10 * schedule.epoch_steps
+    lengths, shapes = [], []
+    for step in range(schedule.epoch_steps):
+        batch = jax.device_get(trainer.batch(3, schedule, step))
+        real = batch["example_weight"] > 0
+        lengths += batch["attention_mask"][real].sum(1).tolist()
+        shapes.append(batch["input_ids"].shape)
+        assert len(real) % 2 == 0 and (len(real) - 1) * batch["input_ids"].shape[1] <= 200
+    assert sorted(lengths) == sorted(trainer.lengths.tolist())
+    second = (
+        trainer.batch(3, schedule, schedule.epoch_steps + step) for step in range(len(shapes))
+    )
+    assert sorted(batch["input_ids"].shape for batch in second) == sorted(shapes)
+    # The same rows, without the padding of microbatches.
+    whole, same = make_trainer(dataclasses.replace(config, accumulation=1))
+    assert same.epoch_steps == schedule.epoch_steps
+    one, other = (jax.device_get(each.batch(3, same, 0)) for each in (trainer, whole))
+    for name, rows in other.items():
+        np.testing.assert_array_equal(one[name][: len(rows)], rows)
+        assert not one["example_weight"][len(rows) :].any()
+    with pytest.raises(
+        UserError, match=r"`batch_tokens` 10 does not hold the longest row of \d+ t"
+    ):
+        make_trainer(dataclasses.replace(config, batch_tokens=10))
+
+
 def test_the_loss_of_a_ragged_batch_ignores_its_padding(config, make_trainer):
     trainer, schedule = make_trainer(config)
     ragged = dict(trainer.batch(0, schedule, 3))  # 12 rows and 4 of padding

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 
@@ -50,6 +52,8 @@ def test_the_order_stays_what_it_was():
     lengths = np.array([4, 9, 2, 7, 7, 5, 8, 3, 6, 5])
     batches = b.epoch_batches(3, 1, lengths, 2, grouped=True)
     assert batches.tolist() == [[4, 9], [3, 7], [6, 0], [1, 2], [8, 5]]
+    batches = [(rows.tolist(), width) for rows, width in b.token_batches(3, 1, lengths, 20)]
+    assert batches == [([6, 1], 9), ([3, 4], 7), ([0, 2, 7], 4), ([9, 8, 5], 6)]
 
 
 @pytest.mark.parametrize("longest", [8, 32, 100, 128, 512])
@@ -99,6 +103,78 @@ def test_one_column_is_grouped_as_one_length():
             b.epoch_batches(7, 0, each, 4, grouped=grouped) for each in (lengths, lengths[:, None])
         )
         assert one.tolist() == column.tolist()
+
+
+@pytest.fixture(scope="module")
+def two_lengths():
+    rng = np.random.default_rng(0)
+    source = rng.gamma(6.0, 4.0, 5003).astype(np.int64) + 2
+    return np.stack([source, np.maximum(source + rng.integers(-6, 3, 5003), 1)], 1)
+
+
+def test_steps_of_a_number_of_tokens(two_lengths):
+    """Every epoch of every seed has each row once, and the same shapes, in its own order."""
+    epochs = [b.token_batches(*each, two_lengths, 2048) for each in ((7, 0), (7, 1), (8, 0))]
+    for batches in epochs:
+        rows = np.concatenate([indices for indices, _ in batches])
+        assert sorted(rows[rows >= 0].tolist()) == list(range(5003))
+        for indices, width in batches:
+            assert len(indices) * max(width) <= 2048 and len(indices) % 8 == 0
+            real = two_lengths[indices[indices >= 0]]
+            assert len(real) and (real <= width).all()
+    shapes = [sorted((len(indices), width) for indices, width in batches) for batches in epochs]
+    assert shapes[0] == shapes[1] == shapes[2] and len(set(shapes[0])) == 8
+    orders = [[indices.tolist() for indices, _ in batches] for batches in epochs]
+    assert orders[0] != orders[1] and orders[0] != orders[2]
+    repeated = b.token_batches(7, 0, two_lengths, 2048)
+    assert [indices.tolist() for indices, _ in repeated] == orders[0]
+
+
+def test_steps_of_a_number_of_tokens_have_less_padding_than_steps_of_rows(two_lengths):
+    def padding(batches):
+        return 1 - two_lengths.sum() / sum(len(rows) * sum(width) for rows, width in batches)
+
+    buckets = b.length_buckets(int(two_lengths.max()))
+    by_rows = [
+        (rows, b.width_of(two_lengths[rows[rows >= 0]], buckets))
+        for rows in b.epoch_batches(0, 0, two_lengths, 64, grouped=True)
+    ]
+    assert padding(b.token_batches(0, 0, two_lengths, 2048)) < 0.18 < 0.25 < padding(by_rows)
+
+
+def test_the_last_step_of_a_group_takes_its_share_of_the_rows():
+    def sizes(length, rows, tokens):
+        batches = b.token_batches(0, 0, np.full(rows, length), tokens)
+        assert {width for _, width in batches} == {length}
+        return sorted((len(indices), (indices >= 0).sum()) for indices, _ in batches)
+
+    assert sizes(5, 150, 500) == [(80, 70), (80, 80)]  # 96 and 54 rows would fit
+    assert sizes(50, 9, 399) == [(5, 4), (5, 5)]
+    assert sizes(50, 3, 99) == [(1, 1)] * 3
+
+
+@pytest.mark.parametrize("tokens", [10, 33, 120])
+def test_groups_need_the_fewest_steps_and_then_pad_least(tokens, monkeypatch):
+    """Compared with every choice of at most three widths."""
+    monkeypatch.setattr(b, "_GROUPS", 3)
+    lengths = np.random.default_rng(1).integers(3, 11, 40)
+    *values, longest = sorted(set(lengths.tolist()))
+
+    def cost(widths):
+        groups = np.array(widths)[np.searchsorted(widths, lengths)]
+        rows = [(width, (groups == width).sum()) for width in widths]
+        return sum(-(-n // b._rows_per_step(width, tokens)) for width, n in rows), groups.sum()
+
+    choices = (each for count in range(3) for each in itertools.combinations(values, count))
+    wanted = min(cost([*each, longest]) for each in choices)
+    assert cost(b._group_widths(lengths, tokens)) == wanted
+
+
+def test_a_row_of_one_sequence_may_have_one_column():
+    lengths = np.random.default_rng(1).integers(3, 30, 200)
+    one, column = (b.token_batches(1, 2, each, 300) for each in (lengths, lengths[:, None]))
+    for (rows, width), (same, wide) in zip(one, column, strict=True):
+        assert rows.tolist() == same.tolist() and (width,) == wide
 
 
 def test_outputs_are_put_in_the_order_of_their_rows():
