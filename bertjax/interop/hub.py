@@ -12,14 +12,14 @@ from typing import NamedTuple
 from etils import epath
 
 from bertjax.errors import UserError
-from bertjax.interop.weights import FLAX_WEIGHTS, TORCH_WEIGHTS, WEIGHTS
+from bertjax.interop.weights import FLAX_WEIGHTS, HEAD_WEIGHTS, TORCH_WEIGHTS, WEIGHTS
 
 _NAME = re.compile(r"([A-Za-z0-9][\w.-]*)/([A-Za-z0-9][\w.-]*)(?:@([\w.-]+(?:/[\w.-]+)*))?")
 
 # Exact names of the files that a model needs. Nothing else of a repository is downloaded.
 _ALWAYS = (
     *("config.json", "vocab.txt", "spm.model", "tokenizer.json", "tokenizer_config.json"),
-    *("added_tokens.json", "special_tokens_map.json"),
+    *("added_tokens.json", "special_tokens_map.json", HEAD_WEIGHTS),
 )
 # Weight files by format; the first format that a repository has is downloaded.
 _WEIGHTS = (

@@ -12,8 +12,8 @@ from bertjax.config import BertConfig, EncoderDecoderConfig, read_json_object
 from bertjax.errors import UserError
 from bertjax.files import location, output_directory, writing
 from bertjax.interop import distilbert, encoder_decoder, google, hub
-from bertjax.interop.tensors import read_params, write_params
-from bertjax.interop.weights import WEIGHTS, find_weights, read_weights
+from bertjax.interop.tensors import read_params, read_sentence_scorer, write_params
+from bertjax.interop.weights import HEAD_WEIGHTS, WEIGHTS, find_weights, read_weights
 from bertjax.model.heads import TASK_PARTS, kind_of_parts
 from bertjax.text.tokenizer import Tokenizer, load_tokenizer
 
@@ -33,6 +33,7 @@ _ARCHITECTURES = {
     "question_answering": "BertForQuestionAnswering",
     "multiple_choice": "BertForMultipleChoice",
     "encoder_decoder": "EncoderDecoderModel",
+    "sentence_extraction": "BertModel",
     "encoder": "BertModel",
 }
 # Architectures that name their output layer `classifier`.
@@ -90,7 +91,8 @@ def save_pretrained(path: epath.PathLike, model: Pretrained) -> epath.Path:
     """Writes config.json, model.safetensors and the tokenizer's files; returns the directory.
 
     The weights are those of Hugging Face's class for the model's kind: heads of other kinds are
-    not written. A pooler is written if the class reads it or is a plain encoder.
+    not written. A pooler is written if the class reads it or is a plain encoder. The head of
+    sentence_extraction, which has no class, has a file of its own, bertjax_head.safetensors.
 
     An encoder-decoder also gets generation_config.json and, if what it writes has a vocabulary of
     its own, the directory decoder_tokenizer. Shared weights are written for the encoder and for
@@ -116,7 +118,10 @@ def save_pretrained(path: epath.PathLike, model: Pretrained) -> epath.Path:
             model.tokenizer.save(temporary, export=True)
             if isinstance(model.config, EncoderDecoderConfig):
                 _write_decoder_files(temporary, model, model.config)
-            write_params(temporary / WEIGHTS, params, prefix=model.kind != "encoder")
+            if scorer := params.pop("sentence_scorer", None):
+                write_params(temporary / HEAD_WEIGHTS, {"sentence_scorer": scorer})
+            prefix = _ARCHITECTURES[model.kind] != "BertModel"
+            write_params(temporary / WEIGHTS, params, prefix=prefix)
             (temporary / CONFIG).write_text(json.dumps(_config_json(model), indent=2) + "\n")
             _put_in_place(temporary, path)
         finally:
@@ -158,6 +163,8 @@ def from_pretrained(path: epath.PathLike) -> Pretrained:
         params = read_params(distilbert.bert_weights(read_weights(file), config), config)
     else:
         params = read_params(read_weights(file), config)
+    if (head := path / HEAD_WEIGHTS).exists():
+        params |= read_sentence_scorer(read_weights(head), config)
     tokenizer = _tokenizer_of(config, path)
     task = _read_task(fields, params, where=where)
     return Pretrained(config, params, tokenizer, task, source=source)
@@ -296,8 +303,8 @@ def _put_in_place(temporary: epath.Path, path: epath.Path) -> None:
         temporary.rename(path)
         return
     path.mkdir(parents=True, exist_ok=True)
-    old = (CONFIG, GENERATION, "vocab.txt", "spm.model", "tokenizer.json", "added_tokens.json")
-    for name in old:
+    tokenizer = ("vocab.txt", "spm.model", "tokenizer.json", "added_tokens.json")
+    for name in (CONFIG, GENERATION, HEAD_WEIGHTS, *tokenizer):
         (path / name).unlink(missing_ok=True)
     (path / DECODER_TOKENIZER).rmtree(missing_ok=True)
     for file in sorted(temporary.iterdir(), key=lambda file: (file.name == CONFIG, file.name)):

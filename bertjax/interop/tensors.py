@@ -16,6 +16,7 @@ from bertjax.config import BertConfig
 from bertjax.errors import UserError
 from bertjax.files import writing
 from bertjax.interop.weights import PAYLOAD_HASH, Weights, payload_hash, safetensors_header
+from bertjax.model import extractive
 from bertjax.model.bert import init_params
 from bertjax.train.tree import named, nested
 
@@ -48,6 +49,7 @@ _MODULES = (
 )
 _LEAVES = {"kernel": "weight", "embedding": "weight", "scale": "weight", "bias": "bias"}
 
+_OWN = "sentence_scorer/"
 _ENCODER = ("bert.embeddings.", "bert.encoder.", "bert.pooler.")
 _IGNORED = ("bert.embeddings.position_ids", "bert.embeddings.token_type_ids")
 
@@ -55,8 +57,11 @@ _IGNORED = ("bert.embeddings.position_ids", "bert.embeddings.token_type_ids")
 def tensor_name(path: str) -> tuple[str, bool]:
     """Returns Hugging Face's name of a parameter, and whether its matrix is transposed there.
 
-    `path` is the parameter's, such as `encoder/layer_0/attention/query/kernel`.
+    `path` is the parameter's, such as `encoder/layer_0/attention/query/kernel`. Parameters of heads
+    that only bertjax has keep their paths.
     """
+    if path.startswith(_OWN):
+        return path, False
     module, leaf = path.rsplit("/", 1)
     return f"{module_name(module)}.{_LEAVES[leaf]}", leaf == "kernel"
 
@@ -138,6 +143,26 @@ def read_params(weights: Weights, config: BertConfig) -> dict:
         name, transposed = tensor_name(path)
         array, where = tensors.pop(name, None), weights.where(name)
         leaves[path] = make_parameter(array, name, where, shape, transposed)
+    return nested(leaves)
+
+
+def read_sentence_scorer(weights: Weights, config: BertConfig) -> dict:
+    """Returns the subtree sentence_scorer in a file's tensors, in a dict.
+
+    Raises:
+        UserError: a tensor is missing, is damaged or has the wrong shape.
+    """
+    found = (re.match(rf"{_OWN}inter_sentence/(layer_\d+)/", name) for name in weights.tensors)
+    layers = len({match[1] for match in found if match})
+    shapes = jax.eval_shape(
+        lambda: extractive.init_params(
+            config, jax.random.key(0), whole=False, inter_sentence_layers=layers
+        )
+    )
+    leaves = {
+        path: make_parameter(weights.tensors.get(path), path, weights.path, leaf.shape, False)
+        for path, leaf in named(shapes).items()
+    }
     return nested(leaves)
 
 

@@ -28,6 +28,8 @@ PAYLOAD_HASH = "bertjax_sha256"
 WEIGHTS = "model.safetensors"
 FLAX_WEIGHTS = "flax_model.msgpack"
 TORCH_WEIGHTS = "pytorch_model.bin"
+HEAD_WEIGHTS = "bertjax_head.safetensors"
+"""File of a head for which Hugging Face has no class, beside the weights of its encoder."""
 # In order of preference: damage is detected best in safetensors, worst in pickles.
 FILES = (
     *(WEIGHTS, f"{WEIGHTS}.index.json", FLAX_WEIGHTS),

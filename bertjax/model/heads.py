@@ -21,12 +21,13 @@ TASK_PARTS: dict[str, tuple[str, ...]] = {
     "question_answering": ("qa_outputs",),
     "multiple_choice": ("pooler", "classifier"),
     "encoder_decoder": ("decoder",),
+    "sentence_extraction": ("sentence_scorer",),
     "encoder": (),
 }
 """Kind of task -> its subtrees of parameters besides embeddings and encoder.
 
-All except mlm and decoder are one dense layer. The kind encoder may have a pooler too. In the
-parameters of the kind encoder_decoder, encoder is a BERT with its embeddings."""
+All except mlm, decoder and sentence_scorer are one dense layer. The kind encoder may have a pooler
+too. In the parameters of the kind encoder_decoder, encoder is a BERT with its embeddings."""
 
 OPTIONAL_PARTS = tuple(dict.fromkeys(part for parts in TASK_PARTS.values() for part in parts))
 """All such subtrees."""
@@ -45,6 +46,8 @@ def kind_of_parts(params: Mapping[str, Any]) -> str:
         return "regression" if len(params["classifier"]["bias"]) == 1 else "sequence_classification"
     if "qa_outputs" in params:
         return "question_answering"
+    if "sentence_scorer" in params:
+        return "sentence_extraction"
     if "mlm" in params:
         return "pretraining" if {"pooler", "nsp"} <= params.keys() else "masked_lm"
     return "next_sentence" if {"pooler", "nsp"} <= params.keys() else "encoder"

@@ -13,6 +13,7 @@ _TABLE: dict[str, str | TaskKind] = {
     "classification": "bertjax.tasks.classification.kind:KIND",
     "question_answering": "bertjax.tasks.question_answering.kind:KIND",
     "seq2seq": "bertjax.tasks.seq2seq.kind:KIND",
+    "summarization_extractive": "bertjax.tasks.summarization_extractive.kind:KIND",
 }
 
 

@@ -1,5 +1,6 @@
 """ROUGE of summaries, with the library `rouge-score` (extra seq2seq)."""
 
+import re
 import unicodedata
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
@@ -91,16 +92,32 @@ def check_rouge(references: Sequence[str], tokenize: str = "english") -> Any:
     return RougeScorer(_TYPES, tokenizer=tokenizer)
 
 
+def split_words(text: str, tokenize: str) -> list[str]:
+    """Splits a text as `rouge_scores` does; nothing is stemmed."""
+    lowered = text.lower()
+    if tokenize == "english":
+        return re.findall(r"[a-z0-9]+", lowered)
+    words = lowered.translate(_ONLY_WORDS).split()
+    return words if tokenize == "words" else list("".join(words))
+
+
+class _OnlyWords(dict[int, int]):
+    """For `str.translate`: keeps letters, marks and numbers, and makes all else a space."""
+
+    def __missing__(self, code: int) -> int:
+        self[code] = code if unicodedata.category(chr(code))[0] in "LMN" else ord(" ")
+        return self[code]
+
+
+_ONLY_WORDS = _OnlyWords()
+
+
 class _Split:
     """A tokenizer of `rouge-score` for scripts other than a-z."""
 
     def __init__(self, tokenize: str) -> None:
-        self._is_words = tokenize == "words"
+        self._tokenize = tokenize
 
     def tokenize(self, text: str) -> list[str]:
         """Returns the lowercase words or characters of a text."""
-        kept = [
-            letter if unicodedata.category(letter)[0] in "LMN" else " " for letter in text.lower()
-        ]
-        joined = "".join(kept)
-        return joined.split() if self._is_words else list(joined.replace(" ", ""))
+        return split_words(text, self._tokenize)

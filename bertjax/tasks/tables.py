@@ -46,6 +46,7 @@ def read_table(
     columns: Sequence[str],
     *,
     column_names: Sequence[str] | None = None,
+    may_be_lists: bool = False,
 ) -> Table:
     """Reads some columns of a file, whose suffix gives its format.
 
@@ -59,6 +60,7 @@ def read_table(
         path: the file, in any scheme of `epath`.
         columns: names of the columns to return.
         column_names: names of all fields, for a TSV or CSV file without a header.
+        may_be_lists: whether values of JSON objects may be lists too, which become JSON text.
 
     Raises:
         UserError: something is wrong with the file; the sentence names the line.
@@ -70,7 +72,7 @@ def read_table(
     lines: list[int] = []
     for line, row in rows:
         for name in values:
-            values[name].append(_field(row, name, f"{path}:{line}"))
+            values[name].append(_field(row, name, f"{path}:{line}", may_be_lists))
         lines.append(line)
     if not lines:
         raise UserError(f"{path}: has a header and no rows; add at least one row of data.")
@@ -257,7 +259,7 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON value; write a number or a string")
 
 
-def _field(row: dict[str, Any], name: str, where: str) -> str:
+def _field(row: dict[str, Any], name: str, where: str, may_be_list: bool) -> str:
     """Returns the value of a column as checked text."""
     outer, _, inner = name.partition(".")
     if name not in row and isinstance(row.get(outer), dict):
@@ -267,6 +269,8 @@ def _field(row: dict[str, Any], name: str, where: str) -> str:
     value = row[name]
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, list) and may_be_list:
+        value = json.dumps(value, ensure_ascii=False)
     if not isinstance(value, str):
         kinds = {dict: "an object", list: "a list", type(None): "null"}
         raise UserError(

@@ -11,8 +11,8 @@ import numpy as np
 from bertjax.errors import UserError
 from bertjax.train.tree import named, nested
 
-# The whole name with its number: `layer_1` is a prefix of `layer_10`.
-_LAYER = re.compile(r"(?:^|/)layer_(\d+)(?:/|$)")
+# The whole name with its number: `layer_1` is a prefix of `layer_10`. A head may have layers too.
+_LAYER = re.compile(r"encoder/layer_(\d+)(?:/|$)")
 _RANGE = re.compile(r"((?:.*/)?)layer_(\d+)-(?:layer_)?(\d+)")
 
 _FORM = "NAME:learning_rate=1.4e-5,warmup_steps=20000, where warmup_steps may be left out"

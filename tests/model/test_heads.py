@@ -12,7 +12,7 @@ from bertjax.model import bert
 from bertjax.model.heads import TASK_PARTS
 from bertjax.model.layers import LAYER_HEAD, Site, dropout, fold_keys
 
-HEADLESS = {"pretraining", "encoder", "encoder_decoder"}
+HEADLESS = {"pretraining", "encoder", "encoder_decoder", "sentence_extraction"}
 """Kinds that `task_logits` does not compute."""
 CONFIG = bj.BertConfig(
     vocab_size=30,

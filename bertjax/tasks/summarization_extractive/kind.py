@@ -1,0 +1,20 @@
+"""The kind summarization_extractive."""
+
+from bertjax.model import extractive
+from bertjax.tasks.summarization_extractive.config import (
+    ExtractiveEvaluation,
+    ExtractiveSummarizationConfig,
+)
+from bertjax.tasks.summarization_extractive.predictions import MAX_SEQ_LENGTH, ExtractivePredictor
+from bertjax.tasks.summarization_extractive.reading import read
+from bertjax.tasks.task import TaskKind
+
+KIND = TaskKind(
+    options=ExtractiveSummarizationConfig,
+    heads=(extractive.KIND,),
+    max_seq_length=MAX_SEQ_LENGTH,
+    read=read,
+    predictor=ExtractivePredictor,
+    evaluation=ExtractiveEvaluation,
+    unrecorded=("column_names",),
+)

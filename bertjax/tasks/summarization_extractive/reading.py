@@ -1,0 +1,89 @@
+"""Files of documents -> a `Task`."""
+
+import dataclasses
+import functools
+
+from bertjax.model import extractive
+from bertjax.tasks.summarization_extractive import losses, metrics
+from bertjax.tasks.summarization_extractive.config import ExtractiveSummarizationConfig
+from bertjax.tasks.summarization_extractive.documents import read_documents, sha256
+from bertjax.tasks.summarization_extractive.features import Windows, make_windows
+from bertjax.tasks.task import Baseline, Head, Task, TaskFiles
+
+
+@functools.cache
+def head(inter_sentence_layers: int) -> Head:
+    """Returns the head; equal arguments give the same one, whose programs tasks share."""
+    layers = {"inter_sentence_layers": inter_sentence_layers}
+    return Head(
+        extractive.KIND,
+        1,
+        losses.sentence_extraction_loss,
+        losses.sentence_extraction_normalizers,
+        forward=extractive.sentence_logits,
+        init_params=functools.partial(extractive.init_params, **layers),
+        flops=functools.partial(extractive.sentence_flops, **layers),
+    )
+
+
+def read(options: ExtractiveSummarizationConfig, files: TaskFiles) -> Task:
+    """Reads and tokenizes files of documents with summaries or labels.
+
+    Raises:
+        UserError: something is wrong with a file, and the sentence names the line; or rouge-score
+            is not installed.
+    """
+    documents = [read_documents(path, options) for path in files.paths]
+    train, dev, *test = [
+        make_windows(each, files.tokenizer, files.max_seq_length) for each in documents
+    ]
+    rules = metrics.rules(dev, options.sentences, options.tokenize)
+    for line in _summary(options, files.max_seq_length, train, dev):
+        files.log(line)
+    return Task(
+        head(options.inter_sentence_layers),
+        train,
+        dev,
+        test[0] if test else None,
+        sha256(documents[0]),
+        sha256(documents[1]),
+        metric="rouge1",
+        metrics=("rouge1", "rouge2", "rougeL", "rougeLsum", "f1", "accuracy", "loss"),
+        scores=functools.partial(metrics.scores, options=options),
+        immutable=dataclasses.asdict(options),
+        export=lambda _: dataclasses.asdict(options),
+        baseline=Baseline("lead", f"Lead-{options.sentences}", rules["lead_rouge1"]),
+        dev_metrics=("oracle_rouge1", "rouge2", "rougeL", "f1", "loss"),
+    )
+
+
+def _summary(
+    options: ExtractiveSummarizationConfig, max_seq_length: int, train: Windows, dev: Windows
+) -> list[str]:
+    sentences = [document.sentences for document in train.documents]
+    labels = [document.labels for document in train.documents]
+    lines = [
+        f"Training on {len(sentences):,} documents, whose {sum(map(len, sentences)):,} sentences "
+        f"have {sum(map(len, labels)):,} labels, in {len(train):,} windows of up to "
+        f"{max_seq_length} tokens; evaluating on {len(dev.documents):,} documents."
+    ]
+    if without := sum(not each for each in labels):
+        lines.append(
+            f"{without:,} training documents have no word in common with their summaries, and so "
+            "no label."
+        )
+    if truncated := train.truncated + dev.truncated:
+        lines.append(
+            f"{truncated:,} sentences are longer than a window of {max_seq_length} tokens and "
+            "are truncated."
+        )
+    rules = metrics.rules(dev, options.sentences, options.tokenize)
+    for name, what in (
+        ("lead", f"The first {options.sentences} sentences"),
+        ("oracle", "The labeled sentences, which no model knows,"),
+    ):
+        shown = ", ".join(
+            f"{each} {rules[f'{name}_{each}']:.2f}" for each in ("rouge1", "rouge2", "rougeL")
+        )
+        lines.append(f"{what} of the dev documents have {shown}.")
+    return lines
