@@ -263,7 +263,7 @@ def _field(row: dict[str, Any], name: str, where: str, may_be_list: bool) -> str
     """Returns the value of a column as checked text."""
     outer, _, inner = name.partition(".")
     if name not in row and isinstance(row.get(outer), dict):
-        return _field(row[outer], inner, f"{where}: {outer}")
+        return _field(row[outer], inner, f"{where}: {outer}", may_be_list)
     if name not in row:
         raise UserError(f"{where}: {missing_column(name, list(row))}")
     value = row[name]
