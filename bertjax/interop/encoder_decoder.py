@@ -12,6 +12,7 @@ mean nothing: two BERTs from one checkpoint have them at the start.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -153,9 +154,7 @@ def _read_part(fields: Mapping[str, Any], part: str, where: str) -> BertConfig:
                 f"{where}: {name} of the {part} is {own.get(name)!r}, but it has to {wanted}; give "
                 "an EncoderDecoderModel."
             )
-    # Some versions of transformers leave out fields with default values, which are those here.
-    defaults = BertConfig().to_dict()
-    return BertConfig.from_dict({**defaults, **own}, where=f"{where}, {part}")
+    return BertConfig.from_dict(own, where=f"{where}, {part}")
 
 
 def parameters_to_write(
@@ -250,29 +249,26 @@ def _complete(tensors: dict[str, np.ndarray], config: EncoderDecoderConfig) -> N
 
 def _shared_leaves(config: EncoderDecoderConfig) -> dict[str, str]:
     """Returns the leaves of a whole decoder that are shared, each with the encoder's leaf."""
-    whole = nested({path: path for path in named(_decoder_shapes(config.decoder))})
-    shared = named(whole).keys() - named(own_leaves(whole, config)).keys()
-    return {f"decoder/{path}": f"encoder/{path}" for path in sorted(shared)}
+    whole = nested({path: path for path in _parameter_shapes(config)})["decoder"]
+    shared = set(named(whole).values()) - set(named(own_leaves(whole, config)).values())
+    return {path: path.replace("decoder/", "encoder/", 1) for path in sorted(shared)}
 
 
-def _parameter_shapes(config: EncoderDecoderConfig) -> dict[str, tuple[int, ...]]:
+@functools.lru_cache(maxsize=8)
+def _parameter_shapes(config: EncoderDecoderConfig) -> Mapping[str, tuple[int, ...]]:
     """Returns the shapes of all leaves by path: a whole encoder with pooler and a whole decoder."""
     encoder = expected_shapes(config.encoder, 1)
+    # Tracing one layer takes a tenth of the time of twelve, and all layers have equal shapes.
+    one = dataclasses.replace(config.decoder, num_hidden_layers=1)
+    decoder = jax.eval_shape(lambda: init_decoder(one, jax.random.key(0)))
+    layer = decoder["encoder"]["layer_0"]
+    layers = {f"layer_{i}": layer for i in range(config.decoder.num_hidden_layers)}
     shapes: dict[str, Any] = {
         "encoder": {part: encoder[part] for part in ("embeddings", "encoder", "pooler")},
-        "decoder": _decoder_shapes(config.decoder),
+        "decoder": {**decoder, "encoder": layers},
     }
     ours, theirs = config.encoder.hidden_size, config.decoder.hidden_size
     if ours != theirs:
         kernel, bias = (jax.ShapeDtypeStruct(s, jnp.float32) for s in ((ours, theirs), (theirs,)))
         shapes["projection"] = {"kernel": kernel, "bias": bias}
     return {path: leaf.shape for path, leaf in named(shapes).items()}
-
-
-def _decoder_shapes(config: BertConfig) -> dict[str, Any]:
-    # Tracing one layer takes a tenth of the time of twelve, and all layers have equal shapes.
-    one = dataclasses.replace(config, num_hidden_layers=1)
-    shapes = jax.eval_shape(lambda: init_decoder(one, jax.random.key(0)))
-    layer = shapes["encoder"]["layer_0"]
-    layers = {f"layer_{i}": layer for i in range(config.num_hidden_layers)}
-    return {**shapes, "encoder": layers}
