@@ -7,7 +7,6 @@ a signal and resumable; 1 any other error, with its traceback, and warnings unde
 
 import contextlib
 import functools
-import io
 import json
 import os
 import shlex
@@ -272,13 +271,9 @@ def _finetune(arguments: list[str]) -> int:
 def _evaluate(arguments: list[str]) -> None:
     from bertjax.inference import predict
     from bertjax.task_options import evaluate_type
-    from bertjax.tasks import kinds
 
-    # The kind of the model decides which options there are.
-    is_named = bool(arguments) and not arguments[0].startswith("-")
-    model = _load(arguments[0]) if is_named else None
-    kind = (model and kinds.of_model(model)) or kinds.get(kinds.DEFAULT)
-    arguments_type = evaluate_type(arguments, kind)
+    model = _named_model(arguments)
+    arguments_type = evaluate_type(arguments, model)
     with _parsed(arguments_type, "evaluate", arguments) as (config, _), _keeping_compiled():
         model = _load(config.model) if model is None else model
         size, options = config.batch_size, config.options
@@ -286,14 +281,23 @@ def _evaluate(arguments: list[str]) -> None:
 
 
 def _predict(arguments: list[str]) -> None:
-    from bertjax.inference.config import PredictConfig
+    from bertjax.task_options import predict_type
 
-    with _parsed(PredictConfig, "predict", arguments) as (config, _), _keeping_compiled():
+    model = _named_model(arguments)
+    arguments_type = predict_type(arguments, model)
+    with _parsed(arguments_type, "predict", arguments) as (config, _), _keeping_compiled():
         from bertjax.inference.predict import predict_lines
 
-        options = vars(config)
-        for line in predict_lines(_load(options.pop("model")), _stdin(), **options):
+        model = _load(config.model) if model is None else model
+        size, options = config.batch_size, config.options
+        for line in predict_lines(model, _stdin(), batch_size=size, **options):
             _say(line)
+
+
+def _named_model(arguments: list[str]) -> Any:
+    """Loads the model if it is the first word, as its task decides which options there are."""
+    is_named = bool(arguments) and not arguments[0].startswith("-")
+    return _load(arguments[0]) if is_named else None
 
 
 def _embed(arguments: list[str]) -> None:
@@ -329,19 +333,8 @@ def _load(model: str) -> Any:
     return from_pretrained(model)
 
 
-def _stdin() -> Iterator[str]:
-    """Yields the lines of standard input, without line ends."""
-    reader = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8", newline="\n")
-    number = 1
-    try:
-        for line in reader:
-            yield line.rstrip("\r\n")
-            number += 1
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"Line {number} of standard input, or a later one, is not UTF-8 ({error.reason}): "
-            "convert it, for example with iconv."
-        ) from None
+def _stdin() -> Iterator[bytes]:
+    return iter(sys.stdin.buffer)
 
 
 VERBS = {

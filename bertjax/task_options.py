@@ -3,7 +3,7 @@
 import argparse
 import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -12,11 +12,12 @@ from bertjax import parsing
 from bertjax.commands import flag
 from bertjax.errors import UserError
 from bertjax.finetune.config import FinetuneConfig
-from bertjax.inference.config import EvaluateConfig
+from bertjax.inference.config import EvaluateConfig, MaskedLmOptions, PredictConfig
 from bertjax.parsing import Config
 from bertjax.tasks import kinds
-from bertjax.tasks.task import TaskKind
+from bertjax.tasks.task import TaskKind, TrainedModel
 
+_OTHER_MODEL = "leave it out, or name a model of the other task as the first word"
 _KIND_HELP = "Kind of task. `--task KIND --help` shows its options."
 
 
@@ -33,8 +34,10 @@ class FinetuneArguments:
         names = Literal[kinds.names()]  # type: ignore[valid-type]
         hint = Annotated[names, tyro.conf.arg(name="task", help=_KIND_HELP)]
         fields = [("kind_name", hint, dataclasses.field(default=kind.name))]
+        options = {name: kinds.get(name).options for name in kinds.names()}
+        remedy = "leave it out, or name the other task"
         self.type = _with_options(
-            FinetuneConfig, self.flags, kind, lambda kind: kind.options, fields
+            FinetuneConfig, self.flags, kind.name, options, remedy=remedy, fields=fields
         )
         self.default = None
         if recipe is not None:
@@ -49,39 +52,55 @@ class FinetuneArguments:
         return FinetuneConfig(**values)
 
 
-def evaluate_type(arguments: list[str], kind: TaskKind) -> type[EvaluateConfig]:
-    """Returns the arguments of `evaluate` for a kind of model; refuses options of other kinds."""
-    return _with_options(EvaluateConfig, arguments, kind, lambda kind: kind.evaluation, [])
+def evaluate_type(words: list[str], model: TrainedModel | None) -> type[EvaluateConfig]:
+    """Returns the arguments of `evaluate` for a model; refuses options of other kinds."""
+    kind = _kind(model) or kinds.get(kinds.DEFAULT)
+    options = {name: kinds.get(name).evaluation for name in kinds.names()}
+    return _with_options(EvaluateConfig, words, kind.name, options, remedy=_OTHER_MODEL)
+
+
+def predict_type(words: list[str], model: TrainedModel | None) -> type[PredictConfig]:
+    """Returns the arguments of `predict` for a model; refuses options of other kinds."""
+    kind = _kind(model)
+    options = {name: kinds.get(name).prediction for name in kinds.names()}
+    options["masked_lm"] = MaskedLmOptions
+    name = kind.name if kind else "masked_lm"
+    return _with_options(PredictConfig, words, name, options, remedy=_OTHER_MODEL)
 
 
 def _with_options(
     config: type[Config],
     words: list[str],
-    kind: TaskKind,
-    options_of: Callable[[TaskKind], type],
-    fields: list[tuple[str, Any, Any]],
+    task: str,
+    options: Mapping[str, type],
+    *,
+    remedy: str,
+    fields: Sequence[tuple[str, Any, Any]] = (),
 ) -> type[Config]:
     """Returns the dataclass `config` with further fields, whose `task` has the options of a kind.
 
-    The fields of `options_of(kind)` become flags without a prefix. Raises `UserError` if `words`
-    have an option that only other kinds have.
+    The fields of `options[task]` become flags without a prefix. Raises `UserError` if `words` have
+    an option that only other kinds have.
     """
-    options = options_of(kind)
     for word in words:
         name = word.split("=")[0].replace("_", "-").replace("--no-", "--", 1)
-        others = [other for other in kinds.names() if name in _flags(options_of(kinds.get(other)))]
-        if others and kind.name not in others:
+        others = [other for other in options if name in _flags(options[other])]
+        if others and task not in others:
             raise UserError(
-                f"{name} is an option of the task {' and '.join(others)}, and the task is "
-                f"{kind.name}: leave it out, or name the other task."
+                f"{name} is an option of the task {' and '.join(others)}, and the task is {task}: "
+                f"{remedy}."
             )
-    text = inspect.cleandoc(options.__doc__ or "")
-    hint = Annotated[options, tyro.conf.OmitArgPrefixes, tyro.conf.arg(help=text)]
-    task = ("task", hint, dataclasses.field(default_factory=options))
+    text = inspect.cleandoc(options[task].__doc__ or "")
+    hint = Annotated[options[task], tyro.conf.OmitArgPrefixes, tyro.conf.arg(help=text)]
+    field = ("task", hint, dataclasses.field(default_factory=options[task]))
     namespace = {"__doc__": config.__doc__}
     return dataclasses.make_dataclass(
-        config.__name__, [task, *fields], bases=(config,), namespace=namespace, frozen=True
+        config.__name__, [field, *fields], bases=(config,), namespace=namespace, frozen=True
     )
+
+
+def _kind(model: TrainedModel | None) -> TaskKind | None:
+    return None if model is None else kinds.of_model(model)
 
 
 def _flags(options: type) -> set[str]:

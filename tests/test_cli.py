@@ -264,6 +264,13 @@ def test_predict_and_embed_read_lines(made, bertjax, monkeypatch):
     assert code == 0
     assert [row["text"] for row in rows] == ["bal [MASK] dem", "fir [MASK]"]
     assert [len(mask) for row in rows for mask in row["masks"]] == [3, 3]
+    feed(b"bal [MASK]\n \n\xff\nfir [MASK]\n")
+    code, out, err = bertjax("predict", made / "run")
+    assert [next(iter(json.loads(line))) for line in out.splitlines()] == [
+        *("text", "error", "error", "text")
+    ]
+    assert code == 2
+    assert "2 of 4 lines have an error instead of an answer. Line 2 is blank" in err
     feed(b"bal dem\nfir\n")
     _, out, _ = bertjax("predict", made / "run", "--pseudo-log-likelihood")
     assert all(json.loads(line)["pseudo_perplexity"] > 1 for line in out.splitlines())

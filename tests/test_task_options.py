@@ -8,7 +8,7 @@ from bertjax import cli
 from bertjax.errors import UserError
 from bertjax.finetune.config import FinetuneConfig
 from bertjax.parsing import saying_flags
-from bertjax.task_options import FinetuneArguments, evaluate_type
+from bertjax.task_options import FinetuneArguments, evaluate_type, predict_type
 from bertjax.tasks import kinds
 from bertjax.tasks.classification.config import ClassificationConfig
 from bertjax.tasks.question_answering.config import QuestionAnsweringConfig
@@ -94,14 +94,40 @@ def test_a_recipe_brings_its_task(tmp_path):
         parse(str(recipe), "--text-column", "a")
 
 
+class Model:
+    """A trained model, as far as its kind goes."""
+
+    def __init__(self, task, kind):
+        self.task, self.kind = {"task": task}, kind
+
+
+TEXTS = Model("classification", "sequence_classification")
+QUESTIONS = Model("question_answering", "question_answering")
+PRETRAINED = Model(None, "pretraining")
+
+
 def test_evaluation_has_the_options_of_the_models_task():
-    kind = kinds.get("classification")
     words = ["m", "f", "--label-column", "y", "--column-names", "x", "y"]
-    config = cli.parsing.parse(evaluate_type(words, kind), "evaluate", words)
+    config = cli.parsing.parse(evaluate_type(words, TEXTS), "evaluate", words)
     assert (config.model, config.data) == ("m", "f")
     assert config.options == {"label_column": "y", "column_names": ("x", "y")}
-    kind = kinds.get("question_answering")
     with pytest.raises(UserError, match="--label-column is an option of the task classification"):
-        evaluate_type(words, kind)
-    config = cli.parsing.parse(evaluate_type(words[:2], kind), "evaluate", words[:2])
+        evaluate_type(words, QUESTIONS)
+    config = cli.parsing.parse(evaluate_type(words[:2], QUESTIONS), "evaluate", words[:2])
     assert config.options == {}
+
+
+def test_prediction_has_the_options_of_the_models_task():
+    words = ["m", "--top-k", "3"]
+    for model in (QUESTIONS, PRETRAINED, None):
+        config = cli.parsing.parse(predict_type(words, model), "predict", words)
+        assert (config.model, config.options) == ("m", {"top_k": 3})
+    with pytest.raises(UserError) as caught:
+        predict_type(words, TEXTS)
+    assert str(caught.value) == (
+        "--top-k is an option of the task question_answering and masked_lm, and the task is "
+        "classification: leave it out, or name a model of the other task as the first word."
+    )
+    with pytest.raises(UserError, match="--pseudo-log-likelihood is an option of the task masked"):
+        predict_type(["m", "--pseudo-log-likelihood"], QUESTIONS)
+    assert cli.parsing.parse(predict_type(["m"], TEXTS), "predict", ["m"]).options == {}

@@ -8,8 +8,23 @@ from tyro.conf import Positional
 from bertjax.errors import UserError
 
 
+class _WithTask:
+    """A configuration whose `task` has the options of the model's task."""
+
+    task: Any
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of the task that were given."""
+        return {
+            field.name: getattr(self.task, field.name)
+            for field in dataclasses.fields(self.task)
+            if getattr(self.task, field.name) != field.default
+        }
+
+
 @dataclasses.dataclass(frozen=True)
-class EvaluateConfig:
+class EvaluateConfig(_WithTask):
     """Score a fine-tuned model on every row of a labeled file. Prints one JSON object.
 
     With the model before it, the help shows the options of the model's task.
@@ -24,35 +39,42 @@ class EvaluateConfig:
     batch_size: int = 32
     """Maximum rows per batch."""
 
-    @property
-    def options(self) -> dict[str, Any]:
-        """The options of the task that were given."""
-        return {
-            field.name: getattr(self.task, field.name)
-            for field in dataclasses.fields(self.task)
-            if getattr(self.task, field.name) != field.default
-        }
-
 
 @dataclasses.dataclass(frozen=True)
-class PredictConfig:
+class PredictConfig(_WithTask):
     """Read lines from standard input and write a JSON line for each.
 
     A fine-tuned model answers each line. Models of pairs read two texts with a tab between. Models
     that answer questions read {"question": ..., "context": ...} as JSON, or both with a tab
     between; the context may have any length. A model that was only pre-trained fills in the [MASK]
     of each line.
+
+    A line that is blank or can't be read gives {"error": what is wrong}, and the lines after it are
+    answered. The exit code is then 2. With the model before it, the help shows the options of the
+    model's task.
     """
 
     model: Positional[str]
     """Run directory, export, Hugging Face directory, TF1 checkpoint, or name on the hub."""
-    top_k: int | None = None
-    """Number of words for a [MASK], or of answers to a question. Default: 5."""
-    pseudo_log_likelihood: bool = False
-    """Score each line with a pre-trained model: the sum over its tokens of
-    log p(token | all others) in nats, each masked alone, and its pseudo-perplexity."""
+    task: Any = None
+    """Options of the task, a `TaskKind.prediction` or `MaskedLmOptions`."""
     batch_size: int = 32
     """Maximum lines (or masked copies of them) per batch."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskedLmOptions:
+    """The answers of a model that was only pre-trained."""
+
+    top_k: int | None = None
+    """Number of words for a [MASK]. Default: 5."""
+    pseudo_log_likelihood: bool = False
+    """Score each line instead: the sum over its tokens of log p(token | all others) in nats, each
+    masked alone, and its pseudo-perplexity."""
+
+    def __post_init__(self) -> None:
+        if self.pseudo_log_likelihood and self.top_k is not None:
+            raise UserError("`pseudo_log_likelihood` has no alternatives: leave out `top_k`.")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ from bertjax.config import Execution
 from bertjax.errors import UserError
 from bertjax.inference import programs
 from bertjax.inference.programs import Pooling
-from bertjax.inference.texts import chunks
+from bertjax.inference.texts import Line, chunks, read_line
 from bertjax.interop.huggingface import Pretrained
 from bertjax.tasks.task import trained_length
 from bertjax.tasks.texts import Text, split_pairs, tokenize
@@ -91,7 +91,8 @@ def check_layers(
             raise UserError(f"`layer_weights` has {weight}: give finite numbers.")
 
 
-def embed_lines(model: Pretrained, lines: Iterable[str], **options: Any) -> Iterator[np.ndarray]:
+def embed_lines(model: Pretrained, lines: Iterable[Line], **options: Any) -> Iterator[np.ndarray]:
     """Yields the vector of each line of text, with the options of `embed`."""
-    for _, chunk in chunks(lines):
-        yield from embed(model, chunk, **options)
+    for chunk in chunks(lines):
+        texts = [read_line(line, where) for where, line in chunk.items()]
+        yield from embed(model, texts, **options)

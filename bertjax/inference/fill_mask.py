@@ -60,7 +60,8 @@ def fill_mask(
         raise UserError(f"`top_k` is {top_k}: give a number from 1 to {pieces}.")
     features = tokenize(texts, None, model.tokenizer, length, parse_mask=True)
     found = [np.flatnonzero(ids == model.tokenizer.mask_id) for ids in features.input_ids]
-    _check_masks(texts, found, length, where)
+    for row, text in enumerate(texts):
+        _check_masks(text, len(found[row]), length, where(row))
     results: list[dict[str, Any]] = [{"text": text, "masks": []} for text in texts]
     for rows, inputs in programs.batches(features, batch_size, length):
         # A power of two gives few programs.
@@ -78,18 +79,23 @@ def fill_mask(
     return results
 
 
-def _check_masks(
-    texts: Sequence[str], found: Sequence[np.ndarray], length: int, where: Callable[[int], str]
-) -> None:
-    """Raises a UserError unless each text has a [MASK], and all of them within its row."""
-    for row, text in enumerate(texts):
-        if MASK not in text:
-            raise UserError(f"{where(row)} has no {MASK}: write it where the model should guess.")
-        if len(found[row]) < text.count(MASK):
-            raise UserError(
-                f"{where(row)} has a {MASK} beyond the {length} tokens that the model reads: "
-                "shorten the text before it."
-            )
+def checked(model: Pretrained, text: str, where: str) -> str:
+    """Returns the text if `fill_mask` can answer it; otherwise raises a UserError."""
+    length = trained_length(model)
+    (ids,) = tokenize([text], None, model.tokenizer, length, parse_mask=True).input_ids
+    _check_masks(text, int((ids == model.tokenizer.mask_id).sum()), length, where)
+    return text
+
+
+def _check_masks(text: str, found: int, length: int, where: str) -> None:
+    """Raises a UserError unless the text has a [MASK], and all of them within its row."""
+    if MASK not in text:
+        raise UserError(f"{where} has no {MASK}: write it where the model should guess.")
+    if found < text.count(MASK):
+        raise UserError(
+            f"{where} has a {MASK} beyond the {length} tokens that the model reads: shorten the "
+            "text before it."
+        )
 
 
 def _tokens(model: Pretrained, scores: np.ndarray, ids: np.ndarray) -> list[dict[str, Any]]:

@@ -47,14 +47,8 @@ def pseudo_log_likelihood(
     """
     check_texts(texts, where)
     check_head(model)
-    rows = [np.asarray(model.tokenizer.encode(text).ids, np.int32) for text in texts]
-    tokens, max_tokens = [len(row) - 2 for row in rows], trained_length(model) - 2
-    for number, count in enumerate(tokens):
-        if count > max_tokens:
-            raise UserError(
-                f"{where(number)} has {count:,} tokens, more than the {max_tokens:,} that the "
-                "model reads at once: split it, because truncation would change its likelihood."
-            )
+    rows = [_encode(model, text, where(index)) for index, text in enumerate(texts)]
+    tokens = [len(row) - 2 for row in rows]
     sums = np.zeros(len(rows), np.float64)
     for owners, scores in _scores(model, rows, batch_size, execution):
         np.add.at(sums, owners, scores)
@@ -67,6 +61,23 @@ def pseudo_log_likelihood(
         }
         for text, total, count in zip(texts, sums, tokens, strict=True)
     ]
+
+
+def checked(model: Pretrained, text: str, where: str) -> str:
+    """Returns the text if `pseudo_log_likelihood` can score it; otherwise raises a UserError."""
+    _encode(model, text, where)
+    return text
+
+
+def _encode(model: Pretrained, text: str, where: str) -> np.ndarray:
+    """Returns int32 [length]: the ids of a text that fits into a row."""
+    ids, max_tokens = model.tokenizer.encode(text).ids, trained_length(model) - 2
+    if (count := len(ids) - 2) > max_tokens:
+        raise UserError(
+            f"{where} has {count:,} tokens, more than the {max_tokens:,} that the model reads at "
+            "once: split it, because truncation would change its likelihood."
+        )
+    return np.asarray(ids, np.int32)
 
 
 def _scores(

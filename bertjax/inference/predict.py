@@ -11,7 +11,8 @@ from etils import epath
 from bertjax.config import Execution
 from bertjax.errors import UserError
 from bertjax.inference import fill_mask, likelihood, programs
-from bertjax.inference.texts import chunks
+from bertjax.inference.config import MaskedLmOptions
+from bertjax.inference.texts import Line, chunks, read_line
 from bertjax.interop.huggingface import Pretrained
 from bertjax.tasks import kinds
 from bertjax.tasks.batches import length_buckets
@@ -28,9 +29,9 @@ def predict(
     model: Pretrained,
     inputs: Sequence[Any],
     *,
-    top_k: int = 5,
     batch_size: int = 32,
     execution: Execution = Execution(),
+    **options: Any,
 ) -> list[dict[str, Any]]:
     """Answers inputs with a fine-tuned model.
 
@@ -39,9 +40,10 @@ def predict(
         inputs: N inputs in the form of its task. Models of texts take texts, or pairs of texts if
             they were trained on pairs. Models that answer questions take pairs (question,
             document).
-        top_k: number of alternatives, for tasks that give several.
         batch_size: maximum rows per batch; rows of similar length share one.
         execution: how to compute.
+        **options: options of predicting with its task. For questions: top_k, the number of answers
+            (5).
 
     Returns:
         For each input a dict of JSON values. For texts it is {"text", "label", "score", "scores":
@@ -51,12 +53,13 @@ def predict(
         models that may refuse to answer also "null_difference".
 
     Raises:
-        UserError: the model can't predict, or an input can't be read.
+        UserError: the model can't predict, an option is wrong, or an input can't be read.
     """
-    _, predictor, run = _predictor(model, "predict", batch_size, execution, top_k)
+    kind = _kind(model, "predict")
+    predictor = kind.predictor(model, _options(kind.prediction, options, kind.name, "prediction"))
     if not isinstance(inputs, str) and not len(inputs):
         return []
-    return predictor.predict(inputs, run, top_k=top_k)
+    return predictor.predict(inputs, _runner(model, predictor, batch_size, execution))
 
 
 def evaluate(
@@ -81,93 +84,110 @@ def evaluate(
         "examples", the number of examples, and the metrics.
 
     Raises:
-        UserError: the model can't be evaluated, or something is wrong with the file.
+        UserError: the model can't be evaluated, or something is wrong with an option or the file.
     """
-    kind, predictor, run = _predictor(model, "evaluate", batch_size, execution)
-    names = [field.name for field in dataclasses.fields(kind.evaluation)]
-    if unknown := [name for name in options if name not in names]:
-        known = ", ".join(f"`{name}`" for name in names) or "none"
-        raise UserError(
-            f"`{unknown[0]}` is no option of evaluating a {kind.name} model; its options: {known}."
-        )
-    return predictor.evaluate(path, kind.evaluation(**options), run)
+    kind = _kind(model, "evaluate")
+    predictor = kind.predictor(model, _options(kind.evaluation, options, kind.name, "evaluation"))
+    return predictor.evaluate(path, _runner(model, predictor, batch_size, execution))
 
 
 def predict_lines(
-    model: Pretrained,
-    lines: Iterable[str],
-    *,
-    top_k: int | None = None,
-    pseudo_log_likelihood: bool = False,
-    batch_size: int = 32,
+    model: Pretrained, lines: Iterable[Line], *, batch_size: int = 32, **options: Any
 ) -> Iterator[str]:
     """Yields one JSON line for each line of text, in order.
 
-    Fine-tuned models give the answers of `predict`, pre-trained ones those of `fill_mask`.
+    Fine-tuned models give the answers of `predict`, pre-trained ones those of `fill_mask` or
+    `pseudo_log_likelihood`. A line that is blank or can't be read gives {"error": what is wrong}.
 
     Args:
         model: a model whose head passes `can_predict`.
-        lines: one input per line. The two texts of a pair have a tab between them. Questions are
-            {"question": ..., "context": ...} as JSON, or have a tab before the document.
-        top_k: number of words for a [MASK], or of other alternatives; None: 5.
-        pseudo_log_likelihood: whether to give that of each text instead.
+        lines: one input per line, as text or as bytes of UTF-8. The two texts of a pair have a tab
+            between them. Questions are {"question": ..., "context": ...} as JSON, or have a tab
+            before the document.
         batch_size: maximum rows per batch.
+        **options: options of predicting with its task; those of `MaskedLmOptions` for pre-trained
+            models.
 
     Raises:
-        UserError: a line can't be read; the sentence names it.
+        UserError: the model can't predict, or an option is wrong; or, after the last line, there
+            were errors.
     """
-    answering = _answering(model, top_k, pseudo_log_likelihood, batch_size)
-    for first, chunk in chunks(lines, answering.chunk_lines, max_length=answering.max_line):
-
-        def where(index: int, first: int = first) -> str:
-            return f"Line {first + index}"
-
-        inputs = [answering.parse(line, where(index)) for index, line in enumerate(chunk)]
-        for result in answering.answer(inputs, where=where):
-            yield json.dumps(result, ensure_ascii=False)
+    answering = _answering(model, batch_size, options)
+    count, errors = 0, []
+    for chunk in chunks(lines, answering.chunk_lines):
+        inputs, told = {}, {}
+        for where, line in chunk.items():
+            try:
+                text = read_line(line, where, max_length=answering.max_line)
+                if not text.strip():
+                    raise UserError(f"{where} is blank: write an input, or remove the line.")
+                inputs[where] = answering.parse(text, where)
+            except UserError as error:
+                told[where] = {"error": str(error)}
+        names = list(inputs)
+        if names:
+            answers = answering.answer(list(inputs.values()), where=names.__getitem__)
+            told |= zip(names, answers, strict=True)
+        for where in chunk:
+            yield json.dumps(told[where], ensure_ascii=False)
+        count += len(chunk)
+        errors += [told[where]["error"] for where in chunk if where not in inputs]
+    if errors:
+        raise UserError(
+            f"{len(errors):,} of {count:,} lines have an error instead of an answer. {errors[0]}"
+        )
 
 
 class _Answering(NamedTuple):
-    """How lines are answered; by default they are texts."""
+    """How lines are answered."""
 
     answer: Callable[..., list[dict[str, Any]]]
-    parse: Callable[[str, str], Any] = lambda line, where: line
+    parse: Callable[[str, str], Any]
     chunk_lines: int | None = None
     max_line: int | None = MAX_FIELD
 
 
-def _answering(
-    model: Pretrained, top_k: int | None, pseudo_log_likelihood: bool, batch_size: int
-) -> _Answering:
-    if pseudo_log_likelihood:
-        if top_k is not None:
-            raise UserError("`pseudo_log_likelihood` has no alternatives: leave out `top_k`.")
-        fill_mask.check_head(model)
+def _answering(model: Pretrained, batch_size: int, given: dict[str, Any]) -> _Answering:
+    if kinds.of_model(model) is not None or model.kind not in fill_mask.HEADS:
+        kind = _kind(model, "predict")
+        predictor = kind.predictor(model, _options(kind.prediction, given, kind.name, "prediction"))
+        run = _runner(model, predictor, batch_size, Execution())
+        answer = functools.partial(predictor.predict, run=run)
+        return _Answering(answer, predictor.parse_line, predictor.chunk_lines, predictor.max_line)
+    options = _options(MaskedLmOptions, given, model.kind, "prediction")
+    fill_mask.check_head(model)
+    if options.pseudo_log_likelihood:
         score = functools.partial(likelihood.pseudo_log_likelihood, model, batch_size=batch_size)
         # A line has a row per token: few lines at a time give answers soon.
-        return _Answering(score, chunk_lines=64)
-    top_k = 5 if top_k is None else top_k
-    if model.kind in fill_mask.HEADS:
-        fill = functools.partial(fill_mask.fill_mask, model, top_k=top_k, batch_size=batch_size)
-        return _Answering(fill)
-    _, predictor, run = _predictor(model, "predict", batch_size, Execution(), top_k)
-    answer = functools.partial(predictor.predict, run=run, top_k=top_k)
-    return _Answering(answer, predictor.parse_line, predictor.chunk_lines, predictor.max_line)
+        return _Answering(score, functools.partial(likelihood.checked, model), chunk_lines=64)
+    top_k = 5 if options.top_k is None else options.top_k
+    fill = functools.partial(fill_mask.fill_mask, model, top_k=top_k, batch_size=batch_size)
+    return _Answering(fill, functools.partial(fill_mask.checked, model))
 
 
-def _predictor(
-    model: Pretrained, verb: str, batch_size: int, execution: Execution, top_k: int = 1
-) -> tuple[TaskKind, Predictor, Run]:
-    """Returns the kind of task, its predictor and a function that runs the model over rows."""
+def _kind(model: Pretrained, verb: str) -> TaskKind:
     kind = kinds.of_model(model)
     if kind is None:
         raise UserError(
             f"The model does {model.kind}, which {verb} can't: fine-tune it first (bertjax "
             "finetune), or use embed or fill-mask."
         )
-    predictor = kind.predictor(model)
-    if top_k < 1:
-        raise UserError(f"`top_k` is {top_k}: give at least 1.")
+    return kind
+
+
+def _options(options: type, given: dict[str, Any], task: str, verb: str) -> Any:
+    """Returns the dataclass `options` with the given values."""
+    names = [field.name for field in dataclasses.fields(options)]
+    if unknown := [name for name in given if name not in names]:
+        known = ", ".join(f"`{name}`" for name in names) or "none"
+        raise UserError(
+            f"`{unknown[0]}` is no option of the {verb} of a {task} model; its options: {known}."
+        )
+    return options(**given)
+
+
+def _runner(model: Pretrained, predictor: Predictor, batch_size: int, execution: Execution) -> Run:
+    """Returns a function that runs the model over rows."""
 
     def run(features: Features) -> Outputs:
         return programs.output_batches(
@@ -181,4 +201,4 @@ def _predictor(
             execution=execution,
         )
 
-    return kind, predictor, run
+    return run

@@ -1,27 +1,45 @@
-"""Lines of text, checked and numbered, a chunk at a time."""
+"""Lines of text, a chunk at a time, decoded and checked."""
 
 from collections.abc import Iterable, Iterator
 
+from bertjax.errors import UserError
 from bertjax.tasks import tables
+
+Line = str | bytes
 
 CHUNK = 1024
 """Lines to read before the first answer, so that batches have rows of similar length."""
 
 
-def chunks(
-    lines: Iterable[str], size: int | None = None, *, max_length: int | None = tables.MAX_FIELD
-) -> Iterator[tuple[int, list[str]]]:
-    """Yields (number of the first line, checked lines without their ends) of chunks.
-
-    A chunk has up to `size` lines (None: CHUNK) of up to `max_length` characters (None: any).
-    """
-    chunk: list[str] = []
-    first = 1
+def chunks(lines: Iterable[Line], size: int | None = None) -> Iterator[dict[str, Line]]:
+    """Yields chunks of up to `size` lines (None: CHUNK): {the name of a line in errors: line}."""
+    chunk: dict[str, Line] = {}
     for number, line in enumerate(lines, start=1):
-        text = line.removesuffix("\n").removesuffix("\r")
-        chunk.append(tables.check_text(text, f"Line {number}", max_length=max_length))
+        chunk[f"Line {number}"] = line
         if len(chunk) == (size or CHUNK):
-            yield first, chunk
-            first, chunk = number + 1, []
+            yield chunk
+            chunk = {}
     if chunk:
-        yield first, chunk
+        yield chunk
+
+
+def read_line(line: Line, where: str, *, max_length: int | None = tables.MAX_FIELD) -> str:
+    """Returns the text of a line without its end.
+
+    Args:
+        line: text, or bytes of UTF-8.
+        where: its name in errors.
+        max_length: maximum number of characters, or None.
+
+    Raises:
+        UserError: it is not UTF-8, or a tokenizer can't read it.
+    """
+    try:
+        text = line.decode() if isinstance(line, bytes) else line
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{where}: byte {error.object[error.start]:#04x} is not UTF-8; convert the text, for "
+            "example with iconv."
+        ) from None
+    text = text.removesuffix("\n").removesuffix("\r")
+    return tables.check_text(text, where, max_length=max_length)

@@ -236,7 +236,11 @@ class Predictor(Protocol):
     """Maximum characters of a line, or None."""
 
     def parse_line(self, line: str, where: str) -> Any:
-        """Reads one input from a line of text; `where` names the line in errors."""
+        """Reads one input from a line of text that is not blank.
+
+        `where` names the line in errors. Raises a UserError if `predict` could not answer the line,
+        so that the lines beside it have answers.
+        """
         ...
 
     def predict(
@@ -244,7 +248,6 @@ class Predictor(Protocol):
         inputs: Sequence[Any],
         run: Run,
         *,
-        top_k: int,
         where: Callable[[int], str] | None = None,
     ) -> list[dict[str, Any]]:
         """Answers inputs, each with a dict of JSON values.
@@ -252,19 +255,18 @@ class Predictor(Protocol):
         Args:
             inputs: raw text in the form of this kind, at least one.
             run: runs the model.
-            top_k: number of alternatives, for kinds that give several.
             where: index of an input -> its name in errors.
         """
         ...
 
-    def evaluate(self, path: epath.PathLike, options: Any, run: Run) -> Scores:
-        """Scores every row of a labeled file; `options` is a `TaskKind.evaluation`."""
+    def evaluate(self, path: epath.PathLike, run: Run) -> Scores:
+        """Scores every row of a labeled file."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
-class NoEvaluationOptions:
-    """Evaluation takes no options."""
+class NoOptions:
+    """The task has no options here."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -280,10 +282,13 @@ class TaskKind:
     """Default maximum tokens of a sequence; the positions of the model limit it."""
     read: Callable[[Any, TaskFiles], Task]
     """(options, files) -> task."""
-    predictor: Callable[[TrainedModel], Predictor]
-    """Makes the predictor of a trained model."""
-    evaluation: type = NoEvaluationOptions
-    """A dataclass: the options of evaluating a file, all with defaults."""
+    predictor: Callable[[TrainedModel, Any], Predictor]
+    """(model, options) -> predictor. The options are a `prediction` if it answers inputs, and an
+    `evaluation` if it scores a file."""
+    prediction: type = NoOptions
+    """A dataclass: the options of answering inputs, all with defaults."""
+    evaluation: type = NoOptions
+    """A dataclass: the options of scoring a file, all with defaults."""
     unrecorded: tuple[str, ...] = ()
     """Names of training options that exports do not record, so that `evaluate` needs them again."""
 

@@ -20,6 +20,7 @@ from bertjax.interop.huggingface import Pretrained, from_pretrained, save_pretra
 from bertjax.model import bert
 from bertjax.tasks.question_answering.config import QuestionAnsweringConfig
 from bertjax.tasks.question_answering.predictions import QuestionPredictor
+from bertjax.tasks.task import NoOptions
 from bertjax.train import loop
 from bertjax.train.optimizer import OptimizerConfig
 
@@ -211,14 +212,20 @@ def test_lines_are_json_or_have_a_tab(run, tmp_path, capsys, monkeypatch):
     assert first["text"] == second["text"] == "great" and first["start"] == second["start"] == 13
     assert len(first["n_best"]) == 2
     model = from_pretrained(workdir)
-    for line, sentence in (
-        ("no tab", "Line 2: the model answers questions; write"),
-        ("a\tb\tc", "Line 2: the model answers questions"),
-        ('{"question": "a"}', "Line 2: the model answers questions"),
-        ("a\t ", "Line 2: the question or its document is empty"),
-    ):
-        with pytest.raises(UserError, match=sentence):
-            list(predict.predict_lines(model, ["what\tthe film", line]))
+    wrong = ["no tab", "a\tb\tc", '{"question": "a"}', "a\t "]
+    told = predict.predict_lines(model, [*wrong, "what was good\tthe plot was great"])
+    answers = [json.loads(next(told)) for _ in range(5)]
+    assert answers[4]["text"] == "great"
+    sentences = [f"Line {number}: the model answers questions; write" for number in (1, 2, 3)]
+    sentences.append("Line 4: the question or its document is empty")
+    for answer, sentence in zip(answers[:4], sentences, strict=True):
+        assert list(answer) == ["error"] and answer["error"].startswith(sentence)
+    with pytest.raises(UserError, match="4 of 5 lines have an error instead"):
+        next(told)
+    with pytest.raises(UserError, match="`top_k` is 0: give at least 1"):
+        predict.predict(model, [("a", "b")], top_k=0)
+    with pytest.raises(UserError, match="`beams` is no option of the prediction of a question_ans"):
+        predict.predict(model, [("a", "b")], beams=2)
     with pytest.raises(UserError, match=r"give a list of \(question, document\)"):
         predict.predict(model, ["good"])
     assert cli.run(["evaluate", workdir, run[0].dev, "--label-column", "x"]) == 2
@@ -246,8 +253,8 @@ def test_a_model_of_hugging_faces_answers_with_googles_defaults(tiny_model, tmp_
     assert "null_difference" not in result
     # With enough positions they are Google's.
     wide = dataclasses.replace(model.config, max_position_embeddings=512)
-    options = QuestionPredictor(dataclasses.replace(model, config=wide)).options
-    assert options == QuestionAnsweringConfig()
+    predictor = QuestionPredictor(dataclasses.replace(model, config=wide), NoOptions())
+    assert predictor.recorded == QuestionAnsweringConfig()
 
 
 def test_mistakes_are_told_before_any_training(run, tmp_path):

@@ -83,17 +83,24 @@ def test_what_has_no_likelihood(tiny_model):
     with pytest.raises(UserError, match="has no masked-LM head"):
         pseudo_log_likelihood(model, ["good"])
     with pytest.raises(UserError, match="has no masked-LM head"):
+        pseudo_log_likelihood(model, [])
+    with pytest.raises(UserError, match="does next_sentence, which predict can't"):
         list(predict_lines(model, [], pseudo_log_likelihood=True))
 
 
 def test_lines_have_likelihoods(tiny_model):
-    results = pseudo_log_likelihood(tiny_model, TEXTS, batch_size=4)
+    texts = [text for text in TEXTS if text]
+    results = pseudo_log_likelihood(tiny_model, texts, batch_size=4)
     lines = predict_lines(
-        tiny_model, [f"{text}\n" for text in TEXTS], pseudo_log_likelihood=True, batch_size=4
+        tiny_model, [f"{text}\n" for text in texts], pseudo_log_likelihood=True, batch_size=4
     )
     assert [json.loads(line) for line in lines] == results
     with pytest.raises(UserError, match="leave out `top_k`"):
         list(predict_lines(tiny_model, TEXTS, top_k=5, pseudo_log_likelihood=True))
-    lines = ["good"] * 70 + ["very " * 39]
-    with pytest.raises(UserError, match="Line 71 has 39 tokens"):
-        list(predict_lines(tiny_model, lines, pseudo_log_likelihood=True, batch_size=4))
+    lines = ["good"] * 70 + ["very " * 39, "bad"]
+    told = predict_lines(tiny_model, lines, pseudo_log_likelihood=True, batch_size=4)
+    answers = [json.loads(next(told)) for _ in lines]
+    assert answers[70]["error"].startswith("Line 71 has 39 tokens")
+    assert answers[71]["text"] == "bad"
+    with pytest.raises(UserError, match="1 of 72 lines"):
+        next(told)

@@ -102,13 +102,49 @@ def test_lines_in_json_lines_out(classifier, pair_classifier, tiny_model):
 
     (answer,) = map(json.loads, predict.predict_lines(pair_classifier, ["good\tbad\n"]))
     assert (answer["text"], answer["pair"]) == ("good", "bad")
-    with pytest.raises(UserError, match=r"Line 2: .*a tab between"):
-        list(predict.predict_lines(pair_classifier, ["good\tbad", "good"]))
-
     (answer,) = map(json.loads, predict.predict_lines(tiny_model, ["a [MASK]"], top_k=2))
     assert len(answer["masks"][0]) == 2
-    with pytest.raises(UserError, match="Line 2 has no"):
-        list(predict.predict_lines(tiny_model, ["a [MASK]", "none"]))
+    with pytest.raises(UserError, match="`top_k` is no option of the prediction of a classific"):
+        list(predict.predict_lines(classifier, lines, top_k=2))
+
+
+def answers_and_end(told):
+    """Returns the answers, and the error that is raised after them."""
+    answers = []
+    with pytest.raises(UserError) as caught:
+        for line in told:
+            answers.append(json.loads(line))
+    return answers, str(caught.value)
+
+
+def test_after_a_bad_line_the_others_are_answered(classifier, pair_classifier, tiny_model):
+    lines = [b"good\n", b"  \t\n", b"na\xefve\n", b"a\0b", "naïve\n".encode()]
+    answers, end = answers_and_end(predict.predict_lines(classifier, lines))
+    assert [answer["text"] for answer in answers[::4]] == ["good", "naïve"]
+    assert answers[0] == predict.predict(classifier, ["good", "naïve"])[0]
+    assert [list(answer) for answer in answers[1:4]] == [["error"]] * 3
+    assert [answer["error"].split(";")[0] for answer in answers[1:4]] == [
+        "Line 2 is blank: write an input, or remove the line.",
+        "Line 3: byte 0xef is not UTF-8",
+        "Line 4: holds a NUL character",
+    ]
+    assert end.startswith("3 of 5 lines have an error instead of an answer. Line 2 is blank")
+
+    answers, end = answers_and_end(predict.predict_lines(pair_classifier, ["good\tbad", "good"]))
+    assert answers[0]["pair"] == "bad"
+    assert "Line 2: the model was trained on pairs; write two texts" in answers[1]["error"]
+
+    lines = ["none", "a [MASK]", "very " * 40 + "[MASK]"]
+    answers, end = answers_and_end(predict.predict_lines(tiny_model, lines))
+    assert answers[0]["error"].startswith("Line 1 has no [MASK]")
+    assert answers[1]["text"] == "a [MASK]" and len(answers[1]["masks"]) == 1
+    assert answers[2]["error"].startswith("Line 3 has a [MASK] beyond the 40 tokens")
+
+    assert answers_and_end(predict.predict_lines(classifier, [" "])) == (
+        [{"error": "Line 1 is blank: write an input, or remove the line."}],
+        "1 of 1 lines have an error instead of an answer. Line 1 is blank: write an input, or "
+        "remove the line.",
+    )
 
 
 def test_lines_are_numbered_through_all_chunks(classifier, monkeypatch):
@@ -118,8 +154,10 @@ def test_lines_are_numbered_through_all_chunks(classifier, monkeypatch):
     assert answers == lines
     vectors = list(embed.embed_lines(classifier, lines))
     np.testing.assert_allclose(vectors, embed.embed(classifier, lines), atol=1e-5)
+    with pytest.raises(UserError, match=r"1 of 9 lines .* Line 8: holds a NUL"):
+        list(predict.predict_lines(classifier, [*lines, "a\0", "good"]))
     with pytest.raises(UserError, match="Line 8: holds a NUL"):
-        list(predict.predict_lines(classifier, [*lines, "a\0"]))
+        list(embed.embed_lines(classifier, [*lines, "a\0"]))
 
 
 def test_evaluate_counts_every_row(classifier, tmp_path):

@@ -95,13 +95,13 @@ class Tagger:
     forward = staticmethod(bert.task_logits)
     chunk_lines, max_line = None, MAX_FIELD
 
-    def __init__(self, model):
+    def __init__(self, model, options):
         self.model, self.max_seq_length = model, trained_length(model)
 
     def parse_line(self, line, where):
         return line
 
-    def predict(self, inputs, run, *, top_k, where=None):
+    def predict(self, inputs, run, *, where=None):
         features = tokenize(inputs, None, self.model.tokenizer, self.max_seq_length)
         answers = [None] * len(inputs)
         for rows, logits in run(features):
@@ -110,7 +110,7 @@ class Tagger:
                 answers[row] = {"text": inputs[row], "tags": "".join("OP"[tag] for tag in tags)}
         return answers
 
-    def evaluate(self, path, options, run):
+    def evaluate(self, path, run):
         column, tokenizer = self.model.task["tag_column"], self.model.tokenizer
         features = read_features(path, column, tokenizer, self.max_seq_length)
         return accuracy(features, run(features))

@@ -25,8 +25,8 @@ class TextPredictor:
     chunk_lines: int | None = None
     max_line: int | None = MAX_FIELD
 
-    def __init__(self, model: TrainedModel) -> None:
-        self.model = model
+    def __init__(self, model: TrainedModel, options: Any) -> None:
+        self.model, self.options = model, options
         self.targets = targets_of_model(model)
         self.max_seq_length = trained_length(model)
         self.recorded: dict[str, Any] = model.task or {}
@@ -41,11 +41,9 @@ class TextPredictor:
         inputs: Sequence[Text],
         run: Run,
         *,
-        top_k: int,
         where: Callable[[int], str] | None = None,
     ) -> list[dict[str, Any]]:
         """Labels each text; see `Predictor.predict`."""
-        del top_k  # the answer has the scores of all labels
         paired = None
         if "pair_column" in self.recorded:
             paired = self.recorded["pair_column"] is not None
@@ -58,8 +56,9 @@ class TextPredictor:
             results.append({"text": text, **pair, **self.targets.answer(logits[index])})
         return results
 
-    def evaluate(self, path: epath.PathLike, options: EvaluationColumns, run: Run) -> Scores:
+    def evaluate(self, path: epath.PathLike, run: Run) -> Scores:
         """Computes the metrics of a .tsv, .csv or .jsonl file."""
+        options: EvaluationColumns = self.options
         text = options.text_column or self.recorded.get("text_column") or "text"
         pair = options.pair_column or self.recorded.get("pair_column")
         label = options.label_column or self.recorded.get("label_column") or "label"

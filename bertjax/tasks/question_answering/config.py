@@ -44,3 +44,15 @@ class QuestionAnsweringConfig:
                 f"window of `max_seq_length` {max_seq_length} holds beside `max_query_length` "
                 f"{self.max_query_length}: give at most {room}."
             )
+
+
+@dataclasses.dataclass(frozen=True)
+class AnswerOptions:
+    """The answers to a question."""
+
+    top_k: int = 5
+    """Number of answers to a question, the likeliest first."""
+
+    def __post_init__(self) -> None:
+        if self.top_k < 1:
+            raise UserError(f"`top_k` is {self.top_k}: give at least 1.")

@@ -1,6 +1,6 @@
 """The kind question_answering."""
 
-from bertjax.tasks.question_answering.config import QuestionAnsweringConfig
+from bertjax.tasks.question_answering.config import AnswerOptions, QuestionAnsweringConfig
 from bertjax.tasks.question_answering.predictions import MAX_SEQ_LENGTH, QuestionPredictor
 from bertjax.tasks.question_answering.reading import HEAD, read
 from bertjax.tasks.task import TaskKind
@@ -11,4 +11,5 @@ KIND = TaskKind(
     max_seq_length=MAX_SEQ_LENGTH,
     read=read,
     predictor=QuestionPredictor,
+    prediction=AnswerOptions,
 )

@@ -10,7 +10,7 @@ from bertjax.errors import UserError
 from bertjax.model import bert
 from bertjax.tasks import tables
 from bertjax.tasks.question_answering import decoding
-from bertjax.tasks.question_answering.config import QuestionAnsweringConfig
+from bertjax.tasks.question_answering.config import AnswerOptions, QuestionAnsweringConfig
 from bertjax.tasks.question_answering.decoding import Prediction
 from bertjax.tasks.question_answering.features import Windows, make_windows
 from bertjax.tasks.question_answering.squad import Question, read_squad
@@ -35,59 +35,47 @@ class QuestionPredictor:
     chunk_lines: int | None = 64  # documents may be long
     max_line: int | None = None
 
-    def __init__(self, model: TrainedModel) -> None:
+    def __init__(self, model: TrainedModel, options: Any) -> None:
         recorded = model.task or {}
+        self.options = options
         self.tokenizer = model.tokenizer
         self.max_seq_length = trained_length(model, MAX_SEQ_LENGTH)
-        self.options = _recorded_options(recorded, self.max_seq_length)
+        self.recorded = _recorded_options(recorded, self.max_seq_length)
         self.may_refuse = bool(recorded.get("has_unanswerable"))
         self.null_threshold = float(recorded.get("null_threshold", 0.0))
 
     def parse_line(self, line: str, where: str) -> tuple[str, str]:
         """A line is a JSON object, or a question and a document with a tab between."""
-        if line.lstrip().startswith("{"):
-            try:
-                fields = json.loads(line)
-            except (ValueError, RecursionError):
-                fields = None
-            if isinstance(fields, Mapping):
-                pair = (fields.get("question"), fields.get("context"))
-                if isinstance(pair[0], str) and isinstance(pair[1], str):
-                    return pair[0], pair[1]
-        question, tab, context = line.partition("\t")
-        if not tab or "\t" in context:
-            raise UserError(
-                f'{where}: the model answers questions; write {{"question": "...", "context": '
-                '"..."} as JSON, or question and document with a tab between.'
-            )
-        return question, context
+        pair = _parse_line(line, where)
+        as_questions([pair], lambda _: where)
+        return pair
 
     def predict(
         self,
         inputs: Sequence[tuple[str, str]],
         run: Run,
         *,
-        top_k: int,
         where: Callable[[int], str] | None = None,
     ) -> list[dict[str, Any]]:
         """Answers each (question, document); see `Predictor.predict`."""
+        options: AnswerOptions = self.options
         questions = as_questions(inputs, where or (lambda index: f"Question {index + 1}"))
         windows = self._windows(questions, has_unanswerable=self.may_refuse)
+        n_best = max(options.top_k, decoding.N_BEST)
         predictions = decoding.decode(
-            windows, run(windows), self.options.max_answer_length, max(top_k, decoding.N_BEST)
+            windows, run(windows), self.recorded.max_answer_length, n_best
         )
         return [
-            self._answer(question, prediction, top_k)
+            self._answer(question, prediction, options.top_k)
             for question, prediction in zip(questions, predictions, strict=True)
         ]
 
-    def evaluate(self, path: epath.PathLike, options: Any, run: Run) -> Scores:
+    def evaluate(self, path: epath.PathLike, run: Run) -> Scores:
         """Computes the metrics of a file in SQuAD's format, at the null threshold of the model."""
-        del options
         file = read_squad(path)
         windows = self._windows(file.questions, has_unanswerable=file.has_unanswerable)
         scores = decoding.scores(
-            windows, run(windows), self.options.max_answer_length, self.null_threshold
+            windows, run(windows), self.recorded.max_answer_length, self.null_threshold
         )
         threshold = {"null_threshold": self.null_threshold} if file.has_unanswerable else {}
         return {"examples": float(len(file)), **threshold, **scores}
@@ -96,7 +84,7 @@ class QuestionPredictor:
         return make_windows(
             questions,
             self.tokenizer,
-            self.options,
+            self.recorded,
             max_seq_length=self.max_seq_length,
             has_unanswerable=has_unanswerable,
         )
@@ -128,6 +116,25 @@ def as_questions(pairs: Sequence[tuple[str, str]], where: Callable[[int], str]) 
             raise UserError(f"{name}: the question or its document is empty; write both.")
         questions.append(Question(name, question, context, where=name))
     return questions
+
+
+def _parse_line(line: str, where: str) -> tuple[str, str]:
+    if line.lstrip().startswith("{"):
+        try:
+            fields = json.loads(line)
+        except (ValueError, RecursionError):
+            fields = None
+        if isinstance(fields, Mapping):
+            pair = (fields.get("question"), fields.get("context"))
+            if isinstance(pair[0], str) and isinstance(pair[1], str):
+                return pair[0], pair[1]
+    question, tab, context = line.partition("\t")
+    if not tab or "\t" in context:
+        raise UserError(
+            f'{where}: the model answers questions; write {{"question": "...", "context": '
+            '"..."} as JSON, or question and document with a tab between.'
+        )
+    return question, context
 
 
 def _recorded_options(recorded: Mapping[str, Any], max_seq_length: int) -> QuestionAnsweringConfig:
