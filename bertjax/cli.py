@@ -275,8 +275,8 @@ def _evaluate(arguments: list[str]) -> None:
     model = _named_model(arguments)
     arguments_type = evaluate_type(arguments, model)
     with _parsed(arguments_type, "evaluate", arguments) as (config, _), _keeping_compiled():
-        model = _load(config.model) if model is None else model
-        size, options = config.batch_size, config.options
+        size, options = config.batch_size, vars(config.task) if model else {}
+        model = model or _load(config.model)
         _say(json.dumps(predict.evaluate(model, config.data, batch_size=size, **options)))
 
 
@@ -288,8 +288,8 @@ def _predict(arguments: list[str]) -> None:
     with _parsed(arguments_type, "predict", arguments) as (config, _), _keeping_compiled():
         from bertjax.inference.predict import predict_lines
 
-        model = _load(config.model) if model is None else model
-        size, options = config.batch_size, config.options
+        size, options = config.batch_size, vars(config.task) if model else {}
+        model = model or _load(config.model)
         for line in predict_lines(model, _stdin(), batch_size=size, **options):
             _say(line)
 

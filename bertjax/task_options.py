@@ -15,9 +15,8 @@ from bertjax.finetune.config import FinetuneConfig
 from bertjax.inference.config import EvaluateConfig, MaskedLmOptions, PredictConfig
 from bertjax.parsing import Config
 from bertjax.tasks import kinds
-from bertjax.tasks.task import TaskKind, TrainedModel
+from bertjax.tasks.task import TrainedModel
 
-_OTHER_MODEL = "leave it out, or name a model of the other task as the first word"
 _KIND_HELP = "Kind of task. `--task KIND --help` shows its options."
 
 
@@ -36,9 +35,8 @@ class FinetuneArguments:
         fields = [("kind_name", hint, dataclasses.field(default=kind.name))]
         options = {name: kinds.get(name).options for name in kinds.names()}
         remedy = "leave it out, or name the other task"
-        self.type = _with_options(
-            FinetuneConfig, self.flags, kind.name, options, remedy=remedy, fields=fields
-        )
+        _refuse_others(self.flags, kind.name, options, remedy)
+        self.type = _with_task(FinetuneConfig, kind.options(), fields)
         self.default = None
         if recipe is not None:
             task = recipe.task if kind.name == recipe_kind else kind.options()
@@ -53,55 +51,74 @@ class FinetuneArguments:
 
 
 def evaluate_type(words: list[str], model: TrainedModel | None) -> type[EvaluateConfig]:
-    """Returns the arguments of `evaluate` for a model; refuses options of other kinds."""
-    kind = _kind(model) or kinds.get(kinds.DEFAULT)
+    """Returns the arguments of `evaluate` for a model, which is the first word, or else None."""
     options = {name: kinds.get(name).evaluation for name in kinds.names()}
-    return _with_options(EvaluateConfig, words, kind.name, options, remedy=_OTHER_MODEL)
+    return _with_model(EvaluateConfig, words, model, options, kinds.DEFAULT)
 
 
 def predict_type(words: list[str], model: TrainedModel | None) -> type[PredictConfig]:
-    """Returns the arguments of `predict` for a model; refuses options of other kinds."""
-    kind = _kind(model)
+    """Returns the arguments of `predict` for a model, which is the first word, or else None."""
     options = {name: kinds.get(name).prediction for name in kinds.names()}
     options["masked_lm"] = MaskedLmOptions
-    name = kind.name if kind else "masked_lm"
-    return _with_options(PredictConfig, words, name, options, remedy=_OTHER_MODEL)
+    return _with_model(PredictConfig, words, model, options, "masked_lm")
 
 
-def _with_options(
+def _with_model(
     config: type[Config],
     words: list[str],
-    task: str,
+    model: TrainedModel | None,
     options: Mapping[str, type],
-    *,
-    remedy: str,
-    fields: Sequence[tuple[str, Any, Any]] = (),
+    default: str,
 ) -> type[Config]:
-    """Returns the dataclass `config` with further fields, whose `task` has the options of a kind.
+    """Adds the options of the model's kind, or of `default` if it has none or is unknown yet."""
+    kind = None if model is None else kinds.of_model(model)
+    task = kind.name if kind else default
+    _refuse_others(words, task, options, "leave it out")
+    if model is None and (early := _given(words, _flags(options[task]))):
+        raise UserError(f"{early[0]} depends on the model: write the model before all options.")
+    value = (
+        options[task]() if model is None or kind is None else kind.defaults(options[task], model)
+    )
+    return _with_task(config, value)
 
-    The fields of `options[task]` become flags without a prefix. Raises `UserError` if `words` have
-    an option that only other kinds have.
+
+def _refuse_others(words: list[str], task: str, options: Mapping[str, type], remedy: str) -> None:
+    """Raises a UserError if `words` have an option of other kinds that `task` does not have."""
+    flags = {name: _flags(each) for name, each in options.items()}
+    for name in _given(words, set().union(*flags.values()) - flags[task]):
+        others = [other for other in options if name in flags[other]]
+        raise UserError(
+            f"{name} is an option of the task {' and '.join(others)}, and the task is {task}: "
+            f"{remedy}."
+        )
+
+
+def _with_task(
+    config: type[Config], default: Any, fields: Sequence[tuple[str, Any, Any]] = ()
+) -> type[Config]:
+    """Returns the dataclass `config` with further fields, whose `task` is like `default`.
+
+    The fields of `default`, a dataclass, become flags without a prefix.
     """
-    for word in words:
-        name = word.split("=")[0].replace("_", "-").replace("--no-", "--", 1)
-        others = [other for other in options if name in _flags(options[other])]
-        if others and task not in others:
-            raise UserError(
-                f"{name} is an option of the task {' and '.join(others)}, and the task is {task}: "
-                f"{remedy}."
-            )
-    text = inspect.cleandoc(options[task].__doc__ or "")
-    hint = Annotated[options[task], tyro.conf.OmitArgPrefixes, tyro.conf.arg(help=text)]
-    field = ("task", hint, dataclasses.field(default_factory=options[task]))
+    text = inspect.cleandoc(default.__doc__ or "")
+    hint = Annotated[type(default), tyro.conf.OmitArgPrefixes, tyro.conf.arg(help=text)]
+    task = ("task", hint, dataclasses.field(default_factory=lambda: default))
     namespace = {"__doc__": config.__doc__}
     return dataclasses.make_dataclass(
-        config.__name__, [field, *fields], bases=(config,), namespace=namespace, frozen=True
+        config.__name__, [task, *fields], bases=(config,), namespace=namespace, frozen=True
     )
 
 
-def _kind(model: TrainedModel | None) -> TaskKind | None:
-    return None if model is None else kinds.of_model(model)
-
-
 def _flags(options: type) -> set[str]:
-    return {flag(field.name) for field in dataclasses.fields(options)}
+    """Returns the flags of a dataclass, and of those in it, which have no prefix either."""
+    found = set()
+    for field in dataclasses.fields(options):
+        is_nested = dataclasses.is_dataclass(field.default)
+        found |= _flags(type(field.default)) if is_nested else {flag(field.name)}
+    return found
+
+
+def _given(words: list[str], flags: set[str]) -> list[str]:
+    """Returns the flags among the words, as `flags` spells them."""
+    names = [word.split("=")[0].replace("_", "-").replace("--no-", "--", 1) for word in words]
+    return [name for name in names if name in flags]

@@ -7,11 +7,15 @@ import pytest
 from bertjax import cli
 from bertjax.errors import UserError
 from bertjax.finetune.config import FinetuneConfig
+from bertjax.inference.config import MaskedLmOptions
+from bertjax.model.generation_config import GenerationConfig
 from bertjax.parsing import saying_flags
 from bertjax.task_options import FinetuneArguments, evaluate_type, predict_type
 from bertjax.tasks import kinds
-from bertjax.tasks.classification.config import ClassificationConfig
-from bertjax.tasks.question_answering.config import QuestionAnsweringConfig
+from bertjax.tasks.classification.config import ClassificationConfig, EvaluationColumns
+from bertjax.tasks.question_answering.config import AnswerOptions, QuestionAnsweringConfig
+from bertjax.tasks.seq2seq.predictions import ScoringOptions, WritingOptions
+from bertjax.tasks.task import NoOptions
 
 FILES = ["--model", "m", "--train", "t", "--dev", "d"]
 
@@ -46,14 +50,15 @@ def test_help_shows_the_options_of_the_task_and_no_others(kind, capsys):
         parse("--task", kind, "--help")
     assert caught.value.code == 0
     shown = capsys.readouterr().out
-    fields = {
+    names = {
         name: {field.name for field in dataclasses.fields(kinds.get(name).options)}
         for name in kinds.names()
     }
-    for field in set().union(*fields.values()):
-        flag = f"--{field.replace('_', '-')}"
-        given = any(f"{flag}{end}" in shown for end in " ,.")  # a dot begins a nested field
-        assert given == (field in fields[kind]), flag
+    names["seq2seq"] -= {"generation"}
+    names["seq2seq"] |= {field.name for field in dataclasses.fields(GenerationConfig)}
+    for name in set().union(*names.values()):
+        flag = f"--{name.replace('_', '-')}"
+        assert (f"{flag} " in shown or f"{flag}," in shown) == (name in names[kind]), flag
     assert "--task{" + ",".join(kinds.names()) in "".join(shown.split())
 
 
@@ -63,6 +68,7 @@ def test_help_shows_the_options_of_the_task_and_no_others(kind, capsys):
         (["--doc-stride", "64"], "--doc-stride is an option of the task question_answering, and"),
         (["--task", "question_answering", "--no-regression"], "option of the task classification"),
         (["--task", "question_answering", "--text_column=a"], "--text-column is an option of the"),
+        (["--num-beams", "2"], "--num-beams is an option of the task seq2seq, and the task is"),
         (["--task", "x"], "--task 'x' is unknown: give one of classification, question_answering"),
         (["--label-separator", ";"], "--label-separator needs --multi-label: give it too"),
         (["--window-logits", "max"], "--window-logits needs --long-documents windows"),
@@ -110,24 +116,41 @@ def test_evaluation_has_the_options_of_the_models_task():
     words = ["m", "f", "--label-column", "y", "--column-names", "x", "y"]
     config = cli.parsing.parse(evaluate_type(words, TEXTS), "evaluate", words)
     assert (config.model, config.data) == ("m", "f")
-    assert config.options == {"label_column": "y", "column_names": ("x", "y")}
+    assert config.task == EvaluationColumns(label_column="y", column_names=("x", "y"))
     with pytest.raises(UserError, match="--label-column is an option of the task classification"):
         evaluate_type(words, QUESTIONS)
     config = cli.parsing.parse(evaluate_type(words[:2], QUESTIONS), "evaluate", words[:2])
-    assert config.options == {}
+    assert config.task == NoOptions()
 
 
 def test_prediction_has_the_options_of_the_models_task():
     words = ["m", "--top-k", "3"]
-    for model in (QUESTIONS, PRETRAINED, None):
+    for model, expected in ((QUESTIONS, AnswerOptions(3)), (PRETRAINED, MaskedLmOptions(3))):
         config = cli.parsing.parse(predict_type(words, model), "predict", words)
-        assert (config.model, config.options) == ("m", {"top_k": 3})
+        assert (config.model, config.task) == ("m", expected)
     with pytest.raises(UserError) as caught:
         predict_type(words, TEXTS)
     assert str(caught.value) == (
-        "--top-k is an option of the task question_answering and masked_lm, and the task is "
-        "classification: leave it out, or name a model of the other task as the first word."
+        "--top-k is an option of the task question_answering and seq2seq and masked_lm, and the "
+        "task is classification: leave it out."
     )
     with pytest.raises(UserError, match="--pseudo-log-likelihood is an option of the task masked"):
         predict_type(["m", "--pseudo-log-likelihood"], QUESTIONS)
-    assert cli.parsing.parse(predict_type(["m"], TEXTS), "predict", ["m"]).options == {}
+    config = cli.parsing.parse(predict_type(["--batch-size", "8", "m"], None), "predict", words[:1])
+    assert config.model == "m"
+    with pytest.raises(UserError, match="--top-k depends on the model: write the model before"):
+        predict_type(["--top-k", "3", "m"], None)
+
+
+def test_writing_defaults_to_the_options_of_training(capsys):
+    model = Model("seq2seq", "encoder_decoder")
+    model.task |= {"generation": {"num_beams": 7, "max_length": 9}, "source_column": "de"}
+    words = ["m", "--n-best", "2"]
+    config = cli.parsing.parse(predict_type(words, model), "predict", words)
+    assert config.task == WritingOptions(num_beams=7, max_length=9, n_best=2)
+    words = ["m", "f", "--num-beams", "1"]
+    config = cli.parsing.parse(evaluate_type(words, model), "evaluate", words)
+    assert config.task == ScoringOptions(num_beams=1, max_length=9)
+    with pytest.raises(SystemExit):
+        cli.parsing.parse(predict_type(["m", "--help"], model), "predict", ["m", "--help"])
+    assert "(default: 7)" in capsys.readouterr().out

@@ -8,23 +8,8 @@ from tyro.conf import Positional
 from bertjax.errors import UserError
 
 
-class _WithTask:
-    """A configuration whose `task` has the options of the model's task."""
-
-    task: Any
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The options of the task that were given."""
-        return {
-            field.name: getattr(self.task, field.name)
-            for field in dataclasses.fields(self.task)
-            if getattr(self.task, field.name) != field.default
-        }
-
-
 @dataclasses.dataclass(frozen=True)
-class EvaluateConfig(_WithTask):
+class EvaluateConfig:
     """Score a fine-tuned model on every row of a labeled file. Prints one JSON object.
 
     With the model before it, the help shows the options of the model's task.
@@ -41,7 +26,7 @@ class EvaluateConfig(_WithTask):
 
 
 @dataclasses.dataclass(frozen=True)
-class PredictConfig(_WithTask):
+class PredictConfig:
     """Read lines from standard input and write a JSON line for each.
 
     A fine-tuned model answers each line. Models of pairs read two texts with a tab between. Models

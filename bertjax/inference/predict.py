@@ -56,7 +56,7 @@ def predict(
         UserError: the model can't predict, an option is wrong, or an input can't be read.
     """
     kind = _kind(model, "predict")
-    predictor = kind.predictor(model, _options(kind.prediction, options, kind.name, "prediction"))
+    predictor = _predictor(kind, model, kind.prediction, options)
     if not isinstance(inputs, str) and not len(inputs):
         return []
     return predictor.predict(inputs, _runner(model, predictor, batch_size, execution))
@@ -87,7 +87,7 @@ def evaluate(
         UserError: the model can't be evaluated, or something is wrong with an option or the file.
     """
     kind = _kind(model, "evaluate")
-    predictor = kind.predictor(model, _options(kind.evaluation, options, kind.name, "evaluation"))
+    predictor = _predictor(kind, model, kind.evaluation, options)
     return predictor.evaluate(path, _runner(model, predictor, batch_size, execution))
 
 
@@ -150,11 +150,11 @@ class _Answering(NamedTuple):
 def _answering(model: Pretrained, batch_size: int, given: dict[str, Any]) -> _Answering:
     if kinds.of_model(model) is not None or model.kind not in fill_mask.HEADS:
         kind = _kind(model, "predict")
-        predictor = kind.predictor(model, _options(kind.prediction, given, kind.name, "prediction"))
+        predictor = _predictor(kind, model, kind.prediction, given)
         run = _runner(model, predictor, batch_size, Execution())
         answer = functools.partial(predictor.predict, run=run)
         return _Answering(answer, predictor.parse_line, predictor.chunk_lines, predictor.max_line)
-    options = _options(MaskedLmOptions, given, model.kind, "prediction")
+    options = _options(MaskedLmOptions(), given, model.kind)
     fill_mask.check_head(model)
     if options.pseudo_log_likelihood:
         score = functools.partial(likelihood.pseudo_log_likelihood, model, batch_size=batch_size)
@@ -175,15 +175,22 @@ def _kind(model: Pretrained, verb: str) -> TaskKind:
     return kind
 
 
-def _options(options: type, given: dict[str, Any], task: str, verb: str) -> Any:
-    """Returns the dataclass `options` with the given values."""
-    names = [field.name for field in dataclasses.fields(options)]
+def _predictor(
+    kind: TaskKind, model: Pretrained, options: type, given: dict[str, Any]
+) -> Predictor:
+    defaults = kind.defaults(options, model)
+    return kind.predictor(model, _options(defaults, given, kind.name))
+
+
+def _options(defaults: Any, given: dict[str, Any], task: str) -> Any:
+    """Returns the dataclass `defaults` with the given values."""
+    names = [field.name for field in dataclasses.fields(defaults)]
     if unknown := [name for name in given if name not in names]:
         known = ", ".join(f"`{name}`" for name in names) or "none"
         raise UserError(
-            f"`{unknown[0]}` is no option of the {verb} of a {task} model; its options: {known}."
+            f"`{unknown[0]}` is no option of this verb for a {task} model; its options: {known}."
         )
-    return options(**given)
+    return dataclasses.replace(defaults, **given)
 
 
 def _runner(model: Pretrained, predictor: Predictor, batch_size: int, execution: Execution) -> Run:

@@ -289,6 +289,8 @@ class TaskKind:
     """A dataclass: the options of answering inputs, all with defaults."""
     evaluation: type = NoOptions
     """A dataclass: the options of scoring a file, all with defaults."""
+    defaults: Callable[[type, TrainedModel], Any] = lambda options, model: options()
+    """(a `prediction` or `evaluation`, model) -> its defaults for this model."""
     unrecorded: tuple[str, ...] = ()
     """Names of training options that exports do not record, so that `evaluate` needs them again."""
 

@@ -224,7 +224,7 @@ def test_lines_are_json_or_have_a_tab(run, tmp_path, capsys, monkeypatch):
         next(told)
     with pytest.raises(UserError, match="`top_k` is 0: give at least 1"):
         predict.predict(model, [("a", "b")], top_k=0)
-    with pytest.raises(UserError, match="`beams` is no option of the prediction of a question_ans"):
+    with pytest.raises(UserError, match="`beams` is no option of this verb for a question_ans"):
         predict.predict(model, [("a", "b")], beams=2)
     with pytest.raises(UserError, match=r"give a list of \(question, document\)"):
         predict.predict(model, ["good"])

@@ -104,7 +104,7 @@ def test_lines_in_json_lines_out(classifier, pair_classifier, tiny_model):
     assert (answer["text"], answer["pair"]) == ("good", "bad")
     (answer,) = map(json.loads, predict.predict_lines(tiny_model, ["a [MASK]"], top_k=2))
     assert len(answer["masks"][0]) == 2
-    with pytest.raises(UserError, match="`top_k` is no option of the prediction of a classific"):
+    with pytest.raises(UserError, match="`top_k` is no option of this verb for a classific"):
         list(predict.predict_lines(classifier, lines, top_k=2))
 
 

@@ -2,7 +2,12 @@
 
 from bertjax.tasks.seq2seq.architectures import ENCODER_DECODER
 from bertjax.tasks.seq2seq.config import Seq2SeqConfig
-from bertjax.tasks.seq2seq.predictions import ScoringOptions, Seq2SeqPredictor
+from bertjax.tasks.seq2seq.predictions import (
+    ScoringOptions,
+    Seq2SeqPredictor,
+    WritingOptions,
+    defaults,
+)
 from bertjax.tasks.seq2seq.reading import read
 from bertjax.tasks.task import TaskKind
 
@@ -12,6 +17,8 @@ KIND = TaskKind(
     max_seq_length=512,
     read=read,
     predictor=Seq2SeqPredictor,
+    prediction=WritingOptions,
     evaluation=ScoringOptions,
+    defaults=defaults,
     unrecorded=("column_names",),
 )

@@ -6,7 +6,6 @@ from typing import Any
 
 from etils import epath
 
-from bertjax.errors import UserError
 from bertjax.model.generation_config import GenerationConfig
 from bertjax.tasks import tables
 from bertjax.tasks.seq2seq import scoring
@@ -23,10 +22,10 @@ from bertjax.tasks.texts import check_texts, name_text
 class WritingOptions(GenerationConfig):
     """How a trained model writes. Default: as in training."""
 
-    @classmethod
-    def of_model(cls, model: TrainedModel) -> "WritingOptions":
-        """Returns the options that a model was trained with."""
-        return cls(**vars(recorded_config(model).generation))
+
+def defaults(options: type[WritingOptions], model: TrainedModel) -> WritingOptions:
+    """Returns the options that a model was trained with."""
+    return options(**vars(recorded_config(model).generation))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +52,10 @@ class Seq2SeqPredictor:
     max_line: int | None = tables.MAX_FIELD
 
     def __init__(self, model: TrainedModel, options: WritingOptions) -> None:
-        self.options = dataclasses.replace(recorded_config(model), generation=options.generation)
+        self.given = options
+        names = [field.name for field in dataclasses.fields(GenerationConfig)]
+        generation = GenerationConfig(**{name: getattr(options, name) for name in names})
+        self.options = dataclasses.replace(recorded_config(model), generation=generation)
         self.tokenizer = model.tokenizer
         self.target_tokenizer = model.decoder_tokenizer or model.tokenizer
         self.max_seq_length = trained_length(model)
@@ -65,8 +67,6 @@ class Seq2SeqPredictor:
 
     def parse_line(self, line: str, where: str) -> str:
         """A line is a source."""
-        if not line.strip():
-            raise UserError(f"{where}: is empty; write a text.")
         return line
 
     def predict(
@@ -86,12 +86,11 @@ class Seq2SeqPredictor:
             if (best := _candidates(texts, scores.tolist()))
         ]
 
-    def evaluate(self, path: epath.PathLike, options: ScoringOptions, run: Run) -> Scores:
+    def evaluate(self, path: epath.PathLike, run: Run) -> Scores:
         """Writes a text for each source of a file, and scores them against its targets."""
+        columns = ("source_column", "target_column", "column_names")
         given = {
-            name: getattr(options, name)
-            for name in ("source_column", "target_column", "column_names")
-            if getattr(options, name) is not None
+            name: value for name in columns if (value := getattr(self.given, name)) is not None
         }
         pairs = read_pairs(path, dataclasses.replace(self.options, **given))
         sources = read_sources(pairs.sources, self.tokenizer, self.room)

@@ -50,18 +50,24 @@ class ExtractiveSummarizationConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class ExtractiveEvaluation:
-    """Options of evaluating a file. Default: those of training."""
+class PickingOptions:
+    """Which sentences are picked. Default: as in training."""
+
+    sentences: int = ExtractiveSummarizationConfig.sentences
+    """Maximum sentences of a summary."""
+    trigram_blocking: bool = ExtractiveSummarizationConfig.trigram_blocking
+    """Pick no sentence that has three consecutive words in common with a better one."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ExtractiveEvaluation(PickingOptions):
+    """How a file is read, and which sentences are picked. Default: as in training."""
 
     document_column: str | None = None
-    """Column of the document. Default: as in training."""
+    """Column of the document."""
     summary_column: str | None = None
-    """Column of the written summary. Default: as in training."""
+    """Column of the written summary."""
     label_column: str | None = None
-    """Column of the numbers of the sentences to pick. Default: as in training."""
+    """Column of the numbers of the sentences to pick."""
     column_names: tuple[str, ...] | None = None
     """Names of all columns, for a file without a header."""
-    sentences: int | None = None
-    """Maximum sentences of a summary that is picked. Default: as in training."""
-    trigram_blocking: bool | None = None
-    """Pick no sentence that repeats three consecutive words. Default: as in training."""

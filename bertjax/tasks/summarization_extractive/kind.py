@@ -4,8 +4,13 @@ from bertjax.model import extractive
 from bertjax.tasks.summarization_extractive.config import (
     ExtractiveEvaluation,
     ExtractiveSummarizationConfig,
+    PickingOptions,
 )
-from bertjax.tasks.summarization_extractive.predictions import MAX_SEQ_LENGTH, ExtractivePredictor
+from bertjax.tasks.summarization_extractive.predictions import (
+    MAX_SEQ_LENGTH,
+    ExtractivePredictor,
+    defaults,
+)
 from bertjax.tasks.summarization_extractive.reading import read
 from bertjax.tasks.task import TaskKind
 
@@ -15,6 +20,8 @@ KIND = TaskKind(
     max_seq_length=MAX_SEQ_LENGTH,
     read=read,
     predictor=ExtractivePredictor,
+    prediction=PickingOptions,
     evaluation=ExtractiveEvaluation,
+    defaults=defaults,
     unrecorded=("column_names",),
 )

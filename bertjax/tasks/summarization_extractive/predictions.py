@@ -12,8 +12,8 @@ from bertjax.errors import UserError
 from bertjax.model import extractive
 from bertjax.tasks.summarization_extractive import metrics
 from bertjax.tasks.summarization_extractive.config import (
-    ExtractiveEvaluation,
     ExtractiveSummarizationConfig,
+    PickingOptions,
 )
 from bertjax.tasks.summarization_extractive.documents import (
     Document,
@@ -38,10 +38,13 @@ class ExtractivePredictor:
     chunk_lines: int | None = 64  # documents may be long
     max_line: int | None = None
 
-    def __init__(self, model: TrainedModel) -> None:
+    def __init__(self, model: TrainedModel, options: PickingOptions) -> None:
         self.tokenizer = model.tokenizer
         self.max_seq_length = trained_length(model, MAX_SEQ_LENGTH)
-        self.options = _recorded_options(model.task or {})
+        given = {name: value for name, value in vars(options).items() if value is not None}
+        if given.get("summary_column") and "label_column" not in given:
+            given["label_column"] = None
+        self.options = dataclasses.replace(recorded_options(model), **given)
 
     def parse_line(self, line: str, where: str) -> tuple[str, ...]:
         """A line is running text, a JSON list of sentences, or JSON {"document": either}."""
@@ -65,11 +68,9 @@ class ExtractivePredictor:
         inputs: Sequence[str | Sequence[str]],
         run: Run,
         *,
-        top_k: int,
         where: Callable[[int], str] | None = None,
     ) -> list[dict[str, Any]]:
         """Summarizes documents, each a text or a list of sentences; see `Predictor.predict`."""
-        del top_k  # the options of training say how many sentences to pick
         if isinstance(inputs, str):
             raise UserError("The documents are one string: give a list of documents.")
         name = where or (lambda index: f"Document {index + 1}")
@@ -92,18 +93,23 @@ class ExtractivePredictor:
             )
         return answers
 
-    def evaluate(self, path: epath.PathLike, options: ExtractiveEvaluation, run: Run) -> Scores:
+    def evaluate(self, path: epath.PathLike, run: Run) -> Scores:
         """Computes the metrics of a .jsonl, .csv or .tsv file, with its Lead-k and its oracle."""
-        given = {name: value for name, value in vars(options).items() if value is not None}
-        if options.summary_column and not options.label_column:
-            given["label_column"] = None
-        chosen = dataclasses.replace(self.options, **given)
-        documents = read_documents(path, chosen)
+        documents = read_documents(path, self.options)
         windows = make_windows(documents, self.tokenizer, self.max_seq_length)
-        return {"examples": float(len(documents)), **metrics.scores(windows, run(windows), chosen)}
+        scores = metrics.scores(windows, run(windows), self.options)
+        return {"examples": float(len(documents)), **scores}
 
 
-def _recorded_options(recorded: Mapping[str, Any]) -> ExtractiveSummarizationConfig:
+def defaults(options: type[PickingOptions], model: TrainedModel) -> PickingOptions:
+    """Returns the options that a model was trained with."""
+    recorded = recorded_options(model)
+    return options(recorded.sentences, recorded.trigram_blocking)
+
+
+def recorded_options(model: TrainedModel) -> ExtractiveSummarizationConfig:
+    """Returns the options that a model's export records; defaults for other models."""
+    recorded = model.task or {}
     names = {field.name for field in dataclasses.fields(ExtractiveSummarizationConfig)}
     kept = {name: value for name, value in recorded.items() if name in names - {"column_names"}}
     return ExtractiveSummarizationConfig(**kept)
