@@ -52,6 +52,14 @@ def test_tokens_are_drawn_in_proportion_from_those_that_are_kept(temperature, to
     assert np.abs(found - probs * POINTS).max() < 1.2
 
 
+def test_the_ends_of_the_interval_draw_the_first_and_the_last_token_that_is_allowed():
+    # Neither the first nor the last of three blocks has an allowed token.
+    logits = jnp.full((2, 300), -jnp.inf).at[:, 150:170].set(0.0)
+    uniform = jnp.asarray([0.0, np.nextafter(np.float32(1), np.float32(0))])
+    config = GenerationConfig(num_beams=1, do_sample=True)
+    assert logits_processing.choose(uniform, logits, config).tolist() == [150, 169]
+
+
 def test_n_grams_that_would_occur_twice():
     history = jnp.asarray([[[1, 5, 6, 5, 7, 5, 9, 9], [1, 1, 1, 1, 1, 1, 9, 9]]])
     index = jnp.int32(5)  # the 9s are not generated yet
