@@ -176,10 +176,14 @@ def mlm_logits(
     config: BertConfig,
     *,
     positions: jax.Array | None = None,
+    decode: bool = True,
     execution: Execution = _DEFAULT,
     dropout_key: jax.Array | None = None,
 ) -> jax.Array:
     """Computes float32 masked-LM logits: [B, P, V] at positions [B, P], or [B, T, V] at all.
+
+    Without `decode`, it computes the vectors [..., D] whose products with the word embeddings, plus
+    the bias of the head, are the logits.
 
     Parameters need neither a pooler nor a next-sentence head. For the parameters of a decoder,
     inputs have encoder_hidden_states [B, S, D] and, optionally, encoder_attention_mask [B, S].
@@ -187,7 +191,7 @@ def mlm_logits(
     module = BertForMaskedLM(
         config, execution, add_cross_attention="encoder_hidden_states" in inputs
     )
-    return _apply(module, params, inputs, dropout_key, positions=positions)
+    return _apply(module, params, inputs, dropout_key, positions=positions, decode=decode)
 
 
 def task_logits(

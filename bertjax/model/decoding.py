@@ -1,14 +1,17 @@
-"""The protocol of models that write a sequence, and what its two architectures share."""
+"""The base class of models that write a sequence, and decoding with a cache."""
 
-from typing import Any, NamedTuple, Protocol
+import abc
+import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from bertjax.config import BertConfig, Execution
 from bertjax.model.bert import Params
+from bertjax.model.heads import MlmHead
 from bertjax.model.layers import Embeddings, KeyValue, Layer
-from bertjax.model.linen import BertForMaskedLM, Inputs
+from bertjax.model.linen import Inputs
 from bertjax.model.search import Beams
 
 
@@ -23,7 +26,7 @@ class DecodeState(NamedTuple):
     """bool [B, 1, 1, S]: which source tokens are real."""
 
 
-class Seq2Seq(Protocol):
+class Seq2Seq(abc.ABC):
     """An architecture that writes a target for a source. Implementations are hashable.
 
     Inputs are those of `bertjax.encode` for the source, input_ids [B, S] and, optionally,
@@ -37,12 +40,30 @@ class Seq2Seq(Protocol):
         inputs: Inputs,
         config: Any,
         *,
-        execution: Execution,
+        execution: Execution = Execution(),
         dropout_key: jax.Array | None = None,
     ) -> jax.Array:
         """Computes float32 logits [B, T, V] of the tokens that follow the decoder_input_ids."""
-        ...
+        x = self.hidden(params, inputs, config, execution=execution, dropout_key=dropout_key)
+        return self.output_layer(params).logits(x, execution)
 
+    @abc.abstractmethod
+    def hidden(
+        self,
+        params: Params,
+        inputs: Inputs,
+        config: Any,
+        *,
+        execution: Execution = Execution(),
+        dropout_key: jax.Array | None = None,
+    ) -> jax.Array:
+        """Computes the vectors [B, T, D] that the output layer multiplies."""
+
+    @abc.abstractmethod
+    def output_layer(self, params: Params) -> "OutputLayer":
+        """Returns the layer over the vocabulary."""
+
+    @abc.abstractmethod
     def start(
         self,
         params: Params,
@@ -54,8 +75,8 @@ class Seq2Seq(Protocol):
         execution: Execution,
     ) -> DecodeState:
         """Reads the sources, and makes room for `max_length` tokens of `beams` beams."""
-        ...
 
+    @abc.abstractmethod
     def step(
         self,
         params: Params,
@@ -66,7 +87,28 @@ class Seq2Seq(Protocol):
         execution: Execution,
     ) -> tuple[jax.Array, DecodeState]:
         """Computes float32 logits [B, K, V] of the next token of each beam, and the next state."""
-        ...
+
+
+class OutputLayer(NamedTuple):
+    """The layer over the vocabulary: the word embeddings, and the bias of the masked-LM head."""
+
+    table: jax.Array
+    """[V, D]."""
+    bias: jax.Array
+    """[V]."""
+
+    def logits(self, x: jax.Array, execution: Execution) -> jax.Array:
+        """Computes float32 logits [..., V] of x [..., D]."""
+        table = self.table.astype(x.dtype)
+        product = functools.partial(
+            jnp.matmul, precision=execution.precision, preferred_element_type=jnp.float32
+        )
+        return product(x, table.T) + self.bias
+
+    @classmethod
+    def of(cls, params: Params) -> "OutputLayer":
+        """Returns that of a BERT or of a whole decoder."""
+        return cls(params["embeddings"]["word_embeddings"]["embedding"], params["mlm"]["bias"])
 
 
 def empty_cache(
@@ -143,16 +185,12 @@ def apply_layers(
     return x, state._replace(cache=tuple(caches))
 
 
-def output_logits(
+def head_vectors(
     params: Params, x: jax.Array, config: BertConfig, execution: Execution
 ) -> jax.Array:
-    """Computes float32 logits [B, T, V] of outputs x [B, T, D] with the masked-LM head."""
-
-    def head(model: BertForMaskedLM, x: jax.Array) -> jax.Array:
-        return model.mlm(x, model.embeddings.attend)
-
-    variables = {"params": {name: params[name] for name in ("embeddings", "mlm")}}
-    return BertForMaskedLM(config, execution).apply(variables, x, method=head)  # type: ignore
+    """Computes what the output layer multiplies, [B, T, D], of the last layer's x [B, T, D]."""
+    variables = {"params": params["mlm"]}
+    return MlmHead(config, execution).apply(variables, x, None)  # type: ignore[return-value]
 
 
 def source_mask(inputs: Inputs) -> jax.Array:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from bertjax.config import BertConfig, EncoderDecoderConfig, Execution
 from bertjax.model import bert, decoding
 from bertjax.model.bert import Params
-from bertjax.model.decoding import DecodeState
+from bertjax.model.decoding import DecodeState, OutputLayer, Seq2Seq
 from bertjax.model.layers import Layer, dense, fold_keys
 from bertjax.model.linen import BertForMaskedLM, Inputs
 from bertjax.model.search import Beams
@@ -98,13 +98,13 @@ def _encode(
 
 
 @dataclasses.dataclass(frozen=True)
-class EncoderDecoder:
+class EncoderDecoder(Seq2Seq):
     """The architecture of an `EncoderDecoderConfig`; see `Seq2Seq`.
 
     It computes the same as Hugging Face's `EncoderDecoderModel` of two BERTs.
     """
 
-    def logits(
+    def hidden(
         self,
         params: Params,
         inputs: Inputs,
@@ -113,7 +113,7 @@ class EncoderDecoder:
         execution: Execution = Execution(),
         dropout_key: jax.Array | None = None,
     ) -> jax.Array:
-        """Computes logits with teacher forcing; see `Seq2Seq`."""
+        """Decodes with teacher forcing; see `Seq2Seq`."""
         ids = inputs["decoder_input_ids"]
         length = ids.shape[1]
         keys = bert.row_keys(dropout_key, ids.shape[0])
@@ -128,9 +128,14 @@ class EncoderDecoder:
             whole_decoder(params),
             decoder_inputs,
             config.decoder,
+            decode=False,
             execution=execution,
             dropout_key=fold_keys(keys, _DECODER),
         )
+
+    def output_layer(self, params: Params) -> OutputLayer:
+        """Returns the layer over the vocabulary."""
+        return OutputLayer.of(whole_decoder(params))
 
     def start(
         self,
@@ -174,4 +179,5 @@ class EncoderDecoder:
         slot = beams.index * beams.tokens.shape[1]
         mask = decoding.visible_slots(beams)
         x, state = decoding.apply_layers(decoder, x, state, slot, mask, shape, execution)
-        return decoding.output_logits(decoder, x, shape, execution), state
+        x = decoding.head_vectors(decoder, x, shape, execution)
+        return OutputLayer.of(decoder).logits(x, execution), state

@@ -60,13 +60,16 @@ class MlmHead(nn.Module):
     execution: Execution
 
     @nn.compact
-    def __call__(self, x: jax.Array, decode: Callable[[jax.Array], jax.Array]) -> jax.Array:
-        """Computes float32 logits [..., V] of x [..., D]; decode is `Embeddings.attend`."""
+    def __call__(self, x: jax.Array, decode: Callable[[jax.Array], jax.Array] | None) -> jax.Array:
+        """Computes float32 logits [..., V] of x [..., D].
+
+        `decode` is `Embeddings.attend`, or None for the vectors [..., D] that it would multiply.
+        """
         config = self.config
         x = dense(config.hidden_size, config, self.execution, "transform")(x)
         x = LayerNorm(config, name="layer_norm")(activation(config.hidden_act, x))
         bias = self.param("bias", nn.initializers.zeros, (config.vocab_size,), jnp.float32)
-        return decode(x) + bias
+        return x if decode is None else decode(x) + bias
 
 
 class TokenDetectionHead(nn.Module):

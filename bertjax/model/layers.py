@@ -178,7 +178,9 @@ class Embeddings(nn.Module):
     def attend(self, x: jax.Array) -> jax.Array:
         """Multiplies x [..., D] with all word embeddings (the tied decoder): float32 [..., V]."""
         table = self.word_embeddings.embedding.astype(x.dtype)
-        return _float32_einsum("...d,vd->...v", x, table, self.execution)
+        rows = x.reshape(-1, x.shape[-1])  # as in `_rows_times_kernel`
+        logits = _float32_einsum("bd,vd->bv", rows, table, self.execution)
+        return logits.reshape(*x.shape[:-1], -1)
 
 
 class KeyValue(NamedTuple):

@@ -123,12 +123,16 @@ class BertForMaskedLM(BertEncoder):
         inputs: Inputs,
         dropout_keys: jax.Array | None = None,
         positions: jax.Array | None = None,
+        decode: bool = True,
     ) -> jax.Array:
-        """Computes float32 logits [B, P, V] at positions [B, P], or [B, T, V] at all positions."""
+        """Computes float32 logits [B, P, V] at positions [B, P], or [B, T, V] at all positions.
+
+        Without `decode`, the vectors [..., D] that the word embeddings would multiply.
+        """
         x = BertEncoder.__call__(self, inputs, dropout_keys).last_hidden_state
         if positions is not None:
             x = gather_positions(x, positions)
-        return self.mlm(x, self.embeddings.attend)
+        return self.mlm(x, self.embeddings.attend if decode else None)
 
 
 class _BertWithDenseHead(BertEncoder):

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 from bertjax.config import BertConfig, Execution
 from bertjax.model import bert, decoding
 from bertjax.model.bert import Params
-from bertjax.model.decoding import DecodeState
+from bertjax.model.decoding import DecodeState, OutputLayer, Seq2Seq
 from bertjax.model.linen import Inputs
 from bertjax.model.search import Beams
 
 
 @dataclasses.dataclass(frozen=True)
-class Prefix:
+class Prefix(Seq2Seq):
     """BERT with its masked-LM head as a sequence-to-sequence model; see `Seq2Seq`.
 
     As in UniLM (Dong et al. 2019), source tokens attend to the whole source, and target tokens to
@@ -26,7 +26,7 @@ class Prefix:
     mask_id: int
     """Id of [MASK]."""
 
-    def logits(
+    def hidden(
         self,
         params: Params,
         inputs: Inputs,
@@ -35,7 +35,7 @@ class Prefix:
         execution: Execution = Execution(),
         dropout_key: jax.Array | None = None,
     ) -> jax.Array:
-        """Computes logits at the [MASK]s; the start token of decoder_input_ids is not read."""
+        """Computes vectors at the [MASK]s; the start token of decoder_input_ids is not read."""
         source, target = inputs["input_ids"], inputs["decoder_input_ids"][:, 1:]
         real = decoding.source_mask(inputs)[:, 0]  # [B, 1, S]
         rows, before, length = *source.shape, target.shape[1] + 1
@@ -65,9 +65,14 @@ class Prefix:
             row,
             config,
             positions=predicted,
+            decode=False,
             execution=execution,
             dropout_key=dropout_key,
         )
+
+    def output_layer(self, params: Params) -> OutputLayer:
+        """Returns the layer over the vocabulary."""
+        return OutputLayer.of(params)
 
     def start(
         self,
@@ -118,7 +123,8 @@ class Prefix:
         mask = jnp.concatenate([source, history | itself], -1)
         slot = before + beams.index * count
         x, state = decoding.apply_layers(params, x, state, slot, mask, config, execution)
-        return decoding.output_logits(params, x[:, count:], config, execution), state
+        x = decoding.head_vectors(params, x[:, count:], config, execution)
+        return OutputLayer.of(params).logits(x, execution), state
 
     def _types(self, ids: jax.Array, config: BertConfig) -> jax.Array:
         return jnp.full_like(ids, min(1, config.type_vocab_size - 1))
