@@ -1,7 +1,7 @@
 """Cross-entropy of a linear layer over the vocabulary, which never keeps its logits."""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +43,8 @@ def linear_cross_entropy(
         smoothing: as in `smoothed_cross_entropy`.
         precision: of the products, as in `jax.lax.dot_general`.
     """
-    return CrossEntropySums(*_sums(smoothing, precision, x, table, bias, labels, weights))
+    sums: Any = _sums(smoothing, precision, x, table, bias, labels, weights)
+    return CrossEntropySums(*sums)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
