@@ -48,6 +48,9 @@ if TYPE_CHECKING:  # an alias marks a public name
     from bertjax.tasks.question_answering.losses import (
         question_answering_normalizers as question_answering_normalizers,
     )
+    from bertjax.tasks.summarization_extractive.config import (
+        ExtractiveSummarizationConfig as ExtractiveSummarizationConfig,
+    )
     from bertjax.text.tokenizer import load_tokenizer as load_tokenizer
     from bertjax.train.optimizer import OPTIMIZERS as OPTIMIZERS
     from bertjax.train.optimizer import OptimizerConfig as OptimizerConfig
@@ -87,6 +90,7 @@ _PUBLIC: dict[str, tuple[str, ...]] = {
         "question_answering_loss",
         "question_answering_normalizers",
     ),
+    "tasks.summarization_extractive.config": ("ExtractiveSummarizationConfig",),
     "text.tokenizer": ("load_tokenizer",),
     "train.optimizer": ("OPTIMIZERS", "OptimizerConfig"),
     "train.param_groups": ("ParamGroup",),

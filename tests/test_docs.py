@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from bertjax import cli
+from bertjax.tasks import kinds
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -55,7 +56,8 @@ def help_of(*words):
 @functools.cache
 def all_flags():
     helps = [help_of(*verb.split()) for verb in cli.VERBS]
-    helps += [help_of("prepare", "--audit"), help_of("finetune", "--task", "question_answering")]
+    helps += [help_of("finetune", "--task", kind) for kind in kinds.names()]
+    helps.append(help_of("prepare", "--audit"))
     return {"--help", *re.findall(r"--[\w.-]+", " ".join(helps))}
 
 

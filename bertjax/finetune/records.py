@@ -119,10 +119,11 @@ class Records:
     def metrics(self) -> list[Metric]:
         """Returns what reports say of the metrics, the main one first."""
         task = self.trainer.task
-        metrics = [
-            Metric(name, name.replace("_", " "), best_mode(name))
-            for name in dict.fromkeys([task.metric, *task.metrics])
-        ]
+        metrics = []
+        for name in dict.fromkeys([task.metric, *task.metrics, *task.figures]):
+            title, words = task.figures.get(name, (None, name.replace("_", " ")))
+            better = best_mode(name) if name in task.metrics else None
+            metrics.append(Metric(name, words, better, group=title))
         if task.baseline is not None:
             reference = (task.baseline.description, task.baseline.score)
             metrics[0] = metrics[0]._replace(reference=reference)

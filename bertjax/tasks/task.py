@@ -155,6 +155,9 @@ class Task:
     """Metrics of the loss that training lines show."""
     dev_metrics: tuple[str, ...] = ("loss",)
     """Metrics that evaluation lines show beside the main one."""
+    figures: Mapping[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
+    """Metrics that share figures of a report: name -> (title of the figure, words for its curve).
+    """
 
     @property
     def best_mode(self) -> Literal["min", "max"]:

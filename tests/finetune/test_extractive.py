@@ -15,6 +15,7 @@ from bertjax.finetune.config import FinetuneConfig
 from bertjax.finetune.run import finetune
 from bertjax.inference import predict
 from bertjax.interop.huggingface import from_pretrained, save_pretrained
+from bertjax.report.run import report
 from bertjax.tasks.summarization_extractive.config import ExtractiveSummarizationConfig
 from bertjax.train.optimizer import OptimizerConfig
 
@@ -79,7 +80,7 @@ def run(files, tmp_path_factory, tiny_model):
         max_seq_length=32,
         epochs=10,
         batch_size=16,
-        eval_every=10**6,
+        eval_every=100,
         optimizer=OptimizerConfig(learning_rate=1e-2),
         **files,
     )
@@ -95,9 +96,17 @@ def test_learns_to_pick(run):
     assert metrics["f1"] > 0.95 and metrics["accuracy"] > 0.95
     assert result.metric == "rouge1" and result.baseline.score == metrics["lead_rouge1"]
     assert lines[0].startswith("Training on 100 documents, whose ") and "200 labels" in lines[0]
-    assert lines[1].startswith("The first 2 sentences of the dev documents have rouge1 ")
+    assert lines[1].startswith("Lead-2, which picks the first sentences, has rouge1 ")
     assert any("(lead " in line and "oracle_rouge1" in line for line in lines)
     assert "Lead-2: " in lines[-1]
+
+
+def test_the_report_draws_lead_and_oracle_beside(run):
+    (page,) = report([run[0].workdir], quiet)
+    figures = page.read_text().split("<figure>")
+    (figure,) = (each for each in figures if "ROUGE-1, held out" in each)
+    assert all(f">{words}<" in figure for words in ("rouge1", "Lead-2", "oracle"))
+    assert not any("lead_rouge" in each for each in figures if "config.json" not in each)
 
 
 def test_the_export_evaluates_as_the_run_did(run, files):

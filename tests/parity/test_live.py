@@ -139,3 +139,34 @@ def test_transformers_makes_the_ids_of_a_sentencepiece_vocabulary(reference, cas
     different = [name for name, array in ours.items() if not np.array_equal(array, found[name])]
     hold("live, SentencePiece: arrays that differ", len(different), 0, f"of {list(ours)}")
     assert theirs.mask_token_id == tokenizer.mask_id
+
+
+def test_the_encoder_of_a_model_that_picks_sentences_is_a_bert_model(
+    reference, cases, ours, tiny_tokenizer, tmp_path, hold
+):
+    """Its head lies in a file beside it, which transformers does not read."""
+    import jax
+    import torch
+    import transformers
+
+    from bertjax.model import extractive
+
+    config, params = ours.config(CASE), dict(ours.params(CASE))
+    for name in ("pooler", "mlm", "nsp"):
+        del params[name]
+    params |= extractive.init_params(config, jax.random.key(0), whole=False)
+    task = {"kind": extractive.KIND}
+    bj.save_pretrained(tmp_path, Pretrained(config, params, tiny_tokenizer, task))
+    model, loading = transformers.AutoModel.from_pretrained(
+        tmp_path, add_pooling_layer=False, output_loading_info=True
+    )
+    assert type(model) is transformers.BertModel
+    different = [name for keys in loading.values() for name in keys]
+    hold("live, encoder of sentence_extraction: missing or unexpected keys", len(different), 0)
+    arrays = cases.inputs(CASE)
+    with torch.no_grad():
+        expected = model(**reference.torched(arrays)).last_hidden_state.numpy()
+    found = np.asarray(bj.encode(params, arrays, config).last_hidden_state)
+    real = arrays["attention_mask"] != 0
+    difference = np.abs(found - expected)[real].max()
+    hold("live, encoder of sentence_extraction: hidden states", difference, 1e-5)

@@ -10,6 +10,8 @@ from bertjax.tasks.summarization_extractive.documents import read_documents, sha
 from bertjax.tasks.summarization_extractive.features import Windows, make_windows
 from bertjax.tasks.task import Baseline, Head, Task, TaskFiles
 
+ROUGE = ("rouge1", "rouge2", "rougeL", "rougeLsum")
+
 
 @functools.cache
 def head(inter_sentence_layers: int) -> Head:
@@ -38,6 +40,7 @@ def read(options: ExtractiveSummarizationConfig, files: TaskFiles) -> Task:
         make_windows(each, files.tokenizer, files.max_seq_length) for each in documents
     ]
     rules = metrics.rules(dev, options.sentences, options.tokenize)
+    lead = f"Lead-{options.sentences}"
     for line in _summary(options, files.max_seq_length, train, dev):
         files.log(line)
     return Task(
@@ -47,13 +50,18 @@ def read(options: ExtractiveSummarizationConfig, files: TaskFiles) -> Task:
         test[0] if test else None,
         sha256(documents[0]),
         sha256(documents[1]),
-        metric="rouge1",
-        metrics=("rouge1", "rouge2", "rougeL", "rougeLsum", "f1", "accuracy", "loss"),
+        metric=ROUGE[0],
+        metrics=(*ROUGE, "f1", "accuracy", "loss"),
         scores=functools.partial(metrics.scores, options=options),
         immutable=dataclasses.asdict(options),
         export=lambda _: dataclasses.asdict(options),
-        baseline=Baseline("lead", f"Lead-{options.sentences}", rules["lead_rouge1"]),
+        baseline=Baseline("lead", lead, rules["lead_rouge1"]),
         dev_metrics=("oracle_rouge1", "rouge2", "rougeL", "f1", "loss"),
+        figures={
+            f"{rule}{metric}": (f"ROUGE-{metric.removeprefix('rouge')}", words)
+            for metric in ROUGE
+            for rule, words in (("", metric), ("lead_", lead), ("oracle_", "oracle"))
+        },
     )
 
 
@@ -79,11 +87,9 @@ def _summary(
         )
     rules = metrics.rules(dev, options.sentences, options.tokenize)
     for name, what in (
-        ("lead", f"The first {options.sentences} sentences"),
-        ("oracle", "The labeled sentences, which no model knows,"),
+        ("lead", f"Lead-{options.sentences}, which picks the first sentences,"),
+        ("oracle", "The oracle, which picks the labeled sentences,"),
     ):
-        shown = ", ".join(
-            f"{each} {rules[f'{name}_{each}']:.2f}" for each in ("rouge1", "rouge2", "rougeL")
-        )
-        lines.append(f"{what} of the dev documents have {shown}.")
+        shown = ", ".join(f"{each} {rules[f'{name}_{each}']:.2f}" for each in ROUGE)
+        lines.append(f"{what} has {shown} on the dev documents.")
     return lines
