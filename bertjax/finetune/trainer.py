@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from bertjax.config import EncoderDecoderConfig
 from bertjax.errors import UserError
 from bertjax.finetune.config import FinetuneConfig
 from bertjax.finetune.grid import Setting
@@ -54,10 +55,11 @@ class Trainer:
         """Places the data and finds or compiles the programs.
 
         Raises:
-            UserError: a batch can't be split over the devices, or the warm-up is too long.
+            UserError: a batch can't be split over the devices, the warm-up is too long, or the
+                task or LoRA needs a BERT and not an encoder-decoder.
         """
         self.config, self.model, self.task = config, model, task
-        self.shape: Any = task.config or model.config
+        self.shape: Any = task.config or model.bert_config(f"the task {config.task.kind}")
         self.log, self.progress = log, progress
         self.mesh = sharding.make_mesh(config.mesh)
         self.settings = config.settings()
@@ -87,6 +89,8 @@ class Trainer:
         return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
 
     def _check_settings(self) -> None:
+        if self.config.lora.rank and isinstance(self.shape, EncoderDecoderConfig):
+            raise UserError("`lora.rank` adapts a BERT and not an encoder-decoder: leave it out.")
         shards, tokens = self._shards, self.config.batch_tokens
         if tokens is not None and tokens < self.lengths.max():
             raise UserError(

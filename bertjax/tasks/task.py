@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 import numpy as np
 from etils import epath
 
-from bertjax.config import BertConfig
 from bertjax.errors import UserError
 from bertjax.model import bert
 from bertjax.model.flops import task_flops
@@ -98,16 +97,7 @@ class Baseline:
 
 
 def encoder_params(params: dict, model: "TrainedModel") -> dict:
-    """Replaces the encoder, and the pooler if both have one, in random parameters by the model's.
-
-    Raises:
-        UserError: the model is no BERT encoder.
-    """
-    if not isinstance(model.config, BertConfig):
-        raise UserError(
-            "The model is an encoder-decoder, which this task can't start from: give a BERT, or "
-            "name the task seq2seq."
-        )
+    """Replaces the encoder, and a pooler if both have one, in random parameters by the model's."""
     kept = ("embeddings", "encoder", *({"pooler"} & params.keys() & model.params.keys()))
     return {**params, **{name: model.params[name] for name in kept}}
 

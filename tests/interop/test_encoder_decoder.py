@@ -14,13 +14,18 @@ import safetensors.numpy
 from bertjax.config import BertConfig, EncoderDecoderConfig
 from bertjax.convert.run import ConvertConfig, convert
 from bertjax.errors import UserError
+from bertjax.finetune.config import FinetuneConfig
+from bertjax.finetune.run import finetune
 from bertjax.inference.embed import embed
 from bertjax.inference.fill_mask import fill_mask
 from bertjax.inference.likelihood import pseudo_log_likelihood
 from bertjax.interop.huggingface import Pretrained, from_pretrained, save_pretrained
 from bertjax.interop.tensors import tensor_name, weights_hash
 from bertjax.model.encoder_decoder import EncoderDecoder, init_params
+from bertjax.model.generation_config import GenerationConfig
+from bertjax.tasks.seq2seq.config import Seq2SeqConfig
 from bertjax.text.tokenizer import load_tokenizer
+from bertjax.train.lora import LoraConfig
 from bertjax.train.tree import named
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -546,6 +551,27 @@ def test_verbs_that_need_a_bert_say_so(model, shared, tmp_path):
         config = ConvertConfig(str(shared), str(tmp_path / "dest"), **options)
         assert refused(convert, config, print) == sentence.format(use)
         assert not (tmp_path / "dest").exists()
+
+
+def test_fine_tuning_that_needs_a_bert_says_so(shared, tmp_path):
+    rows = [{"text": "a b", "label": "x"}, {"text": "b", "label": "y"}]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = Seq2SeqConfig(
+        source_column="text",
+        target_column="label",
+        max_target_length=5,
+        generation=GenerationConfig(max_length=5),
+    )
+    for changes, sentence in (
+        ({}, "The model is an encoder-decoder, and the task classification needs a BERT: give"),
+        ({"task": options, "lora": LoraConfig(rank=2)}, "`lora.rank` adapts a BERT and not an en"),
+    ):
+        config = FinetuneConfig(str(shared), str(file), str(file), batch_size=2, **changes)
+        config = dataclasses.replace(config, workdir=str(tmp_path / "run"))
+        with pytest.raises(UserError, match=sentence):
+            finetune(config, print)
+        assert not (tmp_path / "run").exists()
 
 
 def test_convert_copies_the_export_of_a_run(exported, tmp_path):
