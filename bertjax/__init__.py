@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # an alias marks a public name
     from bertjax.api import fit as fit
     from bertjax.config import BertConfig as BertConfig
+    from bertjax.config import EncoderDecoderConfig as EncoderDecoderConfig
     from bertjax.config import Execution as Execution
     from bertjax.errors import UserError as UserError
     from bertjax.finetune.config import FinetuneConfig as FinetuneConfig
     from bertjax.inference.embed import embed as embed
     from bertjax.inference.fill_mask import fill_mask as fill_mask
+    from bertjax.inference.generate import generate as generate
     from bertjax.inference.likelihood import pseudo_log_likelihood as pseudo_log_likelihood
     from bertjax.inference.predict import predict as predict
     from bertjax.interop.huggingface import Pretrained as Pretrained
@@ -26,6 +28,18 @@ if TYPE_CHECKING:  # an alias marks a public name
     from bertjax.model.bert import mlm_logits as mlm_logits
     from bertjax.model.bert import pretraining_logits as pretraining_logits
     from bertjax.model.bert import task_logits as task_logits
+    from bertjax.model.decoding import DecodeState as DecodeState
+    from bertjax.model.encoder_decoder import EncoderDecoder as EncoderDecoder
+    from bertjax.model.generation import decode_step as decode_step
+    from bertjax.model.generation import generate_tokens as generate_tokens
+    from bertjax.model.generation import start_decoding as start_decoding
+    from bertjax.model.generation_config import GenerationConfig as GenerationConfig
+    from bertjax.model.logits_processing import OutputVocabulary as OutputVocabulary
+    from bertjax.model.prefix import Prefix as Prefix
+    from bertjax.model.search import Beams as Beams
+    from bertjax.model.search import Generated as Generated
+    from bertjax.model.search import beam_search as beam_search
+    from bertjax.objectives.linear_cross_entropy import linear_cross_entropy as linear_cross_entropy
     from bertjax.objectives.masking import MaskingConfig as MaskingConfig
     from bertjax.objectives.masking import Vocabulary as Vocabulary
     from bertjax.objectives.masking import mask_tokens as mask_tokens
@@ -48,6 +62,7 @@ if TYPE_CHECKING:  # an alias marks a public name
     from bertjax.tasks.question_answering.losses import (
         question_answering_normalizers as question_answering_normalizers,
     )
+    from bertjax.tasks.seq2seq.config import Seq2SeqConfig as Seq2SeqConfig
     from bertjax.tasks.summarization_extractive.config import (
         ExtractiveSummarizationConfig as ExtractiveSummarizationConfig,
     )
@@ -65,16 +80,25 @@ __version__ = "0.1.0"
 
 _PUBLIC: dict[str, tuple[str, ...]] = {
     "api": ("fit",),
-    "config": ("BertConfig", "Execution"),
+    "config": ("BertConfig", "EncoderDecoderConfig", "Execution"),
     "errors": ("UserError",),
     "finetune.config": ("FinetuneConfig",),
     "inference.embed": ("embed",),
     "inference.fill_mask": ("fill_mask",),
+    "inference.generate": ("generate",),
     "inference.likelihood": ("pseudo_log_likelihood",),
     "inference.predict": ("predict",),
     "interop.huggingface": ("Pretrained", "from_pretrained", "save_pretrained"),
     "model.bert": ("encode", "init_params", "mlm_logits", "pretraining_logits", "task_logits"),
+    "model.decoding": ("DecodeState",),
+    "model.encoder_decoder": ("EncoderDecoder",),
+    "model.generation": ("decode_step", "generate_tokens", "start_decoding"),
+    "model.generation_config": ("GenerationConfig",),
     "model.linen": ("linen",),
+    "model.logits_processing": ("OutputVocabulary",),
+    "model.prefix": ("Prefix",),
+    "model.search": ("Beams", "Generated", "beam_search"),
+    "objectives.linear_cross_entropy": ("linear_cross_entropy",),
     "objectives.masking": ("MaskingConfig", "Vocabulary", "mask_tokens"),
     "objectives.nsp": ("pretraining_loss", "pretraining_normalizers"),
     "pretrain.config": ("PretrainConfig",),
@@ -90,6 +114,7 @@ _PUBLIC: dict[str, tuple[str, ...]] = {
         "question_answering_loss",
         "question_answering_normalizers",
     ),
+    "tasks.seq2seq.config": ("Seq2SeqConfig",),
     "tasks.summarization_extractive.config": ("ExtractiveSummarizationConfig",),
     "text.tokenizer": ("load_tokenizer",),
     "train.optimizer": ("OPTIMIZERS", "OptimizerConfig"),

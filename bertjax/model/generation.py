@@ -14,6 +14,50 @@ from bertjax.model.logits_processing import OutputVocabulary
 from bertjax.model.search import Beams, Generated
 
 
+def start_decoding(
+    params: Params,
+    inputs: Inputs,
+    config: Any,
+    architecture: Seq2Seq,
+    *,
+    beams: int,
+    max_length: int,
+    execution: Execution = Execution(),
+) -> DecodeState:
+    """Reads sources, and makes room for `max_length` tokens of `beams` beams of each.
+
+    The arguments are those of `generate_tokens`.
+    """
+    return architecture.start(
+        params, inputs, config, beams=beams, max_length=max_length, execution=execution
+    )
+
+
+def decode_step(
+    params: Params,
+    state: DecodeState,
+    beams: Beams,
+    config: Any,
+    architecture: Seq2Seq,
+    *,
+    execution: Execution = Execution(),
+) -> tuple[jax.Array, DecodeState]:
+    """Decodes one token of each beam with the cache of the tokens before.
+
+    Args:
+        params: parameters of the model.
+        state: from `start_decoding`, or from the step before.
+        beams: the last tokens, and which beam of each earlier step they continue.
+        config: the shape.
+        architecture: `EncoderDecoder()` or `Prefix(mask_id)`.
+        execution: how to compute.
+
+    Returns:
+        float32 logits [B, K, V] of the next token, and the state, whose shapes stay the same.
+    """
+    return architecture.step(params, state, beams, config, execution=execution)
+
+
 def generate_tokens(
     params: Params,
     inputs: Inputs,
@@ -42,12 +86,11 @@ def generate_tokens(
     """
     rows, drawn = inputs["input_ids"].shape[0], generation.do_sample
     beams = generation.n_best if drawn else generation.num_beams
-    state = architecture.start(
-        params, inputs, config, beams=beams, max_length=generation.max_length, execution=execution
-    )
+    room = {"beams": beams, "max_length": generation.max_length}
+    state = start_decoding(params, inputs, config, architecture, **room, execution=execution)
 
     def step(state: DecodeState, beams: Beams) -> tuple[jax.Array, DecodeState]:
-        return architecture.step(params, state, beams, config, execution=execution)
+        return decode_step(params, state, beams, config, architecture, execution=execution)
 
     if not drawn:
         return search.beam_search(step, state, generation, vocabulary, batch_size=rows)
