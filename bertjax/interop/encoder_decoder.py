@@ -40,6 +40,8 @@ KIND = "encoder_decoder"
 """The kind in `Pretrained.task`."""
 MODEL_TYPE = "encoder-decoder"
 """The model_type in config.json."""
+DECODER_TOKENIZER = "decoder_tokenizer"
+"""Directory, in that of an encoder-decoder, of the decoder's tokenizer if it has one of its own."""
 SHARE = "share"
 """Key of `EncoderDecoderConfig.share` in bertjax's own entry of config.json."""
 

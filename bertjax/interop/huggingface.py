@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import uuid
-from collections.abc import Mapping
 from typing import Any
 
 from etils import epath
@@ -11,7 +10,8 @@ from etils import epath
 from bertjax.config import BertConfig, EncoderDecoderConfig, read_json_object
 from bertjax.errors import UserError
 from bertjax.files import location, output_directory, writing
-from bertjax.interop import distilbert, encoder_decoder, google, hub
+from bertjax.interop import classes, distilbert, encoder_decoder, google, hub
+from bertjax.interop.encoder_decoder import DECODER_TOKENIZER
 from bertjax.interop.tensors import read_params, read_sentence_scorer, write_params
 from bertjax.interop.weights import HEAD_WEIGHTS, WEIGHTS, find_weights, read_weights
 from bertjax.model.heads import TASK_PARTS, kind_of_parts
@@ -19,35 +19,7 @@ from bertjax.text.tokenizer import Tokenizer, load_tokenizer
 
 CONFIG = "config.json"
 GENERATION = "generation_config.json"
-DECODER_TOKENIZER = "decoder_tokenizer"
-"""Directory, in that of an encoder-decoder, of the decoder's tokenizer if it has one of its own."""
 
-_ARCHITECTURES = {
-    "pretraining": "BertForPreTraining",
-    "masked_lm": "BertForMaskedLM",
-    "next_sentence": "BertForNextSentencePrediction",
-    "sequence_classification": "BertForSequenceClassification",
-    "regression": "BertForSequenceClassification",
-    "multi_label_classification": "BertForSequenceClassification",
-    "token_classification": "BertForTokenClassification",
-    "question_answering": "BertForQuestionAnswering",
-    "multiple_choice": "BertForMultipleChoice",
-    "encoder_decoder": "EncoderDecoderModel",
-    "sentence_extraction": "BertModel",
-    "encoder": "BertModel",
-}
-# Architectures that name their output layer `classifier`.
-_CLASSIFIERS = {
-    _ARCHITECTURES[kind]: kind
-    for kind in ("sequence_classification", "token_classification", "multiple_choice")
-}
-_PROBLEM_TYPES = {
-    "sequence_classification": "single_label_classification",
-    "regression": "regression",
-    "multi_label_classification": "multi_label_classification",
-}
-_LABELED = ("sequence_classification", "multi_label_classification", "token_classification")
-_TASK = "bertjax_task"
 _MODEL_TYPES = ("bert", "distilbert", encoder_decoder.MODEL_TYPE)
 
 
@@ -120,7 +92,7 @@ def save_pretrained(path: epath.PathLike, model: Pretrained) -> epath.Path:
                 _write_decoder_files(temporary, model, model.config)
             if scorer := params.pop("sentence_scorer", None):
                 write_params(temporary / HEAD_WEIGHTS, {"sentence_scorer": scorer})
-            prefix = _ARCHITECTURES[model.kind] != "BertModel"
+            prefix = classes.ARCHITECTURES[model.kind] != "BertModel"
             write_params(temporary / WEIGHTS, params, prefix=prefix)
             (temporary / CONFIG).write_text(json.dumps(_config_json(model), indent=2) + "\n")
             _put_in_place(temporary, path)
@@ -166,13 +138,13 @@ def from_pretrained(path: epath.PathLike) -> Pretrained:
     if (head := path / HEAD_WEIGHTS).exists():
         params |= read_sentence_scorer(read_weights(head), config)
     tokenizer = _tokenizer_of(config, path)
-    task = _read_task(fields, params, where=where)
+    task = classes.read_task(fields, params, where=where)
     return Pretrained(config, params, tokenizer, task, source=source)
 
 
 def _read_encoder_decoder(path: epath.Path, fields: dict[str, Any]) -> Pretrained:
     where = str(path / CONFIG)
-    task = _own_task(fields, where) or {"kind": encoder_decoder.KIND}
+    task = classes.own_task(fields, where) or {"kind": encoder_decoder.KIND}
     config = encoder_decoder.read_config(fields, task.get(encoder_decoder.SHARE), where)
     tied = bool(fields.get("tie_encoder_decoder"))
     params, config = encoder_decoder.read_params(
@@ -196,7 +168,7 @@ def from_google(checkpoint: google.GoogleCheckpoint) -> Pretrained:
     Raises `UserError` if the vocabulary is absent or larger than the model's.
     """
     tokenizer = _tokenizer_of(checkpoint.config, checkpoint.prefix.parent)
-    task = _read_task({}, checkpoint.params, where=str(checkpoint.prefix))
+    task = classes.read_task({}, checkpoint.params, where=str(checkpoint.prefix))
     return Pretrained(checkpoint.config, checkpoint.params, tokenizer, task)
 
 
@@ -233,7 +205,7 @@ def _params_of_kind(path: epath.Path, model: Pretrained) -> dict[str, Any]:
     """Returns the subtrees that Hugging Face's class has: transformers reads no others."""
     kind = model.kind
     if kind not in TASK_PARTS:
-        raise UserError(f"{path}: not written, because {_unknown_task(kind)}.")
+        raise UserError(f"{path}: not written, because {classes.unknown_task(kind)}.")
     is_pair = isinstance(model.config, EncoderDecoderConfig)
     if (kind == encoder_decoder.KIND) != is_pair:
         reason = f"the task is {kind!r} and the configuration a {type(model.config).__name__}"
@@ -264,25 +236,15 @@ def _write_decoder_files(
 
 
 def _config_json(model: Pretrained) -> dict[str, Any]:
-    kind, config = model.kind, model.config
-    named = {"architectures": [_ARCHITECTURES[kind]]}
+    kind, config, task = model.kind, model.config, model.task
     if isinstance(config, EncoderDecoderConfig):
         tokenizer = model.decoder_tokenizer or model.tokenizer
         parts = _bert_json(config.encoder, model.tokenizer), _bert_json(config.decoder, tokenizer)
-        task = {**(model.task or {"kind": kind}), encoder_decoder.SHARE: config.share}
-        own = encoder_decoder.config_json(*parts, config.share, tokenizer)
-        return {**named, **own, _TASK: task}
-    fields = {**named, **_bert_json(config, model.tokenizer)}
-    if kind == "regression" or kind in _LABELED:
-        labels = list((model.task or {}).get("labels") or [])
-        labels = labels or [f"LABEL_{i}" for i in range(_outputs(model.params))]
-        fields["id2label"] = {str(index): label for index, label in enumerate(labels)}
-        fields["label2id"] = {label: index for index, label in enumerate(labels)}
-    if kind in _PROBLEM_TYPES:
-        fields["problem_type"] = _PROBLEM_TYPES[kind]
-    if model.task:
-        fields[_TASK] = model.task
-    return fields
+        fields = encoder_decoder.config_json(*parts, config.share, tokenizer)
+        task = {**(task or {"kind": kind}), encoder_decoder.SHARE: config.share}
+    else:
+        fields = _bert_json(config, model.tokenizer)
+    return {**fields, **classes.task_json(kind, task, model.params)}
 
 
 def _bert_json(config: BertConfig, tokenizer: Tokenizer) -> dict[str, Any]:
@@ -326,74 +288,3 @@ def _read_config(path: epath.Path) -> dict[str, Any]:
         if fields.get(name) not in (*known, None):
             raise UserError(f"{path}: {name} is {fields[name]!r}; only {shown} can be read.")
     return fields
-
-
-def _outputs(params: Mapping[str, Any]) -> int:
-    return len(params["classifier"]["bias"])
-
-
-def _read_task(fields: dict[str, Any], params: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Returns the task from bertjax's own entry, or else from Hugging Face's entries."""
-    task = _own_task(fields, where) or {"kind": _read_kind(fields, params, where)}
-    kind = task["kind"]
-    if missing := [part for part in TASK_PARTS[kind] if part not in params]:
-        reason = f"the task {kind!r} needs the part {missing[0]}, which the weights lack"
-        raise UserError(f"{where}: {reason}; export or download the model again.")
-    if kind in ("regression", "multiple_choice") and _outputs(params) != 1:
-        reason = f"{kind.replace('_', ' ')} has one output and the classifier {_outputs(params)}"
-        raise UserError(f"{where}: {reason}; put the config.json of these weights beside them.")
-    if kind in _LABELED:
-        return {**task, "labels": _read_labels(task, fields, _outputs(params), where)}
-    return {"labels": [], **task} if kind == "regression" else task
-
-
-def _own_task(fields: dict[str, Any], where: str) -> dict[str, Any] | None:
-    """Returns bertjax's own entry; None if it is absent or contradicts the rest of config.json."""
-    task = fields.get(_TASK)
-    if not isinstance(task, dict):
-        return None
-    kind = task.get("kind")
-    if not isinstance(kind, str) or kind not in _ARCHITECTURES:
-        raise UserError(f"{where}: {_unknown_task(kind)}; export the model again.")
-    # transformers keeps the entry when it trains the model for another task.
-    same = fields.get("architectures") == [_ARCHITECTURES[kind]]
-    if same and kind in _PROBLEM_TYPES:
-        same = fields.get("problem_type") in (_PROBLEM_TYPES[kind], None)
-    return dict(task) if same else None
-
-
-def _read_kind(fields: dict[str, Any], params: Mapping[str, Any], where: str) -> str:
-    """Returns the kind of a model by its heads."""
-    kind = kind_of_parts(params)
-    # Three classes name their head `classifier`; `architectures` decides between them.
-    if "classifier" in params and (names := fields.get("architectures")):
-        known = [name for name in _CLASSIFIERS if isinstance(names, list) and name in names]
-        if not known:
-            reason = f"architectures is {names}, whose classifier can't be read"
-            raise UserError(f"{where}: {reason}; only {', '.join(_CLASSIFIERS)} can.")
-        kind = _CLASSIFIERS[known[0]]
-    if kind not in ("sequence_classification", "regression"):
-        return kind
-    if (problem := fields.get("problem_type")) in ("multi_label_classification", "regression"):
-        return problem
-    return "regression" if _outputs(params) == 1 else kind
-
-
-def _read_labels(
-    task: dict[str, Any], fields: dict[str, Any], outputs: int, where: str
-) -> list[str]:
-    names = fields.get("id2label", task.get("labels"))
-    if isinstance(names, dict):
-        names = [names.get(str(index)) for index in range(len(names))]
-    elif names is None:
-        names = [f"LABEL_{index}" for index in range(outputs)]
-    if not isinstance(names, list) or len(names) != outputs:
-        reason = f"the labels don't match the classifier's {outputs} outputs"
-        raise UserError(f"{where}: {reason}; put the config.json of these weights beside them.")
-    if wrong := [name for name in names if not isinstance(name, str | int)]:
-        raise UserError(f"{where}: id2label has a label {wrong[0]!r}; use words or numbers.")
-    return [str(name) for name in names]
-
-
-def _unknown_task(kind: object) -> str:
-    return f"the task {kind!r} is unknown (known are {', '.join(TASK_PARTS)})"

@@ -99,13 +99,15 @@ def server():
 def download(server, run_python, tmp_path):
     """Downloads names in a process whose hub is `server`; returns [message or source, files]."""
     code = (
-        "import json, sys\n"
+        "import json, pathlib, sys\n"
         "from bertjax.errors import UserError\n"
         "from bertjax.interop import hub\n"
         "for word in sys.argv[1:]:\n"
         "    try:\n"
         "        directory, source = hub.download(hub.parse_name(word))\n"
-        "        files = {file.name: len(file.read_bytes()) for file in directory.iterdir()}\n"
+        "        found = [f for f in pathlib.Path(directory).rglob('*') if f.is_file()]\n"
+        "        names = {str(file.relative_to(directory)): file for file in found}\n"
+        "        files = {name: len(file.read_bytes()) for name, file in names.items()}\n"
         "        print(json.dumps([source, files]))\n"
         "    except UserError as error:\n"
         "        print(json.dumps([str(error), None]))\n"
@@ -191,14 +193,21 @@ def test_what_exists_is_a_path(tmp_path, monkeypatch):
 
 def test_only_what_a_model_needs_is_downloaded(server, download):
     more = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "spm.model")
-    more = (*more, "added_tokens.json")
-    other = ("README.md", "modeling.py", "onnx/model.safetensors", "x.safetensors", "tf_model.h5")
+    more = (*more, "added_tokens.json", "decoder_tokenizer/vocab.txt")
+    other = (
+        "README.md",
+        "decoder_tokenizer/README.md",
+        "modeling.py",
+        "onnx/model.safetensors",
+        "x.safetensors",
+        "tf_model.h5",
+    )
     worse = ("flax_model.msgpack", "pytorch_model.bin", "training_args.bin")
     server.models["someone/bert"] = {COMMIT: files_of(*more, *other, *worse, "model.safetensors")}
     [(source, files)] = download("someone/bert")
     assert source == f"someone/bert@{COMMIT}"
     assert set(files) == {"config.json", "vocab.txt", *more, "model.safetensors"}
-    gets = {line.rpartition("/")[2] for line in server.requests if line.startswith("GET /someone")}
+    gets = {line.split(f"/{COMMIT}/")[1] for line in server.requests if "GET /someone" in line}
     assert gets == set(files)
 
 
