@@ -158,9 +158,9 @@ def test_predicts_summaries_of_lines(run, files, capsys, monkeypatch):
     rows = [json.loads(line) for line in pathlib.Path(files["test"]).read_text().splitlines()]
     lines = [json.dumps({"document": rows[0]["document"]}), json.dumps(rows[1]["document"])]
     lines.append("One film. The plot. Very good. Fine acting! Is it? Not bad.")
-    lines.append("One sentence")
+    lines += ["One sentence", " ", '{"document": ["One", ""]}', '{"text": "One"}', "[1, 2]"]
     monkeypatch.setattr(cli, "_stdin", lambda: iter(lines))
-    assert cli.run(["predict", config.workdir]) == 0
+    assert cli.run(["predict", config.workdir]) == 2
     answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     for answer, row in zip(answers[:2], rows, strict=False):
         assert answer["sentences"] == list(PICKED)
@@ -168,6 +168,14 @@ def test_predicts_summaries_of_lines(run, files, capsys, monkeypatch):
         assert len(answer["scores"]) == 2 and 0 < min(answer["scores"]) < 1
     assert answers[2]["sentences"] == [3, 4] and answers[2]["summary"] == "Fine acting! Is it?"
     assert answers[3]["summary"] == "One sentence" and answers[3]["sentences"] == [0]
+    assert [list(answer) for answer in answers[4:]] == [["error"]] * 4
+    assert answers[4]["error"].startswith("Line 5 is blank")
+    assert answers[5]["error"].startswith("Line 6: sentence 1 of the document (from 0) is empty")
+    assert answers[6]["error"].startswith("Line 7: the model summarizes documents; write")
+    assert answers[7]["error"].startswith("Line 8: sentence 0 of the document (from 0) is no text")
+    monkeypatch.setattr(cli, "_stdin", lambda: iter(lines[:1]))
+    assert cli.run(["predict", config.workdir, "--sentences", "1"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["sentences"]) == 1
 
 
 def test_trigram_blocking_is_an_option_of_evaluating(run, tmp_path):

@@ -93,6 +93,14 @@ def test_layers_of_a_decoder_have_longer_paths():
         param_groups.frozen_names(("layer_0-12",), params)
 
 
+def test_layers_of_a_head_learn_as_fast_as_the_head():
+    scale = functools.partial(param_groups.scale_of, layer_decay=0.5, layers=2)
+    assert scale("encoder/layer_1/output/kernel") == 0.5
+    assert scale("decoder/encoder/layer_0/output/kernel") == 0.25
+    assert scale("sentence_scorer/inter_sentence/layer_0/output/kernel") == 1
+    assert not param_groups.in_layer("sentence_scorer/inter_sentence/layer_0/output/kernel")
+
+
 ENCODER = ParamGroup("encoder", 0.002, 20_000)
 
 

@@ -52,7 +52,6 @@ def pick_sentences(
         document.sentences,
         options.sentences,
         trigram_blocking=options.trigram_blocking,
-        tokenize=options.tokenize,
     )
 
 

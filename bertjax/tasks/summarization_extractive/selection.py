@@ -47,20 +47,19 @@ def pick(
     limit: int,
     *,
     trigram_blocking: bool,
-    tokenize: str,
 ) -> tuple[int, ...]:
     """Picks the sentences with the highest scores.
 
     Trigram blocking skips a sentence that shares three consecutive words with one that is picked
-    already (Paulus et al. 2018; `_block_tri` of PreSumm's src/models/trainer_ext.py). PreSumm
-    leaves the picked sentences in the order of their scores.
+    already (Paulus et al. 2018; `_block_tri` of PreSumm's src/models/trainer_ext.py). Words are
+    those of `split_words` with "words". PreSumm leaves the picked sentences in the order of their
+    scores.
 
     Args:
         scores: [S], of the sentences of a document.
         sentences: these sentences.
         limit: maximum number of picks.
         trigram_blocking: whether to skip sentences.
-        tokenize: how sentences are split; see `bertjax.tasks.rouge`.
 
     Returns:
         Indices of sentences in the order of the document.
@@ -70,7 +69,7 @@ def pick(
     for index in map(int, np.argsort(-scores, kind="stable")):
         if len(chosen) == limit:
             break
-        trigrams = _ngrams(sentences[index], 3, tokenize) if trigram_blocking else frozenset()
+        trigrams = _ngrams(sentences[index], 3, "words") if trigram_blocking else frozenset()
         if seen.isdisjoint(trigrams):
             chosen.append(index)
             seen |= trigrams
