@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import jax
 from etils import epath
 
 from bertjax.errors import Stopped
@@ -11,7 +12,8 @@ from bertjax.finetune import grid
 from bertjax.finetune.grid import Setting
 from bertjax.finetune.records import Records
 from bertjax.finetune.results import SeedResult
-from bertjax.finetune.trainer import Schedule, Trainer
+from bertjax.finetune.trainer import Evaluated, Schedule, Trainer
+from bertjax.rundir.workdir import write_tables
 from bertjax.tasks.task import Scores
 from bertjax.train.checkpoint.manager import Checkpoints
 from bertjax.train.checkpoint.restore import abstract
@@ -42,36 +44,45 @@ def train_seed(
     directory = workdir / grid.directory(setting, trainer.settings) / f"seed-{seed}"
     description = grid.description(setting, trainer.settings)
     trainer.log(f"Seed {seed}, {description}: {schedule.steps:,} steps.")
-    params, scores = _fit(trainer, records, directory, seed, schedule)
+    params, evaluated = _fit(trainer, records, directory, seed, schedule)
     params = trainer.whole_params(params)
-    # A run that was complete already evaluates nothing, and no run has evaluated a mean.
-    scores = scores or trainer.scores(params, task.dev) or {}
+    # A run that was complete already evaluates nothing, no run has evaluated a mean, and of the
+    # best evaluation only the metrics are kept.
+    if evaluated is None or (task.report_tables and evaluated.outputs is None):
+        evaluated = trainer.evaluate(params, task.dev)
+        assert evaluated is not None
+    scores = evaluated.scores
+    if task.report_tables and evaluated.outputs is not None and jax.process_index() == 0:
+        write_tables(directory, task.report_tables(evaluated.outputs))
     if trainer.config.average_last:
         trainer.log(f"The mean of the checkpoints has {task.metric} {scores[task.metric]:.4f}.")
     test = None
     if task.test:
         of_test = functools.partial(task.test_scores, scores) if task.test_scores else None
-        test = trainer.scores(params, task.test, scores=of_test)
-    return SeedResult(seed, *setting, scores, test, str(directory)), params
+        test = trainer.evaluate(params, task.test, scores=of_test)
+    test_scores = test and test.scores
+    return SeedResult(seed, *setting, scores, test_scores, str(directory)), params
 
 
 def _fit(
     trainer: Trainer, records: Records, directory: epath.Path, seed: int, schedule: Schedule
-) -> tuple[Any, Scores]:
-    """Returns the parameters to keep and their metrics on the dev rows, if they are known."""
+) -> tuple[Any, Evaluated | None]:
+    """Returns the parameters to keep and their evaluation on the dev rows, if it is known."""
     config, task = trainer.config, trainer.task
     hyperparameters = trainer.hyperparameters(seed, schedule)
-    latest: Scores = {}
+    latest: list[Evaluated] = []
 
     def train_step(state: TrainState, batch: Any) -> Any:
         return trainer.programs.train_step(state, batch, hyperparameters)
 
     def evaluate(state: TrainState, should_stop: Callable[[], bool]) -> Scores | None:
         params = trainer.whole_params(state.averaged_params())
-        scores = trainer.scores(params, task.dev, should_stop)
         latest.clear()
-        latest.update(scores or {})
-        return scores
+        evaluated = trainer.evaluate(params, task.dev, should_stop)
+        if evaluated is None:
+            return None
+        latest.append(evaluated)
+        return evaluated.scores
 
     loop = LoopConfig(
         train_steps=schedule.steps,
@@ -109,15 +120,15 @@ def _fit(
         if config.select == "best" and result.best is not None:
             return _best(result, checkpoints)
         if config.average_last:
-            return _mean(trainer, result, checkpoints), {}
-    return result.state.averaged_params(), dict(latest)
+            return _mean(trainer, result, checkpoints), None
+    return result.state.averaged_params(), latest[0] if latest else None
 
 
-def _best(result: FitResult, checkpoints: Checkpoints) -> tuple[Any, Scores]:
+def _best(result: FitResult, checkpoints: Checkpoints) -> tuple[Any, Evaluated]:
     assert result.best is not None
     target = abstract(result.state.averaged_params())
     restored = checkpoints.restore_params(target, which=result.best["step"])
-    return restored.state, result.best["metrics"]
+    return restored.state, Evaluated(result.best["metrics"], None)
 
 
 def _mean(trainer: Trainer, result: FitResult, checkpoints: Checkpoints) -> Any:

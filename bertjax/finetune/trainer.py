@@ -41,6 +41,15 @@ class Schedule(NamedTuple):
     """Steps that warm up."""
 
 
+class Evaluated(NamedTuple):
+    """An evaluation of a model."""
+
+    scores: Scores
+    """The metrics."""
+    outputs: Outputs | None
+    """What the model computed for each row, if it is known."""
+
+
 class Trainer:
     """Makes the batches, the initial parameters and the scores of every seed."""
 
@@ -168,14 +177,14 @@ class Trainer:
         rates = (schedule.setting.learning_rate, schedule.warmup_steps, schedule.steps)
         return Hyperparameters(np.int32(seed), *map(np.float32, rates), base=self._base)
 
-    def scores(
+    def evaluate(
         self,
         params: Any,
         features: Features,
         should_stop: Callable[[], bool] = lambda: False,
         scores: Callable[[Any, Outputs], Scores] | None = None,
-    ) -> Scores | None:
-        """Computes metrics over all rows, or returns None if a signal came.
+    ) -> Evaluated | None:
+        """Computes outputs and metrics of all rows, or returns None if a signal came.
 
         Args:
             params: all parameters of the model.
@@ -198,4 +207,4 @@ class Trainer:
             if should_stop():
                 return None
             outputs.append(each)
-        return (scores or self.task.scores)(features, outputs)
+        return Evaluated((scores or self.task.scores)(features, outputs), outputs)

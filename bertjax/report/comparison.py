@@ -9,6 +9,7 @@ from etils import epath
 from bertjax.files import writing
 from bertjax.report import html
 from bertjax.report.html import Line
+from bertjax.report.tables import compared_tables
 from bertjax.rundir.records import (
     KINDS,
     Metric,
@@ -17,8 +18,10 @@ from bertjax.rundir.records import (
     points_of,
     read_metrics,
     read_settings,
+    read_tables,
     run_files,
 )
+from bertjax.tasks.report_tables import ReportTable
 from bertjax.train.telemetry.metrics_file import read_records
 
 _NO_SETTINGS = frozenset({"workdir", "fresh"})  # they always differ, and change no result
@@ -31,6 +34,7 @@ class _Run(NamedTuple):
     records: Sequence[Record]
     settings: dict[str, Any]  # the fields of config.json by their dotted names
     metrics: dict[str, Metric]  # how config.json describes the metrics
+    tables: Sequence[ReportTable]  # outputs for dev rows
 
 
 def write_comparison(directories: Sequence[epath.Path], target: epath.Path) -> epath.Path:
@@ -60,6 +64,7 @@ def write_comparison(directories: Sequence[epath.Path], target: epath.Path) -> e
         '<div class="pair">',
         *_figures(runs),
         "</div>",
+        *compared_tables({run.label: run.tables for run in runs}),
         html.heading("Settings that differ"),
         *_settings(runs),
     ]
@@ -83,7 +88,8 @@ def _read_runs(directories: Sequence[epath.Path]) -> list[_Run]:
             settings = read_settings(path.parent) or read_settings(directory)
             metrics = read_metrics(path.parent) or read_metrics(directory)
             label = own if len(files) == 1 else f"{own}/{name}"
-            runs.append(_Run(label, own, path, read_records(path), settings, metrics))
+            tables = read_tables(path.parent)
+            runs.append(_Run(label, own, path, read_records(path), settings, metrics, tables))
     return runs
 
 
@@ -106,7 +112,7 @@ def _last_values(runs: Sequence[_Run]) -> str:
         best = _best(kind, metric, last) if len(last) > 1 else None
         cells = []
         for points in curves:
-            cell = _number(points[-1][1]) if points else ""
+            cell = html.number(points[-1][1]) if points else ""
             if points and points[-1][1] == best:
                 cell = f"<b>{cell}</b>"
             cells.append(cell + _best_so_far(kind, metric, points))
@@ -121,7 +127,7 @@ def _best_so_far(kind: str, metric: Metric, points: Sequence[tuple[float, float]
     if best is None or best == points[-1][1]:
         return ""
     step = next(step for step, value in points if value == best)
-    return f"<br><small>best {_number(best)} at {step:,}</small>"
+    return f"<br><small>best {html.number(best)} at {step:,}</small>"
 
 
 def _best(kind: str, metric: Metric, values: Sequence[float]) -> float | None:
@@ -194,10 +200,3 @@ def _setting(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(_setting, value)) or "none"
     return "not set" if value is None else str(value)
-
-
-def _number(value: float) -> str:
-    """Four significant digits."""
-    if not math.isfinite(value):
-        return str(value)
-    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 _COLORS = 8  # the classes run0 to run7
 _MAX_POINTS = 1000
+_MAX_TEXT = 300
 
 
 def page(title: str, body: Sequence[str]) -> str:
@@ -50,12 +51,35 @@ def preformatted(lines: Sequence[str]) -> str:
     return f"<pre>{text(chr(10).join(lines))}</pre>"
 
 
-def folded(summary: str, content: str) -> str:
+def folded(summary: str, content: str, style: str = "") -> str:
     """HTML that opens with a click on the summary."""
-    return f"<details><summary>{text(summary)}</summary>{content}</details>"
+    kind = f' class="{style}"' if style else ""
+    return f"<details{kind}><summary>{text(summary)}</summary>{content}</details>"
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[int] = ()) -> str:
+def long_text(value: str) -> str:
+    """A text in the direction of its script; the end of a long one opens with a click."""
+    if len(value) <= _MAX_TEXT:
+        return f'<div class="words" dir="auto">{text(value)}</div>'
+    end = value.rfind(" ", _MAX_TEXT // 2, _MAX_TEXT)
+    end = _MAX_TEXT if end < 0 else end
+    rest = folded(f"... {len(value) - end:,} more characters", text(value[end:]), "more")
+    return f'<div class="words" dir="auto">{text(value[:end])} {rest}</div>'
+
+
+def number(value: float) -> str:
+    """Four significant digits."""
+    if not math.isfinite(value):
+        return str(value)
+    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
+
+
+def table(
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    numbers: Sequence[int] = (),
+    style: str = "",
+) -> str:
     """A table. Cells are HTML; the columns in `numbers` are aligned to the right."""
 
     def line(tag: str, cells: Sequence[str]) -> str:
@@ -64,7 +88,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequenc
         return "<tr>" + "".join(f"<{tag}{kind}>{cell}</{tag}>" for kind, cell in pairs) + "</tr>"
 
     head, body = line("th", list(map(text, header))), "".join(line("td", row) for row in rows)
-    whole = f"<table><thead>{head}</thead><tbody>{body}</tbody></table>"
+    kind = f' class="{style}"' if style else ""
+    whole = f"<table{kind}><thead>{head}</thead><tbody>{body}</tbody></table>"
     return f'<div class="scroll">{whole}</div>'
 
 

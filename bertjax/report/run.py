@@ -13,6 +13,7 @@ from bertjax.report import html
 from bertjax.report.charts import charts_of
 from bertjax.report.comparison import write_comparison
 from bertjax.report.demo import NUMBERS, PAGE, write_demo_report
+from bertjax.report.tables import run_tables
 from bertjax.rundir.records import (
     CONFIG,
     REPORT,
@@ -22,6 +23,7 @@ from bertjax.rundir.records import (
     points_of,
     read_metrics,
     read_result,
+    read_tables,
     run_files,
 )
 from bertjax.train.telemetry.metrics_file import read_records
@@ -87,17 +89,19 @@ def _rewrite_demo_report(directory: epath.Path) -> epath.Path:
 
 def _write_run_report(directory: epath.Path) -> epath.Path:
     """Writes the page of a run directory: its result, its charts and its settings."""
-    runs = [(name, read_records(path)) for name, path in run_files(directory)]
+    files = run_files(directory)
+    runs = [(name, read_records(path)) for name, path in files]
     metrics = read_metrics(directory)
     name = f"bertjax: {directory.name}"
     body = html.title(name, _headline(directory, [records for _, records in runs], metrics))
-    for seed, records in runs:
+    for (seed, records), (_, path) in zip(runs, files, strict=True):
         if len(runs) > 1:
             body.append(html.heading(seed))
         figures = [
             html.figure(chart.picture(), chart.title) for chart in charts_of(records, metrics)
         ]
         body += [*figures[:1], '<div class="pair">', *figures[1:], "</div>"]
+        body += run_tables(read_tables(path.parent))
     if (directory / CONFIG).exists():
         text = (directory / CONFIG).read_bytes().decode(errors="replace")
         body.append(html.folded(CONFIG, html.preformatted(text.rstrip().split("\n"))))

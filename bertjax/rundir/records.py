@@ -7,9 +7,11 @@ from typing import Any, Literal, NamedTuple
 from etils import epath
 
 from bertjax.errors import UserError
+from bertjax.tasks.report_tables import ReportTable
 from bertjax.train.telemetry.metrics_file import Record
 
 METRICS, CONFIG, RESULT = "metrics.jsonl", "config.json", "result.json"
+TABLES = "tables.json"
 REPORT, STORY = "report", "story.json"  # the report's directory, and what a demo keeps in it
 KINDS = {"eval": "held out", "train": "training"}
 """Kinds of records, and their names in reports."""
@@ -79,6 +81,12 @@ def read_result(directory: epath.Path, records: Sequence[Record]) -> str | None:
     result = read_object(directory / RESULT)
     last = max((record["step"] for record in records), default=0)
     return result["sentence"] if result.get("steps", -1) >= last else None
+
+
+def read_tables(directory: epath.Path) -> list[ReportTable]:
+    """Reads the tables of dev rows in tables.json; none if there is no such file."""
+    tables = read_object(directory / TABLES).get("tables", [])
+    return [ReportTable(**table) for table in tables]
 
 
 def read_object(path: epath.Path) -> dict[str, Any]:

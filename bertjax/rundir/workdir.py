@@ -8,7 +8,8 @@ from etils import epath
 
 from bertjax.errors import UserError
 from bertjax.files import output_directory, write_atomically
-from bertjax.rundir.records import CONFIG, RESULT, Metric, read_object
+from bertjax.rundir.records import CONFIG, RESULT, TABLES, Metric, read_object
+from bertjax.tasks.report_tables import ReportTable
 from bertjax.train.checkpoint.orbax_storage import from_first_process
 from bertjax.train.checkpoint.settings import as_json, refuse_changed
 
@@ -80,6 +81,11 @@ def write_result(
 ) -> None:
     """Writes workdir/result.json: the result of a run that finished after so many steps."""
     _write_json(workdir / RESULT, {"sentence": sentence, "steps": steps, **(more or {})})
+
+
+def write_tables(workdir: epath.Path, tables: Sequence[ReportTable]) -> None:
+    """Writes workdir/tables.json: what reports show of the dev rows beside the metrics."""
+    _write_json(workdir / TABLES, {"tables": [table._asdict() for table in tables]})
 
 
 def _write_json(path: epath.Path, fields: Mapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ from bertjax.errors import UserError
 from bertjax.model import bert
 from bertjax.model.flops import task_flops
 from bertjax.tasks.batches import Width
+from bertjax.tasks.report_tables import ReportTable
 
 if TYPE_CHECKING:
     from bertjax.text.tokenizer import Tokenizer
@@ -139,6 +140,8 @@ class Task:
     test_scores: Callable[[Scores, Any, Outputs], Scores] | None = None
     """(metrics on the dev rows, features, outputs) -> metrics on the test rows, for kinds that
     tune a threshold on the dev rows. None: `scores`."""
+    report_tables: Callable[[Outputs], Sequence[ReportTable]] | None = None
+    """Outputs for the dev rows -> what reports show of them beside the metrics."""
     baseline: Baseline | None = None
     """Rule that the main metric is compared with."""
     train_metrics: tuple[str, ...] = ("accuracy",)

@@ -216,16 +216,16 @@ def test_a_signal_while_test_rows_are_scored_stops_and_is_resumed(
     config = dataclasses.replace(
         short, workdir=str(tmp_path / "run"), seeds=(0, 1), test=files["test"]
     )
-    scores, times = Trainer.scores, []
+    evaluate, times = Trainer.evaluate, []
 
     def signalled(self, params, features, *more, **named):
         if features is self.task.test:
             times.append(1)
             if len(times) == seeds_done + 1:
                 os.kill(os.getpid(), signal.SIGTERM)
-        return scores(self, params, features, *more, **named)
+        return evaluate(self, params, features, *more, **named)
 
-    monkeypatch.setattr(Trainer, "scores", signalled)
+    monkeypatch.setattr(Trainer, "evaluate", signalled)
     lines = []
     stopped = finetune(config, lines.append, progress=False)
     assert stopped.stopped and len(stopped.seeds) == seeds_done

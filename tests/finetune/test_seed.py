@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
+from etils import epath
 
 from bertjax.errors import UserError
 from bertjax.finetune import seed as seed_module
@@ -14,6 +15,8 @@ from bertjax.finetune.run import finetune
 from bertjax.inference import predict
 from bertjax.interop.huggingface import from_pretrained
 from bertjax.model.flops import task_flops, training_flops
+from bertjax.rundir.records import read_tables
+from bertjax.tasks.tables import read_table
 from bertjax.train import loop
 from bertjax.train.checkpoint.manager import Checkpoints
 from bertjax.train.lora import LoraConfig
@@ -223,3 +226,25 @@ def test_a_mean_of_more_checkpoints_than_are_saved_is_refused(config, make_train
     with pytest.raises(UserError, match=r"`average_last` is 4, and a run of 8 steps saves 3 reg"):
         make_trainer(config)
     make_trainer(dataclasses.replace(config, average_last=3))
+
+
+def test_the_dev_rows_that_a_seed_gets_wrong_are_kept_for_its_report(finished, straight):
+    """The same for a run that was complete, and for the best evaluation."""
+    directory = epath.Path(finished.workdir) / "seed-0"
+    (table,) = read_tables(directory)
+    assert list(table.columns) == ["text", "label", "predicted"]
+    texts = read_table(finished.dev, ["text", "label"]).columns
+    answers = predict.predict(from_pretrained(finished.workdir), texts["text"])
+    wrong = [
+        [text, label, answer["label"]]
+        for text, label, answer in zip(texts["text"], texts["label"], answers, strict=True)
+        if answer["label"] != label
+    ]
+    assert sorted(table.rows) == sorted(wrong) and len(wrong) > 0
+    assert len(wrong) == round(21 * (1 - straight.seeds[0].metrics["accuracy"]))
+    (directory / "tables.json").unlink()
+    finetune(finished, quiet, progress=False)
+    assert read_tables(directory) == [table]
+    best = dataclasses.replace(finished, select="best", fresh=True)
+    result = finetune(best, quiet, progress=False)
+    assert read_tables(epath.Path(result.workdir) / "seed-0") == [table]

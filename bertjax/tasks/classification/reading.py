@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 
 from bertjax.tasks.classification.config import ClassificationConfig
+from bertjax.tasks.classification.errors import largest_errors
 from bertjax.tasks.classification.features import Reading, targets_of
 from bertjax.tasks.classification.targets import Targets, find_targets
 from bertjax.tasks.labels import label_weights
+from bertjax.tasks.report_tables import ReportTable
 from bertjax.tasks.tables import Table, read_table
 from bertjax.tasks.task import Baseline, Outputs, Scores, Task, TaskFiles
 from bertjax.tasks.texts import TextFeatures
@@ -41,6 +43,10 @@ def read(options: ClassificationConfig, files: TaskFiles) -> Task:
     def scores(features: TextFeatures, outputs: Outputs) -> Scores:
         return targets.metrics(reading.logits(features, outputs), targets_of(features))
 
+    def report_tables(outputs: Outputs) -> list[ReportTable]:
+        columns = {name: tables[1].columns[name] for name in options.columns}
+        return largest_errors(targets, reading.logits(dev, outputs), values[1], columns)
+
     return Task(
         targets.head,
         train,
@@ -57,6 +63,7 @@ def read(options: ClassificationConfig, files: TaskFiles) -> Task:
         baseline=_majority(targets, values[1]),
         train_metrics=targets.train_metrics,
         dev_metrics=("loss", "pearson", "exact_match"),
+        report_tables=report_tables,
     )
 
 

@@ -39,6 +39,8 @@ class Targets:
     """(logits [N, C], targets) -> metrics."""
     answer: Callable[[np.ndarray], dict[str, Any]]
     """The logits [C] of a text -> its answer."""
+    errors: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    """(logits [N, C], targets) -> float [N]: how wrong each answer is; 0 if it is right."""
 
 
 def one_label(labels: tuple[str, ...]) -> Targets:
@@ -60,6 +62,8 @@ def one_label(labels: tuple[str, ...]) -> Targets:
         lambda table, column: columns.label_ids(table, column, labels),
         metrics.classification_metrics,
         answer,
+        # The logit of the answer over that of the label.
+        lambda logits, values: logits.max(1) - logits[np.arange(len(values)), values],
     )
 
 
@@ -72,6 +76,11 @@ def label_set(labels: tuple[str, ...], separator: str) -> Targets:
         given = [name for name, score in scores.items() if score >= metrics.THRESHOLD]
         return {"labels": given, "scores": scores}
 
+    def errors(logits: np.ndarray, values: np.ndarray) -> np.ndarray:
+        probabilities = metrics.sigmoid(logits)
+        wrong = (probabilities >= metrics.THRESHOLD) != (values > 0)
+        return (np.abs(probabilities - values) * wrong).sum(1)
+
     return Targets(
         _head(_LABEL_SET, len(labels), losses.multi_label_loss),
         labels,
@@ -80,6 +89,7 @@ def label_set(labels: tuple[str, ...], separator: str) -> Targets:
         lambda table, column: columns.label_sets(table, column, labels, separator),
         metrics.multi_label_metrics,
         answer,
+        errors,
     )
 
 
@@ -93,6 +103,7 @@ def number() -> Targets:
         columns.target_values,
         metrics.regression_metrics,
         lambda logits: {"score": float(logits[0])},
+        lambda logits, values: np.abs(logits[:, 0] - values),
     )
 
 

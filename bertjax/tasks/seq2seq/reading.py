@@ -5,6 +5,7 @@ import hashlib
 import json
 
 from bertjax.errors import UserError
+from bertjax.tasks.report_tables import ReportTable
 from bertjax.tasks.seq2seq import architectures, scoring
 from bertjax.tasks.seq2seq.architectures import PREFIX, Start
 from bertjax.tasks.seq2seq.config import Seq2SeqConfig
@@ -29,6 +30,10 @@ def read(options: Seq2SeqConfig, files: TaskFiles) -> Task:
     def scores(features: Seq2SeqFeatures, outputs: Outputs) -> Scores:
         return scorer.scores(scoring.gather(outputs, start.tokenizer), features)
 
+    def report_tables(outputs: Outputs) -> list[ReportTable]:
+        written = scoring.gather(outputs, start.tokenizer)
+        return scoring.report_tables(pairs[1].sources, dev, written, scorer)
+
     return Task(
         start.head,
         train,
@@ -44,6 +49,7 @@ def read(options: Seq2SeqConfig, files: TaskFiles) -> Task:
         config=start.config,
         start_params=start.params,
         decoder_tokenizer=None if start.tokenizer is files.tokenizer else start.tokenizer,
+        report_tables=report_tables,
         baseline=_baseline(scorer, dev, pairs[1]),
         train_metrics=("nll_loss", "accuracy"),
         dev_metrics=(*METRICS[options.scoring][1:], "length"),

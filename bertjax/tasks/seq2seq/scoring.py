@@ -1,11 +1,12 @@
 """Metrics of written texts: ROUGE or BLEU, and the likelihood of the references."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from bertjax.tasks import bleu, rouge
+from bertjax.tasks.report_tables import ReportTable, examples, scores_by_length
 from bertjax.tasks.seq2seq.config import Scoring, Seq2SeqConfig
 from bertjax.tasks.seq2seq.features import Seq2SeqFeatures
 from bertjax.tasks.seq2seq.writing import texts_of
@@ -91,12 +92,18 @@ def copied_beginnings(features: Seq2SeqFeatures, sources: Sequence[str]) -> list
     return [" ".join(source.split()[: max(1, round(words))]) for source in sources]
 
 
-def side_by_side(
-    sources: Sequence[str], features: Seq2SeqFeatures, written: Written
-) -> list[dict[str, Any]]:
-    """Returns source, reference and output of each row."""
-    rows = zip(sources, features.references, written.best, strict=True)
+def report_tables(
+    sources: Sequence[str], features: Seq2SeqFeatures, written: Written, scorer: Scorer
+) -> list[ReportTable]:
+    """Returns source, reference and output side by side, and the scores by length of the source."""
+    best, references = written.best, features.references
+
+    def scores(rows: Sequence[int]) -> Scores:
+        return scorer.text_scores([best[row] for row in rows], [references[row] for row in rows])
+
+    given = {"source": sources, "reference": references}
+    lengths = features.source.lengths
     return [
-        {"source": source, "reference": reference, "output": output}
-        for source, reference, output in rows
+        examples("Examples of the dev rows", given, {"output": best}),
+        scores_by_length("Scores by length of the source", "source tokens", lengths, scores),
     ]

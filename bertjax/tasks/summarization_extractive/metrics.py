@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from bertjax.tasks.report_tables import MAX_ROWS, ReportTable, examples
 from bertjax.tasks.rouge import RougeTokenization, rouge_scores
 from bertjax.tasks.summarization_extractive.config import ExtractiveSummarizationConfig
 from bertjax.tasks.summarization_extractive.documents import Document
@@ -43,6 +44,22 @@ def scores(windows: Windows, outputs: Outputs, options: ExtractiveSummarizationC
     }
 
 
+def report_tables(
+    windows: Windows, outputs: Outputs, options: ExtractiveSummarizationConfig
+) -> list[ReportTable]:
+    """Returns the documents, their summaries and the picked sentences side by side."""
+    first, logits = windows.documents[:MAX_ROWS], windows.by_document(outputs)
+    picks = [
+        pick_sentences(document, each, options)
+        for document, each in zip(first, logits, strict=False)
+    ]
+    given = {
+        "document": ["\n".join(document.sentences) for document in first],
+        "reference": [document.summary for document in first],
+    }
+    return [examples("Examples of the dev rows", given, {"picked": _texts(first, picks)})]
+
+
 def pick_sentences(
     document: Document, logits: np.ndarray, options: ExtractiveSummarizationConfig
 ) -> tuple[int, ...]:
@@ -76,11 +93,16 @@ def rules(windows: Windows, limit: int, tokenize: RougeTokenization) -> Scores:
 
 def rouge(documents: Sequence[Document], picks: Picks, tokenize: RougeTokenization) -> Scores:
     """Computes ROUGE of the picked sentences against the summaries, in percent."""
-    texts = [
+    summaries = [document.summary for document in documents]
+    return rouge_scores(_texts(documents, picks), summaries, tokenize=tokenize)
+
+
+def _texts(documents: Sequence[Document], picks: Picks) -> list[str]:
+    """Returns the picked sentences, a line each."""
+    return [
         "\n".join(document.sentences[index] for index in own)
         for document, own in zip(documents, picks, strict=True)
     ]
-    return rouge_scores(texts, [document.summary for document in documents], tokenize=tokenize)
 
 
 def _label_scores(documents: Sequence[Document], picks: Picks) -> Scores:

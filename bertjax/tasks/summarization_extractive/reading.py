@@ -55,6 +55,7 @@ def read(options: ExtractiveSummarizationConfig, files: TaskFiles) -> Task:
         scores=functools.partial(metrics.scores, options=options),
         immutable=dataclasses.asdict(options),
         export=lambda _: dataclasses.asdict(options),
+        report_tables=lambda outputs: metrics.report_tables(dev, outputs, options),
         baseline=Baseline("lead", lead, rules["lead_rouge1"]),
         dev_metrics=("oracle_rouge1", "rouge2", "rougeL", "f1", "loss"),
         figures={
