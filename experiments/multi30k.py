@@ -1,4 +1,4 @@
-"""German to English from scratch on Multi30k: 29,000 captions, a Transformer of 4 + 4 layers of 128.
+"""German to English from scratch on the 29,000 captions of Multi30k, by 4 + 4 layers of 128.
 
     bertjax tokenizer train --input multi30k/train.de multi30k/train.en --no-lowercase \\
       --model-type bpe --vocab-size 10000 --output multi30k/bpe
@@ -19,8 +19,8 @@ of the captions' 58,000 sentences.
 
     bertjax prepare --input multi30k/train.de multi30k/train.en --tokenizer multi30k/bpe \\
       --segments single --max-seq-length 64 --output multi30k/shards
-    bertjax pretrain --data multi30k/shards --objective mlm --model.size experiments/multi30k.json \\
-      --workdir runs/captions --loop.train-steps 5000
+    bertjax pretrain --data multi30k/shards --objective mlm --workdir runs/captions \\
+      --model.size experiments/multi30k.json --loop.train-steps 5000
     bertjax finetune experiments/multi30k.py --model runs/captions --no-from-scratch \\
       --tokenizer None --workdir runs/multi30k-pretrained
 

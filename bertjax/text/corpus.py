@@ -4,7 +4,7 @@ sentences."""
 import json
 import re
 from collections.abc import Iterator, Sequence
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from etils import epath
 
@@ -73,12 +73,13 @@ def files_of(sources: Sequence[Source]) -> list[epath.Path]:
 
 
 def read_documents(
-    source: TfdsSplit | epath.PathLike, language: str = "en"
+    source: TfdsSplit | epath.PathLike, language: str = "en", fields: Sequence[str] = ("text",)
 ) -> Iterator[tuple[str, ...]]:
     """Yields the documents of a source, each as its sentences. No document or sentence is empty.
 
     A JSON Lines file (`is_json_lines`) has one object {"text": ...} per line; other keys are
-    ignored. Its texts, and the texts of a data set, are split into sentences. Any other file has
+    ignored. `fields` names other keys, each of which is a document; a.b is the key b of the object
+    a. Its texts, and the texts of a data set, are split into sentences. Any other file has
     Google's format: one sentence per line and a blank line between documents
     (`create_pretraining_data.py` in google-research/bert). Files may be compressed.
 
@@ -93,7 +94,7 @@ def read_documents(
     if isinstance(source, TfdsSplit):
         return read_examples(source, language)
     path = epath.Path(source)
-    return _read_json_lines(path, language) if is_json_lines(path) else _read_text(path)
+    return _read_json_lines(path, language, fields) if is_json_lines(path) else _read_text(path)
 
 
 def find_line(source: TfdsSplit | epath.PathLike, beginning: str) -> int | None:
@@ -178,17 +179,20 @@ def _read_text(path: epath.Path) -> Iterator[tuple[str, ...]]:
         yield tuple(lines)
 
 
-def _read_json_lines(path: epath.Path, language: str) -> Iterator[tuple[str, ...]]:
+def _read_json_lines(
+    path: epath.Path, language: str, fields: Sequence[str]
+) -> Iterator[tuple[str, ...]]:
     name = str(path)  # once: it takes longer than parsing a line
     for number, line in _lines(path):
         if line.strip():
-            text = _text_of(line, f"{name}:{number}")
-            if sentences := tuple(split_sentences(text, language)):
-                yield sentences
+            for field in fields:
+                text = _text_of(line, f"{name}:{number}", field)
+                if sentences := tuple(split_sentences(text, language)):
+                    yield sentences
 
 
-def _text_of(line: str, where: str) -> str:
-    example = 'write {"text": "..."} on one line'
+def _text_of(line: str, where: str, field: str = "text") -> str:
+    example = f'write {{"{field}": "..."}} on one line'
     try:
         row = json.loads(line)
     except RecursionError:
@@ -198,19 +202,21 @@ def _text_of(line: str, where: str) -> str:
         raise UserError(f"{where}: not JSON ({reason}); {example}.") from None
     if not isinstance(row, dict):
         raise UserError(f"{where}: not a JSON object; {example}.")
-    if "text" not in row:
-        raise UserError(f'{where}: has no "text"; {example}.')
-    text = row["text"]
+    text: Any = row
+    for key in [field] if field in row else field.split("."):
+        if not isinstance(text, dict) or key not in text:
+            raise UserError(f'{where}: has no "{field}"; {example}.')
+        text = text[key]
     if not isinstance(text, str):
-        raise UserError(f'{where}: "text" is {type(text).__name__}, not a string.')
+        raise UserError(f'{where}: "{field}" is {type(text).__name__}, not a string.')
     if "\0" in text:
-        raise UserError(f'{where}: "text" contains a NUL character; remove it.')
+        raise UserError(f'{where}: "{field}" contains a NUL character; remove it.')
     try:
         text.encode()
     except UnicodeEncodeError:
         raise UserError(
-            f'{where}: "text" contains half a character (a lone \\ud800-\\udfff escape); write it '
-            "again from the original text."
+            f'{where}: "{field}" contains half a character (a lone \\ud800-\\udfff escape); write '
+            "it again from the original text."
         ) from None
     return text
 

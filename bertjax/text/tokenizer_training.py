@@ -54,6 +54,9 @@ class TokenizerConfig:
     not grow with the corpus."""
     language: str = "en"
     """Language code whose rules split the texts of .jsonl files and data sets into sentences."""
+    columns: tuple[str, ...] = ("text",)
+    """Keys of the texts in .jsonl files, such as article and summary; translation.de is the key de
+    of the object translation."""
     text_feature: str = "text"
     """Name of the text feature in a TFDS data set."""
     tfds_data_dir: str | None = None
@@ -91,7 +94,9 @@ def train_tokenizer(config: TokenizerConfig, log: Callable[[str], None]) -> Toke
         text_feature=config.text_feature,
         tfds_data_dir=config.tfds_data_dir,
     )
-    documents = (corpus.read_documents(source, config.language) for source in sources)
+    documents = (
+        corpus.read_documents(source, config.language, config.columns) for source in sources
+    )
     sentences = itertools.chain.from_iterable(itertools.chain.from_iterable(documents))
     sample = _sample(sentences, config.max_sentences)
     if not sample:

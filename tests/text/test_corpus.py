@@ -350,3 +350,18 @@ def test_the_declaration_of_human_rights_in_every_language(data_dir):
     for path in paths:
         documents = list(corpus.read_documents(path))
         assert bool(documents) == bool(path.read_text().strip()), path
+
+
+def test_columns_of_json_lines_are_documents_of_their_own(tmp_path):
+    row = {"translation": {"de": "Ein Hund.", "en": "A dog. It runs."}, "title": "Dogs", "n": 3}
+    path = write(tmp_path / "a.jsonl", json.dumps(row) + "\n")
+
+    def read_columns(*names):
+        return list(corpus.read_documents(path, fields=names))
+
+    pair = [("Ein Hund.",), ("A dog.", "It runs.")]
+    assert read_columns("translation.de", "translation.en") == pair
+    assert read_columns("title") == [("Dogs",)]
+    for name, said in (("translation.fr", "has no"), ("title.x", "has no"), ("n", "is int")):
+        with pytest.raises(UserError, match=f"a.jsonl:1: .*{said}"):
+            read_columns(name)
