@@ -51,7 +51,10 @@ class ExtractiveSummarizationConfig:
 
 @dataclasses.dataclass(frozen=True)
 class PickingOptions:
-    """Which sentences are picked. Default: as in training."""
+    """Which sentences are picked. Default: as in training.
+
+    A line is a document as text, a JSON list of its sentences, or either as {"document": ...}.
+    """
 
     sentences: int = ExtractiveSummarizationConfig.sentences
     """Maximum sentences of a summary."""
