@@ -206,27 +206,29 @@ def read_params(
     weights = weights.renamed((ours, old) for ours, old in names if not ours.startswith(_IGNORED))
     tensors, shapes = weights.tensors, _parameter_shapes(config)
     check_tied(weights, "decoder.")
-    known = {tensor_name(path)[0]: path for path in shapes}
-    for name in tensors.keys() - known.keys() - {"decoder.cls.predictions.decoder.weight"}:
+    known = {tensor_name(path)[0] for path in shapes} | {"decoder.cls.predictions.decoder.weight"}
+    if unknown := sorted(tensors.keys() - known):
         raise UserError(
-            f"{weights.where(name)}: the tensor {name} is not part of the encoder-decoder that "
-            "config.json describes; put the config.json of these weights beside them."
+            f"{weights.where(unknown[0])}: the tensor {unknown[0]} is not part of the "
+            "encoder-decoder that config.json describes; put the config.json of these weights "
+            "beside them."
         )
-    if not any(path.startswith(_POOLER) for name, path in known.items() if name in tensors):
-        shapes = {path: shape for path, shape in shapes.items() if not path.startswith(_POOLER)}
+    for path, shape in shapes.items():
+        if path.startswith(_POOLER):  # nothing reads it, so it may be missing
+            tensors.setdefault(tensor_name(path)[0], np.broadcast_to(np.float32(0), shape))
     if tied:
         _complete(tensors, config)
     leaves = {}
     for path, shape in shapes.items():
         name, transposed = tensor_name(path)
-        array, where = tensors.get(name), weights.where(name)
+        array, where = tensors.pop(name, None), weights.where(name)
         leaves[path] = make_parameter(array, name, where, shape, transposed)
+    if not any(np.any(leaf) for path, leaf in leaves.items() if path.startswith(_POOLER)):
+        leaves = {path: leaf for path, leaf in leaves.items() if not path.startswith(_POOLER)}
     shared = _shared_leaves(config)
     if any(not np.array_equal(leaves[path], leaves[source]) for path, source in shared.items()):
         shared, config = {}, dataclasses.replace(config, share="none")
-    pooler = [path for path in leaves if path.startswith(_POOLER)]
-    left_out = [*shared, *([] if any(np.any(leaves[path]) for path in pooler) else pooler)]
-    return nested({path: leaf for path, leaf in leaves.items() if path not in left_out}), config
+    return nested({path: leaf for path, leaf in leaves.items() if path not in shared}), config
 
 
 def _canonical_name(name: str) -> str:

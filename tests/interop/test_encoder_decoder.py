@@ -24,6 +24,7 @@ from bertjax.interop.tensors import tensor_name, weights_hash
 from bertjax.model.encoder_decoder import EncoderDecoder, init_params
 from bertjax.model.generation_config import GenerationConfig
 from bertjax.tasks.seq2seq.config import Seq2SeqConfig
+from bertjax.tasks.seq2seq.predictions import Seq2SeqPredictor, WritingOptions
 from bertjax.text.tokenizer import load_tokenizer
 from bertjax.train.lora import LoraConfig
 from bertjax.train.tree import named
@@ -374,6 +375,12 @@ def test_a_pooler_that_is_there_is_kept(model, tmp_path):
     same(from_pretrained(save_pretrained(tmp_path / "out", ours)).params, ours.params)
 
 
+def test_a_file_without_a_pooler(shared, params):
+    names = {f"encoder.pooler.dense.{leaf}": None for leaf in ("weight", "bias")}
+    change_tensors(shared, **names)
+    same(from_pretrained(shared).params, params["all"])
+
+
 def test_weights_that_were_trained_apart_are_not_shared(shared):
     """transformers 5 keeps our entry and trains the tensors of both names."""
     arrays = tensors_of(shared)
@@ -572,6 +579,13 @@ def test_fine_tuning_that_needs_a_bert_says_so(shared, tmp_path):
         with pytest.raises(UserError, match=sentence):
             finetune(config, print)
         assert not (tmp_path / "run").exists()
+
+
+def test_a_model_from_elsewhere_may_write_special_tokens(model):
+    """[CLS] begins its targets if it was trained as transformers' examples are."""
+    for task, suppressed in (({}, ()), ({"task": "seq2seq"}, (0, 2, 4))):
+        writer = Seq2SeqPredictor(model("none", **task), WritingOptions()).forward
+        assert writer.vocabulary.suppressed_ids == suppressed
 
 
 def test_convert_copies_the_export_of_a_run(exported, tmp_path):

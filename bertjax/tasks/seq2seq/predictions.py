@@ -63,7 +63,11 @@ class Seq2SeqPredictor:
         make = encoder_decoder_head
         if model.kind != ENCODER_DECODER:
             make, self.room = prefix_head, self.room - self.options.longest_target
-        self.forward = make(self.options, self.target_tokenizer).forward
+        self.forward: Any = make(self.options, self.target_tokenizer).forward
+        if "task" not in (model.task or {}):
+            # Other models may write [CLS]: targets in transformers' examples begin with it.
+            everything = dataclasses.replace(self.forward.vocabulary, suppressed_ids=())
+            self.forward = dataclasses.replace(self.forward, vocabulary=everything)
 
     def parse_line(self, line: str, where: str) -> str:
         """A line is a source."""
