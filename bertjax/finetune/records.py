@@ -67,7 +67,7 @@ class Records:
             **({"batch_tokens": config.batch_tokens} if config.batch_tokens else {}),
             **({"lora": dataclasses.asdict(config.lora)} if config.lora.rank else {}),
             "batch_size": batch_size,
-            "max_seq_length": self.trainer.buckets[-1],
+            "max_seq_length": self.trainer.max_seq_length,
             "select": config.select,
             **({name: getattr(config, name) for name in _AVERAGE} if config.average_last else {}),
             "optimizer": {

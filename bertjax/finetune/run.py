@@ -152,7 +152,7 @@ class _Run:
         recorded = {
             "kind": task.head.name,
             "task": self.config.task.kind,
-            "max_seq_length": self.trainer.buckets[-1],
+            "max_seq_length": self.trainer.max_seq_length,
             **task.export(scores),
         }
         export = self.workdir / "export"

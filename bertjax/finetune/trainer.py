@@ -17,7 +17,7 @@ from bertjax.finetune.program import Hyperparameters, Programs, programs, random
 from bertjax.inference.programs import output_batches
 from bertjax.interop.huggingface import Pretrained
 from bertjax.model import initializers
-from bertjax.tasks.batches import Batch, epoch_batches, length_buckets, token_batches, width_of
+from bertjax.tasks.batches import Batch, epoch_batches, row_buckets, token_batches, width_of
 from bertjax.tasks.task import Features, Outputs, Scores, Task
 from bertjax.train import lora, sharding
 from bertjax.train.optimizer import OPTIMIZERS
@@ -73,8 +73,9 @@ class Trainer:
         self.mesh = sharding.make_mesh(config.mesh)
         self.settings = config.settings()
         self.max_batch_size = max(setting.batch_size for setting in self.settings)
-        self.buckets = length_buckets(config.row_length(model.config.max_position_embeddings))
+        self.max_seq_length = config.row_length(model.config.max_position_embeddings)
         self.lengths = task.train.lengths
+        self.buckets = row_buckets(self.lengths, self.max_seq_length)
         self._epoch_batches = functools.lru_cache(maxsize=4)(self._make_epoch_batches)
         self._check_settings()
         self.programs: Programs = programs(
@@ -200,7 +201,7 @@ class Trainer:
             head=self.task.head.name,
             forward=self.task.head.forward,
             batch_size=self.max_batch_size,
-            buckets=self.buckets,
+            max_seq_length=self.max_seq_length,
             execution=self.config.execution,
             mesh=self.mesh,
         ):

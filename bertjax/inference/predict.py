@@ -15,7 +15,6 @@ from bertjax.inference.config import MaskedLmOptions
 from bertjax.inference.texts import Line, chunks, read_line
 from bertjax.interop.huggingface import Pretrained
 from bertjax.tasks import kinds
-from bertjax.tasks.batches import length_buckets
 from bertjax.tasks.tables import MAX_FIELD
 from bertjax.tasks.task import Features, Outputs, Predictor, Run, TaskKind
 
@@ -204,7 +203,7 @@ def _runner(model: Pretrained, predictor: Predictor, batch_size: int, execution:
             head=model.kind,
             forward=predictor.forward,
             batch_size=programs.row_bucket(len(features), batch_size),
-            buckets=length_buckets(predictor.max_seq_length),
+            max_seq_length=predictor.max_seq_length,
             execution=execution,
         )
 

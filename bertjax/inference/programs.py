@@ -2,7 +2,7 @@
 
 import functools
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import jax
@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from bertjax.config import BertConfig, Execution
 from bertjax.errors import UserError
 from bertjax.model import bert
-from bertjax.tasks.batches import Width, length_batches, length_buckets
+from bertjax.tasks.batches import Width, length_batches, length_buckets, row_buckets
 from bertjax.tasks.task import Features
 from bertjax.tasks.texts import TextFeatures
 from bertjax.train import sharding
@@ -28,18 +28,20 @@ def output_batches(
     *,
     head: str,
     batch_size: int,
-    buckets: Sequence[int],
+    max_seq_length: int,
     forward: Callable[..., Any],
     execution: Execution = Execution(),
     mesh: Mesh | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields (row numbers, outputs) of batches of rows of similar length.
 
-    Batches have `batch_size` rows over all devices, padded to one of the widths in `buckets`. The
+    Batches have `batch_size` rows over all devices, padded to one of the `row_buckets`. The
     parameters lie on the mesh, if there is one. `forward` is a `Head.forward`.
     """
     program = _forward_program(forward, config, head, execution, mesh)
-    for indices, width in length_batches(features.lengths, batch_size, buckets):
+    lengths = features.lengths
+    buckets = row_buckets(lengths, max_seq_length)
+    for indices, width in length_batches(lengths, batch_size, buckets):
         outputs = jax.device_get(program(params, _place(features, indices, width, mesh)))
         real = indices >= 0
         yield indices[real], jax.tree.map(operator.itemgetter(real), outputs)

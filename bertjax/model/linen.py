@@ -76,15 +76,14 @@ class BertEncoder(nn.Module):
     ) -> tuple[jax.Array, jax.Array]:
         """Returns the embeddings [B, T, D] of the inputs, and their position ids."""
         input_ids, positions = inputs["input_ids"], self.config.max_position_embeddings
-        length = input_ids.shape[1]
-        if length > positions:
+        length, position_ids = input_ids.shape[1], inputs.get("position_ids")
+        if position_ids is None and length > positions:
             raise ValueError(
                 f"input_ids are {length} tokens long; the model has {positions} positions."
             )
         token_type_ids = inputs.get("token_type_ids")
         if token_type_ids is None:
             token_type_ids = jnp.zeros_like(input_ids)
-        position_ids = inputs.get("position_ids")
         if position_ids is None:
             position_ids = jnp.arange(length)[None]
         x = self.embeddings(input_ids, token_type_ids, position_ids, dropout_keys)

@@ -8,6 +8,9 @@ import numpy as np
 Width = Any
 """Tokens that rows are padded to: an int, or a tuple with one for each of a row's W sequences."""
 
+Buckets = Sequence[Any]
+"""The widths that batches may have, ascending; for rows of W sequences W tuples of them."""
+
 Batch = tuple[np.ndarray, Width]
 """The rows of a batch, int [B] with -1 for padding rows, and their width."""
 
@@ -64,9 +67,25 @@ def length_buckets(max_length: int) -> tuple[int, ...]:
     return (*(step for step in _STEPS if step < max_length), max_length)
 
 
-def width_of(lengths: np.ndarray, buckets: Sequence[int]) -> Width:
+def row_buckets(lengths: np.ndarray, max_length: int) -> Buckets:
+    """Returns the widths that batches of some of these rows are padded to.
+
+    Args:
+        lengths: int [N] or [N, W], as `Features.lengths`, of all rows.
+        max_length: maximum tokens of a row of one sequence. Several sequences have limits of their
+            own, such as the positions of a decoder: no width exceeds the longest row.
+    """
+    if lengths.ndim == 1:
+        return length_buckets(max_length)
+    return tuple(map(length_buckets, lengths.max(axis=0).tolist()))
+
+
+def width_of(lengths: np.ndarray, buckets: Buckets) -> Width:
     """Returns the smallest bucket that holds rows of n lengths [n], or of each column of [n, W]."""
-    return _width(np.array(buckets)[np.searchsorted(buckets, lengths.max(axis=0))])
+    longest = lengths.max(axis=0)
+    if not longest.ndim:
+        return buckets[np.searchsorted(buckets, longest)]
+    return tuple(map(width_of, longest[:, None], buckets))
 
 
 def _width(longest: np.ndarray) -> Width:
@@ -186,7 +205,7 @@ def _sort_keys(lengths: np.ndarray) -> tuple[np.ndarray, ...]:
     return (*columns[::-1], columns.sum(axis=0))
 
 
-def length_batches(lengths: np.ndarray, batch_size: int, buckets: Sequence[int]) -> list[Batch]:
+def length_batches(lengths: np.ndarray, batch_size: int, buckets: Buckets) -> list[Batch]:
     """Returns (indices [batch_size], width) of batches of all rows, sorted as `epoch_batches` does.
 
     `lengths` is int [N] or [N, W]. -1 fills the last batch.

@@ -70,8 +70,11 @@ def test_buckets_hold_every_length_and_are_few(longest):
 
 def test_sequences_of_a_row_have_widths_of_their_own():
     lengths = np.array([[3, 40], [20, 2], [16, 16]])
-    assert b.width_of(lengths, (16, 24, 48)) == (24, 48)
-    assert b.width_of(lengths[2:], (16, 24, 48)) == (16, 16)
+    buckets = b.row_buckets(lengths, 128)
+    assert b.width_of(lengths, buckets) == (20, 40)
+    assert b.width_of(lengths[2:], buckets) == (16, 16)
+    assert b.width_of(np.array([[1, 17]]), buckets) == (16, 24)
+    assert b.row_buckets(lengths[:, 0], 128) == b.length_buckets(128)
 
 
 def test_length_batches_drop_nothing():
@@ -85,7 +88,7 @@ def test_length_batches_drop_nothing():
 
 def test_rows_of_two_sequences_share_a_step_by_both_lengths():
     lengths = np.array([[9, 4], [3, 3], [5, 8], [2, 4], [8, 5], [2, 4]])
-    batches = b.length_batches(lengths, 2, (8, 16))
+    batches = b.length_batches(lengths, 2, ((8, 16), (8, 16)))
     # By the sum, then by the first length; rows 3 and 5 are equal and keep their order.
     assert [indices.tolist() for indices, _ in batches] == [[3, 5], [1, 2], [4, 0]]
     assert [width for _, width in batches] == [(8, 8), (8, 8), (16, 8)]
@@ -134,7 +137,7 @@ def test_steps_of_a_number_of_tokens_have_less_padding_than_steps_of_rows(two_le
     def padding(batches):
         return 1 - two_lengths.sum() / sum(len(rows) * sum(width) for rows, width in batches)
 
-    buckets = b.length_buckets(int(two_lengths.max()))
+    buckets = b.row_buckets(two_lengths, 0)
     by_rows = [
         (rows, b.width_of(two_lengths[rows[rows >= 0]], buckets))
         for rows in b.epoch_batches(0, 0, two_lengths, 64, grouped=True)
