@@ -270,14 +270,16 @@ def _finetune(arguments: list[str]) -> int:
 
 def _evaluate(arguments: list[str]) -> None:
     from bertjax.inference import predict
+    from bertjax.inference.programs import mesh_of_all_devices
     from bertjax.task_options import evaluate_type
 
     model = _named_model(arguments)
     arguments_type = evaluate_type(arguments, model)
     with _parsed(arguments_type, "evaluate", arguments) as (config, _), _keeping_compiled():
-        size, options = config.batch_size, vars(config.task) if model else {}
+        options = vars(config.task) if model else {}
+        how = {"batch_size": config.batch_size, "mesh": mesh_of_all_devices()}
         model = model or _load(config.model)
-        _say(json.dumps(predict.evaluate(model, config.data, batch_size=size, **options)))
+        _say(json.dumps(predict.evaluate(model, config.data, **how, **options)))
 
 
 def _predict(arguments: list[str]) -> None:
@@ -287,10 +289,12 @@ def _predict(arguments: list[str]) -> None:
     arguments_type = predict_type(arguments, model)
     with _parsed(arguments_type, "predict", arguments) as (config, _), _keeping_compiled():
         from bertjax.inference.predict import predict_lines
+        from bertjax.inference.programs import mesh_of_all_devices
 
-        size, options = config.batch_size, vars(config.task) if model else {}
+        options = vars(config.task) if model else {}
+        how = {"batch_size": config.batch_size, "mesh": mesh_of_all_devices()}
         model = model or _load(config.model)
-        for line in predict_lines(model, _stdin(), batch_size=size, **options):
+        for line in predict_lines(model, _stdin(), **how, **options):
             _say(line)
 
 

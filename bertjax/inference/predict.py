@@ -6,7 +6,9 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import jax
 from etils import epath
+from jax.sharding import Mesh
 
 from bertjax.config import Execution
 from bertjax.errors import UserError
@@ -17,6 +19,7 @@ from bertjax.interop.huggingface import Pretrained
 from bertjax.tasks import kinds
 from bertjax.tasks.tables import MAX_FIELD
 from bertjax.tasks.task import Features, Outputs, Predictor, Run, TaskKind
+from bertjax.train import sharding
 
 
 def can_predict(head: str) -> bool:
@@ -30,6 +33,7 @@ def predict(
     *,
     batch_size: int = 32,
     execution: Execution = Execution(),
+    mesh: Mesh | None = None,
     **options: Any,
 ) -> list[dict[str, Any]]:
     """Answers inputs with a fine-tuned model.
@@ -41,6 +45,8 @@ def predict(
             document).
         batch_size: maximum rows per batch; rows of similar length share one.
         execution: how to compute.
+        mesh: devices that share the rows, as `bertjax.train.sharding.make_mesh` makes it; None: one
+            device.
         **options: options of predicting with its task. For questions: top_k, the number of answers
             (5).
 
@@ -58,7 +64,7 @@ def predict(
     predictor = _predictor(kind, model, kind.prediction, options)
     if not isinstance(inputs, str) and not len(inputs):
         return []
-    return predictor.predict(inputs, _runner(model, predictor, batch_size, execution))
+    return predictor.predict(inputs, _runner(model, predictor, batch_size, execution, mesh))
 
 
 def evaluate(
@@ -67,6 +73,7 @@ def evaluate(
     *,
     batch_size: int = 32,
     execution: Execution = Execution(),
+    mesh: Mesh | None = None,
     **options: Any,
 ) -> dict[str, float]:
     """Computes the metrics of a fine-tuned model over every row of a labeled file.
@@ -76,6 +83,8 @@ def evaluate(
         path: a file in a format of its task.
         batch_size: maximum rows per batch.
         execution: how to compute.
+        mesh: devices that share the rows, as `bertjax.train.sharding.make_mesh` makes it; None: one
+            device.
         **options: options of evaluating its task. For texts: text_column, pair_column,
             label_column, column_names; by default they are as in training.
 
@@ -87,11 +96,16 @@ def evaluate(
     """
     kind = _kind(model, "evaluate")
     predictor = _predictor(kind, model, kind.evaluation, options)
-    return predictor.evaluate(path, _runner(model, predictor, batch_size, execution))
+    return predictor.evaluate(path, _runner(model, predictor, batch_size, execution, mesh))
 
 
 def predict_lines(
-    model: Pretrained, lines: Iterable[Line], *, batch_size: int = 32, **options: Any
+    model: Pretrained,
+    lines: Iterable[Line],
+    *,
+    batch_size: int = 32,
+    mesh: Mesh | None = None,
+    **options: Any,
 ) -> Iterator[str]:
     """Yields one JSON line for each line of text, in order.
 
@@ -104,6 +118,7 @@ def predict_lines(
             between them. Questions are {"question": ..., "context": ...} as JSON, or have a tab
             before the document.
         batch_size: maximum rows per batch.
+        mesh: as in `predict`; pre-trained models use one device.
         **options: options of predicting with its task; those of `MaskedLmOptions` for pre-trained
             models.
 
@@ -111,7 +126,7 @@ def predict_lines(
         UserError: the model can't predict, or an option is wrong; or, after the last line, there
             were errors.
     """
-    answering = _answering(model, batch_size, options)
+    answering = _answering(model, batch_size, mesh, options)
     count, errors = 0, []
     for chunk in chunks(lines, answering.chunk_lines):
         inputs, told = {}, {}
@@ -146,11 +161,13 @@ class _Answering(NamedTuple):
     max_line: int | None = MAX_FIELD
 
 
-def _answering(model: Pretrained, batch_size: int, given: dict[str, Any]) -> _Answering:
+def _answering(
+    model: Pretrained, batch_size: int, mesh: Mesh | None, given: dict[str, Any]
+) -> _Answering:
     if kinds.of_model(model) is not None or model.kind not in fill_mask.HEADS:
         kind = _kind(model, "predict")
         predictor = _predictor(kind, model, kind.prediction, given)
-        run = _runner(model, predictor, batch_size, Execution())
+        run = _runner(model, predictor, batch_size, Execution(), mesh)
         answer = functools.partial(predictor.predict, run=run)
         return _Answering(answer, predictor.parse_line, predictor.chunk_lines, predictor.max_line)
     options = _options(MaskedLmOptions(), given, model.kind)
@@ -192,19 +209,31 @@ def _options(defaults: Any, given: dict[str, Any], task: str) -> Any:
     return dataclasses.replace(defaults, **given)
 
 
-def _runner(model: Pretrained, predictor: Predictor, batch_size: int, execution: Execution) -> Run:
+def _runner(
+    model: Pretrained,
+    predictor: Predictor,
+    batch_size: int,
+    execution: Execution,
+    mesh: Mesh | None,
+) -> Run:
     """Returns a function that runs the model over rows."""
+    params, shards = model.params, 1
+    if mesh is not None:
+        params = jax.device_put(params, sharding.param_shardings(mesh, params))
+        shards = mesh.shape["data"] * mesh.shape["fsdp"]
 
     def run(features: Features) -> Outputs:
+        rows = programs.row_bucket(len(features), batch_size)
         return programs.output_batches(
-            model.params,
+            params,
             features,
             model.config,
             head=model.kind,
             forward=predictor.forward,
-            batch_size=programs.row_bucket(len(features), batch_size),
+            batch_size=-(-rows // shards) * shards,
             max_seq_length=predictor.max_seq_length,
             execution=execution,
+            mesh=mesh,
         )
 
     return run

@@ -145,6 +145,11 @@ def batches(
         yield indices[indices >= 0], model_inputs(features.batch(indices, width))
 
 
+def mesh_of_all_devices() -> Mesh | None:
+    """Returns a mesh whose devices share the rows of a batch; None for a single device."""
+    return sharding.make_mesh(sharding.MeshConfig()) if jax.device_count() > 1 else None
+
+
 def row_bucket(rows: int, batch_size: int) -> int:
     """Returns the rows of a batch for few rows: a power of two, at most the batch size."""
     if batch_size < 1:
