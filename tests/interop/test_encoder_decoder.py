@@ -24,7 +24,12 @@ from bertjax.interop.tensors import tensor_name, weights_hash
 from bertjax.model.encoder_decoder import EncoderDecoder, init_params
 from bertjax.model.generation_config import GenerationConfig
 from bertjax.tasks.seq2seq.config import Seq2SeqConfig
-from bertjax.tasks.seq2seq.predictions import Seq2SeqPredictor, WritingOptions
+from bertjax.tasks.seq2seq.predictions import (
+    Seq2SeqPredictor,
+    WritingOptions,
+    defaults,
+    recorded_config,
+)
 from bertjax.text.tokenizer import load_tokenizer
 from bertjax.train.lora import LoraConfig
 from bertjax.train.tree import named
@@ -584,8 +589,25 @@ def test_fine_tuning_that_needs_a_bert_says_so(shared, tmp_path):
 def test_a_model_from_elsewhere_may_write_special_tokens(model):
     """[CLS] begins its targets if it was trained as transformers' examples are."""
     for task, suppressed in (({}, ()), ({"task": "seq2seq"}, (0, 2, 4))):
-        writer = Seq2SeqPredictor(model("none", **task), WritingOptions()).forward
+        writer = Seq2SeqPredictor(model("none", **task), WritingOptions(max_length=5)).forward
         assert writer.vocabulary.suppressed_ids == suppressed
+
+
+def test_texts_longer_than_the_positions_of_the_decoder(model):
+    """JAX would read positions that do not exist as NaN."""
+    ours = model("none")
+    assert defaults(WritingOptions, ours) == WritingOptions(max_length=10)
+    assert recorded_config(ours).max_target_length == 10
+    with pytest.raises(UserError, match="`max_length` is 11, and the model has room for 10 tokens"):
+        Seq2SeqPredictor(ours, WritingOptions(max_length=11))
+
+
+def test_texts_longer_than_the_row_of_a_prefix_model(tiny_model):
+    task = {"kind": "masked_lm", "task": "seq2seq", "max_seq_length": 20, "max_target_length": 5}
+    prefix = dataclasses.replace(tiny_model, task=task)
+    assert Seq2SeqPredictor(prefix, WritingOptions(max_length=17)).room == 3
+    with pytest.raises(UserError, match="`max_length` is 18, and the model has room for 17 tokens"):
+        Seq2SeqPredictor(prefix, WritingOptions(max_length=18))
 
 
 def test_convert_copies_the_export_of_a_run(exported, tmp_path):

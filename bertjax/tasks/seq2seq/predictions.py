@@ -6,6 +6,8 @@ from typing import Any
 
 from etils import epath
 
+from bertjax.config import EncoderDecoderConfig
+from bertjax.errors import UserError
 from bertjax.model.generation_config import GenerationConfig
 from bertjax.tasks import tables
 from bertjax.tasks.seq2seq import scoring
@@ -16,6 +18,8 @@ from bertjax.tasks.seq2seq.pairs import read_pairs
 from bertjax.tasks.seq2seq.scoring import Scorer
 from bertjax.tasks.task import Run, Scores, TrainedModel, trained_length
 from bertjax.tasks.texts import check_texts, name_text
+
+_SHORTEST_SOURCE = 3  # [CLS], a token and [SEP]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,9 +64,15 @@ class Seq2SeqPredictor:
         self.target_tokenizer = model.decoder_tokenizer or model.tokenizer
         self.max_seq_length = trained_length(model)
         self.room = self.max_seq_length
-        make = encoder_decoder_head
+        make, longest = encoder_decoder_head, _positions(model)
         if model.kind != ENCODER_DECODER:
             make, self.room = prefix_head, self.room - self.options.longest_target
+            longest = self.max_seq_length - _SHORTEST_SOURCE
+        if generation.max_length > longest:
+            raise UserError(
+                f"`max_length` is {generation.max_length}, and the model has room for {longest} "
+                "tokens of a target: lower it."
+            )
         self.forward: Any = make(self.options, self.target_tokenizer).forward
         if "task" not in (model.task or {}):
             # Other models may write [CLS]: targets in transformers' examples begin with it.
@@ -117,4 +127,14 @@ def recorded_config(model: TrainedModel) -> Seq2SeqConfig:
     given = {name: recorded[name] for name in names if name in recorded}
     if isinstance(generation := given.get("generation"), Mapping):
         given["generation"] = GenerationConfig(**generation)
+    elif isinstance(model.config, EncoderDecoderConfig):
+        length = min(GenerationConfig.max_length, _positions(model))
+        given["generation"] = GenerationConfig(max_length=length)
+        given["max_target_length"] = length
     return Seq2SeqConfig(**given)
+
+
+def _positions(model: TrainedModel) -> int:
+    """Returns the positions of a model that writes."""
+    pair = isinstance(model.config, EncoderDecoderConfig)
+    return (model.config.decoder if pair else model.config).max_position_embeddings
