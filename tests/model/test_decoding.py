@@ -77,3 +77,29 @@ def test_decoding_with_a_cache_gives_the_logits_of_teacher_forcing(name):
         np.testing.assert_allclose(
             got.reshape(want.shape), want, atol=1e-5, err_msg=f"step {index}"
         )
+
+
+def test_a_prefix_model_predicts_as_a_masked_lm_of_one_mask_after_the_target_so_far():
+    architecture, config, params = case("prefix")
+    inputs = sources()
+    ids = np.random.default_rng(2).integers(5, 31, (ROWS, TARGET), np.int32)
+    got = jax.jit(functools.partial(architecture.logits, config=config))(
+        params, {**inputs, "decoder_input_ids": ids}
+    )
+    mlm_logits = jax.jit(functools.partial(bj.mlm_logits, config=config))
+    width = SOURCE + TARGET
+    for row, count in enumerate(LENGTHS):
+        for step in range(TARGET):
+            # [CLS] source [SEP] target so far [MASK], with the mask of UniLM (Dong et al. 2019).
+            target = [*ids[row, 1 : step + 1], architecture.mask_id]
+            tokens = [*inputs["input_ids"][row, :count], *target]
+            sees = np.tri(width, dtype=np.int32)
+            sees[:, :count] = 1
+            sees[:count, count:] = 0
+            alone = {
+                "input_ids": np.pad(np.array(tokens, np.int32), (0, width - len(tokens)))[None],
+                "token_type_ids": (np.arange(width) >= count).astype(np.int32)[None],
+                "attention_mask": sees[None],
+            }
+            want = mlm_logits(params, alone)[0, len(tokens) - 1]
+            np.testing.assert_allclose(got[row, step], want, atol=1e-5)
