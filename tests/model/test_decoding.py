@@ -53,8 +53,10 @@ def test_decoding_with_a_cache_gives_the_logits_of_teacher_forcing(name):
     random = np.random.default_rng(1)
     tokens = random.integers(5, 31, (TARGET, ROWS, BEAMS), np.int32)
     parents = random.integers(0, BEAMS, (TARGET, ROWS, BEAMS), np.int32)
-    state = architecture.start(params, inputs, config, beams=BEAMS, max_length=TARGET)
+    how = {"config": config, "beams": BEAMS, "max_length": TARGET}
+    state = jax.jit(functools.partial(architecture.start, **how))(params, inputs)
     step = jax.jit(functools.partial(architecture.step, config=config))
+    teacher_forced = jax.jit(functools.partial(architecture.logits, config=config))
     rows = np.arange(ROWS)[:, None]
     ancestors = np.zeros((ROWS, BEAMS, TARGET), np.int32)
     histories = np.zeros((ROWS, BEAMS, 0), np.int32)
@@ -72,8 +74,9 @@ def test_decoding_with_a_cache_gives_the_logits_of_teacher_forcing(name):
         logits.append(got)
         # Every beam of every row as a row of its own.
         every = {key: np.repeat(value, BEAMS, 0) for key, value in inputs.items()}
-        every["decoder_input_ids"] = histories.reshape(-1, index + 1)
-        want = architecture.logits(params, every, config)[:, -1]
+        rest = ((0, 0), (0, TARGET - index - 1))  # later tokens do not matter
+        every["decoder_input_ids"] = np.pad(histories.reshape(-1, index + 1), rest)
+        want = teacher_forced(params, every)[:, index]
         np.testing.assert_allclose(
             got.reshape(want.shape), want, atol=1e-5, err_msg=f"step {index}"
         )
