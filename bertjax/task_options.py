@@ -73,9 +73,11 @@ def _with_model(
     """Adds the options of the model's kind, or of `default` if it has none or is unknown yet."""
     kind = None if model is None else kinds.of_model(model)
     task = kind.name if kind else default
+    if model is None:
+        flags = set().union(*map(_flags, options.values()))
+        for name in _given(words, flags):
+            raise UserError(f"{name} depends on the model: write the model before all options.")
     _refuse_others(words, task, options, "leave it out")
-    if model is None and (early := _given(words, _flags(options[task]))):
-        raise UserError(f"{early[0]} depends on the model: write the model before all options.")
     value = (
         options[task]() if model is None or kind is None else kind.defaults(options[task], model)
     )

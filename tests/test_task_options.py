@@ -138,8 +138,9 @@ def test_prediction_has_the_options_of_the_models_task():
         predict_type(["m", "--pseudo-log-likelihood"], QUESTIONS)
     config = cli.parsing.parse(predict_type(["--batch-size", "8", "m"], None), "predict", words[:1])
     assert config.model == "m"
-    with pytest.raises(UserError, match="--top-k depends on the model: write the model before"):
-        predict_type(["--top-k", "3", "m"], None)
+    for flag in ("--top-k", "--num-beams"):
+        with pytest.raises(UserError, match=f"{flag} depends on the model: write the model before"):
+            predict_type([flag, "3", "m"], None)
 
 
 def test_writing_defaults_to_the_options_of_training(capsys):

@@ -59,8 +59,9 @@ def _titled(title: str, columns: Sequence[str], rows: Sequence[Sequence[str | fl
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str | float]]) -> str:
     numbers = [at for at, cell in enumerate(rows[0]) if not isinstance(cell, str)]
+    words, style = (html.text, "") if numbers else (html.long_text, "texts")
     cells = [
-        [html.long_text(cell) if isinstance(cell, str) else html.number(cell) for cell in row]
+        [words(cell) if isinstance(cell, str) else html.number(cell) for cell in row]
         for row in rows
     ]
-    return html.table(columns, cells, numbers, "" if numbers else "texts")
+    return html.table(columns, cells, numbers, style)
