@@ -46,7 +46,7 @@ SHARE = "share"
 """Key of `EncoderDecoderConfig.share` in bertjax's own entry of config.json."""
 
 _POOLER = "encoder/pooler/"
-# Nothing reads these. BertLMHeadModel had a pooler until transformers 3.3, and buffers were saved.
+# Nothing reads these. BertLMHeadModel had a pooler before transformers 3.3, and buffers were saved.
 _IGNORED = ("decoder.bert.pooler.", "decoder.bert.embeddings.position_ids")
 _IGNORED += ("encoder.embeddings.position_ids",)
 # Fields of GenerationConfig, and of Hugging Face's class of this name.
