@@ -123,7 +123,7 @@ class Records:
         for name in dict.fromkeys([task.metric, *task.metrics, *task.figures]):
             title, words = task.figures.get(name, (None, name.replace("_", " ")))
             better = best_mode(name) if name in task.metrics else None
-            metrics.append(Metric(name, words, better, group=title))
+            metrics.append(Metric(name, words, better, group=title, note=task.notes.get(name)))
         if task.baseline is not None:
             reference = (task.baseline.description, task.baseline.score)
             metrics[0] = metrics[0]._replace(reference=reference)

@@ -50,6 +50,8 @@ class FinetuneResult:
     """Names of the outputs; empty if they have none."""
     baseline: Baseline | None
     """Rule that the main metric is compared with."""
+    notes: Mapping[str, str]
+    """Metrics -> how they are computed, where the name alone does not tell."""
     workdir: str
     """The run directory; with `fresh` it may differ from the configured one."""
     export: str | None
@@ -78,11 +80,15 @@ class FinetuneResult:
         return f"{self.metric} {self.mean:.4f}{spread} on the dev rows ({setting}{baseline})."
 
     def lines(self) -> list[str]:
-        """Returns the table of the grid, if there is one, and the sentence."""
+        """Returns the table of the grid and the notes, if there are any, and the sentence."""
         table = []
         if len(self.tried) > 1 and not self.stopped:
             table = grid.table(self.tried, self.metric, self._setting)
-        return [*table, self.sentence()]
+        notes: dict[str, list[str]] = {}
+        for name, note in self.notes.items():
+            notes.setdefault(note, []).append(name)
+        explained = [f"{', '.join(names)}: {note}." for note, names in notes.items()]
+        return [*table, *explained, self.sentence()]
 
     @property
     def _setting(self) -> Setting:
@@ -109,6 +115,7 @@ def summarize(
         seeds=tuple(seeds),
         labels=task.labels,
         baseline=task.baseline,
+        notes=task.notes,
         workdir=workdir,
         export=export,
         stopped=export is None,

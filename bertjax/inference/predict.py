@@ -75,7 +75,7 @@ def evaluate(
     execution: Execution = Execution(),
     mesh: Mesh | None = None,
     **options: Any,
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Computes the metrics of a fine-tuned model over every row of a labeled file.
 
     Args:
@@ -89,14 +89,15 @@ def evaluate(
             label_column, column_names; by default they are as in training.
 
     Returns:
-        "examples", the number of examples, and the metrics.
+        "examples", the number of examples; the metrics; for ROUGE and BLEU also "notes", which say
+        how each metric is computed.
 
     Raises:
         UserError: the model can't be evaluated, or something is wrong with an option or the file.
     """
     kind = _kind(model, "evaluate")
     predictor = _predictor(kind, model, kind.evaluation, options)
-    return predictor.evaluate(path, _runner(model, predictor, batch_size, execution, mesh))
+    return dict(predictor.evaluate(path, _runner(model, predictor, batch_size, execution, mesh)))
 
 
 def predict_lines(

@@ -17,6 +17,13 @@ class Chart(NamedTuple):
     lines: list[Line]
     references: list[tuple[str, float]]
     """(label, value) of the horizontal lines."""
+    note: str | None
+    """How the metric is computed."""
+
+    @property
+    def caption(self) -> str:
+        """The title and the note."""
+        return f"{self.title} ({self.note})" if self.note else self.title
 
     def picture(self) -> str:
         """The chart as SVG."""
@@ -47,12 +54,13 @@ def charts_of(records: Sequence[Record], metrics: Mapping[str, Metric]) -> list[
                 for metric in group
                 if metric.reference
             ]
-            charts.append(Chart(f"{title}, {KINDS['eval']}", lines, references))
+            charts.append(Chart(f"{title}, {KINDS['eval']}", lines, references, group[0].note))
         else:
             metric = group[0]
             lines = [
                 Line(KINDS[kind], points_of(records, kind, metric.name), color)
                 for kind, color in _COLORS.items()
             ]
-            charts.append(Chart(title, lines, [metric.reference] if metric.reference else []))
+            references = [metric.reference] if metric.reference else []
+            charts.append(Chart(title, lines, references, metric.note))
     return charts

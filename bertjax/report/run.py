@@ -98,7 +98,7 @@ def _write_run_report(directory: epath.Path) -> epath.Path:
         if len(runs) > 1:
             body.append(html.heading(seed))
         figures = [
-            html.figure(chart.picture(), chart.title) for chart in charts_of(records, metrics)
+            html.figure(chart.picture(), chart.caption) for chart in charts_of(records, metrics)
         ]
         body += [*figures[:1], '<div class="pair">', *figures[1:], "</div>"]
         body += run_tables(read_tables(path.parent))

@@ -32,6 +32,8 @@ class Metric(NamedTuple):
     """Words and value to compare with."""
     group: str | None = None
     """Title of the figure that this metric shares with the others of the group."""
+    note: str | None = None
+    """How it is computed, where the name does not tell."""
 
     @property
     def full_words(self) -> str:

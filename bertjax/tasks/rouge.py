@@ -3,6 +3,7 @@
 import re
 import unicodedata
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import Any, Literal, get_args
 
 from bertjax.errors import UserError
@@ -52,6 +53,17 @@ def rouge_scores(
     return {
         name: 100 * sum(scores[name].fmeasure for scores in scored) / len(scored) for name in _TYPES
     }
+
+
+def rouge_notes(tokenize: RougeTokenization) -> dict[str, str]:
+    """Returns for each metric of `rouge_scores` how it is computed; raises as `check_rouge`."""
+    check_rouge(["1"], tokenize)
+    how = {
+        "english": "words of a-z and 0-9 with Porter's stemmer",
+        "words": "words of any script, not stemmed",
+        "characters": "characters",
+    }[tokenize]
+    return dict.fromkeys(_TYPES, f"F1 by rouge-score {version('rouge-score')}, {how}")
 
 
 def check_rouge(references: Sequence[str], tokenize: str = "english") -> Any:

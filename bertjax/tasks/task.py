@@ -140,6 +140,9 @@ class Task:
     test_scores: Callable[[Scores, Any, Outputs], Scores] | None = None
     """(metrics on the dev rows, features, outputs) -> metrics on the test rows, for kinds that
     tune a threshold on the dev rows. None: `scores`."""
+    notes: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Metrics -> how they are computed, such as sacreBLEU's signature, where the name alone does
+    not tell."""
     report_tables: Callable[[Outputs], Sequence[ReportTable]] | None = None
     """Outputs for the dev rows -> what reports show of them beside the metrics."""
     baseline: Baseline | None = None
@@ -255,8 +258,13 @@ class Predictor(Protocol):
         """
         ...
 
-    def evaluate(self, path: epath.PathLike, run: Run) -> Scores:
-        """Scores every row of a labeled file."""
+    def evaluate(self, path: epath.PathLike, run: Run) -> Mapping[str, Any]:
+        """Scores every row of a labeled file.
+
+        Returns:
+            The number of "examples", the metrics, and "notes" on them if there are any, as in
+            `Task.notes`.
+        """
         ...
 
 

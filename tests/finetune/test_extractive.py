@@ -99,12 +99,19 @@ def test_learns_to_pick(run):
     assert lines[1].startswith("Lead-2, which picks the first sentences, has rouge1 ")
     assert any("(lead " in line and "oracle_rouge1" in line for line in lines)
     assert "Lead-2: " in lines[-1]
+    # How ROUGE is computed is said, and kept.
+    note = result.notes["rouge1"]
+    assert "rouge-score" in note and "Porter" in note
+    assert lines[-2] == f"rouge1, rouge2, rougeL, rougeLsum: {note}."
+    saved = json.loads((pathlib.Path(result.workdir) / "result.json").read_text())
+    assert saved["notes"] == result.notes
 
 
 def test_the_report_draws_lead_and_oracle_beside(run):
     (page,) = report([run[0].workdir], quiet)
     figures = page.read_text().split("<figure>")
     (figure,) = (each for each in figures if "ROUGE-1, held out" in each)
+    assert "Porter&#x27;s stemmer)</figcaption>" in figure
     assert all(f">{words}<" in figure for words in ("rouge1", "Lead-2", "oracle"))
     assert not any("lead_rouge" in each for each in figures if "config.json" not in each)
 
@@ -116,6 +123,7 @@ def test_the_export_evaluates_as_the_run_did(run, files):
     assert {**recorded, "max_seq_length": 32, "sentences": 2}.items() <= model.task.items()
     assert set(model.params) == {"embeddings", "encoder", "sentence_scorer"}
     scores = predict.evaluate(model, files["test"])
+    assert scores.pop("notes") == result.notes
     # Batches of other sizes round differently.
     wanted = {"examples": 10.0, **result.seeds[0].test_metrics}
     assert scores == pytest.approx(wanted, rel=1e-4)

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from bertjax.errors import UserError
-from bertjax.tasks.rouge import rouge_scores
+from bertjax.tasks.rouge import rouge_notes, rouge_scores
 
 pytest.importorskip("rouge_score", reason="ROUGE needs rouge-score: pip install 'bertjax[seq2seq]'")
 
@@ -65,6 +65,8 @@ def test_missing_library(monkeypatch):
     monkeypatch.setitem(sys.modules, "rouge_score.rouge_scorer", None)
     with pytest.raises(UserError, match=r"pip install 'bertjax\[seq2seq\]'"):
         rouge_scores(["a"], ["a"])
+    with pytest.raises(UserError, match=r"pip install 'bertjax\[seq2seq\]'"):
+        rouge_notes("english")
 
 
 def test_lists_of_different_lengths():

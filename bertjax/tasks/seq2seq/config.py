@@ -54,8 +54,10 @@ class Seq2SeqConfig:
     scoring: Scoring = "rouge"
     """rouge: ROUGE-1, ROUGE-2 and ROUGE-L with stemming, for summaries. bleu: BLEU and chrF of
     sacreBLEU, for translations."""
-    bleu_tokenize: str = "13a"
-    """Tokenization of BLEU, one of sacreBLEU's: 13a, intl, zh, char, flores200, ..."""
+    tokenize: str | None = None
+    """How the scores split texts. For rouge: english (the default: a-z and 0-9, stemmed), words (of
+    any script) or characters. For bleu a tokenization of sacreBLEU: 13a (the default), intl, zh,
+    ja-mecab, char, flores200, ..."""
     eval_rows: int = 0
     """Number of dev rows, from the first, for evaluations during training; 0: all. The result of a
     seed is always computed on all."""

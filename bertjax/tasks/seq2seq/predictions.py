@@ -12,11 +12,11 @@ from bertjax.model.generation_config import GenerationConfig
 from bertjax.tasks import tables
 from bertjax.tasks.seq2seq import scoring
 from bertjax.tasks.seq2seq.architectures import ENCODER_DECODER, encoder_decoder_head, prefix_head
-from bertjax.tasks.seq2seq.config import Seq2SeqConfig
+from bertjax.tasks.seq2seq.config import Scoring, Seq2SeqConfig
 from bertjax.tasks.seq2seq.features import add_targets, read_sources
 from bertjax.tasks.seq2seq.pairs import read_pairs
 from bertjax.tasks.seq2seq.scoring import Scorer
-from bertjax.tasks.task import Run, Scores, TrainedModel, trained_length
+from bertjax.tasks.task import Run, TrainedModel, trained_length
 from bertjax.tasks.texts import check_texts, name_text
 
 _SHORTEST_SOURCE = 3  # [CLS], a token and [SEP]
@@ -43,6 +43,10 @@ class ScoringOptions(WritingOptions):
     """Column of the target."""
     column_names: tuple[str, ...] | None = None
     """Names of all columns, for a file without a header."""
+    scoring: Scoring | None = None
+    """rouge: for summaries. bleu: BLEU and chrF, for translations."""
+    tokenize: str | None = None
+    """How the scores split texts; finetune lists the choices."""
 
 
 class Seq2SeqPredictor:
@@ -100,20 +104,26 @@ class Seq2SeqPredictor:
             if (best := _candidates(texts, scores.tolist()))
         ]
 
-    def evaluate(self, path: epath.PathLike, run: Run) -> Scores:
-        """Writes a text for each source of a file, and scores them against its targets."""
-        columns = ("source_column", "target_column", "column_names")
-        given = {
-            name: value for name in columns if (value := getattr(self.given, name)) is not None
-        }
-        pairs = read_pairs(path, dataclasses.replace(self.options, **given))
+    def evaluate(self, path: epath.PathLike, run: Run) -> dict[str, Any]:
+        """Writes a text for each source of a file, and scores them against its targets.
+
+        The metrics have notes on how they are computed beside them.
+        """
+        names = ("source_column", "target_column", "column_names", "scoring", "tokenize")
+        given = {name: value for name in names if (value := getattr(self.given, name)) is not None}
+        if "scoring" in given:
+            given.setdefault("tokenize", None)
+        options = dataclasses.replace(self.options, **given)
+        pairs = read_pairs(path, options)
         sources = read_sources(pairs.sources, self.tokenizer, self.room)
         features = add_targets(
             sources, pairs.targets, self.target_tokenizer, self.options.max_target_length
         )
-        scorer = Scorer.of(self.options, self.target_tokenizer)
+        scorer = Scorer.of(options, self.target_tokenizer)
+        notes = scorer.notes(options)  # what is missing shows before anything is written
         written = scoring.gather(run(features), self.target_tokenizer)
-        return {"examples": float(len(pairs)), **scorer.scores(written, features)}
+        scores = scorer.scores(written, features)
+        return {"examples": float(len(pairs)), **scores, "notes": notes}
 
 
 def _candidates(texts: Sequence[str], scores: Sequence[float]) -> list[dict[str, Any]]:

@@ -49,6 +49,7 @@ def read(options: Seq2SeqConfig, files: TaskFiles) -> Task:
         config=start.config,
         start_params=start.params,
         decoder_tokenizer=None if start.tokenizer is files.tokenizer else start.tokenizer,
+        notes=scorer.notes(options),
         report_tables=report_tables,
         baseline=_baseline(scorer, dev, pairs[1]),
         train_metrics=("nll_loss", "accuracy"),

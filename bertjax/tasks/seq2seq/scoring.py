@@ -1,7 +1,7 @@
 """Metrics of written texts: ROUGE or BLEU, and the likelihood of the references."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -59,22 +59,32 @@ class Scorer(NamedTuple):
     """How texts are scored."""
 
     scoring: Scoring
-    bleu_tokenize: str
+    tokenize: Any
     lowercase: bool
     """Whether BLEU ignores the case, because the vocabulary has none."""
 
     @classmethod
     def of(cls, options: Seq2SeqConfig, tokenizer: "Tokenizer") -> "Scorer":
         """Returns the scorer of a run, whose targets have this tokenizer."""
-        return cls(options.scoring, options.bleu_tokenize, tokenizer.lowercase)
+        tokenize = options.tokenize or {"rouge": "english", "bleu": "13a"}[options.scoring]
+        return cls(options.scoring, tokenize, tokenizer.lowercase)
 
     def text_scores(self, texts: Sequence[str], references: Sequence[str]) -> Scores:
         """Computes the metrics of one text for each reference."""
         if self.scoring == "rouge":
-            return rouge.rouge_scores(texts, references)
-        return bleu.bleu_scores(
-            texts, references, tokenize=self.bleu_tokenize, lowercase=self.lowercase
-        ).scores
+            return rouge.rouge_scores(texts, references, tokenize=self.tokenize)
+        return self._bleu(texts, references).scores
+
+    def notes(self, options: Seq2SeqConfig) -> dict[str, str]:
+        """Returns how each metric is computed; see `Task.notes`."""
+        if self.scoring == "rouge":
+            return rouge.rouge_notes(self.tokenize)
+        direction = f"{options.source_column} to {options.target_column}"
+        signatures = self._bleu(["1"], ["1"]).signatures
+        return {name: f"{direction}, {signature}" for name, signature in signatures.items()}
+
+    def _bleu(self, texts: Sequence[str], references: Sequence[str]) -> bleu.BleuScores:
+        return bleu.bleu_scores(texts, references, tokenize=self.tokenize, lowercase=self.lowercase)
 
     def scores(self, written: Written, features: Seq2SeqFeatures) -> Scores:
         """Computes all metrics of rows with targets."""

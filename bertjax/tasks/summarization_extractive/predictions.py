@@ -10,6 +10,7 @@ from etils import epath
 
 from bertjax.errors import UserError
 from bertjax.model import extractive
+from bertjax.tasks.rouge import rouge_notes
 from bertjax.tasks.summarization_extractive import metrics
 from bertjax.tasks.summarization_extractive.config import (
     ExtractiveSummarizationConfig,
@@ -21,7 +22,7 @@ from bertjax.tasks.summarization_extractive.documents import (
     read_documents,
 )
 from bertjax.tasks.summarization_extractive.features import make_windows
-from bertjax.tasks.task import Run, Scores, TrainedModel, trained_length
+from bertjax.tasks.task import Run, TrainedModel, trained_length
 
 MAX_SEQ_LENGTH = 512
 """Default maximum tokens of a window, as in the paper."""
@@ -93,12 +94,13 @@ class ExtractivePredictor:
             )
         return answers
 
-    def evaluate(self, path: epath.PathLike, run: Run) -> Scores:
+    def evaluate(self, path: epath.PathLike, run: Run) -> dict[str, Any]:
         """Computes the metrics of a .jsonl, .csv or .tsv file, with its Lead-k and its oracle."""
         documents = read_documents(path, self.options)
         windows = make_windows(documents, self.tokenizer, self.max_seq_length)
         scores = metrics.scores(windows, run(windows), self.options)
-        return {"examples": float(len(documents)), **scores}
+        notes = rouge_notes(self.options.tokenize)
+        return {"examples": float(len(documents)), **scores, "notes": notes}
 
 
 def defaults(options: type[PickingOptions], model: TrainedModel) -> PickingOptions:

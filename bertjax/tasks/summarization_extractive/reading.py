@@ -4,6 +4,7 @@ import dataclasses
 import functools
 
 from bertjax.model import extractive
+from bertjax.tasks.rouge import rouge_notes
 from bertjax.tasks.summarization_extractive import losses, metrics
 from bertjax.tasks.summarization_extractive.config import ExtractiveSummarizationConfig
 from bertjax.tasks.summarization_extractive.documents import read_documents, sha256
@@ -55,6 +56,7 @@ def read(options: ExtractiveSummarizationConfig, files: TaskFiles) -> Task:
         scores=functools.partial(metrics.scores, options=options),
         immutable=dataclasses.asdict(options),
         export=lambda _: dataclasses.asdict(options),
+        notes=rouge_notes(options.tokenize),
         report_tables=lambda outputs: metrics.report_tables(dev, outputs, options),
         baseline=Baseline("lead", lead, rules["lead_rouge1"]),
         dev_metrics=("oracle_rouge1", "rouge2", "rougeL", "f1", "loss"),
