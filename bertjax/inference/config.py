@@ -31,8 +31,8 @@ class PredictConfig:
 
     A fine-tuned model answers each line. Models of pairs read two texts with a tab between. Models
     that answer questions read {"question": ..., "context": ...} as JSON, or both with a tab
-    between; the context may have any length. A model that was only pre-trained fills in the [MASK]
-    of each line.
+    between; the context may have any length. Models that translate or summarize write a text for
+    each line. A model that was only pre-trained fills in the [MASK] of each line.
 
     A line that is blank or can't be read gives {"error": what is wrong}, and the lines after it are
     answered. The exit code is then 2. With the model before it, the help shows the options of the

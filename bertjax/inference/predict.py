@@ -48,14 +48,17 @@ def predict(
         mesh: devices that share the rows, as `bertjax.train.sharding.make_mesh` makes it; None: one
             device.
         **options: options of predicting with its task. For questions: top_k, the number of answers
-            (5).
+            (5). For texts to write: the fields of `GenerationConfig`, by default as in training.
+            For extractive summaries: sentences and trigram_blocking, likewise.
 
     Returns:
         For each input a dict of JSON values. For texts it is {"text", "label", "score", "scores":
         {label: probability}}, with several labels {"text", "labels", "scores"}, and for numbers
         {"text", "score"}; pairs add "pair". For questions it is {"question", "text": the answer,
         "start", "end": its characters in the document, "score", "n_best": top_k answers}, and for
-        models that may refuse to answer also "null_difference".
+        models that may refuse to answer also "null_difference". For texts to write it is {"source",
+        "text", "score", "n_best": n of {"text", "score"}}, and for extractive summaries {"summary",
+        "sentences": the numbers of its sentences, "scores"}.
 
     Raises:
         UserError: the model can't predict, an option is wrong, or an input can't be read.
