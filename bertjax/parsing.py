@@ -45,8 +45,13 @@ def saying_flags(kind: type, say: Say = print) -> Iterator[Say]:
         raise UserError(with_flags(str(error), kind)) from error
 
 
-def _flags(kind: type, path: str = "", prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yields the dotted path and the flag of each field, fields of nested dataclasses included."""
+def _flags(
+    kind: type, path: str = "", prefix: str = "", *, bare: bool = False
+) -> Iterator[tuple[str, str]]:
+    """Yields the dotted path and the flag of each field, fields of nested dataclasses included.
+
+    The flags of a `bare` dataclass, and of those in it, have no prefix, and its fields no path.
+    """
     from tyro.conf import OmitArgPrefixes, Positional
 
     hints = typing.get_type_hints(kind, include_extras=True)
@@ -54,9 +59,9 @@ def _flags(kind: type, path: str = "", prefix: str = "") -> Iterator[tuple[str, 
         hint = hints[name]
         nested = _dataclass(hint)
         yield path + name, name.upper() if _has(hint, Positional) else flag(prefix + name)
-        if nested and _has(hint, OmitArgPrefixes):  # it names its own fields without a path
-            yield from _flags(nested, f"{path}{name}.", prefix)
-            yield from _flags(nested, path, prefix)
+        if nested and (bare or _has(hint, OmitArgPrefixes)):
+            yield from _flags(nested, f"{path}{name}.", prefix, bare=True)
+            yield from _flags(nested, path, prefix, bare=True)
         elif nested:
             yield from _flags(nested, f"{path}{name}.", f"{prefix}{name}.")
 

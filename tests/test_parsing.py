@@ -20,8 +20,14 @@ class Loop:
 
 
 @dataclasses.dataclass(frozen=True)
+class Search:
+    beams: int = 4
+
+
+@dataclasses.dataclass(frozen=True)
 class Options:
     doc_stride: int = 128
+    search: Search = Search()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +75,7 @@ def help_of(monkeypatch, capsys):
         ("give `loop.train_steps` above 10.", "give --loop.train-steps above 10."),
         ("`second.train_steps`", "--second.train-steps"),
         ("`options.doc_stride` or `doc_stride`", "--doc-stride or --doc-stride"),
+        ("`beams`, `search.beams` or `options.search.beams`", "--beams, --beams or --beams"),
         ("`source` is absent", "SOURCE is absent"),
         ("fresh, `train_steps`, `fresh = 1`", "fresh, `train_steps`, `fresh = 1`"),
         ("`held_out` of `bertjax prepare`", "`held_out` of `bertjax prepare`"),

@@ -27,26 +27,27 @@ class GenerationConfig:
     min_length: int = 0
     """Minimum number of tokens before the end token (Hugging Face's min_new_tokens)."""
     num_beams: int = 4
-    """Number of beams, K. 1 is greedy search, or sampling if do_sample is set."""
+    """Number of beams, K. 1 is greedy search, or sampling if `do_sample` is set."""
     length_penalty: float = 1.0
     """Exponent of the length penalty. A larger value favors longer sequences; 0: no penalty."""
     length_penalty_kind: Literal["huggingface", "gnmt"] = "huggingface"
     """The divisor of a sequence's log probability, whose length counts the end token. huggingface:
     length ** length_penalty. gnmt: ((5 + length) / 6) ** length_penalty (Wu et al. 2016)."""
     early_stopping: bool | Literal["never"] = False
-    """When a row is finished that has num_beams finished sequences. True: at once. False: when the
-    best running beam, with the penalty of its length, has no better score than the worst of them.
-    never: when that beam has no better score even with the most favorable penalty."""
+    """When a row is finished that has `num_beams` finished sequences. True: at once. False: when
+    the best running beam, with the penalty of its length, has no better score than the worst of
+    them. never: when that beam has no better score even with the most favorable penalty."""
     no_repeat_ngram_size: int = 0
     """Length n of the n-grams that occur at most once in a sequence. 0: no limit."""
     do_sample: bool = False
-    """Draw tokens at random. It needs num_beams 1."""
+    """Draw tokens at random. It needs `num_beams` 1."""
     temperature: float = 1.0
     """Divisor of the logits before tokens are drawn."""
     top_k: int = 0
     """Draw from the k most probable tokens. 0: from all."""
     top_p: float = 1.0
-    """Draw from the fewest most probable tokens whose probability reaches this sum, after top_k."""
+    """Draw from the fewest most probable tokens whose probability reaches this sum, after
+    `top_k`."""
     n_best: int = 1
     """Number of texts for each input: those of the best beams, or independent samples (Hugging
     Face's num_return_sequences)."""

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bertjax.errors import UserError
 from bertjax.model.generation_config import GenerationConfig
 
 _BLOCK = 128
@@ -37,6 +38,13 @@ class TokenRules:
 
     config: GenerationConfig
     vocabulary: OutputVocabulary
+
+    def __post_init__(self) -> None:
+        if self.config.num_beams > self.vocabulary.size:
+            raise UserError(
+                f"`num_beams` {self.config.num_beams} exceeds the {self.vocabulary.size} entries "
+                "of the vocabulary: give fewer beams."
+            )
 
     def allow(self, logits: jax.Array, history: jax.Array, index: jax.Array) -> jax.Array:
         """Returns logits [B, K, V] with -inf for the tokens that may not come next.

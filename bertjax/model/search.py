@@ -27,7 +27,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bertjax.errors import UserError
 from bertjax.model.generation_config import GenerationConfig
 from bertjax.model.logits_processing import OutputVocabulary, TokenRules
 
@@ -123,11 +122,6 @@ def beam_search(
     """
     if config.do_sample:
         raise ValueError("config.do_sample is set: call `sample`.")
-    if config.num_beams > vocabulary.size:
-        raise UserError(
-            f"`num_beams` {config.num_beams} exceeds the {vocabulary.size} entries of "
-            "the vocabulary: give fewer beams."
-        )
     rules = TokenRules(config, vocabulary)
 
     def body(search: _Search) -> _Search:

@@ -598,15 +598,15 @@ def test_texts_longer_than_the_positions_of_the_decoder(model):
     ours = model("none")
     assert defaults(WritingOptions, ours) == WritingOptions(max_length=10)
     assert recorded_config(ours).max_target_length == 10
-    with pytest.raises(UserError, match="`max_length` is 11, and the model has room for 10 tokens"):
+    with pytest.raises(UserError, match="`max_length` is 11, and the decoder has 10 positions"):
         Seq2SeqPredictor(ours, WritingOptions(max_length=11))
 
 
 def test_texts_longer_than_the_row_of_a_prefix_model(tiny_model):
     task = {"kind": "masked_lm", "task": "seq2seq", "max_seq_length": 20, "max_target_length": 5}
     prefix = dataclasses.replace(tiny_model, task=task)
-    assert Seq2SeqPredictor(prefix, WritingOptions(max_length=17)).room == 3
-    with pytest.raises(UserError, match="`max_length` is 18, and the model has room for 17 tokens"):
+    assert Seq2SeqPredictor(prefix, WritingOptions(max_length=17)).max_source_length == 3
+    with pytest.raises(UserError, match="`max_length` is 18, which leaves 2 of the 20 tokens"):
         Seq2SeqPredictor(prefix, WritingOptions(max_length=18))
 
 

@@ -1,5 +1,6 @@
 """The two architectures of a sequence-to-sequence task, made from a BERT."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -7,6 +8,7 @@ import jax
 
 from bertjax.config import BertConfig, EncoderDecoderConfig
 from bertjax.errors import UserError
+from bertjax.files import location
 from bertjax.model import bert, encoder_decoder
 from bertjax.model.decoding import Seq2Seq
 from bertjax.model.encoder_decoder import EncoderDecoder
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 ENCODER_DECODER, PREFIX = "encoder_decoder", "masked_lm"
 """Names of their heads."""
+_SHORTEST_SOURCE = 3  # [CLS], a token and [SEP]
 
 
 class Start(NamedTuple):
@@ -33,7 +36,9 @@ class Start(NamedTuple):
     tokenizer: "Tokenizer"
     """Tokenizer of targets."""
     decoder: TrainedModel | None
-    """The model of the decoder, if it is another one."""
+    """The model whose weights the decoder starts from, if it is another one."""
+    max_source_length: int
+    """Maximum tokens of a source."""
     options: Seq2SeqConfig
 
     def params(self, params: dict, model: TrainedModel) -> dict:
@@ -66,12 +71,12 @@ def start(options: Seq2SeqConfig, files: TaskFiles) -> Start:
                 "`architecture` is prefix, and the model is an encoder-decoder: give a BERT, or "
                 "the architecture encoder_decoder."
             )
-        _check_positions("model", model.config, files.max_seq_length)
-        head = prefix_head(options, model.tokenizer)
-        return Start(head, model.config, model.tokenizer, None, options)
-    config, decoder, tokenizer = _encoder_decoder(options, files)
-    _check_positions("decoder", config.decoder, options.longest_target)
-    return Start(encoder_decoder_head(options, tokenizer), config, tokenizer, decoder, options)
+        config, decoder, tokenizer, make = model.config, None, model.tokenizer, prefix_head
+    else:
+        config, decoder, tokenizer = _encoder_decoder(options, files)
+        make = encoder_decoder_head
+    room = source_length(options, config, files.max_seq_length)
+    return Start(make(options, tokenizer), config, tokenizer, decoder, room, options)
 
 
 def _encoder_decoder(
@@ -79,17 +84,21 @@ def _encoder_decoder(
 ) -> tuple[EncoderDecoderConfig, TrainedModel | None, "Tokenizer"]:
     model = files.model
     if isinstance(model.config, EncoderDecoderConfig):
-        if options.decoder or options.share not in ("none", model.config.share):
-            raise UserError(
-                "The model is an encoder-decoder already: leave out `decoder` and `share`."
-            )
+        for name in ("decoder", "share", "encoder_weights", "decoder_weights"):
+            if getattr(options, name) not in (
+                getattr(Seq2SeqConfig, name),
+                getattr(model.config, name, None),
+            ):
+                raise UserError(
+                    f"The model is an encoder-decoder already, and `{name}` is "
+                    f"{getattr(options, name)!r}: leave it out, or give a BERT."
+                )
         return model.config, None, model.decoder_tokenizer or model.tokenizer
     if options.decoder is None:
-        return (
-            EncoderDecoderConfig(model.config, model.config, options.share),
-            None,
-            model.tokenizer,
-        )
+        config = EncoderDecoderConfig(model.config, model.config, options.share)
+        return config, None, model.tokenizer
+    if options.decoder.endswith(".json"):
+        return _new_decoder(options.decoder, options, model), None, model.tokenizer
     decoder = files.load(options.decoder)
     if not isinstance(decoder.config, BertConfig):
         raise UserError(f"`decoder` {options.decoder} is an encoder-decoder: give a BERT.")
@@ -102,13 +111,39 @@ def _encoder_decoder(
     return config, decoder, decoder.tokenizer
 
 
-def _check_positions(name: str, config: BertConfig, length: int) -> None:
-    if length > config.max_position_embeddings:
-        raise UserError(
-            f"Targets have up to {length} tokens, and the {name} has "
-            f"{config.max_position_embeddings} positions: lower `max_target_length` and "
-            "`max_length`."
-        )
+def _new_decoder(path: str, options: Seq2SeqConfig, model: TrainedModel) -> EncoderDecoderConfig:
+    if options.decoder_weights == "pretrained":
+        raise UserError(f"`decoder` {path} has no weights: let `decoder_weights` be random.")
+    shape = BertConfig.from_json(location(path))
+    shape = dataclasses.replace(shape, vocab_size=model.config.vocab_size)
+    return EncoderDecoderConfig(model.config, shape, options.share)
+
+
+def source_length(
+    options: Seq2SeqConfig, config: BertConfig | EncoderDecoderConfig, max_seq_length: int
+) -> int:
+    """Returns the maximum tokens of a source.
+
+    Raises:
+        UserError: a decoder has too few positions for a target, or a target leaves no room for the
+            source in the row of a prefix model.
+    """
+    for name, length in (
+        ("max_target_length", options.max_target_length),
+        ("max_length", options.generation.max_length),
+    ):
+        if isinstance(config, EncoderDecoderConfig):
+            if length > (positions := config.decoder.max_position_embeddings):
+                raise UserError(
+                    f"`{name}` is {length}, and the decoder has {positions} positions: lower it."
+                )
+        elif (room := max_seq_length - length) < _SHORTEST_SOURCE:
+            raise UserError(
+                f"`{name}` is {length}, which leaves {max(room, 0)} of the {max_seq_length} tokens "
+                "of a row for the source: lower it."
+            )
+    pair = isinstance(config, EncoderDecoderConfig)
+    return max_seq_length - (0 if pair else options.longest_target)
 
 
 def encoder_decoder_head(options: Seq2SeqConfig, tokenizer: "Tokenizer") -> Head:
@@ -125,12 +160,14 @@ def prefix_head(options: Seq2SeqConfig, tokenizer: "Tokenizer") -> Head:
 def _head(
     name: str, architecture: Seq2Seq, options: Seq2SeqConfig, tokenizer: "Tokenizer", init: Any
 ) -> Head:
+    # The seed reaches the program as data, so that another one compiles nothing.
+    generation = dataclasses.replace(options.generation, sample_seed=0)
     return Head(
         name,
         1,
         Seq2SeqLoss(architecture, options.label_smoothing),
         seq2seq_normalizers,
-        forward=Writer(architecture, options.generation, output_vocabulary(tokenizer)),
+        forward=Writer(architecture, generation, output_vocabulary(tokenizer)),
         init_params=init,
         flops=seq2seq_flops,
     )

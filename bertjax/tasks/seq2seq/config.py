@@ -9,6 +9,7 @@ from bertjax.model.generation_config import GenerationConfig
 Architecture = Literal["encoder_decoder", "prefix"]
 Scoring = Literal["rouge", "bleu"]
 _Weights = Literal["pretrained", "random"]
+_Share = Literal["none", "embeddings", "all"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Seq2SeqConfig:
     decoder_weights: _Weights = "pretrained"
     """random: the decoder has the shape of `decoder` and new weights. Cross-attention always has
     new weights."""
-    share: Literal["none", "embeddings", "all"] = "none"
+    share: _Share = "none"
     """Weights that encoder and decoder share. embeddings: the word embeddings. all: everything
     except cross-attention and output head (BERTSHARE)."""
     max_target_length: int = 128
@@ -70,8 +71,9 @@ class Seq2SeqConfig:
             ("scoring", Scoring),
             ("encoder_weights", _Weights),
             ("decoder_weights", _Weights),
+            ("share", _Share),
         ):
-            refuse_unknown(name, getattr(self, name), get_args(choices))
+            refuse_unknown(f"`{name}`", getattr(self, name), get_args(choices))
         if self.max_target_length < 2:
             raise UserError(f"`max_target_length` is {self.max_target_length}: give at least 2.")
         if self.eval_rows < 0:

@@ -1,25 +1,28 @@
 """Texts written for raw texts, and the metrics of a file of sources and targets."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from etils import epath
 
 from bertjax.config import EncoderDecoderConfig
-from bertjax.errors import UserError
 from bertjax.model.generation_config import GenerationConfig
 from bertjax.tasks import tables
 from bertjax.tasks.seq2seq import scoring
-from bertjax.tasks.seq2seq.architectures import ENCODER_DECODER, encoder_decoder_head, prefix_head
+from bertjax.tasks.seq2seq.architectures import (
+    ENCODER_DECODER,
+    encoder_decoder_head,
+    prefix_head,
+    source_length,
+)
 from bertjax.tasks.seq2seq.config import Scoring, Seq2SeqConfig
-from bertjax.tasks.seq2seq.features import add_targets, read_sources
+from bertjax.tasks.seq2seq.features import Seq2SeqFeatures, add_targets, read_sources
 from bertjax.tasks.seq2seq.pairs import read_pairs
 from bertjax.tasks.seq2seq.scoring import Scorer
 from bertjax.tasks.task import Run, TrainedModel, trained_length
 from bertjax.tasks.texts import check_texts, name_text
-
-_SHORTEST_SOURCE = 3  # [CLS], a token and [SEP]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,16 +70,8 @@ class Seq2SeqPredictor:
         self.tokenizer = model.tokenizer
         self.target_tokenizer = model.decoder_tokenizer or model.tokenizer
         self.max_seq_length = trained_length(model)
-        self.room = self.max_seq_length
-        make, longest = encoder_decoder_head, _positions(model)
-        if model.kind != ENCODER_DECODER:
-            make, self.room = prefix_head, self.room - self.options.longest_target
-            longest = self.max_seq_length - _SHORTEST_SOURCE
-        if generation.max_length > longest:
-            raise UserError(
-                f"`max_length` is {generation.max_length}, and the model has room for {longest} "
-                "tokens of a target: lower it."
-            )
+        self.max_source_length = source_length(self.options, model.config, self.max_seq_length)
+        make = encoder_decoder_head if model.kind == ENCODER_DECODER else prefix_head
         self.forward: Any = make(self.options, self.target_tokenizer).forward
         if "task" not in (model.task or {}):
             # Other models may write [CLS]: targets in transformers' examples begin with it.
@@ -96,12 +91,11 @@ class Seq2SeqPredictor:
     ) -> list[dict[str, Any]]:
         """Writes a text for each source; see `Predictor.predict`."""
         check_texts(inputs, where or name_text)
-        features = read_sources(inputs, self.tokenizer, self.room)
-        written = scoring.gather(run(features), self.target_tokenizer)
+        written = scoring.gather(run(self._read(inputs)), self.target_tokenizer)
         return [
             {"source": source, **best[0], "n_best": best}
             for source, texts, scores in zip(inputs, written.texts, written.scores, strict=True)
-            if (best := _candidates(texts, scores.tolist()))
+            for best in [_candidates(texts, scores.tolist())]
         ]
 
     def evaluate(self, path: epath.PathLike, run: Run) -> dict[str, Any]:
@@ -115,9 +109,11 @@ class Seq2SeqPredictor:
             given.setdefault("tokenize", None)
         options = dataclasses.replace(self.options, **given)
         pairs = read_pairs(path, options)
-        sources = read_sources(pairs.sources, self.tokenizer, self.room)
         features = add_targets(
-            sources, pairs.targets, self.target_tokenizer, self.options.max_target_length
+            self._read(pairs.sources),
+            pairs.targets,
+            self.target_tokenizer,
+            options.max_target_length,
         )
         scorer = Scorer.of(options, self.target_tokenizer)
         notes = scorer.notes(options)  # what is missing shows before anything is written
@@ -125,26 +121,33 @@ class Seq2SeqPredictor:
         scores = scorer.scores(written, features)
         return {"examples": float(len(pairs)), **scores, "notes": notes}
 
+    def _read(self, sources: Sequence[str]) -> Seq2SeqFeatures:
+        seed = self.options.generation.sample_seed
+        return read_sources(sources, self.tokenizer, self.max_source_length, seed)
+
 
 def _candidates(texts: Sequence[str], scores: Sequence[float]) -> list[dict[str, Any]]:
-    return [{"text": text, "score": score} for text, score in zip(texts, scores, strict=True)]
+    """Returns the texts that a search found; if no token was allowed, an empty one."""
+    found = [
+        {"text": text, "score": score}
+        for text, score in zip(texts, scores, strict=True)
+        if score > -math.inf
+    ]
+    return found or [{"text": "", "score": None}]
 
 
 def recorded_config(model: TrainedModel) -> Seq2SeqConfig:
-    """Returns the options that a model's export records; defaults for other models."""
+    """Returns the options that a model's export records.
+
+    Other models have the defaults, with lengths that the positions of their decoders allow.
+    """
     recorded = model.task or {}
     names = [field.name for field in dataclasses.fields(Seq2SeqConfig)]
     given = {name: recorded[name] for name in names if name in recorded}
     if isinstance(generation := given.get("generation"), Mapping):
         given["generation"] = GenerationConfig(**generation)
     elif isinstance(model.config, EncoderDecoderConfig):
-        length = min(GenerationConfig.max_length, _positions(model))
+        length = min(GenerationConfig.max_length, model.config.decoder.max_position_embeddings)
         given["generation"] = GenerationConfig(max_length=length)
         given["max_target_length"] = length
     return Seq2SeqConfig(**given)
-
-
-def _positions(model: TrainedModel) -> int:
-    """Returns the positions of a model that writes."""
-    pair = isinstance(model.config, EncoderDecoderConfig)
-    return (model.config.decoder if pair else model.config).max_position_embeddings

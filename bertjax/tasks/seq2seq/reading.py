@@ -7,7 +7,7 @@ import json
 from bertjax.errors import UserError
 from bertjax.tasks.report_tables import ReportTable
 from bertjax.tasks.seq2seq import architectures, scoring
-from bertjax.tasks.seq2seq.architectures import PREFIX, Start
+from bertjax.tasks.seq2seq.architectures import Start
 from bertjax.tasks.seq2seq.config import Seq2SeqConfig
 from bertjax.tasks.seq2seq.features import Seq2SeqFeatures, add_targets, read_sources
 from bertjax.tasks.seq2seq.pairs import Pairs, read_pairs
@@ -25,7 +25,8 @@ def read(options: Seq2SeqConfig, files: TaskFiles) -> Task:
     pairs = [read_pairs(path, options) for path in files.paths]
     train, dev, *test = [_tokenize(each, start, files) for each in pairs]
     scorer = Scorer.of(options, start.tokenizer)
-    files.log(_summary(pairs, train, dev))
+    for line in _summary(train, dev, start):
+        files.log(line)
 
     def scores(features: Seq2SeqFeatures, outputs: Outputs) -> Scores:
         return scorer.scores(scoring.gather(outputs, start.tokenizer), features)
@@ -58,37 +59,34 @@ def read(options: Seq2SeqConfig, files: TaskFiles) -> Task:
 
 
 def _tokenize(pairs: Pairs, start: Start, files: TaskFiles) -> Seq2SeqFeatures:
-    options = start.options
-    room = files.max_seq_length
-    if start.head.name == PREFIX:
-        room -= options.longest_target
-        if room < 3:
-            raise UserError(
-                f"Targets of {options.longest_target} tokens leave {max(room, 0)} of the "
-                f"`max_seq_length` {files.max_seq_length} for the source: lower "
-                "`max_target_length` and `max_length`."
-            )
-    sources = read_sources(pairs.sources, files.tokenizer, room)
-    longest = options.max_target_length
-    features = add_targets(sources, pairs.targets, start.tokenizer, longest + 1)
-    long = [row for row, ids in enumerate(features.targets) if len(ids) > longest]
-    if long and not options.truncate_targets:
+    longest, seed = start.options.max_target_length, start.options.generation.sample_seed
+    sources = read_sources(pairs.sources, files.tokenizer, start.max_source_length, seed)
+    features = add_targets(sources, pairs.targets, start.tokenizer, longest)
+    long = features.truncated_targets
+    if long and not start.options.truncate_targets:
         raise UserError(
             f"{pairs.places[long[0]]}: the target has more than `max_target_length` {longest} "
-            f"tokens, as {len(long):,} of {len(pairs):,} have: raise it, or set "
+            f"tokens, like {len(long):,} of {len(pairs):,} targets: raise it, or set "
             "`truncate_targets`."
         )
-    return add_targets(sources, pairs.targets, start.tokenizer, longest) if long else features
+    return features
 
 
-def _summary(pairs: list[Pairs], train: Seq2SeqFeatures, dev: Seq2SeqFeatures) -> str:
-    sources, targets = train.lengths.T
-    full = int((sources == sources.max()).sum())
-    return (
-        f"Training on {len(pairs[0]):,} pairs of {sources.mean():.1f} source and "
-        f"{targets.mean():.1f} target tokens on average, evaluating on {len(dev):,}; "
-        f"{full:,} training sources fill all {sources.max()} tokens."
-    )
+def _summary(train: Seq2SeqFeatures, dev: Seq2SeqFeatures, start: Start) -> list[str]:
+    sources, targets = train.lengths.mean(axis=0)
+    lines = [
+        f"Training on {len(train):,} pairs of {sources:.1f} source and {targets:.1f} target tokens "
+        f"on average, evaluating on {len(dev):,}."
+    ]
+    for kind, count, longest in (
+        ("sources", train.truncated_sources, start.max_source_length),
+        ("targets", len(train.truncated_targets), start.options.max_target_length),
+    ):
+        if count:
+            lines.append(
+                f"{count:,} training {kind} have more than {longest} tokens and are truncated."
+            )
+    return lines
 
 
 def _hash(pairs: Pairs) -> str:
@@ -106,6 +104,7 @@ def recorded_options(options: Seq2SeqConfig) -> dict:
     """Returns the options that an export keeps for evaluation and prediction."""
     fields = dataclasses.asdict(options)
     training = ("decoder", "encoder_weights", "decoder_weights", "truncate_targets", "eval_rows")
+    training += ("label_smoothing", "column_names")
     return {name: value for name, value in fields.items() if name not in training}
 
 

@@ -13,7 +13,7 @@ from bertjax.model.decoding import Seq2Seq
 from bertjax.model.generation import generate_tokens
 from bertjax.model.generation_config import GenerationConfig
 from bertjax.model.linen import Inputs
-from bertjax.model.logits_processing import OutputVocabulary
+from bertjax.model.logits_processing import OutputVocabulary, TokenRules
 from bertjax.objectives.losses import cross_entropy
 
 if TYPE_CHECKING:
@@ -27,6 +27,9 @@ class Writer:
     architecture: Seq2Seq
     generation: GenerationConfig
     vocabulary: OutputVocabulary
+
+    def __post_init__(self) -> None:
+        TokenRules(self.generation, self.vocabulary)  # refuses too many beams before training
 
     def __call__(
         self,
@@ -46,7 +49,6 @@ class Writer:
         """
         del name
         source = {name: inputs[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
-        base = jax.random.key(self.generation.sample_seed)
         generated = generate_tokens(
             params,
             source,
@@ -55,7 +57,7 @@ class Writer:
             self.generation,
             self.vocabulary,
             execution=execution,
-            keys=jax.vmap(lambda seed: jax.random.fold_in(base, seed))(inputs["sample_seed"]),
+            keys=jax.vmap(jax.random.key)(inputs["draw_seed"]),
         )
         outputs = dict(generated._asdict())
         if "labels" in inputs:

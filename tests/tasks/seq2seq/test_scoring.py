@@ -10,8 +10,8 @@ from bertjax.errors import UserError
 from bertjax.tasks.bleu import bleu_scores
 from bertjax.tasks.rouge import rouge_scores
 from bertjax.tasks.seq2seq.config import Seq2SeqConfig
-from bertjax.tasks.seq2seq.features import Seq2SeqFeatures
-from bertjax.tasks.seq2seq.scoring import Scorer, Written, report_tables
+from bertjax.tasks.seq2seq.features import Seq2SeqFeatures, add_targets, read_sources
+from bertjax.tasks.seq2seq.scoring import Scorer, Written, copied_beginnings, gather, report_tables
 
 pytest.importorskip("sacrebleu", reason="BLEU needs sacrebleu: pip install 'bertjax[seq2seq]'")
 pytest.importorskip("rouge_score", reason="ROUGE needs rouge-score: pip install 'bertjax[seq2seq]'")
@@ -64,3 +64,58 @@ def test_reports_show_source_reference_and_output_and_scores_by_length():
     short = rouge_scores(TEXTS[1:], REFERENCES[1:])
     assert list(by_length.columns) == ["source tokens", "rows", *short]
     assert by_length.rows == [["3", 2, *short.values()], ["9", 1, 100, 100, 100, 100]]
+
+
+SOURCES = ["the film was good and fine", "a film", "the plot"]
+TARGETS = ["good film", "not bad", "the plot was bad"]
+
+
+@pytest.fixture(scope="module")
+def features(tiny_tokenizer):
+    return add_targets(read_sources(SOURCES, tiny_tokenizer, 9), TARGETS, tiny_tokenizer, 9)
+
+
+def outputs(tokenizer, texts, *, with_loss=True):
+    """What a `Writer` gives for texts, of which each row has the same number, in two batches."""
+    batches = []
+    for rows in ([2], [0, 1]):
+        ids = [[tokenizer.encode(text).ids[1:] for text in texts[row]] for row in rows]
+        tokens = np.full((len(rows), len(texts[0]), 9), tokenizer.pad_id, np.int32)
+        for row, texts_of_row in enumerate(ids):
+            for place, each in enumerate(texts_of_row):
+                tokens[row, place, : len(each)] = each
+        batch = {
+            "tokens": tokens,
+            "scores": np.array([[-row - place for place in range(len(texts[0]))] for row in rows]),
+            "lengths": (tokens != tokenizer.pad_id).sum(-1),
+        }
+        if with_loss:
+            batch |= {"nll": np.array([2.0 * row for row in rows]), "count": np.full(len(rows), 4)}
+        batches.append((np.array(rows), batch))
+    return batches
+
+
+def test_outputs_are_gathered_in_the_order_of_their_rows(tiny_tokenizer):
+    texts = [["good film", "bad"], ["not bad", "fine"], ["the plot", "plot"]]
+    written = gather(outputs(tiny_tokenizer, texts), tiny_tokenizer)
+    assert written.texts == texts and written.best == ["good film", "not bad", "the plot"]
+    assert written.scores.tolist() == [[0, -1], [-1, -2], [-2, -3]]
+    assert written.lengths.tolist() == [[3, 2], [3, 2], [3, 2]]
+    assert written.nll_loss == pytest.approx((0 + 2 + 4) / 12)
+    alone = gather(outputs(tiny_tokenizer, texts, with_loss=False), tiny_tokenizer)
+    assert alone.nll_loss is None
+
+
+def test_scores_are_those_of_the_best_texts(tiny_tokenizer, features):
+    texts = [["good film", "x"], ["not bad", "x"], ["the plot", "x"]]
+    written = gather(outputs(tiny_tokenizer, texts), tiny_tokenizer)
+    scores = Scorer.of(Seq2SeqConfig(), tiny_tokenizer).scores(written, features)
+    assert scores["rouge1"] == pytest.approx((100 + 100 + 100 * 2 * 1 * 0.5 / 1.5) / 3)
+    assert scores["length"] == 3 and scores["nll_loss"] == pytest.approx(0.5)
+    scores = Scorer.of(Seq2SeqConfig(scoring="bleu"), tiny_tokenizer).scores(written, features)
+    assert set(scores) == {"bleu", "chrf", "nll_loss", "length"}
+
+
+def test_the_baseline_has_as_many_words_as_the_references(features):
+    # (2 + 2 + 4) / 3 words on average.
+    assert copied_beginnings(features, SOURCES) == ["the film was", "a film", "the plot"]
