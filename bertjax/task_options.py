@@ -89,10 +89,8 @@ def _refuse_others(words: list[str], task: str, options: Mapping[str, type], rem
     flags = {name: _flags(each) for name, each in options.items()}
     for name in _given(words, set().union(*flags.values()) - flags[task]):
         others = [other for other in options if name in flags[other]]
-        raise UserError(
-            f"{name} is an option of the task {' and '.join(others)}, and the task is {task}: "
-            f"{remedy}."
-        )
+        known = f"task {others[0]}" if len(others) == 1 else f"tasks {', '.join(others)}"
+        raise UserError(f"{name} is an option of the {known}, and the task is {task}: {remedy}.")
 
 
 def _with_task(

@@ -117,7 +117,7 @@ def test_evaluation_has_the_options_of_the_models_task():
     config = cli.parsing.parse(evaluate_type(words, TEXTS), "evaluate", words)
     assert (config.model, config.data) == ("m", "f")
     assert config.task == EvaluationColumns(label_column="y", column_names=("x", "y"))
-    with pytest.raises(UserError, match="--label-column is an option of the task classification"):
+    with pytest.raises(UserError, match="--label-column is an option of the tasks classif"):
         evaluate_type(words, QUESTIONS)
     config = cli.parsing.parse(evaluate_type(words[:2], QUESTIONS), "evaluate", words[:2])
     assert config.task == NoOptions()
@@ -131,7 +131,7 @@ def test_prediction_has_the_options_of_the_models_task():
     with pytest.raises(UserError) as caught:
         predict_type(words, TEXTS)
     assert str(caught.value) == (
-        "--top-k is an option of the task question_answering and seq2seq and masked_lm, and the "
+        "--top-k is an option of the tasks question_answering, seq2seq, masked_lm, and the "
         "task is classification: leave it out."
     )
     with pytest.raises(UserError, match="--pseudo-log-likelihood is an option of the task masked"):

@@ -230,8 +230,8 @@ def test_lines_are_json_or_have_a_tab(run, tmp_path, capsys, monkeypatch):
         predict.predict(model, ["good"])
     assert cli.run(["evaluate", workdir, run[0].dev, "--label-column", "x"]) == 2
     assert (
-        "--label-column is an option of the task classification, and the task is question_answering"
-        in capsys.readouterr().err
+        "--label-column is an option of the tasks classification, summarization_extractive, and "
+        "the task is question_answering: leave it out." in capsys.readouterr().err
     )
     assert cli.run(["evaluate", workdir, run[0].dev]) == 0
     assert json.loads(capsys.readouterr().out)["examples"] == 40
