@@ -50,7 +50,7 @@ class FinetuneConfig:
     epochs: int = 3
     """Passes over the training rows."""
     batch_size: int = 32
-    """Rows per step, over all devices; with batch_tokens, rows per batch of evaluations."""
+    """Rows per step, over all devices; with `batch_tokens`, rows per batch of evaluations."""
     batch_tokens: int | None = None
     """Padded tokens per step at most, instead of a number of rows: few long or many short rows of
     similar length. Of source and target the longer one counts, as with fairseq's max_tokens."""
@@ -70,7 +70,7 @@ class FinetuneConfig:
     warmup_proportion: float = 0.1
     """Share of the steps that warm up, unless `optimizer.warmup_steps` is given."""
     select: _Select = "last"
-    """Weights to report and export. last: those of the last step, or a mean (see average_last).
+    """Weights to report and export. last: those of the last step, or a mean (see `average_last`).
     best: those of the best evaluation on the dev rows, which makes the dev metric optimistic."""
     average_last: int = 0
     """Number of checkpoints whose mean is evaluated at the end and exported: those of the last step

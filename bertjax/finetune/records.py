@@ -6,10 +6,12 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from bertjax.errors import UserError
 from bertjax.finetune.grid import Setting
 from bertjax.finetune.trainer import Schedule, Trainer
 from bertjax.interop.tensors import weights_hash
 from bertjax.model.flops import training_flops
+from bertjax.model.heads import TASK_PARTS
 from bertjax.rundir.records import Metric
 from bertjax.tasks.task import best_mode
 from bertjax.train.checkpoint.settings import RunSettings
@@ -37,6 +39,12 @@ class Records:
         self.weights: Any = weights_hash(trainer.model.params)
         if config.from_scratch:
             config.initialization.check(trainer.shape)
+            writes = {"mlm", "decoder"} & {*TASK_PARTS[trainer.task.head.name]}
+            if writes and config.initialization.mlm_bias == "unigram":
+                raise UserError(
+                    "`initialization.mlm_bias` unigram needs the counts of tokens that `prepare` "
+                    "makes, and fine-tuning has none: let it be zeros."
+                )
             self.weights = {"random": dataclasses.asdict(config.initialization)}
 
     def immutable(self) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from typing import Any
 from bertjax.errors import UserError
 from bertjax.inference.predict import predict
 from bertjax.interop.huggingface import Pretrained
+from bertjax.model.generation_config import GenerationConfig
+from bertjax.tasks import kinds
 
 
 def generate(model: Pretrained, texts: Sequence[str], **options: Any) -> list[Any]:
@@ -23,9 +25,10 @@ def generate(model: Pretrained, texts: Sequence[str], **options: Any) -> list[An
     Raises:
         UserError: the model does not write, an option is wrong, or a text can't be read.
     """
-    answers = predict(model, texts, **options)
-    if answers and "n_best" not in answers[0]:
+    kind = kinds.of_model(model)
+    if kind is None or not issubclass(kind.prediction, GenerationConfig):
         raise UserError(f"The model does {model.kind}, which writes no text: use predict.")
+    answers = predict(model, texts, **options)
     if options.get("n_best", 1) == 1:
         return [answer["text"] for answer in answers]
     return [[each["text"] for each in answer["n_best"]] for answer in answers]

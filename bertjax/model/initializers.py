@@ -38,7 +38,8 @@ class InitializationConfig:
     def check(self, config: BertConfig | EncoderDecoderConfig) -> None:
         """Raises UserError if the initialization does not fit the shape of a model."""
         if isinstance(config, EncoderDecoderConfig):
-            return self.check(config.encoder) or self.check(config.decoder)
+            self.check(config.encoder)
+            return self.check(config.decoder)
         if self.attention == "neighbors" and self.positions != "waves":
             raise UserError(
                 "`initialization.attention` neighbors needs `initialization.positions` waves, not "

@@ -20,7 +20,7 @@ from bertjax.tasks.report_tables import ReportTable
 if TYPE_CHECKING:
     from bertjax.text.tokenizer import Tokenizer
 
-MINIMIZED = ("loss",)
+MINIMIZED = ("loss", "nll_loss")
 """Metrics whose lowest value is the best. The highest value of every other metric is the best."""
 
 Outputs = Iterable[tuple[np.ndarray, Any]]

@@ -67,8 +67,8 @@ class OptimizerConfig:
     layer_0-5 (six layers); or a longer path such as embeddings/position_embeddings."""
     groups: tuple[ParamGroup, ...] = ()
     """Parameter groups with a peak and a warm-up of their own, such as
-    encoder:learning_rate=1.4e-5,warmup_steps=20000; their names are as in freeze. All other
-    parameters have those of the optimizer, and the schedule is the same for all."""
+    encoder:learning_rate=1.4e-5,warmup_steps=20000; their names are those of `optimizer.freeze`.
+    All other parameters have those of the optimizer, and the schedule is the same for all."""
     ema_decay: float = 0.0
     """Decay of an exponential moving average of the weights, which is then evaluated and exported,
     e.g. 0.999. The first steps use a lower decay. 0 keeps no average."""

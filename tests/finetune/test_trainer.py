@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from bertjax.errors import UserError
+from bertjax.finetune.records import Records
+from bertjax.model.initializers import InitializationConfig
 from bertjax.train.lora import LoraConfig
 from bertjax.train.param_groups import ParamGroup
 from bertjax.train.schedules import make_schedule
@@ -167,3 +169,14 @@ def pick(tree, path):
     for name in path:
         tree = tree[name]
     return np.asarray(tree)
+
+
+def test_an_output_bias_of_frequencies_is_refused(config, make_trainer):
+    initialization = InitializationConfig(mlm_bias="unigram")
+    scratch = dataclasses.replace(config, from_scratch=True, initialization=initialization)
+    trainer, _ = make_trainer(scratch)
+    Records(trainer)  # a classifier has no such bias
+    head = trainer.task.head._replace(name="masked_lm")
+    trainer.task = dataclasses.replace(trainer.task, head=head)
+    with pytest.raises(UserError, match="`initialization.mlm_bias` unigram needs the counts"):
+        Records(trainer)

@@ -39,7 +39,8 @@ def test_a_task_of_pairs(read_rows, tiny_model):
     assert task.metric == "rougeL" and task.metrics[0] == "rougeL"
     assert task.baseline.name == "copy" and 0 < task.baseline.score < 100
     assert task.decoder_tokenizer is None and task.data_hash == task.dev_hash
-    assert task.judged_by("rouge2").metric == "rouge2"
+    assert task.judged_by("rouge2").best_mode == "max"
+    assert task.judged_by("nll_loss").best_mode == "min"
     assert read_rows(rows=ROWS[:2])[0].data_hash != task.data_hash
     bleu = dataclasses.replace(OPTIONS, scoring="bleu")
     assert read_rows(options=bleu)[0].metrics == ("bleu", "chrf", "nll_loss")
