@@ -178,5 +178,5 @@ def test_an_output_bias_of_frequencies_is_refused(config, make_trainer):
     Records(trainer)  # a classifier has no such bias
     head = trainer.task.head._replace(name="masked_lm")
     trainer.task = dataclasses.replace(trainer.task, head=head)
-    with pytest.raises(UserError, match="`initialization.mlm_bias` unigram needs the counts"):
+    with pytest.raises(UserError, match="mlm_bias` unigram needs the counts"):
         Records(trainer)
