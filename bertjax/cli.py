@@ -269,39 +269,38 @@ def _finetune(arguments: list[str]) -> int:
 
 
 def _evaluate(arguments: list[str]) -> None:
-    from bertjax.inference import predict
-    from bertjax.inference.programs import mesh_of_all_devices
     from bertjax.task_options import evaluate_type
 
-    model = _named_model(arguments)
-    arguments_type = evaluate_type(arguments, model)
-    with _parsed(arguments_type, "evaluate", arguments) as (config, _), _keeping_compiled():
-        options = vars(config.task) if model else {}
-        how = {"batch_size": config.batch_size, "mesh": mesh_of_all_devices()}
-        model = model or _load(config.model)
-        _say(json.dumps(predict.evaluate(model, config.data, **how, **options)))
+    with _with_model("evaluate", evaluate_type, arguments) as (config, model, how):
+        from bertjax.inference import predict
+
+        _say(json.dumps(predict.evaluate(model, config.data, **how)))
 
 
 def _predict(arguments: list[str]) -> None:
     from bertjax.task_options import predict_type
 
-    model = _named_model(arguments)
-    arguments_type = predict_type(arguments, model)
-    with _parsed(arguments_type, "predict", arguments) as (config, _), _keeping_compiled():
-        from bertjax.inference.predict import predict_lines
-        from bertjax.inference.programs import mesh_of_all_devices
+    with _with_model("predict", predict_type, arguments) as (_, model, how):
+        from bertjax.inference import predict
 
-        options = vars(config.task) if model else {}
-        how = {"batch_size": config.batch_size, "mesh": mesh_of_all_devices()}
-        model = model or _load(config.model)
-        for line in predict_lines(model, _stdin(), **how, **options):
+        for line in predict.predict_lines(model, _stdin(), **how):
             _say(line)
 
 
-def _named_model(arguments: list[str]) -> Any:
-    """Loads the model if it is the first word, as its task decides which options there are."""
+@contextlib.contextmanager
+def _with_model(
+    verb: str, type_of: Callable[[list[str], Any], type], arguments: list[str]
+) -> Iterator[tuple[Any, Any, dict[str, Any]]]:
+    """Yields the configuration, the model, and the keyword arguments of answering."""
+    # The task of the model decides which options there are.
     is_named = bool(arguments) and not arguments[0].startswith("-")
-    return _load(arguments[0]) if is_named else None
+    model = _load(arguments[0]) if is_named else None
+    with _parsed(type_of(arguments, model), verb, arguments) as (config, _), _keeping_compiled():
+        from bertjax.inference.programs import mesh_of_all_devices
+
+        options = vars(config.task) if model else {}
+        how = {"batch_size": config.batch_size, "mesh": mesh_of_all_devices(), **options}
+        yield config, model or _load(config.model), how
 
 
 def _embed(arguments: list[str]) -> None:

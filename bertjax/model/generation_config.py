@@ -7,15 +7,8 @@ from typing import Literal
 from bertjax.errors import UserError, refuse_unknown
 
 # The minima of the fields that are whole numbers.
-_MINIMUM = {
-    "max_length": 1,
-    "min_length": 0,
-    "num_beams": 1,
-    "no_repeat_ngram_size": 0,
-    "top_k": 0,
-    "n_best": 1,
-    "sample_seed": 0,
-}
+_MINIMUM = dict.fromkeys(("max_length", "num_beams", "n_best"), 1)
+_MINIMUM |= dict.fromkeys(("min_length", "no_repeat_ngram_size", "top_k", "sample_seed"), 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,14 +79,13 @@ class GenerationConfig:
             )
         if self.do_sample and self.num_beams > 1:
             raise UserError(
-                f"`do_sample` does not work with `num_beams` "
-                f"{self.num_beams}: give 1 beam, or do not sample."
+                f"`do_sample` does not work with `num_beams` {self.num_beams}: give 1 beam, or do "
+                "not sample."
             )
         if not self.do_sample and self.n_best > self.num_beams:
             raise UserError(
-                f"`n_best` {self.n_best} exceeds "
-                f"`num_beams` {self.num_beams}: a search returns at most as many "
-                "sequences as it has beams."
+                f"`n_best` {self.n_best} exceeds `num_beams` {self.num_beams}: a search returns at "
+                "most as many sequences as it has beams."
             )
         drawing = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
         for name, default in drawing.items():

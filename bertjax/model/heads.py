@@ -29,9 +29,6 @@ TASK_PARTS: dict[str, tuple[str, ...]] = {
 All except mlm, decoder and sentence_scorer are one dense layer. The kind encoder may have a pooler
 too. In the parameters of the kind encoder_decoder, encoder is a BERT with its embeddings."""
 
-OPTIONAL_PARTS = tuple(dict.fromkeys(part for parts in TASK_PARTS.values() for part in parts))
-"""All such subtrees."""
-
 
 def kind_of_parts(params: Mapping[str, Any]) -> str:
     """Returns the kind of task, one of `TASK_PARTS`, that fits the subtrees of parameters.

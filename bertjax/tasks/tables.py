@@ -255,6 +255,14 @@ def _json_object(line: str, where: str) -> dict[str, Any]:
     return row
 
 
+def read_json(text: str) -> Any:
+    """Returns the value of a text that is JSON, and None for any other text."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON value; write a number or a string")
 

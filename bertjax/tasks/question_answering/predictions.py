@@ -1,6 +1,5 @@
 """Answers to questions on documents of any length, and the metrics of a file."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -119,15 +118,10 @@ def as_questions(pairs: Sequence[tuple[str, str]], where: Callable[[int], str]) 
 
 
 def _parse_line(line: str, where: str) -> tuple[str, str]:
-    if line.lstrip().startswith("{"):
-        try:
-            fields = json.loads(line)
-        except (ValueError, RecursionError):
-            fields = None
-        if isinstance(fields, Mapping):
-            pair = (fields.get("question"), fields.get("context"))
-            if isinstance(pair[0], str) and isinstance(pair[1], str):
-                return pair[0], pair[1]
+    if isinstance(fields := tables.read_json(line), Mapping):
+        pair = (fields.get("question"), fields.get("context"))
+        if isinstance(pair[0], str) and isinstance(pair[1], str):
+            return pair[0], pair[1]
     question, tab, context = line.partition("\t")
     if not tab or "\t" in context:
         raise UserError(

@@ -75,8 +75,8 @@ def parse_sentences(
         UserError: there is no sentence, one is empty, or a tokenizer can't read it.
     """
     if isinstance(value, str):
-        listed = _json_list(value)
-        value = split_sentences(value, language) if listed is None else listed
+        listed = tables.read_json(value)
+        value = listed if isinstance(listed, list) else split_sentences(value, language)
     if not value:
         raise UserError(f"{where}: the {what} is empty; write one, or leave it out.")
     for number, sentence in enumerate(value):
@@ -107,14 +107,3 @@ def _parse_labels(text: str, count: int, where: str) -> tuple[int, ...]:
     if not labels:
         raise UserError(f"{where}: there is no label; name a sentence, or drop the row.")
     return tuple(sorted(labels))
-
-
-def _json_list(text: str) -> list | None:
-    """Returns the list that a text is in JSON; None for any other text."""
-    if not text.lstrip().startswith("["):
-        return None
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, list) else None

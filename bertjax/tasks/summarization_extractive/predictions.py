@@ -1,7 +1,6 @@
 """Summaries of documents of any length, and the metrics of a file."""
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ from etils import epath
 
 from bertjax.errors import UserError
 from bertjax.model import extractive
+from bertjax.tasks import tables
 from bertjax.tasks.rouge import rouge_notes
 from bertjax.tasks.summarization_extractive import metrics
 from bertjax.tasks.summarization_extractive.config import (
@@ -49,14 +49,8 @@ class ExtractivePredictor:
 
     def parse_line(self, line: str, where: str) -> tuple[str, ...]:
         """A line is running text, a JSON list of sentences, or JSON {"document": either}."""
-        value: Any = line
-        if line.lstrip().startswith("{"):
-            try:
-                fields = json.loads(line)
-            except (ValueError, RecursionError):
-                fields = None
-            if isinstance(fields, Mapping):
-                value = fields.get("document")
+        fields = tables.read_json(line)
+        value = fields.get("document") if isinstance(fields, Mapping) else line
         if not isinstance(value, str | list):
             raise UserError(
                 f'{where}: the model summarizes documents; write {{"document": "..."}} as JSON, a '
