@@ -56,10 +56,7 @@ class _Unfit(Exception):
 
 
 def read_examples(
-    path: epath.PathLike,
-    tokenizer: Tokenizer | None = None,
-    *,
-    max_seq_length: int | None = None,
+    path: epath.PathLike, tokenizer: Tokenizer | None = None, *, max_seq_length: int | None = None
 ) -> Iterator[Example]:
     """Yields the examples of one TFRecord file in order and in bounded memory.
 

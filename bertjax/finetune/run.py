@@ -173,11 +173,7 @@ class _Run:
     def _write_config(self) -> None:
         if jax.process_index() == 0:
             write_config(
-                self.workdir,
-                KIND,
-                self.config.to_dict(),
-                self.immutable,
-                self.records.metrics(),
+                self.workdir, KIND, self.config.to_dict(), self.immutable, self.records.metrics()
             )
 
     def _write_result(self, result: FinetuneResult) -> None:

@@ -78,13 +78,7 @@ class Seq2Seq(abc.ABC):
 
     @abc.abstractmethod
     def step(
-        self,
-        params: Params,
-        state: DecodeState,
-        beams: Beams,
-        config: Any,
-        *,
-        execution: Execution,
+        self, params: Params, state: DecodeState, beams: Beams, config: Any, *, execution: Execution
     ) -> tuple[jax.Array, DecodeState]:
         """Computes float32 logits [B, K, V] of the next token of each beam, and the next state."""
 

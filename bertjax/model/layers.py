@@ -62,12 +62,7 @@ def _gelu_tanh(x: jax.Array) -> jax.Array:
     return jax.nn.gelu(x, approximate=True)
 
 
-_ACTIVATIONS = {
-    "gelu": _gelu,
-    "gelu_new": _gelu_tanh,
-    "gelu_tanh": _gelu_tanh,
-    "relu": jax.nn.relu,
-}
+_ACTIVATIONS = {"gelu": _gelu, "gelu_new": _gelu_tanh, "gelu_tanh": _gelu_tanh, "relu": jax.nn.relu}
 
 
 def activation(name: str, x: jax.Array) -> jax.Array:

@@ -243,11 +243,7 @@ class Predictor(Protocol):
         ...
 
     def predict(
-        self,
-        inputs: Sequence[Any],
-        run: Run,
-        *,
-        where: Callable[[int], str] | None = None,
+        self, inputs: Sequence[Any], run: Run, *, where: Callable[[int], str] | None = None
     ) -> list[dict[str, Any]]:
         """Answers inputs, each with a dict of JSON values.
 

@@ -108,10 +108,7 @@ def check_texts(texts: Sequence[str], where: Callable[[int], str] = name_text) -
 
 
 def split_pairs(
-    texts: Sequence[Text],
-    *,
-    paired: bool | None = None,
-    where: Callable[[int], str] = name_text,
+    texts: Sequence[Text], *, paired: bool | None = None, where: Callable[[int], str] = name_text
 ) -> tuple[list[str], list[str] | None]:
     """Returns the checked first texts, and the second texts if the texts are pairs.
 

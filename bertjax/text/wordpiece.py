@@ -134,10 +134,7 @@ def _library(lowercase: bool, strip_accents: bool | None, **model: Any) -> Any:
 
     library = tokenizers.Tokenizer(tokenizers.models.WordPiece(unk_token="[UNK]", **model))
     library.normalizer = tokenizers.normalizers.BertNormalizer(
-        clean_text=True,
-        handle_chinese_chars=True,
-        strip_accents=strip_accents,
-        lowercase=lowercase,
+        clean_text=True, handle_chinese_chars=True, strip_accents=strip_accents, lowercase=lowercase
     )
     library.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
     return library

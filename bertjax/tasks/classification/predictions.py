@@ -37,11 +37,7 @@ class TextPredictor:
         return parse_pair(line, where) if self.recorded.get("pair_column") else line
 
     def predict(
-        self,
-        inputs: Sequence[Text],
-        run: Run,
-        *,
-        where: Callable[[int], str] | None = None,
+        self, inputs: Sequence[Text], run: Run, *, where: Callable[[int], str] | None = None
     ) -> list[dict[str, Any]]:
         """Labels each text; see `Predictor.predict`."""
         paired = None

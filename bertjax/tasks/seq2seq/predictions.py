@@ -83,11 +83,7 @@ class Seq2SeqPredictor:
         return line
 
     def predict(
-        self,
-        inputs: Sequence[str],
-        run: Run,
-        *,
-        where: Callable[[int], str] | None = None,
+        self, inputs: Sequence[str], run: Run, *, where: Callable[[int], str] | None = None
     ) -> list[dict[str, Any]]:
         """Writes a text for each source; see `Predictor.predict`."""
         check_texts(inputs, where or name_text)

@@ -32,13 +32,7 @@ class Writer:
         TokenRules(self.generation, self.vocabulary)  # refuses too many beams before training
 
     def __call__(
-        self,
-        params: Params,
-        inputs: Inputs,
-        config: Any,
-        name: str,
-        *,
-        execution: Execution,
+        self, params: Params, inputs: Inputs, config: Any, name: str, *, execution: Execution
     ) -> dict[str, jax.Array]:
         """Computes the outputs of a batch of `Seq2SeqFeatures`.
 

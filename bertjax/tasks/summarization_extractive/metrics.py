@@ -65,10 +65,7 @@ def pick_sentences(
 ) -> tuple[int, ...]:
     """Picks the sentences of a document by logits [S]."""
     return pick(
-        logits,
-        document.sentences,
-        options.sentences,
-        trigram_blocking=options.trigram_blocking,
+        logits, document.sentences, options.sentences, trigram_blocking=options.trigram_blocking
     )
 
 

@@ -42,11 +42,7 @@ def greedy_labels(
 
 
 def pick(
-    scores: np.ndarray,
-    sentences: Sequence[str],
-    limit: int,
-    *,
-    trigram_blocking: bool,
+    scores: np.ndarray, sentences: Sequence[str], limit: int, *, trigram_blocking: bool
 ) -> tuple[int, ...]:
     """Picks the sentences with the highest scores.
 

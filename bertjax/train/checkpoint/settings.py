@@ -30,11 +30,7 @@ class RunSettings:
 
 
 def refuse_changed(
-    saved: Mapping[str, Any],
-    here: Mapping[str, Any],
-    where: object,
-    *,
-    unset: Collection[str] = (),
+    saved: Mapping[str, Any], here: Mapping[str, Any], where: object, *, unset: Collection[str] = ()
 ) -> None:
     """Refuses to resume a run whose immutable settings differ from the saved ones.
 
