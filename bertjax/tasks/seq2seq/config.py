@@ -98,6 +98,12 @@ class Seq2SeqConfig:
                 "`decoder` names another model, and with `share` all the decoder has the weights "
                 "of the encoder: leave out one of them."
             )
+        weights = (self.encoder_weights, self.decoder_weights)
+        if self.share != "none" and weights == ("random", "pretrained"):
+            raise UserError(
+                "`encoder_weights` is random, and with `share` the decoder has weights of the "
+                "encoder: let `decoder_weights` be random too, or share nothing."
+            )
 
     @property
     def longest_target(self) -> int:

@@ -45,7 +45,7 @@ def read(options: Seq2SeqConfig, files: TaskFiles) -> Task:
         metric=METRICS[options.scoring][0],
         metrics=METRICS[options.scoring],
         scores=scores,
-        immutable=_immutable(options),
+        immutable={**_immutable(options), "max_source_length": start.max_source_length},
         export=lambda _: recorded_options(options),
         config=start.config,
         start_params=start.params,

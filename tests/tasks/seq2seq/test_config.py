@@ -20,6 +20,7 @@ from bertjax.tasks.seq2seq.config import Seq2SeqConfig
         ({"architecture": "prefix", "share": "all"}, "`share` is 'all', and the architecture pr"),
         ({"architecture": "prefix", "decoder": "x"}, "`decoder` is 'x', and the architecture pr"),
         ({"decoder": "x", "share": "all"}, "`decoder` names another model, and with `share` all"),
+        ({"encoder_weights": "random", "share": "embeddings"}, "`encoder_weights` is random, and"),
     ],
 )
 def test_contradictions_are_refused(options, sentence):

@@ -83,6 +83,8 @@ def test_the_row_of_a_prefix_model_holds_the_longest_target_too(read_rows):
     assert lines[1:] == []
     task, lines = read_rows(options=prefix, max_seq_length=11)
     assert task.train.lengths[:, 0].max() == 5
+    # A resumed run may write longer texts, if that does not truncate the sources it learns from.
+    assert task.immutable["max_source_length"] == 5
     assert lines[1:] == ["2 training sources have more than 5 tokens and are truncated."]
     with pytest.raises(UserError, match="`max_length` is 6, which leaves 2 of the 8 tokens of a r"):
         read_rows(options=prefix, max_seq_length=8)
