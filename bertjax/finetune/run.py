@@ -153,6 +153,7 @@ class _Run:
             "kind": task.head.name,
             "task": self.config.task.kind,
             "max_seq_length": self.trainer.max_seq_length,
+            **({"notes": dict(task.notes)} if task.notes else {}),
             **task.export(scores),
         }
         export = self.workdir / "export"

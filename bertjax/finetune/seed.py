@@ -46,8 +46,8 @@ def train_seed(
     trainer.log(f"Seed {seed}, {description}: {schedule.steps:,} steps.")
     params, evaluated = _fit(trainer, records, directory, seed, schedule)
     params = trainer.whole_params(params)
-    # A run that was complete already evaluates nothing, no run has evaluated a mean, and of the
-    # best evaluation only the metrics are kept.
+    # A run that was complete already evaluates nothing, no run has evaluated a mean, evaluations of
+    # a sample do not count, and of the best evaluation only the metrics are kept.
     if evaluated is None or (task.report_tables and evaluated.outputs is None):
         evaluated = trainer.evaluate(params, task.dev)
         assert evaluated is not None
@@ -70,19 +70,17 @@ def _fit(
     """Returns the parameters to keep and their evaluation on the dev rows, if it is known."""
     config, task = trainer.config, trainer.task
     hyperparameters = trainer.hyperparameters(seed, schedule)
-    latest: list[Evaluated] = []
+    latest: list[Evaluated] = []  # of all dev rows
+    rows = task.dev if task.dev_sample is None else task.dev_sample
 
     def train_step(state: TrainState, batch: Any) -> Any:
         return trainer.programs.train_step(state, batch, hyperparameters)
 
     def evaluate(state: TrainState, should_stop: Callable[[], bool]) -> Scores | None:
         params = trainer.whole_params(state.averaged_params())
-        latest.clear()
-        evaluated = trainer.evaluate(params, task.dev, should_stop)
-        if evaluated is None:
-            return None
-        latest.append(evaluated)
-        return evaluated.scores
+        evaluated = trainer.evaluate(params, rows, should_stop)
+        latest[:] = [evaluated] if evaluated and rows is task.dev else []
+        return evaluated and evaluated.scores
 
     loop = LoopConfig(
         train_steps=schedule.steps,
@@ -118,17 +116,18 @@ def _fit(
         if result.stopped:
             raise Stopped("stopped in training")
         if config.select == "best" and result.best is not None:
-            return _best(result, checkpoints)
+            params, scores = _best(result, checkpoints)
+            return params, Evaluated(scores, None) if rows is task.dev else None
         if config.average_last:
             return _mean(trainer, result, checkpoints), None
     return result.state.averaged_params(), latest[0] if latest else None
 
 
-def _best(result: FitResult, checkpoints: Checkpoints) -> tuple[Any, Evaluated]:
+def _best(result: FitResult, checkpoints: Checkpoints) -> tuple[Any, Scores]:
     assert result.best is not None
     target = abstract(result.state.averaged_params())
     restored = checkpoints.restore_params(target, which=result.best["step"])
-    return restored.state, Evaluated(result.best["metrics"], None)
+    return restored.state, result.best["metrics"]
 
 
 def _mean(trainer: Trainer, result: FitResult, checkpoints: Checkpoints) -> Any:

@@ -112,7 +112,7 @@ class Task:
     train: Features
     """Training rows."""
     dev: Features
-    """Rows that are evaluated during training."""
+    """Rows that are evaluated during training and at the end of a seed."""
     test: Features | None
     """Rows that are evaluated once, at the end of a seed."""
     data_hash: str
@@ -135,6 +135,8 @@ class Task:
     """(random parameters, the model) -> parameters before the first step."""
     decoder_tokenizer: "Tokenizer | None" = None
     """Tokenizer of what the model writes, if it is not that of what it reads."""
+    dev_sample: Features | None = None
+    """Rows that are evaluated during training instead of all `dev` rows."""
     labels: tuple[str, ...] = ()
     """Names of the outputs, if they have names."""
     test_scores: Callable[[Scores, Any, Outputs], Scores] | None = None

@@ -60,8 +60,8 @@ class Seq2SeqConfig:
     any script) or characters. For bleu a tokenization of sacreBLEU: 13a (the default), intl, zh,
     ja-mecab, char, flores200, ..."""
     eval_rows: int = 0
-    """Number of dev rows, from the first, for evaluations during training; 0: all. The result of a
-    seed is always computed on all."""
+    """Number of dev rows, from the first, for evaluations during training, by which `select` best
+    and `patience` judge; 0: all. The result of a seed is always that of all rows."""
     generation: GenerationConfig = GenerationConfig()
     """How texts are written in evaluation and, unless told otherwise, in prediction."""
 

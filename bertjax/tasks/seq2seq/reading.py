@@ -24,6 +24,11 @@ def read(options: Seq2SeqConfig, files: TaskFiles) -> Task:
     start = architectures.start(options, files)
     pairs = [read_pairs(path, options) for path in files.paths]
     train, dev, *test = [_tokenize(each, start, files) for each in pairs]
+    sample = None
+    if 0 < options.eval_rows < len(dev):
+        sample = _tokenize(
+            Pairs(*(column[: options.eval_rows] for column in pairs[1])), start, files
+        )
     scorer = Scorer.of(options, start.tokenizer)
     for line in _summary(train, dev, start):
         files.log(line)
@@ -41,13 +46,14 @@ def read(options: Seq2SeqConfig, files: TaskFiles) -> Task:
         dev,
         test[0] if test else None,
         _hash(pairs[0]),
-        _hash(pairs[1]),
+        _hash(pairs[1], options.eval_rows),
         metric=METRICS[options.scoring][0],
         metrics=METRICS[options.scoring],
         scores=scores,
         immutable={**_immutable(options), "max_source_length": start.max_source_length},
         export=lambda _: recorded_options(options),
         config=start.config,
+        dev_sample=sample,
         start_params=start.params,
         decoder_tokenizer=None if start.tokenizer is files.tokenizer else start.tokenizer,
         notes=scorer.notes(options),
@@ -89,8 +95,8 @@ def _summary(train: Seq2SeqFeatures, dev: Seq2SeqFeatures, start: Start) -> list
     return lines
 
 
-def _hash(pairs: Pairs) -> str:
-    return hashlib.sha256(json.dumps([pairs.sources, pairs.targets]).encode()).hexdigest()
+def _hash(pairs: Pairs, *more: int) -> str:
+    return hashlib.sha256(json.dumps([pairs.sources, pairs.targets, *more]).encode()).hexdigest()
 
 
 def _immutable(options: Seq2SeqConfig) -> dict:

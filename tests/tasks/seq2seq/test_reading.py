@@ -38,12 +38,24 @@ def test_a_task_of_pairs(read_rows, tiny_model):
     assert task.head.name == "encoder_decoder" and task.test is None
     assert task.metric == "rougeL" and task.metrics[0] == "rougeL"
     assert task.baseline.name == "copy" and 0 < task.baseline.score < 100
-    assert task.decoder_tokenizer is None and task.data_hash == task.dev_hash
+    assert task.decoder_tokenizer is None and task.dev_sample is None
     assert task.judged_by("rouge2").best_mode == "max"
     assert task.judged_by("nll_loss").best_mode == "min"
     assert read_rows(rows=ROWS[:2])[0].data_hash != task.data_hash
     bleu = dataclasses.replace(OPTIONS, scoring="bleu")
     assert read_rows(options=bleu)[0].metrics == ("bleu", "chrf", "nll_loss")
+
+
+def test_evaluations_during_training_take_the_first_dev_rows(read_rows):
+    sampled = {
+        count: read_rows(options=dataclasses.replace(OPTIONS, eval_rows=count))[0]
+        for count in (0, 1, 2, 3)
+    }
+    assert [len(sampled[count].dev) for count in sampled] == [3] * 4
+    assert sampled[0].dev_sample is None and sampled[3].dev_sample is None
+    assert sampled[2].dev_sample.references == ["a good film", "good"]
+    # They may choose the weights.
+    assert len({task.dev_hash for task in sampled.values()}) == 4
 
 
 def test_the_export_records_what_evaluation_and_prediction_need(read_rows):
