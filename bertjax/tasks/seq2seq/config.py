@@ -34,8 +34,8 @@ class Seq2SeqConfig:
     2020). prefix: the BERT alone reads and writes, in one row with a causal mask for the target
     (UniLM, s2s-ft); it has no new parameters."""
     decoder: str | None = None
-    """BERT that the decoder starts from, with its own vocabulary; for a random decoder also a
-    config.json. Default: `model`."""
+    """BERT that the decoder starts from, with its own vocabulary. For a random decoder also a
+    config.json, with the vocabulary of `model`. Default: `model`."""
     encoder_weights: _Weights = "pretrained"
     """random: the encoder has the shape of `model` and new weights."""
     decoder_weights: _Weights = "pretrained"

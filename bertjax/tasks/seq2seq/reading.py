@@ -80,9 +80,11 @@ def _tokenize(pairs: Pairs, start: Start, files: TaskFiles) -> Seq2SeqFeatures:
 
 def _summary(train: Seq2SeqFeatures, dev: Seq2SeqFeatures, start: Start) -> list[str]:
     sources, targets = train.lengths.mean(axis=0)
+    count = start.options.eval_rows
+    sample = f", during training on the first {count:,}" if 0 < count < len(dev) else ""
     lines = [
         f"Training on {len(train):,} pairs of {sources:.1f} source and {targets:.1f} target tokens "
-        f"on average, evaluating on {len(dev):,}."
+        f"on average, evaluating on {len(dev):,}{sample}."
     ]
     for kind, count, longest in (
         ("sources", train.truncated_sources, start.max_source_length),

@@ -47,10 +47,12 @@ def test_a_task_of_pairs(read_rows, tiny_model):
 
 
 def test_evaluations_during_training_take_the_first_dev_rows(read_rows):
-    sampled = {
-        count: read_rows(options=dataclasses.replace(OPTIONS, eval_rows=count))[0]
-        for count in (0, 1, 2, 3)
-    }
+    sampled, lines = {}, {}
+    for count in (0, 1, 2, 3):
+        options = dataclasses.replace(OPTIONS, eval_rows=count)
+        sampled[count], lines[count] = read_rows(options=options)
+    assert lines[2][0].endswith("on average, evaluating on 3, during training on the first 2.")
+    assert lines[3][0].endswith("on average, evaluating on 3.")
     assert [len(sampled[count].dev) for count in sampled] == [3] * 4
     assert sampled[0].dev_sample is None and sampled[3].dev_sample is None
     assert sampled[2].dev_sample.references == ["a good film", "good"]
