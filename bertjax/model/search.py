@@ -290,11 +290,8 @@ def _is_done(
 ) -> jax.Array:
     """Returns which rows, bool [B], need no further step, as `_check_early_stop_heuristic` does.
 
-    Args:
-        running: float32 [B], the log probability of the best running beam.
-        finished: float32 [B, K], scores of the finished sequences.
-        length: int32 [], the number of tokens of the running beam.
-        config: the configuration.
+    `running`, float32 [B], is the log probability of the best running beam, which has `length`
+    tokens, and `finished`, float32 [B, K], are the scores of the finished sequences.
     """
     longest = config.early_stopping == "never" and config.length_penalty > 0
     worst = finished[:, -1]

@@ -37,8 +37,8 @@ def rouge_scores(
     means are plain ones; `evaluate` by default resamples with a random seed.
 
     Args:
-        predictions: one text per example, which may be empty.
-        references: as many texts.
+        predictions: N texts, which may be empty.
+        references: N texts.
         tokenize: how texts are split.
 
     Returns:

@@ -11,11 +11,10 @@ Every schedule rises linearly from 0 to its peak during the warm-up. Afterwards
   `get_linear_schedule_with_warmup`);
 - cosine falls by half a cosine from the end of the warm-up (`get_cosine_schedule_with_warmup`);
 - inverse_sqrt is peak * (warmup / step)^0.5 (fairseq's `inverse_sqrt`). With the peak
-  factor * warmup^-0.5 it is the Transformer's schedule, factor * min(step^-0.5, step *
-  warmup^-1.5), which counts from 1: its first update has the rate of our second. The factor is
-  d_model^-0.5 in Vaswani et al. 2017 (equation 3, `noam` in other programs). BERTSUM (Liu and
-  Lapata 2019, section 3.3) has 2e-3 and a warm-up of 20,000 for the encoder, a peak of 1.4e-5, and
-  0.1 and 10,000 for the decoder, a peak of 1e-3; its program's README has 0.2 there;
+  factor * warmup^-0.5 it is the Transformer's schedule (Vaswani et al. 2017, equation 3; `noam` in
+  other programs), which counts from 1: its first update has the rate of our second. The factor is
+  d_model^-0.5 there. Liu and Lapata 2019 (section 3.3) have 2e-3 for the encoder, a peak of 1.4e-5
+  after 20,000 updates, and 0.1 for the decoder, a peak of 1e-3 after 10,000 (their program: 0.2);
 - wsd (warm-up, stable, decay; arXiv 2404.06395) keeps the peak and falls linearly at the end;
 - constant keeps the peak.
 """
