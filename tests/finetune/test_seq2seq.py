@@ -96,7 +96,7 @@ def short(tmp_path_factory):
         epochs=1,
         batch_size=16,
         max_seq_length=16,
-        optimizer=OptimizerConfig("adamw", learning_rate=1e-2),
+        optimizer=OptimizerConfig("adamw", learning_rate=6e-3),
     )
 
 
