@@ -55,9 +55,15 @@ class Writer:
         )
         outputs = dict(generated._asdict())
         if "labels" in inputs:
-            logits = self.architecture.logits(params, inputs, config, execution=execution)
-            weights = inputs["label_weights"]
-            outputs["nll"] = (cross_entropy(logits, inputs["labels"]) * weights).sum(-1)
+            x = self.architecture.hidden(params, inputs, config, execution=execution)
+            layer, weights = self.architecture.output_layer(params), inputs["label_weights"]
+
+            def of_position(arguments: tuple[jax.Array, jax.Array]) -> jax.Array:
+                x, labels = arguments  # [B, D], [B]: the logits of one position at a time
+                return cross_entropy(layer.logits(x, execution), labels)
+
+            nll = jax.lax.map(of_position, (x.swapaxes(0, 1), inputs["labels"].T))  # [T, B]
+            outputs["nll"] = (nll.T * weights).sum(-1)
             outputs["count"] = jnp.sum(weights, -1)
         return outputs
 
