@@ -108,8 +108,8 @@ class OutputLayer(NamedTuple):
 def empty_cache(
     config: BertConfig, rows: int, slots: int, execution: Execution
 ) -> tuple[KeyValue, ...]:
-    """Makes buffers [B, slots, N, H] of zeros for every layer."""
-    shape = (rows, slots, config.num_attention_heads, config.head_size)
+    """Makes buffers [B, N, slots, H] of zeros for every layer."""
+    shape = (rows, config.num_attention_heads, slots, config.head_size)
     dtype = jnp.dtype(execution.dtype)
     return tuple(
         KeyValue(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))

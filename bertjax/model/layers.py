@@ -182,15 +182,15 @@ class KeyValue(NamedTuple):
     """Projected keys and values of attention."""
 
     key: jax.Array
-    """[B, S, N, H]."""
+    """[B, N, S, H], the layout in which XLA:CPU multiplies."""
     value: jax.Array
-    """[B, S, N, H]."""
+    """[B, N, S, H]."""
 
     def updated(self, new: "KeyValue", slot: jax.Array | int) -> "KeyValue":
         """Returns a cache whose slots from `slot` on hold `new`."""
         return KeyValue(
             *(
-                jax.lax.dynamic_update_slice_in_dim(old, each.astype(old.dtype), slot, 1)
+                jax.lax.dynamic_update_slice_in_dim(old, each.astype(old.dtype), slot, 2)
                 for old, each in zip(self, new, strict=True)
             )
         )
@@ -230,14 +230,15 @@ class Attention(nn.Module):
         """
         del position_ids
         config = self.config
-        query = self._heads(self.query(x)) * config.head_size**-0.5
+        query = self._heads(self.query(x) * config.head_size**-0.5)
         key, value = kv if isinstance(kv, KeyValue) else self.project(x if kv is None else kv)
         logits = attention_logits(query, key, self.execution)
         if mask is not None:
             logits = jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
         probs = jax.nn.softmax(logits, axis=-1).astype(value.dtype)  # [B, N, T, S]
         dropped = dropout(probs, keys, self.site, config.attention_probs_dropout_prob)
-        context = attention_context(dropped, value, self.execution)  # [B, T, N, H]
+        context = attention_context(dropped, value, self.execution)  # [B, N, T, H]
+        context = _heads_first(context, self.execution)
         return self.output(context.reshape(*context.shape[:2], config.hidden_size)), probs
 
     def project(self, kv: jax.Array) -> KeyValue:
@@ -245,7 +246,9 @@ class Attention(nn.Module):
         return KeyValue(self._heads(self.key(kv)), self._heads(self.value(kv)))
 
     def _heads(self, x: jax.Array) -> jax.Array:
-        return x.reshape(*x.shape[:2], self.config.num_attention_heads, self.config.head_size)
+        """Splits x [B, T, D] into heads [B, N, T, H]."""
+        x = x.reshape(*x.shape[:2], self.config.num_attention_heads, self.config.head_size)
+        return _heads_first(x, self.execution)
 
 
 class LayerOutput(NamedTuple):
@@ -302,7 +305,7 @@ class Layer(nn.Module):
             keys: one dropout key per row, or None.
             memory: what cross-attention attends to, the `kv` of `Attention`.
             memory_mask: mask of cross-attention.
-            cache: keys and values [B, S, N, H] to attend to, after those of x are written.
+            cache: keys and values [B, N, S, H] to attend to, after those of x are written.
             slot: the first slot of the cache to write to.
         """
 
@@ -326,35 +329,13 @@ class Layer(nn.Module):
 
 
 def attention_logits(query: jax.Array, key: jax.Array, execution: Execution) -> jax.Array:
-    """Multiplies query [B, T, N, H] and key [B, S, N, H]: float32 [B, N, T, S]."""
-
-    def plain(query: jax.Array, key: jax.Array) -> jax.Array:
-        return _float32_einsum("btnh,bsnh->bnts", query, key, execution)
-
-    def heads_first(query: jax.Array, key: jax.Array) -> jax.Array:
-        query, key = _heads_first(query), _heads_first(key)
-        return _float32_einsum("bnth,bnsh->bnts", query, key, execution)
-
-    if execution.attention == "plain":
-        return plain(query, key)
-    return jax.lax.platform_dependent(query, key, cpu=heads_first, default=plain)
+    """Multiplies query [B, N, T, H] and key [B, N, S, H]: float32 [B, N, T, S]."""
+    return _float32_einsum("bnth,bnsh->bnts", query, key, execution)
 
 
 def attention_context(probs: jax.Array, value: jax.Array, execution: Execution) -> jax.Array:
-    """Multiplies probs [B, N, T, S] and value [B, S, N, H]: [B, T, N, H]."""
-
-    def plain(probs: jax.Array, value: jax.Array) -> jax.Array:
-        return jnp.einsum("bnts,bsnh->btnh", probs, value, precision=execution.precision)
-
-    def heads_first(probs: jax.Array, value: jax.Array) -> jax.Array:
-        context = jnp.einsum(
-            "bnts,bnsh->bnth", probs, _heads_first(value), precision=execution.precision
-        )
-        return _heads_first(context)
-
-    if execution.attention == "plain":
-        return plain(probs, value)
-    return jax.lax.platform_dependent(probs, value, cpu=heads_first, default=plain)
+    """Multiplies probs [B, N, T, S] and value [B, N, S, H]: [B, N, T, H]."""
+    return jnp.einsum("bnts,bnsh->bnth", probs, value, precision=execution.precision)
 
 
 def _float32_einsum(equation: str, x: jax.Array, y: jax.Array, execution: Execution) -> jax.Array:
@@ -363,10 +344,19 @@ def _float32_einsum(equation: str, x: jax.Array, y: jax.Array, execution: Execut
     )
 
 
-def _heads_first(x: jax.Array) -> jax.Array:
-    """Swaps [B, T, N, H] and [B, N, T, H] in memory.
+def _heads_first(x: jax.Array, execution: Execution) -> jax.Array:
+    """Swaps [B, T, N, H] and [B, N, T, H], on a CPU in memory.
 
     XLA:CPU multiplies contiguous heads three times as fast. Without the barrier it folds the
     transposition back into the product.
     """
-    return jax.lax.optimization_barrier(x.swapaxes(1, 2))
+
+    def plain(x: jax.Array) -> jax.Array:
+        return x.swapaxes(1, 2)
+
+    def in_memory(x: jax.Array) -> jax.Array:
+        return jax.lax.optimization_barrier(plain(x))
+
+    if execution.attention == "plain":
+        return plain(x)
+    return jax.lax.platform_dependent(x, cpu=in_memory, default=plain)

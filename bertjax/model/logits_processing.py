@@ -10,6 +10,7 @@ from bertjax.errors import UserError
 from bertjax.model.generation_config import GenerationConfig
 
 _BLOCK = 128
+_FEW = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,12 +54,10 @@ class TokenRules:
         after position `index` do not count. Forced tokens are `forced`'s matter.
         """
         size = logits.shape[-1]
-        forbidden = np.arange(size) >= self.vocabulary.size
-        forbidden[list(self.vocabulary.suppressed_ids)] = True
+        forbidden = self._never(size)
         if self.config.min_length:
-            ends = np.arange(size) == self.vocabulary.end_id
-            early = jnp.logical_and(ends, index < self.config.min_length)
-            logits = jnp.where(early | forbidden, -jnp.inf, logits)
+            forbidden = forbidden | self._ends_early(np.arange(size), index)
+            logits = jnp.where(forbidden, -jnp.inf, logits)
         elif forbidden.any():
             logits = jnp.where(forbidden, -jnp.inf, logits)
         if ngram := self.config.no_repeat_ngram_size:
@@ -66,6 +65,17 @@ class TokenRules:
             forbid = jax.vmap(jax.vmap(lambda row, ids: row.at[ids].set(-jnp.inf, mode="drop")))
             logits = forbid(logits, repeated)
         return logits
+
+    def _never(self, size: int) -> np.ndarray:
+        """Returns bool [size]: the ids that are never generated."""
+        never = np.arange(size) >= self.vocabulary.size
+        never[list(self.vocabulary.suppressed_ids)] = True
+        return never
+
+    def _ends_early(self, ids: np.ndarray | jax.Array, index: jax.Array) -> jax.Array:
+        """Returns which ids are the end token before the minimum length."""
+        is_end = ids == self.vocabulary.end_id
+        return jnp.logical_and(is_end, index < self.config.min_length)
 
     def forced(self, index: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns whether a token is forced at this step, bool [], and which, int32 []."""
@@ -89,11 +99,28 @@ class TokenRules:
                 next, which are there if fewer than `count` may.
             ids: int32 [B, K, count].
         """
-        normalizer = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
-        values, ids = jax.lax.top_k(self.allow(logits, history, index), count)
+        # In another shape than that of the matrix of `_best`, XLA:CPU would add the bias twice.
+        rows = logits.reshape(-1, logits.shape[-1])
+        normalizer = jax.nn.logsumexp(rows, axis=-1).reshape(*logits.shape[:-1], 1)
+        values, ids = self._best(logits, history, index, count)
         is_forced, token = self.forced(index)
         only = np.where(np.arange(count) == 0, 0.0, -np.inf).astype(np.float32)
         return jnp.where(is_forced, only, values - normalizer), jnp.where(is_forced, token, ids)
+
+    def _best(
+        self, logits: jax.Array, history: jax.Array, index: jax.Array, count: int
+    ) -> tuple[jax.Array, jax.Array]:
+        """Returns the `count` largest logits of tokens that may come next, and their ids."""
+        size = logits.shape[-1]
+        never = np.flatnonzero(self._never(size))
+        if self.config.no_repeat_ngram_size or len(never) > _FEW:
+            return jax.lax.top_k(self.allow(logits, history, index), count)
+        # Take a few more and drop the forbidden ones, which needs no second copy of the logits.
+        best = jax.lax.top_k(logits.reshape(-1, size), min(count + len(never) + 1, size))
+        values, ids = (each.reshape(*logits.shape[:-1], -1) for each in best)
+        forbidden = (ids[..., None] == never).any(-1) | self._ends_early(ids, index)
+        values, places = jax.lax.top_k(jnp.where(forbidden, -jnp.inf, values), count)
+        return values, jnp.take_along_axis(ids, places, axis=-1)
 
     def draw(
         self, logits: jax.Array, history: jax.Array, index: jax.Array, keys: jax.Array
