@@ -79,7 +79,7 @@ def training_batches(asked, config):
     # Logarithms of the lengths of Multi30k's de and en, in pieces of a joint BPE of 10,000.
     means, spread = np.array([2.68, 2.66]), np.array([0.32, 0.29])
     both = rng.multivariate_normal(means, spread * spread[:, None] * [[1, 0.86], [0.86, 1]], 29_000)
-    lengths = np.clip(np.exp(both).round().astype(int) + [1, 0], 4, 60)
+    lengths = np.clip(np.exp(both).round().astype(int) + np.array([1, 0]), 4, 60)
     found = {}
     for rows, width in token_batches(0, 0, lengths, asked.tokens):
         real = np.maximum(rows, 0)
@@ -188,9 +188,7 @@ def random_model(directory, config):
     larger = dataclasses.replace(config, initializer_range=0.08)
     params = init_params(EncoderDecoderConfig(larger, larger), jax.random.key(0))
     tokenizer = bj.load_tokenizer(directory)
-    bj.save_pretrained(
-        directory, Pretrained(whole, params, tokenizer, {"kind": "encoder_decoder"})
-    )
+    bj.save_pretrained(directory, Pretrained(whole, params, tokenizer, {"kind": "encoder_decoder"}))
     rng = np.random.default_rng(0)
     counts = np.exp(rng.normal(2.68, 0.32, LINES)).round().astype(int)
     return [" ".join(rng.choice(words, count)) for count in counts]

@@ -16,7 +16,7 @@ from bertjax.model.search import Beams
 
 
 class DecodeState(NamedTuple):
-    """What decoding keeps of a batch between its steps. Its shapes stay the same."""
+    """What decoding keeps of a batch between its steps."""
 
     cache: tuple[KeyValue, ...]
     """Keys and values of self-attention, a buffer for each layer. All beams of a row share it."""
@@ -24,6 +24,16 @@ class DecodeState(NamedTuple):
     """Keys and values of cross-attention, for each layer; empty for a prefix model."""
     source_mask: jax.Array
     """bool [B, 1, 1, S]: which source tokens are real."""
+
+    @property
+    def slots(self) -> int:
+        """Number of slots of the cache."""
+        return self.cache[0].key.shape[2]
+
+    def extended(self, slots: int) -> "DecodeState":
+        """Returns the state with so many more slots in each buffer of the cache."""
+        widths = ((0, 0), (0, 0), (0, slots), (0, 0))
+        return self._replace(cache=jax.tree.map(lambda leaf: jnp.pad(leaf, widths), self.cache))
 
 
 class Seq2Seq(abc.ABC):
@@ -117,16 +127,18 @@ def empty_cache(
     )
 
 
-def visible_slots(beams: Beams, first: int = 0) -> jax.Array:
-    """Returns bool [B, 1, K, T * K]: which tokens are in the history of each beam.
+def visible_slots(beams: Beams, length: int, first: int = 0) -> jax.Array:
+    """Returns bool [B, 1, K, length * K]: which tokens are in the history of each beam.
 
-    Slot t * K + j is the token of beam j at step t. The history of beam k has a beam for each step
-    from `first` on, and ends with k itself at the current step.
+    The cache has room for `length` steps, at most T. Slot t * K + j is the token of beam j at step
+    t. The history of beam k has a beam for each step from `first` on, and ends with k itself at the
+    current step.
     """
-    rows, count, length = beams.ancestors.shape
+    rows, count, _ = beams.ancestors.shape
     steps, own = jnp.arange(length), jnp.arange(count)
     past = (first <= steps) & (steps < beams.index)
-    visible = (beams.ancestors[..., None] == own) & past[:, None]  # [B, K, T, K]
+    ancestors = beams.ancestors[..., :length]
+    visible = (ancestors[..., None] == own) & past[:, None]  # [B, K, length, K]
     present = (first <= beams.index) & (steps == beams.index)
     visible |= present[:, None] & (own[:, None, None] == own)
     return visible.reshape(rows, 1, count, length * count)

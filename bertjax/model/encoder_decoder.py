@@ -176,8 +176,9 @@ class EncoderDecoder(Seq2Seq):
         types = jnp.zeros_like(beams.tokens)
         position_ids = jnp.full_like(beams.tokens, beams.index)
         x = decoding.embed(decoder, beams.tokens, types, position_ids, shape, execution)
-        slot = beams.index * beams.tokens.shape[1]
-        mask = decoding.visible_slots(beams)
+        count = beams.tokens.shape[1]
+        slot = beams.index * count
+        mask = decoding.visible_slots(beams, state.slots // count)
         x, state = decoding.apply_layers(decoder, x, state, slot, mask, shape, execution)
         x = decoding.head_vectors(decoder, x, shape, execution)
         return OutputLayer.of(decoder).logits(x, execution), state

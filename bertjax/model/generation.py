@@ -86,14 +86,17 @@ def generate_tokens(
     """
     rows, drawn = inputs["input_ids"].shape[0], generation.do_sample
     beams = generation.n_best if drawn else generation.num_beams
-    room = {"beams": beams, "max_length": generation.max_length}
+    room = {"beams": beams, "max_length": search.stages(generation.max_length)[0]}
     state = start_decoding(params, inputs, config, architecture, **room, execution=execution)
 
     def step(state: DecodeState, beams: Beams) -> tuple[jax.Array, DecodeState]:
         return decode_step(params, state, beams, config, architecture, execution=execution)
 
+    def grow(state: DecodeState, steps: int) -> DecodeState:
+        return state.extended(steps * beams)
+
     if not drawn:
-        return search.beam_search(step, state, generation, vocabulary, batch_size=rows)
+        return search.beam_search(step, state, generation, vocabulary, batch_size=rows, grow=grow)
     if keys is None:
         raise ValueError("generation.do_sample needs keys, one per row.")
-    return search.sample(step, state, generation, vocabulary, keys=keys)
+    return search.sample(step, state, generation, vocabulary, keys=keys, grow=grow)

@@ -109,13 +109,14 @@ class Prefix(Seq2Seq):
         step 0, is written too and never attended to.
         """
         rows, count = beams.tokens.shape
-        before, length = state.source_mask.shape[-1], beams.ancestors.shape[-1]
+        before = state.source_mask.shape[-1]
+        length = (state.slots - before) // count - 1
         ids = jnp.concatenate([beams.tokens, jnp.full_like(beams.tokens, self.mask_id)], 1)
         after = state.source_mask.sum(-1)[:, 0] + beams.index  # [B, 1]
         position_ids = jnp.concatenate([after - 1, after], 1).repeat(count, 1)
         x = decoding.embed(params, ids, self._types(ids, config), position_ids, config, execution)
         # [B, 1, 2K, (T + 1) K]: the history, and for each [MASK] itself, one step further.
-        history = jnp.tile(decoding.visible_slots(beams, first=1), (1, 1, 2, 1))
+        history = jnp.tile(decoding.visible_slots(beams, length, first=1), (1, 1, 2, 1))
         history = jnp.pad(history, ((0, 0), (0, 0), (0, 0), (0, count)))
         own = (beams.index + jnp.arange(2))[:, None] * count + jnp.arange(count)
         itself = own.reshape(-1, 1) == jnp.arange((length + 1) * count)

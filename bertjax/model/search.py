@@ -59,6 +59,11 @@ class Generated(NamedTuple):
 StepFn = Callable[[Any, Beams], tuple[jax.Array, Any]]
 """(state, beams) -> (logits float32 [B, K, V], state)."""
 
+Grow = Callable[[Any, int], Any]
+"""(state, n) -> a state with room for n more steps."""
+
+_STAGES, _SHORTEST = 3, 16
+
 
 class _Search(NamedTuple):
     """What the loop of `beam_search` carries."""
@@ -93,6 +98,7 @@ def beam_search(
     vocabulary: OutputVocabulary,
     *,
     batch_size: int,
+    grow: Grow | None = None,
 ) -> Generated:
     """Searches for the sequences with the best scores; with one beam, greedily.
 
@@ -112,6 +118,9 @@ def beam_search(
         config: without `do_sample`.
         vocabulary: the ids that may be generated. V may be larger than its size.
         batch_size: B.
+        grow: (state, n) -> a state with room for n more steps. It is called between the stages of
+            the search, `stages(T)`, because a step with little room is fast. The first state has
+            room for the first stage; without `grow`, it has room for T steps.
 
     Returns:
         The best `n_best` of each row, in descending order of their scores. If a row
@@ -128,11 +137,8 @@ def beam_search(
         logits, state = step_fn(search.state, search.beams)
         return _advance(search._replace(state=state), logits, rules)
 
-    def running(search: _Search) -> jax.Array:
-        return (search.beams.index < config.max_length) & ~jnp.all(search.done)
-
     search = _first(state, config, vocabulary, batch_size)
-    finished = jax.lax.while_loop(running, body, search).finished
+    finished = _run(body, search, config, grow).finished
     return Generated(*(leaf[:, : config.n_best] for leaf in finished))
 
 
@@ -143,6 +149,7 @@ def sample(
     vocabulary: OutputVocabulary,
     *,
     keys: jax.Array,
+    grow: Grow | None = None,
 ) -> Generated:
     """Draws `n_best` independent sequences for each row, token by token.
 
@@ -157,6 +164,7 @@ def sample(
         config: with `do_sample`.
         vocabulary: as in `beam_search`.
         keys: random keys [B], one for each row.
+        grow: as in `beam_search`.
 
     Returns:
         The samples of each row in the order k. Their scores are those of `beam_search`, from the
@@ -180,9 +188,6 @@ def sample(
             done=search.done | (tokens == vocabulary.end_id),
         )
 
-    def running(search: _Samples) -> jax.Array:
-        return (search.beams.index < config.max_length) & ~jnp.all(search.done)
-
     shape = (keys.shape[0], config.n_best)
     beams, history = _first_beams(shape, config, vocabulary)
     search = _Samples(
@@ -193,9 +198,34 @@ def sample(
         lengths=jnp.zeros(shape, jnp.int32),
         done=jnp.zeros(shape, bool),
     )
-    search = jax.lax.while_loop(running, body, search)
+    search = _run(body, search, config, grow)
     scores = search.log_probs / _penalty(search.lengths, config)
     return Generated(search.history[..., 1:], scores, search.lengths)
+
+
+def stages(max_length: int) -> list[int]:
+    """Returns the steps after which each stage of a search of `max_length` steps ends."""
+    ends = [max_length]
+    while len(ends) < _STAGES and ends[0] >= 2 * _SHORTEST:
+        ends.insert(0, ends[0] // 2)
+    return ends
+
+
+def _run(
+    body: Callable[[Any], Any], search: Any, config: GenerationConfig, grow: Grow | None
+) -> Any:
+    """Runs the steps of a search, a loop for each stage, until all of `search.done` are set."""
+    begin = 0
+    for end in stages(config.max_length) if grow else [config.max_length]:
+        if grow and begin:
+            search = search._replace(state=grow(search.state, end - begin))
+        search = jax.lax.while_loop(
+            lambda search, end=end: (search.beams.index < end) & ~jnp.all(search.done),
+            body,
+            search,
+        )
+        begin = end
+    return search
 
 
 def reorder(state: Any, parents: jax.Array) -> Any:

@@ -1,5 +1,6 @@
 """Decoding step by step with a cache equals teacher forcing, for both architectures."""
 
+import dataclasses
 import functools
 
 import jax
@@ -9,8 +10,11 @@ import pytest
 
 import bertjax as bj
 from bertjax.config import EncoderDecoderConfig
-from bertjax.model import encoder_decoder
+from bertjax.model import encoder_decoder, search
 from bertjax.model.encoder_decoder import EncoderDecoder
+from bertjax.model.generation import decode_step, generate_tokens, start_decoding
+from bertjax.model.generation_config import GenerationConfig
+from bertjax.model.logits_processing import OutputVocabulary
 from bertjax.model.prefix import Prefix
 from bertjax.model.search import Beams
 
@@ -106,3 +110,38 @@ def test_a_prefix_model_predicts_as_a_masked_lm_of_one_mask_after_the_target_so_
             }
             want = mlm_logits(params, alone)[0, len(tokens) - 1]
             np.testing.assert_allclose(got[row, step], want, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["none", "prefix"])
+def test_a_cache_that_grows_in_three_stages_writes_what_one_of_full_size_writes(name, monkeypatch):
+    monkeypatch.setattr(search, "_SHORTEST", 3)
+    assert search.stages(13) == [3, 6, 13]
+    architecture, config, params = case(name)
+    if name == "prefix":  # whose rows have up to 19 positions here
+        positions = jnp.tile(params["embeddings"]["position_embeddings"]["embedding"], (2, 1))
+        params["embeddings"]["position_embeddings"] = {"embedding": positions}
+        config = dataclasses.replace(config, max_position_embeddings=24)
+    generation = GenerationConfig(max_length=13, min_length=12, num_beams=BEAMS)
+    vocabulary = OutputVocabulary(31, start_id=2, end_id=3, pad_id=0)
+    model = {"config": config, "architecture": architecture}
+
+    @jax.jit
+    def at_once(params, inputs):
+        state = start_decoding(params, inputs, **model, beams=BEAMS, max_length=13)
+
+        def step(state, beams):
+            return decode_step(params, state, beams, **model)
+
+        return search.beam_search(step, state, generation, vocabulary, batch_size=ROWS)
+
+    @jax.jit
+    def in_stages(params, inputs):
+        return generate_tokens(
+            params, inputs, **model, generation=generation, vocabulary=vocabulary
+        )
+
+    got, want = in_stages(params, sources()), at_once(params, sources())
+    np.testing.assert_array_equal(got.tokens, want.tokens)
+    assert len(np.unique(got.tokens[:, 0])) > 5
+    # Softmax sums over other numbers of masked slots, in another order.
+    np.testing.assert_allclose(got.scores, want.scores, rtol=1e-6)

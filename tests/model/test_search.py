@@ -15,7 +15,7 @@ import pytest
 from bertjax.errors import UserError
 from bertjax.model import search
 from bertjax.model.generation_config import GenerationConfig
-from bertjax.model.logits_processing import OutputVocabulary
+from bertjax.model.logits_processing import OutputVocabulary, TokenRules
 
 START, END, PAD = 1, 2, 0
 VOCABULARY_FIELDS = {field.name for field in dataclasses.fields(OutputVocabulary)}
@@ -276,3 +276,21 @@ def test_sequences_and_scores_are_those_of_transformers(golden, setting):
     np.testing.assert_array_equal(found.tokens, golden[f"{setting} tokens"])
     # Sums of at most 18 log probabilities in float32, in both; a negative penalty multiplies them.
     np.testing.assert_allclose(found.scores, golden[f"{setting} scores"], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("suppressed", [(), (0, 5), tuple(range(5, 28))])
+def test_candidates_are_the_best_of_the_allowed_tokens(suppressed):
+    # With few suppressed tokens they are dropped from the best ones, with many from all.
+    config = GenerationConfig(max_length=9, min_length=4)
+    rules = TokenRules(config, vocabulary(30, suppressed_ids=suppressed))
+    logits = np.random.default_rng(3).integers(-3, 3, (2, 4, 32)).astype(np.float32)  # many ties
+    history = jnp.zeros((2, 4, 10), jnp.int32)
+    for index in (3, 4):
+        got = rules.candidates(jnp.asarray(logits), history, jnp.int32(index), 8)
+        allowed = logits.copy()
+        allowed[..., [*suppressed, 30, 31, *([END] if index < 4 else [])]] = -np.inf
+        order = np.argsort(-allowed, axis=-1, kind="stable")[..., :8]
+        np.testing.assert_array_equal(got[1], order)
+        normalizer = np.log(np.exp(logits).sum(-1, keepdims=True))
+        want = np.take_along_axis(allowed, order, -1) - normalizer
+        np.testing.assert_allclose(got[0], want, rtol=1e-6)  # of float32
