@@ -16,13 +16,15 @@ Parts:
                 attention or SDPA (its default), and PyTorch's cross-entropy and fused AdamW.
     generation  100 lines of text to texts, with the tokenizers: beam search of 4 beams, and greedy
                 search. Theirs has eager attention or SDPA, batches of 32 or of all lines, and lines
-                sorted by length, as ours are. By default weights and lines are random, and every
+                sorted by length, as ours are. Ours has batches of 25, of which four hold all lines,
+                and of 32, its default, of which the last one is mostly padding. By default weights and lines are random, and every
                 text has 32 tokens. --model and --lines give a trained encoder-decoder and its
                 input; then texts end where the model ends them.
 """
 
 import argparse
 import dataclasses
+import functools
 import itertools
 import json
 import math
@@ -238,11 +240,17 @@ def generation(asked):
             lines, least, most = random_model(directory, SHAPES[asked.shape]), 32, 32
         model, found = bj.from_pretrained(directory), {"lines": len(lines), "max_length": most}
         for beams in (4, 1):
-            sides = {
-                "bertjax": lambda beams=beams: bj.predict(
-                    model, lines, num_beams=beams, min_length=least, max_length=most
+            sides = {}
+            for name, rows in (("bertjax", 25), ("bertjax_32", 32)):
+                sides[name] = functools.partial(
+                    bj.predict,
+                    model,
+                    lines,
+                    batch_size=rows,
+                    num_beams=beams,
+                    min_length=least,
+                    max_length=most,
                 )
-            }
             options = {"num_beams": beams, "min_new_tokens": least, "max_new_tokens": most}
             for attention, rows in itertools.product(("eager", "sdpa"), (32, LINES)):
                 sides[f"{attention}_{rows}"] = their_generation(
