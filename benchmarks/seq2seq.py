@@ -17,9 +17,9 @@ Parts:
     generation  100 lines of text to texts, with the tokenizers: beam search of 4 beams, and greedy
                 search. Theirs has eager attention or SDPA, batches of 32 or of all lines, and lines
                 sorted by length, as ours are. Ours has batches of 25, of which four hold all lines,
-                and of 32, its default, of which the last one is mostly padding. By default weights and lines are random, and every
-                text has 32 tokens. --model and --lines give a trained encoder-decoder and its
-                input; then texts end where the model ends them.
+                and of 32, its default, of which the last one is mostly padding. By default weights
+                and lines are random, and every text has 32 tokens. --model and --lines give a
+                trained encoder-decoder and its input; then texts end where the model ends them.
 """
 
 import argparse
