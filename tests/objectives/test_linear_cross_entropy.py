@@ -21,8 +21,8 @@ def arguments(length):
     return (x, table, bias), labels, weights
 
 
-# 12 tokens are cut into three slices, one per 256 rows; 7 do not divide, so they are one slice.
-@pytest.mark.parametrize("length", [12, 7])
+# Slices of 64 rows have 2 to 8 positions: six slices of 2, and two of 7 with a padded position.
+@pytest.mark.parametrize("length", [12, 13])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_loss_and_gradients_are_those_of_the_logits(length, smoothing):
     given, labels, weights = arguments(length)
