@@ -103,11 +103,12 @@ class OutputLayer(NamedTuple):
 
     def logits(self, x: jax.Array, execution: Execution) -> jax.Array:
         """Computes float32 logits [..., V] of x [..., D]."""
-        table = self.table.astype(x.dtype)
+        rows = x.reshape(-1, x.shape[-1])  # a matrix, which a search reads without a copy
         product = functools.partial(
             jnp.matmul, precision=execution.precision, preferred_element_type=jnp.float32
         )
-        return product(x, table.T) + self.bias
+        logits = product(rows, self.table.astype(x.dtype).T) + self.bias
+        return logits.reshape(*x.shape[:-1], -1)
 
     @classmethod
     def of(cls, params: Params) -> "OutputLayer":
