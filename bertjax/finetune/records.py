@@ -39,7 +39,8 @@ class Records:
         self.weights: Any = weights_hash(trainer.model.params)
         if config.from_scratch:
             config.initialization.check(trainer.shape)
-            writes = {"mlm", "decoder"} & {*TASK_PARTS[trainer.task.head.name]}
+            parts = TASK_PARTS[trainer.task.head.name]
+            writes = "mlm" in parts or "decoder" in parts
             if writes and config.initialization.mlm_bias == "unigram":
                 raise UserError(
                     "`initialization.mlm_bias` unigram needs the counts of tokens that `prepare` "
