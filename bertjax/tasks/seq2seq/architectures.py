@@ -44,8 +44,7 @@ class Start(NamedTuple):
     def params(self, params: dict, model: TrainedModel) -> dict:
         """Replaces random parameters by those of trained models; see `Task.start_params`."""
         if self.head.name == PREFIX:
-            names = ("embeddings", "encoder", *({"mlm"} & model.params.keys()))
-            return {**params, **{name: model.params[name] for name in names}}
+            return {name: model.params.get(name, part) for name, part in params.items()}
         if isinstance(model.config, EncoderDecoderConfig):
             trained = dict(model.params)
             trained["encoder"] = _without_pooler(trained["encoder"])
