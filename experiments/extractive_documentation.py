@@ -19,9 +19,9 @@ Result (2026-11-29, jax 0.10.2, seed 0, 119 steps), on 208 dev documents:
     Lead-3         46.28    32.28    42.66
     the oracle     99.69    99.61    99.54
 
-After 60 steps ROUGE-1 was 48.20. With documents of one docstring and one sentence to pick, the first
-sentence is hard to beat: in two tries of 74 and 148 steps the model had 22.40 and 19.11, Lead-1
-23.75.
+After 60 steps ROUGE-1 was 48.20. With documents of one docstring and one sentence to pick, the
+first sentence is hard to beat: in two tries of 74 and 148 steps the model had 22.40 and 19.11,
+Lead-1 23.75.
 """
 
 import hashlib
