@@ -208,16 +208,15 @@ def _sort_keys(lengths: np.ndarray) -> tuple[np.ndarray, ...]:
 def length_batches(lengths: np.ndarray, batch_size: int, buckets: Buckets) -> list[Batch]:
     """Returns (indices [batch_size], width) of batches of all rows, sorted as `epoch_batches` does.
 
-    `lengths` is int [N] or [N, W]. -1 fills the last batch.
+    `lengths` is int [N] or [N, W]. -1 fills the first batch, whose rows are the shortest.
     """
     order = np.lexsort(_sort_keys(lengths))
-    batches = []
-    for begin in range(0, len(order), batch_size):
-        chosen = order[begin : begin + batch_size]
-        width = width_of(lengths[chosen], buckets)
-        padding = batch_size - len(chosen)
-        batches.append((np.pad(chosen, (0, padding), constant_values=-1), width))
-    return batches
+    padding = -len(order) % batch_size
+    order = np.insert(order, [batch_size - padding] * padding, -1)
+    return [
+        (indices, width_of(lengths[indices[indices >= 0]], buckets))
+        for indices in order.reshape(-1, batch_size)
+    ]
 
 
 def gather(outputs: Iterable[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:

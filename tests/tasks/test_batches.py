@@ -84,6 +84,9 @@ def test_length_batches_drop_nothing():
     assert sorted(rows[rows >= 0].tolist()) == list(range(45))
     for indices, width in chosen:
         assert len(indices) == 8 and lengths[indices[indices >= 0]].max() <= width
+    # The rows of padding cost least among the shortest rows.
+    assert [(indices < 0).sum() for indices, _ in chosen] == [3, 0, 0, 0, 0, 0]
+    assert chosen[0][0][-3:].tolist() == [-1, -1, -1]
 
 
 def test_rows_of_two_sequences_share_a_step_by_both_lengths():
