@@ -6,6 +6,7 @@ a signal and resumable; 1 any other error, with its traceback, and warnings unde
 """
 
 import contextlib
+import difflib
 import functools
 import json
 import os
@@ -17,12 +18,28 @@ from typing import Any, NamedTuple
 from bertjax import parsing
 from bertjax.commands import command
 from bertjax.errors import Stopped, UserError
-from bertjax.parsing import Config, Say, parse_recipe, saying_flags
+from bertjax.flags import Say, saying_flags
+from bertjax.parsing import Config, parse_recipe
 
 EXIT_DONE, EXIT_INTERRUPTED, EXIT_WARNED, EXIT_MISTAKE, EXIT_STOPPED = 0, 1, 1, 2, 75
 _RESUMABLE = ("demo", "prepare", "pretrain", "finetune")
 _say = functools.partial(print, flush=True)
 _LABELED = {"train": "train.csv", "dev": "dev.csv"}
+# The fields that --help shows.
+_TOKENIZER = ("input", "output", "kind", "vocab_size", "lowercase", "columns")
+_PREPARE = (
+    *("input", "tokenizer", "output", "segments", "max_seq_length", "dupe_factor", "held_out"),
+    *("processes", "estimate", "audit"),
+)
+_PRETRAIN = (
+    *("data", "workdir", "objective", "model.size", "batch_size", "accumulation", "seed", "fresh"),
+    *("optimizer.name", "optimizer.learning_rate", "optimizer.warmup_steps", "execution.dtype"),
+    *("masking.whole_word", "loop.train_steps", "loop.eval_every", "loop.save_every"),
+)
+_FINETUNE = (
+    *("model", "train", "dev", "test", "workdir", "seeds", "epochs", "batch_size", "fresh"),
+    *("max_seq_length", "select", "optimizer.learning_rate", "kind_name", "task"),
+)
 
 
 _OVERVIEW = """\
@@ -32,7 +49,9 @@ Pre-trains and fine-tunes BERT with JAX.
 
 {verbs}
 
-The verbs stand in the order of their use. VERB --help describes all flags.
+The verbs stand in the order of their use. VERB --help describes the most used flags,
+VERB --help-all all of them. The group of a flag may be left out where one flag has that
+name: --learning-rate is --optimizer.learning-rate.
 Exit codes: 0 done, 2 a mistake in the command or its input, 75 stopped, resumable.
 Compiled programs are cached in a directory that is printed. Set another one by
 JAX_COMPILATION_CACHE_DIR, or none by JAX_ENABLE_COMPILATION_CACHE=false."""
@@ -54,7 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(arguments: Sequence[str]) -> int:
     """Runs one command and returns its exit code; prints mistakes on standard error."""
     words = list(arguments)
-    if not words or words[0] in ("-h", "--help", "help"):
+    if words[:1] == ["help"] and len(words) > 1:
+        words = [*words[1:], "--help"]
+    if not words or words[0] in ("-h", "--help", "--help-all", "help"):
         width = max(map(len, VERBS)) + 2
         lines = [f"  {name:<{width}}{verb.summary}" for name, verb in VERBS.items()]
         print(_OVERVIEW.format(verbs="\n".join(lines)))
@@ -88,9 +109,11 @@ def _find(words: list[str]) -> tuple[Verb, list[str]]:
     name = " ".join(words[:count])
     if name in VERBS:
         return VERBS[name], words[count:]
-    if name in ("tokenizer", "tokenizer -h", "tokenizer --help"):
-        return VERBS["tokenizer train"], ["--help"]
-    raise UserError(f"{name!r} is not a verb: use one of {', '.join(VERBS)}.")
+    if name in ("tokenizer", "tokenizer -h", "tokenizer --help", "tokenizer --help-all"):
+        return VERBS["tokenizer train"], [*words[1:], "--help"]
+    near = difflib.get_close_matches(name, VERBS, 1) or difflib.get_close_matches(words[0], VERBS)
+    asked = f"did you mean {near[0]}?" if near else f"use one of {', '.join(VERBS)}."
+    raise UserError(f"{name!r} is not a verb: {asked}")
 
 
 def _keep_compiled() -> None:
@@ -152,7 +175,8 @@ def _demo(arguments: list[str]) -> int:
 def _tokenizer_train(arguments: list[str]) -> None:
     from bertjax.text.tokenizer_training import TokenizerConfig, train_tokenizer
 
-    with _parsed(TokenizerConfig, "tokenizer train", arguments) as (config, say):
+    with _parsed(TokenizerConfig, "tokenizer train", arguments, common=_TOKENIZER) as parsed:
+        config, say = parsed
         train_tokenizer(config, say)
     options = {
         "input": config.input if len(config.input) <= 3 else (*config.input[:3], "..."),
@@ -167,16 +191,16 @@ def _tokenizer_train(arguments: list[str]) -> None:
 def _prepare(arguments: list[str]) -> int:
     from bertjax.data.audit import report as audit
     from bertjax.data.prepare.estimate import estimate
-    from bertjax.data.prepare.inspection import AuditConfig, audit_data
-    from bertjax.data.prepare.run import PrepareConfig, prepare
+    from bertjax.data.prepare.inspection import AuditConfig, PrepareArguments, audit_data
+    from bertjax.data.prepare.run import prepare
     from bertjax.files import location
 
     if _is_audit(arguments):
         with _parsed(AuditConfig, "prepare --audit", arguments) as (audited, say):
             is_clean = all(not report.findings for report in audit_data(audited, say))
         return EXIT_DONE if is_clean or not audited.strict else EXIT_WARNED
-    note = "With --audit it prints only warnings, about text or about finished shards."
-    with _parsed(PrepareConfig, "prepare", arguments, note=note) as (config, say):
+    with _parsed(PrepareArguments, "prepare", arguments, common=_PREPARE) as (given, say):
+        config = given.preparation()
         if config.estimate:
             estimate(config, say)
             return EXIT_DONE
@@ -202,7 +226,7 @@ def _pretrain(arguments: list[str]) -> int:
     from bertjax.pretrain.config import PretrainConfig
 
     with saying_flags(PretrainConfig, _say) as say:
-        config = parse_recipe(PretrainConfig, "pretrain", arguments)
+        config = parse_recipe(PretrainConfig, "pretrain", arguments, common=_PRETRAIN)
 
         from bertjax.pretrain.run import pretrain
 
@@ -254,7 +278,7 @@ def _finetune(arguments: list[str]) -> int:
     with saying_flags(FinetuneConfig):
         parser = FinetuneArguments(arguments)
     with saying_flags(parser.type, _say) as say:
-        config = parser.parse()
+        config = parser.parse(_FINETUNE)
 
         from bertjax.finetune.run import finetune
 

@@ -1,6 +1,5 @@
-"""Parses the words of a command into a configuration, and replaces names of fields by flags."""
+"""Parses the words of a command into a configuration, and writes the help of a verb."""
 
-import contextlib
 import dataclasses
 import inspect
 import os
@@ -10,71 +9,18 @@ import shutil
 import textwrap
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union
 
-from bertjax.commands import flag
 from bertjax.errors import UserError
+from bertjax.flags import has, nested_in, with_flags, written_whole
 
 if TYPE_CHECKING:
     from tyro.constructors import ConstructorRegistry, StructFieldSpec
 
 Config = TypeVar("Config")
-Say = Callable[[str], None]
 
-_FIELD = re.compile(r"`([a-z]\w*(?:\.\w+)*)`")
-
-
-def with_flags(text: str, kind: type) -> str:
-    """Replaces the fields that a text names in backquotes by the flags of a verb's configuration.
-
-    `loop.train_steps` becomes --loop.train-steps. A name that is no field stays as it is.
-    """
-    if "`" not in text:
-        return text
-    known = dict(_flags(kind))
-    return _FIELD.sub(lambda match: known.get(match[1], match[0]), text)
-
-
-@contextlib.contextmanager
-def saying_flags(kind: type, say: Say = print) -> Iterator[Say]:
-    """Yields `say` with flags in place of fields; a `UserError` from the block gets them too."""
-    try:
-        yield lambda line: say(with_flags(line, kind))
-    except UserError as error:
-        raise UserError(with_flags(str(error), kind)) from error
-
-
-def _flags(
-    kind: type, path: str = "", prefix: str = "", *, bare: bool = False
-) -> Iterator[tuple[str, str]]:
-    """Yields the dotted path and the flag of each field, fields of nested dataclasses included.
-
-    The flags of a `bare` dataclass, and of those in it, have no prefix, and its fields no path.
-    """
-    from tyro.conf import OmitArgPrefixes, Positional
-
-    hints = typing.get_type_hints(kind, include_extras=True)
-    for name in (field.name for field in dataclasses.fields(kind)):
-        hint = hints[name]
-        nested = _dataclass(hint)
-        yield path + name, name.upper() if _has(hint, Positional) else flag(prefix + name)
-        if nested and (bare or _has(hint, OmitArgPrefixes)):
-            yield from _flags(nested, f"{path}{name}.", prefix, bare=True)
-            yield from _flags(nested, path, prefix, bare=True)
-        elif nested:
-            yield from _flags(nested, f"{path}{name}.", f"{prefix}{name}.")
-
-
-def _has(hint: Any, marker: Any) -> bool:
-    return marker in getattr(hint, "__metadata__", ())
-
-
-def _dataclass(hint: Any) -> type | None:
-    """Returns the dataclass in a hint such as `Annotated[SecondPhase | None, ...]`."""
-    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-        return hint
-    return next(filter(None, map(_dataclass, typing.get_args(hint))), None)
+_SHORT = "These are the most used options; --help-all shows all of them."
 
 
 def parse(
@@ -83,27 +29,53 @@ def parse(
     arguments: list[str],
     *,
     default: Config | None = None,
-    note: str = "",
+    common: Sequence[str] = (),
 ) -> Config:
     """Returns a configuration from the words after a verb.
 
-    Exits with 0 on --help, and with 2 on a word that is no flag or has no valid value. The words
-    `verb` and the paragraph `note` are for the help. `default` is a configuration to change, such
-    as a recipe's. Raises `UserError` if the configuration refuses the values.
+    Exits with 0 on --help and --help-all, and with 2 on a value that is missing or invalid. --help
+    shows the fields that `common` names by their paths, groups as a whole; without names, all.
+    `default` is a configuration to change, such as a recipe's. Raises `UserError` if a flag does
+    not exist or the configuration refuses the values.
     """
     import tyro
 
+    name, _, recipe = verb.partition(" [")
+    asked = [word for word in arguments if word in ("-h", "--help", "--help-all")]
+    if asked:
+        arguments = ["--help"]
+    if not asked or "--help-all" in asked:
+        common = ()
     try:
         return tyro.cli(
             kind,
-            args=arguments,
-            prog=f"bertjax {verb}",
-            description=_description(kind, note),
-            registry=_registry(kind),
+            args=written_whole(kind, name, arguments),
+            prog=f"bertjax {verb if asked and recipe else name}",
+            description=_description(
+                kind,
+                f"RECIPE.py is a Python file with `config = {kind.__name__}(...)`, which the flags "
+                "change."
+                if recipe
+                else "",
+                _SHORT if common else "",
+            ),
+            registry=_registry(kind, _shown(kind, common)),
             default=tyro.MISSING_NONPROP if default is None else default,
         )
     except _Refused as refused:
         raise refused.args[0] from None
+
+
+def _shown(kind: type, paths: Sequence[str]) -> dict[type, set[str]]:
+    """Returns the fields to show, by their dataclass; all of those that are not among the keys."""
+    shown: dict[type, set[str]] = {}
+    for path in paths:
+        owner: type | None = kind
+        for name in path.split("."):
+            assert owner is not None, path
+            shown.setdefault(owner, set()).add(name)
+            owner = nested_in(typing.get_type_hints(owner, include_extras=True)[name])
+    return shown
 
 
 class _Refused(Exception):
@@ -117,11 +89,12 @@ def _refusing(make: Callable[..., Any], *words: str, **values: Any) -> Any:
         raise _Refused(error) from error
 
 
-def _registry(kind: type) -> "ConstructorRegistry":
+def _registry(kind: type, shown: dict[type, set[str]]) -> "ConstructorRegistry":
     """Returns a registry with rules for dataclasses.
 
-    The rule for structs is like tyro's own, but with our metavars, help and errors. A dataclass
-    with a function `parse`, such as `ParamGroup`, is a single word.
+    The rule for structs is like tyro's own, but with our metavars, help and errors, and without the
+    fields that are not `shown`. A dataclass with a function `parse`, such as `ParamGroup`, is a
+    single word.
     """
     from tyro.constructors import (
         ConstructorRegistry,
@@ -164,44 +137,50 @@ def _registry(kind: type) -> "ConstructorRegistry":
         def instantiate(**values: Any) -> Any:
             return _refusing(spec.instantiate, **values)
 
-        instantiate.__doc__ = with_flags(_paragraphs(inspect.getdoc(info.type) or ""), kind)
-        return StructConstructorSpec(
-            instantiate, tuple(_presented(field, kind) for field in spec.fields)
-        )
+        instantiate.__doc__ = with_flags(paragraphs(inspect.getdoc(info.type) or ""), kind)
+        names = shown.get(info.type)
+        fields = (_presented(field, kind, names) for field in spec.fields)
+        return StructConstructorSpec(instantiate, tuple(fields))
 
     return registry
 
 
-def _presented(field: "StructFieldSpec", kind: type) -> "StructFieldSpec":
-    """Returns a field with a plain metavar and a help text with flags, without empty defaults."""
-    from tyro.conf import Positional, arg
+def _presented(field: "StructFieldSpec", kind: type, shown: set[str] | None) -> "StructFieldSpec":
+    """Returns a field with a plain metavar and a help text with flags, without empty defaults.
+
+    A field whose name is not `shown` is hidden.
+    """
+    from tyro.conf import Positional, Suppress, arg
 
     given, hint = field.helptext, field.type
 
     def helptext() -> str | None:
         text = given() if callable(given) else given
-        return None if text is None else with_flags(_paragraphs(text), kind)
+        return None if text is None else with_flags(paragraphs(text), kind)
 
     def default(label: str) -> str:
         return "" if label in ("", "None") else f"(default: {label})"
 
     metavar = None if hint is bool else _metavar(hint)
-    if _has(hint, Positional):
+    if has(hint, Positional):
         metavar = field.name.upper()
     hint = Annotated[hint, arg(metavar=metavar, help_behavior_hint=default)]
+    if shown and field.name not in shown:
+        hint = Suppress[hint]
     return dataclasses.replace(field, type=hint, helptext=helptext)
 
 
-def _description(kind: type, note: str) -> str:
-    """Returns the docstring with flags and the note, wrapped at the terminal's width."""
-    text = with_flags(_paragraphs(f"{inspect.getdoc(kind) or ''}\n\n{note}".strip()), kind)
+def _description(kind: type, *notes: str) -> str:
+    """Returns the docstring with flags and the notes, wrapped at the terminal's width."""
+    text = "\n\n".join(filter(None, (inspect.getdoc(kind), *notes)))
+    text = with_flags(paragraphs(text), kind)
     width = shutil.get_terminal_size().columns
     # tyro prints a description as it is, except that it joins lines that begin with a letter.
     wrap = textwrap.TextWrapper(width, initial_indent="  ", subsequent_indent="  ")
     return "\n".join(map(wrap.fill, text.split("\n\n")))
 
 
-def _paragraphs(text: str) -> str:
+def paragraphs(text: str) -> str:
     """Joins the lines of each paragraph."""
     return "\n\n".join(" ".join(part.split()) for part in re.split(r"\n\s*\n", text))
 
@@ -217,17 +196,22 @@ def _metavar(hint: Any) -> str:
         return "{" + ",".join(map(str, choices)) + "}"
     if origin in (Union, types.UnionType):
         inner = [_metavar(choice) for choice in choices if choice is not type(None)]
-        return "|".join(one for one in inner if f"{one} ..." not in inner)
+        words = [one[1:-1] for one in inner if one.startswith("{")]
+        named = ["{" + ",".join(words) + "}"] if words else []
+        others = [one for one in inner if not one.startswith("{") and f"{one} ..." not in inner]
+        return "|".join([*named, *others])
     if origin in (tuple, dict):
         words = " ".join(_metavar(choice) for choice in choices if choice is not ...)
         return words if origin is tuple and ... not in choices else f"{words} ..."
     return getattr(hint, "__name__", str(hint)).upper()
 
 
-def parse_recipe(kind: type[Config], verb: str, arguments: list[str]) -> Config:
+def parse_recipe(
+    kind: type[Config], verb: str, arguments: list[str], common: Sequence[str] = ()
+) -> Config:
     """Returns a configuration: flags over a recipe, if there is one, or over defaults."""
     verb, config, flags = read_recipe(kind, verb, arguments)
-    return parse(kind, verb, flags, default=config)
+    return parse(kind, verb, flags, default=config, common=common)
 
 
 def read_recipe(

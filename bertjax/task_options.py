@@ -12,6 +12,7 @@ from bertjax import parsing
 from bertjax.commands import flag
 from bertjax.errors import UserError
 from bertjax.finetune.config import FinetuneConfig
+from bertjax.flags import with_flags
 from bertjax.inference.config import EvaluateConfig, MaskedLmOptions, PredictConfig
 from bertjax.parsing import Config
 from bertjax.tasks import kinds
@@ -42,9 +43,10 @@ class FinetuneArguments:
             task = recipe.task if kind.name == recipe_kind else kind.options()
             self.default = self.type(**{**vars(recipe), "task": task})
 
-    def parse(self) -> FinetuneConfig:
-        """Returns the configuration; exits on --help."""
-        parsed = parsing.parse(self.type, self.verb, self.flags, default=self.default)
+    def parse(self, common: Sequence[str] = ()) -> FinetuneConfig:
+        """Returns the configuration; exits on --help, which shows the fields in `common`."""
+        options: dict[str, Any] = {"default": self.default, "common": common}
+        parsed = parsing.parse(self.type, self.verb, self.flags, **options)
         values = dict(vars(parsed))
         del values["kind_name"]
         return FinetuneConfig(**values)
@@ -100,7 +102,7 @@ def _with_task(
 
     The fields of `default`, a dataclass, become flags without a prefix.
     """
-    text = inspect.cleandoc(default.__doc__ or "")
+    text = with_flags(parsing.paragraphs(inspect.getdoc(default) or ""), type(default))
     hint = Annotated[type(default), tyro.conf.OmitArgPrefixes, tyro.conf.arg(help=text)]
     task = ("task", hint, dataclasses.field(default_factory=lambda: default))
     namespace = {"__doc__": config.__doc__}

@@ -46,7 +46,7 @@ def help_of(*words):
     output = io.StringIO()
     with contextlib.redirect_stdout(output):
         try:
-            code = cli.run([*words, "--help"])
+            code = cli.run([*words, "--help-all"])
         except SystemExit as stop:
             code = stop.code
     assert not code, words
@@ -58,7 +58,7 @@ def all_flags():
     helps = [help_of(*verb.split()) for verb in cli.VERBS]
     helps += [help_of("finetune", "--task", kind) for kind in kinds.names()]
     helps.append(help_of("prepare", "--audit"))
-    return {"--help", *re.findall(r"--[\w.-]+", " ".join(helps))}
+    return {"--help", "--help-all", *re.findall(r"--[\w.-]+", " ".join(helps))}
 
 
 def test_readme_is_short():
@@ -87,7 +87,7 @@ def test_commands_have_verbs_and_flags_that_exist(page):
         if "--audit" in words:
             verb = [*verb, "--audit"]
         flags = {word.split("=")[0] for word in words if word.startswith("--")}
-        assert flags <= {"--help", *re.findall(r"--[\w.-]+", help_of(*verb))}, words
+        assert flags <= {"--help", "--help-all", *re.findall(r"--[\w.-]+", help_of(*verb))}, words
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -8,7 +8,7 @@ import pytest
 import tyro
 
 from bertjax.errors import UserError
-from bertjax.parsing import parse, with_flags
+from bertjax.parsing import parse
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,23 +66,6 @@ def help_of(monkeypatch, capsys):
         return [line.strip("│ ") for line in capsys.readouterr().out.splitlines()]
 
     return run
-
-
-@pytest.mark.parametrize(
-    "said, printed",
-    [
-        ("set `fresh` or `max_seq_length` 16", "set --fresh or --max-seq-length 16"),
-        ("give `loop.train_steps` above 10.", "give --loop.train-steps above 10."),
-        ("`second.train_steps`", "--second.train-steps"),
-        ("`options.doc_stride` or `doc_stride`", "--doc-stride or --doc-stride"),
-        ("`beams`, `search.beams` or `options.search.beams`", "--beams, --beams or --beams"),
-        ("`source` is absent", "SOURCE is absent"),
-        ("fresh, `train_steps`, `fresh = 1`", "fresh, `train_steps`, `fresh = 1`"),
-        ("`held_out` of `bertjax prepare`", "`held_out` of `bertjax prepare`"),
-    ],
-)
-def test_fields_in_backquotes_become_flags(said, printed):
-    assert with_flags(said, Config) == printed
 
 
 def test_help_fills_the_terminal(help_of):
@@ -178,8 +161,26 @@ def test_a_dataclass_that_parses_is_one_word(help_of):
     assert [line for line in help_of(Pairs, 200) if re.match(shown, line)]
 
 
-def test_a_word_that_is_no_flag_is_a_parsing_error(capsys):
+def test_a_value_that_is_none_is_a_parsing_error(capsys):
     with pytest.raises(SystemExit) as stop:
-        parse(Outer, "train", ["--speed", "9"])
+        parse(Outer, "train [RECIPE.py]", ["--size", "x"])
     assert stop.value.code == 2
-    assert "--speed" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "--size" in said and "bertjax train --help" in said
+
+
+def test_the_short_help_shows_the_fields_that_are_common(monkeypatch, capsys):
+    def flags(*words):
+        monkeypatch.setenv("COLUMNS", "100")
+        with pytest.raises(SystemExit):
+            parse(Config, "verb", [*words], common=("source", "loop.train_steps", "options"))
+        shown = capsys.readouterr().out
+        return set(re.findall(r"(?<![\w-])--[a-z][\w.-]*", shown.split("all of them.")[-1]))
+
+    short = {"--help", "--loop.train-steps", "--doc-stride", "--beams"}
+    for words in (["--help"], ["--rates", "1", "-h"]):
+        assert flags(*words) == short
+    assert flags("--help-all") > {*short, "--fresh", "--max-seq-length"}
+    # A flag that the help leaves out is taken.
+    given = parse(Config, "verb", ["x", "--rates", "1"], common=("source",))
+    assert given.rates == (1.0,)

@@ -146,7 +146,7 @@ def test_modules_import_each_other_in_no_cycle() -> None:
 # Flags of tfds, WikiExtractor and TensorBoard, which messages name.
 FOREIGN_FLAGS = {"--data_dir", "--file_format", "--json", "--logdir", "--out_file_format"}
 FOREIGN_FLAGS |= {"--dataset_version_dir"}
-COMMAND_LINE = {"cli.py", "parsing.py", "task_options.py"}
+COMMAND_LINE = {"__main__.py", "cli.py", "flags.py", "parsing.py", "task_options.py"}
 
 
 def flags_named_in(source: str) -> list[str]:
@@ -169,7 +169,7 @@ def test_flags_are_found() -> None:
 
 
 def test_only_the_command_line_names_flags() -> None:
-    """Other modules name configuration fields, which `parsing.with_flags` replaces by flags."""
+    """Other modules name configuration fields, which `flags.with_flags` replaces by flags."""
     found = [
         f"{path.relative_to(ROOT)}:{flag}"
         for path in sorted(PACKAGE.rglob("*.py"))

@@ -7,9 +7,9 @@ import pytest
 from bertjax import cli
 from bertjax.errors import UserError
 from bertjax.finetune.config import FinetuneConfig
+from bertjax.flags import saying_flags
 from bertjax.inference.config import MaskedLmOptions
 from bertjax.model.generation_config import GenerationConfig
-from bertjax.parsing import saying_flags
 from bertjax.task_options import FinetuneArguments, evaluate_type, predict_type
 from bertjax.tasks import kinds
 from bertjax.tasks.classification.config import ClassificationConfig, EvaluationColumns
@@ -47,7 +47,7 @@ def test_a_task_has_its_own_options():
 @pytest.mark.parametrize("kind", kinds.names())
 def test_help_shows_the_options_of_the_task_and_no_others(kind, capsys):
     with pytest.raises(SystemExit) as caught:
-        parse("--task", kind, "--help")
+        parse("--task", kind, "--help-all")
     assert caught.value.code == 0
     shown = capsys.readouterr().out
     names = {

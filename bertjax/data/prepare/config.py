@@ -24,8 +24,7 @@ _MAX_LENGTH = 1 << 16
 
 @dataclasses.dataclass(frozen=True)
 class PrepareConfig:
-    """Tokenize text and write the examples that `bertjax pretrain` reads to files (shards). The
-    command ends with warnings about the text."""
+    """The text to tokenize, and how to draw examples from it."""
 
     input: tuple[str, ...]
     """Text files, directories, patterns and TFDS data sets. A .txt file has one sentence per line

@@ -3,6 +3,7 @@
 import dataclasses
 import tempfile
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from etils import epath
 
@@ -16,7 +17,22 @@ from bertjax.files import location
 
 
 @dataclasses.dataclass(frozen=True)
-class AuditConfig(PrepareConfig):
+class PrepareArguments(PrepareConfig):
+    """Tokenize text and write the examples that `bertjax pretrain` reads to files (shards). The
+    command ends with warnings about the text."""
+
+    audit: tuple[str, ...] = ()
+    """Print only warnings, about text (as in `input`) or about a directory of shards, and write
+    nothing."""
+
+    def preparation(self) -> PrepareConfig:
+        """Returns the fields that are not of the audit."""
+        names = (field.name for field in dataclasses.fields(PrepareConfig))
+        return PrepareConfig(**{name: getattr(self, name) for name in names})
+
+
+@dataclasses.dataclass(frozen=True)
+class AuditConfig(PrepareArguments):
     """Report what is wrong with text (which needs `tokenizer`), or with finished shards. Nothing is
     written."""
 
@@ -80,10 +96,8 @@ def _audit_text(
         )
     log("Auditing the text: it is prepared in a temporary directory, which is then deleted.")
     with tempfile.TemporaryDirectory(prefix="bertjax-audit-") as temporary:
-        names = (field.name for field in dataclasses.fields(PrepareConfig))
-        fields = {name: getattr(config, name) for name in names}
-        fields |= {"input": tuple(inputs), "output": f"{temporary}/shards"}
-        preparing = PrepareConfig(**fields)
+        fields: dict[str, Any] = {"input": tuple(inputs), "output": f"{temporary}/shards"}
+        preparing = dataclasses.replace(config.preparation(), **fields)
         if not tfrecords.are_tfrecords(preparing.sources()):
             preparing = dataclasses.replace(preparing, dupe_factor=1)
         prepare(preparing, lambda line: None)

@@ -14,7 +14,7 @@ class ClassificationConfig:
     """Predict one label, several labels or a number for each text or pair of texts.
 
     The files are .tsv, .csv or .jsonl. A row has at most 128 tokens by default. The main metric is
-    accuracy, micro_f1 with multi_label, or spearman with regression.
+    accuracy, micro_f1 with `multi_label`, or spearman with `regression`.
     """
 
     kind: ClassVar[str] = "classification"
@@ -24,7 +24,7 @@ class ClassificationConfig:
     pair_column: str | None = None
     """Column of the second text, for pairs."""
     label_column: str = "label"
-    """Column of the label, of the number, or with multi_label of all labels of a text."""
+    """Column of the label, of the number, or with `multi_label` of all labels of a text."""
     column_names: tuple[str, ...] = ()
     """Names of all columns, for TSV and CSV files without a header."""
     regression: bool = False
@@ -33,7 +33,7 @@ class ClassificationConfig:
     """Predict any number of labels for a text. A text gets each label whose probability is at least
     0.5."""
     label_separator: str = "|"
-    """Text between two labels in the label column, for multi_label. An empty value is no label."""
+    """Text between two labels in the label column with `multi_label`. An empty value is none."""
     long_documents: _LongDocuments = "truncate"
     """How to read a text that is longer than a row. truncate: drop its end. windows: read all of it
     in overlapping windows and pool their logits. In training each window has the label of its text,
