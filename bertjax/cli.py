@@ -354,6 +354,13 @@ def _report(arguments: list[str]) -> None:
         report(config.directories, say, config.output)
 
 
+def _completion(arguments: list[str]) -> None:
+    from bertjax.completion import CompletionConfig, print_completion
+
+    with _parsed(CompletionConfig, "completion", arguments) as (config, _):
+        print_completion(config.shell)
+
+
 def _load(model: str) -> Any:
     from bertjax.interop.huggingface import from_pretrained
 
@@ -376,6 +383,7 @@ VERBS = {
     "embed": Verb("lines -> vectors", _embed),
     "probe": Verb("a frozen model + labeled rows -> scores of a linear model", _probe),
     "report": Verb("run directories -> a page per run, and a page that compares them", _report),
+    "completion": Verb("a shell -> the script that completes verbs and flags in it", _completion),
 }
 
 

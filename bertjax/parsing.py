@@ -59,7 +59,7 @@ def parse(
                 else "",
                 _SHORT if common else "",
             ),
-            registry=_registry(kind, _shown(kind, common)),
+            registry=registry(kind, _shown(kind, common)),
             default=tyro.MISSING_NONPROP if default is None else default,
         )
     except _Refused as refused:
@@ -89,7 +89,7 @@ def _refusing(make: Callable[..., Any], *words: str, **values: Any) -> Any:
         raise _Refused(error) from error
 
 
-def _registry(kind: type, shown: dict[type, set[str]]) -> "ConstructorRegistry":
+def registry(kind: type, shown: dict[type, set[str]]) -> "ConstructorRegistry":
     """Returns a registry with rules for dataclasses.
 
     The rule for structs is like tyro's own, but with our metavars, help and errors, and without the
