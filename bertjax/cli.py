@@ -12,7 +12,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from bertjax import parsing
@@ -304,11 +304,12 @@ def _evaluate(arguments: list[str]) -> None:
 def _predict(arguments: list[str]) -> None:
     from bertjax.task_options import predict_type
 
-    with _with_model("predict", predict_type, arguments) as (_, model, how):
+    with _with_model("predict", predict_type, arguments) as (config, model, how):
         from bertjax.inference import predict
 
-        for line in predict.predict_lines(model, _stdin(), **how):
-            _say(line)
+        with _lines(config.lines) as lines:
+            for line in predict.predict_lines(model, lines, **how):
+                _say(line)
 
 
 @contextlib.contextmanager
@@ -331,11 +332,21 @@ def _embed(arguments: list[str]) -> None:
     from bertjax.inference.config import EmbedConfig
 
     with _parsed(EmbedConfig, "embed", arguments) as (config, _), _keeping_compiled():
-        from bertjax.inference.embed import embed_lines
+        from bertjax.inference import embed
 
-        options = vars(config)
-        for vector in embed_lines(_load(options.pop("model")), _stdin(), **options):
-            _say(json.dumps([round(float(value), 6) for value in vector]))
+        options = {**vars(config)}
+        name, file, output = (options.pop(each) for each in ("model", "lines", "output"))
+        with _lines(file) as lines:
+            model = _load(name)
+            ways = (config.layer, config.pooling, config.layer_weights)
+            if modules := embed.followed_modules(model, *ways):
+                print(f"As the model's modules.json says: {modules}.", file=sys.stderr)
+            vectors = embed.embed_lines(model, lines, **options)
+            if output is not None:
+                _say(f"Wrote {output}: {embed.write_vectors(output, vectors)}.")
+                return
+            for vector in vectors:
+                _say(json.dumps([round(float(value), 6) for value in vector]))
 
 
 def _probe(arguments: list[str]) -> None:
@@ -367,8 +378,17 @@ def _load(model: str) -> Any:
     return from_pretrained(model)
 
 
-def _stdin() -> Iterator[bytes]:
-    return iter(sys.stdin.buffer)
+@contextlib.contextmanager
+def _lines(path: str | None) -> Iterator[Iterable[bytes]]:
+    """Yields the lines of a file; None: of standard input."""
+    if path is None:
+        yield sys.stdin.buffer
+        return
+    from bertjax.files import location
+    from bertjax.text.compressed import open_text
+
+    with open_text(location(path)) as file:
+        yield file
 
 
 VERBS = {

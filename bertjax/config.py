@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 from etils import epath
 
 from bertjax.errors import UserError, refuse_unknown
-from bertjax.files import reading
+from bertjax.files import check_downloaded, reading
 
 HIDDEN_ACTS = ("gelu", "gelu_new", "gelu_tanh", "relu")
 # Hugging Face's names for the same functions.
@@ -31,14 +31,22 @@ _MAX, _MAX_LAYERS = (1 << 31) - 1, 1000
 _MINIATURE = re.compile(r"L-(\d+)_H-(\d+)")
 
 
-def read_json_object(path: epath.Path) -> dict[str, Any]:
-    """Reads a JSON object; raises `UserError` if the file holds none or can't be read."""
+def read_json(path: epath.Path) -> Any:
+    """Reads a JSON value; raises `UserError` if the file is absent, or holds none."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; write or export it again.")
     with reading(path):
         data = path.read_bytes()
+    check_downloaded(data, path)
     try:
-        fields = json.loads(data)
+        return json.loads(data)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON ({error}); write or export it again.") from None
+
+
+def read_json_object(path: epath.Path) -> dict[str, Any]:
+    """Reads a JSON object; raises `UserError` if the file holds none or can't be read."""
+    fields = read_json(path)
     if not isinstance(fields, dict):
         raise UserError(f"{path}: holds no JSON object; write or export it again.")
     return fields

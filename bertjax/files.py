@@ -102,6 +102,18 @@ def reading(path: epath.PathLike) -> Iterator[None]:
         raise UserError(sentence) from None
 
 
+_POINTER = b"version https://git-lfs.github.com/spec/"
+
+
+def check_downloaded(data: bytes, path: epath.PathLike) -> None:
+    """Refuses the first bytes of a file that only points to the contents, which are elsewhere."""
+    if data.startswith(_POINTER):
+        raise UserError(
+            f"{path}: is a pointer of Git LFS, not the file itself; run git lfs pull in its "
+            "repository, or download the file again."
+        )
+
+
 def damaged(
     path: epath.PathLike, reason: object, remedy: str = "export or download the model again"
 ) -> NoReturn:

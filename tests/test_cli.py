@@ -282,6 +282,16 @@ def test_predict_and_embed_read_lines(made, bertjax, monkeypatch):
     summed = ("--layer", -1, 0, "--layer-weights", 0.5, -1)
     _, out, _ = bertjax("embed", made / "run", *summed, "--pooling", "cls")
     assert [len(json.loads(line)) for line in out.splitlines()] == [16, 16]
+    lines = made / "lines.txt"
+    lines.write_bytes(b"bal dem\nfir\n")
+    _, out, _ = bertjax("embed", made / "run", lines, "--normalize", "--output", made / "v.npy")
+    assert out == f"Wrote {made / 'v.npy'}: 2 vectors of 16 numbers.\n"
+    np.testing.assert_allclose(np.linalg.norm(np.load(made / "v.npy"), axis=1), 1, rtol=1e-5)
+    _, out, _ = bertjax("predict", made / "run", lines, "--pseudo-log-likelihood")
+    assert out.count("\n") == 2
+    for verb in ("embed", "predict"):
+        code, _, err = bertjax(verb, made / "run", made / "absent.txt")
+        assert (code, "absent.txt: can't be read" in err) == (2, True), err
     feed(b"fine\n\xff\n")
     code, _, err = bertjax("embed", made / "run")
     assert code == 2

@@ -7,6 +7,10 @@ from tyro.conf import Positional
 
 from bertjax.errors import UserError
 
+Pooling = Literal[
+    "mean", "cls", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken", "pooler"
+]
+
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateConfig:
@@ -27,7 +31,7 @@ class EvaluateConfig:
 
 @dataclasses.dataclass(frozen=True)
 class PredictConfig:
-    """Read lines from standard input and write a JSON line for each.
+    """Read lines from a file or from standard input and write a JSON line for each.
 
     A fine-tuned model answers each line. Models of pairs read two texts with a tab between. Models
     that answer questions read {"question": ..., "context": ...} as JSON, or both with a tab
@@ -41,6 +45,8 @@ class PredictConfig:
 
     model: Positional[str]
     """Run directory, export, Hugging Face directory, TF1 checkpoint, or name on the hub."""
+    lines: Positional[str | None] = None
+    """File of lines, which may be compressed. Default: standard input."""
     task: Any = None
     """Options of the task, a `TaskKind.prediction` or `MaskedLmOptions`."""
     batch_size: int = 32
@@ -64,18 +70,34 @@ class MaskedLmOptions:
 
 @dataclasses.dataclass(frozen=True)
 class EmbedConfig:
-    """Read lines from standard input and write a vector for each, as a JSON list."""
+    """Read lines from a file or from standard input and write a vector for each, as a JSON list.
+
+    A model of sentence-transformers has files that say how its vectors are made: pooling, dense
+    layers, normalization and maximum length. They are followed, unless an option gives layers or a
+    pooling; its maximum length always is.
+    """
 
     model: Positional[str]
     """Run directory, export, Hugging Face directory, TF1 checkpoint, or name on the hub."""
-    layer: tuple[int, ...] = (-1,)
-    """Layer to take (0: the embeddings, -1: the last); several are joined."""
+    lines: Positional[str | None] = None
+    """File of lines, which may be compressed. Default: standard input."""
+    output: str | None = None
+    """File to write instead: a NumPy array [lines, D] of float32, which ends with .npy."""
+    normalize: bool = False
+    """Scale each vector to length 1."""
+    layer: tuple[int, ...] | None = None
+    """Layer to take (0: the embeddings, -1: the last); several are joined. Default: the last."""
     layer_weights: tuple[float, ...] | None = None
     """A weight for each layer, to sum the layers instead of joining them."""
-    pooling: Literal["mean", "cls", "pooler"] = "mean"
-    """mean: of all tokens. cls: the first token. pooler: the pooled output."""
+    pooling: Pooling | None = None
+    """mean: of all tokens. cls: the first token. pooler: the pooled output. Others: as in
+    sentence-transformers. Default: mean."""
     batch_size: int = 32
     """Maximum lines per batch."""
+
+    def __post_init__(self) -> None:
+        if self.output is not None and not self.output.endswith(".npy"):
+            raise UserError(f"`output` is {self.output}: give a name that ends with .npy.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,8 +129,9 @@ class ProbeConfig:
     """Layer to take (0: the embeddings, -1: the last); several are joined."""
     layer_weights: tuple[float, ...] | None = None
     """A weight for each layer, to sum the layers instead of joining them."""
-    pooling: Literal["mean", "cls", "pooler"] = "mean"
-    """mean: of all tokens. cls: the first token. pooler: the pooled output."""
+    pooling: Pooling = "mean"
+    """mean: of all tokens. cls: the first token. pooler: the pooled output. Others: as in
+    sentence-transformers."""
     seed: int = 0
     """Seed of the folds of the cross-validation."""
     batch_size: int = 32

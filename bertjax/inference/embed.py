@@ -1,42 +1,53 @@
 """A vector for each text."""
 
+import io
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
+from etils import epath
 
 from bertjax.config import Execution
-from bertjax.errors import UserError
+from bertjax.errors import UserError, refuse_unknown
+from bertjax.files import location, write_atomically
 from bertjax.inference import programs
-from bertjax.inference.programs import Pooling
+from bertjax.inference.config import Pooling
 from bertjax.inference.texts import Line, chunks, read_line
 from bertjax.interop.huggingface import Pretrained
+from bertjax.interop.sentence_transformers import Normalize, SentenceModules
 from bertjax.tasks.task import trained_length
-from bertjax.tasks.texts import Text, split_pairs, tokenize
+from bertjax.tasks.texts import Text, TextFeatures, split_pairs, tokenize
 
 
 def embed(
     model: Pretrained,
-    texts: Sequence[Text],
-    layer: int | tuple[int, ...] = -1,
-    pooling: Pooling = "mean",
+    texts: str | Sequence[Text],
+    layer: int | Sequence[int] | None = None,
+    pooling: Pooling | None = None,
     *,
     layer_weights: Sequence[float] | None = None,
+    normalize: bool = False,
     batch_size: int = 32,
     execution: Execution = Execution(),
 ) -> np.ndarray:
     """Embeds texts: [N, D] float32, or [N, D * layers] for several joined layers.
 
+    A model of sentence-transformers has files that say how its vectors are made. They are followed
+    if neither `layer` nor `pooling` nor `layer_weights` is given; its maximum length always is.
+
     Args:
         model: any model.
-        texts: N texts or N pairs.
+        texts: N texts or N pairs; a single string gives one vector [D].
         layer: layers to take: 0 for the output of the embeddings, 1 for that of the first layer, -1
-            for that of the last. The vectors of several layers are joined (the BERT paper's section
-            5.3 joins the last four).
-        pooling: "mean" of all tokens with [CLS] and [SEP]; "cls" for the first token; "pooler" for
-            the trained layer on the first token of the last layer.
+            for that of the last, the default. The vectors of several layers are joined (the BERT
+            paper's section 5.3 joins the last four).
+        pooling: "mean", the default, of all tokens with [CLS] and [SEP]; "cls" for the first token
+            and "lasttoken" for the last; "max" of every number; "mean_sqrt_len_tokens" for the sum
+            divided by the square root of the number of tokens; "weightedmean" by positions;
+            "pooler" for the trained layer on the first token of the last layer.
         layer_weights: weights of the layers, whose vectors are then summed instead of joined (the
             BERT paper's table 7 sums the last four layers, and all layers).
+        normalize: scale each vector to length 1.
         batch_size: maximum rows per batch.
         execution: how to compute.
 
@@ -44,21 +55,58 @@ def embed(
         UserError: a layer, the pooling or the weights do not fit the model, or a text can't be
             read.
     """
-    layers = (layer,) if isinstance(layer, int) else tuple(layer)
-    check_layers(model, layers, pooling, layer_weights)
-    firsts, seconds = split_pairs(texts)
-    length = trained_length(model)
-    features = tokenize(firsts, seconds, model.tokenizer, length)
-    joined = len(layers) if layer_weights is None else 1
+    if isinstance(texts, str):
+        options = {"layer_weights": layer_weights, "normalize": normalize, "execution": execution}
+        return embed(model, [texts], layer, pooling, **options)[0]
+    modules = followed_modules(model, layer, pooling, layer_weights)
+    layers = (-1,) if layer is None else (layer,) if isinstance(layer, int) else tuple(layer)
+    check_layers(model, layers, pooling or "mean", layer_weights)
+    poolings = modules.pooling if modules else (pooling or "mean",)
+    features = _features(model, texts)
+    joined = len(poolings) * (len(layers) if layer_weights is None else 1)
     weights = None if layer_weights is None else np.asarray(layer_weights, np.float32)
     config = model.bert_config("an embedding")
-    result = np.zeros((len(firsts), config.hidden_size * joined), np.float32)
-    for rows, inputs in programs.batches(features, batch_size, length):
+    result = np.zeros((len(features), config.hidden_size * joined), np.float32)
+    for rows, inputs in programs.batches(features, batch_size, trained_length(model)):
         vectors = programs.pooled_vectors(
-            model.params, inputs, weights, layers, pooling, config, execution
+            model.params, inputs, weights, layers, poolings, config, execution
         )
         result[rows] = np.asarray(vectors)[: len(rows)]
+    for function in (*(modules.after if modules else ()), *([Normalize()] if normalize else [])):
+        result = function(result)
     return result
+
+
+def followed_modules(
+    model: Pretrained,
+    layer: int | Sequence[int] | None = None,
+    pooling: str | None = None,
+    layer_weights: Sequence[float] | None = None,
+) -> SentenceModules | None:
+    """Returns the modules that make a model's vectors, if it has some and no option replaces them.
+
+    Raises `UserError` if bertjax does not compute them.
+    """
+    modules = model.sentence_modules
+    if modules is None or not (layer is pooling is layer_weights is None):
+        return None
+    if modules.unknown:
+        raise UserError(
+            f"{modules.unknown}, which bertjax does not compute: give `pooling`, for vectors of "
+            "the encoder alone."
+        )
+    return modules
+
+
+def _features(model: Pretrained, texts: Sequence[Text]) -> TextFeatures:
+    firsts, seconds = split_pairs(texts)
+    length, modules = trained_length(model), model.sentence_modules
+    if modules:
+        length = min(length, modules.max_seq_length or length)
+        if modules.lowercase:
+            firsts = [text.lower() for text in firsts]
+            seconds = None if seconds is None else [text.lower() for text in seconds]
+    return tokenize(firsts, seconds, model.tokenizer, length)
 
 
 def check_layers(
@@ -71,8 +119,7 @@ def check_layers(
             raise UserError(
                 f"`layer` is {number}: the model has {depth} layers; give {-depth - 1} to {depth}."
             )
-    if pooling not in ("mean", "cls", "pooler"):
-        raise UserError(f"`pooling` is {pooling!r}: use mean, cls or pooler.")
+    refuse_unknown("`pooling`", pooling, get_args(Pooling))
     if pooling == "pooler" and (layers not in ((-1,), (depth,)) or "pooler" not in model.params):
         raise UserError(
             "`pooling` pooler needs the last layer of a model that has a pooler: leave `layer` at "
@@ -96,3 +143,13 @@ def embed_lines(model: Pretrained, lines: Iterable[Line], **options: Any) -> Ite
     for chunk in chunks(lines):
         texts = [read_line(line, where) for where, line in chunk.items()]
         yield from embed(model, texts, **options)
+
+
+def write_vectors(path: epath.PathLike, vectors: Iterable[np.ndarray]) -> str:
+    """Writes vectors as the rows of a NumPy array in a .npy file; returns its shape in words."""
+    rows = list(vectors)
+    array = np.stack(rows) if rows else np.zeros((0, 0), np.float32)
+    data = io.BytesIO()
+    np.save(data, array, allow_pickle=False)
+    write_atomically(location(path), data.getvalue())
+    return f"{array.shape[0]:,} vectors of {array.shape[1]:,} numbers"

@@ -3,7 +3,7 @@
 import functools
 import operator
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +12,12 @@ from jax.sharding import Mesh
 
 from bertjax.config import BertConfig, Execution
 from bertjax.errors import UserError
+from bertjax.inference.config import Pooling
 from bertjax.model import bert
 from bertjax.tasks.batches import Width, length_batches, length_buckets, row_buckets
 from bertjax.tasks.task import Features
 from bertjax.tasks.texts import TextFeatures
 from bertjax.train import sharding
-
-Pooling = Literal["mean", "cls", "pooler"]
 
 
 def output_batches(
@@ -110,16 +109,16 @@ def pooled_vectors(
     inputs: dict[str, jax.Array],
     layer_weights: jax.Array | None,
     layers: tuple[int, ...],
-    pooling: Pooling,
+    pooling: tuple[Pooling, ...],
     config: BertConfig,
     execution: Execution,
 ) -> jax.Array:
     """Returns the vectors of layers, joined [B, D * layers] or weighted and summed [B, D], float32.
 
-    layer_weights is float32 [layers] or None.
+    layer_weights is float32 [layers] or None. The vectors of several poolings are joined.
     """
     out = bert.encode(params, inputs, config, execution=execution, output_hidden_states=True)
-    if pooling == "pooler":
+    if pooling == ("pooler",):
         assert out.pooled is not None
         return out.pooled.astype(jnp.float32)
     assert out.hidden_states is not None
@@ -130,10 +129,26 @@ def pooled_vectors(
     else:
         # A TPU would round the factors of an einsum to bfloat16.
         states = (states * layer_weights[:, None]).sum(2)
+    mask = inputs["attention_mask"].astype(jnp.float32)[..., None]
+    return jnp.concatenate([_pool(states, mask, each) for each in pooling], axis=1)
+
+
+def _pool(states: jax.Array, mask: jax.Array, pooling: Pooling) -> jax.Array:
+    """Pools states [B, T, D] whose tokens have mask 1 [B, T, 1]; returns [B, D].
+
+    Source: sentence-transformers' `models/Pooling.py`.
+    """
     if pooling == "cls":
         return states[:, 0]
-    mask = inputs["attention_mask"].astype(jnp.float32)[..., None]
-    return (states * mask).sum(1) / jnp.maximum(mask.sum(1), 1.0)
+    if pooling == "max":
+        return jnp.where(mask > 0, states, -jnp.inf).max(1)
+    if pooling == "lasttoken":
+        last = mask.sum(1, keepdims=True).astype(jnp.int32) - 1
+        return jnp.take_along_axis(states, jnp.maximum(last, 0), axis=1)[:, 0]
+    if pooling == "weightedmean":  # a token weighs as much as its position, from 1
+        mask = mask * jnp.arange(1.0, mask.shape[1] + 1)[:, None]
+    total, count = (states * mask).sum(1), jnp.maximum(mask.sum(1), 1.0)
+    return total / (jnp.sqrt(count) if pooling == "mean_sqrt_len_tokens" else count)
 
 
 def batches(

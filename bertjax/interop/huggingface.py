@@ -10,8 +10,16 @@ from etils import epath
 from bertjax.config import BertConfig, EncoderDecoderConfig, read_json_object
 from bertjax.errors import UserError
 from bertjax.files import location, output_directory, writing
-from bertjax.interop import classes, distilbert, encoder_decoder, google, hub
+from bertjax.interop import (
+    classes,
+    distilbert,
+    encoder_decoder,
+    google,
+    hub,
+    sentence_transformers,
+)
 from bertjax.interop.encoder_decoder import DECODER_TOKENIZER
+from bertjax.interop.sentence_transformers import MODULES, SentenceModules
 from bertjax.interop.tensors import read_params, read_sentence_scorer, write_params
 from bertjax.interop.weights import HEAD_WEIGHTS, WEIGHTS, find_weights, read_weights
 from bertjax.model.heads import TASK_PARTS, kind_of_parts
@@ -42,6 +50,8 @@ class Pretrained:
     """The tokenizer of what an encoder-decoder writes, if it is another one."""
     source: str | None = None
     """For a model from the hub, "owner/name@" and the hash of the commit."""
+    sentence_modules: SentenceModules | None = None
+    """How a model of sentence-transformers makes the vector of a text; `embed` follows it."""
 
     @property
     def kind(self) -> str:
@@ -95,6 +105,10 @@ def save_pretrained(path: epath.PathLike, model: Pretrained) -> epath.Path:
             prefix = classes.ARCHITECTURES[model.kind] != "BertModel"
             write_params(temporary / WEIGHTS, params, prefix=prefix)
             (temporary / CONFIG).write_text(json.dumps(_config_json(model), indent=2) + "\n")
+            modules = model.sentence_modules
+            for name, data in modules.files.items() if modules else ():
+                (temporary / name).parent.mkdir(exist_ok=True)
+                (temporary / name).write_bytes(data)
             _put_in_place(temporary, path)
         finally:
             temporary.rmtree(missing_ok=True)
@@ -120,7 +134,8 @@ def from_pretrained(path: epath.PathLike) -> Pretrained:
     path = location(path)
     if google.is_checkpoint(path):
         return from_google(google.read_checkpoint(path, moments=False))
-    path = find_export(path)
+    root, path = path, find_export(path)
+    modules = sentence_transformers.read_modules(root if (root / MODULES).is_file() else path)
     where = str(path / CONFIG)
     fields = _read_config(path / CONFIG)
     if fields.get("model_type") == encoder_decoder.MODEL_TYPE:
@@ -139,7 +154,7 @@ def from_pretrained(path: epath.PathLike) -> Pretrained:
         params |= read_sentence_scorer(read_weights(head), config)
     tokenizer = _tokenizer_of(config, path)
     task = classes.read_task(fields, params, where=where)
-    return Pretrained(config, params, tokenizer, task, source=source)
+    return Pretrained(config, params, tokenizer, task, source=source, sentence_modules=modules)
 
 
 def _read_encoder_decoder(path: epath.Path, fields: dict[str, Any]) -> Pretrained:
@@ -183,7 +198,7 @@ def find_export(path: epath.PathLike) -> epath.Path:
             f"{path}: no such directory; give a run directory, an export, a model in Hugging "
             "Face's layout, or a name on the hub (owner/name, if no directory is named owner)."
         )
-    for directory in (path, path / "export"):
+    for directory in (path, path / "export", sentence_transformers.encoder_directory(path)):
         if (directory / CONFIG).is_file() and find_weights(directory):
             return directory
     if (path / "checkpoints").exists():
@@ -266,7 +281,7 @@ def _put_in_place(temporary: epath.Path, path: epath.Path) -> None:
         return
     path.mkdir(parents=True, exist_ok=True)
     tokenizer = ("vocab.txt", "spm.model", "tokenizer.json", "added_tokens.json")
-    for name in (CONFIG, GENERATION, HEAD_WEIGHTS, *tokenizer):
+    for name in (CONFIG, GENERATION, HEAD_WEIGHTS, *sentence_transformers.FILES, *tokenizer):
         (path / name).unlink(missing_ok=True)
     (path / DECODER_TOKENIZER).rmtree(missing_ok=True)
     for file in sorted(temporary.iterdir(), key=lambda file: (file.name == CONFIG, file.name)):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from bertjax.errors import UserError
-from bertjax.inference.embed import embed
+from bertjax.inference.embed import embed, embed_lines, write_vectors
 from bertjax.model import bert
 
 # Three lengths, as the reference compiles a program for each.
@@ -52,7 +52,7 @@ def test_layers_are_summed_with_their_weights(tiny_model, pooling):
     [
         ({"layer": 2}, "the model has 1 layers; give -2 to 1"),
         ({"layer": ()}, "`layer` is empty"),
-        ({"pooling": "max"}, "use mean, cls or pooler"),
+        ({"pooling": "sum"}, "`pooling` .sum. is unknown: give one of mean, cls"),
         ({"pooling": "pooler", "layer": 0}, "`pooling` pooler needs"),
         ({"batch_size": 0}, "`batch_size` is 0"),
         ({"layer_weights": (0.5, 0.5)}, "`layer_weights` has 2 numbers for 1 layers"),
@@ -73,3 +73,17 @@ def test_a_missing_pooler_is_not_made_up(tiny_model):
     np.testing.assert_array_equal(embed(model, TEXTS), embed(tiny_model, TEXTS))
     with pytest.raises(UserError, match="has a pooler"):
         embed(model, TEXTS, pooling="pooler")
+
+
+def test_one_string_gives_one_vector(tiny_model):
+    vector = embed(tiny_model, TEXTS[0], normalize=True)
+    expected = embed(tiny_model, TEXTS[:1])[0]
+    np.testing.assert_allclose(vector, expected / np.linalg.norm(expected), rtol=1e-6)
+
+
+def test_vectors_are_written_as_an_array(tiny_model, tmp_path):
+    file = tmp_path / "vectors.npy"
+    words = write_vectors(file, embed_lines(tiny_model, TEXTS, pooling="cls"))
+    assert words == "5 vectors of 16 numbers"
+    np.testing.assert_array_equal(np.load(file), embed(tiny_model, TEXTS, pooling="cls"))
+    assert write_vectors(file, iter(())) == "0 vectors of 0 numbers"
