@@ -13,9 +13,12 @@ from bertjax.model.generation_config import GenerationConfig
 from bertjax.task_options import FinetuneArguments, evaluate_type, predict_type
 from bertjax.tasks import kinds
 from bertjax.tasks.classification.config import ClassificationConfig, EvaluationColumns
-from bertjax.tasks.question_answering.config import AnswerOptions, QuestionAnsweringConfig
+from bertjax.tasks.question_answering.config import (
+    AnswerOptions,
+    QuestionAnsweringConfig,
+    QuestionFile,
+)
 from bertjax.tasks.seq2seq.predictions import ScoringOptions, WritingOptions
-from bertjax.tasks.task import NoOptions
 
 FILES = ["--model", "m", "--train", "t", "--dev", "d"]
 
@@ -120,7 +123,7 @@ def test_evaluation_has_the_options_of_the_models_task():
     with pytest.raises(UserError, match="--label-column is an option of the tasks classif"):
         evaluate_type(words, QUESTIONS)
     config = cli.parsing.parse(evaluate_type(words[:2], QUESTIONS), "evaluate", words[:2])
-    assert config.task == NoOptions()
+    assert config.task == QuestionFile()
 
 
 def test_prediction_has_the_options_of_the_models_task():

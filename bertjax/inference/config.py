@@ -123,6 +123,8 @@ class ProbeConfig:
     """Column of the label, or of the number."""
     column_names: tuple[str, ...] = ()
     """Names of all columns, for TSV and CSV files without a header."""
+    drop_unlabeled: bool = False
+    """Leave out rows without a label: with an empty value, nan, or - as in SNLI."""
     regression: bool = False
     """Predict a number instead of a label."""
     layer: tuple[int, ...] = (-1,)

@@ -10,7 +10,7 @@ from bertjax.inference.config import ProbeConfig
 from bertjax.inference.embed import embed
 from bertjax.interop.huggingface import Pretrained, from_pretrained
 from bertjax.tasks import tables
-from bertjax.tasks.labels import find_labels, label_ids, target_values
+from bertjax.tasks.labels import find_labels, label_ids, read_labeled, target_values
 from bertjax.tasks.metrics import classification_metrics, regression_metrics
 
 _STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
@@ -47,7 +47,7 @@ def probe(config: ProbeConfig, model: Pretrained | None = None) -> dict[str, Any
         raise UserError(
             "A probe needs scikit-learn, which is not installed: pip install 'bertjax[demo]'."
         )
-    train, dev = (_read(config, path) for path in (config.train, config.dev))
+    train, dev = (read_labeled(path, config) for path in (config.train, config.dev))
     column, labels, metrics = config.label_column, None, regression_metrics
     if config.regression:
         train_labels, dev_labels = (target_values(table, column) for table in (train, dev))
@@ -111,12 +111,6 @@ def fit_probe(
     scores = search.cv_results_["mean_test_score"] * (-1 if is_regression else 1)
     tried = dict(zip(strengths, map(float, scores), strict=True))
     return Probe(outputs, search.best_params_[name], tried)
-
-
-def _read(config: ProbeConfig, path: str) -> tables.Table:
-    pair = [config.pair_column] if config.pair_column else []
-    columns = [config.text_column, *pair, config.label_column]
-    return tables.read_table(path, columns, column_names=config.column_names)
 
 
 def _folds(table: tables.Table, labels: np.ndarray, names: tuple[str, ...] | None) -> int:

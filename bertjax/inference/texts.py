@@ -12,13 +12,24 @@ CHUNK = 1024
 
 
 def chunks(lines: Iterable[Line], size: int | None = None) -> Iterator[dict[str, Line]]:
-    """Yields chunks of up to `size` lines (None: CHUNK): {the name of a line in errors: line}."""
+    """Yields chunks of up to `size` lines (None: CHUNK): {the name of a line in errors: line}.
+
+    A byte-order mark before the first line is left out. Raises `UserError` if there is no line.
+    """
     chunk: dict[str, Line] = {}
+    number = 0
     for number, line in enumerate(lines, start=1):
+        if number == 1:
+            if isinstance(line, str):
+                line = line.removeprefix("\ufeff")
+            else:
+                line = line.removeprefix(b"\xef\xbb\xbf")
         chunk[f"Line {number}"] = line
         if len(chunk) == (size or CHUNK):
             yield chunk
             chunk = {}
+    if not number:
+        raise UserError("The input is empty: write at least one line to standard input.")
     if chunk:
         yield chunk
 

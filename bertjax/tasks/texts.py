@@ -139,7 +139,7 @@ def split_pairs(
 def parse_pair(line: str, where: str) -> tuple[str, str]:
     """Returns the two texts of a line, which a tab separates."""
     first, tab, second = line.partition("\t")
-    if not tab or "\t" in second:
+    if not tab or "\t" in second or not first.strip() or not second.strip():
         raise UserError(
             f"{where}: the model was trained on pairs; write two texts with a tab between."
         )

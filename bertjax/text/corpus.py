@@ -1,4 +1,4 @@
-"""Reads raw text, from files (chosen by their endings) and TFDS data sets, as documents: tuples of
+"""Reads raw text, from files (chosen by their names) and TFDS data sets, as documents: tuples of
 sentences."""
 
 import json
@@ -17,14 +17,19 @@ from bertjax.text.tfds_source import TfdsSplit
 Source = epath.Path | TfdsSplit
 """A text file, or a split of a TFDS data set."""
 
+JSON_LINES = (".jsonl", ".ndjson", ".jsonlines")
+"""Extensions of JSON Lines."""
+
 # The extensions of files that are read from a directory, compressed or not, beside WikiExtractor's
-# wiki_00. A .json in a directory is more likely a configuration.
-_EXTENSIONS = (".txt", ".jsonl")
+# wiki_00 and Spark's part-00000. A .json in a directory is more likely a configuration.
+_EXTENSIONS = (".txt", *JSON_LINES)
 # Longer lines are refused: a document is held in memory with its sentences and tokens.
 MAX_LINE_BYTES = 1 << 28
 _BLOCK_BYTES = 1 << 18
 _BOM = b"\xef\xbb\xbf"
-_EXTRACTED = re.compile(r"wiki_\d+")
+_UNNAMED = re.compile(r"wiki_\d+|part-\d+")
+_OBJECT = re.compile(rb'\s*\{\s*"(?:[^"\\]|\\.)*"\s*:')
+_HEAD_BYTES = 4096
 
 
 def expand_inputs(
@@ -38,9 +43,10 @@ def expand_inputs(
 
     Args:
         patterns: files with any name; directories; patterns with * or ?; and
-            tfds:NAME[/CONFIG][:VERSION][:SPLIT]. A directory stands for its .txt and .jsonl files
-            and WikiExtractor's wiki_00 files at any depth, compressed or not, except below names
-            that begin with a dot. Files may be local or remote (gs://).
+            tfds:NAME[/CONFIG][:VERSION][:SPLIT]. A directory stands for its .txt, .jsonl, .ndjson
+            and .jsonlines files, and WikiExtractor's wiki_00 and Spark's part-00000 files, at any
+            depth, compressed or not, except below names that begin with a dot. Files may be local
+            or remote (gs://).
         leave_out: files to skip because they are not text.
         text_feature: the name of the text feature of a data set.
         tfds_data_dir: the directory of data sets. None selects the default of TFDS.
@@ -73,7 +79,11 @@ def files_of(sources: Sequence[Source]) -> list[epath.Path]:
 
 
 def read_documents(
-    source: TfdsSplit | epath.PathLike, language: str = "en", fields: Sequence[str] = ("text",)
+    source: TfdsSplit | epath.PathLike,
+    language: str = "en",
+    fields: Sequence[str] = ("text",),
+    *,
+    json_lines: bool | None = None,
 ) -> Iterator[tuple[str, ...]]:
     """Yields the documents of a source, each as its sentences. No document or sentence is empty.
 
@@ -81,7 +91,8 @@ def read_documents(
     ignored. `fields` names other keys, each of which is a document; a.b is the key b of the object
     a. Its texts, and the texts of a data set, are split into sentences. Any other file has
     Google's format: one sentence per line and a blank line between documents
-    (`create_pretraining_data.py` in google-research/bert). Files may be compressed.
+    (`create_pretraining_data.py` in google-research/bert). `json_lines` tells which format a part
+    of a file has. Files may be compressed.
 
     Files may have a byte order mark, and LF or CRLF line ends. Memory is bounded by the longest
     document.
@@ -94,7 +105,8 @@ def read_documents(
     if isinstance(source, TfdsSplit):
         return read_examples(source, language)
     path = epath.Path(source)
-    return _read_json_lines(path, language, fields) if is_json_lines(path) else _read_text(path)
+    json_lines = is_json_lines(path) if json_lines is None else json_lines
+    return _read_json_lines(path, language, fields) if json_lines else _read_text(path)
 
 
 def find_line(source: TfdsSplit | epath.PathLike, beginning: str) -> int | None:
@@ -125,12 +137,17 @@ def read_examples(
 
 
 def is_json_lines(path: epath.Path) -> bool:
-    """Whether a file is read as JSON Lines: .jsonl, .json, or a wiki_00 that begins with {."""
-    name = compressed.text_name(path).lower()
-    if _EXTRACTED.fullmatch(name):
-        with compressed.open_text(path) as file:
-            return file.read(64).removeprefix(_BOM).lstrip().startswith(b"{")
-    return name.endswith((".jsonl", ".json"))
+    """Whether a file is read as JSON Lines: by its name (.jsonl, .json, .ndjson, .jsonlines), or by
+    its first line."""
+    if compressed.text_name(path).lower().endswith((".json", *JSON_LINES)):
+        return True
+    with compressed.open_text(path) as file:
+        return begins_as_object(file.read(_HEAD_BYTES))
+
+
+def begins_as_object(text: bytes) -> bool:
+    """Whether a text begins with a JSON object that has a key."""
+    return _OBJECT.match(text.removeprefix(_BOM)) is not None
 
 
 def _expand(pattern: str) -> Iterator[epath.Path]:
@@ -159,7 +176,7 @@ def files_in(directory: epath.Path) -> Iterator[epath.Path]:
 def is_named_text(path: epath.Path) -> bool:
     """Whether the name of a file in a directory marks it as text."""
     name = compressed.text_name(path).lower()
-    return name.endswith(_EXTENSIONS) or _EXTRACTED.fullmatch(name) is not None
+    return name.endswith(_EXTENSIONS) or _UNNAMED.fullmatch(name) is not None
 
 
 def _read_text(path: epath.Path) -> Iterator[tuple[str, ...]]:

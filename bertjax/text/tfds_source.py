@@ -1,4 +1,4 @@
-"""Reads the texts of TFDS data sets that are stored locally as ArrayRecord, without TensorFlow.
+"""Reads TFDS data sets that are stored locally as ArrayRecord, without TensorFlow.
 
 tensorflow-datasets is imported only when a data set is opened. Nothing is downloaded.
 """
@@ -8,8 +8,9 @@ import difflib
 import functools
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 from etils import epath
 
 from bertjax.errors import UserError
@@ -45,20 +46,50 @@ class TfdsSplit:
         Raises:
             UserError: an example cannot be read.
         """
-        from google.protobuf import message
-
-        source = _data_source(self.directory, self.split)
         stop = self.examples if stop is None else stop
-        for first in range(start, stop, _EXAMPLES_PER_READ):
-            numbers = range(first, min(first + _EXAMPLES_PER_READ, stop))
-            try:
-                examples = source.__getitems__(list(numbers))
-            except (RuntimeError, ValueError, IndexError, message.DecodeError) as error:
-                raise UserError(
-                    f"{self.name}: one of the examples {first:,} to {numbers[-1]:,} can't be read "
-                    f"({_reason(error)}); {self.directory} is damaged, build it again."
-                ) from None
-            yield from (example[self.feature] for example in examples)
+        examples = _examples(self.directory, self.split, self.name, range(start, stop))
+        yield from (example[self.feature] for example in examples)
+
+
+def rows(specification: str) -> tuple[str, Iterator[dict[str, Any]]]:
+    """Finds a split as `find` does and returns its full name and its examples, all features.
+
+    Values are those of JSON: texts, numbers, lists and dicts. A class label is its name, or None if
+    the example has none (-1, as in the test splits of GLUE).
+
+    Raises:
+        UserError: there is no such data set, or it is not stored as ArrayRecord. Iterating raises
+            it if an example can't be read.
+    """
+    split = _open(specification, None)
+    names = range(split.info.num_examples)
+    features = split.builder.info.features
+    if not hasattr(features, "items"):
+        raise UserError(f"{split.name}: its examples have no named features; give another one.")
+    examples = _examples(split.directory, split.split, split.name, names)
+    return split.name, (
+        _plain(example, features, f"{split.name}:{number}")
+        for number, example in zip(names, examples, strict=True)
+    )
+
+
+def _plain(value: Any, feature: Any, where: str) -> Any:
+    """Returns a value of an example as JSON has it."""
+    inner = getattr(feature, "feature", feature)  # that of a sequence
+    if isinstance(value, dict):
+        return {name: _plain(each, inner[name], where) for name, each in value.items()}
+    if isinstance(value, list) or getattr(value, "shape", ()):
+        return [_plain(each, inner, where) for each in value]
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            raise UserError(f"{where}: a text is not UTF-8; build the data set again.") from None
+    if hasattr(feature, "int2str"):
+        return feature.int2str(int(value)) if value >= 0 else None
+    number = np.dtype(feature.np_dtype).type(value)
+    # The digits of a float32 are those of its own precision.
+    return float(str(number)) if isinstance(number, np.floating) else number.item()
 
 
 def find(specification: str, feature: str, data_dir: epath.PathLike | None) -> TfdsSplit:
@@ -72,6 +103,30 @@ def find(specification: str, feature: str, data_dir: epath.PathLike | None) -> T
         UserError: there is no such data set, it is not stored as ArrayRecord, or it has no such
             text feature.
     """
+    found = _open(specification, data_dir)
+    _check_feature(found.builder, specification, feature)
+    splits = found.builder.info.splits
+    mean = sum(each.num_bytes for each in splits.values()) / max(1, splits.total_num_examples)
+    return TfdsSplit(
+        name=found.name,
+        directory=found.directory,
+        split=found.split,
+        feature=feature,
+        examples=found.info.num_examples,
+        stored_bytes=round(mean * found.info.num_examples),
+    )
+
+
+class _Opened(NamedTuple):
+    name: str
+    directory: str
+    builder: Any
+    split: str
+    info: Any
+
+
+def _open(specification: str, data_dir: epath.PathLike | None) -> _Opened:
+    """Finds the data set and the split of a specification."""
     match = _SPECIFICATION.fullmatch(specification.removeprefix(PREFIX))
     if match is None:
         raise UserError(
@@ -82,7 +137,6 @@ def find(specification: str, feature: str, data_dir: epath.PathLike | None) -> T
     directory = _directory(match, specification, root)
     builder = _builder(str(directory), specification)
     _check_format(builder, specification, directory)
-    _check_feature(builder, specification, feature)
     split = match["split"] or "train"
     try:
         info = builder.info.splits[split]
@@ -90,17 +144,24 @@ def find(specification: str, feature: str, data_dir: epath.PathLike | None) -> T
         raise UserError(
             f"{specification}: has no split {split!r}, but {', '.join(builder.info.splits)}."
         ) from None
-    splits = builder.info.splits.values()
-    mean = sum(each.num_bytes for each in splits) / max(1, builder.info.splits.total_num_examples)
-    name = directory.relative_to(root).parent
-    return TfdsSplit(
-        name=f"{PREFIX}{name}:{directory.name}:{split}",
-        directory=str(directory),
-        split=split,
-        feature=feature,
-        examples=info.num_examples,
-        stored_bytes=round(mean * info.num_examples),
-    )
+    name = f"{PREFIX}{directory.relative_to(root).parent}:{directory.name}:{split}"
+    return _Opened(name, str(directory), builder, split, info)
+
+
+def _examples(directory: str, split: str, name: str, numbers: range) -> Iterator[dict[str, Any]]:
+    """Yields examples by their numbers."""
+    from google.protobuf import message
+
+    source = _data_source(directory, split)
+    for first in numbers[::_EXAMPLES_PER_READ]:
+        chosen = range(first, min(first + _EXAMPLES_PER_READ, numbers.stop))
+        try:
+            yield from source.__getitems__(list(chosen))
+        except (RuntimeError, ValueError, IndexError, message.DecodeError) as error:
+            raise UserError(
+                f"{name}: one of the examples {first:,} to {chosen[-1]:,} can't be read "
+                f"({_reason(error)}); {directory} is damaged, build it again."
+            ) from None
 
 
 def _root(data_dir: epath.PathLike | None) -> epath.Path:
@@ -167,7 +228,8 @@ def _unknown(match: re.Match[str], specification: str, root: epath.Path) -> User
         return UserError(
             f"{specification}: is not in {root}, and bertjax downloads nothing; build it where "
             f"TensorFlow and Apache Beam are installed, `tfds build {wanted} "
-            f"--file_format={_FORMAT} --data_dir={root}`, or give another `tfds_data_dir`."
+            f"--file_format={_FORMAT} --data_dir={root}`, or set TFDS_DATA_DIR to another "
+            "directory."
         )
     near = difflib.get_close_matches(wanted, [*there, *known])
     advice = f"there are {', '.join(there[:5])}" if there else "that directory has no data set"

@@ -147,6 +147,24 @@ def test_after_a_bad_line_the_others_are_answered(classifier, pair_classifier, t
     )
 
 
+@pytest.mark.parametrize("lines", [["\ufeffgood", "\ufeffbad"], [b"\xef\xbb\xbfgood", "bad"]])
+def test_a_byte_order_mark_is_left_out_of_the_first_line_alone(classifier, lines):
+    answers = [json.loads(line) for line in predict.predict_lines(classifier, lines)]
+    assert [answer["text"] for answer in answers] == ["good", lines[1]]
+
+
+def test_an_empty_input_is_said(classifier):
+    for told in (predict.predict_lines(classifier, []), embed.embed_lines(classifier, iter(()))):
+        with pytest.raises(UserError, match="The input is empty: write at least one line"):
+            list(told)
+
+
+@pytest.mark.parametrize("line", ["good\t", "\tbad", "good\t \n"])
+def test_half_a_pair_is_blank(pair_classifier, line):
+    answers, _ = answers_and_end(predict.predict_lines(pair_classifier, [line]))
+    assert "write two texts" in answers[0]["error"]
+
+
 def test_lines_are_numbered_through_all_chunks(classifier, monkeypatch):
     monkeypatch.setattr("bertjax.inference.texts.CHUNK", 3)
     lines = [f"{'very ' * (n % 5)}good" for n in range(7)]

@@ -6,6 +6,7 @@ from etils import epath
 
 from bertjax.errors import UserError
 from bertjax.tasks import labels as c
+from bertjax.tasks.classification.config import ClassificationConfig
 from bertjax.tasks.tables import Table
 
 
@@ -22,7 +23,11 @@ def test_labels_are_sorted_by_name_or_by_value():
 @pytest.mark.parametrize(
     ("labels", "sentence"),
     [
-        (["a", " "], "a.tsv:3: a label is empty; write one, or drop"),
+        (["a", " "], "a.tsv:3: '' in column 'label' is no label; write .* set `drop_unlabeled`"),
+        (["entailment", "-"], "a.tsv:3: '-' in column 'label' is no label"),
+        (["a", "nan"], "a.tsv:3: 'nan' in column 'label' is no label"),
+        (["0", "1", "0.0"], "labels '0' and '0.0', which are the same number|'0.0' and '0'"),
+        (["1", "01"], "which are the same number; write it in one way"),
         (["a", "b" * 5000], "a.tsv:3: a label has 5,000 characters"),
         (["a", "a"], "has only the label 'a'"),
         (list(map(str, range(10_001))), "has 10,001 different labels .* set `regression`"),
@@ -37,6 +42,51 @@ def test_a_label_not_seen_in_training():
     assert c.label_ids(table(["b", "a"]), "label", ["a", "b"]).tolist() == [1, 0]
     with pytest.raises(UserError, match=r"a.tsv:3: label 'c' was not seen in training .*a, b"):
         c.label_ids(table(["a", "c"]), "label", ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("labels", "value", "advice"),
+    [
+        (["0", "1"], "0.0", "write it '0' as there"),
+        (["1.5", "2"], "1.6", "if these are numbers to predict, set `regression`"),
+        (["0", "1"], "x", "add rows with it to the training file"),
+        (["a", "b"], "1", "add rows with it to the training file"),
+    ],
+)
+def test_what_to_do_about_a_label_not_seen_in_training(labels, value, advice):
+    with pytest.raises(UserError, match=advice):
+        c.label_ids(table([value]), "label", labels)
+
+
+def test_labels_without_names_are_numbers_too():
+    unnamed = ["LABEL_0", "LABEL_1"]
+    assert c.label_ids(table(["1", "LABEL_0"]), "label", unnamed).tolist() == [1, 0]
+    with pytest.raises(UserError, match="label '2' was not seen"):
+        c.label_ids(table(["2"]), "label", unnamed)
+
+
+def test_plus_and_minus_are_labels():
+    assert c.find_labels(table(["+", "-"]), "label") == ("+", "-")
+    assert c.looks_like_numbers(["0.5", "1"]) and not c.looks_like_numbers(["0", "1.0"])
+    assert not c.looks_like_numbers(["0.5", "x"])
+
+
+def test_rows_without_a_label_are_left_out(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text(
+        "".join(
+            f'{{"text": "{n}", "label": {label}}}\n'
+            for n, label in enumerate(['"a"', '"-"', "null", '"nan"', '""', '"b"'])
+        )
+    )
+    options = ClassificationConfig(drop_unlabeled=True)
+    read = c.read_labeled(path, options)
+    assert read.columns == {"text": ["0", "5"], "label": ["a", "b"]} and read.lines == [1, 6]
+    with pytest.raises(UserError, match=r"a.jsonl:2: '-' in column 'label' is no label"):
+        c.find_labels(c.read_labeled(path, ClassificationConfig()), "label")
+    path.write_text('{"text": "a", "label": "-"}\n')
+    with pytest.raises(UserError, match="no row has a label in column 'label'"):
+        c.read_labeled(path, options)
 
 
 def test_balanced_weights_are_scikit_learns():

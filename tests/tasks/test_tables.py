@@ -1,4 +1,6 @@
+import bz2
 import csv
+import gzip
 import io
 import json
 
@@ -93,6 +95,74 @@ def test_names_for_a_file_without_header(tmp_path):
     )
     jsonl = write(tmp_path, "a.jsonl", '{"text": "a"}')
     assert "leave out `column_names`" in refusal(jsonl, ["text"], column_names=["text"])
+
+
+@pytest.mark.parametrize(
+    ("rows", "names"),
+    [
+        ("text\tlabel\ngood\t1\nbad\t0\n", "text label"),
+        ("Text\tLabel\ngood\tx\nbad\ty\n", "text label"),
+        ("sentence\tgold\ngood\t1\nbad\t0\n", "text label"),
+        ("sentence\tgold\tscore\na\tb\t0.5\nc\td\t1e3\n", "text more label"),
+    ],
+)
+def test_a_header_is_not_taken_for_data(tmp_path, rows, names):
+    path = write(tmp_path, "a.tsv", rows)
+    sentence = refusal(path, column_names=names.split())
+    assert (
+        sentence.startswith(f"{path}:1: is a header (") and "leave out `column_names`" in sentence
+    )
+
+
+@pytest.mark.parametrize("rows", ["good\tx\nbad\ty\n", "text\t1\nb\t0\n", "a\tlabel\nb\t0\n"])
+def test_data_is_not_taken_for_a_header(tmp_path, rows):
+    names = ["text", "label"]
+    table = read_table(write(tmp_path, "a.tsv", rows), names, column_names=names)
+    assert len(table) == 2
+
+
+@pytest.mark.parametrize(
+    "name", ["part-00000", "rows.ndjson", "rows.jsonlines", "rows.txt", "x.gz"]
+)
+def test_json_lines_by_another_name(tmp_path, name):
+    text = b'{"text": "a", "label": 1}\n{"label": 2, "text": "b"}\n'
+    path = write(tmp_path, name, gzip.compress(text) if name == "x.gz" else text)
+    assert read_table(path, ["label"]).columns == {"label": ["1", "2"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "pack"), [("a.csv.gz", gzip.compress), ("a.CSV.bz2", bz2.compress)]
+)
+def test_tables_may_be_compressed(tmp_path, name, pack):
+    path = write(tmp_path, name, pack(b"\xef\xbb\xbf" + b'text,label\n"a, b",x\n'))
+    assert read_table(path, ["text", "label"]).columns == {"text": ["a, b"], "label": ["x"]}
+
+
+def test_a_missing_column_names_the_field_to_set(tmp_path):
+    path = write(tmp_path, "a.csv", "sentence,label\na,1\n")
+    assert "(set `text_column`, or `column_names`, if" in refusal(path, {"text": "text_column"})
+    path = write(tmp_path, "a.jsonl", '{"a": {"b": "x"}}\n')
+    assert "(set `text_column`, or" in refusal(path, {"a.c": "text_column"})
+
+
+def test_a_null_is_empty_in_the_column_that_may_have_one(tmp_path):
+    path = write(tmp_path, "a.jsonl", '{"text": "a", "label": null}\n')
+    assert read_table(path, ["text", "label"], may_be_null="label").columns["label"] == [""]
+    assert "column 'label' holds null" in refusal(path)
+
+
+def test_rows_of_a_tfds_data_set(tmp_path, store_tfds, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    store_tfds(
+        tmp_path, {"train": ["a", "é"], "test": ["c"]}, name="pairs", features=("one", "two")
+    )
+    table = read_table("tfds:pairs", ["two", "number"])
+    assert table.columns == {"two": ["a", "é"], "number": ["0", "1"]}
+    assert table.where(1) == "tfds:pairs:1.0.0:train:1"
+    assert read_table("tfds:pairs:test", ["one"]).columns == {"one": ["c"]}
+    sentence = refusal("tfds:pairs", {"text": "text_column"})
+    assert sentence.startswith("tfds:pairs:1.0.0:train:0: no column 'text'; the columns are ")
+    assert "leave out `column_names`" in refusal("tfds:pairs", ["one"], column_names=["one"])
 
 
 def test_a_missing_column_names_those_present_and_the_nearest(tmp_path):

@@ -249,6 +249,27 @@ def test_the_doc_format_of_wikiextractor_is_refused(tmp_path):
     assert read(write(tmp_path / "b.txt", "w1\n" + text))[0][1] == text.split("\n")[0]
 
 
+@pytest.mark.parametrize(
+    "name", ["part-00000", "a.ndjson", "a.jsonlines", "a.txt", "RC_2015-01.bz2"]
+)
+def test_json_lines_are_known_by_their_first_line(tmp_path, name):
+    data = b'\xef\xbb\xbf\n { "text" : "One. Two."}\n{"text": "Three."}\n'
+    path = write(tmp_path / name, bz2.compress(data) if name.endswith("bz2") else data)
+    assert read(path) == [("One.", "Two."), ("Three.",)]
+
+
+@pytest.mark.parametrize("text", ["{One} two.\n", '{"One", he said.\n', "[1]\n", '"text": 1\n'])
+def test_other_lines_with_braces_are_text(tmp_path, text):
+    assert read(write(tmp_path / "a.txt", text)) == [(text.strip(),)]
+
+
+def test_a_directory_stands_for_the_parts_that_spark_writes(tmp_path):
+    for name in ("part-00001", "part-00000.gz", "_SUCCESS", "part-a", "rows.ndjson"):
+        write(tmp_path / name, b"")
+    found = [path.name for path in corpus.expand_inputs([str(tmp_path)])]
+    assert found == ["part-00000.gz", "part-00001", "rows.ndjson"]
+
+
 def test_a_wiki_00_in_another_format_is_text(tmp_path):
     assert read(write(tmp_path / "wiki_00", "One.\nTwo.\n\nThree.")) == [
         ("One.", "Two."),

@@ -139,7 +139,7 @@ def read_range(
             while data := file.read(int(min(_READ_BYTES, end - file.tell()))):
                 target.write(data)
         try:
-            yield from corpus.read_documents(copy, language)
+            yield from corpus.read_documents(copy, language, json_lines=json_lines)
         except UserError as error:
             raise _at_original_line(error, copy, source, start) from None
 

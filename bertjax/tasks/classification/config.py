@@ -13,8 +13,9 @@ WindowLogits = Literal["mean", "max"]
 class ClassificationConfig:
     """Predict one label, several labels or a number for each text or pair of texts.
 
-    The files are .tsv, .csv or .jsonl. A row has at most 128 tokens by default. The main metric is
-    accuracy, micro_f1 with `multi_label`, or spearman with `regression`.
+    The files are .tsv, .csv or .jsonl, or TFDS data sets such as tfds:glue/mrpc:train. A row has at
+    most 128 tokens by default. The main metric is accuracy, micro_f1 with `multi_label`, or
+    spearman with `regression`.
     """
 
     kind: ClassVar[str] = "classification"
@@ -27,6 +28,8 @@ class ClassificationConfig:
     """Column of the label, of the number, or with `multi_label` of all labels of a text."""
     column_names: tuple[str, ...] = ()
     """Names of all columns, for TSV and CSV files without a header."""
+    drop_unlabeled: bool = False
+    """Leave out rows without a label: with an empty value, nan, or - as in SNLI."""
     regression: bool = False
     """Predict a number instead of a label."""
     multi_label: bool = False
@@ -54,6 +57,11 @@ class ClassificationConfig:
             raise UserError("`regression` and `multi_label` exclude each other: give one of them.")
         if isinstance(self.class_weights, str):
             refuse_unknown("class_weights", self.class_weights, ("balanced",))
+        if self.multi_label and self.drop_unlabeled:
+            raise UserError(
+                "`drop_unlabeled` is for one label per text: leave it out, as with `multi_label` "
+                "an empty value means that a text has no label."
+            )
         if self.class_weights is not None and (self.regression or self.multi_label):
             raise UserError(
                 "`class_weights` needs exactly one label per text: leave it out with `regression` "
@@ -115,3 +123,5 @@ class EvaluationColumns:
     """Column of the label. Default: as in training."""
     column_names: tuple[str, ...] | None = None
     """Names of all columns, for a file without a header."""
+    drop_unlabeled: bool = False
+    """Leave out rows without a label, if training did not already."""

@@ -1,5 +1,6 @@
 """Answers for raw texts, and the metrics of a labeled file."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,7 +10,8 @@ from bertjax.model import bert
 from bertjax.tasks.classification.config import EvaluationColumns
 from bertjax.tasks.classification.features import Reading
 from bertjax.tasks.classification.targets import targets_of_model
-from bertjax.tasks.tables import MAX_FIELD, read_table
+from bertjax.tasks.labels import read_labeled
+from bertjax.tasks.tables import MAX_FIELD
 from bertjax.tasks.task import Run, Scores, TrainedModel, trained_length
 from bertjax.tasks.texts import Text, name_text, parse_pair, split_pairs
 
@@ -55,14 +57,20 @@ class TextPredictor:
     def evaluate(self, path: epath.PathLike, run: Run) -> Scores:
         """Computes the metrics of a .tsv, .csv or .jsonl file."""
         options: EvaluationColumns = self.options
-        text = options.text_column or self.recorded.get("text_column") or "text"
-        pair = options.pair_column or self.recorded.get("pair_column")
-        label = options.label_column or self.recorded.get("label_column") or "label"
-        columns = [text, *([pair] if pair else []), label]
-        table = read_table(path, columns, column_names=options.column_names)
-        targets = self.targets.read(table, label)
-        pairs = table.columns[pair] if pair else None
-        features = self.reading.tokenize(table.columns[text], pairs, self.model.tokenizer, targets)
+        for name, default in (
+            ("text_column", "text"),
+            ("pair_column", None),
+            ("label_column", "label"),
+            ("drop_unlabeled", False),
+        ):
+            if not getattr(options, name):
+                value = self.recorded.get(name) or default
+                options = dataclasses.replace(options, **{name: value})
+        table = read_labeled(path, options)
+        targets = self.targets.read(table, options.label_column or "")
+        texts = table.columns[options.text_column or ""]
+        pairs = table.columns[options.pair_column] if options.pair_column else None
+        features = self.reading.tokenize(texts, pairs, self.model.tokenizer, targets)
         scores = self.targets.metrics(self.reading.logits(features, run(features)), targets)
         return {"examples": float(len(table)), **scores}
 

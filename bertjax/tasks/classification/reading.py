@@ -11,9 +11,9 @@ from bertjax.tasks.classification.config import ClassificationConfig
 from bertjax.tasks.classification.errors import largest_errors
 from bertjax.tasks.classification.features import Reading, targets_of
 from bertjax.tasks.classification.targets import Targets, find_targets
-from bertjax.tasks.labels import label_weights
+from bertjax.tasks.labels import label_weights, looks_like_numbers, read_labeled
 from bertjax.tasks.report_tables import ReportTable
-from bertjax.tasks.tables import Table, read_table
+from bertjax.tasks.tables import Table
 from bertjax.tasks.task import Baseline, Outputs, Scores, Task, TaskFiles
 from bertjax.tasks.texts import TextFeatures
 
@@ -25,9 +25,7 @@ def read(options: ClassificationConfig, files: TaskFiles) -> Task:
         UserError: something is wrong with a file; the sentence names the line.
     """
     reading = _reading(options, files.max_seq_length)
-    tables = [
-        read_table(path, options.columns, column_names=options.column_names) for path in files.paths
-    ]
+    tables = [read_labeled(path, options) for path in files.paths]
     targets = find_targets(options, tables[0])
     # Read all targets before tokenizing: a mistake in the last file shows at once.
     values = [targets.read(table, options.label_column) for table in tables]
@@ -39,6 +37,8 @@ def read(options: ClassificationConfig, files: TaskFiles) -> Task:
         weights = label_weights(options.class_weights, targets.labels, values[0])
         train = _weighted(train, weights)
     files.log(_summary(targets, reading, tables, train))
+    if looks_like_numbers(targets.labels) and not options.multi_label:
+        files.log("WARNING: the labels look like numbers: set `regression` to predict numbers.")
 
     def scores(features: TextFeatures, outputs: Outputs) -> Scores:
         return targets.metrics(reading.logits(features, outputs), targets_of(features))
@@ -140,4 +140,6 @@ def _export(options: ClassificationConfig, targets: Targets, reading: Reading) -
     }
     if options.multi_label:
         fields["label_separator"] = options.label_separator
+    if options.drop_unlabeled:
+        fields["drop_unlabeled"] = True
     return fields | _windows(options, reading)

@@ -124,6 +124,8 @@ def targets_of_model(model: TrainedModel) -> Targets:
     recorded = model.task or {}
     outputs = len(model.params["classifier"]["bias"])
     labels = tuple(recorded.get("labels") or [f"LABEL_{index}" for index in range(outputs)])
+    if len(set(labels)) < len(labels):  # each keeps its probability
+        labels = tuple(f"{label} ({index})" for index, label in enumerate(labels))
     if model.kind == _LABEL_SET:
         return label_set(labels, recorded.get("label_separator") or "|")
     return one_label(labels)

@@ -10,7 +10,8 @@ from bertjax.errors import UserError
 class QuestionAnsweringConfig:
     """Find answers to questions in documents, or that there is none, as in SQuAD 1.1 and 2.0.
 
-    The files are .json in SQuAD's format. A document may have any number of windows, each of at
+    The files are .json in SQuAD's format, or JSON Lines or TFDS data sets (tfds:squad) with a
+    question a row. A document may have any number of windows, each of at
     most 384 tokens by default. The main metric is f1.
     """
 
@@ -23,6 +24,8 @@ class QuestionAnsweringConfig:
     """Maximum tokens of a question; a longer one is truncated."""
     max_answer_length: int = 30
     """Maximum tokens of an answer that the model gives."""
+    drop_misaligned: bool = False
+    """Leave out answers that are not at their answer_start, and questions without another one."""
 
     def __post_init__(self) -> None:
         for name in ("doc_stride", "max_query_length", "max_answer_length"):
@@ -44,6 +47,14 @@ class QuestionAnsweringConfig:
                 f"window of `max_seq_length` {max_seq_length} holds beside `max_query_length` "
                 f"{self.max_query_length}: give at most {room}."
             )
+
+
+@dataclasses.dataclass(frozen=True)
+class QuestionFile:
+    """How a file of questions is read."""
+
+    drop_misaligned: bool = False
+    """Leave out answers that are not at their answer_start, and questions without another one."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,10 @@
 """The kind question_answering."""
 
-from bertjax.tasks.question_answering.config import AnswerOptions, QuestionAnsweringConfig
+from bertjax.tasks.question_answering.config import (
+    AnswerOptions,
+    QuestionAnsweringConfig,
+    QuestionFile,
+)
 from bertjax.tasks.question_answering.predictions import MAX_SEQ_LENGTH, QuestionPredictor
 from bertjax.tasks.question_answering.reading import HEAD, read
 from bertjax.tasks.task import TaskKind
@@ -12,4 +16,5 @@ KIND = TaskKind(
     read=read,
     predictor=QuestionPredictor,
     prediction=AnswerOptions,
+    evaluation=QuestionFile,
 )

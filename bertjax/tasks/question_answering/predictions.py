@@ -71,7 +71,7 @@ class QuestionPredictor:
 
     def evaluate(self, path: epath.PathLike, run: Run) -> Scores:
         """Computes the metrics of a file in SQuAD's format, at the null threshold of the model."""
-        file = read_squad(path)
+        file = read_squad(path, drop_misaligned=self.options.drop_misaligned)
         windows = self._windows(file.questions, has_unanswerable=file.has_unanswerable)
         scores = decoding.scores(
             windows, run(windows), self.recorded.max_answer_length, self.null_threshold

@@ -1,6 +1,5 @@
 """Files in SQuAD's format -> a `Task`."""
 
-import dataclasses
 import functools
 
 from bertjax.tasks.question_answering import baseline, decoding, losses, metrics, squad
@@ -20,7 +19,9 @@ def read(options: QuestionAnsweringConfig, files: TaskFiles) -> Task:
         UserError: something is wrong with a file; the sentence names the question.
     """
     options.check_fits(files.max_seq_length)
-    sources = [squad.read_squad(path) for path in files.paths]
+    sources = [
+        squad.read_squad(path, drop_misaligned=options.drop_misaligned) for path in files.paths
+    ]
     train, dev, *test = [
         make_windows(
             source.questions,
@@ -37,6 +38,12 @@ def read(options: QuestionAnsweringConfig, files: TaskFiles) -> Task:
         f"{files.max_seq_length} tokens, {answered:,} with an answer; evaluating on "
         f"{len(sources[1]):,} questions in {len(dev):,} windows."
     )
+    for source in sources:
+        if source.misaligned:
+            files.log(
+                f"Left out {source.misaligned:,} answers of {source.path} that are not at their "
+                "answer_start."
+            )
     max_answer_length = options.max_answer_length
     best = ("best_f1", "best_exact") if dev.has_unanswerable else ()
     return Task(
@@ -50,15 +57,20 @@ def read(options: QuestionAnsweringConfig, files: TaskFiles) -> Task:
         metrics=("f1", "exact", *best),
         scores=functools.partial(decoding.scores, max_answer_length=max_answer_length),
         test_scores=functools.partial(decoding.test_scores, max_answer_length=max_answer_length),
-        immutable=dataclasses.asdict(options),
+        immutable=_recorded(options),
         export=lambda scores: {
-            **dataclasses.asdict(options),
+            **_recorded(options),
             "has_unanswerable": any(source.has_unanswerable for source in sources[:2]),
             "null_threshold": scores.get("best_f1_threshold", 0.0),
         },
         baseline=_baseline(sources[0], sources[1]),
         dev_metrics=("exact", "best_f1"),
     )
+
+
+def _recorded(options: QuestionAnsweringConfig) -> dict[str, int]:
+    """The options that an export keeps; the data tell what was left out of it."""
+    return {name: value for name, value in vars(options).items() if name != "drop_misaligned"}
 
 
 def _baseline(train: squad.Questions, dev: squad.Questions) -> Baseline:

@@ -31,8 +31,9 @@ def read_pairs(path: epath.PathLike, options: Seq2SeqConfig) -> Pairs:
     """
     columns = (options.source_column, options.target_column)
     path = location(path)
-    if path.suffix.lower() in tables.SUFFIXES:
-        table = tables.read_table(path, columns, column_names=options.column_names)
+    if tables.is_table(path):
+        fields = dict(zip(columns, ("source_column", "target_column"), strict=True))
+        table = tables.read_table(path, fields, column_names=options.column_names)
         sources, targets = (table.columns[name] for name in columns)
         source_places = target_places = [table.where(row) for row in range(len(table))]
     else:
@@ -62,7 +63,7 @@ def _lines(path: epath.Path, suffix: str) -> tuple[list[str], list[str]]:
             f"{path}: is neither a {tables.FORMATS} file nor the beginning of two parallel files, "
             f"because {file} does not exist."
         )
-    text = tables.read_text(file, (file.suffix.lower(),), "text")
+    text = tables.read_text(file, "text")
     lines = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
     places = [f"{file}:{number}" for number in range(1, len(lines) + 1)]
     for line, place in zip(lines, places, strict=True):

@@ -37,7 +37,8 @@ def read_documents(
             names no sentence; the sentence names the line.
     """
     target = options.label_column or options.summary_column
-    columns = [options.document_column, target]
+    field = "label_column" if options.label_column else "summary_column"
+    columns = {options.document_column: "document_column", target: field}
     table = tables.read_table(path, columns, column_names=options.column_names, may_be_lists=True)
     documents = []
     for row, (text, wanted) in enumerate(

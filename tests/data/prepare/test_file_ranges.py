@@ -39,6 +39,14 @@ def test_the_ranges_of_a_file_make_up_the_file(make_corpus, tmp_path):
             assert [document for piece in pieces for document in documents_of(piece)] == expected
 
 
+def test_a_range_of_text_may_begin_with_an_object(tmp_path):
+    path = epath.Path(tmp_path / "a.txt")
+    path.write_text('One.\n\n{"text": "two"}\n')
+    pieces = file_ranges.cut([path], [path.stat().length], 7)
+    documents = [document for piece in pieces for document in documents_of(piece)]
+    assert documents == [("One.",), ('{"text": "two"}',)]
+
+
 def test_small_files_share_a_token_file():
     paths = [epath.Path(f"{n}.txt") for n in range(7)]
     pieces = file_ranges.cut(paths, [10, 20, 80, 5, 100, 250, 1], 100)
