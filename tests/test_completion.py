@@ -45,7 +45,7 @@ def test_bash_completes_verbs_flags_and_values(script, capsys):
     assert completed("") >= {verb.split()[0] for verb in cli.VERBS}
     assert completed("tokenizer", "") >= {"train"}
     assert completed("pretrain", "--optimizer.learn") == {"--optimizer.learning-rate"}
-    assert completed("pretrain", "--objective", "") == {"nsp", "sop", "mlm", "rtd"}
+    assert completed("pretrain", "--objective", "") >= {"nsp", "sop", "mlm", "rtd"}
     assert completed("finetune", "--doc") == {"--document-column", "--doc-stride"}
     assert completed("predict", "--num-b") == {"--num-beams"}
     assert completed("prepare", "--aud") == {"--audit"}
