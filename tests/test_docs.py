@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import dataclasses
 import functools
 import io
 import re
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from bertjax import cli
+from bertjax.commands import flag
 from bertjax.tasks import kinds
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,12 +55,18 @@ def help_of(*words):
     return output.getvalue()
 
 
+def answer_flags():
+    """The options of `predict`, which depend on the model."""
+    fields = [dataclasses.fields(kinds.get(name).prediction) for name in kinds.names()]
+    return {flag(field.name) for each in fields for field in each}
+
+
 @functools.cache
 def all_flags():
     helps = [help_of(*verb.split()) for verb in cli.VERBS]
     helps += [help_of("finetune", "--task", kind) for kind in kinds.names()]
     helps.append(help_of("prepare", "--audit"))
-    return {"--help", "--help-all", *re.findall(r"--[\w.-]+", " ".join(helps))}
+    return {"--help", "--help-all", *answer_flags(), *re.findall(r"--[\w.-]+", " ".join(helps))}
 
 
 def test_readme_is_short():
@@ -87,7 +95,8 @@ def test_commands_have_verbs_and_flags_that_exist(page):
         if "--audit" in words:
             verb = [*verb, "--audit"]
         flags = {word.split("=")[0] for word in words if word.startswith("--")}
-        assert flags <= {"--help", "--help-all", *re.findall(r"--[\w.-]+", help_of(*verb))}, words
+        known = {"--help", "--help-all", *re.findall(r"--[\w.-]+", help_of(*verb))}
+        assert flags <= known | (answer_flags() if verb == ["predict"] else set()), words
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

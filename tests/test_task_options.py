@@ -12,7 +12,11 @@ from bertjax.inference.config import MaskedLmOptions
 from bertjax.model.generation_config import GenerationConfig
 from bertjax.task_options import FinetuneArguments, evaluate_type, predict_type
 from bertjax.tasks import kinds
-from bertjax.tasks.classification.config import ClassificationConfig, EvaluationColumns
+from bertjax.tasks.classification.config import (
+    ClassificationConfig,
+    EvaluationColumns,
+    LineOptions,
+)
 from bertjax.tasks.question_answering.config import (
     AnswerOptions,
     QuestionAnsweringConfig,
@@ -131,6 +135,17 @@ def test_prediction_has_the_options_of_the_models_task():
     for model, expected in ((QUESTIONS, AnswerOptions(3)), (PRETRAINED, MaskedLmOptions(3))):
         config = cli.parsing.parse(predict_type(words, model), "predict", words)
         assert (config.model, config.task) == ("m", expected)
+    words = ["m", "--pair-column", "second"]
+    for columns, expected in (
+        ({}, LineOptions(False, "text", "second")),
+        ({"text_column": "a", "pair_column": None}, LineOptions(False, "a", "second")),
+        ({"text_column": "a", "pair_column": "b"}, LineOptions(True, "a", "second")),
+    ):
+        model = Model("classification", "sequence_classification")
+        model.task |= columns
+        config = cli.parsing.parse(predict_type(words, model), "predict", words)
+        assert config.task == expected
+    words = ["m", "--top-k", "3"]
     with pytest.raises(UserError) as caught:
         predict_type(words, TEXTS)
     assert str(caught.value) == (

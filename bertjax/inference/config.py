@@ -33,10 +33,11 @@ class EvaluateConfig:
 class PredictConfig:
     """Read lines from a file or from standard input and write a JSON line for each.
 
-    A fine-tuned model answers each line. Models of pairs read two texts with a tab between. Models
-    that answer questions read {"question": ..., "context": ...} as JSON, or both with a tab
-    between; the context may have any length. Models that translate or summarize write a text for
-    each line. A model that was only pre-trained fills in the [MASK] of each line.
+    A fine-tuned model answers each line. Models of pairs read two texts with a tab between, or a
+    JSON object of both; classifiers from elsewhere have an option for that. Models that answer
+    questions read {"question": ..., "context": ...} as JSON, or both with a tab between; the
+    context may have any length. Models that translate or summarize write a text for each line. A
+    model that was only pre-trained fills in the [MASK] of each line.
 
     A line that is blank or can't be read gives {"error": what is wrong}, and the lines after it are
     answered. The exit code is then 2. With the model before it, the help shows the options of the

@@ -108,6 +108,62 @@ def test_lines_in_json_lines_out(classifier, pair_classifier, tiny_model):
         list(predict.predict_lines(classifier, lines, top_k=2))
 
 
+@pytest.fixture(scope="module")
+def elsewhere(classifier):
+    """A classifier whose export does not tell whether it reads pairs."""
+    task = {"kind": "sequence_classification", "labels": ["a", "b", "c"]}
+    return dataclasses.replace(classifier, task=task)
+
+
+def answers(model, *lines, **options):
+    return [json.loads(line) for line in predict.predict_lines(model, lines, **options)]
+
+
+def test_pairs_for_a_model_from_elsewhere(elsewhere, pair_classifier):
+    (expected,) = answers(pair_classifier, "good film\tbad plot")
+    for line, options in (
+        ("good film\tbad plot", {"pair": True}),
+        ('{"text": "good film", "pair": "bad plot"}', {"pair": True}),
+        ('{"b": "bad plot", "a": "good film", "c": 1}', {"text_column": "a", "pair_column": "b"}),
+    ):
+        (answer,) = answers(elsewhere, line, **{"pair": True, **options})
+        assert (answer["text"], answer["pair"]) == ("good film", "bad plot")
+        np.testing.assert_allclose(answer["score"], expected["score"], rtol=1e-5)
+    (answer,) = answers(pair_classifier, '{"text": "good film", "second": "bad plot"}')
+    assert answer == expected
+    (answer,) = answers(elsewhere, '{"text": "good film"}')
+    assert answer["text"] == "good film" and "pair" not in answer
+    assert answers(elsewhere, "{good} film")[0]["text"] == "{good} film"
+
+
+def test_a_tab_is_a_space_for_models_that_read_single_texts_alone(elsewhere, classifier):
+    told, end = answers_and_end(predict.predict_lines(elsewhere, ["good film\tbad plot", "good\t"]))
+    assert told[0]["error"].startswith("Line 1 has a tab: set `pair` if it separates the two texts")
+    assert told[1]["label"] and end.startswith("1 of 2 lines")
+    assert answers(classifier, "good film\tbad plot")[0]["text"] == "good film\tbad plot"
+    with pytest.raises(UserError, match="trained on one text per row: leave out `pair`"):
+        answers(classifier, "good\tbad", pair=True)
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        (
+            '{"text": "good"}',
+            "Line 1: the object has no text 'pair'; write one, or name its key by",
+        ),
+        ('{"txt": "good"}', "has no text 'text'; write one, or name its key by `text_column`"),
+        ('{"text": 3, "pair": "a"}', "has no text 'text'"),
+        ('{"text": "a", "pair": " "}', "has no text 'pair'"),
+        ('{"text": "a", "pair": "\\u0000"}', "Line 1: holds a NUL"),
+        ('["a", "b"]', "write two texts with a tab between"),
+    ],
+)
+def test_objects_that_are_no_pairs(elsewhere, line, says):
+    told, _ = answers_and_end(predict.predict_lines(elsewhere, [line], pair=True))
+    assert says in told[0]["error"]
+
+
 def answers_and_end(told):
     """Returns the answers, and the error that is raised after them."""
     answers = []

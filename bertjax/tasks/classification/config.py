@@ -112,6 +112,18 @@ class ClassificationConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class LineOptions:
+    """How lines are read: as a text, two texts with a tab between, or a JSON object."""
+
+    pair: bool = False
+    """A line is a pair of texts, with a tab between them or as a JSON object of both."""
+    text_column: str = "text"
+    """Key of the text in lines that are JSON objects."""
+    pair_column: str = "pair"
+    """Key of the second text in lines that are JSON objects."""
+
+
+@dataclasses.dataclass(frozen=True)
 class EvaluationColumns:
     """Columns of a labeled file. Default: those of training."""
 

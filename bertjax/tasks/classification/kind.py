@@ -1,7 +1,7 @@
 """The kind classification."""
 
-from bertjax.tasks.classification.config import ClassificationConfig, EvaluationColumns
-from bertjax.tasks.classification.predictions import TextPredictor
+from bertjax.tasks.classification.config import ClassificationConfig, EvaluationColumns, LineOptions
+from bertjax.tasks.classification.predictions import TextPredictor, defaults
 from bertjax.tasks.classification.reading import read
 from bertjax.tasks.classification.targets import HEADS
 from bertjax.tasks.task import TaskKind
@@ -12,6 +12,8 @@ KIND = TaskKind(
     max_seq_length=128,
     read=read,
     predictor=TextPredictor,
+    prediction=LineOptions,
     evaluation=EvaluationColumns,
+    defaults=defaults,
     unrecorded=("column_names",),
 )
