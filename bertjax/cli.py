@@ -13,6 +13,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from bertjax import parsing
@@ -317,15 +318,22 @@ def _with_model(
     verb: str, type_of: Callable[[list[str], Any], type], arguments: list[str]
 ) -> Iterator[tuple[Any, Any, dict[str, Any]]]:
     """Yields the configuration, the model, and the keyword arguments of answering."""
-    # The task of the model decides which options there are.
-    is_named = bool(arguments) and not arguments[0].startswith("-")
-    model = _load(arguments[0]) if is_named else None
+    from bertjax.interop.huggingface import Pretrained, recorded_task
+
+    # The task of the model decides which options there are. An export names it, so that mistakes in
+    # the options are told before its weights are read.
+    named = arguments[0] if arguments and not arguments[0].startswith("-") else None
+    task = None if named is None else recorded_task(named)
+    model = SimpleNamespace(task=task, kind=task["kind"]) if task else named and _load(named)
     with _parsed(type_of(arguments, model), verb, arguments) as (config, _), _keeping_compiled():
         from bertjax.inference.programs import mesh_of_all_devices
+        from bertjax.tasks.task import refuse_absent
 
+        if verb == "evaluate":
+            refuse_absent(config.data)
         options = vars(config.task) if model else {}
         how = {"batch_size": config.batch_size, "mesh": mesh_of_all_devices(), **options}
-        yield config, model or _load(config.model), how
+        yield config, model if isinstance(model, Pretrained) else _load(config.model), how
 
 
 def _embed(arguments: list[str]) -> None:

@@ -366,7 +366,7 @@ def test_bad_pretraining(made, mistake, tmp_path):
         )
 
     assert "absent" in mistake("pretrain", "--data", tmp_path / "absent", "--workdir", tmp_path)
-    assert "max_predictions 2 is too small" in pretrain("--masking.max-predictions", 2)
+    assert "--masking.max-predictions 2 is too small" in pretrain("--masking.max-predictions", 2)
     assert "has 16 positions" in pretrain("--model.max-position-embeddings", 16)
     assert "Size 'vast'" in pretrain("--model.size", "vast")
     assert "mesh" in pretrain("--mesh.data", 3)
@@ -401,6 +401,37 @@ def test_bad_fine_tuning(made, mistake, tmp_path):
         *("--workdir", tmp_path / "task"),
     )
     assert not (tmp_path / "task").exists()
+
+
+@pytest.mark.parametrize(
+    "words, sentence",
+    [
+        ("evaluate task absent.tsv", "absent.tsv: no such file"),
+        ("evaluate task r.tsv --num-beams 2", "--num-beams is an option of the task seq2seq"),
+        ("evaluate task r.tsv --text-colum x", "evaluate has no --text-colum: did you mean --text"),
+        ("predict task --top-k 3", "--top-k is an option of the tasks"),
+        ("predict task --batch 3", "did you mean --batch-size?"),
+        ("finetune --model task --train r.tsv --dev absent.tsv", "absent.tsv: no such file"),
+        ("finetune --model task --train r.tsv --dev r.tsv --test no/x", "no/x: no such file"),
+        ("convert task other --add-words absent.txt", "absent.txt: no such file"),
+        ("convert task other --vocabulary absent", "absent: no such file"),
+        ("convert task other --to run --optimizer adm", "--optimizer 'adm' is unknown"),
+        ("convert task other --optimizer lamb", "--optimizer is for a run: set --to run"),
+    ],
+)
+def test_mistakes_are_told_before_the_weights_are_read(
+    made, mistake, monkeypatch, tmp_path, words, sentence
+):
+    monkeypatch.chdir(tmp_path)
+    export = tmp_path / "task"
+    shutil.copytree(made / "run" / "export", export)
+    fields = json.loads((export / "config.json").read_text())
+    task = {"kind": "sequence_classification", "task": "classification", "labels": ["a", "b"]}
+    fields |= {"bertjax_task": task, "architectures": ["BertForSequenceClassification"]}
+    (export / "config.json").write_text(json.dumps(fields))
+    (export / "model.safetensors").write_bytes(b"nothing that can be read")
+    (tmp_path / "r.tsv").write_text("text\tlabel\nbal\ta\ndem\tb\n")
+    assert sentence in mistake(*words.split())
 
 
 def test_a_sentencepiece_model_where_wordpiece_was_said(made, mistake, tmp_path):

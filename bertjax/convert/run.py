@@ -11,7 +11,7 @@ from bertjax.config import BertConfig, EncoderDecoderConfig
 from bertjax.convert import reference, verify
 from bertjax.convert.source import Source, is_pretraining_run, read_source
 from bertjax.convert.to_run import write_run
-from bertjax.errors import UserError
+from bertjax.errors import UserError, refuse_unknown
 from bertjax.files import filling, location, output_directory, write_atomically
 from bertjax.interop import hub, vocabulary
 from bertjax.interop.huggingface import save_pretrained
@@ -19,7 +19,8 @@ from bertjax.objectives.options import ObjectiveName
 from bertjax.objectives.table import DEFAULT_OBJECTIVE, OBJECTIVES
 from bertjax.pretrain.run import KIND
 from bertjax.rundir.workdir import write_config
-from bertjax.text.tokenizer import load_tokenizer
+from bertjax.text.tokenizer import Tokenizer, load_tokenizer
+from bertjax.train.optimizer import OPTIMIZERS
 
 CERTIFICATE = "certificate.json"
 """File of the certificate that `verify` makes."""
@@ -69,6 +70,9 @@ class ConvertConfig:
                 "`add_words` changes the model's vocabulary and `vocabulary` replaces it: give one "
                 "of the two."
             )
+        for name in ("optimizer", "objective"):
+            if self.to != "run" and getattr(self, name) is not None:
+                raise UserError(f"`{name}` is for a run: set `to` run, or leave it out.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +107,11 @@ def convert(config: ConvertConfig, log: Callable[[str], None]) -> ConvertResult:
             f"{dest}: is not empty, and convert overwrites nothing; name another directory, or "
             "remove that one."
         )
+    # Mistakes are told before the model is read.
+    if config.optimizer is not None:
+        refuse_unknown("`optimizer`", config.optimizer, OPTIMIZERS)
+    words = _read_words(config.add_words) if config.add_words else []
+    tokenizer = load_tokenizer(config.vocabulary) if config.vocabulary else None
     if (name := hub.parse_name(config.source)) is not None:
         directory, downloaded = hub.download(name)
         log(f"Downloaded {downloaded}.")
@@ -113,7 +122,7 @@ def convert(config: ConvertConfig, log: Callable[[str], None]) -> ConvertResult:
     for note in source.notes:
         log(note)
     certificate = _verified(config, source, log) if config.verify else None
-    source = _with_other_words(config, source, log)
+    source = _with_other_words(source, words, tokenizer, log)
     with filling(dest) as directory:
         if certificate is not None:
             write_atomically(directory / CERTIFICATE, certificate.to_json().encode() + b"\n")
@@ -173,15 +182,16 @@ def _verified(
     return certificate
 
 
-def _with_other_words(config: ConvertConfig, source: Source, log: Callable[[str], None]) -> Source:
-    if not (config.add_words or config.vocabulary):
-        return source
+def _with_other_words(
+    source: Source, words: list[str], tokenizer: Tokenizer | None, log: Callable[[str], None]
+) -> Source:
     moments = [] if source.mu is None else [source.mu, source.nu]
-    if config.add_words:
-        changed = vocabulary.add_words(source.model, _read_words(config.add_words), moments)
-    else:
-        tokenizer = load_tokenizer(str(config.vocabulary))
+    if tokenizer is not None:
         changed = vocabulary.swap_vocabulary(source.model, tokenizer, moments)
+    elif words:
+        changed = vocabulary.add_words(source.model, words, moments)
+    else:
+        return source
     log(changed.report)
     mu, nu = changed.moments or (None, None)
     return dataclasses.replace(source, model=changed.model, mu=mu, nu=nu)
@@ -197,4 +207,6 @@ def _read_words(path: str) -> list[str]:
         raise UserError(
             f"{file}: not UTF-8 ({error.reason}); convert it, for example with iconv."
         ) from None
-    return [word for line in lines if (word := line.strip())]
+    if not (words := [word for line in lines if (word := line.strip())]):
+        raise UserError(f"{file}: holds no words; write one a line.")
+    return words

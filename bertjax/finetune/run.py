@@ -21,7 +21,7 @@ from bertjax.finetune.trainer import Log, Trainer
 from bertjax.interop.huggingface import Pretrained, from_pretrained, save_pretrained
 from bertjax.rundir.records import CONFIG
 from bertjax.rundir.workdir import choose_workdir, write_config, write_result
-from bertjax.tasks.task import Scores, Task, TaskFiles
+from bertjax.tasks.task import Scores, Task, TaskFiles, refuse_absent
 from bertjax.text.tokenizer import load_tokenizer
 from bertjax.train import sharding
 from bertjax.train.checkpoint.orbax_storage import told_by_first_process
@@ -53,6 +53,7 @@ def finetune(
         UserError: something is wrong with the model, the files or the configuration.
     """
     log = told_by_first_process(log)
+    refuse_absent(config.train, config.dev, config.test)
     model = load_model(config) if model is None else model
     model.tokenizer.files(export=True)  # what the export would refuse after the last step
     return _Run(config, Trainer(config, model, read_task(config, model, log), log, progress)).go()

@@ -188,9 +188,10 @@ def _answering(
 def _kind(model: Pretrained, verb: str) -> TaskKind:
     kind = kinds.of_model(model)
     if kind is None:
+        others = "embed or predict" if model.kind in fill_mask.HEADS else "embed"
         raise UserError(
             f"The model does {model.kind}, which {verb} can't: fine-tune it first (bertjax "
-            "finetune), or use embed or fill-mask."
+            f"finetune), or use {others}."
         )
     return kind
 

@@ -157,6 +157,17 @@ def from_pretrained(path: epath.PathLike) -> Pretrained:
     return Pretrained(config, params, tokenizer, task, source=source, sentence_modules=modules)
 
 
+def recorded_task(path: epath.PathLike) -> dict[str, Any] | None:
+    """Returns the task that an export of bertjax records, without reading its weights.
+
+    None for any other model. Raises `UserError` if the path holds no model.
+    """
+    if hub.parse_name(path) is not None or google.is_checkpoint(location(path)):
+        return None
+    config = find_export(location(path)) / CONFIG
+    return classes.own_task(_read_config(config), str(config))
+
+
 def _read_encoder_decoder(path: epath.Path, fields: dict[str, Any]) -> Pretrained:
     where = str(path / CONFIG)
     task = classes.own_task(fields, where) or {"kind": encoder_decoder.KIND}

@@ -39,7 +39,7 @@ class MaskingConfig:
 
     def __post_init__(self) -> None:
         if not 0.0 < self.rate < 1.0:
-            raise UserError(f"masking rate is {self.rate}: give a share between 0 and 1.")
+            raise UserError(f"`masking.rate` is {self.rate}: give a share between 0 and 1.")
         if self.whole_word and self.span:
             raise UserError(
                 "`masking.whole_word` and `masking.span` are both set: choose one. Spans already "
@@ -67,10 +67,10 @@ class MaskingConfig:
             return needed
         if self.max_predictions < needed:
             raise UserError(
-                f"max_predictions {self.max_predictions} is too small: a rate of {self.rate} of "
-                f"{max_seq_length} tokens is {needed}, so a full row would be trained on "
-                f"{self.max_predictions / max_seq_length:.0%} of its tokens; give at least "
-                f"{needed}, or leave it out."
+                f"`masking.max_predictions` {self.max_predictions} is too small: a rate of "
+                f"{self.rate} of {max_seq_length} tokens is {needed}, so a full row would be "
+                f"trained on {self.max_predictions / max_seq_length:.0%} of its tokens; give at "
+                f"least {needed}, or leave it out."
             )
         return self.max_predictions
 

@@ -95,9 +95,9 @@ def pretrain(config: PretrainConfig, log: Log, *, hooks: Hooks | None = None) ->
         UserError: the recipe, the data and the run directory contradict each other.
     """
     log = told_by_first_process(log)
+    workdir = choose_workdir(config.workdir, KIND, fresh=config.fresh)
     inputs = load(config)
     built = build_programs(config, inputs)
-    workdir = choose_workdir(config.workdir, KIND, fresh=config.fresh)
     _announce(config, inputs, built, workdir, log)
     fitted = train(config, inputs, built, workdir, log, hooks)
     last = next((each for each in reversed(fitted.history) if each.get("kind") == "eval"), {})
@@ -129,6 +129,11 @@ def load(config: PretrainConfig) -> Inputs:
         )
     tokenizer.files(export=True)  # refuses now what the export would refuse after the last step
     vocabulary = Vocabulary.of(tokenizer)
+    # Mistakes are told before the counting, which takes seconds.
+    config.model.resolve(tokenizer.vocab_size)
+    sharding.make_mesh(config.mesh)
+    for phase in phases:
+        config.masking.predictions(phase.corpora.manifest.max_seq_length)
     counts = count_tokens(first.readers, first.corpora.shares, vocabulary)
     return Inputs(phases, first.objective, phases[-1].corpora, tokenizer, vocabulary, counts)
 

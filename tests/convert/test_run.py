@@ -477,7 +477,7 @@ def test_another_vocabulary_replaces_the_models(checkpoint, tmp_path, tokens):
     [
         ({"add_words": "absent.txt"}, "absent.txt: no such file"),
         ({"add_words": "latin.txt"}, "latin.txt: not UTF-8"),
-        ({"add_words": "empty.txt"}, "no words to add"),
+        ({"add_words": "empty.txt"}, "empty.txt: holds no words"),
         ({"add_words": "two.txt"}, "two words"),
     ],
 )

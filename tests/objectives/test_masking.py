@@ -311,7 +311,7 @@ def test_no_span_runs_across_a_special_id(mask):
 def test_predictions_follow_the_rate_or_refuse():
     assert MaskingConfig().predictions(128) == 19
     assert MaskingConfig(max_predictions=20).predictions(128) == 20
-    with pytest.raises(bj.UserError, match=r"max_predictions 20 is too small.* 4% .*at least 77"):
+    with pytest.raises(bj.UserError, match=r"max_predictions` 20 is too small.* 4% .*at least 77"):
         MaskingConfig(max_predictions=20).predictions(512)
     with pytest.raises(bj.UserError, match="rate"):
         MaskingConfig(rate=1.5)
