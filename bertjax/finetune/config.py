@@ -22,7 +22,8 @@ _Select = Literal["last", "best"]
 class FinetuneConfig:
     """Fine-tune a model on labeled files.
 
-    The head of the task is always new. The model of the best seed is exported.
+    The head of the task is new, or with `keep_head` that of the model. The model of the best seed
+    is exported.
     """
 
     model: str
@@ -45,6 +46,12 @@ class FinetuneConfig:
     """Start from random weights of the same shape, as the baseline of pre-training."""
     initialization: InitializationConfig = dataclasses.field(default_factory=InitializationConfig)
     """Initialization of these random weights, as in pre-training."""
+    keep_head: bool = False
+    """Start from the head of the model too: go on with a classifier, or start from one of another
+    data set. Outputs start from the model's labels of the same name."""
+    head_labels: dict[str, str] = dataclasses.field(default_factory=dict)
+    """With `keep_head`, labels and the label of the model from which each starts, such as
+    not_entailment contradiction. Others start from the label of their own name."""
     seeds: tuple[int, ...] = (0,)
     """Seeds, one run each. A seed fixes the new head, the dropout and the order of the rows."""
     epochs: int = 3
@@ -133,6 +140,10 @@ class FinetuneConfig:
                 "`tokenizer` is for a new model: set `from_scratch`, or leave it out, as a trained "
                 "model has its own."
             )
+        if self.keep_head and self.from_scratch:
+            raise UserError("`keep_head` and `from_scratch` exclude each other: give one of them.")
+        if self.head_labels and not self.keep_head:
+            raise UserError("`head_labels` needs `keep_head`: give it too.")
         self._check_average()
         if self.batch_tokens is not None and (self.group_by_length or self.batch_sizes):
             raise UserError(

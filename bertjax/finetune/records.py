@@ -13,7 +13,7 @@ from bertjax.interop.tensors import weights_hash
 from bertjax.model.flops import training_flops
 from bertjax.model.heads import TASK_PARTS
 from bertjax.rundir.records import Metric
-from bertjax.tasks.task import best_mode
+from bertjax.tasks.task import Baseline, best_mode
 from bertjax.train.checkpoint.settings import RunSettings
 from bertjax.train.telemetry.fields import Field, rate_fields
 from bertjax.train.telemetry.logger import Telemetry
@@ -72,6 +72,7 @@ class Records:
             "data": task.data_hash,
             **dev,
             "task": {"kind": config.task.kind, **task.immutable},
+            **({"keep_head": self.trainer.label_sources or True} if config.keep_head else {}),
             **({"group_by_length": True} if config.group_by_length else {}),
             **({"batch_tokens": config.batch_tokens} if config.batch_tokens else {}),
             **({"lora": dataclasses.asdict(config.lora)} if config.lora.rank else {}),
@@ -105,19 +106,26 @@ class Records:
         """Makes the telemetry of a seed."""
         trainer, task = self.trainer, self.trainer.task
         config = trainer.config
-        baseline = task.baseline and (task.baseline.name, task.baseline.score)
         rates = rate_fields([group.name for group in config.optimizer.groups], ".1e")
         train = map(Field, ("loss", *task.train_metrics))
-        dev = (Field(name) for name in task.dev_metrics if name != task.metric)
         return Telemetry(
             workdir / "metrics.jsonl",
             [*train, *rates, Field("grad_norm", "grad", ".2f")],
             log=trainer.log,
-            eval_fields=[Field(task.metric, reference=baseline), *dev],
+            eval_fields=self.eval_fields(task.baseline),
             progress=trainer.progress,
             trackers=make_trackers(config.telemetry, workdir, config.to_dict()),
             profiler=make_profiler(config.telemetry, workdir),
         )
+
+    def eval_fields(self, baseline: Baseline | None) -> list[Field]:
+        """Returns the metrics of a line, the main one first, beside those of a baseline."""
+        scores = baseline.scores if baseline else {}
+        name = baseline.name if baseline else ""
+        return [
+            Field(each, reference=(name, scores[each]) if each in scores else None)
+            for each in dict.fromkeys((self.trainer.task.metric, *self.trainer.task.dev_metrics))
+        ]
 
     def phase(self, schedule: Schedule) -> PhaseInfo:
         """Returns the tokens and FLOPs of a step."""
@@ -132,10 +140,11 @@ class Records:
         for name in dict.fromkeys([task.metric, *task.metrics, *task.figures]):
             title, words = task.figures.get(name, (None, name.replace("_", " ")))
             better = best_mode(name) if name in task.metrics else None
-            metrics.append(Metric(name, words, better, group=title, note=task.notes.get(name)))
-        if task.baseline is not None:
-            reference = (task.baseline.description, task.baseline.score)
-            metrics[0] = metrics[0]._replace(reference=reference)
+            reference = None
+            if task.baseline is not None and name in task.baseline.scores:
+                reference = (task.baseline.description, task.baseline.scores[name])
+            note = task.notes.get(name)
+            metrics.append(Metric(name, words, better, reference, group=title, note=note))
         return metrics
 
     def _work(self, rows_per_step: float) -> Work:

@@ -49,7 +49,11 @@ class FinetuneResult:
     labels: tuple[str, ...]
     """Names of the outputs; empty if they have none."""
     baseline: Baseline | None
-    """Rule that the main metric is compared with."""
+    """Rule that the metrics on the dev rows are compared with."""
+    test_baseline: Baseline | None
+    """The same for the test rows."""
+    default_metric: str
+    """The metric that is the main one by default. The sentence has it beside another main one."""
     notes: Mapping[str, str]
     """Metrics -> how they are computed, where the name alone does not tell."""
     workdir: str
@@ -69,15 +73,26 @@ class FinetuneResult:
         """Returns the result in one sentence."""
         if self.stopped:
             return f"Stopped after {len(self.seeds)} finished seeds; the same command resumes."
-        spread = baseline = ""
+        spread = ""
         if len(self.seeds) > 1:
             spread = (
                 f" ± {self.deviation:.4f} over {len(self.seeds)} seeds (median {self.median:.4f})"
             )
-        if self.baseline is not None:
-            baseline = f"; {self.baseline.description}: {self.baseline.score:.4f}"
         setting = grid.description(self._setting, tuple(self.tried))
-        return f"{self.metric} {self.mean:.4f}{spread} on the dev rows ({setting}{baseline})."
+        baseline = _compared(self.baseline, self.metric)
+        text = f"{self.metric} {self.mean:.4f}{spread} on the dev rows ({setting}{baseline})"
+        name = self.default_metric
+        if name != self.metric:
+            mean = statistics.fmean(seed.metrics[name] for seed in self.seeds)
+            text += f", {name} {mean:.4f}{_compared(self.baseline, name, ' ({})')}"
+        tests = [seed.test_metrics for seed in self.seeds if seed.test_metrics is not None]
+        names = [name for name in dict.fromkeys((self.metric, name)) if tests and name in tests[0]]
+        scores = [
+            f"{name} {statistics.fmean(test[name] for test in tests):.4f}"
+            f"{_compared(self.test_baseline, name, ' ({})')}"
+            for name in names
+        ]
+        return f"{text}; on the test rows {', '.join(scores)}." if scores else f"{text}."
 
     def lines(self) -> list[str]:
         """Returns the table of the grid and the notes, if there are any, and the sentence."""
@@ -93,6 +108,13 @@ class FinetuneResult:
     @property
     def _setting(self) -> Setting:
         return Setting(self.learning_rate, self.batch_size, self.epochs)
+
+
+def _compared(baseline: Baseline | None, metric: str, form: str = "; {}") -> str:
+    """Returns words for a metric of a baseline, if it has the metric."""
+    if baseline is None or metric not in baseline.scores:
+        return ""
+    return form.format(f"{baseline.description}: {baseline.scores[metric]:.4f}")
 
 
 def summarize(
@@ -115,6 +137,8 @@ def summarize(
         seeds=tuple(seeds),
         labels=task.labels,
         baseline=task.baseline,
+        test_baseline=task.test_baseline,
+        default_metric=task.metrics[0],
         notes=task.notes,
         workdir=workdir,
         export=export,

@@ -11,7 +11,7 @@ from bertjax.config import BertConfig
 from bertjax.data.prepare.workers import stop_on_signals
 from bertjax.errors import Stopped
 from bertjax.files import location, writing
-from bertjax.finetune import grid
+from bertjax.finetune import grid, head_start
 from bertjax.finetune.config import FinetuneConfig
 from bertjax.finetune.grid import Setting
 from bertjax.finetune.records import Records
@@ -56,7 +56,11 @@ def finetune(
     refuse_absent(config.train, config.dev, config.test)
     model = load_model(config) if model is None else model
     model.tokenizer.files(export=True)  # what the export would refuse after the last step
-    return _Run(config, Trainer(config, model, read_task(config, model, log), log, progress)).go()
+    task = read_task(config, model, log)
+    trainer = Trainer(config, model, task, log, progress)
+    if line := head_start.described(config, trainer.label_sources, task, model):
+        log(line)
+    return _Run(config, trainer).go()
 
 
 def load_model(config: FinetuneConfig) -> Pretrained:

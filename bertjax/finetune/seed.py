@@ -20,6 +20,7 @@ from bertjax.train.checkpoint.restore import abstract
 from bertjax.train.loop import Evaluation, FitResult, TrainProgram, fit
 from bertjax.train.loop_config import LoopConfig
 from bertjax.train.step import TrainState
+from bertjax.train.telemetry.fields import show_fields
 
 
 def train_seed(
@@ -60,6 +61,9 @@ def train_seed(
     if task.test:
         of_test = functools.partial(task.test_scores, scores) if task.test_scores else None
         test = trainer.evaluate(params, task.test, scores=of_test)
+        assert test is not None
+        shown = show_fields(records.eval_fields(task.test_baseline), test.scores)
+        trainer.log("  ".join(["test rows", *shown]))
     test_scores = test and test.scores
     return SeedResult(seed, *setting, scores, test_scores, str(directory)), params
 

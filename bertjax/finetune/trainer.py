@@ -11,6 +11,7 @@ import numpy as np
 
 from bertjax.config import EncoderDecoderConfig
 from bertjax.errors import UserError
+from bertjax.finetune import head_start
 from bertjax.finetune.config import FinetuneConfig
 from bertjax.finetune.grid import Setting
 from bertjax.finetune.program import Hyperparameters, Programs, programs, random_params
@@ -78,6 +79,9 @@ class Trainer:
         self.buckets = row_buckets(self.lengths, self.max_seq_length)
         self._epoch_batches = functools.lru_cache(maxsize=4)(self._make_epoch_batches)
         self._check_settings()
+        self.label_sources: dict[str, str] = {}
+        if config.keep_head:
+            self.label_sources = head_start.label_sources(task, model, config.head_labels)
         self.programs: Programs = programs(
             self.shape,
             config.execution,
@@ -144,6 +148,8 @@ class Trainer:
             params = initializers.reinitialize(params, self.shape, config.initialization)
         else:
             params = self.task.start_params(params, self.model)
+        if config.keep_head:
+            params = head_start.keep_head(params, self.task, self.model, self.label_sources)
         if config.lora.rank:
             params = lora.partition(params, jax.random.fold_in(key, _ADAPTERS), config.lora)[1]
         return jax.tree.map(np.asarray, params)

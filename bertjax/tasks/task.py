@@ -89,14 +89,14 @@ class Head(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Baseline:
-    """The main metric of a rule that learns nothing."""
+    """The metrics of a rule that learns nothing."""
 
     name: str
     """Its name in a line of metrics."""
     description: str
     """Its name in a sentence."""
-    score: float
-    """The main metric on the dev rows."""
+    scores: Scores
+    """Its metrics."""
 
 
 def encoder_params(params: dict, model: "TrainedModel") -> dict:
@@ -150,7 +150,9 @@ class Task:
     report_tables: Callable[[Outputs], Sequence[ReportTable]] | None = None
     """Outputs for the dev rows -> what reports show of them beside the metrics."""
     baseline: Baseline | None = None
-    """Rule that the main metric is compared with."""
+    """Rule that the metrics on the dev rows are compared with."""
+    test_baseline: Baseline | None = None
+    """The same for the test rows."""
     train_metrics: tuple[str, ...] = ("accuracy",)
     """Metrics of the loss that training lines show."""
     dev_metrics: tuple[str, ...] = ("loss",)
@@ -165,19 +167,17 @@ class Task:
         return best_mode(self.metric)
 
     def judged_by(self, metric: str) -> "Task":
-        """Returns the task with `metric` as its main metric; a new main metric has no baseline.
+        """Returns the task with `metric` as its main metric.
 
         Raises:
             UserError: `scores` gives no such metric.
         """
-        if metric == self.metric:
-            return self
         if metric not in self.metrics:
             raise UserError(
                 f"`best_metric` is {metric!r}, which this task does not have: give one of "
                 f"{', '.join(self.metrics)}."
             )
-        return dataclasses.replace(self, metric=metric, baseline=None)
+        return dataclasses.replace(self, metric=metric)
 
 
 class TaskFiles(NamedTuple):

@@ -25,7 +25,11 @@ def write(path, rows):
 def test_regression(config, with_task, tmp_path):
     config = with_task(config, regression=True, label_column="stars")
     result = finetune(config, quiet, progress=False)
-    assert result.metric == "spearman" and result.labels == () and result.baseline is None
+    assert result.metric == "spearman" and result.labels == ()
+    baseline = result.baseline.scores
+    assert (baseline["spearman"], result.baseline.name) == (0.0, "mean")
+    assert baseline["loss"] > result.seeds[0].metrics["loss"]
+    assert "the mean of the numbers: 0.0000)" in result.sentence()
     assert result.mean > 0.5
     model = from_pretrained(tmp_path / "run")
     assert model.kind == "regression"
@@ -89,7 +93,8 @@ def test_several_labels_a_text(config, with_task, tmp_path):
     lines = []
     result = finetune(config, lines.append, progress=False)
     assert result.metric == "micro_f1" and result.labels == ("bad", "good")
-    assert result.baseline is None and result.mean > 0.95
+    assert result.mean > 0.95 and result.baseline.name == "commonest"
+    assert result.baseline.scores["micro_f1"] < result.mean
     assert any(line.startswith("eval") and "exact_match" in line for line in lines)
     model = from_pretrained(tmp_path / "run")
     assert model.kind == "multi_label_classification"

@@ -94,7 +94,7 @@ def test_learns_to_pick(run):
     metrics = seed.metrics
     assert metrics["oracle_rouge1"] >= metrics["rouge1"] > 95 > 50 > metrics["lead_rouge1"]
     assert metrics["f1"] > 0.95 and metrics["accuracy"] > 0.95
-    assert result.metric == "rouge1" and result.baseline.score == metrics["lead_rouge1"]
+    assert result.metric == "rouge1" and result.baseline.scores["rouge1"] == metrics["lead_rouge1"]
     assert lines[0].startswith("Training on 100 documents, whose ") and "200 labels" in lines[0]
     assert lines[1].startswith("Lead-2, which picks the first sentences, has rouge1 ")
     assert any("(lead " in line and "oracle_rouge1" in line for line in lines)

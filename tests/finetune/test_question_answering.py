@@ -85,7 +85,7 @@ def test_learns_to_answer_and_not_to_answer(run):
     config, result, lines = run
     assert result.metric == "f1" and len(result.seeds) == 2 and not result.stopped
     best = max(seed.metrics["f1"] for seed in result.seeds)
-    assert best > 90 > 50 > result.baseline.score
+    assert best > 90 > 50 > result.baseline.scores["f1"]
     for seed in result.seeds:
         assert seed.metrics["best_f1"] >= seed.metrics["f1"]
         assert "NoAns_f1" in seed.metrics and "NoAns_f1" not in seed.test_metrics

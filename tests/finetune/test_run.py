@@ -58,6 +58,12 @@ def test_learns_reports_exports_and_is_not_trained_twice(config, files, tmp_path
     assert result.deviation == pytest.approx(np.std(scores, ddof=1))
     assert [seed.seed for seed in result.seeds] == [0, 2]
     assert lines[-1] == result.sentence() and "over 2 seeds" in lines[-1]
+    mean = np.mean([seed.test_metrics["accuracy"] for seed in result.seeds])
+    common = result.test_baseline.scores["accuracy"]
+    wanted = f"; on the test rows accuracy {mean:.4f} (the most common label: {common:.4f})."
+    assert lines[-1].endswith(wanted)
+    shown = [line for line in lines if line.startswith("test rows  accuracy ")]
+    assert len(shown) == 2 and f"(majority {common:.3f})  loss 0." in shown[0]
 
     # The export is the best seed, and scores as the run did.
     best = max(result.seeds, key=lambda seed: seed.metrics["accuracy"])

@@ -58,7 +58,11 @@ def test_the_lowest_loss_is_the_best(config, read_records):
     result = finetune(config, quiet, progress=False)
     losses = [record["loss"] for record in read_records(result) if record["kind"] == "eval"]
     assert result.mean == min(losses) < losses[-1]
-    assert result.baseline is None and "most common" not in result.sentence()
+    accuracy = result.seeds[0].metrics["accuracy"]
+    scores = result.baseline.scores
+    assert f"the most common label: {scores['loss']:.4f}), accuracy {accuracy:.4f} (the most " in (
+        result.sentence()
+    )
 
 
 def test_select_best_takes_the_weights_of_the_best_evaluation(config, read_records):

@@ -12,9 +12,10 @@ from bertjax.tasks.classification.errors import largest_errors
 from bertjax.tasks.classification.features import Reading, targets_of
 from bertjax.tasks.classification.targets import Targets, find_targets
 from bertjax.tasks.labels import label_weights, looks_like_numbers, read_labeled
+from bertjax.tasks.overlap import overlaps
 from bertjax.tasks.report_tables import ReportTable
 from bertjax.tasks.tables import Table
-from bertjax.tasks.task import Baseline, Outputs, Scores, Task, TaskFiles
+from bertjax.tasks.task import Outputs, Scores, Task, TaskFiles
 from bertjax.tasks.texts import TextFeatures
 
 
@@ -39,6 +40,12 @@ def read(options: ClassificationConfig, files: TaskFiles) -> Task:
     files.log(_summary(targets, reading, tables, train))
     if looks_like_numbers(targets.labels) and not options.multi_label:
         files.log("WARNING: the labels look like numbers: set `regression` to predict numbers.")
+    texts = [
+        list(zip(*(table.columns[name] for name in options.columns[:-1]), strict=True))
+        for table in tables
+    ]
+    for line in overlaps(files.paths, texts):
+        files.log(line)
 
     def scores(features: TextFeatures, outputs: Outputs) -> Scores:
         return targets.metrics(reading.logits(features, outputs), targets_of(features))
@@ -60,9 +67,10 @@ def read(options: ClassificationConfig, files: TaskFiles) -> Task:
         immutable=_immutable(options, targets, reading),
         export=lambda _: _export(options, targets, reading),
         labels=targets.labels,
-        baseline=_majority(targets, values[1]),
+        baseline=targets.baseline(values[1]),
+        test_baseline=targets.baseline(values[2]) if test else None,
         train_metrics=targets.train_metrics,
-        dev_metrics=("loss", "pearson", "exact_match"),
+        dev_metrics=("accuracy", "loss", "pearson", "exact_match"),
         report_tables=report_tables,
     )
 
@@ -103,14 +111,6 @@ def _summary(targets: Targets, reading: Reading, tables: list[Table], train: Tex
 
 def _hash(targets: Targets, table: Table) -> str:
     return hashlib.sha256(json.dumps([targets.labels, table.columns]).encode()).hexdigest()
-
-
-def _majority(targets: Targets, values: np.ndarray) -> Baseline | None:
-    """The accuracy of the most common label of the dev rows."""
-    if targets.metric_names[0] != "accuracy":
-        return None
-    counts = np.bincount(values)
-    return Baseline("majority", "the most common label", float(counts.max() / counts.sum()))
 
 
 def _immutable(options: ClassificationConfig, targets: Targets, reading: Reading) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from bertjax.tasks import metrics
 from bertjax.tasks.classification import losses
 from bertjax.tasks.classification.config import ClassificationConfig
 from bertjax.tasks.tables import Table
-from bertjax.tasks.task import Head, Scores, TrainedModel
+from bertjax.tasks.task import Baseline, Head, Scores, TrainedModel
 
 _ONE_LABEL, _LABEL_SET, _NUMBER = HEADS = (
     "sequence_classification",
@@ -41,6 +41,8 @@ class Targets:
     """The logits [C] of a text -> its answer."""
     errors: Callable[[np.ndarray, np.ndarray], np.ndarray]
     """(logits [N, C], targets) -> float [N]: how wrong each answer is; 0 if it is right."""
+    baseline: Callable[[np.ndarray], Baseline]
+    """Targets of some rows -> the best rule that gives all of them one answer."""
 
 
 def one_label(labels: tuple[str, ...]) -> Targets:
@@ -53,6 +55,12 @@ def one_label(labels: tuple[str, ...]) -> Targets:
         scores = dict(zip(labels, map(float, probabilities), strict=True))
         return {"label": labels[best], "score": float(probabilities[best]), "scores": scores}
 
+    def majority(values: np.ndarray) -> Baseline:
+        shares = np.bincount(values, minlength=len(labels)) / len(values)
+        logits = np.tile(np.log(shares + 1e-9), (len(values), 1))  # the loss is the entropy
+        scores = metrics.classification_metrics(logits, values)
+        return Baseline("majority", "the most common label", scores)
+
     f1 = ("f1",) if len(labels) == 2 else ()
     return Targets(
         _head(_ONE_LABEL, len(labels), losses.classification_loss),
@@ -64,6 +72,7 @@ def one_label(labels: tuple[str, ...]) -> Targets:
         answer,
         # The logit of the answer over that of the label.
         lambda logits, values: logits.max(1) - logits[np.arange(len(values)), values],
+        majority,
     )
 
 
@@ -81,6 +90,14 @@ def label_set(labels: tuple[str, ...], separator: str) -> Targets:
         wrong = (probabilities >= metrics.THRESHOLD) != (values > 0)
         return (np.abs(probabilities - values) * wrong).sum(1)
 
+    def commonest(values: np.ndarray) -> Baseline:
+        sets, counts = np.unique(values, axis=0, return_counts=True)
+        logits = np.tile(2.0 * sets[counts.argmax()] - 1.0, (len(values), 1))
+        shares = np.clip(values.mean(0), 1e-9, 1 - 1e-9)
+        entropy = -(shares * np.log(shares) + (1 - shares) * np.log(1 - shares)).mean()
+        scores = metrics.multi_label_metrics(logits, values) | {"loss": float(entropy)}
+        return Baseline("commonest", "the most common set of labels", scores)
+
     return Targets(
         _head(_LABEL_SET, len(labels), losses.multi_label_loss),
         labels,
@@ -90,11 +107,18 @@ def label_set(labels: tuple[str, ...], separator: str) -> Targets:
         metrics.multi_label_metrics,
         answer,
         errors,
+        commonest,
     )
 
 
 def number() -> Targets:
     """Returns targets for texts with a number."""
+
+    def mean(values: np.ndarray) -> Baseline:
+        outputs = np.full((len(values), 1), values.mean(dtype=np.float64))
+        scores = metrics.regression_metrics(outputs, values)
+        return Baseline("mean", "the mean of the numbers", scores)
+
     return Targets(
         _head(_NUMBER, 1, losses.regression_loss),
         (),
@@ -104,6 +128,7 @@ def number() -> Targets:
         metrics.regression_metrics,
         lambda logits: {"score": float(logits[0])},
         lambda logits, values: np.abs(logits[:, 0] - values),
+        mean,
     )
 
 

@@ -2,6 +2,7 @@
 
 import functools
 
+from bertjax.tasks.overlap import overlaps
 from bertjax.tasks.question_answering import baseline, decoding, losses, metrics, squad
 from bertjax.tasks.question_answering.config import QuestionAnsweringConfig
 from bertjax.tasks.question_answering.features import make_windows
@@ -38,6 +39,9 @@ def read(options: QuestionAnsweringConfig, files: TaskFiles) -> Task:
         f"{files.max_seq_length} tokens, {answered:,} with an answer; evaluating on "
         f"{len(sources[1]):,} questions in {len(dev):,} windows."
     )
+    asked = [[(each.question, each.context) for each in source.questions] for source in sources]
+    for line in overlaps(files.paths, asked):
+        files.log(line)
     for source in sources:
         if source.misaligned:
             files.log(
@@ -64,6 +68,7 @@ def read(options: QuestionAnsweringConfig, files: TaskFiles) -> Task:
             "null_threshold": scores.get("best_f1_threshold", 0.0),
         },
         baseline=_baseline(sources[0], sources[1]),
+        test_baseline=_baseline(sources[0], sources[2]) if test else None,
         dev_metrics=("exact", "best_f1"),
     )
 
@@ -73,15 +78,18 @@ def _recorded(options: QuestionAnsweringConfig) -> dict[str, int]:
     return {name: value for name, value in vars(options).items() if name != "drop_misaligned"}
 
 
-def _baseline(train: squad.Questions, dev: squad.Questions) -> Baseline:
+def _baseline(train: squad.Questions, scored: squad.Questions) -> Baseline:
     """The better of two rules: answering with the words around the question's, and not at all."""
     length = baseline.mean_length(train.questions)
-    answers = {each.id: baseline.overlap_answer(each, length) for each in dev.questions}
+    answers = {each.id: baseline.overlap_answer(each, length) for each in scored.questions}
     rules = [("word overlap", "the words nearest the question's", answers)]
-    if dev.has_unanswerable:
+    null = scored.has_unanswerable
+    if null:
         rules.append(("no answer", "never answering", dict.fromkeys(answers, "")))
     baselines = []
     for name, description, texts in rules:
-        found = metrics.squad_scores(dev.questions, texts, has_unanswerable=dev.has_unanswerable)
-        baselines.append(Baseline(name, description, found["f1"]))
-    return max(baselines, key=lambda each: each.score)
+        found = metrics.squad_scores(scored.questions, texts, has_unanswerable=null)
+        if null:  # no threshold changes its answers
+            found |= {"best_f1": found["f1"], "best_exact": found["exact"]}
+        baselines.append(Baseline(name, description, found))
+    return max(baselines, key=lambda each: each.scores["f1"])

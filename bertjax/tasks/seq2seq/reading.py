@@ -5,6 +5,7 @@ import hashlib
 import json
 
 from bertjax.errors import UserError
+from bertjax.tasks.overlap import overlaps
 from bertjax.tasks.report_tables import ReportTable
 from bertjax.tasks.seq2seq import architectures, scoring
 from bertjax.tasks.seq2seq.architectures import Start
@@ -30,7 +31,8 @@ def read(options: Seq2SeqConfig, files: TaskFiles) -> Task:
             Pairs(*(column[: options.eval_rows] for column in pairs[1])), start, files
         )
     scorer = Scorer.of(options, start.tokenizer)
-    for line in _summary(train, dev, start):
+    overlap = overlaps(files.paths, [each.sources for each in pairs])
+    for line in (*_summary(train, dev, start), *overlap):
         files.log(line)
 
     def scores(features: Seq2SeqFeatures, outputs: Outputs) -> Scores:
@@ -59,6 +61,7 @@ def read(options: Seq2SeqConfig, files: TaskFiles) -> Task:
         notes=scorer.notes(options),
         report_tables=report_tables,
         baseline=_baseline(scorer, dev, pairs[1]),
+        test_baseline=_baseline(scorer, test[0], pairs[2]) if test else None,
         train_metrics=("nll_loss", "accuracy"),
         dev_metrics=(*METRICS[options.scoring][1:], "length"),
     )
@@ -116,7 +119,7 @@ def recorded_options(options: Seq2SeqConfig) -> dict:
     return {name: value for name, value in fields.items() if name not in training}
 
 
-def _baseline(scorer: Scorer, dev: Seq2SeqFeatures, pairs: Pairs) -> Baseline:
-    copied = scoring.copied_beginnings(dev, pairs.sources)
-    score = scorer.text_scores(copied, dev.references)[METRICS[scorer.scoring][0]]
-    return Baseline("copy", "the beginning of the source", score)
+def _baseline(scorer: Scorer, rows: Seq2SeqFeatures, pairs: Pairs) -> Baseline:
+    copied = scoring.copied_beginnings(rows, pairs.sources)
+    scores = scorer.text_scores(copied, rows.references)
+    return Baseline("copy", "the beginning of the source", scores)

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 
 from bertjax.model import extractive
+from bertjax.tasks.overlap import overlaps
 from bertjax.tasks.rouge import rouge_notes
 from bertjax.tasks.summarization_extractive import losses, metrics
 from bertjax.tasks.summarization_extractive.config import ExtractiveSummarizationConfig
@@ -40,10 +41,15 @@ def read(options: ExtractiveSummarizationConfig, files: TaskFiles) -> Task:
     train, dev, *test = [
         make_windows(each, files.tokenizer, files.max_seq_length) for each in documents
     ]
-    rules = metrics.rules(dev, options.sentences, options.tokenize)
     lead = f"Lead-{options.sentences}"
-    for line in _summary(options, files.max_seq_length, train, dev):
+    overlap = overlaps(files.paths, [[one.sentences for one in each] for each in documents])
+    for line in (*_summary(options, files.max_seq_length, train, dev), *overlap):
         files.log(line)
+
+    def baseline(windows: Windows) -> Baseline:
+        rules = metrics.rules(windows, options.sentences, options.tokenize)
+        return Baseline("lead", lead, {name: rules[f"lead_{name}"] for name in ROUGE})
+
     return Task(
         head(options.inter_sentence_layers),
         train,
@@ -58,7 +64,8 @@ def read(options: ExtractiveSummarizationConfig, files: TaskFiles) -> Task:
         export=lambda _: dataclasses.asdict(options),
         notes=rouge_notes(options.tokenize),
         report_tables=lambda outputs: metrics.report_tables(dev, outputs, options),
-        baseline=Baseline("lead", lead, rules["lead_rouge1"]),
+        baseline=baseline(dev),
+        test_baseline=baseline(test[0]) if test else None,
         dev_metrics=("oracle_rouge1", "rouge2", "rougeL", "f1", "loss"),
         figures={
             f"{rule}{metric}": (f"ROUGE-{metric.removeprefix('rouge')}", words)

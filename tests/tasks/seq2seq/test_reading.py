@@ -37,7 +37,7 @@ def test_a_task_of_pairs(read_rows, tiny_model):
     ]
     assert task.head.name == "encoder_decoder" and task.test is None
     assert task.metric == "rougeL" and task.metrics[0] == "rougeL"
-    assert task.baseline.name == "copy" and 0 < task.baseline.score < 100
+    assert task.baseline.name == "copy" and 0 < task.baseline.scores[task.metric] < 100
     assert task.decoder_tokenizer is None and task.dev_sample is None
     assert task.judged_by("rouge2").best_mode == "max"
     assert task.judged_by("nll_loss").best_mode == "min"

@@ -1,0 +1,115 @@
+"""The head of a task that starts from the head of a trained model instead of random weights."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from bertjax.errors import UserError
+from bertjax.finetune.config import FinetuneConfig
+from bertjax.model.heads import TASK_PARTS
+from bertjax.tasks.task import Task, TrainedModel, encoder_params
+
+
+def has_head(task: Task, model: TrainedModel) -> bool:
+    """Whether a model has the parts of the head of a task."""
+    parts = TASK_PARTS[task.head.name]
+    return task.start_params is encoder_params and set(parts) <= model.params.keys()
+
+
+def described(
+    config: FinetuneConfig, sources: Mapping[str, str], task: Task, model: TrainedModel
+) -> str:
+    """Returns a line on the head that a run starts from; empty if there is nothing to say."""
+    if config.keep_head:
+        names = [f"{label} from {source}" for label, source in list(sources.items())[:8]]
+        return f"The head is that of the model{': ' if names else ''}{', '.join(names)}."
+    if config.from_scratch or not has_head(task, model):
+        return ""
+    return f"The head is new: that of the model ({model.kind}) is left out without `keep_head`."
+
+
+def label_sources(task: Task, model: TrainedModel, given: Mapping[str, str]) -> dict[str, str]:
+    """Returns the label of the model from which each label of the task starts.
+
+    These are the labels of the same name, regardless of capitals, or those that `given` names. A
+    label without a name in the model, LABEL_1, is that of the number 1.
+
+    Args:
+        task: the task; without labels the result is empty.
+        model: the model.
+        given: labels of the task -> labels of the model.
+
+    Raises:
+        UserError: the model has no such head, or a label has no source.
+    """
+    if not has_head(task, model):
+        raise UserError(
+            f"`keep_head` needs a model with a head for {task.head.name}, and this one does "
+            f"{model.kind}: leave it out."
+        )
+    theirs = _labels(model)
+    if not task.labels or not theirs:
+        if given:
+            raise UserError(
+                "`head_labels` needs labels in the task and in the model: leave it out."
+            )
+        _check_outputs(task, model)
+        return {}
+    if unknown := [name for name in given if name not in task.labels]:
+        raise UserError(
+            f"`head_labels` has {unknown[0]!r}, which is no label of the training file."
+        )
+    named = {name.casefold(): name for name in reversed(theirs)}
+    sources = {}
+    for label in task.labels:
+        wanted = given.get(label, label)
+        names = (wanted.casefold(), f"LABEL_{wanted}".casefold())
+        found = [wanted] if wanted in theirs else [named[each] for each in names if each in named]
+        if not found:
+            raise UserError(
+                f"`keep_head`: the model has the labels {', '.join(theirs)}, and not {wanted!r}: "
+                f"name the one from which {label!r} starts in `head_labels`, or leave out "
+                "`keep_head`."
+            )
+        sources[label] = found[0]
+    return sources
+
+
+def keep_head(
+    params: dict[str, Any], task: Task, model: TrainedModel, sources: Mapping[str, str]
+) -> dict[str, Any]:
+    """Replaces a random head by the model's, with the outputs of `label_sources`."""
+    *parts, last = TASK_PARTS[task.head.name]
+    head = model.params[last]
+    if sources:
+        theirs = _labels(model)
+        columns = [theirs.index(sources[label]) for label in task.labels]
+        head = jax.tree.map(lambda leaf: np.asarray(leaf)[..., columns], head)
+    return {**params, **{part: model.params[part] for part in parts}, last: head}
+
+
+def _labels(model: TrainedModel) -> Sequence[str]:
+    """The names of the outputs of a model, LABEL_0 ... if it has none."""
+    head = model.params[TASK_PARTS[model.kind][-1]]
+    outputs = len(head["bias"]) if "bias" in head else 1
+    if outputs == 1:
+        return ()
+    return (model.task or {}).get("labels") or [f"LABEL_{index}" for index in range(outputs)]
+
+
+def _check_outputs(task: Task, model: TrainedModel) -> None:
+    last = TASK_PARTS[task.head.name][-1]
+    random = jax.eval_shape(
+        lambda key: task.head.init_params(
+            model.config, key, task.head.name, task.head.outputs, whole=False
+        )[last],
+        jax.random.key(0),
+    )
+    shapes = [jax.tree.map(np.shape, tree) for tree in (random, model.params[last])]
+    if shapes[0] != shapes[1]:
+        raise UserError(
+            "`keep_head`: the head of the model has another shape than that of the task: leave it "
+            "out."
+        )
