@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import io
 import os
 import subprocess
 import sys
@@ -132,6 +133,17 @@ def store_tfds():
         return Path(builder.data_dir)
 
     return store
+
+
+@pytest.fixture
+def give_stdin(monkeypatch):
+    """Gives lines of text to the standard input of a command."""
+
+    def give(lines):
+        text = "".join(f"{line}\n" for line in lines)
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+
+    return give
 
 
 @pytest.fixture(scope="session")

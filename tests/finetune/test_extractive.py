@@ -161,13 +161,13 @@ def test_a_damaged_head_is_refused(run, tmp_path):
         from_pretrained(tmp_path / "export")
 
 
-def test_predicts_summaries_of_lines(run, files, capsys, monkeypatch):
+def test_predicts_summaries_of_lines(run, files, capsys, give_stdin):
     config, _, _ = run
     rows = [json.loads(line) for line in pathlib.Path(files["test"]).read_text().splitlines()]
     lines = [json.dumps({"document": rows[0]["document"]}), json.dumps(rows[1]["document"])]
     lines.append("One film. The plot. Very good. Fine acting! Is it? Not bad.")
     lines += ["One sentence", " ", '{"document": ["One", ""]}', '{"text": "One"}', "[1, 2]"]
-    monkeypatch.setattr(cli, "_stdin", lambda: iter(lines))
+    give_stdin(lines)
     assert cli.run(["predict", config.workdir]) == 2
     answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     for answer, row in zip(answers[:2], rows, strict=False):
@@ -181,7 +181,7 @@ def test_predicts_summaries_of_lines(run, files, capsys, monkeypatch):
     assert answers[5]["error"].startswith("Line 6: sentence 1 of the document (from 0) is empty")
     assert answers[6]["error"].startswith("Line 7: the model summarizes documents; write")
     assert answers[7]["error"].startswith("Line 8: sentence 0 of the document (from 0) is no text")
-    monkeypatch.setattr(cli, "_stdin", lambda: iter(lines[:1]))
+    give_stdin(lines[:1])
     assert cli.run(["predict", config.workdir, "--sentences", "1"]) == 0
     assert len(json.loads(capsys.readouterr().out)["sentences"]) == 1
 

@@ -203,11 +203,11 @@ def test_an_answer_is_found_at_the_end_of_a_long_document(run):
         assert result["n_best"][0]["start"] == position.index("fine")
 
 
-def test_lines_are_json_or_have_a_tab(run, tmp_path, capsys, monkeypatch):
+def test_lines_are_json_or_have_a_tab(run, tmp_path, capsys, give_stdin):
     workdir = run[0].workdir
     question = {"question": "what was good", "context": "the\tplot was great\n"}
     text = json.dumps(question) + "\nwhat was good\tthe plot was great\n"
-    monkeypatch.setattr(cli, "_stdin", lambda: iter(text.splitlines()))
+    give_stdin(text.splitlines())
     assert cli.run(["predict", workdir, "--top-k", "2"]) == 0
     first, second = map(json.loads, capsys.readouterr().out.splitlines())
     assert first["text"] == second["text"] == "great" and first["start"] == second["start"] == 13

@@ -182,10 +182,10 @@ def test_an_export_is_read_and_written_as_it_is(learned, tmp_path):
     assert weights(tmp_path / "again") == weights(result.export)
 
 
-def test_the_command_line_writes_a_line_for_each_line(learned, capsys, monkeypatch):
+def test_the_command_line_writes_a_line_for_each_line(learned, capsys, give_stdin):
     config, _, _ = learned
     lines = [PAIRS[0][0], "   ", PAIRS[1][0]]
-    monkeypatch.setattr(cli, "_stdin", lambda: iter(line.encode() for line in lines))
+    give_stdin(lines)
     assert cli.run(["predict", config.workdir, "--n-best", "2"]) == 2
     out, err = capsys.readouterr()
     first, blank, third = map(json.loads, out.splitlines())

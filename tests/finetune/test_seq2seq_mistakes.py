@@ -107,7 +107,7 @@ def test_a_mistake_in_training(paths, words, capsys):
         ("predict {prefix} --max-length 14", "--max-length is 14, which leaves 2 of the 16 tokens"),
         ("predict {prefix} --num-beams 28", "--num-beams 28 exceeds the 27 entries of the vocabul"),
         ("predict {prefix} --n-best 3", "--n-best 3 exceeds --num-beams 2"),
-        ("predict {prefix} --regression", "Unrecognized options: --regression"),
+        ("predict {prefix} --regression", "predict has no --regression"),
         ("predict {model} --num-beams 2", "--num-beams is an option of the task seq2seq, and the"),
         ("evaluate {prefix} {train} --target-column x", "train.jsonl:1: no column 'x'"),
         ("evaluate {prefix} {train} --label-column x", "--label-column is an option of the task"),

@@ -39,7 +39,7 @@ def write_tags(path, count, seed):
 
 
 def test_a_kind_from_outside_trains_evaluates_predicts_and_exports(
-    tagging, tiny_model, tmp_path, capsys, monkeypatch
+    tagging, tiny_model, tmp_path, capsys, give_stdin
 ):
     save_pretrained(tmp_path / "model", tiny_model)
     files = [write_tags(tmp_path / f"{name}.jsonl", 64, seed) for seed, name in enumerate("ab")]
@@ -56,7 +56,7 @@ def test_a_kind_from_outside_trains_evaluates_predicts_and_exports(
     capsys.readouterr()
     assert cli.run(["evaluate", str(tmp_path / "run"), files[1]]) == 0
     assert json.loads(capsys.readouterr().out)["accuracy"] == result["mean"]
-    monkeypatch.setattr(cli, "_stdin", lambda: iter(["the good film", "great"]))
+    give_stdin(["the good film", "great"])
     assert cli.run(["predict", str(tmp_path / "run")]) == 0
     answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert answers[0] == {"text": "the good film", "tags": "OPO"}
