@@ -327,10 +327,10 @@ def _with_model(
     model = SimpleNamespace(task=task, kind=task["kind"]) if task else named and _load(named)
     with _parsed(type_of(arguments, model), verb, arguments) as (config, _), _keeping_compiled():
         from bertjax.inference.programs import mesh_of_all_devices
-        from bertjax.tasks.task import refuse_absent
+        from bertjax.tasks.headers import check_file
 
         if verb == "evaluate":
-            refuse_absent(config.data)
+            check_file(config.data, config.task)
         options = vars(config.task) if model else {}
         how = {"batch_size": config.batch_size, "mesh": mesh_of_all_devices(), **options}
         yield config, model if isinstance(model, Pretrained) else _load(config.model), how

@@ -413,6 +413,12 @@ def test_bad_fine_tuning(made, mistake, tmp_path):
         ("predict task --batch 3", "did you mean --batch-size?"),
         ("finetune --model task --train r.tsv --dev absent.tsv", "absent.tsv: no such file"),
         ("finetune --model task --train r.tsv --dev r.tsv --test no/x", "no/x: no such file"),
+        ("finetune --model task --train r.tsv --dev s.csv", "s.csv:1: no column 'label'"),
+        (
+            "finetune --model task --task seq2seq --train r.tsv --dev s.csv --source-column text "
+            "--target-column label",
+            "set --target-column",
+        ),
         ("convert task other --add-words absent.txt", "absent.txt: no such file"),
         ("convert task other --vocabulary absent", "absent: no such file"),
         ("convert task other --to run --optimizer adm", "--optimizer 'adm' is unknown"),
@@ -431,6 +437,7 @@ def test_mistakes_are_told_before_the_weights_are_read(
     (export / "config.json").write_text(json.dumps(fields))
     (export / "model.safetensors").write_bytes(b"nothing that can be read")
     (tmp_path / "r.tsv").write_text("text\tlabel\nbal\ta\ndem\tb\n")
+    (tmp_path / "s.csv").write_text('"text",class\n"bal, dem",a\n')
     assert sentence in mistake(*words.split())
 
 

@@ -21,7 +21,8 @@ from bertjax.finetune.trainer import Log, Trainer
 from bertjax.interop.huggingface import Pretrained, from_pretrained, save_pretrained
 from bertjax.rundir.records import CONFIG
 from bertjax.rundir.workdir import choose_workdir, write_config, write_result
-from bertjax.tasks.task import Scores, Task, TaskFiles, refuse_absent
+from bertjax.tasks.headers import check_file
+from bertjax.tasks.task import Scores, Task, TaskFiles
 from bertjax.text.tokenizer import load_tokenizer
 from bertjax.train import sharding
 from bertjax.train.checkpoint.orbax_storage import told_by_first_process
@@ -53,7 +54,8 @@ def finetune(
         UserError: something is wrong with the model, the files or the configuration.
     """
     log = told_by_first_process(log)
-    refuse_absent(config.train, config.dev, config.test)
+    for path in filter(None, (config.train, config.dev, config.test)):
+        check_file(path, config.task)
     model = load_model(config) if model is None else model
     model.tokenizer.files(export=True)  # what the export would refuse after the last step
     task = read_task(config, model, log)

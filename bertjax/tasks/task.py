@@ -12,12 +12,10 @@ import numpy as np
 from etils import epath
 
 from bertjax.errors import UserError
-from bertjax.files import location
 from bertjax.model import bert
 from bertjax.model.flops import task_flops
 from bertjax.tasks.batches import Width
 from bertjax.tasks.report_tables import ReportTable
-from bertjax.text import tfds_source
 
 if TYPE_CHECKING:
     from bertjax.text.tokenizer import Tokenizer
@@ -207,20 +205,6 @@ class TaskFiles(NamedTuple):
     def paths(self) -> list[str]:
         """The files in order: train, dev and, if there is one, test."""
         return [path for path in (self.train, self.dev, self.test) if path]
-
-
-def refuse_absent(*paths: str | None) -> None:
-    """Refuses labeled files that are absent, before a model is loaded.
-
-    A path may also name a TFDS data set, or be the beginning of the names of parallel files.
-
-    Raises:
-        UserError: there is no such file.
-    """
-    for path in filter(None, paths):
-        file = location(path) if not path.startswith(tfds_source.PREFIX) else None
-        if file and not file.exists() and not any(file.parent.glob(f"{file.name}.*")):
-            raise UserError(f"{path}: no such file; give the path of a labeled file.")
 
 
 class TrainedModel(Protocol):

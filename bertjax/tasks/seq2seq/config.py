@@ -65,6 +65,11 @@ class Seq2SeqConfig:
     generation: GenerationConfig = GenerationConfig()
     """How texts are written in evaluation and, unless told otherwise, in prediction."""
 
+    @property
+    def columns(self) -> tuple[str, str]:
+        """The columns of a table."""
+        return self.source_column, self.target_column
+
     def __post_init__(self) -> None:
         for name, choices in (
             ("architecture", Architecture),
