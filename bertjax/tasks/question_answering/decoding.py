@@ -1,5 +1,7 @@
 """Logits of windows -> answers, spans of their documents, and metrics."""
 
+import re
+import unicodedata
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,6 +13,12 @@ from bertjax.tasks.task import Outputs, Scores
 
 N_BEST = 20
 """Answers that probabilities are normalized over, as in Google's run_squad.py."""
+
+# Thai, Lao, Tibetan, Myanmar, Khmer, kana and Han.
+_WITHOUT_SPACES = re.compile(
+    "[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
+    "\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]"
+)
 
 
 class Candidate(NamedTuple):
@@ -52,7 +60,8 @@ def decode(
     """Finds the answers to each question, as `write_predictions` of Google's run_squad.py does.
 
     A span has at most `max_answer_length` tokens, and its window gives its first token the most
-    context. Google's script combines 20 starts and 20 ends of a window; here all spans compete.
+    context. Google's script combines 20 starts and 20 ends of a window; here all spans compete. An
+    answer is made of whole words, as in the pipeline of transformers (its `align_to_words`).
 
     Args:
         windows: N windows.
@@ -138,10 +147,30 @@ def _predict(
     found.sort(key=lambda each: -each[0])
     candidates: dict[str, Candidate] = {}
     for score, first, last in found:
-        start, end = document.characters_of(first, last)
+        start, end = whole_words(context, *document.characters_of(first, last))
         candidates.setdefault(context[start:end], Candidate(context[start:end], start, end, score))
     null_score = min(float(logits[row][0].sum()) for row in rows)
     return Prediction(tuple(candidates.values())[:n_best], null_score)
+
+
+def whole_words(context: str, start: int, end: int) -> tuple[int, int]:
+    """Returns the characters [start, end) of a span, extended to the ends of its words.
+
+    A word is letters, digits and marks without anything between. In scripts without spaces, such as
+    those of Chinese, Japanese and Thai, each letter is a word.
+    """
+    while start > 0 and _in_word(context[start - 1]) and _in_word(context[start]):
+        start -= 1
+    while end < len(context) and _in_word(context[end]) and _in_word(context[end - 1]):
+        end += 1
+    return start, end
+
+
+def _in_word(character: str) -> bool:
+    if character.isascii():
+        return character.isalnum()
+    is_part = character.isalnum() or unicodedata.category(character).startswith("M")
+    return is_part and not _WITHOUT_SPACES.match(character)
 
 
 def most_context(first: np.ndarray, count: np.ndarray, tokens: int) -> np.ndarray:

@@ -11,7 +11,7 @@ from bertjax.tasks.question_answering.squad import Answer, Question
 
 
 def letters(question, letters_of_document, first, count, has_unanswerable=False, query=2):
-    """Makes windows over documents whose tokens are letters."""
+    """Makes windows over documents whose tokens are letters, of a script without spaces."""
     documents = [
         Document(
             np.arange(len(text), dtype=np.int32) + 10,
@@ -33,7 +33,7 @@ def letters(question, letters_of_document, first, count, has_unanswerable=False,
     )
 
 
-def one(text="abcdefghij", first=(0, 4), count=(6, 6), answers=(), **more):
+def one(text="アイウエオカキクケコ", first=(0, 4), count=(6, 6), answers=(), **more):
     return letters([Question("q", "?", text, answers)], [text], [first], [count], **more)
 
 
@@ -54,10 +54,46 @@ def test_the_best_span_is_the_documents_own_text_with_its_characters():
     windows = one()
     (prediction,) = qa.decode(windows, outputs_of(windows, w0_s1=4.0, w0_e3=5.0), 30)
     best = prediction.candidates[0]
-    assert best == ("bcd", 1, 4, 9.0)
+    assert best == ("イウエ", 1, 4, 9.0)
     assert len({each.text for each in prediction.candidates}) == len(prediction.candidates) == 20
     scores = [each.score for each in prediction.candidates]
     assert scores == sorted(scores, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("context", "part", "whole"),
+    [
+        ("He described it.", "describ", "described"),
+        ("He described it.", "cribed i", "described it"),
+        ("born in 1858, in", "858", "1858"),
+        ("the dog's bone", "dog", "dog"),
+        ("a well-known man", "known", "known"),
+        ("(Lourdes)", "our", "Lourdes"),
+        ("Émile's", "mil", "Émile"),
+        ("cafe\u0301s there", "af", "cafe\u0301s"),
+        ("हिन्दी भाषा", "न", "हिन्दी"),
+        ("東京タワー", "京", "京"),
+        ("ภาษาไทย", "ษา", "ษา"),
+        ("snake_case", "nak", "snake"),
+        ("it. ", ".", "."),
+    ],
+)
+def test_answers_are_whole_words(context, part, whole):
+    start = context.index(part)
+    start, end = qa.whole_words(context, start, start + len(part))
+    assert context[start:end] == whole
+
+
+def test_spans_within_one_word_are_one_answer():
+    offsets = np.array([[0, 3], [4, 8], [8, 10], [11, 13]])
+    document = Document(np.arange(10, 14, dtype=np.int32), offsets)
+    windows = one("the described it", first=(0,), count=(4,), answers=())
+    windows.documents[0] = document
+    logits = outputs_of(windows, w0_s1=4.0, w0_e1=5.0, w0_e2=3.0)
+    (prediction,) = qa.decode(windows, logits, 30)
+    assert prediction.candidates[0] == ("described", 4, 13, 9.0)
+    texts = [each.text for each in prediction.candidates]
+    assert len(set(texts)) == len(texts) and "desc" not in texts
 
 
 def test_an_answer_is_not_longer_than_allowed_nor_backwards():
@@ -76,10 +112,10 @@ def test_a_span_begins_where_its_token_has_most_context():
     other = qa.decode(windows, outputs_of(windows, w1_s4=9.0, w1_e4=9.0), 30)[0]
     assert other.candidates[0].score == 0.0
     own = qa.decode(windows, outputs_of(windows, w0_s4=8.0, w0_e4=8.0), 30)[0]
-    assert own.candidates[0] == ("e", 4, 5, 16.0)
+    assert own.candidates[0] == ("オ", 4, 5, 16.0)
     # A span may end where another window has more context.
     across = qa.decode(windows, outputs_of(windows, w0_s4=8.0, w0_e5=8.0), 30)[0]
-    assert across.candidates[0] == ("ef", 4, 6, 16.0)
+    assert across.candidates[0] == ("オカ", 4, 6, 16.0)
 
 
 def test_the_window_with_most_context_is_googles():
@@ -127,14 +163,14 @@ def test_the_null_score_is_the_lowest_of_the_windows():
     )
     (prediction,) = qa.decode(windows, logits, 30)
     assert (prediction.null_score, prediction.difference) == (3.0, 1.0)
-    assert (prediction.text(0.5), prediction.text(1.0), prediction.text(None)) == ("", "b", "b")
+    assert (prediction.text(0.5), prediction.text(1.0), prediction.text(None)) == ("", "イ", "イ")
 
 
 def test_scores_name_the_threshold_that_would_have_been_best():
-    texts = ["abc", "abd", "xyz"]
+    texts = ["アイウ", "アイエ", "サシス"]
     questions = [
-        Question("a", "?", texts[0], (Answer("b", 1),)),
-        Question("b", "?", texts[1], (Answer("b", 1),)),
+        Question("a", "?", texts[0], (Answer("イ", 1),)),
+        Question("b", "?", texts[1], (Answer("イ", 1),)),
         Question("c", "?", texts[2]),
     ]
     windows = letters(questions, texts, [(0,)] * 3, [(3,)] * 3, has_unanswerable=True)
@@ -151,7 +187,7 @@ def test_scores_name_the_threshold_that_would_have_been_best():
 
 
 def test_test_questions_are_answered_at_the_threshold_of_the_dev_questions():
-    windows = one(answers=(Answer("b", 1),), has_unanswerable=True)
+    windows = one(answers=(Answer("イ", 1),), has_unanswerable=True)
     nulls = {"w0_s-1": 5.0, "w1_s-1": 5.0}  # against 4: a difference of 1
     logits = outputs_of(windows, **nulls, w0_s1=2.0, w0_e1=2.0)
     for dev, f1 in (({"best_f1_threshold": 1.0, "f1": 50.0}, 100.0), ({"f1": 50.0}, 0.0)):
@@ -161,7 +197,7 @@ def test_test_questions_are_answered_at_the_threshold_of_the_dev_questions():
 
 
 def test_without_unanswerable_questions_there_is_always_an_answer():
-    windows = one(answers=(Answer("b", 1),))
+    windows = one(answers=(Answer("イ", 1),))
     logits = outputs_of(windows, **{"w0_s-1": 30.0, "w1_s-1": 30.0}, w0_s1=2.0, w0_e1=2.0)
     assert qa.scores(windows, logits, max_answer_length=5) == {"exact": 100.0, "f1": 100.0}
 
