@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from bertjax import parsing
+from bertjax import parsing, signals
 from bertjax.commands import command
 from bertjax.errors import Stopped, UserError
 from bertjax.flags import Say, saying_flags
@@ -68,7 +68,21 @@ class Verb(NamedTuple):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and exits with its code."""
-    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not _is_resumable(words):
+        sys.exit(run(words))
+    with signals.command(EXIT_STOPPED, _stopped_sentence(words)):
+        code = run(words)
+    sys.exit(code)
+
+
+def _is_resumable(words: list[str]) -> bool:
+    return bool(words) and words[0] in _RESUMABLE and not _is_audit(words)
+
+
+def _stopped_sentence(words: list[str]) -> str:
+    how = ", without --fresh and with the new --workdir," if "--fresh" in words else ""
+    return f"stopped; the same command{how} resumes it."
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -93,11 +107,10 @@ def run(arguments: Sequence[str]) -> int:
         print(f"bertjax: {error}", file=sys.stderr)
         return EXIT_MISTAKE
     except (KeyboardInterrupt, Stopped):
-        if words[0] not in _RESUMABLE or _is_audit(words):
+        if not _is_resumable(words):
             print("bertjax: interrupted.", file=sys.stderr)
             return EXIT_INTERRUPTED
-        how = ", without --fresh and with the new --workdir," if "--fresh" in words else ""
-        print(f"bertjax: stopped; the same command{how} resumes it.", file=sys.stderr)
+        print(f"bertjax: {_stopped_sentence(words)}", file=sys.stderr)
         return EXIT_STOPPED
     except BrokenPipeError:  # the reader closed the pipe, as in `bertjax predict ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -3,6 +3,9 @@ sentences."""
 
 import contextlib
 import errno
+import fcntl
+import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -16,9 +19,13 @@ from bertjax.errors import UserError
 _NOT_WRITABLE = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
     *(errno.EACCES, errno.EPERM, errno.EROFS),
-    *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR),
+    *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG),
 )
-_NOT_READABLE = (errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR)
+_NOT_READABLE = (
+    *(errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG),
+    *(errno.ENXIO, errno.ENODEV, errno.EIO),
+)
+_TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp", re.DOTALL)
 
 
 class CannotWrite(UserError):
@@ -142,6 +149,47 @@ def _beside(path: epath.Path) -> epath.Path:
     return path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
 
 
+def is_temporary(name: str, of: str | None = None) -> bool:
+    """Whether a name is that of a temporary file or directory (of the named one, if given)."""
+    match = _TEMPORARY.fullmatch(name)
+    return match is not None and of in (None, match[1])
+
+
+@contextlib.contextmanager
+def temporary_directory(path: epath.Path) -> Iterator[epath.Path]:
+    """Yields a new directory beside `path`, which is removed unless the block has moved it.
+
+    It removes first what killed processes left of their temporary directories for `path`: a living
+    process holds a lock on its own.
+    """
+    temporary, local = _beside(path), is_local(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for each in list(path.parent.iterdir()) if local else ():
+        if is_temporary(each.name, path.name) and (lock := _lock(each)) is not None:
+            each.rmtree(missing_ok=True)
+            os.close(lock)
+    temporary.mkdir(parents=True)
+    lock = _lock(temporary) if local else None
+    try:
+        yield temporary
+    finally:
+        temporary.rmtree(missing_ok=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def _lock(directory: epath.Path) -> int | None:
+    """Locks a directory; returns the descriptor, or None if another process has the lock."""
+    with contextlib.suppress(OSError):  # also on file systems without locks
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return descriptor
+        except OSError:
+            os.close(descriptor)
+    return None
+
+
 def write_atomically(path: epath.Path, data: bytes) -> None:
     """Writes a file through a temporary one, so that it is never seen incomplete."""
     with replacing(path) as temporary:
@@ -156,13 +204,16 @@ def filling(directory: epath.Path) -> Iterator[epath.Path]:
     `directory` itself: write the file that readers need last. If the block raises, nothing is left.
     Raises `CannotWrite` if there is no space or no permission.
     """
-    temporary = _beside(directory) if is_local(directory) else directory
-    with writing(directory), contextlib.ExitStack() as failed:
-        failed.callback(temporary.rmtree, missing_ok=True)
-        temporary.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        if temporary != directory:
-            if directory.exists():
-                directory.rmdir()  # empty
-            temporary.rename(directory)
-        failed.pop_all()
+    with writing(directory):
+        if is_local(directory):
+            with temporary_directory(directory) as temporary:
+                yield temporary
+                if directory.exists():
+                    directory.rmdir()  # empty
+                temporary.rename(directory)
+            return
+        with contextlib.ExitStack() as failed:
+            failed.callback(directory.rmtree, missing_ok=True)
+            directory.mkdir(parents=True, exist_ok=True)
+            yield directory
+            failed.pop_all()

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 from etils import epath
 
+from bertjax import signals
 from bertjax.data.audit.report import is_clean
 from bertjax.data.prepare.run import PrepareConfig, prepare
 from bertjax.demo import documentation, pacing, passages, summary
@@ -25,6 +26,7 @@ from bertjax.files import output_directory, write_atomically
 from bertjax.finetune.run import finetune
 from bertjax.inference.predict import predict
 from bertjax.interop.huggingface import from_pretrained
+from bertjax.locks import locked
 from bertjax.model.bert import init_params
 from bertjax.pretrain.run import pretrain
 from bertjax.report.demo import verdict, why, write_demo_report
@@ -82,7 +84,8 @@ def demo(config: DemoConfig, log: Callable[[str], None]) -> DemoResult:
     """
     check_installed()
     try:
-        return _Demo(config, log).run()
+        with signals.listening(), locked(config.workdir, "workdir", log):
+            return _Demo(config, log).run()
     except Stopped:
         log("Stopped; the same command resumes.")
         return DemoResult({}, "", None, stopped=True)
@@ -143,6 +146,7 @@ class _Demo:
         if name in done:
             self.log(f"{number} {title}: done before.")
             return done[name]
+        signals.check()
         self.log(f"{number} {title}: about {duration(seconds)}.")
         started, before = time.monotonic(), spent.get(name, 0.0)
         try:

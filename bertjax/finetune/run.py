@@ -7,8 +7,8 @@ from typing import Any
 import jax
 from etils import epath
 
+from bertjax import signals
 from bertjax.config import BertConfig
-from bertjax.data.prepare.workers import stop_on_signals
 from bertjax.errors import Stopped
 from bertjax.files import location, writing
 from bertjax.finetune import grid, head_start
@@ -20,12 +20,13 @@ from bertjax.finetune.seed import train_seed
 from bertjax.finetune.trainer import Log, Trainer
 from bertjax.interop.huggingface import Pretrained, from_pretrained, save_pretrained
 from bertjax.rundir.records import CONFIG
-from bertjax.rundir.workdir import choose_workdir, write_config, write_result
+from bertjax.rundir.workdir import open_workdir, refuse_changed_run, write_config, write_result
 from bertjax.tasks.headers import check_file
 from bertjax.tasks.task import Scores, Task, TaskFiles
 from bertjax.text.tokenizer import load_tokenizer
 from bertjax.train import sharding
 from bertjax.train.checkpoint.orbax_storage import told_by_first_process
+from bertjax.train.stopping import stop_requests
 
 KIND = "fine-tuning"
 
@@ -52,17 +53,20 @@ def finetune(
 
     Raises:
         UserError: something is wrong with the model, the files or the configuration.
+        Stopped: a signal came before the first seed.
     """
     log = told_by_first_process(log)
     for path in filter(None, (config.train, config.dev, config.test)):
         check_file(path, config.task)
-    model = load_model(config) if model is None else model
-    model.tokenizer.files(export=True)  # what the export would refuse after the last step
-    task = read_task(config, model, log)
-    trainer = Trainer(config, model, task, log, progress)
-    if line := head_start.described(config, trainer.label_sources, task, model):
-        log(line)
-    return _Run(config, trainer).go()
+    with stop_requests(), open_workdir(config.workdir, KIND, log, fresh=config.fresh) as workdir:
+        model = load_model(config) if model is None else model
+        model.tokenizer.files(export=True)  # what the export would refuse after the last step
+        signals.check()
+        task = read_task(config, model, log)
+        trainer = Trainer(config, model, task, log, progress)
+        if line := head_start.described(config, trainer.label_sources, task, model):
+            log(line)
+        return _Run(config, trainer, workdir).go()
 
 
 def load_model(config: FinetuneConfig) -> Pretrained:
@@ -99,17 +103,16 @@ def read_task(config: FinetuneConfig, model: Pretrained, log: Log) -> Task:
 class _Run:
     """Trains the seeds, and keeps the parameters of the best one."""
 
-    def __init__(self, config: FinetuneConfig, trainer: Trainer) -> None:
-        """Chooses the directory.
+    def __init__(self, config: FinetuneConfig, trainer: Trainer, workdir: epath.Path) -> None:
+        """Takes a run directory.
 
         Raises:
             UserError: it holds another run.
         """
         self.config, self.trainer, self.records = config, trainer, Records(trainer)
         self.immutable = self.records.immutable()
-        self.workdir = choose_workdir(
-            config.workdir, KIND, fresh=config.fresh, immutable=self.immutable
-        )
+        self.workdir = workdir
+        refuse_changed_run(workdir, self.immutable)
         self.best: tuple[Scores, Any] | None = None
 
     def go(self) -> FinetuneResult:
@@ -122,10 +125,7 @@ class _Run:
         tried: dict[Setting, SeedResult] = {}
         seeds: list[SeedResult] = []
         export = None
-        # `fit` handles signals itself; this is for the time between. With several processes the
-        # signal belongs to JAX's own handler.
-        signals = stop_on_signals() if jax.process_count() == 1 else contextlib.nullcontext()
-        with contextlib.suppress(Stopped), signals:
+        with contextlib.suppress(Stopped):
             for each in settings:
                 tried[each] = self._train(self.config.seeds[0], each)
             setting = better(tried, key=lambda each: tried[each].metrics[task.metric])
@@ -134,6 +134,7 @@ class _Run:
             seeds.append(tried[setting])
             for seed in self.config.seeds[1:]:
                 seeds.append(self._train(seed, setting))
+            signals.check()
             export = str(self._export())
         result = summarize(task, setting, tried, seeds, str(self.workdir), export)
         if export is not None:
@@ -144,6 +145,7 @@ class _Run:
         return result
 
     def _train(self, seed: int, setting: Setting) -> SeedResult:
+        signals.check()
         result, params = train_seed(self.trainer, self.records, self.workdir, seed, setting)
         metric, scores = self.trainer.task.metric, result.metrics
         sign = -1 if self.trainer.task.best_mode == "min" else 1

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 from etils import epath
 
+from bertjax import signals
 from bertjax.errors import Stopped
 from bertjax.finetune import grid
 from bertjax.finetune.grid import Setting
@@ -14,7 +15,7 @@ from bertjax.finetune.records import Records
 from bertjax.finetune.results import SeedResult
 from bertjax.finetune.trainer import Evaluated, Schedule, Trainer
 from bertjax.rundir.workdir import write_tables
-from bertjax.tasks.task import Scores
+from bertjax.tasks.task import Features, Scores
 from bertjax.train.checkpoint.manager import Checkpoints
 from bertjax.train.checkpoint.restore import abstract
 from bertjax.train.loop import Evaluation, FitResult, TrainProgram, fit
@@ -50,8 +51,7 @@ def train_seed(
     # A run that was complete already evaluates nothing, no run has evaluated a mean, evaluations of
     # a sample do not count, and of the best evaluation only the metrics are kept.
     if evaluated is None or (task.report_tables and evaluated.outputs is None):
-        evaluated = trainer.evaluate(params, task.dev)
-        assert evaluated is not None
+        evaluated = _evaluate(trainer, params, task.dev)
     scores = evaluated.scores
     if task.report_tables and evaluated.outputs is not None and jax.process_index() == 0:
         write_tables(directory, task.report_tables(evaluated.outputs))
@@ -60,12 +60,18 @@ def train_seed(
     test = None
     if task.test:
         of_test = functools.partial(task.test_scores, scores) if task.test_scores else None
-        test = trainer.evaluate(params, task.test, scores=of_test)
-        assert test is not None
+        test = _evaluate(trainer, params, task.test, scores=of_test)
         shown = show_fields(records.eval_fields(task.test_baseline), test.scores)
         trainer.log("  ".join(["test rows", *shown]))
     test_scores = test and test.scores
     return SeedResult(seed, *setting, scores, test_scores, str(directory)), params
+
+
+def _evaluate(trainer: Trainer, params: Any, features: Features, **how: Any) -> Evaluated:
+    evaluated = trainer.evaluate(params, features, signals.requested, **how)
+    if evaluated is None:
+        raise Stopped("stopped in an evaluation")
+    return evaluated
 
 
 def _fit(

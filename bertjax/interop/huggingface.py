@@ -2,14 +2,13 @@
 
 import dataclasses
 import json
-import uuid
 from typing import Any
 
 from etils import epath
 
 from bertjax.config import BertConfig, EncoderDecoderConfig, read_json_object
 from bertjax.errors import UserError
-from bertjax.files import location, output_directory, writing
+from bertjax.files import location, output_directory, temporary_directory, writing
 from bertjax.interop import (
     classes,
     distilbert,
@@ -94,9 +93,7 @@ def save_pretrained(path: epath.PathLike, model: Pretrained) -> epath.Path:
     params = _params_of_kind(path, model)
     with writing(path):
         path = output_directory(path)
-        temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"
-        temporary.mkdir(parents=True)
-        try:
+        with temporary_directory(path) as temporary:
             model.tokenizer.save(temporary, export=True)
             if isinstance(model.config, EncoderDecoderConfig):
                 _write_decoder_files(temporary, model, model.config)
@@ -110,8 +107,6 @@ def save_pretrained(path: epath.PathLike, model: Pretrained) -> epath.Path:
                 (temporary / name).parent.mkdir(exist_ok=True)
                 (temporary / name).write_bytes(data)
             _put_in_place(temporary, path)
-        finally:
-            temporary.rmtree(missing_ok=True)
     return path
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from bertjax import signals
 from bertjax.data.stream import ShardReader
 from bertjax.objectives.masking import Vocabulary
 
@@ -27,6 +28,7 @@ def count_tokens(
         number = max(1, round(most * share))
         examples = np.linspace(0, len(reader) - 1, number).astype(np.int64)
         for start in range(0, number, _COUNTED_AT_ONCE):
+            signals.check()
             ids = reader.rows(examples[start : start + _COUNTED_AT_ONCE])["input_ids"]
             counts += np.bincount(ids.ravel(), minlength=vocabulary.size)
     counts[vocabulary.special] = 0

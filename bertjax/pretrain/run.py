@@ -10,6 +10,7 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
+from bertjax import signals
 from bertjax.config import BertConfig
 from bertjax.data.corpora import Corpora
 from bertjax.data.shards import TOKENIZER
@@ -25,13 +26,14 @@ from bertjax.pretrain.phases import Phase, open_phases, phase_at, run_schedule, 
 from bertjax.pretrain.program import Program, build
 from bertjax.pretrain.settings import run_settings
 from bertjax.rundir.records import CONFIG
-from bertjax.rundir.workdir import choose_workdir, write_config, write_result
+from bertjax.rundir.workdir import open_workdir, write_config, write_result
 from bertjax.text.tokenizer import Tokenizer, load_tokenizer
 from bertjax.train import param_groups, sharding
 from bertjax.train.checkpoint.manager import Checkpoints
 from bertjax.train.checkpoint.orbax_storage import told_by_first_process
 from bertjax.train.loop import Evaluation, FitResult, Hooks, TrainProgram, fit
 from bertjax.train.step import TrainState
+from bertjax.train.stopping import stop_requests
 from bertjax.train.telemetry.logger import Telemetry
 from bertjax.train.telemetry.trackers import make_profiler, make_trackers
 
@@ -93,10 +95,18 @@ def pretrain(config: PretrainConfig, log: Log, *, hooks: Hooks | None = None) ->
 
     Raises:
         UserError: the recipe, the data and the run directory contradict each other.
+        Stopped: a signal came before the first step or before the export.
     """
     log = told_by_first_process(log)
-    workdir = choose_workdir(config.workdir, KIND, fresh=config.fresh)
+    with stop_requests(), open_workdir(config.workdir, KIND, log, fresh=config.fresh) as workdir:
+        return _pretrain(config, workdir, log, hooks)
+
+
+def _pretrain(
+    config: PretrainConfig, workdir: epath.Path, log: Log, hooks: Hooks | None
+) -> PretrainResult:
     inputs = load(config)
+    signals.check()
     built = build_programs(config, inputs)
     _announce(config, inputs, built, workdir, log)
     fitted = train(config, inputs, built, workdir, log, hooks)
@@ -104,6 +114,7 @@ def pretrain(config: PretrainConfig, log: Log, *, hooks: Hooks | None = None) ->
     names = {metric.name for metric in inputs.objective.metrics}
     export = None
     if not fitted.stopped:
+        signals.check()
         export = workdir / "export"
         export_model(export, inputs, built, fitted.state, log)
         steps = int(fitted.state.step)

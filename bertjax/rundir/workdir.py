@@ -1,13 +1,16 @@
 """Run directories: choosing one, and the files that describe its run."""
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import jax
 from etils import epath
 
 from bertjax.errors import UserError
 from bertjax.files import output_directory, write_atomically
+from bertjax.locks import locked
 from bertjax.rundir.records import CONFIG, RESULT, TABLES, Metric, read_object
 from bertjax.tasks.report_tables import ReportTable
 from bertjax.train.checkpoint.orbax_storage import from_first_process
@@ -16,20 +19,36 @@ from bertjax.train.checkpoint.settings import as_json, refuse_changed
 KINDS = ("pre-training", "fine-tuning")
 
 
-def choose_workdir(
-    workdir: str, kind: str, *, fresh: bool, immutable: Mapping[str, Any] | None = None
-) -> epath.Path:
-    """Returns the named directory, or with `fresh` the first unused of name-2, name-3, ...
+@contextlib.contextmanager
+def open_workdir(
+    workdir: str, kind: str, log: Callable[[str], None], *, fresh: bool
+) -> Iterator[epath.Path]:
+    """Yields the named directory, or with `fresh` the first unused of name-2, name-3, ...
+
+    The first process holds the lock of the directory; see `locks.locked`.
 
     Args:
         workdir: the directory that the user named.
         kind: kind of the run, one of `KINDS`.
+        log: receives a warning if there can be no lock.
         fresh: never resume an existing run.
-        immutable: settings that every run there must share; None leaves them to the checkpoints.
 
     Raises:
-        UserError: a file is in the way, or the directory belongs to another run.
+        UserError: a file is in the way, the directory belongs to another run, or another process is
+            at work there.
     """
+    path = _choose(workdir, kind, fresh=fresh)
+    with contextlib.nullcontext() if jax.process_index() else locked(path, "workdir", log):
+        yield path
+
+
+def refuse_changed_run(path: epath.Path, immutable: Mapping[str, Any]) -> None:
+    """Raises `UserError` unless settings are those that config.json says every run must share."""
+    if (path / CONFIG).exists():
+        refuse_changed(read_object(path / CONFIG).get("immutable", {}), immutable, path)
+
+
+def _choose(workdir: str, kind: str, *, fresh: bool) -> epath.Path:
     path = output_directory(workdir)
     number = 1
     if fresh and path.exists():
@@ -42,16 +61,13 @@ def choose_workdir(
         return path.parent / f"{path.name}-{number}"
     if not (path / CONFIG).exists():
         return path
-    saved = read_object(path / CONFIG)
-    found = saved.get("kind")
+    found = read_object(path / CONFIG).get("kind")
     if found != kind:
         what = f"a {found} run" if found in KINDS else f"a {CONFIG} that is of no run"
         raise UserError(
             f"{path}: holds {what}, and this is a {kind} run: name another `workdir`, or set "
             "`fresh` to start a new run beside it."
         )
-    if immutable is not None:
-        refuse_changed(saved.get("immutable", {}), immutable, path)
     return path
 
 

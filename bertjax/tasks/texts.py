@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bertjax import signals
 from bertjax.errors import UserError
 from bertjax.tasks import batches, tables
 
@@ -78,6 +79,7 @@ def tokenize(
     input_ids: list[np.ndarray] = []
     token_type_ids: list[np.ndarray] = []
     for begin in range(0, len(texts), 256):
+        signals.check()
         chunk = slice(begin, begin + 256)
         second = None if pairs is None else list(pairs[chunk])
         rows = tokenizer.batch(

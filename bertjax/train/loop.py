@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 
+from bertjax import signals
 from bertjax.data.stream import read_ahead
 from bertjax.errors import UserError
 from bertjax.train.checkpoint.manager import Checkpoints
@@ -106,8 +107,7 @@ def fit(
     """Trains to `config.train_steps`, from the newest intact checkpoint if there is one.
 
     A run that is killed at any point and started again has the same bits as one that wasn't. On
-    SIGTERM or SIGINT, `fit` finishes the step, saves and returns; a second signal more than a
-    second later ends the process.
+    SIGTERM or SIGINT, `fit` finishes the step, saves and returns; see `signals.listening`.
 
     Args:
         config: steps and intervals.
@@ -124,6 +124,7 @@ def fit(
     Raises:
         UserError: the checkpoints belong to another run, all of them are damaged, there is no space
             for one, or `config.max_bad_steps` steps in a row were not finite.
+        Stopped: a signal came before the first step.
         ValueError: there is patience, but no evaluation or no best_metric.
     """
     if config.patience and (evaluation is None or evaluation.best_metric is None):
@@ -132,6 +133,7 @@ def fit(
     settings, hooks = settings or RunSettings(), hooks or Hooks()
     with stop_requests() as stop, contextlib.ExitStack() as stack:
         stack.callback(telemetry.end)
+        stack.callback(signals.must_finish, False)
         run = (config, program, batch_at, checkpoints, telemetry, evaluation)
         return _Run(*run, settings, hooks, phases, stop).run()
 
@@ -159,6 +161,7 @@ class _Run:
     def run(self) -> FitResult:
         state = self._resume()
         step, total = int(state.step), self.config.train_steps
+        signals.check()  # nothing is lost yet
         if not self._catch_up(step, state):
             return self._result(state, stopped=True)
         if step >= total or self._out_of_patience():
@@ -172,6 +175,7 @@ class _Run:
                 self.telemetry.waited(time.monotonic() - started)
                 self.telemetry.starting(step + 1)
                 state, metrics = self.program.step(state, batch)
+                signals.must_finish(True)
                 # Fetch the previous step's metrics only now that the device is busy with this one.
                 self._settle()
                 step += 1

@@ -242,6 +242,48 @@ def test_a_signal_while_test_rows_are_scored_stops_and_is_resumed(
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+@pytest.mark.parametrize(
+    ("line", "nth", "seeds_done"),
+    [
+        ("Seed 0", 1, 0),  # before the first step
+        ("eval at 4", 1, 1),  # in the last step of a seed, which leaves nothing of it to resume
+        ("eval at 4", 3, 3),  # before the export
+    ],
+)
+def test_a_signal_outside_of_the_steps_is_not_forgotten(
+    short, straight, tmp_path, line, nth, seeds_done
+):
+    config = dataclasses.replace(short, workdir=str(tmp_path / "run"), seeds=(0, 1, 2))
+    seen = []
+
+    def log(said):
+        seen.append(said.startswith(line))
+        if seen[-1] and sum(seen) == nth:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    stopped = finetune(config, log, progress=False)
+    assert stopped.stopped and len(stopped.seeds) == seeds_done
+    assert not (tmp_path / "run/export").exists()
+    assert not (tmp_path / f"run/seed-{seeds_done + 1}").exists()
+    resumed = finetune(config, quiet, progress=False)
+    assert [seed.seed for seed in resumed.seeds] == [0, 1, 2]
+    assert resumed.seeds[0].metrics == straight.seeds[0].metrics
+
+
+def test_a_second_run_in_the_directory_is_refused_and_changes_nothing(short, tmp_path):
+    config = dataclasses.replace(short, workdir=str(tmp_path / "run"))
+    refusals = []
+
+    def log(said):
+        if said.startswith("Seed 0"):
+            with pytest.raises(UserError, match=f"another command .*process {os.getpid()} on "):
+                finetune(config, quiet, progress=False)
+            refusals.append(said)
+
+    assert not finetune(config, log, progress=False).stopped
+    assert len(refusals) == 1
+
+
 def test_fresh_starts_beside_the_old_run(finished, tmp_path):
     other = dataclasses.replace(finished, fresh=True, from_scratch=True)
     second = finetune(other, quiet, progress=False)

@@ -171,8 +171,6 @@ def publish(
     for file in itertools.chain(*manifest.files.values()):
         if (path := directory / file.name).exists():
             path.replace(target / file.name)
-    for leftover in list((target / shards.TOKENIZER).glob(".*.tmp")):  # from a killed run
-        leftover.unlink()
     tokenizer.save(target / shards.TOKENIZER)
     for name, text in {report.FILE: audit.to_json(), shards.MANIFEST: manifest.to_json()}.items():
         (directory / name).write_text(text)

@@ -21,6 +21,7 @@ from typing import Any
 
 from etils import epath
 
+from bertjax import signals
 from bertjax.data import shards, tfrecords
 from bertjax.data.audit import duplicates
 from bertjax.data.audit.report import Report, log_warnings, read_report
@@ -40,6 +41,7 @@ from bertjax.data.prepare.workers import WorkerDied, Workers
 from bertjax.data.shards import CorpusFile, Manifest
 from bertjax.errors import UserError
 from bertjax.files import CannotWrite, output_directory, write_atomically, writing
+from bertjax.locks import locked
 from bertjax.text import corpus
 from bertjax.text.corpus import Source
 from bertjax.text.tokenizer import Tokenizer, load_tokenizer
@@ -65,7 +67,6 @@ def prepare(config: PrepareConfig, log: Callable[[str], None]) -> Manifest:
         Stopped: a signal arrived; the same call continues.
         ValueError: `config.estimate` is set.
     """
-    started = time.monotonic()
     if config.estimate:
         raise ValueError("estimate is set: call estimate.estimate, which writes nothing")
     if config.output is None:
@@ -73,9 +74,21 @@ def prepare(config: PrepareConfig, log: Callable[[str], None]) -> Manifest:
             "`output` is missing: name a directory for the shards, or set `estimate` to see what "
             "they would take."
         )
-    tokenizer = load_tokenizer(config.tokenizer)
     output = output_directory(config.output)
-    sources = config.sources()
+    with signals.listening():
+        tokenizer, sources = load_tokenizer(config.tokenizer), config.sources()
+        with locked(output, "output", log):
+            return _prepare(config, output, sources, tokenizer, log)
+
+
+def _prepare(
+    config: PrepareConfig,
+    output: epath.Path,
+    sources: Sequence[Source],
+    tokenizer: Tokenizer,
+    log: Callable[[str], None],
+) -> Manifest:
+    started = time.monotonic()
     is_converted = tfrecords.are_tfrecords(sources)
     if is_converted:
         config = from_tfrecords.with_length(config, corpus.files_of(sources))
@@ -98,8 +111,6 @@ def prepare(config: PrepareConfig, log: Callable[[str], None]) -> Manifest:
         # The text has to change, so nothing made from it is of use. The workers have ended.
         if job is not None:
             job.building.rmtree()
-            if not any(output.iterdir()):
-                output.rmdir()
         raise
     manifests, reports = zip(*finished.values(), strict=True)
     publish.summarize(manifests, None if job.is_resumed else time.monotonic() - started, log)
@@ -214,9 +225,6 @@ def _enter(building: epath.Path, settings: dict[str, Any], log: Callable[[str], 
             "with those to finish it, give another `output`, or delete that directory."
         )
     log(f"Continuing the run that was stopped ({building}).")
-    for pattern in (".*.tmp", "*/.*.tmp", "*/*/.*.tmp"):  # half-written files of a killed run
-        for leftover in list(building.glob(pattern)):
-            leftover.unlink()
     return True
 
 

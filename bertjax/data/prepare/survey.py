@@ -4,6 +4,7 @@ import hashlib
 import itertools
 from collections.abc import Callable, Sequence
 
+from bertjax import signals
 from bertjax.data.prepare.workers import Workers
 from bertjax.data.shards import CorpusFile
 from bertjax.errors import UserError
@@ -68,6 +69,7 @@ def measure(source: Source, start: int, stop: int | None) -> tuple[int, str]:
     try:
         with compressed.open_text(source) as file:
             while data := file.read(_READ_BYTES):
+                signals.check()
                 digest.update(data)
                 size += len(data)
     except OSError as error:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
+from bertjax import signals
 from bertjax.data import shards
 from bertjax.data.audit.measure import TextSums
 from bertjax.data.pairs import FlatDocuments, offsets_of
@@ -79,6 +80,7 @@ def write_tokens(
     rows, lengths, ids, words = [], [], [], 0
     sums = TextSums(tokenizer.unk_id)
     for batch in _batches(ranges, language, window):
+        signals.check()
         encoded = _encode(tokenizer, [line for _, lines in batch for line in lines])
         offsets = offsets_of(np.fromiter(map(len, encoded), np.int64, len(encoded)))
         tokens = np.concatenate(encoded).astype(dtype)

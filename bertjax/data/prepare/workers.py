@@ -6,7 +6,6 @@ its final name or not at all, so a worker may be killed at any time.
 
 import concurrent.futures
 import concurrent.futures.process
-import contextlib
 import functools
 import multiprocessing
 import os
@@ -17,10 +16,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from bertjax.errors import Stopped, UserError
+from bertjax import signals
+from bertjax.errors import UserError
 from bertjax.text.tokenizer import Tokenizer, load_tokenizer
 
 _SECONDS_BETWEEN_LINES = 10.0
+_SECONDS_BETWEEN_CHECKS = 0.2
+_STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 class WorkerDied(UserError):
@@ -36,7 +38,7 @@ def cached_tokenizer(vocabulary: str) -> Tokenizer:
 class Workers:
     """Runs functions in this process or in a pool of processes. Use it as a context manager.
 
-    While it is open, `stop_on_signals` is in effect. Closing it waits for running functions.
+    Closing it waits for running functions.
     """
 
     def __init__(self, processes: int) -> None:
@@ -46,16 +48,13 @@ class Workers:
         if processes > 1:
             spawn = multiprocessing.get_context("spawn")
             self._pool = concurrent.futures.ProcessPoolExecutor(processes, spawn, _start_worker)
-        self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> "Workers":
-        self._stack.enter_context(stop_on_signals())
         return self
 
     def __exit__(self, *error: object) -> None:
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
-        self._stack.close()
 
     def run(
         self,
@@ -71,6 +70,7 @@ class Workers:
         names the work in reports; `log` receives these if stderr is not a terminal.
 
         Raises:
+            Stopped: a signal came. The results of finished calls stay on disk.
             WorkerDied: a worker died. The results of finished calls stay on disk.
             Exception: whatever the first failing call raises.
         """
@@ -85,12 +85,26 @@ class Workers:
     ) -> Iterator[tuple[int, Any]]:
         if self._pool is None:
             for number, each in enumerate(arguments):
+                signals.check()
                 yield number, function(*each)
             return
         try:
-            futures = {self._pool.submit(function, *each): i for i, each in enumerate(arguments)}
-            for future in concurrent.futures.as_completed(futures):
-                yield futures[future], future.result()
+            # A signal to all processes of a terminal must not end a worker that is starting.
+            signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+            try:
+                numbers = {
+                    self._pool.submit(function, *each): i for i, each in enumerate(arguments)
+                }
+            finally:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
+            waiting = set(numbers)
+            while waiting:
+                signals.check()
+                done, waiting = concurrent.futures.wait(
+                    waiting, _SECONDS_BETWEEN_CHECKS, concurrent.futures.FIRST_COMPLETED
+                )
+                for future in done:
+                    yield numbers[future], future.result()
         except concurrent.futures.process.BrokenProcessPool:
             raise WorkerDied(
                 "A worker process died (out of memory, or killed): run the same command again to "
@@ -101,8 +115,8 @@ class Workers:
 
 def _start_worker() -> None:
     # The parent decides when to stop, and a worker ends soon after its parent.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in _STOPPING:
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     # Every core already has a worker.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -113,34 +127,6 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
-
-
-@contextlib.contextmanager
-def stop_on_signals() -> Iterator[None]:
-    """Makes the first SIGTERM or SIGINT raise `Stopped` in the main thread.
-
-    A second signal ends the program. In a notebook, and for signals with a handler of the
-    program's own, nothing changes.
-    """
-    defaults = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
-    previous = {}
-
-    def stop(number: int, frame: object) -> None:
-        restore()
-        raise Stopped(f"stopped by {signal.Signals(number).name}")
-
-    def restore() -> None:
-        while previous:
-            signal.signal(*previous.popitem())
-
-    if threading.current_thread() is threading.main_thread() and "ipykernel" not in sys.modules:
-        for number, default in defaults.items():
-            if signal.getsignal(number) == default:
-                previous[number] = signal.signal(number, stop)
-    try:
-        yield
-    finally:
-        restore()
 
 
 def _reporting(

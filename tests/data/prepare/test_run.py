@@ -472,7 +472,7 @@ def test_half_written_files_of_a_killed_run_are_removed(config, make_corpus, log
         with pytest.raises(ZeroDivisionError):
             prepare.prepare(cfg, log)
     for room in (".", "pass1", "pass2", "tokenizer"):
-        (building / room / ".shard.1234.tmp").write_bytes(b"half")
+        (building / room / ".shard.0123abcd.tmp").write_bytes(b"half")
     monkeypatch.setattr(example_writer, "write_unit", lambda *arguments: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         prepare.prepare(cfg, log)
