@@ -10,14 +10,13 @@ import difflib
 import functools
 import json
 import os
-import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from bertjax import parsing, signals
-from bertjax.commands import command
+from bertjax.commands import command, resuming_command, stopped_sentence
 from bertjax.errors import Stopped, UserError
 from bertjax.flags import Say, saying_flags
 from bertjax.parsing import Config, parse_recipe
@@ -71,18 +70,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not _is_resumable(words):
         sys.exit(run(words))
-    with signals.command(EXIT_STOPPED, _stopped_sentence(words)):
+    with signals.command(EXIT_STOPPED, stopped_sentence(words)):
         code = run(words)
     sys.exit(code)
 
 
 def _is_resumable(words: list[str]) -> bool:
     return bool(words) and words[0] in _RESUMABLE and not _is_audit(words)
-
-
-def _stopped_sentence(words: list[str]) -> str:
-    how = ", without --fresh and with the new --workdir," if "--fresh" in words else ""
-    return f"stopped; the same command{how} resumes it."
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -110,7 +104,7 @@ def run(arguments: Sequence[str]) -> int:
         if not _is_resumable(words):
             print("bertjax: interrupted.", file=sys.stderr)
             return EXIT_INTERRUPTED
-        print(f"bertjax: {_stopped_sentence(words)}", file=sys.stderr)
+        print(f"bertjax: {stopped_sentence(words)}", file=sys.stderr)
         return EXIT_STOPPED
     except BrokenPipeError:  # the reader closed the pipe, as in `bertjax predict ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -159,17 +153,7 @@ def _parsed(
 
 
 def _stopped(verb: str, arguments: list[str], fresh: bool, workdir: object) -> int:
-    """Prints the command that resumes a run, with its workdir in place of --fresh."""
-    words, rest = [], iter(arguments)
-    for word in rest:
-        if fresh and word == "--workdir":
-            next(rest, None)
-        elif not (fresh and (word == "--fresh" or word.startswith("--workdir="))):
-            words.append(word)
-    if fresh:
-        words += ["--workdir", str(workdir)]
-        words += [] if "--fresh" in arguments else ["--no-fresh"]  # the recipe has it
-    _say(f"To resume: {shlex.join(['bertjax', verb, *words])}")
+    _say(f"To resume: {resuming_command(verb, arguments, fresh, workdir)}")
     return EXIT_STOPPED
 
 
