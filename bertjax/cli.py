@@ -16,9 +16,9 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from bertjax import parsing, signals
-from bertjax.commands import command, resuming_command, stopped_sentence
+from bertjax.commands import command
 from bertjax.errors import Stopped, UserError
-from bertjax.flags import Say, saying_flags
+from bertjax.flags import Say, resuming_command, saying_flags, stopped_sentence
 from bertjax.parsing import Config, parse_recipe
 
 EXIT_DONE, EXIT_INTERRUPTED, EXIT_WARNED, EXIT_MISTAKE, EXIT_STOPPED = 0, 1, 1, 2, 75

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import difflib
 import re
+import shlex
 import typing
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -123,3 +124,23 @@ def nested_in(hint: Any) -> type | None:
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return None if hasattr(hint, "parse") else hint
     return next(filter(None, map(nested_in, typing.get_args(hint))), None)
+
+
+def resuming_command(verb: str, arguments: list[str], fresh: bool, workdir: object) -> str:
+    """Returns the command that resumes a run, with its workdir in place of --fresh."""
+    words, rest = [], iter(arguments)
+    for word in rest:
+        if fresh and word == "--workdir":
+            next(rest, None)
+        elif not (fresh and (word == "--fresh" or word.startswith("--workdir="))):
+            words.append(word)
+    if fresh:
+        words += ["--workdir", str(workdir)]
+        words += [] if "--fresh" in arguments else ["--no-fresh"]  # the recipe has it
+    return shlex.join(["bertjax", verb, *words])
+
+
+def stopped_sentence(words: list[str]) -> str:
+    """Returns the last words of a resumable command that a signal has ended."""
+    how = ", without --fresh and with the new --workdir," if "--fresh" in words else ""
+    return f"stopped; the same command{how} resumes it."
