@@ -64,7 +64,6 @@ def tokenizer_variants(tokenizer: Tokenizer) -> Iterator[tuple[str, Tokenizer]]:
     """Yields (a clause that says what differs, a tokenizer with that difference)."""
     if not isinstance(tokenizer, WordPieceTokenizer):
         return
-    tokens = [tokenizer.token(number) for number in range(tokenizer.vocab_size)]
     for lower in (tokenizer.lowercase, not tokenizer.lowercase):
         for strip in (None, True, False):
             found = []
@@ -73,7 +72,7 @@ def tokenizer_variants(tokenizer: Tokenizer) -> Iterator[tuple[str, Tokenizer]]:
             if strip is not None:
                 found.append(f"the tokenizer {'strips' if strip else 'keeps'} accents there")
             if found:
-                yield " and ".join(found), WordPieceTokenizer(tokens, lower, strip)
+                yield " and ".join(found), tokenizer.with_casing(lower, strip)
 
 
 def label_order(ours: np.ndarray, positions: np.ndarray, values: np.ndarray) -> list[int] | None:

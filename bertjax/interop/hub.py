@@ -15,19 +15,16 @@ from bertjax.errors import UserError
 from bertjax.interop import sentence_transformers
 from bertjax.interop.encoder_decoder import DECODER_TOKENIZER
 from bertjax.interop.weights import FLAX_WEIGHTS, HEAD_WEIGHTS, TORCH_WEIGHTS, WEIGHTS
+from bertjax.text.tokenizer import TOKENIZER_FILES
 
 _NAME = re.compile(r"([A-Za-z0-9][\w.-]*)/([A-Za-z0-9][\w.-]*)(?:@([\w.-]+(?:/[\w.-]+)*))?")
 
 # Names of the files that a model needs; [0-9]_ begins the names of sentence-transformers' modules.
 # Nothing else of a repository is downloaded.
-_TOKENIZER = (
-    *("vocab.txt", "spm.model", "tokenizer.json", "tokenizer_config.json"),
-    *("added_tokens.json", "special_tokens_map.json"),
-)
 _ALWAYS = (
-    *("config.json", HEAD_WEIGHTS, *_TOKENIZER, *sentence_transformers.FILES),
+    *("config.json", HEAD_WEIGHTS, *TOKENIZER_FILES, *sentence_transformers.FILES),
     *("[0-9]_*/config.json", "[0-9]_*/model.safetensors", "[0-9]_*/pytorch_model.bin"),
-    *(f"{DECODER_TOKENIZER}/{name}" for name in _TOKENIZER),
+    *(f"{DECODER_TOKENIZER}/{name}" for name in TOKENIZER_FILES),
 )
 # Weight files by format; the first format that a repository has is downloaded.
 _WEIGHTS = (

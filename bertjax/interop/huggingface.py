@@ -22,7 +22,7 @@ from bertjax.interop.sentence_transformers import MODULES, SentenceModules
 from bertjax.interop.tensors import read_params, read_sentence_scorer, write_params
 from bertjax.interop.weights import HEAD_WEIGHTS, WEIGHTS, find_weights, read_weights
 from bertjax.model.heads import TASK_PARTS, kind_of_parts
-from bertjax.text.tokenizer import Tokenizer, load_tokenizer
+from bertjax.text.tokenizer import TOKENIZER_FILES, Tokenizer, load_tokenizer
 
 CONFIG = "config.json"
 GENERATION = "generation_config.json"
@@ -286,8 +286,8 @@ def _put_in_place(temporary: epath.Path, path: epath.Path) -> None:
         temporary.rename(path)
         return
     path.mkdir(parents=True, exist_ok=True)
-    tokenizer = ("vocab.txt", "spm.model", "tokenizer.json", "added_tokens.json")
-    for name in (CONFIG, GENERATION, HEAD_WEIGHTS, *sentence_transformers.FILES, *tokenizer):
+    others = (*sentence_transformers.FILES, *TOKENIZER_FILES)
+    for name in (CONFIG, GENERATION, HEAD_WEIGHTS, *others):
         (path / name).unlink(missing_ok=True)
     (path / DECODER_TOKENIZER).rmtree(missing_ok=True)
     for file in sorted(temporary.iterdir(), key=lambda file: (file.name == CONFIG, file.name)):

@@ -1,13 +1,23 @@
 """Loads a vocabulary of either kind: `load_tokenizer`."""
 
+import logging
+
 from etils import epath
 
 from bertjax.errors import UserError
 from bertjax.files import location
-from bertjax.text import sentencepiece, tokenizer_files, wordpiece
+from bertjax.text import added_tokens, sentencepiece, tokenizer_files, wordpiece
 from bertjax.text.tokenizer_base import SETTINGS_FILE, Encoding, Kind, Tokenizer
 
 __all__ = ["Encoding", "Tokenizer", "load_tokenizer"]
+
+TOKENIZER_FILES = (
+    *("vocab.txt", "spm.model", "tokenizer.json", "tokenizer_config.json"),
+    *("added_tokens.json", "special_tokens_map.json"),
+)
+"""Names of the files that hold a tokenizer."""
+
+_CASING = {"lowercase": "do_lower_case", "strip_accents": "strip_accents"}
 
 
 def load_tokenizer(
@@ -20,12 +30,13 @@ def load_tokenizer(
     """Loads a vocabulary from a file or a directory with vocab.txt, spm.model or tokenizer.json.
 
     The casing of a WordPiece vocabulary comes from its tokenizer_config.json (do_lower_case,
-    strip_accents) or, without one, from its tokenizer.json. A vocab.txt alone is uncased exactly
-    when none of its tokens has an upper-case letter. A SentencePiece model contains its own
-    normalization.
+    strip_accents) or else from its tokenizer.json. Without either, a vocabulary is taken as uncased
+    if at most one token in 100 has an upper-case letter, and a warning of the logger "bertjax" says
+    so. A SentencePiece model contains its own normalization.
 
     A tokenizer.json (of the `tokenizers` library, as saved by transformers) is the vocabulary if
-    there is no other; beside a vocab.txt it must hold the same vocabulary.
+    there is no other; beside a vocab.txt it must hold the same vocabulary. Tokens that transformers
+    adds to a WordPiece vocabulary are found in text, as there.
 
     Args:
         path: a directory or a file.
@@ -100,8 +111,9 @@ def _wordpiece(
     settings_file = file.parent / SETTINGS_FILE
     settings = tokenizer_files.read_settings(settings_file)
     exported = file if tokens is None else file.parent / tokenizer_files.EXPORTED
+    rules = None
     if tokens is not None and exported.is_file():
-        tokenizer_files.check_same(tokens, exported)
+        rules = tokenizer_files.read_beside(tokens, exported)
     generic = tokenizer_files.is_generic(settings)
     if generic and not exported.is_file():
         raise UserError(
@@ -110,16 +122,25 @@ def _wordpiece(
         )
     if tokens is None or generic:
         rules = tokenizer_files.read_exported(exported)
-    else:
-        cased = any(map(wordpiece.is_cased, tokens))
-        rules = tokenizer_files.Exported(tokens, not cased, None)
-    tokenizer_files.check_added(rules.tokens, settings, settings_file)
-    lower, strips = rules.lowercase, rules.strip_accents
+        tokens = rules.tokens
+    said = {"lowercase": rules.lowercase, "strip_accents": rules.strip_accents} if rules else {}
     if not generic:  # transformers lets the settings override tokenizer.json
-        lower = settings.get("do_lower_case", lower)
-        strips = settings.get("strip_accents", strips)
-    return wordpiece.WordPieceTokenizer(
-        rules.tokens,
-        lower if lowercase is None else lowercase,
-        strips if strip_accents is None else strip_accents,
+        said |= {ours: settings[name] for ours, name in _CASING.items() if name in settings}
+    given = {"lowercase": lowercase, "strip_accents": strip_accents}
+    said |= {name: value for name, value in given.items() if value is not None}
+    guessed = "lowercase" not in said or (
+        lowercase is None and bool(settings.get(wordpiece.GUESSED))
     )
+    if guessed:
+        said.setdefault("lowercase", not wordpiece.is_cased(tokens))
+    sources = added_tokens.of_settings(settings, file.parent), rules.added if rules else []
+    if rules and not generic and "added_tokens_decoder" in settings:
+        added_tokens.check_same(*sources)  # versions of transformers read one or both
+    added = added_tokens.place(tokens, *sources)
+    if guessed:
+        logging.getLogger("bertjax").warning(
+            "%s: nothing says whether the vocabulary is cased; it is taken as %s by the share of "
+            "its tokens with capitals; write do_lower_case into %s beside it.",
+            *(file, "uncased" if said["lowercase"] else "cased", SETTINGS_FILE),
+        )
+    return wordpiece.WordPieceTokenizer(tokens, **said, added=added, guessed=guessed)

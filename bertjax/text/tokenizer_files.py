@@ -1,10 +1,11 @@
 """Reads the files that Hugging Face's libraries write beside or instead of vocab.txt.
 
 tokenizer.json belongs to the `tokenizers` library; transformers 5 saves no other vocabulary file.
-tokenizer_config.json and added_tokens.json belong to transformers. Any setting that would give
-other ids than BERT's rules is refused.
+tokenizer_config.json belongs to transformers. Any setting that would give other ids than BERT's
+rules is refused.
 """
 
+import json
 import re
 from typing import Any, NamedTuple
 
@@ -12,26 +13,32 @@ from etils import epath
 
 from bertjax.config import read_json_object
 from bertjax.errors import UserError
-from bertjax.text import wordpiece
+from bertjax.text import added_tokens, wordpiece
 from bertjax.text.tokenizer_base import SPECIALS
 
 EXPORTED = "tokenizer.json"
-_ADDED = "added_tokens.json"
 
 _CLASSES = ("BertTokenizer", "DistilBertTokenizer")
+_CONFIG = "config.json"
 _FAST_CLASSES = ("BertTokenizerFast", "DistilBertTokenizerFast")
 # These classes read tokenizer.json and nothing else. The second is the name in transformers 5.
 _GENERIC_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
-# The rules of BERT that a setting can turn off.
-_RULES = {
-    "tokenize_chinese_chars": "each Chinese character is a word",
-    "do_basic_tokenize": "text is cleaned and split at punctuation",
+_BASIC = "text is cleaned and split at spaces, punctuation and Chinese characters"
+# The rules of BERT that a setting can replace, and the values that keep them beside null.
+_RULES: dict[str, tuple[list[Any], str]] = {
+    "tokenize_chinese_chars": ([True], "each Chinese character is a word"),
+    "do_basic_tokenize": ([True], _BASIC),
+    "never_split": ([[]], _BASIC),
+    "word_tokenizer_type": ([], _BASIC),  # BertJapaneseTokenizer's: MeCab, Sudachi or Juman++
+    "subword_tokenizer_type": ([], "words are split into the longest tokens"),
+    "split_special_tokens": ([False], "special tokens are found in text"),
 }
+
+# A model with these fields is a WordPiece. The library named no types until 2020.
+_WORDPIECE = {"continuing_subword_prefix", "max_input_chars_per_word"}
 
 # Tokens that cannot be a line of a vocab.txt in UTF-8, so the tokenizer could not be saved.
 _NO_LINE = re.compile(r"\A\Z|\n|\r\Z|[\ud800-\udfff]")
-
-_SPECIAL_KEYS = {f"{token[1:-1].lower()}_token": token for token in SPECIALS}
 
 
 def _piece(name: str, type_id: int) -> dict[str, Any]:
@@ -46,44 +53,53 @@ _TEMPLATE = {"single": _SINGLE, "pair": [*_SINGLE, _piece("B", 1), _piece("[SEP]
 class Exported(NamedTuple):
     """The vocabulary and the rules of a tokenizer.json."""
 
-    tokens: list[str]  # in the order of their ids
+    tokens: list[str]  # in the order of their ids, without added tokens other than BERT's own
+    added: list[added_tokens.Entry]
     lowercase: bool
     strip_accents: bool | None
 
 
 def read_settings(file: epath.Path) -> dict[str, Any]:
-    """Returns the settings of a tokenizer_config.json, {} if there is no file.
+    """Returns the settings of a tokenizer_config.json, if there is one.
 
-    Null settings are left out, except strip_accents, where null means "as do_lower_case".
+    Its class may be named in the config.json beside it instead. Null settings are left out, except
+    strip_accents, where null means "as do_lower_case".
 
     Raises:
         UserError: the file is not a JSON object, or a setting differs from BERT's rules.
     """
-    if not file.is_file():
-        return {}
-    settings = read_json_object(file)
+    settings = read_json_object(file) if file.is_file() else {}
     for name in ("do_lower_case", "strip_accents"):
         value = settings.get(name)
         if value is not None and not isinstance(value, bool):
             raise UserError(f"{file}: {name} is {value!r}: write true or false.")
-    for name, rule in _RULES.items():
-        if settings.get(name) is False:
+    for name, (values, rule) in _RULES.items():
+        if (value := settings.get(name)) is not None and value not in values:
             raise UserError(
-                f"{file}: {name} is false, but only BERT's own rule is supported: {rule}; use a "
-                "model that was trained with it."
+                f"{file}: {name} is {json.dumps(value)}, but only BERT's own rule is supported: "
+                f"{rule}; use a model that was trained with it."
             )
+    _check_class(file, settings)
+    if settings.get("tokenizer_class") is None and (model := file.parent / _CONFIG).is_file():
+        _check_class(model, fields := read_json_object(model))
+        settings["tokenizer_class"] = fields.get("tokenizer_class")
+    return {name: v for name, v in settings.items() if v is not None or name == "strip_accents"}
+
+
+def _check_class(file: epath.Path, fields: dict[str, Any]) -> None:
+    """Refuses a tokenizer that is another class of transformers or code of its own."""
     known = (*_CLASSES, *_FAST_CLASSES, *_GENERIC_CLASSES)
-    if (name := settings.get("tokenizer_class")) is not None and name not in known:
+    if (name := fields.get("tokenizer_class")) is not None and name not in known:
         raise UserError(
             f"{file}: tokenizer_class is {name!r}, which may give other ids with this vocabulary; "
             f"only {' and '.join(_CLASSES)} are supported."
         )
-    for key, token in _SPECIAL_KEYS.items():
-        value = settings.get(key)
-        name = value.get("content") if isinstance(value, dict) else value
-        if name not in (None, token):
-            raise _unlike_bert(file, f"{key} is {name!r}", token)
-    return {name: v for name, v in settings.items() if v is not None or name == "strip_accents"}
+    code = fields.get("auto_map")
+    if isinstance(code, dict) and "AutoTokenizer" in code:
+        raise UserError(
+            f"{file}: auto_map names code for the tokenizer ({code['AutoTokenizer']}), which is "
+            "not run; use a model with a BERT tokenizer."
+        )
 
 
 def is_generic(settings: dict[str, Any]) -> bool:
@@ -98,31 +114,8 @@ def _unlike_bert(file: epath.Path, found: str, wanted: object) -> UserError:
     )
 
 
-def check_added(tokens: list[str], settings: dict[str, Any], file: epath.Path) -> None:
-    """Checks the tokens that transformers adds to a vocabulary.
-
-    They come from the settings and from an added_tokens.json beside them.
-
-    Raises:
-        UserError: the vocabulary does not hold a token at its id, or it would also match inside
-            words.
-    """
-    ids = {token: number for number, token in enumerate(tokens)}
-    decoder = settings.get("added_tokens_decoder", {})
-    if not isinstance(decoder, dict) or not all(isinstance(v, dict) for v in decoder.values()):
-        raise UserError(f"{file}: added_tokens_decoder must map ids to objects; save it again.")
-    for number, entry in decoder.items():
-        _check_id(ids, entry.get("content"), number, f"{file}: added_tokens_decoder")
-        _check_special(entry, str(file))
-    if (added := file.parent / _ADDED).is_file():
-        for token, number in read_json_object(added).items():
-            _check_id(ids, token, number, str(added))
-
-
 def read_exported(file: epath.Path) -> Exported:
     """Reads a tokenizer.json with BERT's rules.
-
-    Its added tokens become part of the vocabulary. As with [MASK], no text can produce one.
 
     Raises:
         UserError: the file is not such a JSON, a rule differs from BERT's, or ids have gaps or
@@ -136,33 +129,29 @@ def read_exported(file: epath.Path) -> Exported:
         max_input_chars_per_word=wordpiece.MAX_WORD_CHARACTERS,
     )
     rules = {"clean_text": True, "handle_chinese_chars": True}
-    normalizer = _part(fields, "normalizer", "BertNormalizer", file, **rules)
-    lowercase, strips = normalizer.get("lowercase"), normalizer.get("strip_accents")
-    if not isinstance(lowercase, bool) or not isinstance(strips, bool | None):
-        raise UserError(
-            f"{file}: its normalizer's lowercase is {lowercase!r} and strip_accents {strips!r}: "
-            "write true or false."
-        )
+    _part(fields, "normalizer", "BertNormalizer", file, **rules)
     _part(fields, "pre_tokenizer", "BertPreTokenizer", file)
     _check_template(fields, file)
-    return Exported(_vocabulary(model, fields, file), lowercase, strips)
+    return _exported(model, fields, file)
 
 
-def check_same(tokens: list[str], file: epath.Path) -> None:
-    """Checks that a tokenizer.json beside a vocab.txt holds the same vocabulary.
+def read_beside(tokens: list[str], file: epath.Path) -> Exported:
+    """Reads a tokenizer.json beside a vocab.txt with the given tokens.
 
-    Its rules are not checked: in released models they do differ from tokenizer_config.json, which
-    transformers follows in that case.
+    Its rules other than case and accents are not checked: in released models they do differ from
+    tokenizer_config.json, which transformers follows in that case.
 
     Raises:
         UserError: the vocabularies differ, or the file is not a WordPiece tokenizer.json.
     """
     fields = read_json_object(file)
-    if _vocabulary(_part(fields, "model", "WordPiece", file), fields, file) != tokens:
+    exported = _exported(_part(fields, "model", "WordPiece", file), fields, file)
+    if exported.tokens != tokens:
         raise UserError(
             f"{file}: holds another vocabulary than {wordpiece.FILE} beside it; delete the one "
             "that does not belong to the model."
         )
+    return exported
 
 
 def _part(
@@ -171,6 +160,8 @@ def _part(
     """Returns a part of a tokenizer.json, whose type and values must be these."""
     part = fields.get(name)
     found = part.get("type") if isinstance(part, dict) else None
+    if isinstance(part, dict) and "type" not in part and part.keys() >= _WORDPIECE:
+        found = "WordPiece"
     if not isinstance(part, dict) or found != wanted:
         raise _unlike_bert(file, f"its {name} is {found or 'missing'}", wanted)
     for key, value in values.items():
@@ -194,18 +185,27 @@ def _check_template(fields: dict[str, Any], file: epath.Path) -> None:
         )
 
 
-def _vocabulary(model: dict[str, Any], fields: dict[str, Any], file: epath.Path) -> list[str]:
-    vocabulary, added = model.get("vocab"), fields.get("added_tokens") or []
-    if not isinstance(vocabulary, dict) or not isinstance(added, list):
+def _exported(model: dict[str, Any], fields: dict[str, Any], file: epath.Path) -> Exported:
+    """Returns what the parts of a tokenizer.json say."""
+    vocabulary = model.get("vocab")
+    if not isinstance(vocabulary, dict):
         raise UserError(f"{file}: its model holds no vocabulary; save the tokenizer again.")
-    ids: dict[str, Any] = dict(vocabulary)
-    for entry in added:
-        if not isinstance(entry, dict) or not isinstance(entry.get("content"), str):
-            raise UserError(f"{file}: its added_tokens are not objects; save the tokenizer again.")
-        token, number = entry["content"], entry.get("id")
-        if ids.setdefault(token, number) != number:
-            _check_id(ids, token, number, f"{file}: added_tokens")
-        _check_special(entry, str(file))
+    added = added_tokens.of_exported(fields.get("added_tokens") or [], file)
+    own = {e.token.content: e.id for e in added if e.token.content in SPECIALS}
+    tokens = _tokens({**own, **vocabulary}, file)
+    normalizer = fields.get("normalizer")
+    normalizer = normalizer if isinstance(normalizer, dict) else {}
+    lowercase, strips = normalizer.get("lowercase"), normalizer.get("strip_accents")
+    if not isinstance(lowercase, bool) or not isinstance(strips, bool | None):
+        raise UserError(
+            f"{file}: its normalizer's lowercase is {lowercase!r} and strip_accents {strips!r}: "
+            "write true or false."
+        )
+    return Exported(tokens, added, lowercase, strips)
+
+
+def _tokens(ids: dict[str, Any], file: epath.Path) -> list[str]:
+    """Returns the tokens of a vocabulary in the order of their ids."""
     # Compare types exactly, since True == 1 and 1.0 == 1.
     if bad := [token for token, number in ids.items() if type(number) is not int]:
         raise UserError(f"{file}: the id of {bad[0]!r} is {ids[bad[0]]!r}: write a whole number.")
@@ -224,21 +224,3 @@ def _vocabulary(model: dict[str, Any], fields: dict[str, Any], file: epath.Path)
     if missing := [name for name in SPECIALS if name not in ids]:
         raise UserError(f"{file}: has no {', '.join(missing)}; is it a BERT vocabulary?")
     return tokens
-
-
-def _check_id(ids: dict[str, Any], token: object, number: object, where: str) -> None:
-    own = ids.get(token) if isinstance(token, str) else None
-    if own is None or str(own) != str(number):
-        found = "is missing" if own is None else f"has id {own}"
-        raise UserError(
-            f"{where} gives {token!r} the id {number}, but in the vocabulary it {found}; put the "
-            "vocabulary that belongs to the model beside it."
-        )
-
-
-def _check_special(entry: dict[str, Any], where: str) -> None:
-    if entry.get("special") is not True:
-        raise UserError(
-            f"{where}: the added token {entry.get('content')!r} is not special, so it would also "
-            "match inside words, unlike BERT's rules; give a vocabulary without added words."
-        )

@@ -4,6 +4,7 @@ import collections
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from etils import epath
 
 from bertjax.errors import UserError
+from bertjax.text.added_tokens import AddedToken, decoder_of
 from bertjax.text.encoding_cache import EncodingCache
 from bertjax.text.tokenizer_base import (
     SETTINGS_FILE,
@@ -22,6 +24,11 @@ from bertjax.text.tokenizer_base import (
 )
 
 FILE = "vocab.txt"
+
+GUESSED = "do_lower_case_guessed"
+"""Our entry of tokenizer_config.json: true if do_lower_case is a guess by the vocabulary."""
+
+_CASED_SHARE = 0.01  # bert-base-cased 0.29, multilingual cased 0.16, Google's Chinese 0.0001
 
 MAX_WORD_CHARACTERS = 100
 """Longer words become [UNK], as in Hugging Face. Google's code has 200."""
@@ -39,35 +46,61 @@ class WordPieceTokenizer(Tokenizer):
     google-research/bert's tokenization.py).
 
     `tokens` is the vocabulary in order of ids, special tokens included. If `strip_accents` is None,
-    accents are removed exactly when `lowercase` is True.
+    accents are removed exactly when `lowercase` is True. `added` tokens are found in text first;
+    those that `tokens` lacks have the next ids. `guessed` is whether nothing said `lowercase`.
     """
 
     kind: Kind = "wordpiece"
 
     def __init__(
-        self, tokens: list[str], lowercase: bool, strip_accents: bool | None = None
+        self,
+        tokens: list[str],
+        lowercase: bool,
+        strip_accents: bool | None = None,
+        added: tuple[AddedToken, ...] = (),
+        guessed: bool = False,
     ) -> None:
         import tokenizers
 
         ids = {token: number for number, token in enumerate(tokens)}
-        super().__init__(tokens, {name: ids[name] for name in SPECIALS})
+        after = [token.content for token in added if token.content not in ids]
+        super().__init__([*tokens, *after], {name: ids[name] for name in SPECIALS})
         self.lowercase = lowercase
         self.strip_accents = strip_accents
+        self._arguments = (tokens, lowercase, strip_accents, added, guessed)
         self._library = _library(
             lowercase, strip_accents, vocab=ids, max_input_chars_per_word=MAX_WORD_CHARACTERS
         )
+        self._library.add_tokens([tokenizers.AddedToken(**token._asdict()) for token in added])
+        self._special += tuple(
+            self._library.token_to_id(token.content) for token in added if token.special
+        )
+        # Where an added token may be in a text; "" matches every text.
+        parts = ["" if token.normalized else re.escape(token.content) for token in added]
+        self._added = re.compile("|".join(parts)) if parts else None
         self._cache = EncodingCache(self._encode_words, _MAX_CACHED_CHUNKS)
         self._decoder = tokenizers.decoders.WordPiece()
         strips = lowercase if strip_accents is None else strip_accents
-        canonical = {"lowercase": lowercase, "strip_accents": strips, "tokens": tokens}
+        canonical: dict[str, Any] = {"lowercase": lowercase, "strip_accents": strips}
+        canonical["tokens"] = tokens
+        if added:
+            canonical["added"] = added
         self.sha256 = hashlib.sha256(json.dumps(canonical).encode()).hexdigest()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return WordPieceTokenizer, (self._tokens, self.lowercase, self.strip_accents)
+        return WordPieceTokenizer, self._arguments
 
     def with_tokens(self, tokens: list[str]) -> "WordPieceTokenizer":
-        """Returns a tokenizer with the same rules and another vocabulary."""
-        return WordPieceTokenizer(tokens, self.lowercase, self.strip_accents)
+        """Returns a tokenizer with the same rules and another vocabulary.
+
+        `tokens` holds the added tokens too, which then are a part of the vocabulary.
+        """
+        return WordPieceTokenizer(tokens, *self._arguments[1:])
+
+    def with_casing(self, lowercase: bool, strip_accents: bool | None) -> "WordPieceTokenizer":
+        """Returns a tokenizer with the same vocabulary and other treatment of case and accents."""
+        tokens, _, _, added, _ = self._arguments
+        return WordPieceTokenizer(tokens, lowercase, strip_accents, added)
 
     def words(self, text: str) -> list[str]:
         """Returns the cleaned words of a text, before they are looked up in the vocabulary.
@@ -83,9 +116,16 @@ class WordPieceTokenizer(Tokenizer):
 
     def encode_sentences(self, sentences: Sequence[str]) -> list[np.ndarray]:
         """Returns views of one array; see `Tokenizer.encode_sentences`."""
+        whole: list[int] = []  # the texts with added tokens, whose words depend on what is around
+        if self._added:
+            whole = [i for i, text in enumerate(sentences) if self._added.search(text)]
         with refusing_surrogates(sentences):
             ids, offsets = self._cache.encode(sentences)
-        return [ids[start:stop] for start, stop in itertools.pairwise(offsets.tolist())]
+            encoded = self._encode_words([sentences[i] for i in whole])
+        rows = [ids[start:stop] for start, stop in itertools.pairwise(offsets.tolist())]
+        for number, row in zip(whole, encoded, strict=True):
+            rows[number] = np.array(row, np.int32)
+        return rows
 
     def _encode_many(self, texts: list[str]) -> list[list[int]]:
         return [ids.tolist() for ids in self.encode_sentences(texts)]
@@ -116,15 +156,20 @@ class WordPieceTokenizer(Tokenizer):
     def files(self, *, export: bool) -> dict[str, bytes]:
         """Returns files that transformers reads, whatever `export` is; see `Tokenizer.files`."""
         del export
-        settings = {
+        settings: dict[str, Any] = {
             "tokenizer_class": "BertTokenizer",
             "do_lower_case": self.lowercase,
             "strip_accents": self.strip_accents,
             "tokenize_chinese_chars": True,
         }
+        tokens, _, _, added, guessed = self._arguments
+        if guessed:
+            settings[GUESSED] = True
+        if added:
+            settings["added_tokens_decoder"] = decoder_of(self._tokens, added)
         return {
             SETTINGS_FILE: json.dumps(settings, indent=2).encode() + b"\n",
-            FILE: "".join(token + "\n" for token in self._tokens).encode(),
+            FILE: "".join(token + "\n" for token in tokens).encode(),
         }
 
 
@@ -191,7 +236,8 @@ def parse(data: bytes, file: epath.Path) -> list[str]:
         UserError: an empty line, a duplicate token, or a missing special token.
     """
     # str.splitlines would split at U+2028 and others, which are tokens of real vocabularies.
-    tokens = [line.removesuffix("\r") for line in data.decode().split("\n")]
+    # Editors leave a mark at the start and spaces; Google's code strips these too.
+    tokens = [line.strip(" \t\r") for line in data.decode("utf-8-sig").split("\n")]
     if tokens and not tokens[-1]:
         tokens.pop()
     first: dict[str, int] = {}
@@ -208,6 +254,7 @@ def parse(data: bytes, file: epath.Path) -> list[str]:
     return tokens
 
 
-def is_cased(token: str) -> bool:
-    """Whether a token that is not special has an upper-case letter."""
-    return not (token.startswith("[") and token.endswith("]")) and token != token.lower()
+def is_cased(tokens: list[str]) -> bool:
+    """Whether more than one token in 100 has an upper-case letter. [URL] and <S> don't count."""
+    words = [token for token in tokens if token[:1] + token[-1:] not in ("[]", "<>")]
+    return sum(word != word.lower() for word in words) > _CASED_SHARE * len(tokens)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from bertjax.errors import UserError
 from bertjax.text import tokenizer_base
+from bertjax.text.added_tokens import AddedToken
 from bertjax.text.tokenizer import load_tokenizer
 from bertjax.text.tokenizer_training import TokenizerConfig, train_tokenizer
 from bertjax.text.wordpiece import WordPieceTokenizer
@@ -164,6 +165,32 @@ def test_a_text_cannot_write_special_tokens(trained):
     inner = tokenizer.encode("[CLS] a [MASK] [SEP] [PAD]").ids[1:-1]
     assert not tokenizer.special()[inner].any()
     assert not tokenizer.special()[tokenizer.batch(["[SEP]"])["input_ids"][0, 1:-1]].any()
+
+
+def test_added_tokens_are_found_in_text():
+    words = [*SPECIALS, "the", "cat", "[", "]", "e", "##1"]
+    added = (AddedToken("[E1]"), AddedToken("covid", special=False, normalized=True))
+    tokenizer = WordPieceTokenizer(words, True, added=added)
+    assert tokenizer.vocab_size == 13 and tokenizer.token(11) == "[E1]"
+    text = "[E1] the[MASK] COVIDcat [e1] [SEP]"
+    found = tokenizer.encode(text, parse_mask=True)
+    unknown = tokenizer.unk_id
+    assert found.ids == [2, 11, 5, 4, 12, 6, 7, 9, 10, 8, 7, unknown, 8, 3]
+    assert [text[slice(*place)] for place in found.offsets[1:6]] == [
+        "[E1]", "the", "[MASK]", "COVID", "cat",
+    ]  # fmt: skip
+    # A special one is never masked and not shown; another one is text.
+    assert np.flatnonzero(tokenizer.special()).tolist() == [0, 2, 3, 4, 11]
+    assert tokenizer.decode([2, 11, 12, 6]) == "covid cat"
+    assert tokenizer.surface(11) is None and tokenizer.surface(12) == ("covid", True, False)
+    exact = WordPieceTokenizer(words, True, added=added[:1])
+    texts = ["the cat", "a [E1]", "[e1]", "", "[E1]"]
+    rows = [row.tolist() for row in exact.encode_sentences(texts)]
+    assert rows == [[5, 6], [1, 11], [7, 9, 10, 8], [], [11]]
+    assert rows == [exact.encode(text).ids[1:-1] for text in texts]
+    hashes = {each.sha256 for each in (tokenizer, exact, WordPieceTokenizer(words, True))}
+    assert len(hashes) == 3
+    assert pickle.loads(pickle.dumps(tokenizer)).encode(text).ids == tokenizer.encode(text).ids
 
 
 def test_parse_mask_turns_a_literal_into_the_mask_token(trained):
@@ -367,14 +394,40 @@ def test_settings_beside_a_vocabulary(tmp_path):
     assert load_tokenizer(tmp_path, lowercase=True).lowercase
 
 
-def test_without_settings_the_vocabulary_tells_whether_it_is_cased(tmp_path):
+def test_without_settings_the_share_of_capitals_decides_and_a_warning_says_so(tmp_path, caplog):
     path = tmp_path / "cased.txt"
-    path.write_text("\r\n".join([*SPECIALS, "the", "The", "[unused1]"]))
-    tokenizer = load_tokenizer(path)
-    assert not tokenizer.lowercase and tokenizer.vocab_size == 8
-    assert tokenizer.encode("The").ids[1] == 6
-    path.write_text("\n".join([*SPECIALS, "the", "[UNUSED]"]))
-    assert load_tokenizer(path).lowercase
+    for tokens, lowercase in (
+        (["the", "The", "[unused1]"], False),
+        (["the", "[UNUSED]", "<S>", "<URL>", "[URL]"], True),
+        ([*(f"x{number}" for number in range(95)), "URL"], True),
+        ([*(f"x{number}" for number in range(95)), "URL", "USA"], False),
+    ):
+        path.write_text("\r\n".join([*SPECIALS, *tokens]))
+        caplog.clear()
+        tokenizer = load_tokenizer(path)
+        assert tokenizer.lowercase is lowercase and tokenizer.vocab_size == 5 + len(tokens)
+        assert (
+            "cased.txt: nothing says whether the vocabulary is cased; it is taken as "
+            + ("uncased" if lowercase else "cased")
+            in caplog.text
+        )
+        # What is saved is the same for transformers, and still no more than a guess here.
+        tokenizer.save(tmp_path / "saved")
+        caplog.clear()
+        saved = load_tokenizer(tmp_path / "saved")
+        assert saved.sha256 == tokenizer.sha256 and "nothing says whether" in caplog.text
+        caplog.clear()
+        assert load_tokenizer(path, lowercase=True).lowercase and caplog.text == ""
+
+
+def test_a_mark_and_spaces_of_editors_are_no_part_of_tokens(tmp_path):
+    tokens = [*SPECIALS, "the", "cat", "\u3000"]
+    path = tmp_path / "vocab.txt"
+    path.write_text("\ufeff" + "".join(f" {token}\t \r\n" for token in tokens), encoding="utf-8")
+    assert load_tokenizer(path).sha256 == WordPieceTokenizer(tokens, True).sha256
+    path.write_text("\n".join([*tokens, " ", "on"]), encoding="utf-8")
+    with pytest.raises(UserError, match=r"vocab\.txt:9: an empty line"):
+        load_tokenizer(path)
 
 
 def test_tokens_that_look_like_line_ends_are_tokens(tmp_path):

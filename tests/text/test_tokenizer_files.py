@@ -5,6 +5,7 @@ import pathlib
 import pytest
 
 from bertjax.errors import UserError
+from bertjax.text.added_tokens import AddedToken
 from bertjax.text.tokenizer import load_tokenizer
 from bertjax.text.tokenizer_training import TokenizerConfig, train_tokenizer
 from bertjax.text.wordpiece import WordPieceTokenizer
@@ -63,8 +64,8 @@ def test_it_is_the_tokenizer_of_the_same_vocab_txt(tmp_path):
 def test_case_and_accents_are_those_of_its_normalizer(fields, tmp_path, lowercase, strips):
     fields["normalizer"].update(lowercase=lowercase, strip_accents=strips)
     write(tmp_path, fields)
-    tokens = [*fields["model"]["vocab"], "[E1]", "[/E1]"]
-    expected = WordPieceTokenizer(tokens, lowercase, strips)
+    added = (AddedToken("[E1]"), AddedToken("[/E1]"))
+    expected = WordPieceTokenizer(list(fields["model"]["vocab"]), lowercase, strips, added)
     assert load_tokenizer(tmp_path).sha256 == expected.sha256
     assert load_tokenizer(tmp_path, lowercase=not lowercase).lowercase is not lowercase
 
@@ -102,6 +103,30 @@ def test_the_older_form_of_the_post_processor_is_read(fields, tmp_path):
     assert load_tokenizer(tmp_path).sha256 == load_tokenizer(GOLDEN).sha256
 
 
+def test_a_wordpiece_of_2020_has_no_type(fields, tmp_path):
+    del fields["model"]["type"]
+    write(tmp_path, fields, {"strip_accents": False})
+    assert load_tokenizer(tmp_path).sha256 == load_tokenizer(GOLDEN).sha256
+    del fields["model"]["max_input_chars_per_word"]  # as a BPE of that year
+    write(tmp_path, fields)
+    with pytest.raises(UserError, match="its model is missing"):
+        load_tokenizer(tmp_path)
+
+
+def test_beside_a_vocab_txt_it_says_the_casing_that_no_setting_does(fields, tmp_path, caplog):
+    (tmp_path / "vocab.txt").write_text("\n".join(fields["model"]["vocab"]), encoding="utf-8")
+    for lowercase in (True, False):
+        fields["normalizer"].update(lowercase=lowercase, strip_accents=not lowercase)
+        write(tmp_path, fields)
+        found = load_tokenizer(tmp_path)
+        assert (found.lowercase, found.strip_accents) == (lowercase, not lowercase)
+        write(tmp_path, fields, {"do_lower_case": not lowercase, "strip_accents": None})
+        found = load_tokenizer(tmp_path)
+        assert (found.lowercase, found.strip_accents) == (not lowercase, None)
+        (tmp_path / "tokenizer_config.json").unlink()
+    assert caplog.text == ""
+
+
 def put(*keys):
     """Returns a change that sets the item at a path, given by all arguments but the last."""
     *path, last, value = keys
@@ -112,9 +137,6 @@ def put(*keys):
         fields[last] = value
 
     return change
-
-
-WORD = {"id": 35, "content": "zebra", "special": False}
 
 
 @pytest.mark.parametrize(
@@ -144,8 +166,10 @@ WORD = {"id": 35, "content": "zebra", "special": False}
         (put("post_processor", {"type": "BertProcessing", "cls": ["a", 2]}), "post_processor"),
         (put("added_tokens", 0, "id", 7), r"added_tokens gives '\[PAD\]' the id 7.* has id 0"),
         (put("added_tokens", 6, "id", 40), r"'\[/E1\]' has id 40, but the next id is 35"),
-        (put("added_tokens", 6, WORD), "'zebra' is not special"),
-        (put("added_tokens", ["[E1]"]), "added_tokens are not objects"),
+        (put("added_tokens", 6, "special", 1), r"special of '\[/E1\]' is 1: write true"),
+        (put("added_tokens", 6, "id", None), "added_tokens are not objects with ids"),
+        (put("added_tokens", 6, "content", ""), "added_tokens has a token ''"),
+        (put("added_tokens", ["[E1]"]), "added_tokens are not objects with ids"),
     ],
 )
 def test_rules_other_than_berts_are_refused_by_name(fields, tmp_path, change, reason):
@@ -215,6 +239,10 @@ def test_beside_a_vocab_txt_it_holds_the_same_vocabulary(fields, tmp_path):
     assert load_tokenizer(tmp_path).sha256 == load_tokenizer(GOLDEN).sha256
     del fields["added_tokens"][6]
     write(tmp_path, fields)
+    with pytest.raises(UserError, match=r"has '\[/E1\]', and the other file .* does not add it"):
+        load_tokenizer(tmp_path)
+    del fields["model"]["vocab"][":"]
+    write(tmp_path, fields)
     for path in (tmp_path, tmp_path / "vocab.txt"):
         with pytest.raises(UserError, match=r"holds another vocabulary than vocab\.txt beside it"):
             load_tokenizer(path)
@@ -268,11 +296,12 @@ def test_settings_that_change_nothing_are_taken(tmp_path, settings):
             r"gives '\[MASK\]' the id 5, but .* has id 4",
         ),
         (
-            {"added_tokens_decoder": {"6": {"content": "[E1]", "special": True}}},
-            r"gives '\[E1\]' the id 6, but .* is missing",
+            {"added_tokens_decoder": {"7": {"content": "[E1]", "special": True}}},
+            r"'\[E1\]' has id 7, but the next id is 6",
         ),
-        ({"added_tokens_decoder": {"5": {"content": "the"}}}, "'the' is not special"),
-        ({"added_tokens_decoder": {"5": {"content": []}}}, "it is missing"),
+        ({"added_tokens_decoder": {"x": {"content": "[E1]"}}}, "id of '\\[E1\\]' is 'x'"),
+        ({"added_tokens_decoder": {"5": {"content": []}}}, r"has a token \[\]"),
+        ({"additional_special_tokens": [3]}, "additional_special_tokens names 3"),
     ],
 )
 def test_settings_that_change_ids_are_refused(tmp_path, settings, reason):
@@ -284,7 +313,8 @@ def test_settings_that_change_ids_are_refused(tmp_path, settings, reason):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ('{"zebra": 6}', "'zebra' the id 6, but .* is missing"),
+        ('{"zebra": 7}', "'zebra' has id 7, but the next id is 6"),
+        ('{"zebra": "6"}', "the id of 'zebra' is '6'"),
         ('{"the": 6}', "'the' the id 6, but .* has id 5"),
         ("[]", "holds no JSON object"),
     ],

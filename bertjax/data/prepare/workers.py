@@ -7,6 +7,7 @@ its final name or not at all, so a worker may be killed at any time.
 import concurrent.futures
 import concurrent.futures.process
 import functools
+import logging
 import multiprocessing
 import os
 import signal
@@ -118,6 +119,7 @@ def _start_worker() -> None:
     for number in _STOPPING:
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    logging.getLogger("bertjax").setLevel(logging.ERROR)  # the parent has warned
     # Every core already has a worker.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
