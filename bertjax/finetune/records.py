@@ -144,7 +144,7 @@ class Records:
             if task.baseline is not None and name in task.baseline.scores:
                 reference = (task.baseline.description, task.baseline.scores[name])
             note = task.notes.get(name)
-            metrics.append(Metric(name, words, better, reference, group=title, note=note))
+            metrics.append(Metric(name, words, better, reference, title, note, task.dev_hash))
         return metrics
 
     def _work(self, rows_per_step: float) -> Work:

@@ -49,7 +49,8 @@ def described(corpora: Corpora, objective: Objective, groups: Iterable[str]) -> 
             ranks = name.removeprefix(frequency.METRIC).replace("_up", " and up")
             ranks = ranks.replace("_", " to ")
             by_rank.append(Metric(name + suffix, ranks, "max", group=title))
-    return [*metrics, *(own if several else ()), *by_rank]
+    data = str(corpora.setting())
+    return [each._replace(data=data) for each in (*metrics, *(own if several else ()), *by_rank)]
 
 
 def make_plateau_meter(corpora: Corpora, objective: Objective) -> PlateauMeter:

@@ -7,6 +7,7 @@ from bertjax.report import html
 from bertjax.report.html import Line
 from bertjax.rundir.records import KINDS, Metric, Record, metric_names, points_of
 
+_WORDS = {"grad_norm": "gradient norm"}
 _COLORS = {"train": "second", "eval": "accent"}
 
 
@@ -38,7 +39,11 @@ def charts_of(records: Sequence[Record], metrics: Mapping[str, Metric]) -> list[
     """
     names = metric_names(records)
     described = [metric for name, metric in metrics.items() if name in names]
-    described += [Metric(name, name) for name in names if name not in metrics]
+    others = [name for name in names if name not in metrics]
+    described += [
+        Metric(name, _WORDS.get(name, name.replace("_", " ")))
+        for name in sorted(others, key=lambda name: name != "loss")
+    ]
     groups: dict[str, list[Metric]] = {}
     for metric in described:
         groups.setdefault(metric.group or metric.words, []).append(metric)

@@ -9,6 +9,7 @@ from etils import epath
 from bertjax.files import writing
 from bertjax.report import html
 from bertjax.report.html import Line
+from bertjax.report.results import setting
 from bertjax.report.tables import compared_tables
 from bertjax.rundir.records import (
     KINDS,
@@ -55,7 +56,8 @@ def write_comparison(directories: Sequence[epath.Path], target: epath.Path) -> e
         html.heading("Last values"),
         html.paragraph(
             "Held-out values are those of the last evaluation; the best one stands below if it was "
-            "another. The best run is bold. Training values are means of the last steps.",
+            "another. The best of the runs that were evaluated on the same rows is bold. Training "
+            "values are means of the last steps.",
             "note",
         ),
         _last_values(runs),
@@ -108,11 +110,14 @@ def _last_values(runs: Sequence[_Run]) -> str:
     rows = []
     for kind, metric in _metrics(runs):
         curves = [points_of(run.records, kind, metric.name) for run in runs]
-        last = [points[-1][1] for points in curves if points]
-        best = _best(kind, metric, last) if len(last) > 1 else None
+        last: dict[str | None, list[float]] = {}  # of the runs with the same held-out rows
+        groups = [run.metrics.get(metric.name, metric).data for run in runs]
+        for group, points in zip(groups, curves, strict=True):
+            last.setdefault(group, []).extend(value for _, value in points[-1:])
         cells = []
-        for points in curves:
+        for group, points in zip(groups, curves, strict=True):
             cell = html.number(points[-1][1]) if points else ""
+            best = _best(kind, metric, last[group]) if len(last[group]) > 1 else None
             if points and points[-1][1] == best:
                 cell = f"<b>{cell}</b>"
             cells.append(cell + _best_so_far(kind, metric, points))
@@ -186,7 +191,7 @@ def _differences(settings: dict[str, dict[str, Any]]) -> list[str]:
         if all(value == values[0] for value in values):
             same += 1
         elif name not in _NO_SETTINGS:
-            cells = ["" if value is absent else html.text(_setting(value)) for value in values]
+            cells = ["" if value is absent else html.text(setting(value)) for value in values]
             rows.append([f"<code>{html.text(name)}</code>", *cells])
     if not rows:
         return [html.paragraph(f"{', '.join(settings)}: all {same} settings are the same.")]
@@ -194,9 +199,3 @@ def _differences(settings: dict[str, dict[str, Any]]) -> list[str]:
         html.table(["setting", *settings], rows),
         html.paragraph(f"{same} other settings are the same.", "note"),
     ]
-
-
-def _setting(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(map(_setting, value)) or "none"
-    return "not set" if value is None else str(value)

@@ -12,6 +12,8 @@ from typing import NamedTuple
 _COLORS = 8  # the classes run0 to run7
 _MAX_POINTS = 1000
 _MAX_TEXT = 300
+_MAX_LABEL = 30
+_CHARACTER, _LABEL_HEIGHT = 8.0, 16  # pixels of a character of a label
 
 
 def page(title: str, body: Sequence[str]) -> str:
@@ -170,8 +172,8 @@ def curves(
 ) -> str:
     """Curves over steps, without points that are not finite; empty if no point is left.
 
-    `references` are (label, value) of horizontal dashed lines to compare with. The legend is above
-    the curves. Screen readers say the title.
+    `references` are (label, value) of horizontal dashed lines to compare with. The legend names
+    each line beside its end. Screen readers say the title.
     """
     finite = [
         line._replace(points=points)
@@ -182,21 +184,25 @@ def curves(
         return ""
     steps, values = zip(*(point for line in finite for point in line.points), strict=True)
     values = (*values, *(value for _, value in references))
-    axes = _Axes(max(steps) or 1, nice_ticks(min(values), max(values)))
+    labels = [(_cut(line.label), line.color, line.points[-1][1]) for line in finite]
+    labels += [(_cut(label), "third", value) for label, value in references]
+    labels = labels if legend else []
+    longest = max((len(label) for label, _, _ in labels), default=0)
+    right = _Axes.width - 24 - _CHARACTER * longest
+    axes = _Axes(max(steps) or 1, nice_ticks(min(values), max(values)), right)
     shapes = [
         *axes.grid(),
-        *(axes.level(label, value) for label, value in references),
+        *(axes.level(value) for _, value in references),
         *(axes.curve(line) for line in finite),
+        *axes.legend(labels),
     ]
-    if legend:
-        labels = "\N{EM SPACE}".join(
-            f'<tspan class="{line.color}">{text(line.label)}</tspan>' for line in finite
-        )
-        shapes.append(
-            f'<text x="{axes.right}" y="16" text-anchor="end" font-size="13" font-weight="600">'
-            f"{labels}</text>"
-        )
     return _svg(axes.width, axes.height, title, shapes)
+
+
+def _cut(label: str) -> str:
+    return (
+        label if len(label) <= _MAX_LABEL else f"{label[: _MAX_LABEL - 1]}\N{HORIZONTAL ELLIPSIS}"
+    )
 
 
 class _Axes(NamedTuple):
@@ -204,9 +210,11 @@ class _Axes(NamedTuple):
 
     steps: float
     ticks: Sequence[float]
+    right: float
+    """Where the curves end, and the legend begins."""
 
-    width, height = 720, 284
-    left, right, top, bottom = 60, 696, 28, 242
+    width, height = 720, 272
+    left, top, bottom = 60, 16, 230
 
     def x(self, step: float) -> float:
         return self.left + (self.right - self.left) * step / self.steps
@@ -232,14 +240,25 @@ class _Axes(NamedTuple):
         name = f'<text class="label" x="{self.left}" y="{self.height - 4}" font-size="12">'
         return [*shapes, f"{name}steps</text>"]
 
-    def level(self, label: str, value: float) -> str:
-        """A horizontal dashed line with its label below."""
-        y = self.y(value)
-        return (
-            f'<g class="third"><path d="M{self.left} {y:.1f}H{self.right}" {_stroke(1.6, "6 4")}/>'
-            f'<text x="{self.left + 8}" y="{y + 17:.1f}" font-size="13" font-weight="600">'
-            f"{text(label)}</text></g>"
-        )
+    def level(self, value: float) -> str:
+        """A horizontal dashed line."""
+        path = f"M{self.left} {self.y(value):.1f}H{self.right}"
+        return f'<g class="third"><path d="{path}" {_stroke(1.6, "6 4")}/></g>'
+
+    def legend(self, labels: Sequence[tuple[str, str, float]]) -> list[str]:
+        """Labels (text, color, value) to the right of the curves, near their values."""
+        ordered = sorted(labels, key=lambda each: self.y(each[2]))
+        places, lowest = [], self.top
+        for place, (_, _, value) in enumerate(ordered):
+            left_over = len(ordered) - place - 1
+            wanted = min(self.y(value), self.bottom - _LABEL_HEIGHT * left_over)
+            places.append(max(wanted, lowest))
+            lowest = places[-1] + _LABEL_HEIGHT
+        return [
+            f'<text class="{color}" x="{self.right + 10}" y="{y + 4:.1f}" font-size="13" '
+            f'font-weight="600">{text(label)}</text>'
+            for y, (label, color, _) in zip(places, ordered, strict=True)
+        ]
 
     def curve(self, line: Line) -> str:
         """A curve, with a dot at each point if they are few."""

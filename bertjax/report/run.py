@@ -13,9 +13,9 @@ from bertjax.report import html
 from bertjax.report.charts import charts_of
 from bertjax.report.comparison import write_comparison
 from bertjax.report.demo import NUMBERS, PAGE, write_demo_report
+from bertjax.report.results import final_numbers, settings_table
 from bertjax.report.tables import run_tables
 from bertjax.rundir.records import (
-    CONFIG,
     REPORT,
     STORY,
     Metric,
@@ -93,18 +93,17 @@ def _write_run_report(directory: epath.Path) -> epath.Path:
     runs = [(name, read_records(path)) for name, path in files]
     metrics = read_metrics(directory)
     name = f"bertjax: {directory.name}"
-    body = html.title(name, _headline(directory, [records for _, records in runs], metrics))
+    every = [records for _, records in runs]
+    body = html.title(name, _headline(directory, every, metrics))
+    body += final_numbers(directory, every, metrics)
     for (seed, records), (_, path) in zip(runs, files, strict=True):
-        if len(runs) > 1:
-            body.append(html.heading(seed))
+        body.append(html.heading(seed if len(runs) > 1 else "Curves"))
         figures = [
             html.figure(chart.picture(), chart.caption) for chart in charts_of(records, metrics)
         ]
         body += [*figures[:1], '<div class="pair">', *figures[1:], "</div>"]
         body += run_tables(read_tables(path.parent))
-    if (directory / CONFIG).exists():
-        text = (directory / CONFIG).read_bytes().decode(errors="replace")
-        body.append(html.folded(CONFIG, html.preformatted(text.rstrip().split("\n"))))
+    body += settings_table(directory)
     target = directory / REPORT / PAGE
     with writing(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -34,6 +34,8 @@ class Metric(NamedTuple):
     """Title of the figure that this metric shares with the others of the group."""
     note: str | None = None
     """How it is computed, where the name does not tell."""
+    data: str | None = None
+    """Hash of the held-out rows. Only values on the same rows are compared."""
 
     @property
     def full_words(self) -> str:

@@ -50,6 +50,15 @@ def test_a_metric_that_the_run_does_not_describe_has_no_best(tmp_path, pages):
     assert "<b>0.5</b>" not in target.read_text()
 
 
+def test_only_runs_on_the_same_rows_have_a_best(tmp_path, pages):
+    """The loss of a regressor is no cross-entropy."""
+    for name, value, data in (("a", 0.5, "x"), ("b", 0.25, "x"), ("c", 0.125, "y")):
+        metrics = [{"name": "loss", "words": "loss", "better": "min", "data": data}]
+        pages.write_run(tmp_path / name, [value], {"metrics": metrics}, metric="loss")
+    *_, target = report.report([tmp_path / name for name in "abc"], lambda line: None)
+    assert re.findall(r"<b>([\d.]+)</b>", target.read_text()) == ["0.25"]
+
+
 def test_only_settings_that_differ_are_listed(two_runs, pages):
     *_, target = report.report(two_runs, lambda line: None)
     rows = pages.rows_of(target.read_text())

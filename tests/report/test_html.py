@@ -36,6 +36,20 @@ def test_ticks_enclose_and_are_few(low, high):
     assert len(steps) == 1
 
 
+def test_the_legend_is_beside_the_curves_and_no_label_is_on_another():
+    lines = [Line(name, [(0, 0.0), (10, 1.0)]) for name in ("one", "two", "three")]
+    source = curves(lines, "loss", references=[("rule", 0.0), ("a long name " * 5, 1.0)])
+    right = max(float(x) for x in re.findall(r"[ML]?([\d.]+) [\d.]+\"", source))
+    labels = re.findall(r'<text class="[a-z]+" x="([\d.]+)" y="([\d.]+)"[^>]*>([^<]*)<', source)[
+        -5:
+    ]
+    assert [label for _, _, label in labels][-1] == "rule" and len(labels[3][2]) == 30
+    heights = [float(y) for _, y, _ in labels]
+    assert min(b - a for a, b in itertools.pairwise(heights)) >= 15.9 and max(heights) < 240
+    assert all(float(x) > right for x, _, _ in labels)
+    assert 'class="accent" x=' not in curves(lines, "loss", legend=False)
+
+
 def test_curves_leave_out_what_is_not_finite():
     source = curves([Line("loss", [(0, float("nan")), (1, 2.0), (2, 1.0)])], "loss")
     assert "nan" not in source and source.count("<circle") == 2

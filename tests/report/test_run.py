@@ -44,6 +44,87 @@ def test_the_headline_is_the_result_and_before_it_the_last_evaluation(tmp_path, 
     assert headline() == ["Held-out accuracy after 20 steps: 0.75, 0.625 (majority 0.5)"]
 
 
+@pytest.fixture
+def finished(tmp_path, pages):
+    """A fine-tuning of two seeds, whose result is not its last evaluation."""
+    directory = tmp_path / "run"
+    metrics = [
+        {"name": "f1", "words": "F1", "better": "max", "reference": ["the most common", 0.5]},
+        {"name": "loss", "words": "loss", "better": "min"},
+    ]
+    for seed in (0, 1):
+        pages.write_run(directory / f"seed-{seed}", [0.5, 0.25], metric="f1")
+    settings = {"kind": "fine-tuning", "task": {"kind": "classification", "pair_column": None}}
+    settings |= {"seeds": [0, 1], "patience": 0, "optimizer": {"learning_rate": 5e-05}}
+    settings |= {"immutable": {"weights": "abc123"}, "metrics": metrics}
+    (directory / "config.json").write_text(json.dumps(settings))
+    seeds = [
+        {"metrics": {"loss": 1.0, "f1": 0.75}, "test_metrics": {"loss": 2.0, "f1": 0.5}},
+        {"metrics": {"loss": 3.0, "f1": 0.25}, "test_metrics": {"loss": 2.0, "f1": 0.5}},
+    ]
+    rule = {"name": "majority", "description": "the most common", "scores": {"f1": 0.4}}
+    result = {"sentence": "F1 0.5.", "steps": 20, "seeds": seeds}
+    result |= {"baseline": rule, "test_baseline": {**rule, "scores": {"f1": 0.3, "loss": 4.0}}}
+    (directory / "result.json").write_text(json.dumps(result))
+    return directory
+
+
+def test_final_numbers_stand_beside_their_baselines(finished, pages):
+    (target,) = report.report([finished], lambda line: None)
+    source = target.read_text()
+    header = re.findall("<th(?: [^>]*)?>(.*?)</th>", source)[:5]
+    assert header == [
+        *("metric", "dev rows", "the most common, dev rows"),
+        *("test rows", "the most common, test rows"),
+    ]
+    rows = pages.rows_of(source)
+    assert rows[:2] == [
+        ["F1", "0.5 ± 0.3536", "0.4", "0.5 ± 0", "0.3"],
+        ["loss", "2 ± 1.414", "", "2 ± 0", "4"],
+    ]
+    assert source.index("Final numbers") < source.index("<svg") < source.index("Settings")
+
+
+def test_before_the_end_the_numbers_are_those_of_the_last_evaluation(finished, pages):
+    (finished / "result.json").unlink()
+    (target,) = report.report([finished], lambda line: None)
+    assert pages.rows_of(target.read_text())[0] == ["F1", "0.25 ± 0", "0.5"]
+
+
+@pytest.mark.parametrize(
+    "result",
+    ['{"sentence": "x", "steps": 20, "seeds": [3, {"metrics": [1]}], "baseline": {}}', "[]"],
+)
+def test_a_damaged_result_leaves_no_numbers(finished, result):
+    (finished / "result.json").write_text(result)
+    assert report.report([finished], lambda line: None)
+
+
+def test_settings_are_a_table(finished, pages):
+    (target,) = report.report([finished], lambda line: None)
+    source, text, _ = pages.read(target)
+    rows = pages.rows_of(source)
+    for row in (["seeds", "0, 1"], ["patience", "0"], ["optimizer.learning_rate", "5e-05"]):
+        assert row in rows
+    assert "Not set: task.pair_column." in text
+    settings = source[source.index("<h2>Settings") :]
+    assert "abc123" not in settings and "{" not in settings
+
+
+def test_names_of_metrics_are_no_paths(tmp_path, pages):
+    """A run from elsewhere may have any."""
+    names = ["../../outside", str(tmp_path / "absolute"), "f1/micro", "<script>", "a\\b"]
+    run = tmp_path / "a" / "run"
+    run.mkdir(parents=True)
+    rows = [{"step": step, "kind": "eval", **dict.fromkeys(names, 1.0)} for step in (1, 2)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    before = set(tmp_path.rglob("*"))
+    (target,) = report.report([run], lambda line: None)
+    assert set(tmp_path.rglob("*")) - before == {run / "report", target}
+    _, text, reader = pages.read(target)
+    assert "f1/micro" in text and "script" not in reader.tags
+
+
 def test_report_of_several_seeds(tmp_path, pages):
     for seed in (0, 1):
         workdir = tmp_path / f"seed-{seed}"
