@@ -12,6 +12,7 @@ from bertjax.data import shards
 from bertjax.data.shards import Manifest
 from bertjax.data.stream import ShardReader
 from bertjax.errors import UserError
+from bertjax.text.tokenizer import Tokenizer
 
 _HEAD = 12  # characters of a SHA-256 in a message
 
@@ -44,6 +45,18 @@ class Corpora(NamedTuple):
             empty = paths[counts.index(0)]
             raise UserError(f"{empty}: its train split holds no examples: prepare more text.")
         return cls(paths, _names(paths), manifests, _whole_numbers(weights or counts))
+
+    def check_ids(self, tokenizer: Tokenizer) -> None:
+        """Raises `UserError` if a manifest gives special tokens other ids than the tokenizer."""
+        names = ("vocab_size", "pad_id", "cls_id", "sep_id", "mask_id", "unk_id")
+        for directory, manifest in zip(self.directories, self.manifests, strict=True):
+            for name in names:
+                said, own = getattr(manifest, name), getattr(tokenizer, name)
+                if said != own:
+                    raise UserError(
+                        f"{directory / shards.MANIFEST}: says {name} {said} where the tokenizer "
+                        f"beside it has {own}; restore the file, or prepare the data again."
+                    )
 
     @property
     def manifest(self) -> Manifest:

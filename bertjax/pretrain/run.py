@@ -138,6 +138,8 @@ def load(config: PretrainConfig) -> Inputs:
             f"{tokenizer.sha256[:12]}, the manifest says {expected[:12]}); put the right one back, "
             "or prepare the data again."
         )
+    for phase in phases:
+        phase.corpora.check_ids(tokenizer)
     tokenizer.files(export=True)  # refuses now what the export would refuse after the last step
     vocabulary = Vocabulary.of(tokenizer)
     # Mistakes are told before the counting, which takes seconds.

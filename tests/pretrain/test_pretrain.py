@@ -500,3 +500,16 @@ def test_another_tokenizer_than_the_shards_is_refused(recipe, data, tmp_path):
     train_tokenizer(TokenizerConfig(text, str(shards / "tokenizer"), vocab_size=180), silent)
     with pytest.raises(bj.UserError, match="not the tokenizer that made these shards"):
         runs.pretrain(recipe(data=str(shards)), silent)
+
+
+@pytest.mark.parametrize("name", ["vocab_size", "pad_id", "cls_id", "sep_id", "mask_id", "unk_id"])
+def test_ids_of_another_tokenizer_in_the_manifest_are_refused(recipe, data, tmp_path, name):
+    shards = tmp_path / "shards"
+    shutil.copytree(data / "shards", shards)
+    manifest = json.loads((shards / "manifest.json").read_text())
+    right = manifest[name]
+    for wrong in (right + 1, 2**64):
+        (shards / "manifest.json").write_text(json.dumps({**manifest, name: wrong}))
+        told = rf"manifest\.json: says {name} {wrong} where the tokenizer beside it has {right};"
+        with pytest.raises(bj.UserError, match=told):
+            runs.load(recipe(data=str(shards)))
