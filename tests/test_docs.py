@@ -4,6 +4,7 @@ import ast
 import contextlib
 import dataclasses
 import functools
+import inspect
 import io
 import re
 import runpy
@@ -14,7 +15,9 @@ import pytest
 
 from bertjax import cli
 from bertjax.commands import flag
+from bertjax.model.generation_config import GenerationConfig
 from bertjax.tasks import kinds
+from bertjax.text.tokenizer_base import Tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -104,6 +107,55 @@ def test_flags_in_the_text_belong_to_some_verb(page):
     text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
     quoted = " ".join(re.findall(r"`([^`\n]+)`", text))
     assert set(re.findall(r"(?<![\w-])--[a-z][\w.-]*", quoted)) - OTHERS <= all_flags()
+
+
+def migrations():
+    """The head and the cells of the right column of each table of docs/migration.md."""
+    for table in re.findall(
+        r"(?:^\|.*\n)+", (ROOT / "docs/migration.md").read_text(), re.MULTILINE
+    ):
+        head, _, *rows = [re.split(r"(?<!\\)\|", row)[2].strip() for row in table.splitlines()]
+        yield head.strip("`"), rows
+
+
+@pytest.mark.parametrize(("head", "cells"), list(migrations()), ids=lambda each: str(each)[:30])
+def test_what_replaces_other_programs_exists(head, cells):
+    found = 0
+    for cell in cells:
+        verb = head.split()[1:]
+        for code in re.findall(r"`([^`]+)`", cell):
+            words = code.split()
+            if words[0] == "bertjax":
+                verb = words[1:3] if words[1] == "tokenizer" else words[1:2]
+            flags = {word for word in words if word.startswith("--")}
+            assert not flags or flags <= set(re.findall(r"--[\w.-]+", help_of(*verb))), code
+            found += bool(flags)
+            if re.search(r"\bbj\.|model\.tokenizer", code):
+                check_python(code)
+                found += 1
+    assert found > 2
+
+
+def check_python(code):
+    """The names of bertjax in an expression exist, and the functions take the keywords."""
+    import bertjax
+
+    names = {"bj": bertjax, "model.tokenizer": Tokenizer}
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) in names:
+            assert hasattr(names[ast.unparse(node.value)], node.attr), code
+        if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("bj."):
+            function = getattr(bertjax, ast.unparse(node.func)[3:].split(".")[0])
+            taken = inspect.signature(function).parameters
+            given = {keyword.arg for keyword in node.keywords}
+            more = {field.name for field in dataclasses.fields(GenerationConfig)}
+            assert given <= set(taken) | (more if "options" in taken else set()), code
+
+
+def test_replacements_that_do_not_exist_are_found():
+    for code in ("bj.fly(model)", "bj.embed(model, texts, fast=True)", "model.tokenizer.fly()"):
+        with pytest.raises((AssertionError, AttributeError)):
+            check_python(code)
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
