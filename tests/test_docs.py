@@ -27,6 +27,7 @@ OTHERS = {
     *("--html-safe", "--no-templates", "--out_dir", "--logdir", "--editable", "--durations"),
     *("--dry-run", "--any-device", "--part", "--rounds", "--dtype", "--steps", "--length"),
     "--batch",
+    "--learning-rate",  # without its group
 }
 
 
