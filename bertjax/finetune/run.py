@@ -56,7 +56,6 @@ def finetune(
         Stopped: a signal came before the first seed.
     """
     log = told_by_first_process(log)
-    choose_workdir(config.workdir, KIND, fresh=config.fresh)  # may refuse it before the loading
     for path in filter(None, (config.train, config.dev, config.test)):
         check_file(path, config.task)
     with stop_requests(), open_workdir(config.workdir, KIND, log, fresh=config.fresh) as workdir:
