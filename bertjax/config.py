@@ -33,7 +33,7 @@ _MINIATURE = re.compile(r"L-(\d+)_H-(\d+)")
 
 def read_json(path: epath.Path) -> Any:
     """Reads a JSON value; raises `UserError` if the file is absent, or holds none."""
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"{path}: no such file; write or export it again.")
     with reading(path):
         data = path.read_bytes()
@@ -84,6 +84,8 @@ class BertConfig:
     """Standard deviation of the truncated normal distribution of initial weights."""
     layer_norm_eps: float = 1e-12
     """Added to the variance in LayerNorm."""
+    classifier_dropout: float | None = None
+    """Dropout rate before a classifier; None: hidden_dropout_prob."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -94,7 +96,8 @@ class BertConfig:
                     f"{name} is {value!r:.100}: give a whole number of at least 1 and at most "
                     f"{maximum:,}."
                 )
-            if field.type is float and not (isinstance(value, int | float) and 0 <= value < 1):
+            is_given = field.type is float or (field.type == float | None and value is not None)
+            if is_given and not (isinstance(value, int | float) and 0 <= value < 1):
                 raise UserError(f"{name} is {value!r}: give a number from 0 to below 1.")
         if self.hidden_size % self.num_attention_heads:
             raise UserError(

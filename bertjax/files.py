@@ -48,17 +48,26 @@ def is_local(path: epath.PathLike) -> bool:
 
 
 def location(path: epath.PathLike) -> epath.Path:
-    """Returns a path; raises `UserError` if it needs a package that is not installed."""
-    path = epath.Path(path)
-    if not is_local(path):
-        try:
-            path.exists()
-        except ImportError as error:
-            reason = "gs:// paths need gcsfs: pip install 'bertjax[gcs]'"
-            if not str(path).startswith("gs://"):
-                reason = f"such paths need another package ({error})"
-            raise UserError(f"{path}: {reason}.") from None
-    return path
+    """Returns a path.
+
+    Raises `UserError` if it is an address, or needs a package that is not installed.
+    """
+    try:
+        place = epath.Path(path)
+        if not is_local(place):
+            place.exists()
+    except KeyError as error:  # etils has no such scheme
+        told = "is a web address" if "http" in str(error) else f"begins with {error}"
+        raise UserError(
+            f"{path}: {told}, which can't be read; download it first, or give owner/name for a "
+            "model on the hub."
+        ) from None
+    except ImportError as error:
+        reason = "gs:// paths need gcsfs: pip install 'bertjax[gcs]'"
+        if not str(path).startswith("gs://"):
+            reason = f"such paths need another package ({error})"
+        raise UserError(f"{path}: {reason}.") from None
+    return place
 
 
 def output_directory(path: epath.PathLike) -> epath.Path:

@@ -152,12 +152,10 @@ def _write_run(
     config: ConvertConfig, source: Source, directory: epath.Path, log: Callable[[str], None]
 ) -> ConvertResult:
     shape = source.model.bert_config("a pre-training run")
-    tokens = source.model.tokenizer.vocab_size
-    if tokens != shape.vocab_size:
-        raise UserError(
-            f"{config.source}: the tokenizer has {tokens} tokens and the model {shape.vocab_size}, "
-            "but a run needs equal numbers; add lines such as [unused99] to the vocabulary."
-        )
+    model, added = vocabulary.fill_rows(source.model)
+    if added:
+        log(f"The model has {added:,} rows beyond its vocabulary, which gets as many [unused...].")
+        source = dataclasses.replace(source, model=model)
     objective = OBJECTIVES[config.objective or source.objective or DEFAULT_OBJECTIVE.name]
     optimizer = config.optimizer or source.optimizer or "adamw_google"
     written = write_run(directory, source, objective, optimizer, config.seed, log)

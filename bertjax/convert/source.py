@@ -90,7 +90,9 @@ def read_source(path: str, *, with_moments: bool, hidden_act: str | None = None)
     elif is_pretraining_run(place):
         source = _read_run(place, with_moments)
     else:
-        source = Source(from_pretrained(place))
+        told: list[str] = []
+        model = from_pretrained(place, log=told.append)
+        source = Source(model, notes=tuple(told))
     if hidden_act is None:
         return source
     shape = source.model.bert_config("`hidden_act`")

@@ -1,5 +1,6 @@
 """Hugging Face's classes: which one a task has, and what config.json says of the task."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,6 +32,7 @@ _PROBLEM_TYPES = {
     "multi_label_classification": "multi_label_classification",
 }
 _LABELED = ("sequence_classification", "multi_label_classification", "token_classification")
+_TAG = re.compile(r"[BI]-.+")  # a label of the tokens of a chunk
 _TASK = "bertjax_task"  # our own entry
 
 
@@ -63,8 +65,11 @@ def read_task(fields: dict[str, Any], params: Mapping[str, Any], where: str) -> 
         reason = f"the task {kind!r} needs the part {missing[0]}, which the weights lack"
         raise UserError(f"{where}: {reason}; export or download the model again.")
     if kind in ("regression", "multiple_choice") and _outputs(params) != 1:
-        reason = f"{kind.replace('_', ' ')} has one output and the classifier {_outputs(params)}"
-        raise UserError(f"{where}: {reason}; put the config.json of these weights beside them.")
+        reason = f"the task is {kind} and the classifier has {_outputs(params)} outputs"
+        raise UserError(
+            f"{where}: {reason}, but only one can be read, a number for each text or choice; if "
+            "these are labels, correct problem_type or architectures."
+        )
     if kind in _LABELED:
         return {**task, "labels": _read_labels(task, fields, _outputs(params), where)}
     return {"labels": [], **task} if kind == "regression" else task
@@ -93,8 +98,12 @@ def unknown_task(kind: object) -> str:
 def _read_kind(fields: dict[str, Any], params: Mapping[str, Any], where: str) -> str:
     """Returns the kind of a model by its heads."""
     kind = kind_of_parts(params)
-    # Three classes name their head `classifier`; `architectures` decides between them.
-    if "classifier" in params and (names := fields.get("architectures")):
+    # Three classes name their head `classifier`; `architectures` decides between them. Only that of
+    # tokens has no pooler, and only since 2020.
+    names = fields.get("architectures")
+    if "classifier" in params and not names and kind != "token_classification":
+        kind = _guess_kind(fields, kind, where)
+    elif "classifier" in params and names:
         known = [name for name in _CLASSIFIERS if isinstance(names, list) and name in names]
         if not known:
             reason = f"architectures is {names}, whose classifier can't be read"
@@ -105,6 +114,21 @@ def _read_kind(fields: dict[str, Any], params: Mapping[str, Any], where: str) ->
     if (problem := fields.get("problem_type")) in ("multi_label_classification", "regression"):
         return problem
     return "regression" if _outputs(params) == 1 else kind
+
+
+def _guess_kind(fields: Mapping[str, Any], kind: str, where: str) -> str:
+    """Returns the kind of a classifier beside a pooler whose config.json has no architectures."""
+    if any(isinstance(fields.get(name), str) for name in ("problem_type", "finetuning_task")):
+        return kind  # transformers writes these for whole texts alone
+    labels = fields.get("id2label")
+    names = [str(name) for name in labels.values()] if isinstance(labels, dict) else []
+    if "O" in names and any(map(_TAG.fullmatch, names)):
+        return "token_classification"
+    choices = " or ".join(f'["{name}"]' for name in _CLASSIFIERS)
+    raise UserError(
+        f"{where}: has no architectures, so that its classifier may be of texts, tokens or choices;"
+        f' add "architectures": {choices}.'
+    )
 
 
 def _read_labels(
@@ -120,7 +144,11 @@ def _read_labels(
         raise UserError(f"{where}: {reason}; put the config.json of these weights beside them.")
     if wrong := [name for name in names if not isinstance(name, str | int)]:
         raise UserError(f"{where}: id2label has a label {wrong[0]!r}; use words or numbers.")
-    return [str(name) for name in names]
+    names = [str(name) for name in names]
+    if twice := [name for name in names if names.count(name) > 1]:
+        reason = f"two outputs have the label {twice[0]!r:.100}"
+        raise UserError(f"{where}: {reason}; give each its own name in id2label.")
+    return names
 
 
 def _outputs(params: Mapping[str, Any]) -> int:

@@ -83,6 +83,8 @@ def _bert_name(weights: Weights, name: str) -> str:
             f"{weights.where(name)}: the tensor {name} belongs to a head over whole texts, which "
             "BERT does not have in this form; save the DistilBertModel alone, and fine-tune that."
         )
+    if not name.startswith(("distilbert.", "embeddings.", "transformer.")):
+        return name  # no part of the encoder: `read_params` leaves it out
     reason = f"the tensor {name} is not part of a DistilBERT"
     remedy = "put the config.json of these weights beside them"
     raise UserError(f"{weights.where(name)}: {reason}; {remedy}.")

@@ -12,7 +12,7 @@ from bertjax.config import BertConfig
 from bertjax.errors import UserError
 from bertjax.interop.tensor_bundle import INDEX, TensorBundle
 from bertjax.interop.tensors import make_parameter, module_name, parameter_shapes
-from bertjax.interop.weights import find_weights
+from bertjax.interop.weights import find_weights, some
 from bertjax.train.tree import nested
 
 CONFIGS = ("bert_config.json", "config.json")
@@ -105,10 +105,10 @@ def read_checkpoint(path: epath.PathLike, *, moments: bool = True) -> GoogleChec
     has_moments = len(unmoved) < len(shapes)
     if moments and has_moments:
         if unmoved:
-            notes.append(f"Without Adam moments, so never updated by a gradient: {_some(unmoved)}.")
+            notes.append(f"Without Adam moments, so never updated by a gradient: {some(unmoved)}.")
         mu, nu = (_read_tree(bundle, shapes, slot) for slot in _MOMENTS)
     if left_out := _left_out(bundle, shapes):
-        notes.append(f"Not part of a BERT, and left out: {_some(left_out)}.")
+        notes.append(f"Not part of a BERT, and left out: {some(left_out)}.")
     step = _read_step(bundle)
     return GoogleCheckpoint(prefix, config, params, mu, nu, has_moments, step, tuple(notes))
 
@@ -134,7 +134,7 @@ def _find(path: epath.Path) -> tuple[epath.Path, list[str]]:
     newest = _newest(path, names)
     if newest is None:
         raise UserError(
-            f"{path}: holds several checkpoints ({_some(names)}) but no file named checkpoint that "
+            f"{path}: holds several checkpoints ({some(names)}) but no file named checkpoint that "
             "names the newest; give the path of one."
         )
     return path / newest, [f"{path} holds {len(names)} checkpoints; {newest} is read."]
@@ -205,8 +205,3 @@ def _left_out(bundle: TensorBundle, paths: Iterable[str]) -> list[str]:
                 "the BERT that the configuration describes; put the one of these weights beside it."
             )
     return left_out
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import logging
+from collections.abc import Callable
 from typing import Any
 
 from etils import epath
@@ -19,12 +21,28 @@ from bertjax.interop import (
 )
 from bertjax.interop.encoder_decoder import DECODER_TOKENIZER
 from bertjax.interop.sentence_transformers import MODULES, SentenceModules
-from bertjax.interop.tensors import read_params, read_sentence_scorer, write_params
-from bertjax.interop.weights import HEAD_WEIGHTS, WEIGHTS, find_weights, read_weights
+from bertjax.interop.tensors import (
+    read_params,
+    read_sentence_scorer,
+    without_prefix,
+    write_params,
+)
+from bertjax.interop.weights import (
+    FLAX_WEIGHTS,
+    HEAD_WEIGHTS,
+    TORCH_WEIGHTS,
+    WEIGHTS,
+    Weights,
+    find_weights,
+    read_weights,
+    some,
+)
 from bertjax.model.heads import TASK_PARTS, kind_of_parts
 from bertjax.text.tokenizer import TOKENIZER_FILES, Tokenizer, load_tokenizer
 
+_LOGGER = logging.getLogger("bertjax")
 CONFIG = "config.json"
+_FORMATS = f"{WEIGHTS}, {FLAX_WEIGHTS} or {TORCH_WEIGHTS}"
 GENERATION = "generation_config.json"
 
 _MODEL_TYPES = ("bert", "distilbert", encoder_decoder.MODEL_TYPE)
@@ -110,7 +128,9 @@ def save_pretrained(path: epath.PathLike, model: Pretrained) -> epath.Path:
     return path
 
 
-def from_pretrained(path: epath.PathLike) -> Pretrained:
+def from_pretrained(
+    path: epath.PathLike, *, log: Callable[[str], None] = _LOGGER.warning
+) -> Pretrained:
     """Reads an export of bertjax, a model in Hugging Face's layout, or a TF1 checkpoint.
 
     Weights are model.safetensors, flax_model.msgpack or pytorch_model.bin (which is not unpickled),
@@ -119,6 +139,7 @@ def from_pretrained(path: epath.PathLike) -> Pretrained:
     Args:
         path: a directory (for a run directory, its export/ is read), or a model's name on the hub,
             "owner/name" or "owner/name@revision"; see `bertjax.interop.hub`.
+        log: receives a sentence about each choice that was made, and about what was left out.
 
     Raises:
         UserError: the path is absent, holds another kind of model, or has damaged files.
@@ -132,7 +153,7 @@ def from_pretrained(path: epath.PathLike) -> Pretrained:
     root, path = path, find_export(path)
     modules = sentence_transformers.read_modules(root if (root / MODULES).is_file() else path)
     where = str(path / CONFIG)
-    fields = _read_config(path / CONFIG)
+    fields = _read_config(config_file(path) or path / CONFIG)
     if fields.get("model_type") == encoder_decoder.MODEL_TYPE:
         return dataclasses.replace(_read_encoder_decoder(path, fields), source=source)
     distilled = fields.get("model_type") == "distilbert"
@@ -140,11 +161,7 @@ def from_pretrained(path: epath.PathLike) -> Pretrained:
         fields = distilbert.bert_fields(fields, where)
     config = BertConfig.from_dict(fields, where=where)
     # No variable holds the tensors, so each is freed as soon as its parameter is made.
-    file = find_weights(path) or path / WEIGHTS
-    if distilled:
-        params = read_params(distilbert.bert_weights(read_weights(file), config), config)
-    else:
-        params = read_params(read_weights(file), config)
+    params = read_params(_read_bert(path, config if distilled else None, log), config, log)
     if (head := path / HEAD_WEIGHTS).exists():
         params |= read_sentence_scorer(read_weights(head), config)
     tokenizer = _tokenizer_of(config, path)
@@ -161,6 +178,19 @@ def recorded_task(path: epath.PathLike) -> dict[str, Any] | None:
         return None
     config = find_export(location(path)) / CONFIG
     return classes.own_task(_read_config(config), str(config))
+
+
+def _read_bert(
+    path: epath.Path, distilled: BertConfig | None, log: Callable[[str], None]
+) -> Weights:
+    weights = without_prefix(read_weights(find_weights(path) or path / WEIGHTS), log)
+    return distilbert.bert_weights(weights, distilled) if distilled else weights
+
+
+def config_file(directory: epath.Path) -> epath.Path | None:
+    """Returns config.json or, in directories older than transformers, bert_config.json."""
+    names = (CONFIG, "bert_config.json")
+    return next((directory / name for name in names if (directory / name).is_file()), None)
 
 
 def _read_encoder_decoder(path: epath.Path, fields: dict[str, Any]) -> Pretrained:
@@ -189,7 +219,9 @@ def from_google(checkpoint: google.GoogleCheckpoint) -> Pretrained:
     Raises `UserError` if the vocabulary is absent or larger than the model's.
     """
     tokenizer = _tokenizer_of(checkpoint.config, checkpoint.prefix.parent)
-    task = classes.read_task({}, checkpoint.params, where=str(checkpoint.prefix))
+    # Google's only classifier is that of run_classifier.py.
+    fields = {"architectures": [classes.ARCHITECTURES["sequence_classification"]]}
+    task = classes.read_task(fields, checkpoint.params, where=str(checkpoint.prefix))
     return Pretrained(checkpoint.config, checkpoint.params, tokenizer, task)
 
 
@@ -205,11 +237,33 @@ def find_export(path: epath.PathLike) -> epath.Path:
             "Face's layout, or a name on the hub (owner/name, if no directory is named owner)."
         )
     for directory in (path, path / "export", sentence_transformers.encoder_directory(path)):
-        if (directory / CONFIG).is_file() and find_weights(directory):
+        if config_file(directory) and find_weights(directory):
             return directory
     if (path / "checkpoints").exists():
         raise UserError(f"{path}: this run has no export/ yet; continue the run to its end.")
-    raise UserError(f"{path}: holds no {CONFIG} with {WEIGHTS}; give a directory that does.")
+    raise UserError(f"{path}: {_what_is_missing(path)}.")
+
+
+def _what_is_missing(path: epath.Path) -> str:
+    """Says why a path holds no model that can be read, and what to do."""
+    if not path.is_dir():
+        return "is a file; give the directory of a model"
+    if weights := find_weights(path):
+        return f"holds {weights.name} without {CONFIG}; put the one of these weights beside them"
+    suffixes = (".h5", ".ot", ".onnx", ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".msgpack")
+    others = sorted(
+        file.name for file in path.iterdir() if file.suffix in suffixes and file.is_file()
+    )
+    if "tf_model.h5" in others:
+        return (
+            f"holds tf_model.h5, which bertjax does not read; download {WEIGHTS}, or load it with "
+            "transformers 4 (BertModel.from_pretrained with from_tf=True) and save it again"
+        )
+    if others:
+        return f"holds {some(others)}, which bertjax does not read; give {_FORMATS}"
+    if config_file(path):
+        return f"holds no weights; download {_FORMATS} too"
+    return f"holds no {CONFIG} with {WEIGHTS}; give a directory that does"
 
 
 def _tokenizer_of(config: BertConfig, directory: epath.Path) -> Tokenizer:

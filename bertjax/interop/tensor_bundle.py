@@ -17,7 +17,7 @@ from etils import epath
 
 from bertjax import protobuf
 from bertjax.errors import UserError
-from bertjax.files import damaged, reading
+from bertjax.files import check_downloaded, damaged, reading
 from bertjax.protobuf import Fields, Malformed, masked_crc32c
 
 INDEX = ".index"
@@ -71,6 +71,7 @@ class TensorBundle:
                 if self._index.stat().length > _MAX_INDEX:
                     raise Malformed(f"larger than {_MAX_INDEX >> 20} MiB, the maximum of an index")
                 index = self._index.read_bytes()
+            check_downloaded(index, self._index)
             header, self._entries = _read_index(index)
             self._shards, big_endian = protobuf.number(header, 1), protobuf.number(header, 2)
         except Malformed as error:

@@ -15,7 +15,7 @@ from etils import epath
 from bertjax.config import BertConfig
 from bertjax.errors import UserError
 from bertjax.files import writing
-from bertjax.interop.weights import PAYLOAD_HASH, Weights, payload_hash, safetensors_header
+from bertjax.interop.weights import PAYLOAD_HASH, Weights, payload_hash, safetensors_header, some
 from bertjax.model import extractive
 from bertjax.model.bert import init_params
 from bertjax.train.tree import named, nested
@@ -51,6 +51,13 @@ _LEAVES = {"kernel": "weight", "embedding": "weight", "scale": "weight", "bias":
 
 _OWN = "sentence_scorer/"
 _ENCODER = ("bert.embeddings.", "bert.encoder.", "bert.pooler.")
+_DECODER = "cls.predictions.decoder.weight"  # the word embeddings
+_WORDS = r"((?:[^.]+\.)*?)(?:(?:distil)?bert\.)?embeddings\.word_embeddings\.weight"
+# Names before the embeddings of architectures that have other layers, ids or positions than BERT.
+_FAMILIES = (
+    *("albert", "camembert", "data2vec_text", "deberta", "electra", "ernie", "ibert", "layoutlm"),
+    *("longformer", "luke", "mpnet", "nezha", "roberta", "squeezebert", "xlm", "xmod"),
+)
 _IGNORED = ("bert.embeddings.position_ids", "bert.embeddings.token_type_ids")
 
 
@@ -122,11 +129,33 @@ def write_params(path: epath.Path, params: Mapping[str, Any], *, prefix: bool = 
         path.write_bytes(b"".join(parts))
 
 
-def read_params(weights: Weights, config: BertConfig) -> dict:
+def without_prefix(weights: Weights, log: Callable[[str], None]) -> Weights:
+    """Removes what a program put before all names of a BERT, such as module. by DataParallel.
+
+    `log` receives a sentence about it. Raises `UserError` if there are several BERTs, or if the
+    prefix is that of another architecture.
+    """
+    found = (re.fullmatch(_WORDS, name) for name in weights.tensors)
+    prefixes = sorted({match[1] for match in found if match})
+    if not prefixes or "" in prefixes:
+        return weights
+    prefix, where = prefixes[0], weights.path
+    if len(prefixes) > 1:
+        raise UserError(f"{where}: holds several encoders ({some(prefixes)}); save the one to use.")
+    if (family := prefix.split(".")[-2]) in _FAMILIES:
+        raise UserError(
+            f"{where}: holds the tensors of another architecture ({prefix}embeddings...); only a "
+            f"BERT or a DistilBERT can be read, and {family} is neither."
+        )
+    log(f"{where}: the names of its tensors are read without {prefix!r:.200} before them.")
+    return weights.renamed((name.removeprefix(prefix), name) for name in weights.tensors)
+
+
+def read_params(weights: Weights, config: BertConfig, log: Callable[[str], None]) -> dict:
     """Returns the parameters in a file's tensors, without the heads that the file lacks.
 
-    If the caller keeps no reference to `weights`, each array is freed as soon as its parameter is
-    made.
+    `log` receives a sentence about tensors that are no part of a BERT. If the caller keeps no
+    reference to `weights`, each array is freed as soon as its parameter is made.
 
     Raises:
         UserError: a tensor is missing, is damaged, has the wrong shape, is unknown, or occurs in
@@ -143,6 +172,8 @@ def read_params(weights: Weights, config: BertConfig) -> dict:
         name, transposed = tensor_name(path)
         array, where = tensors.pop(name, None), weights.where(name)
         leaves[path] = make_parameter(array, name, where, shape, transposed)
+    if left_out := sorted(tensors.keys() - {_DECODER}):
+        log(f"{weights.path}: not part of a BERT, and left out: {some(left_out)}.")
     return nested(leaves)
 
 
@@ -231,7 +262,7 @@ def _check(weights: Weights, known: set[str]) -> None:
 
 def check_tied(weights: Weights, prefix: str = "") -> None:
     """Refuses output weights that are not the word embeddings; names begin with `prefix`."""
-    name = f"{prefix}cls.predictions.decoder.weight"
+    name = f"{prefix}{_DECODER}"
     words = weights.tensors.get(f"{prefix}bert.embeddings.word_embeddings.weight")
     decoder = weights.tensors.get(name)
     if words is not None and decoder is not None and not np.array_equal(decoder, words):

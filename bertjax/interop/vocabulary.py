@@ -8,6 +8,7 @@ moments start at zero. Nothing is random.
 """
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -192,6 +193,30 @@ def _with_tables(tree: Mapping[str, Any], change: Callable[[np.ndarray], np.ndar
         if {"transform", "bias"} <= part.keys():  # a masked-LM head, of the model or a generator
             result[name] = {**part, "bias": changed(part["bias"])}
     return result
+
+
+def fill_rows(model: Pretrained) -> tuple[Pretrained, int]:
+    """Gives every row of the model a token: [unused...] where the vocabulary has none.
+
+    Models of some authors have more rows than tokens, so that their number divides by 8. Returns
+    the model and the number of new tokens.
+
+    Raises:
+        UserError: rows are missing in a SentencePiece vocabulary.
+    """
+    old, rows = model.tokenizer, model.bert_config("another vocabulary").vocab_size
+    if old.vocab_size == rows:
+        return model, 0
+    if not isinstance(old, WordPieceTokenizer):
+        raise UserError(
+            f"The tokenizer has {old.vocab_size} tokens and the model {rows}, and only a WordPiece "
+            "vocabulary can get tokens for the rest: give a vocabulary of the model's size."
+        )
+    tokens = _tokens(old)
+    there, added = set(tokens), rows - len(tokens)
+    free = (name for n in itertools.count() if (name := f"[unused{n}]") not in there)
+    tokens += itertools.islice(free, added)
+    return dataclasses.replace(model, tokenizer=old.with_tokens(tokens)), added
 
 
 def _tokens(tokenizer: Tokenizer) -> list[str]:

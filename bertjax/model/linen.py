@@ -151,8 +151,9 @@ class _BertWithDenseHead(BertEncoder):
         out = BertEncoder.__call__(self, inputs, dropout_keys)
         x = out.last_hidden_state if out.pooled is None else out.pooled
         if self.site is not None:
-            keys = fold_keys(dropout_keys, LAYER_HEAD)
-            x = dropout(x, keys, self.site, self.config.hidden_dropout_prob)
+            keys, rate = fold_keys(dropout_keys, LAYER_HEAD), self.config.classifier_dropout
+            rate = self.config.hidden_dropout_prob if rate is None else rate
+            x = dropout(x, keys, self.site, rate)
         return getattr(self, self.head)(x).astype(jnp.float32)
 
 

@@ -7,6 +7,7 @@ end of the file.
 
 import bz2
 import functools
+import contextlib
 import io
 import lzma
 import sys
@@ -17,6 +18,7 @@ from typing import Any, BinaryIO
 from etils import epath
 
 from bertjax.errors import UserError
+from bertjax.files import check_downloaded
 
 SUFFIXES = (".gz", ".bz2", ".xz", ".zst")
 
@@ -101,9 +103,16 @@ class Window:
 
 def _open(path: epath.Path) -> Any:
     try:
-        return path.open("rb")
+        file = path.open("rb")
     except OSError as error:
         raise UserError(f"{path}: can't be read ({error.strerror or error}).") from None
+    with contextlib.ExitStack() as failed:
+        failed.callback(file.close)
+        if file.seekable():
+            check_downloaded(file.read(64), path)
+            file.seek(0)
+        failed.pop_all()
+    return file
 
 
 class _Members(io.RawIOBase):

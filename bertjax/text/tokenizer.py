@@ -5,7 +5,7 @@ import logging
 from etils import epath
 
 from bertjax.errors import UserError
-from bertjax.files import location
+from bertjax.files import check_downloaded, location
 from bertjax.text import added_tokens, sentencepiece, tokenizer_files, wordpiece
 from bertjax.text.tokenizer_base import SETTINGS_FILE, Encoding, Kind, Tokenizer
 
@@ -51,6 +51,7 @@ def load_tokenizer(
     path = location(path)
     file = _vocabulary_file(path, kind)
     data = file.read_bytes()
+    check_downloaded(data, file)
     if file.suffix == ".json":
         if kind == "sentencepiece":
             raise UserError(f"{file} is not a SentencePiece model: give a .model file.")

@@ -393,13 +393,6 @@ def test_a_failure_while_writing_leaves_nothing(checkpoint, tmp_path, monkeypatc
     assert [path.name for path in tmp_path.iterdir()] == ["tf1"]
 
 
-def test_a_run_needs_a_vocabulary_of_the_models_size(checkpoint, tmp_path, tokens):
-    (checkpoint / "vocab.txt").write_text("\n".join(tokens[:-1]) + "\n")
-    config = ConvertConfig(str(checkpoint), str(tmp_path / "dest"), to="run")
-    assert "the tokenizer has 26 tokens and the model 27" in refusal(config)
-    convert(dataclasses.replace(config, to="huggingface"), silent)
-
-
 def test_a_source_that_is_none(tmp_path):
     assert "no such directory" in refusal(
         ConvertConfig(str(tmp_path / "none"), str(tmp_path / "dest"))

@@ -212,7 +212,6 @@ def test_architectures_tell_apart_what_is_named_classifier(tmp_path, tokenizer):
         (["BertForTokenClassification"], "token_classification"),
         (["BertForSequenceClassification"], "regression"),
         (["AnotherClass", "BertForMultipleChoice"], "multiple_choice"),
-        (None, "regression"),
     ):
         change_config(path, architectures=architectures)
         assert from_pretrained(path).kind == kind

@@ -162,8 +162,11 @@ def test_tensors_that_are_missing_or_strange(write):
     without = refusal(write(lambda tensors: {n: a for n, a in tensors.items() if n != name}))
     assert "the tensor bert.encoder.layer.1.intermediate.dense.weight [12, 8] is missing" in without
     strange = np.zeros(3, np.float32)
-    assert "the tensor lm_head.weight is not part of a DistilBERT" in refusal(
-        write(lambda tensors: {**tensors, "lm_head.weight": strange})
+    notes = []
+    from_pretrained(write(lambda tensors: {**tensors, "crf.start": strange}), log=notes.append)
+    assert "not part of a BERT, and left out: crf.start." in notes[0]
+    assert "distilbert.start is not part of a DistilBERT" in refusal(
+        write(lambda tensors: {**tensors, "distilbert.start": strange})
     )
     bare = name.removeprefix("distilbert.")
     assert f"the tensors {name} and {bare} stand for the same parameter and differ" in refusal(

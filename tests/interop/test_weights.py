@@ -133,7 +133,7 @@ def test_safetensors_come_first_and_pickles_last(exported, params, torch_writer)
     for value, name in enumerate(weights.FILES):
         assert from_pretrained(exported).params["pooler"]["bias"][0] == value
         (exported / name).unlink()
-    assert "holds no config.json with model.safetensors" in refusal(exported)
+    assert "which bertjax does not read; give model.safetensors" in refusal(exported)
 
 
 # Shards -----------------------------------------------------------------------------------------

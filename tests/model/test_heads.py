@@ -22,6 +22,7 @@ CONFIG = bj.BertConfig(
     intermediate_size=24,
     max_position_embeddings=9,
     hidden_dropout_prob=0.3,
+    classifier_dropout=0.2,
 )
 FLOAT32_NOISE = 5e-6  # other orders of float32 sums; logits are near 5
 HEADS = ("mlm", "nsp", "classifier", "qa_outputs")
@@ -98,7 +99,7 @@ def test_heads_are_dense_layers_over_what_encode_gives(params, inputs, key):
     def outputs(params, inputs):
         out = bj.encode(params, inputs, CONFIG, dropout_key=key)
         keys = fold_keys(bert.row_keys(key, 3), LAYER_HEAD)
-        rate = CONFIG.hidden_dropout_prob
+        rate = CONFIG.classifier_dropout
         pooled = dropout(out.pooled, keys, Site.POOLED, rate)
         tokens = dropout(out.last_hidden_state, keys, Site.SEQUENCE, rate)
         task_logits = functools.partial(bj.task_logits, config=CONFIG, dropout_key=key)
