@@ -11,7 +11,7 @@ import functools
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -304,8 +304,9 @@ def _predict(arguments: list[str]) -> None:
 
     with _with_model("predict", predict_type, arguments) as (config, model, how):
         from bertjax.inference import predict
+        from bertjax.inference.texts import open_lines
 
-        with _lines(config.lines) as lines:
+        with open_lines(config.lines) as lines:
             for line in predict.predict_lines(model, lines, **how):
                 _say(line)
 
@@ -337,21 +338,9 @@ def _embed(arguments: list[str]) -> None:
     from bertjax.inference.config import EmbedConfig
 
     with _parsed(EmbedConfig, "embed", arguments) as (config, _), _keeping_compiled():
-        from bertjax.inference import embed
+        from bertjax.inference.embed import embed_file
 
-        options = {**vars(config)}
-        name, file, output = (options.pop(each) for each in ("model", "lines", "output"))
-        with _lines(file) as lines:
-            model = _load(name)
-            ways = (config.layer, config.pooling, config.layer_weights)
-            if modules := embed.followed_modules(model, *ways):
-                print(f"As the model's modules.json says: {modules}.", file=sys.stderr)
-            vectors = embed.embed_lines(model, lines, **options)
-            if output is not None:
-                _say(f"Wrote {output}: {embed.write_vectors(output, vectors)}.")
-                return
-            for vector in vectors:
-                _say(json.dumps([round(float(value), 6) for value in vector]))
+        embed_file(config, _say, functools.partial(print, file=sys.stderr))
 
 
 def _probe(arguments: list[str]) -> None:
@@ -381,19 +370,6 @@ def _load(model: str) -> Any:
     from bertjax.interop.huggingface import from_pretrained
 
     return from_pretrained(model)
-
-
-@contextlib.contextmanager
-def _lines(path: str | None) -> Iterator[Iterable[bytes]]:
-    """Yields the lines of a file; None: of standard input."""
-    if path is None:
-        yield sys.stdin.buffer
-        return
-    from bertjax.files import location
-    from bertjax.text.compressed import open_text
-
-    with open_text(location(path)) as file:
-        yield file
 
 
 VERBS = {

@@ -1,7 +1,8 @@
 """A vector for each text."""
 
 import io
-from collections.abc import Iterable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, get_args
 
 import numpy as np
@@ -11,9 +12,9 @@ from bertjax.config import Execution
 from bertjax.errors import UserError, refuse_unknown
 from bertjax.files import location, write_atomically
 from bertjax.inference import programs
-from bertjax.inference.config import Pooling
-from bertjax.inference.texts import Line, chunks, read_line
-from bertjax.interop.huggingface import Pretrained
+from bertjax.inference.config import EmbedConfig, Pooling
+from bertjax.inference.texts import Line, chunks, open_lines, read_line
+from bertjax.interop.huggingface import Pretrained, from_pretrained
 from bertjax.interop.sentence_transformers import Normalize, SentenceModules
 from bertjax.tasks.task import trained_length
 from bertjax.tasks.texts import Text, TextFeatures, split_pairs, tokenize
@@ -143,6 +144,25 @@ def embed_lines(model: Pretrained, lines: Iterable[Line], **options: Any) -> Ite
     for chunk in chunks(lines):
         texts = [read_line(line, where) for where, line in chunk.items()]
         yield from embed(model, texts, **options)
+
+
+def embed_file(
+    config: EmbedConfig, say: Callable[[str], None], note: Callable[[str], None]
+) -> None:
+    """Embeds the lines of a file as `bertjax embed` does; `note` gets what is not an answer."""
+    options = {**vars(config)}
+    name, file, output = (options.pop(each) for each in ("model", "lines", "output"))
+    with open_lines(file) as lines:
+        model = from_pretrained(name)
+        ways = (config.layer, config.pooling, config.layer_weights)
+        if modules := followed_modules(model, *ways):
+            note(f"As the model's modules.json says: {modules}.")
+        vectors = embed_lines(model, lines, **options)
+        if output is not None:
+            say(f"Wrote {output}: {write_vectors(output, vectors)}.")
+            return
+        for vector in vectors:
+            say(json.dumps([round(float(value), 6) for value in vector]))
 
 
 def write_vectors(path: epath.PathLike, vectors: Iterable[np.ndarray]) -> str:

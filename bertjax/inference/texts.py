@@ -1,9 +1,13 @@
 """Lines of text, a chunk at a time, decoded and checked."""
 
+import contextlib
+import sys
 from collections.abc import Iterable, Iterator
 
 from bertjax.errors import UserError
+from bertjax.files import location
 from bertjax.tasks import tables
+from bertjax.text.compressed import open_text
 
 Line = str | bytes
 
@@ -32,6 +36,16 @@ def chunks(lines: Iterable[Line], size: int | None = None) -> Iterator[dict[str,
         raise UserError("The input is empty: write at least one line to standard input.")
     if chunk:
         yield chunk
+
+
+@contextlib.contextmanager
+def open_lines(path: str | None) -> Iterator[Iterable[bytes]]:
+    """Yields the lines of a file, which may be compressed; None: of standard input."""
+    if path is None:
+        yield sys.stdin.buffer
+        return
+    with open_text(location(path)) as file:
+        yield file
 
 
 def read_line(line: Line, where: str, *, max_length: int | None = tables.MAX_FIELD) -> str:

@@ -6,8 +6,8 @@ end of the file.
 """
 
 import bz2
-import functools
 import contextlib
+import functools
 import io
 import lzma
 import sys
