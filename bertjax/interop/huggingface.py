@@ -12,6 +12,7 @@ from bertjax.config import BertConfig, EncoderDecoderConfig, read_json_object
 from bertjax.errors import UserError
 from bertjax.files import location, output_directory, temporary_directory, writing
 from bertjax.interop import (
+    checksums,
     classes,
     distilbert,
     encoder_decoder,
@@ -100,7 +101,8 @@ def save_pretrained(path: epath.PathLike, model: Pretrained) -> epath.Path:
 
     All files are written or none. A new directory is moved into place when it is complete. An
     existing directory gets the files one by one, config.json last, because nothing reads the
-    directory without it.
+    directory without it. bertjax_sha256.json keeps digests of the small files, and
+    `from_pretrained` compares them where it is there.
 
     Raises:
         UserError: the kind is unknown or the model lacks one of its heads; a weight is not finite;
@@ -124,6 +126,7 @@ def save_pretrained(path: epath.PathLike, model: Pretrained) -> epath.Path:
             for name, data in modules.files.items() if modules else ():
                 (temporary / name).parent.mkdir(exist_ok=True)
                 (temporary / name).write_bytes(data)
+            checksums.write(temporary)
             _put_in_place(temporary, path)
     return path
 
@@ -151,6 +154,7 @@ def from_pretrained(
     if google.is_checkpoint(path):
         return from_google(google.read_checkpoint(path, moments=False))
     root, path = path, find_export(path)
+    checksums.check(path)
     modules = sentence_transformers.read_modules(root if (root / MODULES).is_file() else path)
     where = str(path / CONFIG)
     fields = _read_config(config_file(path) or path / CONFIG)
@@ -341,7 +345,7 @@ def _put_in_place(temporary: epath.Path, path: epath.Path) -> None:
         return
     path.mkdir(parents=True, exist_ok=True)
     others = (*sentence_transformers.FILES, *TOKENIZER_FILES)
-    for name in (CONFIG, GENERATION, HEAD_WEIGHTS, *others):
+    for name in (CONFIG, GENERATION, HEAD_WEIGHTS, checksums.FILE, *others):
         (path / name).unlink(missing_ok=True)
     (path / DECODER_TOKENIZER).rmtree(missing_ok=True)
     for file in sorted(temporary.iterdir(), key=lambda file: (file.name == CONFIG, file.name)):

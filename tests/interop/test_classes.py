@@ -144,6 +144,7 @@ def change_config(path, **changes):
     fields = json.loads((path / "config.json").read_text()) | changes
     fields = {name: value for name, value in fields.items() if value is not None}
     (path / "config.json").write_text(json.dumps(fields))
+    (path / "bertjax_sha256.json").unlink(missing_ok=True)  # as in other programs' directories
 
 
 @every_class

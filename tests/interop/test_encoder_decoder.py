@@ -172,6 +172,7 @@ def change_config(path, part=None, **changes):
     for name in [name for name, value in changes.items() if value is None]:
         del own[name]
     (path / "config.json").write_text(json.dumps(fields))
+    (path / "bertjax_sha256.json").unlink(missing_ok=True)  # as in other programs' directories
 
 
 def refusal(path):
@@ -413,6 +414,7 @@ def test_exporting_again_replaces_the_model_and_nothing_else(model, tiny_model, 
     save_pretrained(exported, tiny_model)
     assert from_pretrained(exported).kind == "pretraining"
     names = ["config.json", "model.safetensors", "notes.md", "tokenizer_config.json", "vocab.txt"]
+    names = ["bertjax_sha256.json", *names]
     assert sorted(file.name for file in exported.iterdir()) == names
 
 
@@ -507,6 +509,7 @@ def test_a_flipped_bit_is_noticed(exported):
 
 
 def test_tokenizers_that_do_not_fit(exported):
+    (exported / "bertjax_sha256.json").unlink()
     vocabulary(exported / "decoder_tokenizer", "stuvwxyz?!")
     assert "the tokenizer has 15 tokens and the model only 14" in refusal(exported)
     shutil.rmtree(exported / "decoder_tokenizer")
@@ -517,6 +520,7 @@ def test_tokenizers_that_do_not_fit(exported):
 def test_a_decoder_alone_is_still_refused(exported):
     fields = json.loads((exported / "config.json").read_text())["decoder"]
     (exported / "config.json").write_text(json.dumps(fields))
+    (exported / "bertjax_sha256.json").unlink()
     assert "is_decoder is True; only encoders" in refusal(exported)
 
 

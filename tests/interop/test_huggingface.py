@@ -10,7 +10,7 @@ import safetensors.numpy
 import bertjax as bj
 from bertjax.config import BertConfig
 from bertjax.errors import UserError
-from bertjax.interop import tensors
+from bertjax.interop import checksums, tensors
 from bertjax.interop.huggingface import Pretrained, from_pretrained, save_pretrained
 from bertjax.model.bert import init_params
 from bertjax.text.tokenizer import load_tokenizer
@@ -86,6 +86,13 @@ def exported(tmp_path, params, tokenizer):
     return tmp_path / "out"
 
 
+@pytest.fixture
+def unchecked(exported):
+    """An export without the digests of its files, like another program's."""
+    (exported / checksums.FILE).unlink()
+    return exported
+
+
 def rewrite(directory, change):
     """Changes the tensors of an export in place, like another program."""
     file = directory / "model.safetensors"
@@ -138,7 +145,7 @@ def test_export_and_import_is_the_identity_and_the_bytes_are_the_same(exported, 
     task = json.loads((tmp_path / "again/config.json").read_text()).pop("bertjax_task")
     assert task == {"kind": "pretraining"}
     for file in exported.iterdir():
-        if file.name != "config.json":
+        if file.name not in ("config.json", checksums.FILE):
             assert file.read_bytes() == (tmp_path / "again" / file.name).read_bytes()
 
 
@@ -166,6 +173,7 @@ def test_a_classifier_keeps_its_labels(tmp_path, params, tokenizer):
         tmp_path / "out", Pretrained(CONFIG, {**parts, "classifier": head}, tokenizer, task)
     )
     model = from_pretrained(path)
+    (path / checksums.FILE).unlink()
     assert model.task == task
     assert set(model.params) == {"embeddings", "encoder", "pooler", "classifier"}
     fields = json.loads((path / "config.json").read_text())
@@ -190,6 +198,7 @@ def classifier(tmp_path, params, tokenizer):
     head = {"kernel": jnp.ones((8, 3)), "bias": jnp.arange(3.0)}
     model = Pretrained(CONFIG, {**parts, "classifier": head}, tokenizer, None)
     path = save_pretrained(tmp_path / "out", model)
+    (path / checksums.FILE).unlink()
 
     def write(**changes):
         fields = json.loads((path / "config.json").read_text()) | changes
@@ -359,15 +368,38 @@ def test_a_flipped_bit_is_noticed(exported):
         (b'{"position_embedding_type": "relative_key"}', "position_embedding_type"),
     ],
 )
-def test_a_config_that_is_none_of_ours(exported, content, reason):
-    (exported / "config.json").write_bytes(content)
-    sentence = refusal(exported)
-    assert sentence.startswith(str(exported / "config.json")) and reason in sentence
+def test_a_config_that_is_none_of_ours(unchecked, content, reason):
+    (unchecked / "config.json").write_bytes(content)
+    sentence = refusal(unchecked)
+    assert sentence.startswith(str(unchecked / "config.json")) and reason in sentence
 
 
-def test_a_tokenizer_larger_than_the_model(exported):
-    (exported / "vocab.txt").write_text("\n".join([*TOKENS, "h"]) + "\n")
-    assert "the tokenizer has 13 tokens and the model only 12" in refusal(exported)
+def test_a_flipped_letter_of_any_small_file_is_noticed(exported):
+    small = ["config.json", "tokenizer_config.json", "vocab.txt"]
+    assert json.loads((exported / checksums.FILE).read_text()).keys() == {*small}
+    for name in small:
+        file = exported / name
+        data = file.read_bytes()
+        for at in (0, len(data) // 2, len(data) - 1):
+            file.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+            assert f"{file}: differs from what was exported" in refusal(exported)
+        file.unlink()
+        if name != "config.json":
+            assert f"{file}: is missing" in refusal(exported)
+        file.write_bytes(data)
+    from_pretrained(exported)
+
+
+def test_digests_of_files_elsewhere_are_not_compared(exported):
+    (exported / checksums.FILE).write_text('{"../secret": "0"}')
+    assert "names '../secret' outside of the directory" in refusal(exported)
+    (exported / checksums.FILE).write_text("[]")
+    assert "bertjax_sha256.json: holds no JSON object" in refusal(exported)
+
+
+def test_a_tokenizer_larger_than_the_model(unchecked):
+    (unchecked / "vocab.txt").write_text("\n".join([*TOKENS, "h"]) + "\n")
+    assert "the tokenizer has 13 tokens and the model only 12" in refusal(unchecked)
 
 
 def test_what_holds_no_model(tmp_path):
