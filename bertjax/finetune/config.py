@@ -91,8 +91,8 @@ class FinetuneConfig:
     """Steps between evaluations; 0: one epoch."""
     save_every: int = 1000
     """Steps between checkpoints. The last step is always saved."""
-    log_every: int = 50
-    """Steps between lines of metrics."""
+    log_every: int | None = None
+    """Steps between lines of metrics. Default: a tenth of an epoch, at most 50."""
     accumulation: int = 1
     """Microbatches per step, to save memory."""
     optimizer: OptimizerConfig = dataclasses.field(
@@ -118,8 +118,8 @@ class FinetuneConfig:
             )
         refuse_unknown("select", self.select, get_args(_Select))
         for name in ("epochs", "batch_size", "save_every", "log_every", "accumulation"):
-            if getattr(self, name) < 1:
-                raise UserError(f"`{name}` is {getattr(self, name)}: give at least 1.")
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise UserError(f"`{name}` is {value}: give at least 1.")
         for name in ("eval_every", "patience"):
             if getattr(self, name) < 0:
                 raise UserError(f"`{name}` is {getattr(self, name)}: give at least 0.")

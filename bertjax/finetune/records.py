@@ -7,12 +7,14 @@ import numpy as np
 from etils import epath
 
 from bertjax.errors import UserError
+from bertjax.finetune.config import FinetuneConfig
 from bertjax.finetune.grid import Setting
 from bertjax.finetune.trainer import Schedule, Trainer
 from bertjax.interop.tensors import weights_hash
 from bertjax.model.flops import training_flops
 from bertjax.model.heads import TASK_PARTS
 from bertjax.rundir.records import Metric
+from bertjax.rundir.workdir import refuse_changed_run
 from bertjax.tasks.task import Baseline, best_mode
 from bertjax.train.checkpoint.settings import RunSettings
 from bertjax.train.telemetry.fields import Field, rate_fields
@@ -23,6 +25,50 @@ from bertjax.train.telemetry.trackers import make_profiler, make_trackers
 
 _AVERAGE = ("average_last", "save_every")
 """Fields that decide which checkpoints are averaged."""
+
+
+_KNOWN = (
+    *("group_by_length", "batch_tokens", "lora", "batch_size", "select", "optimizer"),
+    *_AVERAGE,
+)
+
+
+def refuse_changed_config(workdir: epath.Path, config: FinetuneConfig) -> None:
+    """Refuses settings that the run in a directory can't change, before anything is read.
+
+    Raises:
+        UserError: names the settings with both values.
+    """
+    rate, size, _ = _axes(config)
+    refuse_changed_run(workdir, _known_settings(config, rate, size), _KNOWN)
+
+
+def _axes(config: FinetuneConfig) -> tuple[Any, Any, Any]:
+    """Returns learning rate, batch size and epochs, or "several" for an axis of the grid."""
+    columns = zip(*config.settings(), strict=True)
+    rate, size, epochs = (
+        values.pop() if len(values) == 1 else "several" for values in map(set, columns)
+    )
+    return rate, size, epochs
+
+
+def _known_settings(
+    config: FinetuneConfig, learning_rate: float | str, batch_size: int | str
+) -> dict[str, Any]:
+    """Returns the immutable settings that are known before files and model are read."""
+    return {
+        **({"group_by_length": True} if config.group_by_length else {}),
+        **({"batch_tokens": config.batch_tokens} if config.batch_tokens else {}),
+        **({"lora": dataclasses.asdict(config.lora)} if config.lora.rank else {}),
+        "batch_size": batch_size,
+        "select": config.select,
+        **({name: getattr(config, name) for name in _AVERAGE} if config.average_last else {}),
+        "optimizer": {
+            **dataclasses.asdict(config.optimizer),
+            "learning_rate": learning_rate,
+            "warmup_proportion": config.warmup_proportion,
+        },
+    }
 
 
 class Records:
@@ -54,10 +100,7 @@ class Records:
         An axis of the grid is "several". The number of epochs may change, so that a run can go on,
         unless it is an axis of the grid.
         """
-        columns = zip(*self.trainer.settings, strict=True)
-        rate, size, epochs = (
-            values.pop() if len(values) == 1 else "several" for values in map(set, columns)
-        )
+        rate, size, epochs = _axes(self.trainer.config)
         settings = self._immutable(rate, size)
         return {**settings, "epochs": epochs} if epochs == "several" else settings
 
@@ -73,18 +116,8 @@ class Records:
             **dev,
             "task": {"kind": config.task.kind, **task.immutable},
             **({"keep_head": self.trainer.label_sources or True} if config.keep_head else {}),
-            **({"group_by_length": True} if config.group_by_length else {}),
-            **({"batch_tokens": config.batch_tokens} if config.batch_tokens else {}),
-            **({"lora": dataclasses.asdict(config.lora)} if config.lora.rank else {}),
-            "batch_size": batch_size,
             "max_seq_length": self.trainer.max_seq_length,
-            "select": config.select,
-            **({name: getattr(config, name) for name in _AVERAGE} if config.average_last else {}),
-            "optimizer": {
-                **dataclasses.asdict(config.optimizer),
-                "learning_rate": learning_rate,
-                "warmup_proportion": config.warmup_proportion,
-            },
+            **_known_settings(config, learning_rate, batch_size),
         }
 
     def run_settings(self, seed: int, setting: Setting) -> RunSettings:

@@ -14,7 +14,7 @@ from bertjax.files import location, writing
 from bertjax.finetune import grid, head_start
 from bertjax.finetune.config import FinetuneConfig
 from bertjax.finetune.grid import Setting
-from bertjax.finetune.records import Records
+from bertjax.finetune.records import Records, refuse_changed_config
 from bertjax.finetune.results import FinetuneResult, SeedResult, summarize
 from bertjax.finetune.seed import train_seed
 from bertjax.finetune.trainer import Log, Trainer
@@ -59,6 +59,7 @@ def finetune(
     for path in filter(None, (config.train, config.dev, config.test)):
         check_file(path, config.task)
     with stop_requests(), open_workdir(config.workdir, KIND, log, fresh=config.fresh) as workdir:
+        refuse_changed_config(workdir, config)
         model = load_model(config) if model is None else model
         model.tokenizer.files(export=True)  # what the export would refuse after the last step
         signals.check()

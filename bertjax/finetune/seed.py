@@ -94,7 +94,7 @@ def _fit(
 
     loop = LoopConfig(
         train_steps=schedule.steps,
-        log_every=config.log_every,
+        log_every=config.log_every or min(50, -(-schedule.epoch_steps // 10)),
         eval_every=config.eval_every or schedule.epoch_steps,
         save_every=config.save_every,
         keep_best=int(config.select == "best"),
@@ -114,6 +114,7 @@ def _fit(
                 lambda: trainer.programs.make_state(trainer.initial_params(seed)),
                 trainer.programs.abstract_state,
                 train_step,
+                is_compiled=trainer.is_compiled,
             ),
             functools.partial(trainer.batch, seed, schedule),
             checkpoints=checkpoints,
@@ -123,6 +124,7 @@ def _fit(
             settings=records.run_settings(seed, schedule.setting),
             phases=[records.phase(schedule)],
         )
+        trainer.is_compiled = True
         if result.stopped:
             raise Stopped("stopped in training")
         if config.select == "best" and result.best is not None:

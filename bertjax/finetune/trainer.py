@@ -92,6 +92,7 @@ class Trainer:
             self.mesh,
             OPTIMIZERS[config.optimizer.name],
         )
+        self.is_compiled = False  # whether a seed has compiled the step
         self._base = {}  # the parameters that LoRA freezes
         if config.lora.rank:
             base = jax.tree.map(np.asarray, {name: model.params[name] for name in lora.BASE})

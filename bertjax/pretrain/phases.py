@@ -22,6 +22,7 @@ from bertjax.objectives.objective import Objective
 from bertjax.objectives.table import choose_objective
 from bertjax.pretrain.config import PretrainConfig
 from bertjax.pretrain.metrics import fields
+from bertjax.train.checkpoint.settings import ORDER
 from bertjax.train.schedules import make_schedule
 from bertjax.train.telemetry.mfu import work_of
 from bertjax.train.telemetry.phases import PhaseInfo
@@ -143,7 +144,7 @@ def data_settings(phase: Phase) -> dict[str, Any]:
     """Returns the immutable settings of a phase's data; row lengths only where a choice exists."""
     found: dict[str, Any] = {
         "data": phase.corpora.setting(),
-        "order of the data": phase.stream.order_fingerprint(),
+        ORDER: phase.stream.order_fingerprint(),
         "batch_size": phase.config.batch_size,
     }
     if phase.config.length_buckets:

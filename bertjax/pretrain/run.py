@@ -24,9 +24,14 @@ from bertjax.pretrain.frequency import count_tokens, token_groups
 from bertjax.pretrain.metrics import described, fields, make_plateau_meter, verdict
 from bertjax.pretrain.phases import Phase, open_phases, phase_at, run_schedule, untrained_positions
 from bertjax.pretrain.program import Program, build
-from bertjax.pretrain.settings import run_settings
+from bertjax.pretrain.settings import HELD, known_settings, run_settings
 from bertjax.rundir.records import CONFIG
-from bertjax.rundir.workdir import open_workdir, write_config, write_result
+from bertjax.rundir.workdir import (
+    open_workdir,
+    refuse_changed_run,
+    write_config,
+    write_result,
+)
 from bertjax.text.tokenizer import Tokenizer, load_tokenizer
 from bertjax.train import param_groups, sharding
 from bertjax.train.checkpoint.manager import Checkpoints
@@ -105,6 +110,9 @@ def pretrain(config: PretrainConfig, log: Log, *, hooks: Hooks | None = None) ->
 def _pretrain(
     config: PretrainConfig, workdir: epath.Path, log: Log, hooks: Hooks | None
 ) -> PretrainResult:
+    if any((workdir / "checkpoints").glob("[0-9]*")):  # a run that saved nothing may change
+        known = known_settings(config)
+        refuse_changed_run(workdir, known, {*known, *HELD})
     inputs = load(config)
     signals.check()
     built = build_programs(config, inputs)
@@ -243,7 +251,7 @@ def train(
 def _write_run(config: PretrainConfig, inputs: Inputs, workdir: epath.Path) -> None:
     if not jax.process_index():
         metrics = described(inputs.corpora, inputs.objective, token_groups(inputs.counts))
-        write_config(workdir, KIND, dataclasses.asdict(config), metrics=metrics)
+        write_config(workdir, KIND, dataclasses.asdict(config), known_settings(config), metrics)
         inputs.tokenizer.save(workdir / "tokenizer")
 
 

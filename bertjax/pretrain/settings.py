@@ -11,14 +11,31 @@ from bertjax.config import BertConfig
 from bertjax.pretrain.config import PretrainConfig
 from bertjax.pretrain.phases import Phase, data_settings, immutable_at, second_mutable
 from bertjax.text.tokenizer import Tokenizer
-from bertjax.train.checkpoint.settings import RunSettings
+from bertjax.train.checkpoint.settings import ORDER, RunSettings
 from bertjax.train.optimizer import RATE_FIELDS
 
 UNSET_NAMES = (
-    *("data", "order of the data", "length_buckets", "seed", "initialization"),
+    *("data", ORDER, "length_buckets", "seed", "initialization"),
     *("objective", "masking", "evaluation_masking", "batch_size"),
 )
 """Immutable settings without a value in the first checkpoint of a converted run."""
+
+
+HELD = ("freeze", "ema_decay")
+"""Settings of the optimizer that decide the state's arrays; its other ones may change."""
+
+
+def known_settings(config: PretrainConfig) -> dict[str, Any]:
+    """Returns the immutable settings that are known before data and tokenizer are read."""
+    return {
+        "seed": config.seed,
+        "batch_size": config.batch_size,
+        "initialization": dataclasses.asdict(config.initialization),
+        "masking": dataclasses.asdict(config.masking),
+        "evaluation_masking": dataclasses.asdict(config.evaluation_masking),
+        "optimizer": config.optimizer.name,
+        **{name: value for name in HELD if (value := getattr(config.optimizer, name))},
+    }
 
 
 def run_settings(
@@ -33,18 +50,14 @@ def run_settings(
     `params` names the top-level subtrees of the parameters.
     """
     objective, optimizer = phases[0].objective, dataclasses.asdict(config.optimizer)
-    # These decide the state's arrays; the optimizer's other settings may change.
-    held = {name: value for name in ("freeze", "ema_decay") if (value := optimizer.pop(name))}
+    for held in HELD:
+        del optimizer[held]
     name = optimizer.pop("name")
     rescheduled = "the learning rate follows the new schedule from here on"
     immutable = {
         **weights_settings(model, params, tokenizer, name),
-        "seed": config.seed,
-        "initialization": dataclasses.asdict(config.initialization),
+        **known_settings(config),
         "objective": {"name": objective.name, **dataclasses.asdict(objective)},
-        "masking": dataclasses.asdict(config.masking),
-        "evaluation_masking": dataclasses.asdict(config.evaluation_masking),
-        **held,
         **data_settings(phases[0]),
     }
     return RunSettings(

@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -42,10 +42,17 @@ def open_workdir(
         yield path
 
 
-def refuse_changed_run(path: epath.Path, immutable: Mapping[str, Any]) -> None:
-    """Raises `UserError` unless settings are those that config.json says every run must share."""
-    if (path / CONFIG).exists():
-        refuse_changed(read_object(path / CONFIG).get("immutable", {}), immutable, path)
+def refuse_changed_run(
+    path: epath.Path, immutable: Mapping[str, Any], names: Collection[str] | None = None
+) -> None:
+    """Raises `UserError` unless settings are those that config.json says every run must share.
+
+    `names` are those of the settings to compare; None: all.
+    """
+    saved = read_object(path / CONFIG).get("immutable", {})
+    if isinstance(saved, dict) and saved:
+        compared = {name: value for name, value in saved.items() if names is None or name in names}
+        refuse_changed(compared, immutable, path)
 
 
 def _choose(workdir: str, kind: str, *, fresh: bool) -> epath.Path:

@@ -40,6 +40,8 @@ class TrainProgram:
     step: Callable[[Any, Any], tuple[Any, Mapping[str, Any]]]
     """(state, batch) -> (state, metrics), jitted; it may donate the state. Metrics are device
     scalars: `loss` and, if the step itself skips non-finite updates, `skipped` (0 or 1)."""
+    is_compiled: bool = False
+    """Whether an earlier run of this process has compiled the step."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,6 +170,8 @@ class _Run:
             early = ", where it ended early" if step < total else ""
             self.telemetry.say(f"The run is complete: step {step:,} of {total:,}{early}.")
             return dataclasses.replace(self._result(state), already_complete=True)
+        if not self.program.is_compiled:
+            self.telemetry.say("Compiling the step (about a minute on a CPU) ...")
         with contextlib.closing(read_ahead(self.batch_at, range(step, total))) as batches:
             while step < total and not self._out_of_patience():
                 started = time.monotonic()

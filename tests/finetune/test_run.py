@@ -289,3 +289,19 @@ def test_fresh_starts_beside_the_old_run(finished, tmp_path):
     second = finetune(other, quiet, progress=False)
     assert second.workdir == str(tmp_path / "run-2")
     assert (tmp_path / "run/export").exists() and (tmp_path / "run-2/export").exists()
+
+
+def test_a_changed_setting_is_told_before_anything_is_read(finished, monkeypatch):
+    monkeypatch.setattr("bertjax.finetune.run.load_model", None)
+    recipe = finished.optimizer
+    for change, said in (
+        ({"batch_size": 32}, r"another batch_size \(16 there, 32 here\): set `fresh`"),
+        ({"batch_sizes": (8, 16)}, r"another batch_size \(16 there, several here\)"),
+        (
+            {"optimizer": dataclasses.replace(recipe, weight_decay=0.5)},
+            r"another optimizer.weight_decay \(0.01 there, 0.5 here\)",
+        ),
+        ({"batch_tokens": 64}, r"another batch_tokens \(absent there, 64 here\)"),
+    ):
+        with pytest.raises(UserError, match=said):
+            finetune(dataclasses.replace(finished, **change), quiet, progress=False)

@@ -164,7 +164,8 @@ def test_fine_tuning_with_frozen_parts_and_an_average(tiny_model, tmp_path):
     scores = predict.evaluate(exported, rows)
     assert scores["loss"] == pytest.approx(result.seeds[0].metrics["loss"], rel=1e-5)
 
-    wrong = dataclasses.replace(config, optimizer=OptimizerConfig(freeze=("nsp",)))
+    other = dataclasses.replace(config, optimizer=OptimizerConfig(freeze=("nsp",)))
+    wrong = dataclasses.replace(other, workdir=str(tmp_path / "other"))
     with pytest.raises(UserError, match="no group 'nsp'; it has classifier"):
         finetune(wrong, quiet, model=tiny_model, progress=False)
     moved = dataclasses.replace(config, optimizer=dataclasses.replace(recipe, layer_decay=1.0))
@@ -252,3 +253,16 @@ def test_the_dev_rows_that_a_seed_gets_wrong_are_kept_for_its_report(finished, s
     best = dataclasses.replace(finished, select="best", fresh=True)
     result = finetune(best, quiet, progress=False)
     assert read_tables(epath.Path(result.workdir) / "seed-0") == [table]
+
+
+def test_a_few_steps_have_about_ten_lines_and_one_says_that_it_compiles(config):
+    """There are 4 steps an epoch."""
+    lines = []
+    finetune(dataclasses.replace(config, epochs=2, seeds=(0, 1)), lines.append, progress=False)
+    steps = [line.split("  ")[0] for line in lines if line.startswith("step ")]
+    assert steps == [f"step {step}/8" for step in range(1, 9)] * 2
+    compiling = [line for line in lines if line.startswith("Compiling the step (about a minute")]
+    assert len(compiling) == 1
+    assert lines.index(compiling[0]) + 1 == next(
+        at for at, line in enumerate(lines) if line.startswith("step 1/8")
+    )

@@ -242,6 +242,14 @@ def test_another_run_is_refused_by_name(recipe, straight, changes, named):
     assert (straight / "config.json").read_bytes() == before
 
 
+def test_a_changed_setting_is_told_before_anything_is_read(recipe, straight, monkeypatch):
+    monkeypatch.setattr("bertjax.pretrain.run.load", None)
+    config = recipe(workdir=str(straight), batch_size=16, seed=1)
+    said = r"another batch_size \(8 there, 16 here\) and another seed \(0 there, 1 here\): set"
+    with pytest.raises(bj.UserError, match=said):
+        runs.pretrain(config, silent)
+
+
 def test_another_objective_and_other_data_are_refused(recipe, data, tmp_path):
     short = LoopConfig(train_steps=2, eval_every=0)
     runs.pretrain(recipe(loop=short), silent)

@@ -7,6 +7,8 @@ from typing import Any
 
 from bertjax.errors import UserError
 
+ORDER = "order of the data"
+"""Name of a setting that is a hash. Another setting that changed, such as the batch size, tells."""
 UNSET = "unset"
 """Key of a checkpoint's meta: immutable settings that the checkpoint leaves open (see below)."""
 
@@ -45,9 +47,10 @@ def refuse_changed(
         UserError: names every setting that differs, with both values.
     """
     here = {n: value for n, value in as_json(here).items() if n in saved or n not in unset}
+    differences = list(_differences(saved, here))
+    told = [each for each in differences if each[0] != ORDER] or differences
     differing = [
-        f"another {name} ({_show(old)} there, {_show(new)} here)"
-        for name, old, new in _differences(saved, here)
+        f"another {name} ({_show(old)} there, {_show(new)} here)" for name, old, new in told
     ]
     if differing:
         raise UserError(

@@ -132,6 +132,12 @@ class Telemetry:
             self._timer.start(step)
         if step % self._log_every == 0 or step == self._total or step in self._ends:
             self._report(step)
+        elif not self._timer.started and self._bar is None:  # the first one, which took long
+            phase = phase_of(self._phases, step)
+            fields = phase.fields or self._fields
+            values = self._window.values(field.name for field in fields if field.last)
+            words = [self._place(step), *_named(phase), *show_fields(fields, values)]
+            self.say("  ".join(words))
         if not self._timer.started:
             self._timer.start(step)
         if self._bar is not None:
@@ -213,11 +219,13 @@ class Telemetry:
         if self._bar is not None:
             self._bar.set_postfix_str("  ".join(words), refresh=False)
         else:
-            total = f"{self._total:,}"
-            where = f"step {step:>{len(total)},}/{total}"
-            self.say("  ".join([where, *words, *self._remaining(step)]))
+            self.say("  ".join([self._place(step), *words, *self._remaining(step)]))
         self._say_what_shows(record)
         self._window = MetricWindow()
+
+    def _place(self, step: int) -> str:
+        total = f"{self._total:,}"
+        return f"step {step:>{len(total)},}/{total}"
 
     def _say_what_shows(self, record: Record) -> None:
         if self._watch and (sentence := self._watch(record)):

@@ -29,3 +29,13 @@ def test_an_unset_setting_may_be_anything_and_the_others_may_not():
     # A saved value holds even if its name is listed as unset.
     with pytest.raises(UserError, match=r"another seed \(2 there, 1 here\)"):
         refuse_changed({**converted, "seed": 2}, HERE, "run", unset=["data", "seed"])
+
+
+def test_a_hash_is_not_told_beside_the_setting_that_changed_it():
+    saved = {"order of the data": "abc", "batch_size": 8}
+    with pytest.raises(UserError) as caught:
+        refuse_changed(saved, {"order of the data": "def", "batch_size": 16}, "run")
+    assert "another batch_size (8 there, 16 here):" in str(caught.value)
+    assert "order" not in str(caught.value)
+    with pytest.raises(UserError, match=r"another order of the data \(abc there, def here\)"):
+        refuse_changed(saved, {"order of the data": "def", "batch_size": 8}, "run")
