@@ -5,41 +5,21 @@ Exit codes: 0 done; 2 a mistake that the user can correct, told in one sentence;
 a signal and resumable; 1 any other error, with its traceback, and warnings under --strict.
 """
 
-import contextlib
 import difflib
-import functools
-import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from types import SimpleNamespace
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
-from bertjax import parsing, signals
+from bertjax import model_verbs, signals
 from bertjax.commands import command
 from bertjax.errors import Stopped, UserError
-from bertjax.flags import Say, resuming_command, saying_flags, stopped_sentence
-from bertjax.parsing import Config, parse_recipe
+from bertjax.flags import resuming_command, saying_flags, stopped_sentence
+from bertjax.parsing import COMMON, parse_recipe, parsed, say_line
 
 EXIT_DONE, EXIT_INTERRUPTED, EXIT_WARNED, EXIT_MISTAKE, EXIT_STOPPED = 0, 1, 1, 2, 75
 _RESUMABLE = ("demo", "prepare", "pretrain", "finetune")
-_say = functools.partial(print, flush=True)
 _LABELED = {"train": "train.csv", "dev": "dev.csv"}
-# The fields that --help shows.
-_TOKENIZER = ("input", "output", "kind", "vocab_size", "lowercase", "columns")
-_PREPARE = (
-    *("input", "tokenizer", "output", "segments", "max_seq_length", "dupe_factor", "held_out"),
-    *("processes", "estimate", "audit"),
-)
-_PRETRAIN = (
-    *("data", "workdir", "objective", "model.size", "batch_size", "accumulation", "seed", "fresh"),
-    *("optimizer.name", "optimizer.learning_rate", "optimizer.warmup_steps", "execution.dtype"),
-    *("masking.whole_word", "loop.train_steps", "loop.eval_every", "loop.save_every"),
-)
-_FINETUNE = (
-    *("model", "train", "dev", "test", "workdir", "seeds", "epochs", "batch_size", "fresh"),
-    *("max_seq_length", "select", "optimizer.learning_rate", "kind_name", "task"),
-)
 
 
 _OVERVIEW = """\
@@ -129,31 +109,11 @@ def _keep_compiled() -> None:
     from bertjax.rundir.compilation_cache import keep_compiled
 
     if told := keep_compiled():
-        _say(told)
-
-
-@contextlib.contextmanager
-def _keeping_compiled() -> Iterator[None]:
-    """Turns on the compilation cache; prints its directory on standard error, after the data."""
-    from bertjax.rundir.compilation_cache import keep_compiled
-
-    told = keep_compiled()
-    yield
-    if told:
-        print(told, file=sys.stderr)
-
-
-@contextlib.contextmanager
-def _parsed(
-    kind: type[Config], verb: str, arguments: list[str], **options: Any
-) -> Iterator[tuple[Config, Say]]:
-    """Yields a configuration and a `say` with flags; errors in the block get flags too."""
-    with saying_flags(kind, _say) as say:
-        yield parsing.parse(kind, verb, arguments, **options), say
+        say_line(told)
 
 
 def _stopped(verb: str, arguments: list[str], fresh: bool, workdir: object) -> int:
-    _say(f"To resume: {resuming_command(verb, arguments, fresh, workdir)}")
+    say_line(f"To resume: {resuming_command(verb, arguments, fresh, workdir)}")
     return EXIT_STOPPED
 
 
@@ -164,7 +124,7 @@ def _demo(arguments: list[str]) -> int:
     from bertjax.demo.run import DemoConfig, demo
     from bertjax.files import output_directory
 
-    with _parsed(DemoConfig, "demo", arguments) as (config, say):
+    with parsed(DemoConfig, "demo", arguments) as (config, say):
         output_directory(config.workdir)
         _keep_compiled()
         return EXIT_STOPPED if demo(config, say).stopped else EXIT_DONE
@@ -173,8 +133,8 @@ def _demo(arguments: list[str]) -> int:
 def _tokenizer_train(arguments: list[str]) -> None:
     from bertjax.text.tokenizer_training import TokenizerConfig, train_tokenizer
 
-    with _parsed(TokenizerConfig, "tokenizer train", arguments, common=_TOKENIZER) as parsed:
-        config, say = parsed
+    common = COMMON["tokenizer train"]
+    with parsed(TokenizerConfig, "tokenizer train", arguments, common=common) as (config, say):
         train_tokenizer(config, say)
     options = {
         "input": config.input if len(config.input) <= 3 else (*config.input[:3], "..."),
@@ -183,7 +143,7 @@ def _tokenizer_train(arguments: list[str]) -> None:
         "text_feature": None if config.text_feature == "text" else config.text_feature,
         "tfds_data_dir": config.tfds_data_dir,
     }
-    _say(f"Next: {command('prepare', **options)}")
+    say_line(f"Next: {command('prepare', **options)}")
 
 
 def _prepare(arguments: list[str]) -> int:
@@ -194,10 +154,10 @@ def _prepare(arguments: list[str]) -> int:
     from bertjax.files import location
 
     if _is_audit(arguments):
-        with _parsed(AuditConfig, "prepare --audit", arguments) as (audited, say):
+        with parsed(AuditConfig, "prepare --audit", arguments) as (audited, say):
             is_clean = all(not report.findings for report in audit_data(audited, say))
         return EXIT_DONE if is_clean or not audited.strict else EXIT_WARNED
-    with _parsed(PrepareArguments, "prepare", arguments, common=_PREPARE) as (given, say):
+    with parsed(PrepareArguments, "prepare", arguments, common=COMMON["prepare"]) as (given, say):
         config = given.preparation()
         if config.estimate:
             estimate(config, say)
@@ -205,14 +165,14 @@ def _prepare(arguments: list[str]) -> int:
         prepare(config, say)
     directories = config.directories(location(str(config.output))).values()
     if config.strict and not all(map(audit.is_clean, directories)):
-        _say("Exit code 1 because of --strict and the warnings above. The shards are complete.")
+        say_line("Exit code 1 because of --strict and the warnings above. The shards are complete.")
         return EXIT_WARNED
     place, lengths = str(config.output).rstrip("/"), sorted(config.lengths)
     options: dict[str, object] = {"data": place}
     if len(lengths) > 1:  # the paper trains on short rows in nine of ten steps
         options["data"] = f"{place}/{lengths[0]}"
         options |= {"second.data": f"{place}/{lengths[1]}", "second.after_steps": 900}
-    _say(f"Next: {command('pretrain', **options, workdir='runs/pretrain')}")
+    say_line(f"Next: {command('pretrain', **options, workdir='runs/pretrain')}")
     return EXIT_DONE
 
 
@@ -223,8 +183,8 @@ def _is_audit(words: list[str]) -> bool:
 def _pretrain(arguments: list[str]) -> int:
     from bertjax.pretrain.config import PretrainConfig
 
-    with saying_flags(PretrainConfig, _say) as say:
-        config = parse_recipe(PretrainConfig, "pretrain", arguments, common=_PRETRAIN)
+    with saying_flags(PretrainConfig, say_line) as say:
+        config = parse_recipe(PretrainConfig, "pretrain", arguments, common=COMMON["pretrain"])
 
         from bertjax.pretrain.run import pretrain
 
@@ -232,8 +192,8 @@ def _pretrain(arguments: list[str]) -> int:
         result = pretrain(config, say)
     if result.stopped:
         return _stopped("pretrain", arguments, config.fresh, result.workdir)
-    _say(f"Next: {command('finetune', model=result.workdir, **_LABELED)}")
-    _say(f'  or: echo "the cat [MASK] on the mat." | {command("predict", result.workdir)}')
+    say_line(f"Next: {command('finetune', model=result.workdir, **_LABELED)}")
+    say_line(f'  or: echo "the cat [MASK] on the mat." | {command("predict", result.workdir)}')
     return EXIT_DONE
 
 
@@ -243,12 +203,12 @@ def _convert(arguments: list[str]) -> None:
     from bertjax.inference.predict import can_predict
     from bertjax.objectives.table import OBJECTIVES
 
-    with _parsed(ConvertConfig, "convert", arguments) as (config, say):
+    with parsed(ConvertConfig, "convert", arguments) as (config, say):
         result = convert(config, say)
     if config.to == "huggingface":
-        _say(f"Next: {command('finetune', model=result.dest, **_LABELED)}")
+        say_line(f"Next: {command('finetune', model=result.dest, **_LABELED)}")
         verb = "predict" if can_predict(result.kind) else "embed"
-        _say(f"  or: {command(verb, result.dest)} < lines.txt")
+        say_line(f"  or: {command(verb, result.dest)} < lines.txt")
         return
     objective = OBJECTIVES[result.objective]
     shards = command(
@@ -265,8 +225,8 @@ def _convert(arguments: list[str]) -> None:
         "optimizer.name": result.optimizer,
         "loop.train_steps": result.step + 10_000,
     }
-    _say(f"Next: {shards}")
-    _say(f"then: {command('pretrain', data='data/shards', workdir=result.dest, **options)}")
+    say_line(f"Next: {shards}")
+    say_line(f"then: {command('pretrain', data='data/shards', workdir=result.dest, **options)}")
 
 
 def _finetune(arguments: list[str]) -> int:
@@ -275,8 +235,8 @@ def _finetune(arguments: list[str]) -> int:
 
     with saying_flags(FinetuneConfig):
         parser = FinetuneArguments(arguments)
-    with saying_flags(parser.type, _say) as say:
-        config = parser.parse(_FINETUNE)
+    with saying_flags(parser.type, say_line) as say:
+        config = parser.parse(COMMON["finetune"])
 
         from bertjax.finetune.run import finetune
 
@@ -285,91 +245,23 @@ def _finetune(arguments: list[str]) -> int:
     if result.stopped:
         return _stopped("finetune", arguments, config.fresh, result.workdir)
     again = {name: getattr(config.task, name) or None for name in config.kind.unrecorded}
-    _say(f"Next: {command('evaluate', result.workdir, config.dev, **again)}")
-    _say(f"  or: {command('predict', result.workdir)} < lines.txt")
+    say_line(f"Next: {command('evaluate', result.workdir, config.dev, **again)}")
+    say_line(f"  or: {command('predict', result.workdir)} < lines.txt")
     return EXIT_DONE
-
-
-def _evaluate(arguments: list[str]) -> None:
-    from bertjax.task_options import evaluate_type
-
-    with _with_model("evaluate", evaluate_type, arguments) as (config, model, how):
-        from bertjax.inference import predict
-
-        _say(json.dumps(predict.evaluate(model, config.data, **how)))
-
-
-def _predict(arguments: list[str]) -> None:
-    from bertjax.task_options import predict_type
-
-    with _with_model("predict", predict_type, arguments) as (config, model, how):
-        from bertjax.inference import predict
-        from bertjax.inference.texts import open_lines
-
-        with open_lines(config.lines) as lines:
-            for line in predict.predict_lines(model, lines, **how):
-                _say(line)
-
-
-@contextlib.contextmanager
-def _with_model(
-    verb: str, type_of: Callable[[list[str], Any], type], arguments: list[str]
-) -> Iterator[tuple[Any, Any, dict[str, Any]]]:
-    """Yields the configuration, the model, and the keyword arguments of answering."""
-    from bertjax.interop.huggingface import Pretrained, recorded_task
-
-    # The task of the model decides which options there are. An export names it, so that mistakes in
-    # the options are told before its weights are read.
-    named = arguments[0] if arguments and not arguments[0].startswith("-") else None
-    task = None if named is None else recorded_task(named)
-    model = SimpleNamespace(task=task, kind=task["kind"]) if task else named and _load(named)
-    with _parsed(type_of(arguments, model), verb, arguments) as (config, _), _keeping_compiled():
-        from bertjax.inference.programs import mesh_of_all_devices
-        from bertjax.tasks.headers import check_file
-
-        if verb == "evaluate":
-            check_file(config.data, config.task)
-        options = vars(config.task) if model else {}
-        how = {"batch_size": config.batch_size, "mesh": mesh_of_all_devices(), **options}
-        yield config, model if isinstance(model, Pretrained) else _load(config.model), how
-
-
-def _embed(arguments: list[str]) -> None:
-    from bertjax.inference.config import EmbedConfig
-
-    with _parsed(EmbedConfig, "embed", arguments) as (config, _), _keeping_compiled():
-        from bertjax.inference.embed import embed_file
-
-        embed_file(config, _say, functools.partial(print, file=sys.stderr))
-
-
-def _probe(arguments: list[str]) -> None:
-    from bertjax.inference.config import ProbeConfig
-
-    with _parsed(ProbeConfig, "probe", arguments) as (config, _), _keeping_compiled():
-        from bertjax.inference.probe import probe
-
-        print(json.dumps(probe(config)))
 
 
 def _report(arguments: list[str]) -> None:
     from bertjax.report.run import ReportConfig, report
 
-    with _parsed(ReportConfig, "report", arguments) as (config, say):
+    with parsed(ReportConfig, "report", arguments) as (config, say):
         report(config.directories, say, config.output)
 
 
 def _completion(arguments: list[str]) -> None:
     from bertjax.completion import CompletionConfig, print_completion
 
-    with _parsed(CompletionConfig, "completion", arguments) as (config, _):
+    with parsed(CompletionConfig, "completion", arguments) as (config, _):
         print_completion(config.shell)
-
-
-def _load(model: str) -> Any:
-    from bertjax.interop.huggingface import from_pretrained
-
-    return from_pretrained(model)
 
 
 VERBS = {
@@ -379,10 +271,10 @@ VERBS = {
     "pretrain": Verb("shards -> a pre-trained BERT", _pretrain),
     "convert": Verb("a TF1 checkpoint, a model or a run -> another layout", _convert),
     "finetune": Verb("a BERT + labeled files -> a fine-tuned model", _finetune),
-    "evaluate": Verb("a fine-tuned model + a labeled file -> scores", _evaluate),
-    "predict": Verb("lines -> labels, answers, or words for [MASK]", _predict),
-    "embed": Verb("lines -> vectors", _embed),
-    "probe": Verb("a frozen model + labeled rows -> scores of a linear model", _probe),
+    "evaluate": Verb("a fine-tuned model + a labeled file -> scores", model_verbs.evaluate),
+    "predict": Verb("lines -> labels, answers, or words for [MASK]", model_verbs.predict),
+    "embed": Verb("lines -> vectors", model_verbs.embed),
+    "probe": Verb("a frozen model + labeled rows -> scores of a linear model", model_verbs.probe),
     "report": Verb("run directories -> a page per run, and a page that compares them", _report),
     "completion": Verb("a shell -> the script that completes verbs and flags in it", _completion),
 }

@@ -1,6 +1,8 @@
 """Parses the words of a command into a configuration, and writes the help of a verb."""
 
+import contextlib
 import dataclasses
+import functools
 import inspect
 import os
 import re
@@ -9,18 +11,47 @@ import shutil
 import textwrap
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union
 
 from bertjax.errors import UserError
-from bertjax.flags import has, nested_in, with_flags, written_whole
+from bertjax.flags import Say, has, nested_in, saying_flags, with_flags, written_whole
 
 if TYPE_CHECKING:
     from tyro.constructors import ConstructorRegistry, StructFieldSpec
 
 Config = TypeVar("Config")
 
+COMMON = {
+    "tokenizer train": ("input", "output", "kind", "vocab_size", "lowercase", "columns"),
+    "prepare": (
+        *("input", "tokenizer", "output", "segments", "max_seq_length", "dupe_factor", "held_out"),
+        *("processes", "estimate", "audit"),
+    ),
+    "pretrain": (
+        *("data", "workdir", "objective", "model.size", "batch_size", "accumulation", "seed"),
+        *("optimizer.name", "optimizer.learning_rate", "optimizer.warmup_steps", "execution.dtype"),
+        *("masking.whole_word", "loop.train_steps", "loop.eval_every", "loop.save_every", "fresh"),
+    ),
+    "finetune": (
+        *("model", "train", "dev", "test", "workdir", "seeds", "epochs", "batch_size", "fresh"),
+        *("max_seq_length", "select", "optimizer.learning_rate", "kind_name", "task"),
+    ),
+}
+"""The fields that --help shows, by verb; for other verbs, all."""
+
 _SHORT = "These are the most used options; --help-all shows all of them."
+
+say_line = functools.partial(print, flush=True)
+
+
+@contextlib.contextmanager
+def parsed(
+    kind: type[Config], verb: str, arguments: list[str], **options: Any
+) -> Iterator[tuple[Config, Say]]:
+    """Yields a configuration and a `say` with flags; errors in the block get flags too."""
+    with saying_flags(kind, say_line) as say:
+        yield parse(kind, verb, arguments, **options), say
 
 
 def parse(

@@ -1,0 +1,94 @@
+"""The verbs that read a trained model: `evaluate`, `predict`, `embed` and `probe`."""
+
+import contextlib
+import functools
+import json
+import sys
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+from bertjax.parsing import parsed, say_line
+
+
+def evaluate(arguments: list[str]) -> None:
+    """Prints the scores of a fine-tuned model on a labeled file."""
+    from bertjax.task_options import evaluate_type
+
+    with _with_model("evaluate", evaluate_type, arguments) as (config, model, how):
+        from bertjax.inference import predict
+
+        say_line(json.dumps(predict.evaluate(model, config.data, **how)))
+
+
+def predict(arguments: list[str]) -> None:
+    """Prints a JSON line for each line."""
+    from bertjax.task_options import predict_type
+
+    with _with_model("predict", predict_type, arguments) as (config, model, how):
+        from bertjax.inference import predict
+        from bertjax.inference.texts import open_lines
+
+        with open_lines(config.lines) as lines:
+            for line in predict.predict_lines(model, lines, **how):
+                say_line(line)
+
+
+def embed(arguments: list[str]) -> None:
+    """Prints or writes a vector for each line."""
+    from bertjax.inference.config import EmbedConfig
+
+    with parsed(EmbedConfig, "embed", arguments) as (config, _), _keeping_compiled():
+        from bertjax.inference.embed import embed_file
+
+        embed_file(config, say_line, functools.partial(print, file=sys.stderr))
+
+
+def probe(arguments: list[str]) -> None:
+    """Prints the scores of a linear model of vectors."""
+    from bertjax.inference.config import ProbeConfig
+
+    with parsed(ProbeConfig, "probe", arguments) as (config, _), _keeping_compiled():
+        from bertjax.inference.probe import probe
+
+        print(json.dumps(probe(config)))
+
+
+@contextlib.contextmanager
+def _with_model(
+    verb: str, type_of: Callable[[list[str], Any], type], arguments: list[str]
+) -> Iterator[tuple[Any, Any, dict[str, Any]]]:
+    """Yields the configuration, the model, and the keyword arguments of answering."""
+    from bertjax.interop.huggingface import Pretrained, recorded_task
+
+    # The task of the model decides which options there are. An export names it, so that mistakes in
+    # the options are told before its weights are read.
+    named = arguments[0] if arguments and not arguments[0].startswith("-") else None
+    task = None if named is None else recorded_task(named)
+    model = SimpleNamespace(task=task, kind=task["kind"]) if task else named and _load(named)
+    with parsed(type_of(arguments, model), verb, arguments) as (config, _), _keeping_compiled():
+        from bertjax.inference.programs import mesh_of_all_devices
+        from bertjax.tasks.headers import check_file
+
+        if verb == "evaluate":
+            check_file(config.data, config.task)
+        options = vars(config.task) if model else {}
+        how = {"batch_size": config.batch_size, "mesh": mesh_of_all_devices(), **options}
+        yield config, model if isinstance(model, Pretrained) else _load(config.model), how
+
+
+@contextlib.contextmanager
+def _keeping_compiled() -> Iterator[None]:
+    """Turns on the compilation cache; prints its directory on standard error, after the data."""
+    from bertjax.rundir.compilation_cache import keep_compiled
+
+    told = keep_compiled()
+    yield
+    if told:
+        print(told, file=sys.stderr)
+
+
+def _load(model: str) -> Any:
+    from bertjax.interop.huggingface import from_pretrained
+
+    return from_pretrained(model)
