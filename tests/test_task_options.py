@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from bertjax import cli
+from bertjax import cli, parsing
 from bertjax.errors import UserError
 from bertjax.finetune.config import FinetuneConfig
 from bertjax.flags import saying_flags
@@ -121,19 +121,19 @@ PRETRAINED = Model(None, "pretraining")
 
 def test_evaluation_has_the_options_of_the_models_task():
     words = ["m", "f", "--label-column", "y", "--column-names", "x", "y"]
-    config = cli.parsing.parse(evaluate_type(words, TEXTS), "evaluate", words)
+    config = parsing.parse(evaluate_type(words, TEXTS), "evaluate", words)
     assert (config.model, config.data) == ("m", "f")
     assert config.task == EvaluationColumns(label_column="y", column_names=("x", "y"))
     with pytest.raises(UserError, match="--label-column is an option of the tasks classif"):
         evaluate_type(words, QUESTIONS)
-    config = cli.parsing.parse(evaluate_type(words[:2], QUESTIONS), "evaluate", words[:2])
+    config = parsing.parse(evaluate_type(words[:2], QUESTIONS), "evaluate", words[:2])
     assert config.task == QuestionFile()
 
 
 def test_prediction_has_the_options_of_the_models_task():
     words = ["m", "--top-k", "3"]
     for model, expected in ((QUESTIONS, AnswerOptions(3)), (PRETRAINED, MaskedLmOptions(3))):
-        config = cli.parsing.parse(predict_type(words, model), "predict", words)
+        config = parsing.parse(predict_type(words, model), "predict", words)
         assert (config.model, config.task) == ("m", expected)
     words = ["m", "--pair-column", "second"]
     for columns, expected in (
@@ -143,7 +143,7 @@ def test_prediction_has_the_options_of_the_models_task():
     ):
         model = Model("classification", "sequence_classification")
         model.task |= columns
-        config = cli.parsing.parse(predict_type(words, model), "predict", words)
+        config = parsing.parse(predict_type(words, model), "predict", words)
         assert config.task == expected
     words = ["m", "--top-k", "3"]
     with pytest.raises(UserError) as caught:
@@ -154,7 +154,7 @@ def test_prediction_has_the_options_of_the_models_task():
     )
     with pytest.raises(UserError, match="--pseudo-log-likelihood is an option of the task masked"):
         predict_type(["m", "--pseudo-log-likelihood"], QUESTIONS)
-    config = cli.parsing.parse(predict_type(["--batch-size", "8", "m"], None), "predict", words[:1])
+    config = parsing.parse(predict_type(["--batch-size", "8", "m"], None), "predict", words[:1])
     assert config.model == "m"
     for flag in ("--top-k", "--num-beams"):
         with pytest.raises(UserError, match=f"{flag} depends on the model: write the model before"):
@@ -165,11 +165,11 @@ def test_writing_defaults_to_the_options_of_training(capsys):
     model = Model("seq2seq", "encoder_decoder")
     model.task |= {"generation": {"num_beams": 7, "max_length": 9}, "source_column": "de"}
     words = ["m", "--n-best", "2"]
-    config = cli.parsing.parse(predict_type(words, model), "predict", words)
+    config = parsing.parse(predict_type(words, model), "predict", words)
     assert config.task == WritingOptions(num_beams=7, max_length=9, n_best=2)
     words = ["m", "f", "--num-beams", "1"]
-    config = cli.parsing.parse(evaluate_type(words, model), "evaluate", words)
+    config = parsing.parse(evaluate_type(words, model), "evaluate", words)
     assert config.task == ScoringOptions(num_beams=1, max_length=9)
     with pytest.raises(SystemExit):
-        cli.parsing.parse(predict_type(["m", "--help"], model), "predict", ["m", "--help"])
+        parsing.parse(predict_type(["m", "--help"], model), "predict", ["m", "--help"])
     assert "(default: 7)" in capsys.readouterr().out
