@@ -5,8 +5,10 @@ import contextlib
 import errno
 import fcntl
 import os
+import pathlib
 import re
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from typing import NoReturn
@@ -25,6 +27,8 @@ _NOT_READABLE = (
     *(errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG),
     *(errno.ENXIO, errno.ENODEV, errno.EIO),
 )
+_SPECIAL = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+_SPECIAL |= dict.fromkeys((stat.S_IFCHR, stat.S_IFBLK), "a device")
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp", re.DOTALL)
 
 
@@ -105,9 +109,20 @@ def writing(path: epath.PathLike) -> Iterator[None]:
         raise CannotWrite(path, error.strerror or str(error)) from None
 
 
+def refuse_special(path: epath.PathLike) -> None:
+    """Raises `UserError` for a pipe, a socket or a device, which a reader may wait for forever."""
+    if not is_local(path):
+        return
+    with contextlib.suppress(OSError):  # the reader will explain it
+        mode = pathlib.Path(path).stat().st_mode
+        if what := next((word for kind, word in _SPECIAL.items() if stat.S_IFMT(mode) == kind), ""):
+            raise UserError(f"{path}: is {what} and no regular file; write its text to a file.")
+
+
 @contextlib.contextmanager
 def reading(path: epath.PathLike) -> Iterator[None]:
-    """Turns errors in the block about permissions and directories into `UserError`."""
+    """Turns errors in the block about permissions and kinds of files into `UserError`."""
+    refuse_special(path)
     try:
         yield
     except OSError as error:
@@ -181,6 +196,10 @@ def temporary_directory(path: epath.Path) -> Iterator[epath.Path]:
     lock = _lock(temporary) if local else None
     try:
         yield temporary
+    except CannotWrite as error:
+        raise CannotWrite(path, error.args[1]) from None
+    except UserError as error:  # a message names the place that was asked for
+        raise UserError(str(error).replace(str(temporary), str(path))) from error
     finally:
         temporary.rmtree(missing_ok=True)
         if lock is not None:

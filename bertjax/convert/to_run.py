@@ -43,11 +43,12 @@ def write_run(
     shape = model.bert_config("a pre-training run")
     model.tokenizer.save(directory / "tokenizer")
     (directory / MODEL).write_text(json.dumps(shape.to_dict(), indent=2) + "\n")
+    loop = {"best": None, "evaluated": source.step or 0, "no_better": 0}
     meta = {
         "immutable": weights_settings(shape, model.params, model.tokenizer, optimizer),
         UNSET: list(UNSET_NAMES),
         "mutable": {},
-        "loop": {"best": None, "evaluated": source.step or 0, "no_better": 0, "window": None},
+        "loop": {**loop, "window": None, "records": 0},
     }
     with Checkpoints(directory / "checkpoints", log=log) as checkpoints:
         checkpoints.save(state, meta, wait=True)

@@ -21,7 +21,7 @@ from bertjax.data import tfrecords
 from bertjax.data.pairs import SPECIALS_PER_PAIR, Pair
 from bertjax.data.segments import SEGMENTS, SegmentKind
 from bertjax.errors import UserError
-from bertjax.files import CannotWrite, is_local, location, replacing
+from bertjax.files import CannotWrite, is_local, location, reading, replacing
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -233,7 +233,8 @@ def read_manifest(directory: epath.PathLike) -> Manifest:
 def _parse_manifest(path: epath.Path) -> Manifest:
     try:
         try:
-            fields = json.loads(path.read_bytes())
+            with reading(path):
+                fields = json.loads(path.read_bytes())
         except (ValueError, RecursionError):
             raise TypeError("not JSON") from None
         if not isinstance(fields, dict):
@@ -320,6 +321,14 @@ def file_digest(path: epath.Path) -> tuple[int, str]:
     with pathlib.Path(path).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return path.stat().length, digest
+
+
+def not_listed(path: epath.Path) -> str:
+    """Returns the sentence for a shard with another digest."""
+    return (
+        f"{path}: is not the file that the manifest lists (another SHA-256); copy it again, or run "
+        "prepare again into another directory."
+    )
 
 
 def open_records(path: epath.Path) -> Any:

@@ -167,10 +167,7 @@ class ShardReader:
         for file in self._files:
             shards.copy_file(directory / file.name, local / file.name)
             if shards.file_digest(local / file.name)[1] != file.sha256:
-                raise UserError(
-                    f"{directory / file.name}: is not the file that the manifest lists (another "
-                    "SHA-256); copy it again, or run prepare again into another directory."
-                )
+                raise UserError(shards.not_listed(directory / file.name))
         return local
 
 

@@ -16,13 +16,14 @@ import jax
 from etils import epath
 
 from bertjax import signals
+from bertjax.config import read_json_object
 from bertjax.data.audit.report import is_clean
 from bertjax.data.prepare.run import PrepareConfig, prepare
 from bertjax.demo import documentation, pacing, passages, summary
 from bertjax.demo.baseline import check_installed, tfidf_accuracy
 from bertjax.demo.hyperparameters import Hyperparameters
 from bertjax.errors import Stopped, UserError
-from bertjax.files import output_directory, write_atomically
+from bertjax.files import damaged, output_directory, write_atomically
 from bertjax.finetune.run import finetune
 from bertjax.inference.predict import predict
 from bertjax.interop.huggingface import from_pretrained
@@ -42,6 +43,7 @@ STAGES: tuple[str, ...] = (
     *("finetune-pretrained-few", "finetune-scratch-few", "tfidf", "predict", "report"),
 )
 MIN_MINUTES = 3.0
+_SECTIONS = ("settings", "stages", "seconds")  # of the record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,9 +108,11 @@ class _Demo:
             "hyperparameters": json.loads(json.dumps(dataclasses.asdict(self.hyper))),
         }
         path = self.workdir / RECORD
-        self.record = {"settings": settings, "stages": {}, "seconds": {}}
+        self.record: dict[str, Any] = {"settings": settings, "stages": {}, "seconds": {}}
         if path.exists():
-            self.record = json.loads(path.read_text())
+            self.record = read_json_object(path)
+            if not all(isinstance(self.record.get(name), dict) for name in _SECTIONS):
+                damaged(path, "a section is missing", "remove it to start the demo again")
         before = self.record["settings"]
         if changed := [name for name in settings if before.get(name) != settings[name]]:
             raise UserError(

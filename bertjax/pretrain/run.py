@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +14,7 @@ from bertjax import signals
 from bertjax.config import BertConfig
 from bertjax.data.corpora import Corpora
 from bertjax.data.shards import TOKENIZER
+from bertjax.data.verification import Verification
 from bertjax.errors import UserError
 from bertjax.interop.huggingface import Pretrained, save_pretrained
 from bertjax.objectives.masking import Vocabulary
@@ -43,6 +44,7 @@ from bertjax.train.telemetry.logger import Telemetry
 from bertjax.train.telemetry.trackers import make_profiler, make_trackers
 
 KIND = "pre-training"
+VERIFIED = "verified.json"
 
 Log = Callable[[str], None]
 
@@ -203,8 +205,18 @@ def train(
 ) -> FitResult:
     """Trains in a run directory, from its newest checkpoint if it has one."""
     phases, programs, mesh = inputs.phases, built.programs, built.mesh
+    verification = Verification(
+        (
+            pair
+            for corpora in (phase.corpora for phase in phases)
+            for pair in zip(corpora.directories, corpora.manifests, strict=True)
+        ),
+        workdir / VERIFIED,
+        read_only=jax.process_index() > 0,
+    )
 
     def batch_at(step: int) -> tuple[int, dict[str, jax.Array]]:
+        verification.check()
         place = phase_at(phases, step)
         read, size = functools.partial(phases[place].rows, step), phases[place].config.batch_size
         return place, sharding.make_global_batch(mesh, size, read)
@@ -225,7 +237,14 @@ def train(
         workdir / "checkpoints", keep_last=loop.keep_last, keep_best=loop.keep_best, log=log
     )
     several = len(phases) > 1
-    with checkpoints:
+    settings = run_settings(config, built.model, abstract.params, inputs.tokenizer, phases)
+
+    def immutable(step: int) -> Mapping[str, Any]:
+        """Returns what checkpoints record, the manifest's hash among it, once that is true."""
+        verification.wait()
+        return settings.immutable_at(step)
+
+    with verification, checkpoints:
         if checkpoints.empty() or not (workdir / CONFIG).exists():
             _write_run(config, inputs, workdir)  # also over a run that saved nothing
         fitted = fit(
@@ -235,7 +254,7 @@ def train(
             checkpoints=checkpoints,
             telemetry=telemetry,
             evaluation=built.evaluation,
-            settings=run_settings(config, built.model, abstract.params, inputs.tokenizer, phases),
+            settings=dataclasses.replace(settings, immutable=immutable),
             hooks=hooks,
             phases=[
                 phase.info(built.model, mesh, str(number) if several else "")

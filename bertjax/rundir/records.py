@@ -96,7 +96,7 @@ def read_tables(directory: epath.Path) -> list[ReportTable]:
 def read_object(path: epath.Path) -> dict[str, Any]:
     """Reads a JSON object; returns an empty one if there is none or it is damaged."""
     try:
-        fields = json.loads(path.read_text()) if path.exists() else {}
+        fields = json.loads(path.read_text()) if path.is_file() else {}
     except (ValueError, RecursionError):
         return {}
     return fields if isinstance(fields, dict) else {}

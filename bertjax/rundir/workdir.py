@@ -9,7 +9,7 @@ import jax
 from etils import epath
 
 from bertjax.errors import UserError
-from bertjax.files import output_directory, write_atomically
+from bertjax.files import damaged, output_directory, write_atomically
 from bertjax.locks import locked
 from bertjax.rundir.records import CONFIG, RESULT, TABLES, Metric, read_object
 from bertjax.tasks.report_tables import ReportTable
@@ -50,7 +50,9 @@ def refuse_changed_run(
     `names` are those of the settings to compare; None: all.
     """
     saved = read_object(path / CONFIG).get("immutable", {})
-    if isinstance(saved, dict) and saved:
+    if not isinstance(saved, dict):
+        damaged(path / CONFIG, "its immutable settings", "set `fresh` to start a new run beside it")
+    if saved:
         compared = {name: value for name, value in saved.items() if names is None or name in names}
         refuse_changed(compared, immutable, path)
 

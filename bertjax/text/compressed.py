@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 from etils import epath
 
 from bertjax.errors import UserError
-from bertjax.files import check_downloaded
+from bertjax.files import check_downloaded, refuse_special
 
 SUFFIXES = (".gz", ".bz2", ".xz", ".zst")
 
@@ -102,6 +102,7 @@ class Window:
 
 
 def _open(path: epath.Path) -> Any:
+    refuse_special(path)
     try:
         file = path.open("rb")
     except OSError as error:

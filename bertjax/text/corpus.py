@@ -166,11 +166,19 @@ def _expand(pattern: str) -> Iterator[epath.Path]:
                 yield from filter(is_named_text, files_in(match)) if match.is_dir() else [match]
 
 
-def files_in(directory: epath.Path) -> Iterator[epath.Path]:
-    """Yields the files of a directory at any depth, skipping names that begin with a dot."""
+def files_in(directory: epath.Path, above: tuple[epath.Path, ...] = ()) -> Iterator[epath.Path]:
+    """Yields the files of a directory at any depth, skipping names that begin with a dot.
+
+    A link to a directory `above` it is skipped too.
+    """
+    above = (*above, directory.resolve())
     for path in directory.iterdir():
-        if not path.name.startswith("."):
-            yield from files_in(path) if path.is_dir() else [path]
+        if path.name.startswith("."):
+            continue
+        if not path.is_dir():
+            yield path
+        elif path.resolve() not in above:
+            yield from files_in(path, above)
 
 
 def is_named_text(path: epath.Path) -> bool:

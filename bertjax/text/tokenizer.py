@@ -5,7 +5,7 @@ import logging
 from etils import epath
 
 from bertjax.errors import UserError
-from bertjax.files import check_downloaded, location
+from bertjax.files import check_downloaded, location, reading
 from bertjax.text import added_tokens, sentencepiece, tokenizer_files, wordpiece
 from bertjax.text.tokenizer_base import SETTINGS_FILE, Encoding, Kind, Tokenizer
 
@@ -50,7 +50,8 @@ def load_tokenizer(
     """
     path = location(path)
     file = _vocabulary_file(path, kind)
-    data = file.read_bytes()
+    with reading(file):
+        data = file.read_bytes()
     check_downloaded(data, file)
     if file.suffix == ".json":
         if kind == "sentencepiece":

@@ -304,19 +304,20 @@ class _Run:
         return {**self.settings.mutable, **dataclasses.asdict(self.config)}
 
     def _memory(self) -> dict[str, Any]:  # what the next process needs besides the state
-        return {**dataclasses.asdict(self.progress), "window": self.telemetry.window()}
+        window, records = self.telemetry.window(), len(self.telemetry.history)
+        return {**dataclasses.asdict(self.progress), "window": window, "records": records}
 
     # Resuming
 
     def _resume(self) -> Any:
         """Returns the state to continue from."""
         restored = self.checkpoints.restore(self.program.abstract_state, accept=self._accept)
-        window = None
+        window, records = None, 0
         if restored is None:
             state = self.program.init()
         else:
             state, memory = restored.state, dict(restored.meta["loop"])
-            window = memory.pop("window")
+            window, records = memory.pop("window"), memory.pop("records")
             self.progress = Progress(**memory)
             self.bad_steps = int(state.bad_steps)
         step = int(state.step)
@@ -334,6 +335,11 @@ class _Run:
         self.resumed_from = step
         if line := self._describe_resumption(step, restored):
             self.telemetry.say(line)
+        if (found := len(self.telemetry.history)) < records:
+            self.telemetry.say(
+                f"Warning: {self.telemetry.path} holds {found:,} of the {records:,} records that "
+                "the run wrote up to this step; reports show no others. Training is not affected."
+            )
         return state
 
     def _accept(self, saved: Mapping[str, Any]) -> None:

@@ -22,6 +22,7 @@ from typing import Any
 from etils import epath
 
 from bertjax import signals
+from bertjax.config import read_json_object
 from bertjax.data import shards, tfrecords
 from bertjax.data.audit import duplicates
 from bertjax.data.audit.report import Report, log_warnings, read_report
@@ -219,7 +220,7 @@ def _enter(building: epath.Path, settings: dict[str, Any], log: Callable[[str], 
             (building / name).mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps(settings).encode())
         return False
-    if changes := _changes(settings, json.loads(path.read_bytes())):
+    if changes := _changes(settings, read_json_object(path)):
         raise UserError(
             f"{building} holds an unfinished run with other text or settings ({changes}): run "
             "with those to finish it, give another `output`, or delete that directory."

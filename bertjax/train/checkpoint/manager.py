@@ -22,6 +22,7 @@ from etils import epath
 from jax.experimental.multihost_utils import sync_global_devices
 
 from bertjax.errors import UserError
+from bertjax.files import write_atomically, writing
 from bertjax.train.checkpoint.fingerprint import Damaged, describe, seal
 from bertjax.train.checkpoint.orbax_storage import Storage, from_first_process
 from bertjax.train.checkpoint.restore import (
@@ -180,8 +181,8 @@ class Checkpoints:
         if metric is not None and math.isfinite(metric):
             self._scores[step] = fields["metric"] = metric
         if jax.process_index() == 0:
-            path = self.directory / str(step) / AMENDMENT
-            path.write_text(json.dumps(seal(fields)))
+            text = json.dumps(seal(fields))
+            write_atomically(self.directory / str(step) / AMENDMENT, text.encode())
         sync_global_devices("bertjax_amended")
 
     def poll(self) -> None:
@@ -372,5 +373,6 @@ class Checkpoints:
         if not self._read_only:
             # A rename would not be atomic on an object store.
             if jax.process_index() == 0:
-                (self.directory / str(step) / _MARKER).write_text(why)
+                with writing(self.directory):
+                    (self.directory / str(step) / _MARKER).write_text(why)
             sync_global_devices("bertjax_marked")

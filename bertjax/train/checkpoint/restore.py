@@ -10,6 +10,7 @@ import jax
 from bertjax.errors import UserError
 from bertjax.train.checkpoint.fingerprint import Damaged, describe, differences, unseal
 from bertjax.train.checkpoint.orbax_storage import Storage, together
+from bertjax.train.checkpoint.settings import UNSET
 from bertjax.train.tree import named
 
 FORMAT_VERSION = 1
@@ -38,7 +39,7 @@ def read_meta(storage: Storage, step: int) -> dict[str, Any]:
         Damaged: it differs from what was saved, or can't be read; raised on all processes.
         UserError: another version of bertjax wrote it.
     """
-    meta = together(lambda: unseal(storage.read(step, "meta"), "meta"))
+    meta = together(lambda: _well_formed(unseal(storage.read(step, "meta"), "meta")))
     if meta.get("format") != FORMAT_VERSION:
         raise UserError(
             f"The checkpoint of step {step:,} in {storage.directory} has format "
@@ -47,8 +48,28 @@ def read_meta(storage: Storage, step: int) -> dict[str, Any]:
         )
     path = storage.directory / str(step) / AMENDMENT
     if path.exists():
-        with contextlib.suppress(ValueError, Damaged):  # half-written: as if absent
-            meta.update(unseal(json.loads(path.read_text()), "amendment"))
+        with contextlib.suppress(ValueError, RecursionError, Damaged):  # as if absent
+            meta = _well_formed({**meta, **unseal(json.loads(path.read_text()), "amendment")})
+    return meta
+
+
+def _well_formed(meta: dict[str, Any]) -> dict[str, Any]:
+    """Returns a meta whose fields have the types that they were saved with.
+
+    Raises:
+        Damaged: one has another type.
+    """
+    kinds = {"arrays": dict, "loop": dict, "immutable": dict, "mutable": dict}
+    kinds |= {"metric": int | float | None, UNSET: list}
+    for name, kind in kinds.items():
+        if name in meta and not isinstance(meta[name], kind):
+            raise Damaged(f"meta has a {name} of another type")
+    for name, row in meta.get("arrays", {}).items():
+        match row:
+            case [str(), list() as shape, str()] if all(type(size) is int for size in shape):
+                pass
+            case _:
+                raise Damaged(f"meta describes the array {name} in another way")
     return meta
 
 

@@ -68,6 +68,11 @@ class Telemetry:
         self._done = 0
 
     @property
+    def path(self) -> epath.Path:
+        """metrics.jsonl."""
+        return self._file.path
+
+    @property
     def history(self) -> list[Record]:
         """The records of metrics.jsonl."""
         return self._file.records

@@ -6,20 +6,29 @@ from typing import Any
 
 from etils import epath
 
-from bertjax.files import is_local, write_atomically, writing
+from bertjax.files import is_local, reading, write_atomically, writing
 
 Record = dict[str, Any]
 
 
 def read_records(path: epath.Path) -> list[Record]:
     """Reads the records of a metrics.jsonl, without damaged lines such as a truncated last one."""
+    with reading(path):
+        text = path.read_bytes().decode(errors="replace")
     records = []
-    for line in path.read_bytes().decode(errors="replace").splitlines():
-        with contextlib.suppress(ValueError):
-            record = json.loads(line)
-            if isinstance(record, dict) and isinstance(record.get("step"), int):
+    for line in text.splitlines():
+        with contextlib.suppress(ValueError, RecursionError):
+            if _is_record(record := json.loads(line)):
                 records.append(record)
     return records
+
+
+def _is_record(value: Any) -> bool:
+    """Whether a JSON value has a step and a kind, and no number beyond 64 bits."""
+    if not isinstance(value, dict) or not isinstance(value.get("kind"), str):
+        return False
+    numbers = [each for each in value.values() if isinstance(each, int)]
+    return type(value.get("step")) is int and all(abs(each) < 1 << 63 for each in numbers)
 
 
 class MetricsFile:
