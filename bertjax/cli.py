@@ -6,6 +6,7 @@ a signal and resumable; 1 any other error, with its traceback, and warnings unde
 """
 
 import difflib
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -15,7 +16,8 @@ from bertjax import model_verbs, signals
 from bertjax.commands import command
 from bertjax.errors import Stopped, UserError
 from bertjax.flags import resuming_command, saying_flags, stopped_sentence
-from bertjax.parsing import COMMON, parse_recipe, parsed, say_line
+from bertjax.parsing import COMMON, parse_recipe, parsed
+from bertjax.terminal import clean, complain, say_line
 
 EXIT_DONE, EXIT_INTERRUPTED, EXIT_WARNED, EXIT_MISTAKE, EXIT_STOPPED = 0, 1, 1, 2, 75
 _RESUMABLE = ("demo", "prepare", "pretrain", "finetune")
@@ -48,6 +50,7 @@ class Verb(NamedTuple):
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and exits with its code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    logging.getLogger("bertjax").addFilter(clean)
     if not _is_resumable(words):
         sys.exit(run(words))
     with signals.command(EXIT_STOPPED, stopped_sentence(words)):
@@ -78,13 +81,13 @@ def run(arguments: Sequence[str]) -> int:
         verb, rest = _find(words)
         return verb.run(rest) or EXIT_DONE
     except UserError as error:
-        print(f"bertjax: {error}", file=sys.stderr)
+        complain(f"bertjax: {error}")
         return EXIT_MISTAKE
     except (KeyboardInterrupt, Stopped):
         if not _is_resumable(words):
-            print("bertjax: interrupted.", file=sys.stderr)
+            complain("bertjax: interrupted.")
             return EXIT_INTERRUPTED
-        print(f"bertjax: {stopped_sentence(words)}", file=sys.stderr)
+        complain(f"bertjax: {stopped_sentence(words)}")
         return EXIT_STOPPED
     except BrokenPipeError:  # the reader closed the pipe, as in `bertjax predict ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

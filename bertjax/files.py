@@ -196,10 +196,10 @@ def temporary_directory(path: epath.Path) -> Iterator[epath.Path]:
     lock = _lock(temporary) if local else None
     try:
         yield temporary
-    except CannotWrite as error:
-        raise CannotWrite(path, error.args[1]) from None
     except UserError as error:  # a message names the place that was asked for
-        raise UserError(str(error).replace(str(temporary), str(path))) from error
+        words = [str(word).replace(str(temporary), str(path)) for word in error.args]
+        kind = CannotWrite if isinstance(error, CannotWrite) else UserError
+        raise kind(*words) from error.__cause__
     finally:
         temporary.rmtree(missing_ok=True)
         if lock is not None:

@@ -1,14 +1,13 @@
 """The verbs that read a trained model: `evaluate`, `predict`, `embed` and `probe`."""
 
 import contextlib
-import functools
 import json
-import sys
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
-from bertjax.parsing import parsed, say_line
+from bertjax.parsing import parsed
+from bertjax.terminal import complain, say_line
 
 
 def evaluate(arguments: list[str]) -> None:
@@ -41,7 +40,7 @@ def embed(arguments: list[str]) -> None:
     with parsed(EmbedConfig, "embed", arguments) as (config, _), _keeping_compiled():
         from bertjax.inference.embed import embed_file
 
-        embed_file(config, say_line, functools.partial(print, file=sys.stderr))
+        embed_file(config, say_line, complain)
 
 
 def probe(arguments: list[str]) -> None:
@@ -51,7 +50,7 @@ def probe(arguments: list[str]) -> None:
     with parsed(ProbeConfig, "probe", arguments) as (config, _), _keeping_compiled():
         from bertjax.inference.probe import probe
 
-        print(json.dumps(probe(config)))
+        say_line(json.dumps(probe(config)))
 
 
 @contextlib.contextmanager
@@ -85,7 +84,7 @@ def _keeping_compiled() -> Iterator[None]:
     told = keep_compiled()
     yield
     if told:
-        print(told, file=sys.stderr)
+        complain(told)
 
 
 def _load(model: str) -> Any:

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import inspect
 import os
 import re
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union
 
 from bertjax.errors import UserError
 from bertjax.flags import Say, has, nested_in, saying_flags, with_flags, written_whole
+from bertjax.terminal import say_line
 
 if TYPE_CHECKING:
     from tyro.constructors import ConstructorRegistry, StructFieldSpec
@@ -41,8 +41,6 @@ COMMON = {
 """The fields that --help shows, by verb; for other verbs, all."""
 
 _SHORT = "These are the most used options; --help-all shows all of them."
-
-say_line = functools.partial(print, flush=True)
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -37,6 +37,7 @@ from bertjax.text.tokenizer import Tokenizer, load_tokenizer
 from bertjax.train import param_groups, sharding
 from bertjax.train.checkpoint.manager import Checkpoints
 from bertjax.train.checkpoint.orbax_storage import told_by_first_process
+from bertjax.train.checkpoint.settings import RunSettings
 from bertjax.train.loop import Evaluation, FitResult, Hooks, TrainProgram, fit
 from bertjax.train.step import TrainState
 from bertjax.train.stopping import stop_requests
@@ -205,15 +206,7 @@ def train(
 ) -> FitResult:
     """Trains in a run directory, from its newest checkpoint if it has one."""
     phases, programs, mesh = inputs.phases, built.programs, built.mesh
-    verification = Verification(
-        (
-            pair
-            for corpora in (phase.corpora for phase in phases)
-            for pair in zip(corpora.directories, corpora.manifests, strict=True)
-        ),
-        workdir / VERIFIED,
-        read_only=jax.process_index() > 0,
-    )
+    verification = _verification(phases, workdir)
 
     def batch_at(step: int) -> tuple[int, dict[str, jax.Array]]:
         verification.check()
@@ -238,12 +231,6 @@ def train(
     )
     several = len(phases) > 1
     settings = run_settings(config, built.model, abstract.params, inputs.tokenizer, phases)
-
-    def immutable(step: int) -> Mapping[str, Any]:
-        """Returns what checkpoints record, the manifest's hash among it, once that is true."""
-        verification.wait()
-        return settings.immutable_at(step)
-
     with verification, checkpoints:
         if checkpoints.empty() or not (workdir / CONFIG).exists():
             _write_run(config, inputs, workdir)  # also over a run that saved nothing
@@ -254,7 +241,7 @@ def train(
             checkpoints=checkpoints,
             telemetry=telemetry,
             evaluation=built.evaluation,
-            settings=dataclasses.replace(settings, immutable=immutable),
+            settings=_once_verified(settings, verification),
             hooks=hooks,
             phases=[
                 phase.info(built.model, mesh, str(number) if several else "")
@@ -265,6 +252,25 @@ def train(
     if speed := telemetry.speed():
         log(speed)
     return fitted
+
+
+def _verification(phases: Sequence[Phase], workdir: epath.Path) -> Verification:
+    data = [
+        pair
+        for corpora in (phase.corpora for phase in phases)
+        for pair in zip(corpora.directories, corpora.manifests, strict=True)
+    ]
+    return Verification(data, workdir / VERIFIED, read_only=jax.process_index() > 0)
+
+
+def _once_verified(settings: RunSettings, verification: Verification) -> RunSettings:
+    """Lets checkpoints record the settings, the manifest's hash among them, once that is true."""
+
+    def immutable(step: int) -> Mapping[str, Any]:
+        verification.wait()
+        return settings.immutable_at(step)
+
+    return dataclasses.replace(settings, immutable=immutable)
 
 
 def _write_run(config: PretrainConfig, inputs: Inputs, workdir: epath.Path) -> None:

@@ -7,6 +7,7 @@ import hashlib
 import os
 import pathlib
 import platform
+import stat
 import subprocess
 import sys
 import tempfile
@@ -23,8 +24,8 @@ def keep_compiled() -> str:
 
     Call it before the first compilation, when JAX reads the setting. JAX's environment variables
     take precedence: JAX_COMPILATION_CACHE_DIR names another directory (empty: no cache), and
-    JAX_ENABLE_COMPILATION_CACHE=false turns it off. If the directory can't be written,
-    the sentence is a warning.
+    JAX_ENABLE_COMPILATION_CACHE=false turns it off. If the directory can't be written, or others
+    than its user can write it, the cache stays off and the sentence is a warning.
     """
     import jax
 
@@ -44,15 +45,26 @@ def keep_compiled() -> str:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)  # it holds executable code
         with tempfile.TemporaryFile(dir=directory):
             pass
+        why = _untrusted(directory)
     except (OSError, RuntimeError) as error:  # RuntimeError: there is no home directory
+        why = f"can't be written ({getattr(error, 'strerror', None) or error})"
+    if why:
         jax.config.update("jax_compilation_cache_dir", None)
-        why = getattr(error, "strerror", None) or error
         return (
             f"Warning: compiled programs are not kept, because {directory or 'their directory'} "
-            f"can't be written ({why}); set JAX_COMPILATION_CACHE_DIR to one that can."
+            f"{why}; set JAX_COMPILATION_CACHE_DIR to a directory that only you can write."
         )
     jax.config.update("jax_compilation_cache_dir", str(directory))
     return f"Compiled programs are kept in {directory}."
+
+
+def _untrusted(directory: pathlib.Path) -> str:
+    """Says why a directory may hold programs of other users, which would be run; "" if it can't."""
+    status = directory.stat()
+    if status.st_uid != os.getuid():
+        return "belongs to another user"
+    others_write = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return f"can be written by other users (chmod go-w {directory})" if others_write else ""
 
 
 def _own_directory(version: str) -> pathlib.Path:

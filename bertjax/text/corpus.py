@@ -2,6 +2,7 @@
 sentences."""
 
 import json
+import pathlib
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
@@ -166,18 +167,18 @@ def _expand(pattern: str) -> Iterator[epath.Path]:
                 yield from filter(is_named_text, files_in(match)) if match.is_dir() else [match]
 
 
-def files_in(directory: epath.Path, above: tuple[epath.Path, ...] = ()) -> Iterator[epath.Path]:
+def files_in(directory: epath.Path, above: tuple[pathlib.Path, ...] = ()) -> Iterator[epath.Path]:
     """Yields the files of a directory at any depth, skipping names that begin with a dot.
 
     A link to a directory `above` it is skipped too.
     """
-    above = (*above, directory.resolve())
+    above = (*above, pathlib.Path(directory).resolve())  # epath's `resolve` follows no links
     for path in directory.iterdir():
         if path.name.startswith("."):
             continue
         if not path.is_dir():
             yield path
-        elif path.resolve() not in above:
+        elif pathlib.Path(path).resolve() not in above:
             yield from files_in(path, above)
 
 

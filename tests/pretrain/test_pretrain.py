@@ -161,7 +161,7 @@ def test_it_learns_exports_and_says_so(recipe, tmp_path):
     workdir = tmp_path / "run"
     assert {
         *("config.json", "tokenizer", "checkpoints", "metrics.jsonl", "export", "result.json"),
-        *("tensorboard", "profile"),
+        *("tensorboard", "profile", "verified.json"),
     } == {path.name for path in workdir.iterdir()}
     assert {"mlm_accuracy_rank_1_100", "mlm_accuracy_rank_101_up"} < set(last)
     assert set(result.metrics) == {"mlm_loss", "mlm_accuracy", "nsp_loss", "nsp_accuracy"}

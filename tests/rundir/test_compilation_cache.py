@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import pathlib
 import sys
 
@@ -85,6 +86,26 @@ def test_a_place_that_cannot_be_written_is_a_warning(unnamed):
     told = keep_compiled()
     assert told.startswith("Warning: compiled programs are not kept, because ")
     assert "set JAX_COMPILATION_CACHE_DIR" in told
+    assert jax.config.jax_compilation_cache_dir is None
+
+
+@pytest.mark.parametrize("is_named", [True, False])
+def test_a_directory_that_others_can_write_is_not_used(unnamed, monkeypatch, is_named):
+    """Its programs would be run."""
+    if is_named:
+        (unnamed / "named").mkdir(mode=0o700)
+        monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(unnamed / "named"))
+    keep_compiled()
+    directory = pathlib.Path(jax.config.jax_compilation_cache_dir)
+    for mode in (0o777, 0o770, 0o702):
+        directory.chmod(mode)
+        told = keep_compiled()
+        assert f"because {directory} can be written by other users (chmod go-w" in told
+        assert jax.config.jax_compilation_cache_dir is None
+    directory.chmod(0o755)
+    assert keep_compiled() == f"Compiled programs are kept in {directory}."
+    monkeypatch.setattr(os, "getuid", lambda: directory.stat().st_uid + 1)
+    assert f"because {directory} belongs to another user" in keep_compiled()
     assert jax.config.jax_compilation_cache_dir is None
 
 

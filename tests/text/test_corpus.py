@@ -1,6 +1,7 @@
 import bz2
 import gzip
 import json
+import os
 
 import pytest
 from etils import epath
@@ -355,6 +356,17 @@ def test_a_pattern_without_matches_is_named(tree, pattern):
 def test_recursive_patterns_are_refused_with_advice(tree):
     with pytest.raises(UserError, match="a directory stands for"):
         names(tree, "**/d.TXT")
+
+
+def test_links_to_directories_above_are_read_once_and_pipes_are_refused(tmp_path):
+    (tmp_path / "text").mkdir()
+    write(tmp_path / "text/a.txt", "One.\n")
+    (tmp_path / "text/loop").symlink_to(tmp_path / "text")
+    (tmp_path / "text/up").symlink_to(tmp_path)
+    found = list(corpus.files_in(epath.Path(tmp_path / "text")))
+    assert [path.name for path in found] == ["a.txt"]
+    os.mkfifo(tmp_path / "pipe.txt")
+    assert "pipe.txt: is a pipe and no regular file" in refused(epath.Path(tmp_path / "pipe.txt"))
 
 
 def test_no_input_and_an_empty_directory_are_refused(tmp_path):

@@ -86,6 +86,24 @@ def test_sigterm_saves_and_the_resumed_run_has_the_same_bits(
     assert same(toy, killing, tmp_path, result, straight)
 
 
+@pytest.mark.parametrize(
+    ("kept", "held"), [(0, "0 of the 3"), (2, "2 of the 3"), (3, None)], ids=str
+)
+def test_lost_records_are_said_and_change_no_training(toy, straight, tmp_path, kept, held):
+    toy.run(tmp_path, step=acting_at(toy, terminate, 7))
+    path = tmp_path / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:kept]))
+    if not kept:
+        path.unlink()
+    said = []
+    result = toy.run(tmp_path, log=said.append)
+    assert [line.split("holds ")[1].split(" records")[0] for line in said if "holds" in line] == (
+        [held] if held else []
+    )
+    assert toy.digest(result.state) == toy.digest(straight[0].state)
+
+
 @pytest.mark.parametrize("crashes", [(1, 6), (9, 11)], ids=str)
 def test_a_crash_costs_at_most_an_interval_and_changes_nothing(
     toy, killing, straight, tmp_path, crashes

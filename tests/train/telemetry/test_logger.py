@@ -3,9 +3,11 @@
 import json
 
 import pytest
+from etils import epath
 
 from bertjax.train.telemetry.fields import Field, duration
 from bertjax.train.telemetry.logger import Telemetry
+from bertjax.train.telemetry.metrics_file import read_records
 from bertjax.train.telemetry.mfu import Work
 from bertjax.train.telemetry.phases import PhaseInfo
 
@@ -157,6 +159,27 @@ def test_resuming_drops_later_records_and_damaged_lines(tmp_path):
     run(telemetry, clock, range(6, 9))
     assert [record["step"] for record in records(path)] == [2, 4, 6, 8]
     assert [file.name for file in tmp_path.iterdir()] == ["m.jsonl"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"step": "1", "kind": "train"}',
+        '{"step": null, "kind": "train"}',
+        '{"step": true, "kind": "train"}',
+        '{"step": 1}',
+        '{"step": 1, "kind": 3}',
+        '{"step": 1, "kind": "train", "loss": %s}' % ("9" * 400),
+        '{"step": 1, "kind": "train", "loss": %s}' % ("9" * 5000),
+        '{"step": 1, "x": ' + "[" * 100_000,
+        "3",
+    ],
+    ids=lambda line: line[:40],
+)
+def test_a_damaged_record_is_left_out(tmp_path, line):
+    path = epath.Path(tmp_path / "metrics.jsonl")
+    path.write_text(line + '\n{"step": 2, "kind": "train", "loss": 1.5}\n')
+    assert [record["step"] for record in read_records(path)] == [2]
 
 
 def test_an_evaluation_to_repeat_is_dropped_and_written_once(tmp_path):
