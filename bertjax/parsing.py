@@ -179,6 +179,7 @@ def _presented(field: "StructFieldSpec", kind: type, shown: set[str] | None) -> 
 
     A field whose name is not `shown` is hidden.
     """
+    from tyro import MISSING, MISSING_NONPROP
     from tyro.conf import Positional, Suppress, arg
 
     given, hint = field.helptext, field.type
@@ -192,7 +193,8 @@ def _presented(field: "StructFieldSpec", kind: type, shown: set[str] | None) -> 
 
     metavar = None if hint is bool else _metavar(hint)
     if has(hint, Positional):
-        metavar = field.name.upper()
+        is_required = field.default is MISSING or field.default is MISSING_NONPROP
+        metavar = field.name.upper() if is_required else f"[{field.name.upper()}]"
     hint = Annotated[hint, arg(metavar=metavar, help_behavior_hint=default)]
     if shown and field.name not in shown:
         hint = Suppress[hint]

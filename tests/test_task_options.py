@@ -130,6 +130,12 @@ def test_evaluation_has_the_options_of_the_models_task():
     assert config.task == QuestionFile()
 
 
+def test_extractive_summaries_are_evaluated_with_another_tokenization():
+    model = Model("summarization_extractive", "sentence_extraction")
+    words = ["m", "f", "--tokenize", "words"]
+    assert parsing.parse(evaluate_type(words, model), "evaluate", words).task.tokenize == "words"
+
+
 def test_prediction_has_the_options_of_the_models_task():
     words = ["m", "--top-k", "3"]
     for model, expected in ((QUESTIONS, AnswerOptions(3)), (PRETRAINED, MaskedLmOptions(3))):

@@ -13,7 +13,7 @@ mean nothing: two BERTs from one checkpoint have them at the start.
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from bertjax.config import BertConfig, EncoderDecoderConfig
+from bertjax.config import BertConfig, EncoderDecoderConfig, read_json_object
 from bertjax.errors import UserError
 from bertjax.interop.tensors import (
     canonical_name,
@@ -58,6 +58,9 @@ _GENERATION = {
     **{name: name for name in _SAME},
 }
 _SAMPLING = ("temperature", "top_k", "top_p")
+# Fields of generation_config.json that tell nothing new, or that bertjax follows anyway.
+_NEUTRAL = ("bos_token_id", "decoder_start_token_id", "eos_token_id", "pad_token_id", "use_cache")
+_NEUTRAL += ("_from_model_config", "transformers_version", "suppress_tokens")
 
 
 def config_json(
@@ -102,6 +105,28 @@ def generation_json(options: Mapping[str, Any] | None, tokenizer: Tokenizer) -> 
     given = {theirs: options[ours] for ours, theirs in names.items() if ours in options}
     suppressed = output_vocabulary(tokenizer).suppressed_ids
     return {**ids, "suppress_tokens": list(suppressed), **given}
+
+
+def read_generation(path: epath.Path, log: Callable[[str], None]) -> dict[str, Any]:
+    """Returns the fields of `GenerationConfig` that a generation_config.json sets.
+
+    `log` receives a sentence that names what it sets and bertjax does not have.
+    """
+    if not path.is_file():
+        return {}
+    given = {name: value for name, value in read_json_object(path).items() if value is not None}
+    for old, new in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens")):
+        length = given.pop(old, None)
+        if isinstance(length, int):  # it counts the token that starts the text
+            given.setdefault(new, max(0, length - 1))
+    names = dict(_GENERATION)
+    if given.get("do_sample"):
+        names |= {name: name for name in _SAMPLING}
+    found = {ours: given[theirs] for ours, theirs in names.items() if theirs in given}
+    if others := given.keys() - {*names.values(), *_SAMPLING, *_NEUTRAL}:
+        shown = ", ".join(sorted(others))
+        log(f"{path}: {shown}: not read, because bertjax generates without it.")
+    return found
 
 
 def _special_ids(tokenizer: Tokenizer) -> dict[str, int]:

@@ -159,7 +159,7 @@ def from_pretrained(
     where = str(path / CONFIG)
     fields = _read_config(config_file(path) or path / CONFIG)
     if fields.get("model_type") == encoder_decoder.MODEL_TYPE:
-        return dataclasses.replace(_read_encoder_decoder(path, fields), source=source)
+        return dataclasses.replace(_read_encoder_decoder(path, fields, log), source=source)
     distilled = fields.get("model_type") == "distilbert"
     if distilled:
         fields = distilbert.bert_fields(fields, where)
@@ -180,7 +180,8 @@ def recorded_task(path: epath.PathLike) -> dict[str, Any] | None:
     """
     if hub.parse_name(path) is not None or google.is_checkpoint(location(path)):
         return None
-    config = find_export(location(path)) / CONFIG
+    directory = find_export(location(path))
+    config = config_file(directory) or directory / CONFIG
     return classes.own_task(_read_config(config), str(config))
 
 
@@ -197,9 +198,15 @@ def config_file(directory: epath.Path) -> epath.Path | None:
     return next((directory / name for name in names if (directory / name).is_file()), None)
 
 
-def _read_encoder_decoder(path: epath.Path, fields: dict[str, Any]) -> Pretrained:
+def _read_encoder_decoder(
+    path: epath.Path, fields: dict[str, Any], log: Callable[[str], None]
+) -> Pretrained:
     where = str(path / CONFIG)
-    task = classes.own_task(fields, where) or {"kind": encoder_decoder.KIND}
+    task = classes.own_task(fields, where) or {}
+    if not task:
+        task["kind"] = encoder_decoder.KIND
+        if generation := encoder_decoder.read_generation(path / GENERATION, log):
+            task["generation"] = generation
     config = encoder_decoder.read_config(fields, task.get(encoder_decoder.SHARE), where)
     tied = bool(fields.get("tie_encoder_decoder"))
     params, config = encoder_decoder.read_params(

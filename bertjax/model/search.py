@@ -115,7 +115,7 @@ def beam_search(
         step_fn: computes the logits that follow `beams.tokens`, and the next state, of the same
             shapes and dtypes.
         state: the first state, a tree of arrays.
-        config: without `do_sample`.
+        config: without `do_sample`; `bertjax.generate_tokens` also samples.
         vocabulary: the ids that may be generated. V may be larger than its size.
         batch_size: B.
         grow: (state, n) -> a state with room for n more steps. It is called between the stages of
@@ -130,7 +130,7 @@ def beam_search(
         UserError: there are more beams than ids.
     """
     if config.do_sample:
-        raise ValueError("config.do_sample is set: call `sample`.")
+        raise ValueError("config.do_sample is set, and beam search draws nothing: leave it out.")
     rules = TokenRules(config, vocabulary)
 
     def body(search: _Search) -> _Search:

@@ -2,7 +2,7 @@
 
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from bertjax.errors import UserError
@@ -55,8 +55,13 @@ def bleu_scores(
     return BleuScores(scores, signatures)
 
 
-def check_bleu(references: Sequence[str], tokenize: str = "13a", lowercase: bool = False) -> Any:
-    """Returns a `sacrebleu.BLEU` for these references.
+def check_bleu(
+    references: Sequence[str],
+    tokenize: str = "13a",
+    lowercase: bool = False,
+    where: Callable[[int], str] = lambda index: f"Reference {index + 1}",
+) -> Any:
+    """Returns a `sacrebleu.BLEU` for these references; `where` names one of them in errors.
 
     Raises:
         UserError: `sacrebleu`, or what the tokenization needs, is not installed or can't be
@@ -76,10 +81,10 @@ def check_bleu(references: Sequence[str], tokenize: str = "13a", lowercase: bool
         )
     if not references:
         raise UserError("There is no reference to compute BLEU with: give at least one example.")
-    for number, reference in enumerate(references, 1):
+    for index, reference in enumerate(references):
         if not reference.strip():
             raise UserError(
-                f"Reference {number} is empty: leave the example out, or give it a reference."
+                f"{where(index)}: the reference is empty; leave the example out, or write one."
             )
     if tokenize in _AT_SPACES and _is_without_spaces(references):
         raise UserError(

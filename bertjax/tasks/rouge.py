@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Any, Literal, get_args
 
@@ -66,8 +66,12 @@ def rouge_notes(tokenize: RougeTokenization) -> dict[str, str]:
     return dict.fromkeys(_TYPES, f"F1 by rouge-score {version('rouge-score')}, {how}")
 
 
-def check_rouge(references: Sequence[str], tokenize: str = "english") -> Any:
-    """Returns a `RougeScorer` for these references.
+def check_rouge(
+    references: Sequence[str],
+    tokenize: str = "english",
+    where: Callable[[int], str] = lambda index: f"Reference {index + 1}",
+) -> Any:
+    """Returns a `RougeScorer` for these references; `where` names one of them in errors.
 
     Raises:
         UserError: `rouge-score` is not installed; `tokenize` is unknown; there is no reference, or
@@ -95,10 +99,10 @@ def check_rouge(references: Sequence[str], tokenize: str = "english") -> Any:
             "written without spaces."
         )
     tokenizer = DefaultTokenizer(use_stemmer=True) if tokenize == "english" else _Split(tokenize)
-    for number, reference in enumerate(references, 1):
+    for index, reference in enumerate(references):
         if not tokenizer.tokenize(reference):
             raise UserError(
-                f"Reference {number} ({reference!r}) has no word that ROUGE can count: leave the "
+                f"{where(index)}: {reference!r:.80} has no word that ROUGE can count: leave the "
                 "example out, or give it a reference."
             )
     return RougeScorer(_TYPES, tokenizer=tokenizer)

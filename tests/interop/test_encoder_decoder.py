@@ -19,6 +19,7 @@ from bertjax.finetune.run import finetune
 from bertjax.inference.embed import embed
 from bertjax.inference.fill_mask import fill_mask
 from bertjax.inference.likelihood import pseudo_log_likelihood
+from bertjax.interop import checksums
 from bertjax.interop.huggingface import Pretrained, from_pretrained, save_pretrained
 from bertjax.interop.tensors import tensor_name, weights_hash
 from bertjax.model.encoder_decoder import EncoderDecoder, init_params
@@ -372,6 +373,35 @@ def test_what_was_recorded_of_generation_has_the_names_of_transformers(model, tm
     sampled = written(do_sample=True, num_beams=1, temperature=0.5)
     drawing = {"temperature": 0.5, "top_k": 0, "top_p": 1.0}
     assert sampled == {**expected, "do_sample": True, "num_beams": 1, **drawing}
+
+
+def test_generation_config_json_of_another_program_is_read(exported):
+    file = exported / "generation_config.json"
+    (exported / checksums.FILE).unlink()
+    config = json.loads((exported / "config.json").read_text())
+    del config["bertjax_task"]
+    (exported / "config.json").write_text(json.dumps(config))
+
+    def read(**fields):
+        file.write_text(json.dumps(fields))
+        told = []
+        task = from_pretrained(exported, log=told.append).task
+        return task.get("generation"), told
+
+    assert read(eos_token_id=3, transformers_version="4.40.0") == (None, [])
+    fields = {"max_length": 12, "num_beams": 3, "length_penalty": 0.6, "temperature": 0.5}
+    found = {"max_length": 11, "num_beams": 3, "length_penalty": 0.6}
+    assert read(**fields, early_stopping=None) == (found, [])
+    sampled, told = read(**fields | {"do_sample": True, "num_beams": 1}, max_new_tokens=9)
+    drawing = {"do_sample": True, "num_beams": 1, "temperature": 0.5}
+    assert sampled == {**found, **drawing, "max_length": 9} and told == []
+    _, told = read(repetition_penalty=1.2, num_beam_groups=2, num_beams=2)
+    assert told == [
+        f"{file}: num_beam_groups, repetition_penalty: not read, because bertjax generates "
+        "without it."
+    ]
+    file.unlink()
+    assert "generation" not in from_pretrained(exported).task
 
 
 def test_a_pooler_that_is_there_is_kept(model, tmp_path):

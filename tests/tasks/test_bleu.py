@@ -63,7 +63,7 @@ def test_scripts_without_spaces_are_scored_by_characters():
     ("predictions", "references", "tokenize", "message"),
     [
         ([], [], "13a", "no reference"),
-        (["a", "b"], ["a", " "], "13a", "Reference 2 is empty"),
+        (["a", "b"], ["a", " "], "13a", "Reference 2: the reference is empty"),
         (["a"], ["a"], "moses", "`tokenize` is 'moses'.*13a.*ja-mecab.*flores200"),
     ],
 )

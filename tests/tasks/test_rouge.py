@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from bertjax.errors import UserError
-from bertjax.tasks.rouge import rouge_notes, rouge_scores
+from bertjax.tasks.rouge import check_rouge, rouge_notes, rouge_scores
 
 pytest.importorskip("rouge_score", reason="ROUGE needs rouge-score: pip install 'bertjax[seq2seq]'")
 
@@ -51,7 +51,7 @@ def test_other_scripts(tokenize, prediction, reference, rouge1):
     ("predictions", "references", "tokenize", "message"),
     [
         ([], [], "english", "no reference"),
-        (["a", "b"], ["a", " "], "english", r"Reference 2 \(' '\) has no word"),
+        (["a", "b"], ["a", " "], "english", "Reference 2: ' ' has no word"),
         (["猫が寝る"], ["猫が寝る"], "english", "let `tokenize` be words, or characters"),
         (["a"], ["a"], "french", "`tokenize` is 'french'.*english, words, characters"),
     ],
@@ -59,6 +59,11 @@ def test_other_scripts(tokenize, prediction, reference, rouge1):
 def test_bad_input(predictions, references, tokenize, message):
     with pytest.raises(UserError, match=message):
         rouge_scores(predictions, references, tokenize=tokenize)
+
+
+def test_a_bad_reference_is_named_by_its_place():
+    with pytest.raises(UserError, match=r"dev.tsv:3: '!' has no word"):
+        check_rouge(["a", "!"], where=["dev.tsv:2", "dev.tsv:3"].__getitem__)
 
 
 def test_missing_library(monkeypatch):

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from etils import epath
@@ -112,7 +112,11 @@ class Seq2SeqPredictor:
             options.max_target_length,
         )
         scorer = Scorer.of(options, self.target_tokenizer)
-        notes = scorer.notes(options)  # what is missing shows before anything is written
+        scorer.check(pairs)  # what is missing shows before anything is written
+        notes = scorer.notes(options)
+        if long := len(features.truncated_targets):
+            longest = options.max_target_length
+            notes["nll_loss"] = f"{long:,} of {len(pairs):,} targets truncated to {longest} tokens"
         written = scoring.gather(run(features), self.target_tokenizer)
         scores = scorer.scores(written, features)
         return {"examples": float(len(pairs)), **scores, "notes": notes}
@@ -135,15 +139,17 @@ def _candidates(texts: Sequence[str], scores: Sequence[float]) -> list[dict[str,
 def recorded_config(model: TrainedModel) -> Seq2SeqConfig:
     """Returns the options that a model's export records.
 
-    Other models have the defaults, with lengths that the positions of their decoders allow.
+    Other models have the defaults, with lengths that the positions of their decoders allow, and
+    what their generation_config.json says.
     """
     recorded = model.task or {}
     names = [field.name for field in dataclasses.fields(Seq2SeqConfig)]
     given = {name: recorded[name] for name in names if name in recorded}
-    if isinstance(generation := given.get("generation"), Mapping):
-        given["generation"] = GenerationConfig(**generation)
-    elif isinstance(model.config, EncoderDecoderConfig):
+    generation = recorded.get("generation") or {}
+    if isinstance(model.config, EncoderDecoderConfig):
         length = min(GenerationConfig.max_length, model.config.decoder.max_position_embeddings)
-        given["generation"] = GenerationConfig(max_length=length)
-        given["max_target_length"] = length
+        generation = {"max_length": length, **generation}
+        given.setdefault("max_target_length", length)
+    if generation:
+        given["generation"] = GenerationConfig(**generation)
     return Seq2SeqConfig(**given)

@@ -31,6 +31,8 @@ def read(options: Seq2SeqConfig, files: TaskFiles) -> Task:
             Pairs(*(column[: options.eval_rows] for column in pairs[1])), start, files
         )
     scorer = Scorer.of(options, start.tokenizer)
+    for each in pairs[1:]:
+        scorer.check(each)
     overlap = overlaps(files.paths, [each.sources for each in pairs])
     for line in (*_summary(train, dev, start), *overlap):
         files.log(line)

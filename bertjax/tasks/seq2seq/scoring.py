@@ -1,6 +1,7 @@
 """Metrics of written texts: ROUGE or BLEU, and the likelihood of the references."""
 
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -9,8 +10,10 @@ from bertjax.tasks import bleu, rouge
 from bertjax.tasks.report_tables import ReportTable, examples, scores_by_length
 from bertjax.tasks.seq2seq.config import Scoring, Seq2SeqConfig
 from bertjax.tasks.seq2seq.features import Seq2SeqFeatures
+from bertjax.tasks.seq2seq.pairs import Pairs
 from bertjax.tasks.seq2seq.writing import texts_of
 from bertjax.tasks.task import Outputs, Scores
+from bertjax.text.sentences import split_sentences
 
 if TYPE_CHECKING:
     from bertjax.text.tokenizer import Tokenizer
@@ -69,16 +72,30 @@ class Scorer(NamedTuple):
         tokenize = options.tokenize or {"rouge": "english", "bleu": "13a"}[options.scoring]
         return cls(options.scoring, tokenize, tokenizer.lowercase)
 
-    def text_scores(self, texts: Sequence[str], references: Sequence[str]) -> Scores:
-        """Computes the metrics of one text for each reference."""
+    def check(self, pairs: Pairs) -> None:
+        """Raises a `UserError`, which names the line, if a target can't be a reference."""
+        where = pairs.places.__getitem__
         if self.scoring == "rouge":
-            return rouge.rouge_scores(texts, references, tokenize=self.tokenize)
+            rouge.check_rouge(pairs.targets, self.tokenize, where)
+        else:
+            bleu.check_bleu(pairs.targets, self.tokenize, self.lowercase, where)
+
+    def text_scores(self, texts: Sequence[str], references: Sequence[str]) -> Scores:
+        """Computes the metrics of one text for each reference.
+
+        For rougeLsum a text without a line break is split into sentences.
+        """
+        if self.scoring == "rouge":
+            both = (list(map(_sentence_lines, each)) for each in (texts, references))
+            return rouge.rouge_scores(*both, tokenize=self.tokenize)
         return self._bleu(texts, references).scores
 
     def notes(self, options: Seq2SeqConfig) -> dict[str, str]:
         """Returns how each metric is computed; see `Task.notes`."""
         if self.scoring == "rouge":
-            return rouge.rouge_notes(self.tokenize)
+            notes = rouge.rouge_notes(self.tokenize)
+            split = f"{notes['rougeLsum']}, sentences by sentencex {version('sentencex')}"
+            return {**notes, "rougeLsum": split}
         direction = f"{options.source_column} to {options.target_column}"
         signatures = self._bleu(["1"], ["1"]).signatures
         return {name: f"{direction}, {signature}" for name, signature in signatures.items()}
@@ -94,6 +111,11 @@ class Scorer(NamedTuple):
             **extra,
             "length": float(np.mean(written.lengths[:, 0])),
         }
+
+
+def _sentence_lines(text: str) -> str:
+    """Returns a text with a line for each sentence; line breaks of its own stay as they are."""
+    return text if "\n" in text else "\n".join(split_sentences(text))
 
 
 def copied_beginnings(features: Seq2SeqFeatures, sources: Sequence[str]) -> list[str]:

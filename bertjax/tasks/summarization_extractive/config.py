@@ -74,3 +74,5 @@ class ExtractiveEvaluation(PickingOptions):
     """Column of the numbers of the sentences to pick."""
     column_names: tuple[str, ...] | None = None
     """Names of all columns, for a file without a header."""
+    tokenize: RougeTokenization | None = None
+    """How ROUGE, and the labels of a summary, split texts; finetune explains the choices."""

@@ -113,6 +113,10 @@ def test_evaluation_reads_and_scores_as_it_is_told(make, tiny_tokenizer, tmp_pat
     assert evaluate(scoring="bleu", tokenize="char")["bleu"] == pytest.approx(100)
     with pytest.raises(UserError, match="`tokenize` is 'char', which ROUGE does not have"):
         evaluate(tokenize="char")
+    cut = make(options=dataclasses.replace(TRAINED, max_target_length=3))
+    told = predictor_of(cut, ScoringOptions).evaluate(tmp_path / "test.tsv", run)["notes"]
+    assert told["nll_loss"] == "1 of 1 targets truncated to 3 tokens"
+    assert "nll_loss" not in evaluate()["notes"]
     # A way of scoring brings its own tokenization.
     words = make(options=dataclasses.replace(TRAINED, tokenize="words"))
     predictor = predictor_of(words, ScoringOptions, scoring="bleu")

@@ -11,6 +11,7 @@ from bertjax.tasks.bleu import bleu_scores
 from bertjax.tasks.rouge import rouge_scores
 from bertjax.tasks.seq2seq.config import Seq2SeqConfig
 from bertjax.tasks.seq2seq.features import Seq2SeqFeatures, add_targets, read_sources
+from bertjax.tasks.seq2seq.pairs import Pairs
 from bertjax.tasks.seq2seq.scoring import Scorer, Written, copied_beginnings, gather, report_tables
 
 pytest.importorskip("sacrebleu", reason="BLEU needs sacrebleu: pip install 'bertjax[seq2seq]'")
@@ -64,6 +65,25 @@ def test_reports_show_source_reference_and_output_and_scores_by_length():
     short = rouge_scores(TEXTS[1:], REFERENCES[1:])
     assert list(by_length.columns) == ["source tokens", "rows", *short]
     assert by_length.rows == [["3", 2, *short.values()], ["9", 1, 100, 100, 100, 100]]
+
+
+def test_rouge_lsum_splits_what_has_no_lines_on_both_sides():
+    scorer = Scorer.of(Seq2SeqConfig(), CASED)
+    sentences = ["The dog sleeps on the mat.", "A cat runs to its house."]
+    turned = " ".join(reversed(sentences))
+    for reference in ("\n".join(sentences), " ".join(sentences)):
+        scores = scorer.text_scores([turned], [reference])
+        assert scores["rougeLsum"] == pytest.approx(100) and scores["rougeL"] < 60
+    assert "sentences by sentencex" in scorer.notes(Seq2SeqConfig())["rougeLsum"]
+
+
+def test_a_target_that_is_no_reference_is_named_by_its_line():
+    pairs = Pairs(["a", "b"], ["a", "?!"], ["dev.tsv:2", "dev.tsv:3"])
+    with pytest.raises(UserError, match=r"^dev.tsv:3: "):
+        Scorer.of(Seq2SeqConfig(), CASED).check(pairs)
+    Scorer.of(TRANSLATION, CASED).check(pairs)  # BLEU counts punctuation
+    with pytest.raises(UserError, match=r"^dev.tsv:3: "):
+        Scorer.of(TRANSLATION, CASED).check(Pairs(["a", "b"], ["a", " "], pairs.places))
 
 
 SOURCES = ["the film was good and fine", "a film", "the plot"]
