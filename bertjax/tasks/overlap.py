@@ -23,7 +23,8 @@ def overlaps(paths: Sequence[str], inputs: Sequence[Sequence[Hashable]]) -> Iter
             if same:
                 name, other = _NAMES[later], _NAMES[earlier]
                 whole = f" ({paths[later]} is both)" if paths[later] == paths[earlier] else ""
+                verb = "is" if same == 1 else "are"
                 yield (
-                    f"WARNING: {same:,} of {len(rows):,} {name} rows are {other} rows too{whole}: "
-                    f"{_EFFECTS[earlier]}."
+                    f"WARNING: of {len(rows):,} {name} rows, {same:,} {verb} among the {other} rows"
+                    f"{whole}: {_EFFECTS[earlier]}."
                 )

@@ -3,6 +3,7 @@
 import json
 import random
 
+import numpy as np
 import pytest
 
 from bertjax.errors import UserError
@@ -168,3 +169,44 @@ def test_neither_tensorflow_nor_jax_is_loaded(data_dir, run_python):
         "{'jax', 'tensorflow', 'torch', 'grain', 'tensorflow_datasets'})"
     )
     assert run_python("-c", program).strip() == "{'tensorflow_datasets'}"
+
+
+def test_rows_have_the_values_of_json(tmp_path, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    features = tfds.features
+    schema = {
+        "question": features.Text(),
+        "answers": features.Sequence({"text": features.Text(), "answer_start": np.int32}),
+        "label": features.ClassLabel(names=["no", "yes"]),
+        "score": np.float32,
+        "seen": np.bool_,
+    }
+    rows = [
+        ("\u00e9?", {"text": ["x", "yz"], "answer_start": [3, 0]}, 1, 0.6, True),
+        ("b", {"text": [], "answer_start": []}, -1, 2.0, False),
+    ]
+
+    class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            return tfds.core.DatasetInfo(
+                builder=self, features=features.FeaturesDict(schema), disable_shuffling=True
+            )
+
+        def _split_generators(self, dl_manager):
+            return {"test": self._generate_examples()}
+
+        def _generate_examples(self):
+            yield from enumerate(dict(zip(schema, row, strict=True)) for row in rows)
+
+    Builder.name = "asked"
+    Builder(data_dir=tmp_path, file_format="array_record").download_and_prepare()
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    name, found = tfds_source.rows("tfds:asked:test")
+    assert name == "tfds:asked:1.0.0:test"
+    first, second = found
+    assert first == dict(zip(schema, (*rows[0][:2], "yes", 0.6, True), strict=True))
+    assert second == dict(zip(schema, (*rows[1][:2], None, 2.0, False), strict=True))
+    assert json.loads(json.dumps(first)) == first
