@@ -21,6 +21,7 @@ from bertjax.finetune.trainer import Log, Trainer
 from bertjax.interop.huggingface import Pretrained, from_pretrained, save_pretrained
 from bertjax.rundir.records import CONFIG
 from bertjax.rundir.workdir import open_workdir, refuse_changed_run, write_config, write_result
+from bertjax.tasks import row_checks
 from bertjax.tasks.headers import check_file
 from bertjax.tasks.task import Scores, Task, TaskFiles
 from bertjax.text.tokenizer import load_tokenizer
@@ -98,6 +99,10 @@ def read_task(config: FinetuneConfig, model: Pretrained, log: Log) -> Task:
         config.train, config.dev, config.test, model, length, log, load=from_pretrained
     )
     task = config.kind.read(config.task, files)
+    read = dict(zip(files.paths, (task.train, task.dev, task.test), strict=False))
+    for path, features in read.items():
+        if line := row_checks.warning(path, features, model.tokenizer, model.config):
+            log(line)
     return task if config.best_metric is None else task.judged_by(config.best_metric)
 
 

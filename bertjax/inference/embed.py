@@ -16,6 +16,7 @@ from bertjax.inference.config import EmbedConfig, Pooling
 from bertjax.inference.texts import Line, chunks, open_lines, read_line
 from bertjax.interop.huggingface import Pretrained, from_pretrained
 from bertjax.interop.sentence_transformers import Normalize, SentenceModules
+from bertjax.tasks.row_checks import check_inputs
 from bertjax.tasks.task import trained_length
 from bertjax.tasks.texts import Text, TextFeatures, split_pairs, tokenize
 
@@ -64,6 +65,7 @@ def embed(
     check_layers(model, layers, pooling or "mean", layer_weights)
     poolings = modules.pooling if modules else (pooling or "mean",)
     features = _features(model, texts)
+    check_inputs(features, model.tokenizer, model.config)
     joined = len(poolings) * (len(layers) if layer_weights is None else 1)
     weights = None if layer_weights is None else np.asarray(layer_weights, np.float32)
     config = model.bert_config("an embedding")

@@ -10,6 +10,7 @@ from bertjax.config import Execution
 from bertjax.errors import UserError
 from bertjax.inference import programs
 from bertjax.interop.huggingface import Pretrained
+from bertjax.tasks.row_checks import check_inputs
 from bertjax.tasks.task import trained_length
 from bertjax.tasks.texts import check_texts, name_text, tokenize
 
@@ -59,6 +60,7 @@ def fill_mask(
     if not 1 <= top_k <= pieces:
         raise UserError(f"`top_k` is {top_k}: give a number from 1 to {pieces}.")
     features = tokenize(texts, None, model.tokenizer, length, parse_mask=True)
+    check_inputs(features, model.tokenizer, model.config)
     found = [np.flatnonzero(ids == model.tokenizer.mask_id) for ids in features.input_ids]
     for row, text in enumerate(texts):
         _check_masks(text, len(found[row]), length, where(row))

@@ -17,6 +17,7 @@ from bertjax.inference.config import MaskedLmOptions
 from bertjax.inference.texts import Line, chunks, read_line
 from bertjax.interop.huggingface import Pretrained
 from bertjax.tasks import kinds
+from bertjax.tasks.row_checks import check_inputs
 from bertjax.tasks.tables import MAX_FIELD
 from bertjax.tasks.task import Features, Outputs, Predictor, Run, TaskKind
 from bertjax.train import sharding
@@ -228,6 +229,7 @@ def _runner(
         shards = mesh.shape["data"] * mesh.shape["fsdp"]
 
     def run(features: Features) -> Outputs:
+        check_inputs(features, model.tokenizer, model.config)
         rows = programs.row_bucket(len(features), batch_size)
         return programs.output_batches(
             params,

@@ -154,7 +154,13 @@ def load(config: PretrainConfig) -> Inputs:
     tokenizer.files(export=True)  # refuses now what the export would refuse after the last step
     vocabulary = Vocabulary.of(tokenizer)
     # Mistakes are told before the counting, which takes seconds.
-    config.model.resolve(tokenizer.vocab_size)
+    shape = config.model.resolve(tokenizer.vocab_size)
+    if first.corpora.manifest.segment_kind.is_pair and shape.type_vocab_size < 2:
+        raise UserError(
+            f"The type_vocab_size of {config.model.size} is {shape.type_vocab_size}, so the model "
+            "can't tell the two segments of an example apart: prepare single ones (`segments`), or "
+            "set 2 there."
+        )
     sharding.make_mesh(config.mesh)
     for phase in phases:
         config.masking.predictions(phase.corpora.manifest.max_seq_length)

@@ -2,6 +2,7 @@
 
 import abc
 import contextlib
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
@@ -186,6 +187,58 @@ class Tokenizer(abc.ABC):
             end = [] if pairs is None else [*second[:keep_pair], self.sep_id]
             rows.append(([self.cls_id, *first[:keep], self.sep_id], end))
         return self._pad(rows, pad_to)
+
+    def __call__(
+        self,
+        text: str | Sequence[str],
+        text_pair: str | Sequence[str] | None = None,
+        *,
+        padding: bool | Literal["longest", "max_length", "do_not_pad"] = False,
+        truncation: bool | Literal["longest_first", "do_not_truncate"] = False,
+        max_length: int | None = None,
+        return_tensors: Literal["np"] | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Encodes texts with the arguments of Hugging Face's tokenizers; see `batch`.
+
+        The result is always one batch of arrays, also for a single string, and "[SEP]" in a text
+        is punctuation and letters.
+
+        Args:
+            text: one text or B texts.
+            text_pair: the second text, or B of them.
+            padding: True or "longest" pads to the longest row, "max_length" to `max_length`. False
+                needs rows of one length.
+            truncation: True or "longest_first" truncates the longer text to `max_length`.
+            max_length: the maximum number of tokens in a row, special ones included.
+            return_tensors: "np" changes nothing.
+
+        Returns:
+            input_ids, token_type_ids and attention_mask: [B, T] int32.
+
+        Raises:
+            UserError: the arguments contradict each other or have another value, the rows differ
+                in length without `padding`, or `batch` would refuse the texts.
+        """
+        for name, value, known in (
+            ("padding", padding, (True, False, "longest", "max_length", "do_not_pad")),
+            ("truncation", truncation, (True, False, "longest_first", "do_not_truncate")),
+            ("return_tensors", return_tensors, (None, "np")),
+        ):
+            if value not in known:
+                shown = ", ".join(map(repr, known))
+                raise UserError(f"{name} is {value!r}: give one of {shown}.")
+        cuts, fixed = truncation in (True, "longest_first"), padding == "max_length"
+        if max_length is None and (cuts or fixed):
+            raise UserError("truncation and padding to max_length need `max_length`: give it.")
+        if isinstance(text, str) != isinstance(text_pair, str) and text_pair is not None:
+            raise UserError("text and text_pair must be two strings, or two lists of strings.")
+        texts = [text] if isinstance(text, str) else text
+        pairs = [text_pair] if isinstance(text_pair, str) else text_pair
+        limit = max_length if cuts and max_length is not None else sys.maxsize
+        batch = self.batch(texts, pairs, limit, pad_to=max_length if fixed else None)
+        if padding in (False, "do_not_pad") and not batch["attention_mask"].all():
+            raise UserError("The rows differ in length, so they need padding: give padding=True.")
+        return batch
 
     def encode_sentences(self, sentences: Sequence[str]) -> list[np.ndarray]:
         """Returns the ids of many sentences without special tokens: one int32 array each."""

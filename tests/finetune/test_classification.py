@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bertjax.errors import UserError
-from bertjax.finetune.run import finetune
+from bertjax.finetune.run import finetune, read_task
 from bertjax.inference import predict
 from bertjax.interop.huggingface import from_pretrained
 
@@ -37,6 +37,19 @@ def test_regression(config, with_task, tmp_path):
         model, ["the film was bad", "the film was" + " very" * 20 + " good"]
     )
     assert good["score"] > bad["score"] and set(bad) == {"text", "score"}
+
+
+def test_files_that_the_vocabulary_can_not_spell_are_said(config, tiny_model, tmp_path):
+    known, strange = [("good", "a"), ("bad", "b")], [("東京", "a"), ("京都", "b")]
+    files = {"train": write(tmp_path / "train.tsv", known)}
+    for name in ("dev", "test"):
+        files[name] = write(tmp_path / f"{name}.tsv", strange)
+    lines = []
+    read_task(dataclasses.replace(config, **files), tiny_model, lines.append)
+    said = [line for line in lines if "[UNK]" in line]
+    assert [line.split(" are [UNK]")[0] for line in said] == [
+        f"WARNING: 100% of the tokens of {files[name]}" for name in ("dev", "test")
+    ]
 
 
 def test_class_weights_apply_to_training_rows_alone(finished, with_task, make_trainer):

@@ -147,6 +147,7 @@ def test_transformers_finds_a_plain_encoder_and_a_file_that_it_does_not_read(run
     save_pretrained(tmp_path / "again", plain)
     assert set(from_pretrained(tmp_path / "again").params) == {"embeddings", "encoder"}
     (tmp_path / "again" / "config.json").write_text((export / "config.json").read_text())
+    (tmp_path / "again" / "bertjax_sha256.json").unlink()
     with pytest.raises(UserError, match="needs the part sentence_scorer, which the weights lack"):
         from_pretrained(tmp_path / "again")
 

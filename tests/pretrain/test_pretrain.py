@@ -500,6 +500,13 @@ def test_patience_without_held_out_examples_is_refused(recipe, data, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_pairs_need_two_token_types(recipe, tmp_path):
+    shape = bj.BertConfig.named("tiny", type_vocab_size=1, max_position_embeddings=32)
+    (tmp_path / "shape.json").write_text(json.dumps(shape.to_dict()))
+    with pytest.raises(bj.UserError, match=r"type_vocab_size of .*shape\.json is 1, so the model"):
+        runs.load(recipe(model=ModelConfig(str(tmp_path / "shape.json"))))
+
+
 def test_another_tokenizer_than_the_shards_is_refused(recipe, data, tmp_path):
     shards = tmp_path / "shards"
     shutil.copytree(data / "shards", shards)

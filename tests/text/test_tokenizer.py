@@ -269,6 +269,44 @@ def test_a_batch_is_its_texts_encoded_and_padded(trained):
         assert batch["input_ids"].shape == (len(texts), longest)
 
 
+def test_it_is_called_like_hugging_faces(trained):
+    tokenizer, _ = trained
+
+    def same(one, other):
+        assert one.keys() == other.keys()
+        for name in one:
+            np.testing.assert_array_equal(one[name], other[name])
+
+    texts, pairs = ["the cat", "the cat sat on a mat"], ["a dog", "hills"]
+    same(tokenizer("the cat"), tokenizer.batch(["the cat"]))
+    same(tokenizer("the cat", "a dog"), tokenizer.batch(["the cat"], ["a dog"]))
+    same(tokenizer(texts, padding=True), tokenizer.batch(texts))
+    same(tokenizer(texts, pairs, padding="longest"), tokenizer.batch(texts, pairs))
+    cut = {"truncation": True, "max_length": 6}
+    same(
+        tokenizer(texts, **cut, padding=True, return_tensors="np"), tokenizer.batch(texts, None, 6)
+    )
+    same(
+        tokenizer(texts, pairs, **cut, padding="max_length"),
+        tokenizer.batch(texts, pairs, 6, pad_to=6),
+    )
+    long = " ".join(["cat"] * 400)
+    assert tokenizer(long)["input_ids"].shape[1] > 400  # nothing is truncated unasked
+    for arguments, named, sentence in (
+        ((texts,), {}, "rows differ in length, so they need padding"),
+        ((texts,), {"padding": True, "truncation": True}, "need `max_length`"),
+        ((texts,), {"padding": "max_length"}, "need `max_length`"),
+        ((texts,), {"padding": "max_length", "max_length": 3}, "pad_to 3 is shorter"),
+        ((texts, "a"), {}, "must be two strings"),
+        (("a", texts), {}, "must be two strings"),
+        (("a",), {"padding": "right"}, "padding is 'right': give one of True, False, 'longest'"),
+        (("a",), {"truncation": "only_first"}, "truncation is 'only_first': give"),
+        (("a",), {"return_tensors": "pt"}, "return_tensors is 'pt': give one of None, 'np'"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            tokenizer(*arguments, **named)
+
+
 def test_pad_to_fixes_the_width(trained):
     tokenizer, _ = trained
     assert tokenizer.batch(["the"], pad_to=40)["input_ids"].shape == (1, 40)

@@ -16,8 +16,9 @@ Numbers = Mapping[str, Any]
 BOILERPLATE_SHARE, MIN_BOILERPLATE = 0.001, 20
 # Google masks 15% of the tokens. Its limit of 20 at 128 tokens never cuts any.
 MASKED_RATE = 0.15
-# Characters per word, above which words are not separated by spaces (Chinese, Thai).
-_MAX_WORD_CHARACTERS = 15.0
+# Words are not separated by spaces above so many characters per word, or above such a share of
+# letters of scripts without spaces (Chinese, Thai).
+_MAX_WORD_CHARACTERS, _MAX_UNSPACED = 15.0, 0.3
 # With so many unknown tokens, different sentences look the same.
 _MAX_UNKNOWN_TO_COMPARE = 0.1
 # A share of few examples varies: deviations of up to so many standard errors are chance.
@@ -51,6 +52,11 @@ class _Rule(NamedTuple):
         """Whether the number is known and above the limit."""
         number = numbers.get(self.number or self.name)
         return number is not None and number > self.limit
+
+
+def _has_spaces(numbers: Mapping[str, Any]) -> bool:
+    spaced = numbers["characters_per_word"] < _MAX_WORD_CHARACTERS
+    return spaced and numbers["unspaced_characters"] < _MAX_UNSPACED
 
 
 def _is_comparable(numbers: Numbers) -> bool:
@@ -108,7 +114,7 @@ _RULES = (
         "The vocabulary splits words into {pieces_per_word:.1f} pieces on average, not 1.2 to 2: "
         "it was made for another language, or for text that is not in capitals; give one for the "
         f"text's language and case, or {_TRAIN_ONE}.",
-        applies=lambda numbers: numbers["characters_per_word"] < _MAX_WORD_CHARACTERS,
+        applies=_has_spaces,
     ),
     _Rule(
         "upper_case",

@@ -23,12 +23,15 @@ _PARAGRAPH_CHARACTERS = 2000
 # one end in 6% of the lines of 87 split novels, and like three in 0.07%.
 _PARAGRAPH_ENDS = 3
 _END = re.compile(r"[.!?…][\"'”’»)]*\s+[\"'“‘«(]*(\w)|[。！？।؟۔]\s*(?=[^\s。！？।؟۔])")
-# An HTML tag or comment, an entity, a wiki link or template.
+# An HTML tag or comment, an entity, a wiki link or template; not WikiText's <unk>.
 _MARKUP = re.compile(
-    r"</?[a-zA-Z][a-zA-Z0-9]*(?:\s[^<>]*)?/?>|<!--|&(?:[a-zA-Z]{2,8}|#x?[0-9a-fA-F]{2,6});"
+    r"</?(?!unk>)[a-zA-Z][a-zA-Z0-9]*(?:\s[^<>]*)?/?>|<!--|&(?:[a-zA-Z]{2,8}|#x?[0-9a-fA-F]{2,6});"
     r"|\[\[[^\[\]]+\]\]|\{\{[^{}]+\}\}"
 )
 _MARKS = ("<", "&", "[[", "{{")
+# Letters of scripts that don't put spaces between words: Thai, Lao, Burmese, Khmer, Japanese and
+# Chinese.
+_UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]+")
 QUOTED_CHARACTERS = 100
 
 
@@ -89,6 +92,7 @@ class TextSums:
             upper_case_characters=sum(len(lines[number]) for number in upper),
             markup_lines=len(markup),
             sampled_characters=sum(len(lines[number]) for number in sampled),
+            unspaced_characters=sum(_unspaced(lines[number]) for number in sampled),
             paragraph_characters=sum(len(lines[number]) for number in paragraphs),
         )
 
@@ -116,6 +120,11 @@ def _ends_inside(line: str) -> int:
     """Counts the sentences that seem to end before the line does."""
     ends = _END.finditer(line[:_PARAGRAPH_CHARACTERS])
     return sum(end[1] is None or end[1].isupper() for end in ends)
+
+
+def _unspaced(line: str) -> int:
+    """Counts the letters of scripts without spaces."""
+    return 0 if line.isascii() else sum(map(len, _UNSPACED.findall(line)))
 
 
 def document_sums(documents: FlatDocuments, max_tokens: int) -> dict[str, int]:

@@ -88,6 +88,7 @@ def text_numbers(sums: Counter[str], words: int) -> dict[str, Any]:
         "unknown_tokens": share(sums["unknown_tokens"], sums["tokens"]),
         "pieces_per_word": share(sums["tokens"], words),
         "characters_per_word": share(sums["characters"], words),
+        "unspaced_characters": share(sums["unspaced_characters"], sums["sampled_characters"]),
         "upper_case_characters": share(sums["upper_case_characters"], sums["characters"]),
         "markup_lines": share(sums["markup_lines"], sums["lines"]),
         "paragraph_characters": share(sums["paragraph_characters"], sums["sampled_characters"]),

@@ -8,7 +8,7 @@ import pytest
 from etils import epath
 
 from bertjax.data import pairs, shards
-from bertjax.data.audit import findings
+from bertjax.data.audit import findings, measure
 from bertjax.data.audit.report import FILE, read_report
 from bertjax.data.audit.shards import audit_shards
 from bertjax.data.prepare import token_store
@@ -215,6 +215,27 @@ def test_a_vocabulary_of_another_script_or_language(healthy, prepared, tmp_path)
     assert names(report) <= {"pieces_per_word", "long_sentences", "repeated_sentences"}
 
 
+@pytest.mark.parametrize("spaced", [False, True])
+def test_words_without_spaces_are_not_of_another_language(prepared, tmp_path, spaced):
+    """Chinese sentences of few characters, and the same text as words of letters."""
+    letters = "我你他她它是在有和人" if not spaced else "abcdefghij"
+    rng = np.random.default_rng(0)
+    lines = [["".join(rng.choice([*letters], rng.integers(6, 14))) + "." for _ in range(8)]]
+    lines += [["".join(rng.choice([*letters], 9)) + "." for _ in range(8)] for _ in range(150)]
+    tokens = [*SPECIALS, ".", *letters, *(f"##{letter}" for letter in letters)]
+    (tmp_path / "vocab.txt").write_text("\n".join(tokens), encoding="utf-8")
+    _, report = prepared({"a.txt": lines}, tmp_path / "vocab.txt")
+    assert report.numbers["characters_per_word"] < 12 and report.numbers["pieces_per_word"] > 6
+    assert ("pieces_per_word" in names(report)) is spaced
+
+
+def test_unknown_words_of_wikitext_are_no_markup():
+    for line, found in (("the <unk> of a", 0), ("the <unk> </b>", 1), ("<unknown>", 1)):
+        sums = measure.TextSums(1)
+        sums.add([(0, [line])], np.zeros(1, np.int32), np.array([0, 1]))
+        assert sums.sums["markup_lines"] == found
+
+
 def test_a_random_b_of_the_same_document(healthy, prepared, monkeypatch):
     def from_the_same(documents, *, owner, wanted, rng):
         begin, end = documents.document_offsets[owner], documents.document_offsets[owner + 1]
@@ -357,6 +378,7 @@ NUMBERS = {
     **dict.fromkeys(("padding", "predictions_cut", "documents"), 0),
     "pieces_per_word": 1.3,
     "characters_per_word": 4.0,
+    "unspaced_characters": 0.0,
     "segments": "next_sentence",
     "max_seq_length": 128,
     "max_predictions": 20,
