@@ -174,7 +174,7 @@ def from_pretrained(
 
 
 def recorded_task(path: epath.PathLike) -> dict[str, Any] | None:
-    """Returns the task that an export of bertjax records, without reading its weights.
+    """Returns the task that an export of fine-tuning records, without reading its weights.
 
     None for any other model. Raises `UserError` if the path holds no model.
     """
@@ -182,7 +182,8 @@ def recorded_task(path: epath.PathLike) -> dict[str, Any] | None:
         return None
     directory = find_export(location(path))
     config = config_file(directory) or directory / CONFIG
-    return classes.own_task(_read_config(config), str(config))
+    task = classes.own_task(_read_config(config), str(config))
+    return task if task and "task" in task else None
 
 
 def _read_bert(

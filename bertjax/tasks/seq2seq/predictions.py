@@ -146,7 +146,7 @@ def recorded_config(model: TrainedModel) -> Seq2SeqConfig:
     names = [field.name for field in dataclasses.fields(Seq2SeqConfig)]
     given = {name: recorded[name] for name in names if name in recorded}
     generation = recorded.get("generation") or {}
-    if isinstance(model.config, EncoderDecoderConfig):
+    if "max_length" not in generation and isinstance(model.config, EncoderDecoderConfig):
         length = min(GenerationConfig.max_length, model.config.decoder.max_position_embeddings)
         generation = {"max_length": length, **generation}
         given.setdefault("max_target_length", length)
