@@ -46,6 +46,10 @@ class FinetuneConfig:
     """Start from random weights of the same shape, as the baseline of pre-training."""
     initialization: InitializationConfig = dataclasses.field(default_factory=InitializationConfig)
     """Initialization of these random weights, as in pre-training."""
+    hidden_dropout_prob: float | None = None
+    """Dropout of embeddings and layer outputs. Default: the model's, as for the next field."""
+    attention_probs_dropout_prob: float | None = None
+    """Dropout of attention probabilities."""
     keep_head: bool = False
     """Start from the head of the model too: go on with a classifier, or start from one of another
     data set. Outputs start from the model's labels of the same name."""
@@ -190,6 +194,11 @@ class FinetuneConfig:
             self.epoch_counts or (self.epochs,),
         )
         return list(itertools.starmap(Setting, itertools.product(*axes)))
+
+    def dropout(self) -> dict[str, float]:
+        """Returns the dropout probabilities that replace the model's."""
+        names = ("hidden_dropout_prob", "attention_probs_dropout_prob")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     def row_length(self, positions: int) -> int:
         """Returns the maximum tokens of a row for a model with so many positions.

@@ -60,6 +60,7 @@ def _known_settings(
         **({"group_by_length": True} if config.group_by_length else {}),
         **({"batch_tokens": config.batch_tokens} if config.batch_tokens else {}),
         **({"lora": dataclasses.asdict(config.lora)} if config.lora.rank else {}),
+        **config.dropout(),
         "batch_size": batch_size,
         "select": config.select,
         **({name: getattr(config, name) for name in _AVERAGE} if config.average_last else {}),

@@ -8,7 +8,7 @@ import jax
 from etils import epath
 
 from bertjax import signals
-from bertjax.config import BertConfig
+from bertjax.config import BertConfig, EncoderDecoderConfig
 from bertjax.errors import Stopped
 from bertjax.files import location, writing
 from bertjax.finetune import grid, head_start
@@ -61,7 +61,7 @@ def finetune(
         check_file(path, config.task)
     with stop_requests(), open_workdir(config.workdir, KIND, log, fresh=config.fresh) as workdir:
         refuse_changed_config(workdir, config)
-        model = load_model(config) if model is None else model
+        model = with_dropout(config, load_model(config) if model is None else model)
         model.tokenizer.files(export=True)  # what the export would refuse after the last step
         signals.check()
         task = read_task(config, model, log)
@@ -88,16 +88,30 @@ def load_model(config: FinetuneConfig) -> Pretrained:
     return Pretrained(shape, {}, tokenizer, {"kind": "encoder"})
 
 
+def with_dropout(config: FinetuneConfig, model: Pretrained) -> Pretrained:
+    """Returns a model with the dropout of a configuration; of an encoder-decoder, in both halves."""
+    given = config.dropout()
+    if isinstance(model.config, EncoderDecoderConfig):
+        halves = (model.config.encoder, model.config.decoder)
+        encoder, decoder = (dataclasses.replace(each, **given) for each in halves)
+        shape = dataclasses.replace(model.config, encoder=encoder, decoder=decoder)
+    else:
+        shape = dataclasses.replace(model.config, **given)
+    return dataclasses.replace(model, config=shape)
+
+
 def read_task(config: FinetuneConfig, model: Pretrained, log: Log) -> Task:
     """Reads and tokenizes the files of a configuration.
 
     Raises:
         UserError: something is wrong with a file.
     """
+
+    def load(path: str) -> Pretrained:
+        return with_dropout(config, from_pretrained(path))
+
     length = config.row_length(model.config.max_position_embeddings)
-    files = TaskFiles(
-        config.train, config.dev, config.test, model, length, log, load=from_pretrained
-    )
+    files = TaskFiles(config.train, config.dev, config.test, model, length, log, load=load)
     task = config.kind.read(config.task, files)
     read = dict(zip(files.paths, (task.train, task.dev, task.test), strict=False))
     for path, features in read.items():

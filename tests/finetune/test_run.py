@@ -11,8 +11,9 @@ import jax
 import numpy as np
 import pytest
 
+from bertjax.config import EncoderDecoderConfig
 from bertjax.errors import UserError
-from bertjax.finetune.run import finetune
+from bertjax.finetune.run import finetune, with_dropout
 from bertjax.finetune.trainer import Trainer
 from bertjax.inference import predict
 from bertjax.interop.huggingface import from_pretrained
@@ -118,6 +119,20 @@ def test_the_given_model_is_left_as_it_was(short, tiny_model, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, before, jax.device_get(tiny_model.params))
 
 
+def test_the_dropout_of_a_configuration_replaces_the_models(short, tiny_model):
+    config = dataclasses.replace(short, hidden_dropout_prob=0.3)
+    assert with_dropout(short, tiny_model) == tiny_model
+    half = with_dropout(config, tiny_model).config
+    assert half.hidden_dropout_prob == 0.3
+    assert half.attention_probs_dropout_prob == tiny_model.config.attention_probs_dropout_prob
+    both = EncoderDecoderConfig(tiny_model.config, tiny_model.config, "all")
+    both = with_dropout(config, dataclasses.replace(tiny_model, config=both)).config
+    assert both == EncoderDecoderConfig(half, half, "all")
+    wrong = dataclasses.replace(short, attention_probs_dropout_prob=1.0)
+    with pytest.raises(UserError, match="attention_probs_dropout_prob is 1.0: give a number from"):
+        finetune(wrong, quiet, model=tiny_model, progress=False)
+
+
 PROGRAM = """
 import json, sys
 from bertjax.finetune.config import FinetuneConfig
@@ -156,6 +171,7 @@ def test_four_devices_give_what_one_gives(short, straight, run_python, tmp_path)
         ({"from_scratch": True}, "model.weights"),
         ({"max_seq_length": 31}, "max_seq_length"),
         ({"group_by_length": True}, "group_by_length"),
+        ({"hidden_dropout_prob": 0.3}, "hidden_dropout_prob"),
         ({"batch_size": 8, "seeds": (1,)}, "batch_size"),  # this seed was not trained before
         ({"learning_rates": (1e-3, 3e-3)}, "optimizer.learning_rate"),
         ({"epoch_counts": (1, 2)}, r"epochs \("),
