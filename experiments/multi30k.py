@@ -10,22 +10,24 @@ multi30k/ holds the parallel files train.de, train.en, val.de and val.en
 (https://github.com/multi30k/dataset). The shape and the recipe are those of "transformer tiny" of
 Wu et al. 2021 (arXiv 2105.14462): joint BPE, tied embeddings, dropout 0.3, label smoothing 0.1, a
 learning rate of 5e-3 after 2,000 warm-up steps and then falling with the inverse square root of the
-step, 4,096 tokens a step, about 8,000 steps, the mean of the last ten checkpoints (one an epoch)
-and a beam of five. They report BLEU 41.0 for English to German on test2016. This network is a BERT:
-learned positions (they begin as sinusoids), token types, and a dense layer before the output.
+step, 4,096 tokens a step, the mean of the last ten checkpoints (one an epoch) and a beam of five.
+They train for 8,000 steps and report BLEU 41.0 for English to German on test2016; this recipe
+trains for 3,960. This network is a BERT: learned positions (they begin as sinusoids), token types,
+and a dense layer before the output.
 
-The same from a BERT of one's own: its encoder and decoder both start from a masked language model
-of the captions' 58,000 sentences.
+Hardware: two CPU cores, with other work beside it.
+Result: on the 1,014 dev pairs, cased BLEU of sacreBLEU 2.6.0 with its tokenization 13a (with intl):
+German to English 41.0 (41.2) in 45 minutes, 30 epochs. English to German with --epochs 20: 35.9 in
+37 minutes. BLEU of the first 200 dev pairs during training:
 
-    bertjax prepare --input multi30k/train.de multi30k/train.en --tokenizer multi30k/bpe \\
-      --segments single --max-seq-length 64 --output multi30k/shards
-    bertjax pretrain --data multi30k/shards --objective mlm --workdir runs/captions \\
-      --model.size experiments/multi30k.json --loop.train-steps 5000
-    bertjax finetune experiments/multi30k.py --model runs/captions --no-from-scratch \\
-      --tokenizer None --workdir runs/multi30k-pretrained
-
-Hardware: two CPU cores.
-Result: not run.
+| step | German to English, minutes | English to German, minutes |
+|---|---|---|
+| 660 | 15.2, 6 | 14.9, 12 |
+| 1,320 | 33.6, 11 | 30.7, 20 |
+| 1,980 | 37.2, 20 | 35.3, 28 |
+| 2,640 | 39.3, 28 | 36.2, 36 |
+| 3,300 | 40.9, 36 | |
+| 3,960 | 41.6, 45 | |
 """
 
 from bertjax.finetune.config import FinetuneConfig
@@ -52,7 +54,7 @@ config = FinetuneConfig(
         eval_rows=200,
         generation=GenerationConfig(max_length=64, num_beams=5),
     ),
-    epochs=60,
+    epochs=30,
     batch_tokens=4096,
     max_seq_length=64,
     average_last=10,

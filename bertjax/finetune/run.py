@@ -89,7 +89,7 @@ def load_model(config: FinetuneConfig) -> Pretrained:
 
 
 def with_dropout(config: FinetuneConfig, model: Pretrained) -> Pretrained:
-    """Returns a model with the dropout of a configuration; of an encoder-decoder, in both halves."""
+    """Returns a model with a configuration's dropout, in both halves of an encoder-decoder."""
     given = config.dropout()
     if isinstance(model.config, EncoderDecoderConfig):
         halves = (model.config.encoder, model.config.decoder)

@@ -129,7 +129,9 @@ def test_the_dropout_of_a_configuration_replaces_the_models(short, tiny_model):
     both = with_dropout(config, dataclasses.replace(tiny_model, config=both)).config
     assert both == EncoderDecoderConfig(half, half, "all")
     wrong = dataclasses.replace(short, attention_probs_dropout_prob=1.0)
-    with pytest.raises(UserError, match="attention_probs_dropout_prob is 1.0: give a number from"):
+    with pytest.raises(
+        UserError, match=r"attention_probs_dropout_prob is 1\.0: give a number from"
+    ):
         finetune(wrong, quiet, model=tiny_model, progress=False)
 
 
