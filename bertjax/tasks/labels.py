@@ -189,10 +189,12 @@ def target_values(table: Table, column: str) -> np.ndarray:
         except ValueError:
             value = math.nan
         if not abs(value) <= float(np.finfo(np.float32).max):
+            remedy = "correct it, or leave out `regression` if these are labels"
+            if text.strip() in _UNLABELED:
+                remedy = "write one, or set `drop_unlabeled` to leave out all such rows"
             raise UserError(
                 f"{table.where(row)}: {shorten(text)} in column {column!r} is no finite number, "
-                "which `regression` needs; correct it, or set `drop_unlabeled` to leave out rows "
-                "without one."
+                f"which `regression` needs; {remedy}."
             )
         values[row] = value
     return values

@@ -39,7 +39,7 @@ def test_ticks_enclose_and_are_few(low, high):
 def test_the_legend_is_beside_the_curves_and_no_label_is_on_another():
     lines = [Line(name, [(0, 0.0), (10, 1.0)]) for name in ("one", "two", "three")]
     source = curves(lines, "loss", references=[("rule", 0.0), ("a long name " * 5, 1.0)])
-    right = max(float(x) for x in re.findall(r"[ML]?([\d.]+) [\d.]+\"", source))
+    right = max(float(x) for x in re.findall(r"L([\d.]+) ", source))
     labels = re.findall(r'<text class="[a-z]+" x="([\d.]+)" y="([\d.]+)"[^>]*>([^<]*)<', source)[
         -5:
     ]

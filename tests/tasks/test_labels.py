@@ -115,8 +115,9 @@ def test_weights_that_are_none(weights, sentence):
 @pytest.mark.parametrize("value", ["x", "", "nan", "-inf", "1e99", "9" * 5000])
 def test_what_regression_can_not_predict(value):
     assert c.target_values(table(["0.5", "-1e3"]), "label").tolist() == [0.5, -1000.0]
-    with pytest.raises(UserError, match=r"a.tsv:3: .* is no finite number"):
+    with pytest.raises(UserError, match=r"a.tsv:3: .* is no finite number") as caught:
         c.target_values(table(["0.5", value]), "label")
+    assert ("`drop_unlabeled`" in str(caught.value)) == (value in ("", "nan"))
 
 
 def test_weights_by_label():
