@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -244,15 +245,21 @@ def find_export(path: epath.PathLike) -> epath.Path:
     """
     path = epath.Path(path)
     if not path.exists():
+        # The hub still knows these models by the names that they had before it had owners.
+        old = re.fullmatch(r"(distil)?bert-[\w.-]+", str(path))
+        owner = old and ("distilbert" if old[1] else "google-bert")
         raise UserError(
             f"{path}: no such directory; give a run directory, an export, a model in Hugging "
-            "Face's layout, or a name on the hub (owner/name, if no directory is named owner)."
+            "Face's layout, or a name on the hub (owner/name, if no directory is named owner)"
+            + (f": did you mean {owner}/{path}?" if old else ".")
         )
     for directory in (path, path / "export", sentence_transformers.encoder_directory(path)):
         if config_file(directory) and find_weights(directory):
             return directory
-    if (path / "checkpoints").exists():
-        raise UserError(f"{path}: this run has no export/ yet; continue the run to its end.")
+    if any(any(path.glob(f"{above}checkpoints")) for above in ("", "*/", "*/*/")):
+        raise UserError(
+            f"{path}: this run has no export/ yet; continue it to its end by the same command."
+        )
     raise UserError(f"{path}: {_what_is_missing(path)}.")
 
 

@@ -407,8 +407,18 @@ def test_what_holds_no_model(tmp_path):
     assert "holds no config.json with model.safetensors" in refusal(tmp_path)
     (tmp_path / "pytorch_model.bin").write_bytes(b"pickle")
     assert "holds pytorch_model.bin without config.json" in refusal(tmp_path)
-    (tmp_path / "checkpoints").mkdir()
-    assert "this run has no export/ yet" in refusal(tmp_path)
+    seed = tmp_path / "learning-rate-1" / "seed-0"
+    for run in (tmp_path, seed, seed.parent):  # pre-training, and fine-tuning with a grid
+        (run / "checkpoints").mkdir(parents=True)
+        assert "this run has no export/ yet" in refusal(tmp_path)
+        (run / "checkpoints").rmdir()
+
+
+def test_a_name_of_the_hub_without_an_owner_is_suggested_with_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, owner in (("bert-base-uncased", "google-bert"), ("distilbert-base", "distilbert")):
+        assert f"did you mean {owner}/{name}?" in refusal(name)
+    assert "did you mean" not in refusal("mine")
 
 
 def test_a_run_directory_is_read_by_its_export(exported, tmp_path, params):
