@@ -78,7 +78,7 @@ MISTAKES = {
     "--decoder {wide} --share embeddings": "The encoder has the vocab_size 27 and the decoder 28: "
     "they can't share weights",
     "--decoder {wide} --share all": "--decoder names another model, and with --share all the dec",
-    "--decoder {run}": "no such directory",
+    "--decoder {run}": "run: holds no config.json with model.safetensors",  # its own workdir
     "--architecture prefix --decoder {wide}": "and the architecture prefix has one BERT for both",
     "--model {encoder_decoder} --share all": "The model is an encoder-decoder already, and --share",
     "--model {encoder_decoder} --architecture prefix": "--architecture is prefix, and the model is",
