@@ -16,7 +16,7 @@ Pooling = Literal[
 class EvaluateConfig:
     """Score a fine-tuned model on every row of a labeled file. Prints one JSON object.
 
-    With the model before it, the help shows the options of the model's task.
+    The help of `bertjax evaluate MODEL` shows the options of the model's task.
     """
 
     model: Positional[str]
@@ -40,8 +40,8 @@ class PredictConfig:
     model that was only pre-trained fills in the [MASK] of each line.
 
     A line that is blank or can't be read gives {"error": what is wrong}, and the lines after it are
-    answered. The exit code is then 2. With the model before it, the help shows the options of the
-    model's task.
+    answered. The exit code is then 2. The help of `bertjax predict MODEL`
+    shows the options of the model's task.
     """
 
     model: Positional[str]

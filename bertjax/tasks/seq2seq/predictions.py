@@ -49,7 +49,8 @@ class ScoringOptions(WritingOptions):
     scoring: Scoring | None = None
     """rouge: for summaries. bleu: BLEU and chrF, for translations."""
     tokenize: str | None = None
-    """How the scores split texts; finetune lists the choices."""
+    """How the scores split texts. For rouge: english, words or characters. For bleu: a tokenization
+    of sacreBLEU, such as 13a, intl, zh or char."""
 
 
 class Seq2SeqPredictor:

@@ -75,4 +75,5 @@ class ExtractiveEvaluation(PickingOptions):
     column_names: tuple[str, ...] | None = None
     """Names of all columns, for a file without a header."""
     tokenize: RougeTokenization | None = None
-    """How ROUGE, and the labels of a summary, split texts; finetune explains the choices."""
+    """How ROUGE, and the labels of a summary, split texts: english (a-z and 0-9), words (of any
+    script), or characters."""
