@@ -140,9 +140,12 @@ def _wordpiece(
         added_tokens.check_same(*sources)  # versions of transformers read one or both
     added = added_tokens.place(tokens, *sources)
     if guessed:
+        advice = f"write do_lower_case into {SETTINGS_FILE} beside it"
+        if wordpiece.GUESSED in settings:
+            advice = f"set do_lower_case in {SETTINGS_FILE}, and remove {wordpiece.GUESSED} there"
         logging.getLogger("bertjax").warning(
             "%s: nothing says whether the vocabulary is cased; it is taken as %s by the share of "
-            "its tokens with capitals; write do_lower_case into %s beside it.",
-            *(file, "uncased" if said["lowercase"] else "cased", SETTINGS_FILE),
+            "its tokens with capitals; %s.",
+            *(file, "uncased" if said["lowercase"] else "cased", advice),
         )
     return wordpiece.WordPieceTokenizer(tokens, **said, added=added, guessed=guessed)

@@ -14,6 +14,7 @@ from bertjax.interop.vocabulary import add_words, swap_vocabulary
 from bertjax.model.bert import init_params
 from bertjax.objectives.nsp import pretraining_loss, pretraining_normalizers
 from bertjax.text import sentencepiece
+from bertjax.text.added_tokens import AddedToken
 from bertjax.text.wordpiece import WordPieceTokenizer
 from bertjax.train.optimizer import OptimizerConfig, make_optimizer
 from bertjax.train.step import Loss, init_state, make_train_step
@@ -101,6 +102,15 @@ def untouched(new, old):
 
 
 # Adding words
+
+
+def test_added_tokens_are_still_found_beside_new_words():
+    tokenizer = WordPieceTokenizer(list(TOKENS), True, added=(AddedToken("[E1]"),))
+    done = add_words(make_model(tokenizer), ["cardiomyopathy", "weakheart", "myo"])
+    new, end = done.model.tokenizer, len(TOKENS)
+    assert tokens_of(new)[end:] == ["[E1]", "myo"]
+    assert new.encode("[E1] myo[E1]").ids[1:-1] == [end, end + 1, end]
+    assert new.special()[end] and not new.special()[end + 1]
 
 
 def test_words_go_into_unused_slots_first_and_then_to_the_end(model):
