@@ -18,7 +18,7 @@ from bertjax.flags import Say, has, nested_in, saying_flags, with_flags, written
 from bertjax.terminal import say_line
 
 if TYPE_CHECKING:
-    from tyro.constructors import ConstructorRegistry, StructFieldSpec
+    from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, StructFieldSpec
 
 Config = TypeVar("Config")
 
@@ -136,6 +136,10 @@ def registry(kind: type, shown: dict[type, set[str]]) -> "ConstructorRegistry":
     registry = ConstructorRegistry()
 
     @registry.primitive_rule
+    def number(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
+        return _number(info.type) if info.type in (int, float) else None
+
+    @registry.primitive_rule
     def word(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
         one, read = info.type, getattr(info.type, "parse", None)
         if read is None or not dataclasses.is_dataclass(one):
@@ -172,6 +176,26 @@ def registry(kind: type, shown: dict[type, set[str]]) -> "ConstructorRegistry":
         return StructConstructorSpec(instantiate, tuple(fields))
 
     return registry
+
+
+def _number(kind: type) -> "PrimitiveConstructorSpec":
+    """Returns the rule for a number; tyro's own has the words of Python for what is none."""
+    from tyro.constructors import PrimitiveConstructorSpec
+
+    def read(words: list[str]) -> int | float:
+        try:
+            return kind(words[0])
+        except ValueError:
+            name = "whole number" if kind is int else "number"
+            raise ValueError(f"{words[0]!r} is no {name}") from None
+
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=_metavar(kind),
+        instance_from_str=read,
+        is_instance=lambda value: type(value) in (int, kind),
+        str_from_instance=lambda value: [str(value)],
+    )
 
 
 def _presented(field: "StructFieldSpec", kind: type, shown: set[str] | None) -> "StructFieldSpec":

@@ -8,6 +8,8 @@ import tyro
 
 from bertjax.errors import UserError
 from bertjax.flags import with_flags, written_whole
+from bertjax.pretrain.config import PretrainConfig
+from bertjax.task_options import FinetuneArguments
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,3 +100,19 @@ def test_the_nearest_flag_is_suggested(given, asked):
     with pytest.raises(UserError) as caught:
         written_whole(Config, "verb", ["x", given])
     assert str(caught.value).startswith(f"verb has no {given.partition('=')[0]}: {asked}")
+
+
+def test_the_flags_that_are_guessed_at_first_are_found():
+    optimizer = {f"--{name}": f"--optimizer.{name}" for name in ("learning-rate", "weight-decay")}
+    optimizer["--warmup-steps"] = "--optimizer.warmup-steps"
+    pretraining = {"--batch-size": "--batch-size", "--train-steps": "--loop.train-steps"}
+    finetuning = {"--batch-size": "--batch-size", "--seed": "--seeds", "--rank": "--lora.rank"}
+    for kind, more in (
+        (
+            PretrainConfig,
+            {**pretraining, "--seed": "--seed", "--whole-word": "--masking.whole-word"},
+        ),
+        (FinetuneArguments([]).type, {**finetuning, "--task": "--task"}),
+    ):
+        for given, whole in {**optimizer, **more}.items():
+            assert written_whole(kind, "verb", [given]) == [whole]

@@ -166,7 +166,7 @@ def test_a_value_that_is_none_is_a_parsing_error(capsys):
         parse(Outer, "train [RECIPE.py]", ["--size", "x"])
     assert stop.value.code == 2
     said = capsys.readouterr().err
-    assert "--size" in said and "bertjax train --help" in said
+    assert "--size: 'x' is no whole number" in said and "bertjax train --help" in said
 
 
 def test_the_short_help_shows_the_fields_that_are_common(monkeypatch, capsys):

@@ -94,7 +94,9 @@ def _vocabulary_file(path: epath.Path, kind: Kind | None) -> epath.Path:
         found = {"wordpiece": exported}
     if not found:
         names = (wordpiece.FILE, sentencepiece.FILE, tokenizer_files.EXPORTED)
-        raise UserError(f"{path}: holds neither {' nor '.join(names)}.")
+        raise UserError(
+            f"{path}: holds neither {' nor '.join(names)}; give a tokenizer's directory."
+        )
     if kind is not None and kind not in found:
         (other,) = found
         raise UserError(
