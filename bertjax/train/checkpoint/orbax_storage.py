@@ -7,6 +7,7 @@ of its decoders about wrong bytes become `Damaged`.
 import functools
 import logging
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
@@ -43,13 +44,16 @@ class Storage:
 
         _mute()
         self.directory = directory
-        if is_local(directory):  # Orbax needs an absolute path
-            directory = directory.resolve()
+        local = is_local(directory)
+        if local:
+            directory = directory.resolve()  # Orbax needs an absolute path
+        if local and not (read_only or jax.process_index()):
+            _remove_interrupted_saves(directory)
         options = ocp.CheckpointManagerOptions(
             max_to_keep=None,  # the caller, which knows the intact steps, decides what to delete
             create=not read_only,
             read_only=read_only,
-            cleanup_tmp_directories=not read_only,
+            cleanup_tmp_directories=not (read_only or local),
             lightweight_initialize=True,
             save_root_metadata=False,
         )
@@ -123,6 +127,13 @@ class Storage:
                 raise
             first_line = (str(cause).splitlines() or [""])[0][:200]
             raise Damaged(f"{item}: {type(cause).__name__}: {first_line}") from error
+
+
+def _remove_interrupted_saves(directory: epath.Path) -> None:
+    """Removes temporary directories; Orbax would do so in threads, whose errors end the next save."""
+    for path in list(directory.iterdir()) if directory.exists() else ():
+        if ".orbax-checkpoint-tmp" in path.name:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 @functools.cache
