@@ -76,27 +76,59 @@ def read_settings(directory: epath.Path) -> dict[str, Any]:
 
 def read_metrics(directory: epath.Path) -> dict[str, Metric]:
     """Reads the metrics that config.json describes, by name, the main one first."""
-    described = read_object(directory / CONFIG).get("metrics", [])
-    return {each["name"]: Metric(**each) for each in described}
+    described = read_object(directory / CONFIG).get("metrics")
+    rows = described if isinstance(described, list) else []
+    return {each["name"]: Metric(**each) for each in rows if _is_metric(each)}
+
+
+def _is_metric(value: Any) -> bool:
+    """Whether a JSON value has the fields of a `Metric`, each with a value that it may have."""
+    if not isinstance(value, dict) or not value.keys() <= set(Metric._fields):
+        return False
+    match value.get("reference"):
+        case None | [str(), int() | float()]:
+            texts = (value.get(name) for name in ("group", "note"))
+            return (
+                isinstance(value.get("name"), str)
+                and isinstance(value.get("words"), str)
+                and value.get("better") in (None, "min", "max")
+                and all(text is None or isinstance(text, str) for text in texts)
+            )
+    return False
 
 
 def read_result(directory: epath.Path, records: Sequence[Record]) -> str | None:
     """Reads the sentence in result.json; None if the run was not finished at its last record."""
     result = read_object(directory / RESULT)
     last = max((record["step"] for record in records), default=0)
-    return result["sentence"] if result.get("steps", -1) >= last else None
+    match result:
+        case {"sentence": str() as sentence, "steps": int() as steps} if steps >= last:
+            return sentence
+    return None
 
 
 def read_tables(directory: epath.Path) -> list[ReportTable]:
     """Reads the tables of dev rows in tables.json; none if there is no such file."""
-    tables = read_object(directory / TABLES).get("tables", [])
-    return [ReportTable(**table) for table in tables]
+    tables = read_object(directory / TABLES).get("tables")
+    found = []
+    for table in tables if isinstance(tables, list) else []:
+        match table:
+            case {
+                "title": str() as title,
+                "columns": list() as columns,
+                "rows": list() as rows,
+                "given": int() as given,
+            } if all(isinstance(row, list) and len(row) == len(columns) for row in rows):
+                shown = [[v if isinstance(v, int | float) else str(v) for v in row] for row in rows]
+                found.append(ReportTable(title, list(map(str, columns)), shown, given))
+    return found
 
 
 def read_object(path: epath.Path) -> dict[str, Any]:
     """Reads a JSON object; returns an empty one if there is none or it is damaged."""
     try:
         fields = json.loads(path.read_text()) if path.is_file() else {}
+        json.dumps(fields, ensure_ascii=False).encode()  # fails for halves of characters
     except (ValueError, RecursionError):
         return {}
     return fields if isinstance(fields, dict) else {}

@@ -89,3 +89,28 @@ def test_handlers_are_restored_and_other_threads_install_none(toy, tmp_path):
     thread.join()
     assert seen[0] != before[0]
     assert seen[1] == before[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dead", [0, 1], ids=["coordinator", "worker"])
+def test_a_dead_peer_ends_the_job_within_half_a_minute(killing, tmp_path, dead):
+    """With a heartbeat of 10 s; JAX's default of 100 s ends it within two minutes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    script = str(pathlib.Path(SCRIPT).with_name("dying_peer.py"))
+    processes = [
+        killing.start([sys.executable, script, str(rank), port, str(tmp_path)]) for rank in range(2)
+    ]
+    for process in processes:
+        assert "step 6\n" in iter(process.stdout.readline, "")
+    processes[dead].kill()
+    started = time.monotonic()
+    try:
+        output = processes[1 - dead].communicate(timeout=60)[0]
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+    assert processes[1 - dead].returncode not in (0, 75), output[-2000:]
+    assert time.monotonic() - started < 30

@@ -26,6 +26,7 @@ _T = TypeVar("_T")
 # The decoders of JSON, of Orbax's metadata and of TensorStore raise these over wrong or missing
 # bytes. TensorStore also raises ValueError if it couldn't read the bytes.
 _DECODING = (FileNotFoundError, ValueError, LookupError, AttributeError, TypeError)
+_DECODING += (RecursionError,)  # of JSON that is nested too deeply
 _UNREADABLE = re.compile(
     r"^(UNAVAILABLE|DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED|PERMISSION_DENIED|UNAUTHENTICATED|ABORTED|"
     r"CANCELLED|INTERNAL|UNKNOWN)|os_error_code='(?!2')"
@@ -130,7 +131,7 @@ class Storage:
 
 
 def _remove_interrupted_saves(directory: epath.Path) -> None:
-    """Removes temporary directories; Orbax would do so in threads, whose errors end the next save."""
+    """Removes temporary directories. Orbax does so in threads, whose errors end the next save."""
     for path in list(directory.iterdir()) if directory.exists() else ():
         if ".orbax-checkpoint-tmp" in path.name:
             shutil.rmtree(path, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 from typing import Any
 
 from etils import epath
@@ -9,6 +10,9 @@ from etils import epath
 from bertjax.files import is_local, reading, write_atomically, writing
 
 Record = dict[str, Any]
+
+_LARGEST = 1 << 63
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 
 
 def read_records(path: epath.Path) -> list[Record]:
@@ -24,11 +28,15 @@ def read_records(path: epath.Path) -> list[Record]:
 
 
 def _is_record(value: Any) -> bool:
-    """Whether a JSON value has a step and a kind, and no number beyond 64 bits."""
-    if not isinstance(value, dict) or not isinstance(value.get("kind"), str):
+    """Whether a JSON value has a step and a kind, and texts and numbers within usual limits."""
+    if not isinstance(value, dict) or value.get("kind") not in ("train", "eval"):
         return False
-    numbers = [each for each in value.values() if isinstance(each, int)]
-    return type(value.get("step")) is int and all(abs(each) < 1 << 63 for each in numbers)
+    if type(value.get("step")) is not int or type(value.get("time", 0)) not in (int, float):
+        return False
+    numbers = [each for each in value.values() if isinstance(each, int | float)]
+    texts = [each for each in value.values() if isinstance(each, str)]
+    is_text = not _HALF_CHARACTER.search("".join((*value, *texts)))
+    return is_text and all(-_LARGEST < each < _LARGEST for each in numbers)
 
 
 class MetricsFile:

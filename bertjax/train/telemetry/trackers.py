@@ -159,5 +159,7 @@ def _event(record: Record) -> bytes:
     for name, value in scalars(record).items():
         metric = protobuf.bytes_field(1, name.encode()) + protobuf.float32_field(2, value)
         summary += protobuf.bytes_field(1, metric)
-    when = protobuf.float64_field(1, record["time"]) + protobuf.varint_field(2, record["step"])
+    when = protobuf.float64_field(1, record.get("time", 0)) + protobuf.varint_field(
+        2, record["step"]
+    )
     return protobuf.framed(when + protobuf.bytes_field(5, summary))

@@ -167,7 +167,11 @@ def test_resuming_drops_later_records_and_damaged_lines(tmp_path):
         '{"step": "1", "kind": "train"}',
         '{"step": null, "kind": "train"}',
         '{"step": true, "kind": "train"}',
-        '{"step": 1}',
+        '{"step": 1, "kind": ["train"]}',
+        '{"step": 1, "kind": "test", "time": 1}',
+        '{"step": 1, "kind": "train", "time": true}',
+        '{"step": 1, "kind": "train", "time": 1, "x": NaN}',
+        '{"step": 1, "kind": "train", "time": 1, "x\\ud800": 1}',
         '{"step": 1, "kind": 3}',
         '{"step": 1, "kind": "train", "loss": %s}' % ("9" * 400),
         '{"step": 1, "kind": "train", "loss": %s}' % ("9" * 5000),
@@ -178,7 +182,7 @@ def test_resuming_drops_later_records_and_damaged_lines(tmp_path):
 )
 def test_a_damaged_record_is_left_out(tmp_path, line):
     path = epath.Path(tmp_path / "metrics.jsonl")
-    path.write_text(line + '\n{"step": 2, "kind": "train", "loss": 1.5}\n')
+    path.write_text(line + '\n{"step": 2, "kind": "train", "time": 1, "loss": 1.5}\n')
     assert [record["step"] for record in read_records(path)] == [2]
 
 
