@@ -258,6 +258,11 @@ def help_of(verb: list[str]) -> str:
     )
 
 
+def test_the_package_runs_as_the_command_line() -> None:
+    done = run(sys.executable, "-m", "bertjax", "--version", cwd=ROOT)
+    assert done.returncode == 0 and done.stdout.startswith("bertjax ")
+
+
 def test_importing_loads_nothing_heavy() -> None:
     modules = loaded_by("import bertjax; bertjax.encode; report()")
     assert "jax" in modules  # so the next line can fail
