@@ -280,9 +280,11 @@ def read_recipe(
     if not arguments or arguments[0].startswith("-"):
         return f"{verb} [RECIPE.py]", None, arguments
     recipe, *flags = arguments
-    if not os.path.isfile(recipe):  # noqa: PTH113 - recipes are local Python files
+    is_file = os.path.isfile(recipe)  # noqa: PTH113 - recipes are local Python files
+    if not is_file or not recipe.endswith(".py"):
+        problem = "is no .py file" if is_file else "no such file"
         raise UserError(
-            f"{recipe}: no such file; the first argument is a recipe (a .py file with `config = "
+            f"{recipe}: {problem}; the first argument is a recipe (a .py file with `config = "
             f"{kind.__name__}(...)`), or a flag."
         )
     config = runpy.run_path(recipe).get("config")

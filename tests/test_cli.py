@@ -326,6 +326,9 @@ def test_a_recipe_is_a_file_with_a_config(made, bertjax, mistake, tmp_path):
     assert saved["loop"]["train_steps"] == 2
     assert saved["model"]["hidden_size"] == 16
     assert "no such file" in mistake("pretrain", tmp_path / "absent.py")
+    (tmp_path / "train.csv").write_text("text,label\n")
+    for verb in ("pretrain", "finetune"):
+        assert "train.csv: is no .py file" in mistake(verb, tmp_path / "train.csv")
     (tmp_path / "empty.py").write_text("x = 1\n")
     assert "defines no `config" in mistake("pretrain", tmp_path / "empty.py")
 
