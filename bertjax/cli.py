@@ -274,7 +274,7 @@ VERBS = {
     "pretrain": Verb("shards -> a pre-trained BERT", _pretrain),
     "convert": Verb("a TF1 checkpoint, a model or a run -> another layout", _convert),
     "finetune": Verb("a BERT + labeled files -> a fine-tuned model", _finetune),
-    "evaluate": Verb("a fine-tuned model + a labeled file -> scores", model_verbs.evaluate),
+    "evaluate": Verb("a model + a labeled file, or shards -> scores", model_verbs.evaluate),
     "predict": Verb("lines -> labels, answers, or words for [MASK]", model_verbs.predict),
     "embed": Verb("lines -> vectors", model_verbs.embed),
     "probe": Verb("a frozen model + labeled rows -> scores of a linear model", model_verbs.probe),

@@ -11,13 +11,19 @@ from bertjax.terminal import complain, say_line
 
 
 def evaluate(arguments: list[str]) -> None:
-    """Prints the scores of a fine-tuned model on a labeled file."""
+    """Prints the scores of a model on a labeled file or on shards."""
     from bertjax.task_options import evaluate_type
 
     with _with_model("evaluate", evaluate_type, arguments) as (config, model, how):
         from bertjax.inference import predict
+        from bertjax.pretrain.held_out import evaluate_shards, is_shards
 
-        say_line(json.dumps(predict.evaluate(model, config.data, **how)))
+        if is_shards(config.data):
+            size, mesh = how["batch_size"], how["mesh"]
+            scores = evaluate_shards(model, config.data, batch_size=size, mesh=mesh)
+        else:
+            scores = predict.evaluate(model, config.data, **how)
+        say_line(json.dumps(scores))
 
 
 def predict(arguments: list[str]) -> None:

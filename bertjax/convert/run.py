@@ -9,15 +9,15 @@ from etils import epath
 
 from bertjax.config import BertConfig, EncoderDecoderConfig
 from bertjax.convert import reference, verify
-from bertjax.convert.source import Source, is_pretraining_run, read_source
+from bertjax.convert.source import Source, read_source
 from bertjax.convert.to_run import write_run
 from bertjax.errors import UserError, refuse_unknown
 from bertjax.files import filling, location, output_directory, write_atomically
 from bertjax.interop import hub, vocabulary
 from bertjax.interop.huggingface import save_pretrained
+from bertjax.interop.run_checkpoints import KIND, is_pretraining_run
 from bertjax.objectives.options import ObjectiveName
 from bertjax.objectives.table import DEFAULT_OBJECTIVE, OBJECTIVES
-from bertjax.pretrain.run import KIND
 from bertjax.rundir.workdir import write_config
 from bertjax.text.tokenizer import Tokenizer, load_tokenizer
 from bertjax.train.optimizer import OPTIMIZERS

@@ -8,16 +8,12 @@ import jax.numpy as jnp
 import optax
 from etils import epath
 
-from bertjax.config import BertConfig, EncoderDecoderConfig, read_json_object
+from bertjax.config import BertConfig, EncoderDecoderConfig
 from bertjax.errors import UserError
 from bertjax.files import location
 from bertjax.interop import google
 from bertjax.interop.huggingface import Pretrained, from_google, from_pretrained
-from bertjax.model.heads import kind_of_parts
-from bertjax.objectives.table import OBJECTIVES
-from bertjax.pretrain.run import KIND
-from bertjax.rundir.records import CONFIG
-from bertjax.text.tokenizer import load_tokenizer
+from bertjax.interop.run_checkpoints import CHECKPOINTS, is_pretraining_run, read_run
 from bertjax.train.checkpoint.manager import Checkpoints
 from bertjax.train.optimizer import OptimizerConfig, make_optimizer
 from bertjax.train.step import init_state
@@ -100,53 +96,32 @@ def read_source(path: str, *, with_moments: bool, hidden_act: str | None = None)
     return dataclasses.replace(source, model=dataclasses.replace(source.model, config=shape))
 
 
-def is_pretraining_run(path: epath.Path) -> bool:
-    """Whether a directory is a pre-training run with a checkpoint."""
-    checkpoints = path / "checkpoints"
-    if not ((path / CONFIG).is_file() and checkpoints.is_dir() and any(checkpoints.iterdir())):
-        return False
-    return read_json_object(path / CONFIG).get("kind") == KIND
-
-
 def _read_run(path: epath.Path, with_moments: bool) -> Source:
     """Reads the newest checkpoint of a pre-training run."""
     notes: list[str] = []
-    with Checkpoints(path / "checkpoints", read_only=True, log=notes.append) as checkpoints:
-        params, meta = checkpoints.restore_params()
-        saved = meta["immutable"]
-        shape = BertConfig.from_dict(saved["model"], where=str(path))
-        tokenizer = load_tokenizer(path / "tokenizer")
-        if tokenizer.sha256 != saved["tokenizer"]:
-            raise UserError(
-                f"{path}/tokenizer: not the vocabulary that the run was trained with; put a copy "
-                "of that one back."
-            )
-        kind = kind_of_parts(params)
-        # A converted run names no objective: the first one that exports such heads stands for it.
-        exporting = (name for name, each in OBJECTIVES.items() if each.export_kind == kind)
-        objective = saved["objective"]["name"] if "objective" in saved else next(exporting)
-        if not with_moments:
-            params = OBJECTIVES[objective].exported(params)
-            model = Pretrained(shape, params, tokenizer, {"kind": kind})
-            return Source(model, meta["step"], has_moments=True, notes=tuple(notes))
-        if "freeze" in saved:
-            raise UserError(
-                f"{path}: the run froze {', '.join(saved['freeze'])} and has no moments of them, "
-                "but a run needs all moments; convert it to Hugging Face's layout, and that into "
-                "a run."
-            )
-        average = "ema_decay" in saved
-        if average:
-            notes.append("The run goes on from its weights; their moving average is left out.")
-        optimizer = optimizer_with_moments(saved["optimizer"])
-        target = jax.eval_shape(lambda: init_state(params, optimizer, average=average))
+    shape, params, tokenizer, objective, meta = read_run(path, notes.append)
+    saved, kind = meta["immutable"], objective.export_kind
+    if not with_moments:
+        model = Pretrained(shape, objective.exported(params), tokenizer, {"kind": kind})
+        return Source(model, meta["step"], has_moments=True, notes=tuple(notes))
+    if "freeze" in saved:
+        raise UserError(
+            f"{path}: the run froze {', '.join(saved['freeze'])} and has no moments of them, but a "
+            "run needs all moments; convert it to Hugging Face's layout, and that into a run."
+        )
+    average = "ema_decay" in saved
+    if average:
+        notes.append("The run goes on from its weights; their moving average is left out.")
+    optimizer = optimizer_with_moments(saved["optimizer"])
+    target = jax.eval_shape(lambda: init_state(params, optimizer, average=average))
+    with Checkpoints(path / CHECKPOINTS, read_only=True, log=notes.append) as checkpoints:
         restored = checkpoints.restore(target, step=meta["step"])
     assert restored is not None
     state = restored.state
     mu, nu = (optax.tree.get(state.opt_state, name) for name in ("mu", "nu"))
     model = Pretrained(shape, state.params, tokenizer, {"kind": kind})
     steps = (int(state.step), int(state.updates))
-    return Source(model, *steps, True, mu, nu, tuple(notes), saved["optimizer"], objective)
+    return Source(model, *steps, True, mu, nu, tuple(notes), saved["optimizer"], objective.name)
 
 
 def optimizer_with_moments(name: str) -> optax.GradientTransformation:

@@ -14,7 +14,10 @@ Pooling = Literal[
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateConfig:
-    """Score a fine-tuned model on every row of a labeled file. Prints one JSON object.
+    """Score a fine-tuned model on every row of a labeled file, or a pre-trained one on shards.
+
+    Prints one JSON object. For shards of `bertjax prepare` it has the losses and accuracies of
+    pre-training on their held-out examples.
 
     The help of `bertjax evaluate MODEL` shows the options of the model's task.
     """
@@ -22,7 +25,7 @@ class EvaluateConfig:
     model: Positional[str]
     """Run directory, export, Hugging Face directory, TF1 checkpoint, or name on the hub."""
     data: Positional[str]
-    """Labeled file, in a format of the model's task."""
+    """Labeled file, in a format of the model's task, or a directory of shards."""
     task: Any = None
     """Options of the task, a `TaskKind.evaluation`."""
     batch_size: int = 32

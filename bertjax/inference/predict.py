@@ -190,6 +190,8 @@ def _kind(model: Pretrained, verb: str) -> TaskKind:
     kind = kinds.of_model(model)
     if kind is None:
         others = "embed or predict" if model.kind in fill_mask.HEADS else "embed"
+        if verb == "evaluate" and model.kind in fill_mask.HEADS:
+            others += ", or evaluate it on shards of bertjax prepare"
         raise UserError(
             f"The model does {model.kind}, which {verb} can't: fine-tune it first (bertjax "
             f"finetune), or use {others}."

@@ -22,6 +22,7 @@ from bertjax.interop import (
     sentence_transformers,
 )
 from bertjax.interop.encoder_decoder import DECODER_TOKENIZER
+from bertjax.interop.run_checkpoints import is_pretraining_run, read_run
 from bertjax.interop.sentence_transformers import MODULES, SentenceModules
 from bertjax.interop.tensors import (
     read_params,
@@ -135,14 +136,15 @@ def save_pretrained(path: epath.PathLike, model: Pretrained) -> epath.Path:
 def from_pretrained(
     path: epath.PathLike, *, log: Callable[[str], None] = _LOGGER.warning
 ) -> Pretrained:
-    """Reads an export of bertjax, a model in Hugging Face's layout, or a TF1 checkpoint.
+    """Reads an export or a run of bertjax, a model in Hugging Face's layout, or a TF1 checkpoint.
 
     Weights are model.safetensors, flax_model.msgpack or pytorch_model.bin (which is not unpickled),
     or several files with an index. A DistilBERT becomes a BERT that computes the same outputs.
 
     Args:
-        path: a directory (for a run directory, its export/ is read), or a model's name on the hub,
-            "owner/name" or "owner/name@revision"; see `bertjax.interop.hub`.
+        path: a directory (for a run directory, its export/ is read; for a pre-training run that has
+            not ended, its newest intact checkpoint), or a model's name on the hub, "owner/name" or
+            "owner/name@revision"; see `bertjax.interop.hub`.
         log: receives a sentence about each choice that was made, and about what was left out.
 
     Raises:
@@ -154,6 +156,8 @@ def from_pretrained(
     path = location(path)
     if google.is_checkpoint(path):
         return from_google(google.read_checkpoint(path, moments=False))
+    if _has_not_ended(path):
+        return _read_checkpoint(path, log)
     root, path = path, find_export(path)
     checksums.check(path)
     modules = sentence_transformers.read_modules(root if (root / MODULES).is_file() else path)
@@ -181,10 +185,24 @@ def recorded_task(path: epath.PathLike) -> dict[str, Any] | None:
     """
     if hub.parse_name(path) is not None or google.is_checkpoint(location(path)):
         return None
+    if _has_not_ended(location(path)):
+        return None
     directory = find_export(location(path))
     config = config_file(directory) or directory / CONFIG
     task = classes.own_task(_read_config(config), str(config))
     return task if task and "task" in task else None
+
+
+def _has_not_ended(path: epath.Path) -> bool:
+    """Whether a directory is a pre-training run with a checkpoint and without an export/."""
+    return is_pretraining_run(path) and find_weights(path / "export") is None
+
+
+def _read_checkpoint(path: epath.Path, log: Callable[[str], None]) -> Pretrained:
+    found = read_run(path, log)
+    log(f"{path}: the run has not ended; the model of step {found.meta['step']:,} is read.")
+    params, task = found.objective.exported(found.params), {"kind": found.objective.export_kind}
+    return Pretrained(found.config, params, found.tokenizer, task)
 
 
 def _read_bert(

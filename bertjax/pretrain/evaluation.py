@@ -3,6 +3,7 @@
 import contextlib
 import functools
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -11,26 +12,32 @@ from jax.sharding import Mesh
 from bertjax.data.corpora import Corpora
 from bertjax.data.stream import HeldOutBatches, read_ahead
 from bertjax.pretrain.metrics import of_corpus
-from bertjax.pretrain.program import Program
 from bertjax.train import sharding
-from bertjax.train.step import TrainState
 
 Sums = dict[str, np.ndarray]
-Evaluator = Callable[[TrainState, Callable[[], bool]], dict[str, float] | None]
-"""(state, should_stop) -> metrics, or None if it stopped early."""
+Evaluator = Callable[[Any, Callable[[], bool]], dict[str, float] | None]
+"""(parameters, should_stop) -> metrics, or None if it stopped early."""
 
 
 def make_evaluator(
-    corpora: Corpora, program: Program, mesh: Mesh, *, batch_size: int, max_examples: int
+    corpora: Corpora,
+    eval_step: Callable[..., Any],
+    mesh: Mesh,
+    *,
+    batch_size: int,
+    max_examples: int,
+    split: str = "held_out",
 ) -> Evaluator | None:
     """Makes the evaluation on held-out batches with fixed masks; None without held-out examples.
+
+    `eval_step` is that of a `Program`. `split` names other examples to evaluate on.
 
     Several corpora give the same number of examples each, as far as they have them, at most
     `max_examples` together. The metrics are then those of each corpus (`of_corpus`) and those of
     the training mixture. `batch_size` counts the rows of the global batch.
     """
     shares = dict(zip(corpora.names, corpora.shares, strict=True))
-    readers = dict(zip(corpora.names, corpora.readers("held_out"), strict=True))
+    readers = dict(zip(corpora.names, corpora.readers(split), strict=True))
     filled = {name: reader for name, reader in readers.items() if len(reader)}
     if not filled:
         return None
@@ -46,14 +53,13 @@ def make_evaluator(
         read = functools.partial(sets[name].rows, index)
         return sharding.make_global_batch(mesh, batch_size, read)
 
-    def evaluate(state: TrainState, should_stop: Callable[[], bool]) -> dict[str, float] | None:
-        params = state.averaged_params()
+    def evaluate(params: Any, should_stop: Callable[[], bool]) -> dict[str, float] | None:
         sums: dict[str, Sums] = {name: {} for name in sets}
         with contextlib.closing(read_ahead(batch_at, range(len(order)))) as ahead:
             for number, batch in ahead:
                 if should_stop():
                     return None
-                found = jax.device_get(program.eval_step(params, batch, np.int32(number)))
+                found = jax.device_get(eval_step(params, batch, np.int32(number)))
                 own = sums[order[number][0]]
                 for name, value in found.items():
                     own[name] = own.get(name, 0) + np.asarray(value, float)

@@ -17,6 +17,7 @@ from bertjax.data.shards import TOKENIZER
 from bertjax.data.verification import Verification
 from bertjax.errors import UserError
 from bertjax.interop.huggingface import Pretrained, save_pretrained
+from bertjax.interop.run_checkpoints import KIND
 from bertjax.objectives.masking import Vocabulary
 from bertjax.objectives.objective import Objective
 from bertjax.pretrain.config import PretrainConfig
@@ -44,7 +45,6 @@ from bertjax.train.stopping import stop_requests
 from bertjax.train.telemetry.logger import Telemetry
 from bertjax.train.telemetry.trackers import make_profiler, make_trackers
 
-KIND = "pre-training"
 VERIFIED = "verified.json"
 
 Log = Callable[[str], None]
@@ -184,7 +184,11 @@ def build_programs(config: PretrainConfig, inputs: Inputs) -> Built:
             schedule=schedule,
         )
         evaluator = make_evaluator(
-            phase.corpora, program, mesh, batch_size=batch_size, max_examples=config.eval_examples
+            phase.corpora,
+            program.eval_step,
+            mesh,
+            batch_size=batch_size,
+            max_examples=config.eval_examples,
         )
         programs.append(program)
         evaluators.append(evaluator)
@@ -196,7 +200,8 @@ def build_programs(config: PretrainConfig, inputs: Inputs) -> Built:
 
     def evaluate(state: TrainState, should_stop: Callable[[], bool]) -> dict[str, float] | None:
         """Evaluates on the held-out examples of the phase of the last step done."""
-        return evaluators[phase_at(phases, int(state.step) - 1)](state, should_stop)
+        evaluator = evaluators[phase_at(phases, int(state.step) - 1)]
+        return evaluator(state.averaged_params(), should_stop)
 
     evaluation = Evaluation(evaluate, inputs.objective.best_metric) if evaluators[0] else None
     return Built(mesh, programs[0].model, programs, evaluation)

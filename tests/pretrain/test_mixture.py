@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import signal
-import types
 
 import numpy as np
 import pytest
@@ -191,12 +190,11 @@ def test_the_whole_counts_an_example_as_often_as_training_draws_it(data, tmp_pat
         sums = np.array([(tokens * weight).sum(), weight.sum()])
         return {"mlm_loss": sums, "mlm_accuracy": sums}
 
-    program, mesh = types.SimpleNamespace(eval_step=eval_step), make_mesh(MeshConfig())
-    state = types.SimpleNamespace(averaged_params=lambda: None)
+    mesh = make_mesh(MeshConfig())
     directories = (data / "wiki", data / "books", tmp_path / "bare")
     mixture = Corpora.of(directories, (5, 3, 2))
-    evaluate = make_evaluator(mixture, program, mesh, batch_size=8, max_examples=9999)
-    found = evaluate(state, lambda: False)
+    evaluate = make_evaluator(mixture, eval_step, mesh, batch_size=8, max_examples=9999)
+    found = evaluate(None, lambda: False)
     own = {}
     for name, reader in zip(mixture.names, mixture.readers("held_out"), strict=True):
         if len(reader):
@@ -208,12 +206,12 @@ def test_the_whole_counts_an_example_as_often_as_training_draws_it(data, tmp_pat
     for name, mean in own.items():
         assert found[f"mlm_loss.{name}"] == pytest.approx(mean)
     assert found["mlm_loss"] == pytest.approx((5 * own["wiki"] + 3 * own["books"]) / 8)
-    assert evaluate(state, lambda: True) is None
+    assert evaluate(None, lambda: True) is None
     # The metrics of a single corpus are its plain means.
     alone = make_evaluator(
-        Corpora.of(directories[:1]), program, mesh, batch_size=8, max_examples=9999
+        Corpora.of(directories[:1]), eval_step, mesh, batch_size=8, max_examples=9999
     )
-    assert alone(state, lambda: False).keys() == {"mlm_loss", "mlm_accuracy"}
+    assert alone(None, lambda: False).keys() == {"mlm_loss", "mlm_accuracy"}
 
 
 def test_the_command_line_takes_several(data, tmp_path, capsys, monkeypatch):
