@@ -213,6 +213,11 @@ def _convert(arguments: list[str]) -> None:
         verb = "predict" if can_predict(result.kind) else "embed"
         say_line(f"  or: {command(verb, result.dest)} < lines.txt")
         return
+    if config.to == "tf1":
+        files = f"--bert_config_file={result.dest}/bert_config.json"
+        files += f" --init_checkpoint={result.dest}/bert_model.ckpt"
+        _say(f"Next, in google-research/bert: python run_pretraining.py {files} ...")
+        return
     objective = OBJECTIVES[result.objective]
     shards = command(
         "prepare",

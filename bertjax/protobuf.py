@@ -117,25 +117,31 @@ def packed_varints(fields: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
 
 def varint_field(field: int, value: int) -> bytes:
     """Encodes a field with an unsigned number; 0, the default, takes no bytes."""
-    return _varint(field << 3) + _varint(value) if value else b""
+    return varint_bytes(field << 3) + varint_bytes(value) if value else b""
 
 
 def bytes_field(field: int, value: bytes) -> bytes:
     """Encodes a field with a message, a string or packed numbers."""
-    return _varint(field << 3 | 2) + _varint(len(value)) + value
+    return varint_bytes(field << 3 | 2) + varint_bytes(len(value)) + value
+
+
+def fixed32_field(field: int, value: int) -> bytes:
+    """Encodes a field with 32 bits."""
+    return varint_bytes(field << 3 | 5) + _CRC.pack(value)
 
 
 def float32_field(field: int, value: float) -> bytes:
     """Encodes a float field; a value beyond float32 becomes infinite."""
-    return _varint(field << 3 | 5) + np.float32(value).tobytes()
+    return varint_bytes(field << 3 | 5) + np.float32(value).tobytes()
 
 
 def float64_field(field: int, value: float) -> bytes:
     """Encodes a double field."""
-    return _varint(field << 3 | 1) + struct.pack("<d", value)
+    return varint_bytes(field << 3 | 1) + struct.pack("<d", value)
 
 
-def _varint(number: int) -> bytes:
+def varint_bytes(number: int) -> bytes:
+    """Encodes an unsigned number in base 128, lowest digit first."""
     digits = bytearray()
     while number > 0x7F:
         digits.append(number & 0x7F | 0x80)

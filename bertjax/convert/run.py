@@ -13,7 +13,7 @@ from bertjax.convert.source import Source, read_source
 from bertjax.convert.to_run import write_run
 from bertjax.errors import UserError, refuse_unknown
 from bertjax.files import filling, location, output_directory, write_atomically
-from bertjax.interop import hub, vocabulary
+from bertjax.interop import google, hub, vocabulary
 from bertjax.interop.huggingface import save_pretrained
 from bertjax.interop.run_checkpoints import KIND, is_pretraining_run
 from bertjax.objectives.options import ObjectiveName
@@ -28,7 +28,8 @@ CERTIFICATE = "certificate.json"
 
 @dataclasses.dataclass(frozen=True)
 class ConvertConfig:
-    """Convert a BERT into Hugging Face's layout, or into a run that `bertjax pretrain` continues.
+    """Convert a BERT into Hugging Face's layout, a run that `bertjax pretrain` continues, or a TF1
+    checkpoint.
 
     A run has Adam's moments and the number of steps done, if `source` has them. The first command
     that continues the run chooses data, order, seed, batch size, masking and initialization.
@@ -40,8 +41,9 @@ class ConvertConfig:
     a name on the hub."""
     dest: tyro.conf.Positional[str]
     """Directory to make. It must be absent or empty."""
-    to: Literal["huggingface", "run"] = "huggingface"
-    """huggingface: config.json, model.safetensors and the tokenizer. run: a run directory."""
+    to: Literal["huggingface", "run", "tf1"] = "huggingface"
+    """huggingface: config.json, model.safetensors and the tokenizer. run: a run directory. tf1:
+    bert_model.ckpt, bert_config.json and vocab.txt, from which google-research/bert goes on."""
     hidden_act: Literal["gelu", "gelu_new", "gelu_tanh", "relu"] | None = None
     """Activation in place of the source's. "gelu" in Google's JSON means erf in their code of 2018
     and tanh (gelu_new) in their code from February 2019 on."""
@@ -117,7 +119,7 @@ def convert(config: ConvertConfig, log: Callable[[str], None]) -> ConvertResult:
         log(f"Downloaded {downloaded}.")
         config = dataclasses.replace(config, source=str(directory))
     to_run = config.to == "run"
-    source = read_source(config.source, with_moments=to_run, hidden_act=config.hidden_act)
+    source = read_source(config.source, with_moments=config.to != "huggingface", hidden_act=config.hidden_act)
     log(f"Read {config.source}: {source}.")
     for note in source.notes:
         log(note)
@@ -130,12 +132,19 @@ def convert(config: ConvertConfig, log: Callable[[str], None]) -> ConvertResult:
                 reference.write_golden(directory / reference.GOLDEN, certificate.reference)
         if to_run:
             result = _write_run(config, source, directory, log)
+        elif config.to == "tf1":
+            result = _write_tf1(config, source, directory, log)
         else:
             result = ConvertResult(dest, source.model.config, 0, False, source.model.kind)
             save_pretrained(directory, source.model)
     if to_run:
         whose = "the source's" if result.moments else "fresh"
         log(f"Wrote {dest}: a run at step {result.step:,}, with {whose} Adam moments.")
+    elif config.to == "tf1":
+        step = f"at step {result.step:,}" if result.step else "without a step"
+        moments = "with" if result.moments else "without"
+        log(f"Wrote {dest}: a TF1 checkpoint {step}, {moments} Adam moments.")
+        return result
     else:
         if source.has_moments:
             log("Hugging Face's layout has no place for Adam's moments: they are left out.")
@@ -163,6 +172,25 @@ def _write_run(
     dest, kind = epath.Path(config.dest), objective.export_kind
     step, moments = written.step or 0, written.mu is not None
     return ConvertResult(dest, shape, step, moments, kind, optimizer, objective.name)
+
+
+def _write_tf1(
+    config: ConvertConfig, source: Source, directory: epath.Path, log: Callable[[str], None]
+) -> ConvertResult:
+    model = source.model
+    shape = model.bert_config("a TF1 checkpoint")
+    if model.tokenizer.kind != "wordpiece":
+        raise UserError(
+            f"{config.source}: has a {model.tokenizer.kind} vocabulary, which google-research/bert "
+            "can't read; convert a model with WordPiece."
+        )
+    model.tokenizer.save(directory)
+    moments, step = {"mu": source.mu, "nu": source.nu}, source.updates
+    for note in google.write_checkpoint(directory, shape, model.params, step=step, **moments):
+        log(note)
+    return ConvertResult(
+        epath.Path(config.dest), shape, step or 0, source.mu is not None, model.kind
+    )
 
 
 def _verified(

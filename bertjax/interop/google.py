@@ -1,22 +1,35 @@
-"""Reads TF1 checkpoints of google-research/bert: weights, Adam moments and global_step."""
+"""Reads and writes TF1 checkpoints of google-research/bert: weights, Adam moments and global_step."""
 
 import dataclasses
+import json
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from etils import epath
 
 from bertjax.config import BertConfig
 from bertjax.errors import UserError
-from bertjax.interop.tensor_bundle import INDEX, TensorBundle
+from bertjax.files import writing
+from bertjax.interop.tensor_bundle import INDEX, TensorBundle, write_bundle
 from bertjax.interop.tensors import make_parameter, module_name, parameter_shapes
 from bertjax.interop.weights import find_weights, some
-from bertjax.train.tree import nested
+from bertjax.train.tree import named, nested
 
 CONFIGS = ("bert_config.json", "config.json")
 
+NAME = "bert_model.ckpt"
+"""Name of the checkpoints that are written, as in Google's archives."""
+_PARTS = ("embeddings", "encoder", "pooler", "mlm", "nsp", "classifier", "qa_outputs")
+# Fields of modeling.BertConfig. LayerNorm adds a constant there.
+_FIELDS = (
+    *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "hidden_act"),
+    *("intermediate_size", "hidden_dropout_prob", "attention_probs_dropout_prob"),
+    *("max_position_embeddings", "type_vocab_size", "initializer_range"),
+)
+_EPSILON = 1e-12
 _STEP = "global_step"
 _MOMENTS = ("adam_m", "adam_v")
 
@@ -111,6 +124,73 @@ def read_checkpoint(path: epath.PathLike, *, moments: bool = True) -> GoogleChec
         notes.append(f"Not part of a BERT, and left out: {some(left_out)}.")
     step = _read_step(bundle)
     return GoogleCheckpoint(prefix, config, params, mu, nu, has_moments, step, tuple(notes))
+
+
+def write_checkpoint(
+    directory: epath.Path,
+    config: BertConfig,
+    params: Mapping[str, Any],
+    *,
+    mu: Mapping[str, Any] | None = None,
+    nu: Mapping[str, Any] | None = None,
+    step: int | None = None,
+) -> list[str]:
+    """Writes bert_model.ckpt and bert_config.json, for run_pretraining.py and the other scripts.
+
+    Args:
+        directory: a directory.
+        config: the shape.
+        params: parameters, as in `init_params`. Subtrees that no script of Google's has are left
+            out.
+        mu: Adam's first moments, a tree like the parameters.
+        nu: Adam's second moments.
+        step: number of updates done, which is written as global_step.
+
+    Returns:
+        Sentences about what was left out, and what Google's code computes differently.
+    """
+    variables: dict[str, np.ndarray] = {}
+    for tree, slot in ((params, ""), (mu or {}, "/adam_m"), (nu or {}, "/adam_v")):
+        known = {part: tree[part] for part in _PARTS if part in tree}
+        for path, value in named(known).items():
+            name, transposed = variable_name(path)
+            array = np.asarray(value, np.float32)
+            variables[f"{name}{slot}"] = array.T if transposed else array
+    if step is not None:
+        variables[_STEP] = np.asarray(step, np.int64)
+    write_bundle(directory / NAME, variables)
+    lines = (f'{key}: "{NAME}"\n' for key in ("model_checkpoint_path", "all_model_checkpoint_paths"))
+    fields = {name: getattr(config, name) for name in _FIELDS}
+    if config.hidden_act.startswith("gelu"):
+        fields["hidden_act"] = "gelu"
+    if config.layer_norm_eps != _EPSILON:
+        fields["layer_norm_eps"] = config.layer_norm_eps
+    with writing(directory):
+        (directory / "checkpoint").write_text("".join(lines))
+        (directory / CONFIGS[0]).write_text(json.dumps(fields, indent=2) + "\n")
+    return _differences(config, params)
+
+
+def _differences(config: BertConfig, params: Mapping[str, Any]) -> list[str]:
+    notes = []
+    if left_out := sorted(params.keys() - {*_PARTS}):
+        notes.append(f"Not part of Google's code, and left out: {', '.join(left_out)}.")
+    if config.hidden_act == "gelu":
+        notes.append(
+            "hidden_act is gelu (erf). Google's code from February 2019 on computes its gelu with "
+            "tanh: outputs differ in the fourth digit."
+        )
+    elif config.hidden_act.startswith("gelu"):
+        notes.append(
+            f"hidden_act {config.hidden_act} is the gelu of Google's code from February 2019 on, "
+            "and is written as gelu; read it back with `hidden_act` gelu_new."
+        )
+    if config.layer_norm_eps != _EPSILON:
+        notes.append(
+            f"layer_norm_eps is {config.layer_norm_eps}, and Google's code adds {_EPSILON}: outputs "
+            "differ slightly."
+        )
+    return notes
 
 
 def _prefix(path: epath.Path) -> epath.Path:

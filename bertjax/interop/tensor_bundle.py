@@ -1,4 +1,4 @@
-"""Reads TensorFlow's tensor bundles, the files of `tf.train.Saver`, without TensorFlow.
+"""Reads and writes TensorFlow's tensor bundles, the files of `tf.train.Saver`, without TensorFlow.
 
 PREFIX.index is a table with sorted keys (LevelDB's doc/table_format.md). It maps names to protocol
 buffers (tensorflow/core/protobuf/tensor_bundle.proto) that locate a tensor's bytes in the files
@@ -8,7 +8,7 @@ read one by one, on demand.
 
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from etils import epath
 
 from bertjax import protobuf
 from bertjax.errors import UserError
-from bertjax.files import check_downloaded, damaged, reading
+from bertjax.files import check_downloaded, damaged, reading, write_atomically, writing
 from bertjax.protobuf import Fields, Malformed, masked_crc32c
 
 INDEX = ".index"
@@ -30,6 +30,8 @@ _MAX_INDEX = 1 << 26  # BERT-large with its moments takes 100 kB
 # One byte can repeat all of the previous key, so the size of the file does not bound the keys.
 _MAX_KEY, _MAX_KEYS = 1 << 12, 1 << 24
 _MAX_AXES = 32
+# BundleHeaderProto: one shard, little-endian, version 1.
+_HEADER = protobuf.varint_field(1, 1) + protobuf.bytes_field(3, protobuf.varint_field(1, 1))
 # tensorflow/core/framework/types.proto
 _FLOATS = {1: "float32", 2: "float64", 14: "bfloat16", 19: "float16"}
 _DTYPES = {**_FLOATS, 3: "int32", 9: "int64", 10: "bool"}
@@ -224,3 +226,56 @@ def _entry(fields: Fields) -> Entry:
         raise Malformed("a shape is too large for an array")
     shard, offset, size, crc32c = (protobuf.number(fields, field) for field in (3, 4, 5, 6))
     return Entry(protobuf.number(fields, 1), shape, shard, offset, size, crc32c, 7 in fields)
+
+
+def write_bundle(prefix: epath.Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Writes PREFIX.data-00000-of-00001 and then PREFIX.index.
+
+    Raises `CannotWrite` if there is no space or no permission, and `KeyError` for a type of array
+    that the reader does not know.
+    """
+    numbers = {name: number for number, name in _DTYPES.items()}
+    pairs, offset = [(b"", _HEADER)], 0
+    data = prefix.parent / f"{prefix.name}.data-00000-of-00001"
+    with writing(data), data.open("wb") as file:
+        for name, tensor in sorted(tensors.items(), key=lambda item: item[0].encode()):
+            content = np.ascontiguousarray(tensor).tobytes()
+            dims = (protobuf.bytes_field(2, protobuf.varint_field(1, n)) for n in tensor.shape)
+            entry = (
+                protobuf.varint_field(1, numbers[tensor.dtype.name]),
+                protobuf.bytes_field(2, b"".join(dims)),
+                protobuf.varint_field(4, offset),
+                protobuf.varint_field(5, len(content)),
+                protobuf.fixed32_field(6, masked_crc32c(content)),
+            )
+            pairs.append((name.encode(), b"".join(entry)))
+            file.write(content)
+            offset += len(content)
+    write_atomically(prefix.parent / f"{prefix.name}{INDEX}", _table(pairs))
+
+
+def _table(pairs: Sequence[tuple[bytes, bytes]]) -> bytes:
+    """Returns a table of sorted keys and values, with a block for every 64 of them."""
+    out = bytearray()
+
+    def put(block: bytes) -> bytes:
+        handle = protobuf.varint_bytes(len(out)) + protobuf.varint_bytes(len(block))
+        stored = block + b"\0"  # not compressed
+        out.extend(stored + struct.pack("<I", masked_crc32c(stored)))
+        return handle
+
+    parts = [pairs[begin : begin + 64] for begin in range(0, len(pairs), 64)]
+    index = [(part[-1][0], put(_new_block(part))) for part in parts]
+    footer = put(_new_block([])) + put(_new_block(index))
+    return bytes(out) + footer.ljust(_FOOTER - len(_MAGIC), b"\0") + _MAGIC
+
+
+def _new_block(pairs: Sequence[tuple[bytes, bytes]]) -> bytes:
+    """Returns a block in which each key is a restart, so that none is stored as a difference."""
+    data, restarts = bytearray(), []
+    for key, value in pairs:
+        restarts.append(len(data))
+        sizes = (0, len(key), len(value))
+        data += b"".join(map(protobuf.varint_bytes, sizes)) + key + value
+    restarts = restarts or [0]
+    return bytes(data) + struct.pack(f"<{len(restarts) + 1}I", *restarts, len(restarts))

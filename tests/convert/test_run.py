@@ -347,6 +347,17 @@ def test_a_run_to_hugging_face(run, continued, tmp_path):
     same(bj.from_pretrained(tmp_path / "unfinished").params, exported.params)
 
 
+def test_a_run_to_tf1_and_back_with_its_moments(run, tmp_path, tiny_tokenizer):
+    notes = []
+    result = convert(ConvertConfig(str(run), str(tmp_path / "back"), to="tf1"), notes.append)
+    assert (result.step, result.moments) == (STEP, True)
+    assert f"a TF1 checkpoint at step {STEP}, with Adam moments." in notes[-1]
+    names = {file.name for file in (tmp_path / "back").iterdir()}
+    assert names >= {"bert_model.ckpt.index", "bert_config.json", "vocab.txt", "checkpoint"}
+    convert(ConvertConfig(str(tmp_path / "back"), str(tmp_path / "again"), to="run"), silent)
+    same(saved_state(tmp_path / "again")[0], saved_state(run)[0])
+
+
 def test_a_run_with_another_vocabulary_than_its_checkpoint_is_refused(run, tmp_path, tokens):
     path = run / "tokenizer" / "vocab.txt"
     path.write_text("\n".join([*tokens[:-2], tokens[-1], tokens[-2]]) + "\n")

@@ -13,6 +13,7 @@ import pytest
 import bertjax as bj
 from bertjax.config import BertConfig
 from bertjax.errors import UserError
+from bertjax.interop import google
 from bertjax.interop.google import is_checkpoint, read_checkpoint, variable_name
 from bertjax.interop.tensor_bundle import TensorBundle
 from bertjax.model.bert import init_params
@@ -421,3 +422,49 @@ def test_google_gelu_stays_gelu(released):
     fields = json.loads((released() / "bert_config.json").read_text())
     assert fields["hidden_act"] == "gelu"
     assert read_checkpoint(released()).config.hidden_act == "gelu"
+
+
+def test_a_written_checkpoint_is_read_back_bit_for_bit(tmp_path, tiny_model, tiny_config):
+    rng = np.random.default_rng(0)
+    mu, nu = (
+        jax.tree.map(lambda x: rng.random(x.shape, np.float32), tiny_model.params) for _ in range(2)
+    )
+    notes = google.write_checkpoint(
+        tmp_path, tiny_config, tiny_model.params, mu=mu, nu=nu, step=123_456_789
+    )
+    assert "Google's code from February 2019 on computes its gelu with tanh" in notes[0]
+    found = google.read_checkpoint(tmp_path)
+    assert (found.config, found.step, found.notes) == (tiny_config, 123_456_789, ())
+    for read, written in ((found.params, tiny_model.params), (found.mu, mu), (found.nu, nu)):
+        assert jax.tree.all(jax.tree.map(np.array_equal, read, written))
+
+
+def test_the_writer_makes_what_another_one_makes(tmp_path, tiny_model, writer):
+    """The tests' own writer was read by TensorFlow; its variables have the same bytes."""
+    google.write_checkpoint(tmp_path / "ours", tiny_model.config, tiny_model.params, step=7)
+    writer.write_google(tmp_path / "theirs", tiny_model.params, tiny_model.config, step=7)
+    name = "bert_model.ckpt.data-00000-of-00001"
+    assert (tmp_path / "ours" / name).read_bytes() == (tmp_path / "theirs" / name).read_bytes()
+    ours, theirs = (TensorBundle(tmp_path / d / "bert_model.ckpt") for d in ("ours", "theirs"))
+    assert ours.names == theirs.names
+    assert all(ours._entries[name] == theirs._entries[name] for name in ours.names)
+
+
+def test_what_googles_code_computes_differently_is_said(tmp_path, tiny_model):
+    config = dataclasses.replace(tiny_model.config, hidden_act="gelu_new", layer_norm_eps=1e-5)
+    params = {**tiny_model.params, "sentence_scorer": {}}
+    notes = google.write_checkpoint(tmp_path, config, params)
+    assert "left out: sentence_scorer" in notes[0]
+    assert "written as gelu" in notes[1] and "Google's code adds 1e-12" in notes[2]
+    found = google.read_checkpoint(tmp_path)
+    assert found.config == dataclasses.replace(config, hidden_act="gelu")
+    assert found.step is None and not found.has_moments
+
+
+def test_tensorflow_read_these_bytes_as_these_tensors(tmp_path, load_helper):
+    made = load_helper("interop/make_tf1_written.py")
+    golden = json.loads(made.GOLDEN.read_text())
+    made.write(tmp_path)
+    assert made.files_of(tmp_path) == golden["files"]
+    bundle = TensorBundle(tmp_path / made.PREFIX)
+    assert {name: made.describe(bundle.read(name)) for name in bundle.names} == golden["tensors"]
