@@ -216,7 +216,7 @@ def _convert(arguments: list[str]) -> None:
     if config.to == "tf1":
         files = f"--bert_config_file={result.dest}/bert_config.json"
         files += f" --init_checkpoint={result.dest}/bert_model.ckpt"
-        _say(f"Next, in google-research/bert: python run_pretraining.py {files} ...")
+        say_line(f"Next, in google-research/bert: python run_pretraining.py {files} ...")
         return
     objective = OBJECTIVES[result.objective]
     shards = command(

@@ -119,7 +119,8 @@ def convert(config: ConvertConfig, log: Callable[[str], None]) -> ConvertResult:
         log(f"Downloaded {downloaded}.")
         config = dataclasses.replace(config, source=str(directory))
     to_run = config.to == "run"
-    source = read_source(config.source, with_moments=config.to != "huggingface", hidden_act=config.hidden_act)
+    moments = config.to != "huggingface"
+    source = read_source(config.source, with_moments=moments, hidden_act=config.hidden_act)
     log(f"Read {config.source}: {source}.")
     for note in source.notes:
         log(note)

@@ -1,4 +1,4 @@
-"""Reads and writes TF1 checkpoints of google-research/bert: weights, Adam moments and global_step."""
+"""Reads and writes TF1 checkpoints of google-research/bert: weights, moments, global_step."""
 
 import dataclasses
 import json
@@ -159,7 +159,9 @@ def write_checkpoint(
     if step is not None:
         variables[_STEP] = np.asarray(step, np.int64)
     write_bundle(directory / NAME, variables)
-    lines = (f'{key}: "{NAME}"\n' for key in ("model_checkpoint_path", "all_model_checkpoint_paths"))
+    lines = (
+        f'{key}: "{NAME}"\n' for key in ("model_checkpoint_path", "all_model_checkpoint_paths")
+    )
     fields = {name: getattr(config, name) for name in _FIELDS}
     if config.hidden_act.startswith("gelu"):
         fields["hidden_act"] = "gelu"

@@ -1,7 +1,7 @@
 """Writes tf1_written.json: what TensorFlow's own reader finds in a checkpoint of bertjax's writer.
 
-    python tests/interop/make_tf1_written.py write DIR    (with bertjax)
-    python tests/interop/make_tf1_written.py read DIR     (with TensorFlow, which bertjax lacks)
+python tests/interop/make_tf1_written.py write DIR    (with bertjax)
+python tests/interop/make_tf1_written.py read DIR     (with TensorFlow, which bertjax lacks)
 """
 
 import hashlib
