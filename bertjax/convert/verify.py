@@ -21,7 +21,8 @@ from bertjax.convert import variants
 from bertjax.convert.reference import GOLDEN, Reference, Statistics
 from bertjax.errors import UserError
 from bertjax.files import is_local, location
-from bertjax.interop.huggingface import CONFIG, Pretrained
+from bertjax.interop.huggingface import Pretrained
+from bertjax.interop.model_directory import CONFIG
 from bertjax.model import bert
 from bertjax.model.heads import TASK_PARTS
 from bertjax.text.tokenizer import Tokenizer

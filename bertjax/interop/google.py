@@ -189,8 +189,8 @@ def _differences(config: BertConfig, params: Mapping[str, Any]) -> list[str]:
         )
     if config.layer_norm_eps != _EPSILON:
         notes.append(
-            f"layer_norm_eps is {config.layer_norm_eps}, and Google's code adds {_EPSILON}: outputs "
-            "differ slightly."
+            f"layer_norm_eps is {config.layer_norm_eps}, and Google's code adds {_EPSILON}: "
+            "outputs differ slightly."
         )
     return notes
 

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import logging
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +21,7 @@ from bertjax.interop import (
     sentence_transformers,
 )
 from bertjax.interop.encoder_decoder import DECODER_TOKENIZER
+from bertjax.interop.model_directory import CONFIG, config_file, find_export
 from bertjax.interop.run_checkpoints import is_pretraining_run, read_run
 from bertjax.interop.sentence_transformers import MODULES, SentenceModules
 from bertjax.interop.tensors import (
@@ -31,21 +31,16 @@ from bertjax.interop.tensors import (
     write_params,
 )
 from bertjax.interop.weights import (
-    FLAX_WEIGHTS,
     HEAD_WEIGHTS,
-    TORCH_WEIGHTS,
     WEIGHTS,
     Weights,
     find_weights,
     read_weights,
-    some,
 )
 from bertjax.model.heads import TASK_PARTS, kind_of_parts
 from bertjax.text.tokenizer import TOKENIZER_FILES, Tokenizer, load_tokenizer
 
 _LOGGER = logging.getLogger("bertjax")
-CONFIG = "config.json"
-_FORMATS = f"{WEIGHTS}, {FLAX_WEIGHTS} or {TORCH_WEIGHTS}"
 GENERATION = "generation_config.json"
 
 _MODEL_TYPES = ("bert", "distilbert", encoder_decoder.MODEL_TYPE)
@@ -212,12 +207,6 @@ def _read_bert(
     return distilbert.bert_weights(weights, distilled) if distilled else weights
 
 
-def config_file(directory: epath.Path) -> epath.Path | None:
-    """Returns config.json or, in directories older than transformers, bert_config.json."""
-    names = (CONFIG, "bert_config.json")
-    return next((directory / name for name in names if (directory / name).is_file()), None)
-
-
 def _read_encoder_decoder(
     path: epath.Path, fields: dict[str, Any], log: Callable[[str], None]
 ) -> Pretrained:
@@ -254,53 +243,6 @@ def from_google(checkpoint: google.GoogleCheckpoint) -> Pretrained:
     fields = {"architectures": [classes.ARCHITECTURES["sequence_classification"]]}
     task = classes.read_task(fields, checkpoint.params, where=str(checkpoint.prefix))
     return Pretrained(checkpoint.config, checkpoint.params, tokenizer, task)
-
-
-def find_export(path: epath.PathLike) -> epath.Path:
-    """Returns the directory with the weights: `path` itself, or the export/ of a run directory.
-
-    Raises `UserError` if neither holds a model.
-    """
-    path = epath.Path(path)
-    if not path.exists():
-        # The hub still knows these models by the names that they had before it had owners.
-        old = re.fullmatch(r"(distil)?bert-[\w.-]+", str(path))
-        owner = old and ("distilbert" if old[1] else "google-bert")
-        raise UserError(
-            f"{path}: no such directory; give a run directory, an export, a model in Hugging "
-            "Face's layout, or a name on the hub (owner/name, if no directory is named owner)"
-            + (f": did you mean {owner}/{path}?" if old else ".")
-        )
-    for directory in (path, path / "export", sentence_transformers.encoder_directory(path)):
-        if config_file(directory) and find_weights(directory):
-            return directory
-    if any(any(path.glob(f"{above}checkpoints")) for above in ("", "*/", "*/*/")):
-        raise UserError(
-            f"{path}: this run has no export/ yet; continue it to its end by the same command."
-        )
-    raise UserError(f"{path}: {_what_is_missing(path)}.")
-
-
-def _what_is_missing(path: epath.Path) -> str:
-    """Says why a path holds no model that can be read, and what to do."""
-    if not path.is_dir():
-        return "is a file; give the directory of a model"
-    if weights := find_weights(path):
-        return f"holds {weights.name} without {CONFIG}; put the one of these weights beside them"
-    suffixes = (".h5", ".ot", ".onnx", ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".msgpack")
-    others = sorted(
-        file.name for file in path.iterdir() if file.suffix in suffixes and file.is_file()
-    )
-    if "tf_model.h5" in others:
-        return (
-            f"holds tf_model.h5, which bertjax does not read; download {WEIGHTS}, or load it with "
-            "transformers 4 (BertModel.from_pretrained with from_tf=True) and save it again"
-        )
-    if others:
-        return f"holds {some(others)}, which bertjax does not read; give {_FORMATS}"
-    if config_file(path):
-        return f"holds no weights; download {_FORMATS} too"
-    return f"holds no {CONFIG} with {WEIGHTS}; give a directory that does"
 
 
 def _tokenizer_of(config: BertConfig, directory: epath.Path) -> Tokenizer:

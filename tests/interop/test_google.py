@@ -441,6 +441,7 @@ def test_a_written_checkpoint_is_read_back_bit_for_bit(tmp_path, tiny_model, tin
 
 def test_the_writer_makes_what_another_one_makes(tmp_path, tiny_model, writer):
     """The tests' own writer was read by TensorFlow; its variables have the same bytes."""
+    (tmp_path / "ours").mkdir()
     google.write_checkpoint(tmp_path / "ours", tiny_model.config, tiny_model.params, step=7)
     writer.write_google(tmp_path / "theirs", tiny_model.params, tiny_model.config, step=7)
     name = "bert_model.ckpt.data-00000-of-00001"
