@@ -154,7 +154,7 @@ def _mean(trainer: Trainer, result: FitResult, checkpoints: Checkpoints) -> Any:
     target = abstract(result.state.averaged_params())
     params, used = checkpoints.mean_params(target, steps)
     names = ", ".join(f"{step:,}" for step in used)
-    warning = "" if len(used) == config.average_last else "WARNING: "
+    warning = "" if len(used) == config.average_last else "Warning: "
     trainer.log(
         f"{warning}Averaged {len(used)} of {config.average_last} checkpoints, of the steps {names}."
     )

@@ -25,6 +25,6 @@ def overlaps(paths: Sequence[str], inputs: Sequence[Sequence[Hashable]]) -> Iter
                 whole = f" ({paths[later]} is both)" if paths[later] == paths[earlier] else ""
                 verb = "is" if same == 1 else "are"
                 yield (
-                    f"WARNING: of {len(rows):,} {name} rows, {same:,} {verb} among the {other} rows"
+                    f"Warning: of {len(rows):,} {name} rows, {same:,} {verb} among the {other} rows"
                     f"{whole}: {_EFFECTS[earlier]}."
                 )

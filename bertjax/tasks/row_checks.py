@@ -54,7 +54,7 @@ def warning(
     if share <= limit:
         return None
     return (
-        f"WARNING: {share:.0%} of the tokens of {name} are [UNK], because the model's vocabulary "
+        f"Warning: {share:.0%} of the tokens of {name} are [UNK], because the model's vocabulary "
         "can't spell their words: use a model of the text's language, script and case."
     )
 

@@ -48,7 +48,7 @@ def test_files_that_the_vocabulary_can_not_spell_are_said(config, tiny_model, tm
     read_task(dataclasses.replace(config, **files), tiny_model, lines.append)
     said = [line for line in lines if "[UNK]" in line]
     assert [line.split(" are [UNK]")[0] for line in said] == [
-        f"WARNING: 100% of the tokens of {files[name]}" for name in ("dev", "test")
+        f"Warning: 100% of the tokens of {files[name]}" for name in ("dev", "test")
     ]
 
 

@@ -222,8 +222,8 @@ def test_the_mean_of_the_last_checkpoints_is_scored_and_exported(config, tmp_pat
     damage(directory / "9")
     lines.clear()
     finetune(config, lines.append, progress=False)
-    assert "WARNING: Averaged 2 of 3 checkpoints, of the steps 6, 12." in lines
-    assert any(line.startswith("WARNING: the checkpoint of step 9") for line in lines)
+    assert "Warning: Averaged 2 of 3 checkpoints, of the steps 6, 12." in lines
+    assert any(line.startswith("Warning: the checkpoint of step 9") for line in lines)
 
 
 def test_a_mean_of_more_checkpoints_than_are_saved_is_refused(config, make_trainer):

@@ -12,13 +12,13 @@ def test_common_rows_are_counted_for_each_pair_of_files():
         " of 2 test rows, 1 is among the training rows",
         " of 2 test rows, 1 is among the dev rows",
     ]
-    assert all(line.startswith("WARNING: ") and line.endswith("too good.") for line in lines)
+    assert all(line.startswith("Warning: ") and line.endswith("too good.") for line in lines)
 
 
 def test_one_file_twice_is_said():
     (line,) = overlaps(["a.csv", "a.csv"], [A, A])
     assert line.startswith(
-        "WARNING: of 3 dev rows, 3 are among the training rows (a.csv is both): "
+        "Warning: of 3 dev rows, 3 are among the training rows (a.csv is both): "
     )
 
 

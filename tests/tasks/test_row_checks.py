@@ -25,11 +25,11 @@ def test_the_share_of_unknown_tokens_is_that_of_the_text(tiny_model):
     assert warning([known] * 9, tiny_model) is None
     told = warning([known, strange], tiny_model)
     assert told is not None
-    assert told.startswith("WARNING: 50% of the tokens of f are [UNK], because the model's voc")
+    assert told.startswith("Warning: 50% of the tokens of f are [UNK], because the model's voc")
     assert warning([known, strange], tiny_model, limit=0.5) is None
     # Of many rows, some are read that lie evenly.
     told = warning([known] * 1500 + [strange] * 500, tiny_model)
-    assert told is not None and told.startswith("WARNING: 25% of")
+    assert told is not None and told.startswith("Warning: 25% of")
     assert warning([], tiny_model) is None and warning([""], tiny_model) is None
 
 
@@ -78,4 +78,4 @@ def test_rows_of_several_sequences(tiny_model):
             return {"input_ids": ids, "attention_mask": mask, "token_type_ids": 0 * mask}
 
     told = row_checks.warning("f", Several(), tiny_model.tokenizer, tiny_model.config)
-    assert told is not None and told.startswith("WARNING: 100%")
+    assert told is not None and told.startswith("Warning: 100%")

@@ -231,7 +231,7 @@ def test_a_damaged_checkpoint_costs_an_interval_and_changes_nothing(
     largest.write_bytes(content)
     lines = []
     result = toy.run(tmp_path, log=lines.append)
-    assert "WARNING" in lines[0]
+    assert "Warning: " in lines[0]
     assert result.resumed_from == 10
     assert same(toy, killing, tmp_path, result, straight)
 

@@ -39,7 +39,7 @@ def read(options: ClassificationConfig, files: TaskFiles) -> Task:
         train = _weighted(train, weights)
     files.log(_summary(targets, reading, tables, train))
     if looks_like_numbers(targets.labels) and not options.multi_label:
-        files.log("WARNING: the labels look like numbers: set `regression` to predict numbers.")
+        files.log("Warning: the labels look like numbers: set `regression` to predict numbers.")
     texts = [
         list(zip(*(table.columns[name] for name in options.columns[:-1]), strict=True))
         for table in tables

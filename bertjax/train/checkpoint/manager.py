@@ -366,7 +366,7 @@ class Checkpoints:
 
     def _mark(self, step: int, why: str, consequence: str) -> None:
         self._log(
-            f"WARNING: the checkpoint of step {step:,} in {self.directory} is damaged ({why}); it "
+            f"Warning: the checkpoint of step {step:,} in {self.directory} is damaged ({why}); it "
             f"is marked as bad, {consequence}."
         )
         self._scores.pop(step, None)

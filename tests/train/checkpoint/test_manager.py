@@ -245,7 +245,7 @@ def test_a_bad_step_stays_bad_until_training_saves_it_again(tmp_path):
     with Checkpoints(tmp_path, log=lines.append) as checkpoints:
         assert int(checkpoints.restore(abstract(state_of(1))).state["step"]) == 2
         assert len(lines) == 1
-        assert "WARNING" in lines[0]
+        assert "Warning: " in lines[0]
         assert checkpoints.steps() == [1, 2]
     with Checkpoints(tmp_path, log=lines.append) as checkpoints:
         assert int(checkpoints.restore(abstract(state_of(1))).state["step"]) == 2

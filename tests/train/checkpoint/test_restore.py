@@ -62,7 +62,7 @@ def test_damage_in_the_part_of_one_process_sends_all_to_the_step_before(killing,
         for process in processes:
             process.kill()
     for output in outputs:
-        assert "told: WARNING: the checkpoint of step 2" in output, output
+        assert "told: Warning: the checkpoint of step 2" in output, output
         assert output.splitlines()[-1] == "restored 1 [1]", output
     found = (
         "damaged (state: ValueError" if damage == "cut off" else "not the bits that were saved: w"
