@@ -7,6 +7,7 @@ import os
 import pathlib
 import platform
 import shutil
+import time
 from collections.abc import Callable, Iterator
 
 from etils import epath
@@ -74,7 +75,7 @@ def _acquire(directory: pathlib.Path, field: str, log: Callable[[str], None]) ->
                 return descriptor
             os.close(descriptor)  # its last holder has removed the file
         except BlockingIOError:
-            holder = os.read(descriptor, 200).decode(errors="replace") or "a process"
+            holder = _holder(descriptor)
             os.close(descriptor)
             raise UserError(
                 f"{directory}: another command is at work there ({holder}); wait for its end, or "
@@ -87,6 +88,15 @@ def _acquire(directory: pathlib.Path, field: str, log: Callable[[str], None]) ->
                 "there, which would destroy the work of this one."
             )
             return None
+
+
+def _holder(descriptor: int) -> str:
+    """Reads who holds a lock, which the holder writes a moment after it has the lock."""
+    for _ in range(20):
+        if holder := os.pread(descriptor, 200, 0):
+            return holder.decode(errors="replace")
+        time.sleep(0.05)
+    return "a process"
 
 
 def _is_file(descriptor: int, path: pathlib.Path) -> bool:

@@ -171,7 +171,7 @@ def test_kills_in_fine_tuning_change_nothing(commands, straight, killing, tmp_pa
 @pytest.mark.slow
 @pytest.mark.parametrize("verb", VERBS)
 def test_of_two_commands_in_one_directory_one_works(verb, commands, straight, killing, tmp_path):
-    for attempt in range(10 if verb == "prepare" else 3):
+    for attempt in range(10):
         directory = tmp_path / str(attempt)
         both = [killing.start(commands(verb, directory)) for _ in range(2)]
         ends = sorted((each.communicate(timeout=300)[0], each.returncode) for each in both)

@@ -15,7 +15,7 @@ from etils import epath
 
 import bertjax as bj
 from bertjax.data.prepare.run import PrepareConfig, prepare
-from bertjax.data.shards import read_manifest
+from bertjax.data.shards import open_records, read_manifest, write_records
 from bertjax.files import CannotWrite
 from bertjax.model import initializers
 from bertjax.objectives.masking import MaskingConfig, Vocabulary
@@ -515,6 +515,22 @@ def test_another_tokenizer_than_the_shards_is_refused(recipe, data, tmp_path):
     train_tokenizer(TokenizerConfig(text, str(shards / "tokenizer"), vocab_size=180), silent)
     with pytest.raises(bj.UserError, match="not the tokenizer that made these shards"):
         runs.pretrain(recipe(data=str(shards)), silent)
+
+
+def test_a_shard_that_the_manifest_does_not_list_is_never_saved_as_its_data(recipe, data, tmp_path):
+    directory = tmp_path / "shards"
+    shutil.copytree(data / "shards", directory)
+    (name, *_) = (file.name for file in read_manifest(directory).files["train"])
+    reader = open_records(directory / name)
+    write_records(epath.Path(directory / name), reversed(reader.read(0, reader.num_records())))
+    config = recipe(data=str(directory), loop=LoopConfig(train_steps=2, eval_every=0))
+    for _ in range(2):
+        with pytest.raises(bj.UserError, match=f"{name}: is not the file that the manifest lists"):
+            runs.pretrain(config, silent)
+        assert not list((tmp_path / "run").glob("checkpoints/*"))
+    shutil.rmtree(directory)
+    shutil.copytree(data / "shards", directory)
+    assert runs.pretrain(config, silent).export is not None
 
 
 @pytest.mark.parametrize("name", ["vocab_size", "pad_id", "cls_id", "sep_id", "mask_id", "unk_id"])
