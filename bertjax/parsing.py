@@ -280,9 +280,8 @@ def read_recipe(
     if not arguments or arguments[0].startswith("-"):
         return f"{verb} [RECIPE.py]", None, arguments
     recipe, *flags = arguments
-    is_file = os.path.isfile(recipe)  # noqa: PTH113 - recipes are local Python files
-    if not is_file or not recipe.endswith(".py"):
-        problem = "is no .py file" if is_file else "no such file"
+    if not os.path.isfile(recipe) or not recipe.endswith(".py"):  # noqa: PTH113 - they are local
+        problem = "is no .py file" if os.path.exists(recipe) else "no such file"  # noqa: PTH110
         raise UserError(
             f"{recipe}: {problem}; the first argument is a recipe (a .py file with `config = "
             f"{kind.__name__}(...)`), or a flag."

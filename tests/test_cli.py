@@ -329,6 +329,7 @@ def test_a_recipe_is_a_file_with_a_config(made, bertjax, mistake, tmp_path):
     (tmp_path / "train.csv").write_text("text,label\n")
     for verb in ("pretrain", "finetune"):
         assert "train.csv: is no .py file" in mistake(verb, tmp_path / "train.csv")
+        assert "is no .py file" in mistake(verb, made / "shards")
     (tmp_path / "empty.py").write_text("x = 1\n")
     assert "defines no `config" in mistake("pretrain", tmp_path / "empty.py")
 

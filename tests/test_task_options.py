@@ -152,6 +152,10 @@ def test_prediction_has_the_options_of_the_models_task():
         config = parsing.parse(predict_type(words, model), "predict", words)
         assert config.task == expected
     words = ["m", "--top-k", "3"]
+    with pytest.raises(UserError, match="`top_k` is 0: give at least 1"):
+        parsing.parse(
+            predict_type(["m", "--top-k", "0"], PRETRAINED), "predict", ["m", "--top-k", "0"]
+        )
     with pytest.raises(UserError) as caught:
         predict_type(words, TEXTS)
     assert str(caught.value) == (

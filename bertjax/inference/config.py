@@ -68,6 +68,8 @@ class MaskedLmOptions:
     masked alone, and its pseudo-perplexity."""
 
     def __post_init__(self) -> None:
+        if self.top_k is not None and self.top_k < 1:
+            raise UserError(f"`top_k` is {self.top_k}: give at least 1.")
         if self.pseudo_log_likelihood and self.top_k is not None:
             raise UserError("`pseudo_log_likelihood` has no alternatives: leave out `top_k`.")
 
