@@ -1,6 +1,8 @@
 """Loads a vocabulary of either kind: `load_tokenizer`."""
 
+import json
 import logging
+from typing import Any
 
 from etils import epath
 
@@ -130,6 +132,8 @@ def _wordpiece(
     said = {"lowercase": rules.lowercase, "strip_accents": rules.strip_accents} if rules else {}
     if not generic:  # transformers lets the settings override tokenizer.json
         said |= {ours: settings[name] for ours, name in _CASING.items() if name in settings}
+        if rules:
+            _warn_of_defaults(exported, settings, said)
     given = {"lowercase": lowercase, "strip_accents": strip_accents}
     said |= {name: value for name, value in given.items() if value is not None}
     guessed = "lowercase" not in said or (
@@ -151,3 +155,18 @@ def _wordpiece(
             *(file, "uncased" if said["lowercase"] else "cased", advice),
         )
     return wordpiece.WordPieceTokenizer(tokens, **said, added=added, guessed=guessed)
+
+
+def _warn_of_defaults(exported: epath.Path, settings: dict[str, Any], said: dict[str, Any]) -> None:
+    """Warns if a tokenizer.json decides the casing and transformers would not read it there."""
+    defaults = {"lowercase": True, "strip_accents": None}
+    theirs = {ours: settings.get(name, defaults[ours]) for ours, name in _CASING.items()}
+    for casing in (said := {**said}), theirs:
+        if casing["strip_accents"] is None:
+            casing["strip_accents"] = casing["lowercase"]
+    if said != theirs:
+        logging.getLogger("bertjax").warning(
+            "%s: its casing is followed (lowercase %s, strip_accents %s), but transformers reads "
+            "do_lower_case and strip_accents of %s alone: write them there.",
+            *(exported, *(json.dumps(said[name]) for name in _CASING), SETTINGS_FILE),
+        )

@@ -216,6 +216,12 @@ def _by_version():
             "modules.json": b"[]",
         },
     )
+    for lowercase, strips in ((True, None), (False, None), (True, False), (False, True)):
+        exported = {"tokenizer.json": _json(_exported(tokens, lowercase, strip_accents=strips))}
+        name = f"lowercase={lowercase} strip_accents={strips} of tokenizer.json"
+        for kind, files in (("alone", exported), ("and vocab.txt", {**exported, **vocabulary})):
+            yield f"{name} {kind}", files
+            yield f"{name} {kind} with do_lower_case", {**files, **lower}
     for name in ("BertTokenizerFast", "DistilBertTokenizer", "DistilBertTokenizerFast"):
         settings = {"tokenizer_class": name, "do_lower_case": False}
         yield f"class {name}", {**vocabulary, "tokenizer_config.json": _json(settings)}
