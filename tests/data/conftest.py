@@ -103,6 +103,7 @@ def vocabulary(tmp_path):
     directory = tmp_path / "tokenizer"
     directory.mkdir()
     (directory / "vocab.txt").write_text("\n".join([*SPECIALS, *(f"w{i}" for i in range(1000))]))
+    (directory / "tokenizer_config.json").write_text('{"do_lower_case": true}')  # no guess
     return directory
 
 

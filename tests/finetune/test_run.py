@@ -119,7 +119,7 @@ def test_the_given_model_is_left_as_it_was(short, tiny_model, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, before, jax.device_get(tiny_model.params))
 
 
-def test_the_dropout_of_a_configuration_replaces_the_models(short, tiny_model):
+def test_the_dropout_of_a_configuration_replaces_the_models(short, tiny_model, tmp_path):
     config = dataclasses.replace(short, hidden_dropout_prob=0.3)
     assert with_dropout(short, tiny_model) == tiny_model
     half = with_dropout(config, tiny_model).config
@@ -128,7 +128,8 @@ def test_the_dropout_of_a_configuration_replaces_the_models(short, tiny_model):
     both = EncoderDecoderConfig(tiny_model.config, tiny_model.config, "all")
     both = with_dropout(config, dataclasses.replace(tiny_model, config=both)).config
     assert both == EncoderDecoderConfig(half, half, "all")
-    wrong = dataclasses.replace(short, attention_probs_dropout_prob=1.0)
+    fields = {"attention_probs_dropout_prob": 1.0, "workdir": str(tmp_path / "run")}
+    wrong = dataclasses.replace(short, **fields)
     with pytest.raises(
         UserError, match=r"attention_probs_dropout_prob is 1\.0: give a number from"
     ):
