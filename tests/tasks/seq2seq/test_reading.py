@@ -16,7 +16,10 @@ ROWS = ["the film was good\ta good film", "a film\tgood", "the plot was bad\tnot
 
 @pytest.fixture
 def read_rows(tmp_path, tiny_model):
-    """Reads rows as a training and as a dev file; returns the task and the lines of the log."""
+    """Reads rows as a training and as a dev file; returns the task and the lines of the log.
+
+    Most tests have equal files, so the warning about equal rows, the last line, is left out.
+    """
 
     def run(rows=ROWS, options=OPTIONS, dev=ROWS, model=tiny_model, max_seq_length=12):
         for name, each in (("train", rows), ("dev", dev)):
@@ -25,7 +28,9 @@ def read_rows(tmp_path, tiny_model):
         paths = [str(tmp_path / f"{name}.tsv") for name in ("train", "dev")]
         lines = []
         files = TaskFiles(*paths, None, model, max_seq_length, lines.append, load=None)
-        return read(options, files), lines
+        task = read(options, files)
+        assert lines.pop().startswith("Warning: of ") == (rows[:2] == dev[:2])
+        return task, lines
 
     return run
 
