@@ -29,7 +29,7 @@ def read_rows(tmp_path, tiny_model):
         lines = []
         files = TaskFiles(*paths, None, model, max_seq_length, lines.append, load=None)
         task = read(options, files)
-        assert lines.pop().startswith("Warning: of ") == (rows[:2] == dev[:2])
+        assert lines.pop().startswith("Warning: of ")
         return task, lines
 
     return run
