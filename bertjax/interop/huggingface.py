@@ -46,7 +46,7 @@ GENERATION = "generation_config.json"
 _MODEL_TYPES = ("bert", "distilbert", encoder_decoder.MODEL_TYPE)
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(repr=False)
 class Pretrained:
     """A model on disk: shape, weights, tokenizer and the task it was trained for."""
 
@@ -72,6 +72,11 @@ class Pretrained:
     def kind(self) -> str:
         """The task's kind; without a task, the kind that the heads determine."""
         return self.task["kind"] if self.task else kind_of_parts(self.params)
+
+    def __repr__(self) -> str:
+        config, source = self.config, f", from {self.source}" if self.source else ""
+        depth = config.num_hidden_layers
+        return f"Pretrained({self.kind}: {type(config).__name__} with {depth} layers{source})"
 
     def bert_config(self, use: str) -> BertConfig:
         """Returns the shape of a model that is one BERT, for a use that needs one.

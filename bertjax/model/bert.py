@@ -7,12 +7,12 @@ static; all other arguments may be traced.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from bertjax.config import BertConfig, Execution
 from bertjax.model.heads import TASK_PARTS
+from bertjax.model.input_checks import check
 from bertjax.model.linen import (
     BertEncoder,
     BertForMaskedLM,
@@ -145,7 +145,8 @@ def encode(
         LMs) and the requested outputs.
 
     Raises:
-        ValueError: T is longer than the model's positions.
+        ValueError: T is longer than the model's positions; or the inputs have other names, shapes
+            or types or, outside of a trace, ids beyond the vocabulary.
     """
     module = BertEncoder(config, execution, add_pooler="pooler" in params)
     options = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
@@ -261,7 +262,9 @@ def row_keys(key: jax.Array | None, rows: int) -> jax.Array | None:
 
 
 def _apply(
-    module: nn.Module, params: Params, inputs: Inputs, key: jax.Array | None, **options: Any
+    module: BertEncoder, params: Params, inputs: Inputs, key: jax.Array | None, **options: Any
 ) -> Any:
+    rank = 3 if isinstance(module, BertForMultipleChoice) else 2
+    check(params, inputs, module.config, rank)
     keys = row_keys(key, inputs["input_ids"].shape[0])
     return module.apply({"params": params}, inputs, dropout_keys=keys, **options)

@@ -5,7 +5,7 @@ mlm, nsp = BertForPreTraining(config).apply({"params": params}, inputs, masked_p
 """
 
 from collections.abc import Mapping
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -30,6 +30,15 @@ class EncoderOutput(NamedTuple):
     """L + 1 arrays [B, T, D]: outputs of the embeddings and of every layer."""
     attentions: tuple[jax.Array, ...] | None = None
     """L arrays [B, N, T, T] of probabilities before dropout."""
+
+    def __repr__(self) -> str:
+        def shown(value: Any) -> str:
+            if isinstance(value, tuple):
+                return f"{len(value)} x {shown(value[0])}"
+            return "None" if value is None else f"{value.dtype}{list(value.shape)}"
+
+        fields = (f"{name}={shown(value)}" for name, value in self._asdict().items())
+        return f"EncoderOutput({', '.join(fields)})"
 
 
 class BertEncoder(nn.Module):

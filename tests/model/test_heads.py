@@ -207,7 +207,7 @@ def test_impossible_heads_are_refused(options, sentence):
         ("encoder_decoder", "The task 'encoder_decoder' has no head"),
         ({}, "The task None has no head"),
         ("pretraining", "The task 'pretraining' has two heads: use pretraining_logits, or"),
-        ("multiple_choice", r"have the shape \(3, 7\): multiple choice takes \[B, C, T\]"),
+        ("multiple_choice", r"input_ids has the shape \(3, 7\): give \[B, C, T\]"),
     ],
 )
 def test_tasks_without_one_head_are_refused(params, inputs, task, sentence):
