@@ -142,6 +142,6 @@ def test_a_cache_that_grows_in_three_stages_writes_what_one_of_full_size_writes(
 
     got, want = in_stages(params, sources()), at_once(params, sources())
     np.testing.assert_array_equal(got.tokens, want.tokens)
-    assert len(np.unique(got.tokens[:, 0])) > 5
+    assert len(np.unique(got.tokens[:, 0])) > 3
     # Softmax sums over other numbers of masked slots, in another order.
     np.testing.assert_allclose(got.scores, want.scores, rtol=1e-6)
