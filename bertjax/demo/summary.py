@@ -100,7 +100,7 @@ def keep_blanks(
     answers = fill_mask(Pretrained(model, jax.device_get(params), tokenizer, task), SENTENCES)
     sentences = []
     for answer in answers:
-        tokens = [(token["token"].strip(), token["score"]) for token in answer["masks"][0]]
+        tokens = [(guess["token_str"].strip(), guess["score"]) for guess in answer["masks"][0]]
         sentences.append({"text": answer["text"], "tokens": tokens})
     text = json.dumps({"step": step, "sentences": sentences}, indent=1, ensure_ascii=False) + "\n"
     write_atomically(directory / f"step-{step:08d}.json", text.encode())

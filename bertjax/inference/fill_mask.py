@@ -13,6 +13,7 @@ from bertjax.interop.huggingface import Pretrained
 from bertjax.tasks.row_checks import check_inputs
 from bertjax.tasks.task import trained_length
 from bertjax.tasks.texts import check_texts, name_text, tokenize
+from bertjax.text.tokenizer import Tokenizer
 
 MASK = "[MASK]"
 HEADS = ("pretraining", "masked_lm")
@@ -48,8 +49,9 @@ def fill_mask(
         where: index of a text -> its name in errors.
 
     Returns:
-        For each text {"text", "masks"}. "masks" has a list of {"token", "score"} for each [MASK],
-        the likeliest first.
+        For each text {"text", "masks"}. "masks" has a list for each [MASK], the likeliest token
+        first, of the keys of transformers' pipeline: {"score", "token", "token_str", "sequence"}.
+        "token" is the id, and "sequence" the text as tokens with this [MASK] replaced.
 
     Raises:
         UserError: the model has no masked-LM head, or a text has no [MASK] within its row.
@@ -77,7 +79,9 @@ def fill_mask(
         scores, ids = jax.device_get(best)
         for at, row in enumerate(rows):
             own = zip(scores[at], ids[at], found[row], strict=False)
-            results[row]["masks"] = [_tokens(model, score, token) for score, token, _ in own]
+            results[row]["masks"] = [
+                _guesses(model.tokenizer, features.input_ids[row], *each) for each in own
+            ]
     return results
 
 
@@ -100,6 +104,12 @@ def _check_masks(text: str, found: int, length: int, where: str) -> None:
         )
 
 
-def _tokens(model: Pretrained, scores: np.ndarray, ids: np.ndarray) -> list[dict[str, Any]]:
-    names = [model.tokenizer.decode([int(token)], skip_special=False) for token in ids]
-    return [{"token": name, "score": float(s)} for name, s in zip(names, scores, strict=True)]
+def _guesses(
+    tokenizer: Tokenizer, row: np.ndarray, scores: np.ndarray, ids: np.ndarray, position: int
+) -> list[dict[str, Any]]:
+    guesses = []
+    for score, token in zip(scores.tolist(), ids.tolist(), strict=True):
+        filled = [*row[1:position], token, *row[position + 1 : -1]]
+        word, sequence = (tokenizer.decode(each, skip_special=False) for each in ([token], filled))
+        guesses.append({"score": score, "token": token, "token_str": word, "sequence": sequence})
+    return guesses

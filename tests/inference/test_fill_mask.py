@@ -23,11 +23,23 @@ def test_fill_mask_gives_the_likeliest_tokens_of_every_blank(tiny_model):
         for place, guesses in zip(places, result["masks"], strict=True):
             probabilities = np.asarray(jax.nn.softmax(logits[place]))
             best = np.argsort(-probabilities)[:3]
-            assert [guess["token"] for guess in guesses] == [
+            assert [guess["token"] for guess in guesses] == best.tolist()
+            assert [guess["token_str"] for guess in guesses] == [
                 tokenizer.decode([token], skip_special=False) for token in best
             ]
             np.testing.assert_allclose(
                 [guess["score"] for guess in guesses], probabilities[best], rtol=1e-5
+            )
+
+
+def test_a_sequence_has_one_blank_filled(tiny_model):
+    (result,) = fill_mask(tiny_model, ["the [MASK] was [MASK] ."], top_k=2)
+    for mask, text in zip(
+        result["masks"], ("the {} was [MASK].", "the [MASK] was {}."), strict=True
+    ):
+        for guess in mask:
+            assert guess["sequence"].replace(" ", "") == text.format(guess["token_str"]).replace(
+                " ", ""
             )
 
 
