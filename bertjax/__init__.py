@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # an alias marks a public name
     from bertjax.model.generation import generate_tokens as generate_tokens
     from bertjax.model.generation import start_decoding as start_decoding
     from bertjax.model.generation_config import GenerationConfig as GenerationConfig
+    from bertjax.model.initializers import InitializationConfig as InitializationConfig
     from bertjax.model.logits_processing import OutputVocabulary as OutputVocabulary
     from bertjax.model.prefix import Prefix as Prefix
     from bertjax.model.search import Beams as Beams
@@ -45,6 +46,7 @@ if TYPE_CHECKING:  # an alias marks a public name
     from bertjax.objectives.masking import mask_tokens as mask_tokens
     from bertjax.objectives.nsp import pretraining_loss as pretraining_loss
     from bertjax.objectives.nsp import pretraining_normalizers as pretraining_normalizers
+    from bertjax.pretrain.config import ModelConfig as ModelConfig
     from bertjax.pretrain.config import PretrainConfig as PretrainConfig
     from bertjax.tasks.classification.config import ClassificationConfig as ClassificationConfig
     from bertjax.tasks.classification.losses import classification_loss as classification_loss
@@ -67,14 +69,18 @@ if TYPE_CHECKING:  # an alias marks a public name
         ExtractiveSummarizationConfig as ExtractiveSummarizationConfig,
     )
     from bertjax.text.tokenizer import load_tokenizer as load_tokenizer
+    from bertjax.train.loop_config import LoopConfig as LoopConfig
+    from bertjax.train.lora import LoraConfig as LoraConfig
     from bertjax.train.optimizer import OPTIMIZERS as OPTIMIZERS
     from bertjax.train.optimizer import OptimizerConfig as OptimizerConfig
     from bertjax.train.param_groups import ParamGroup as ParamGroup
+    from bertjax.train.sharding import MeshConfig as MeshConfig
     from bertjax.train.step import Loss as Loss
     from bertjax.train.step import StepConfig as StepConfig
     from bertjax.train.step import init_state as init_state
     from bertjax.train.step import make_eval_step as make_eval_step
     from bertjax.train.step import make_train_step as make_train_step
+    from bertjax.train.telemetry.trackers import TelemetryConfig as TelemetryConfig
 
 __version__ = "0.1.0"
 
@@ -94,6 +100,7 @@ _PUBLIC: dict[str, tuple[str, ...]] = {
     "model.encoder_decoder": ("EncoderDecoder",),
     "model.generation": ("decode_step", "generate_tokens", "start_decoding"),
     "model.generation_config": ("GenerationConfig",),
+    "model.initializers": ("InitializationConfig",),
     "model.linen": ("linen",),
     "model.logits_processing": ("OutputVocabulary",),
     "model.prefix": ("Prefix",),
@@ -101,7 +108,7 @@ _PUBLIC: dict[str, tuple[str, ...]] = {
     "objectives.linear_cross_entropy": ("linear_cross_entropy",),
     "objectives.masking": ("MaskingConfig", "Vocabulary", "mask_tokens"),
     "objectives.nsp": ("pretraining_loss", "pretraining_normalizers"),
-    "pretrain.config": ("PretrainConfig",),
+    "pretrain.config": ("ModelConfig", "PretrainConfig"),
     "tasks.classification.config": ("ClassificationConfig",),
     "tasks.classification.losses": (
         "classification_loss",
@@ -117,9 +124,13 @@ _PUBLIC: dict[str, tuple[str, ...]] = {
     "tasks.seq2seq.config": ("Seq2SeqConfig",),
     "tasks.summarization_extractive.config": ("ExtractiveSummarizationConfig",),
     "text.tokenizer": ("load_tokenizer",),
+    "train.loop_config": ("LoopConfig",),
+    "train.lora": ("LoraConfig",),
     "train.optimizer": ("OPTIMIZERS", "OptimizerConfig"),
     "train.param_groups": ("ParamGroup",),
+    "train.sharding": ("MeshConfig",),
     "train.step": ("Loss", "StepConfig", "init_state", "make_eval_step", "make_train_step"),
+    "train.telemetry.trackers": ("TelemetryConfig",),
 }
 """Public names by module."""
 
