@@ -30,7 +30,7 @@ class RunCheckpoint(NamedTuple):
     objective: Objective
     """The objective of the run, with default options."""
     meta: dict[str, Any]
-    """What was saved with the checkpoint."""
+    """The record that was saved with the checkpoint."""
 
 
 def is_pretraining_run(path: epath.Path) -> bool:

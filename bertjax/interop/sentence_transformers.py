@@ -92,9 +92,9 @@ class SentenceModules:
     lowercase: bool = False
     """Whether texts are lower-cased before the tokenizer reads them."""
     after: tuple[Dense | Normalize, ...] = ()
-    """What happens to the joined vectors."""
+    """Layers that the joined vectors pass through, in order."""
     unknown: str | None = None
-    """What bertjax does not compute, as a clause of a sentence; None: nothing."""
+    """A clause that names what bertjax does not compute; None: it computes everything."""
 
     def __str__(self) -> str:
         parts = [f"pooling {' and '.join(self.pooling)}"]

@@ -38,7 +38,7 @@ class AddedToken(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """What a file says about a token."""
+    """The attributes that a file gives a token."""
 
     token: AddedToken
     id: int | None  # None: the token's in the vocabulary, else the next one after it

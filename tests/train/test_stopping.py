@@ -38,16 +38,19 @@ def test_exit_code_and_repeated_signals(killing, tmp_path):
     assert process.returncode == -signal.SIGTERM, "a later signal ends the process at once"
 
 
-def together(killing, workdir, stop_at):
-    """Returns the last line of each of two processes that train the same run."""
+def start_two(killing, script, *words):
+    """Starts a script beside this one as the two processes of a job."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    script = str(pathlib.Path(SCRIPT).with_name("two_processes.py"))
-    processes = [
-        killing.start([sys.executable, script, str(rank), port, str(workdir), str(stop_at)])
-        for rank in range(2)
-    ]
+    script = str(pathlib.Path(SCRIPT).with_name(script))
+    words = list(map(str, words))
+    return [killing.start([sys.executable, script, str(rank), port, *words]) for rank in range(2)]
+
+
+def together(killing, workdir, stop_at):
+    """Returns the last line of each of two processes that train the same run."""
+    processes = start_two(killing, "two_processes.py", workdir, stop_at)
     outputs = [process.communicate()[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     return [
@@ -95,13 +98,7 @@ def test_handlers_are_restored_and_other_threads_install_none(toy, tmp_path):
 @pytest.mark.parametrize("dead", [0, 1], ids=["coordinator", "worker"])
 def test_a_dead_peer_ends_the_job_within_half_a_minute(killing, tmp_path, dead):
     """With a heartbeat of 10 s; JAX's default of 100 s ends it within two minutes."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    script = str(pathlib.Path(SCRIPT).with_name("dying_peer.py"))
-    processes = [
-        killing.start([sys.executable, script, str(rank), port, str(tmp_path)]) for rank in range(2)
-    ]
+    processes = start_two(killing, "dying_peer.py", tmp_path)
     for process in processes:
         assert "step 6\n" in iter(process.stdout.readline, "")
     processes[dead].kill()
