@@ -1,4 +1,4 @@
-"""Tests the parser of command lines, its help, and the flags in messages."""
+"""Tests the parser of command lines and its help."""
 
 import dataclasses
 import re

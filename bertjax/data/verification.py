@@ -14,7 +14,7 @@ from bertjax.data.shards import Manifest, ShardFile
 from bertjax.errors import UserError
 from bertjax.files import is_local, write_atomically
 
-# A thread computes 0.4 to 2 GB/s, depending on the processor.
+# A disk may be faster than one thread computes digests.
 _THREADS = 4
 
 

@@ -12,8 +12,7 @@ if TYPE_CHECKING:
     from bertjax.text.tokenizer import Tokenizer
 
 _ROWS = 256
-# Shares of [UNK] above which there is a warning. With BERT's own vocabulary GLUE has below 1%; an
-# input of few words may have a rare character.
+# Shares of [UNK] above which there is a warning; an input of few words may have a rare character.
 _MAX_IN_FILES, _MAX_IN_INPUTS = 0.05, 0.2
 _told: set[str] = set()  # tokenizers by SHA-256
 
