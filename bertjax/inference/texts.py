@@ -33,7 +33,7 @@ def chunks(lines: Iterable[Line], size: int | None = None) -> Iterator[dict[str,
             yield chunk
             chunk = {}
     if not number:
-        raise UserError("The input is empty: give at least one line.")
+        raise UserError("The input is empty: write at least one line.")
     if chunk:
         yield chunk
 
