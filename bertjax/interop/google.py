@@ -180,7 +180,7 @@ def _differences(config: BertConfig, params: Mapping[str, Any]) -> list[str]:
     if config.hidden_act == "gelu":
         notes.append(
             "hidden_act is gelu (erf). Google's code from February 2019 on computes its gelu with "
-            "tanh: outputs differ in the fourth digit."
+            "tanh: outputs differ slightly."
         )
     elif config.hidden_act.startswith("gelu"):
         notes.append(
