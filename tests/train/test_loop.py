@@ -182,7 +182,8 @@ def test_sigkill_in_training_and_in_saves(killing, tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_many_sigkills_in_training_and_in_saves(killing, tmp_path):
-    options = ("--steps", "90", "--size", "60000")
+    # The pace keeps a fast machine from reaching the end before the last kill.
+    options = ("--steps", "300", "--size", "60000", "--pace", "0.03")
     assert survives(killing, tmp_path, options, kills=24, seed=2) >= 3
 
 

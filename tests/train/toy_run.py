@@ -143,12 +143,14 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--sleep", type=float, default=0.0, help="within the third step")
+    parser.add_argument("--pace", type=float, default=0.0, help="the least seconds of a step")
     arguments = parser.parse_args()
 
     def step(state: State, batch: dict) -> tuple[State, dict]:
         if arguments.sleep and state.step == 2:
             log("sleeping")
             time.sleep(arguments.sleep)
+        time.sleep(arguments.pace)
         return train_step(state, batch)
 
     def log(line: str) -> None:
