@@ -138,13 +138,15 @@ _HOMES = {name: f"bertjax.{module}" for module, names in _PUBLIC.items() for nam
 __all__ = list(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'bertjax' has no attribute {name!r}")
-    module = importlib.import_module(_HOMES[name])
-    value = module if name == "linen" else getattr(module, name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # a type checker would believe that every name exists
+
+    def __getattr__(name: str) -> Any:
+        if name not in _HOMES:
+            raise AttributeError(f"module 'bertjax' has no attribute {name!r}")
+        module = importlib.import_module(_HOMES[name])
+        value = module if name == "linen" else getattr(module, name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -1,10 +1,22 @@
 """`bertjax.fit`: one function for every kind of run, for notebooks and other code."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
+
+if TYPE_CHECKING:
+    from bertjax.finetune.config import FinetuneConfig
+    from bertjax.finetune.results import FinetuneResult
+    from bertjax.pretrain.config import PretrainConfig
+    from bertjax.pretrain.run import PretrainResult
+
+Log = Callable[[str], None]
 
 
-def fit(config: Any, *, log: Callable[[str], None] = print) -> Any:
+@overload
+def fit(config: "PretrainConfig", *, log: Log = ...) -> "PretrainResult": ...
+@overload
+def fit(config: "FinetuneConfig", *, log: Log = ...) -> "FinetuneResult": ...
+def fit(config: Any, *, log: Log = print) -> Any:
     """Starts or resumes a run.
 
     Args:

@@ -52,6 +52,20 @@ def read_json_object(path: epath.Path) -> dict[str, Any]:
     return fields
 
 
+def make_tuples(config: Any) -> None:
+    """Makes the lists of a frozen dataclass tuples, so that it is hashable and equals its like.
+
+    One string is a tuple of one where the default is a tuple.
+    """
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if isinstance(field.default, tuple) and isinstance(value, str):
+            value = (value,)
+        if isinstance(value, list | range):
+            value = tuple(value)
+        object.__setattr__(config, field.name, value)
+
+
 @dataclasses.dataclass(frozen=True)
 class BertConfig:
     """The shape of a BERT, with the field names of Google's and Hugging Face's `config.json`.

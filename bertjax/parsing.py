@@ -140,17 +140,15 @@ def registry(kind: type, shown: dict[type, set[str]]) -> "ConstructorRegistry":
         return _number(info.type) if info.type in (int, float) else None
 
     @registry.primitive_rule
-    def word(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
-        one, read = info.type, getattr(info.type, "parse", None)
-        if read is None or not dataclasses.is_dataclass(one):
+    def sequence(info: PrimitiveTypeInfo) -> Any:  # tyro's own makes lists
+        if info.type_origin is not Sequence:
             return None
-        return PrimitiveConstructorSpec(
-            nargs=1,
-            metavar=_metavar(one),
-            instance_from_str=lambda words: _refusing(read, words[0]),
-            is_instance=lambda value: type(value) is one,
-            str_from_instance=lambda value: [str(value)],
-        )
+        items = tuple[typing.get_args(info.type)[0], ...]
+        return ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(items, info.markers))
+
+    @registry.primitive_rule
+    def word(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
+        return _word(info.type) if hasattr(info.type, "parse") else None
 
     is_asking = False
 
@@ -194,6 +192,19 @@ def _number(kind: type) -> "PrimitiveConstructorSpec":
         metavar=_metavar(kind),
         instance_from_str=read,
         is_instance=lambda value: type(value) in (int, kind),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
+def _word(kind: Any) -> "PrimitiveConstructorSpec":
+    """Returns the rule for a dataclass that its own function `parse` reads."""
+    from tyro.constructors import PrimitiveConstructorSpec
+
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=_metavar(kind),
+        instance_from_str=lambda words: _refusing(kind.parse, words[0]),
+        is_instance=lambda value: type(value) is kind,
         str_from_instance=lambda value: [str(value)],
     )
 
@@ -255,7 +266,7 @@ def _metavar(hint: Any) -> str:
         named = ["{" + ",".join(words) + "}"] if words else []
         others = [one for one in inner if not one.startswith("{") and f"{one} ..." not in inner]
         return "|".join([*named, *others])
-    if origin in (tuple, dict):
+    if origin in (tuple, dict, Sequence):
         words = " ".join(_metavar(choice) for choice in choices if choice is not ...)
         return words if origin is tuple and ... not in choices else f"{words} ..."
     return getattr(hint, "__name__", str(hint)).upper()

@@ -1,10 +1,18 @@
-"""BertConfig and Execution: named sizes, JSON, and refused values."""
+"""BertConfig and Execution: named sizes, JSON, and refused values; lists in configurations."""
 
 import json
 
 import pytest
 
-from bertjax import BertConfig, Execution, UserError
+from bertjax import (
+    BertConfig,
+    ClassificationConfig,
+    Execution,
+    FinetuneConfig,
+    OptimizerConfig,
+    PretrainConfig,
+    UserError,
+)
 
 
 @pytest.mark.parametrize(
@@ -112,3 +120,15 @@ def test_other_names_of_the_same_activations():
     fields = BertConfig().to_dict()
     for theirs, ours in {"gelu_pytorch_tanh": "gelu_tanh", "gelu_python": "gelu"}.items():
         assert BertConfig.from_dict({**fields, "hidden_act": theirs}).hidden_act == ours
+
+
+def test_lists_in_a_configuration_are_tuples():
+    given = OptimizerConfig(freeze=["embeddings"])
+    assert given == OptimizerConfig(freeze="embeddings") == OptimizerConfig(freeze=("embeddings",))
+    assert hash(given) == hash(OptimizerConfig(freeze=("embeddings",)))
+    paths = {"model": "m", "train": "t.csv", "dev": "d.csv"}
+    grid = FinetuneConfig(**paths, seeds=range(2), learning_rates=[1e-4])
+    assert grid == FinetuneConfig(**paths, seeds=(0, 1), learning_rates=(1e-4,))
+    assert ClassificationConfig(column_names="text").column_names == ("text",)
+    assert PretrainConfig(data=["a", "b"], workdir="w").data == ("a", "b")
+    assert PretrainConfig(data="ab", workdir="w").directories == ("ab",)

@@ -306,7 +306,7 @@ def test_every_public_name_is_there() -> None:
 
     # Type checkers read imports, Python reads the table.
     body = ast.parse((PACKAGE / "__init__.py").read_text()).body
-    (typed,) = (node for node in body if isinstance(node, ast.If))
+    typed = next(node for node in body if isinstance(node, ast.If))
     imports = {(alias.name, node.module) for node in typed.body for alias in node.names}
     table = dict(bertjax._HOMES, linen="bertjax.model")
     assert imports == set(table.items())

@@ -163,7 +163,7 @@ def _program(config: BertConfig, kind: str) -> Callable:
         encoded = bert.encode(params, probe, config, execution=_EXECUTION)
         task_logits = functools.partial(bert.task_logits, execution=_EXECUTION)
         found = {"last_hidden_state": encoded.last_hidden_state}
-        if encoded.pooled is not None:
+        if encoded.pooler_output is not None:
             found["pooled"] = encoded.pooled
             if "nsp" in params:
                 found["nsp_logits"] = task_logits(params, probe, config, "next_sentence")

@@ -2,9 +2,10 @@
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
-from bertjax.config import Execution
+from bertjax.config import Execution, make_tuples
 from bertjax.errors import UserError, refuse_unknown
 from bertjax.finetune.grid import Setting, check_axis
 from bertjax.model.initializers import InitializationConfig
@@ -56,7 +57,7 @@ class FinetuneConfig:
     head_labels: dict[str, str] = dataclasses.field(default_factory=dict)
     """With `keep_head`, labels and the label of the model from which each starts, such as
     not_entailment contradiction. Others start from the label of their own name."""
-    seeds: tuple[int, ...] = (0,)
+    seeds: Sequence[int] = (0,)
     """Seeds, one run each. A seed fixes the new head, the dropout and the order of the rows."""
     epochs: int = 3
     """Passes over the training rows."""
@@ -70,13 +71,13 @@ class FinetuneConfig:
     Hugging Face's Trainer has the same option."""
     max_seq_length: int | None = None
     """Maximum tokens of a row. Default: set by the task, at most the positions of the model."""
-    learning_rates: tuple[float, ...] | None = None
+    learning_rates: Sequence[float] | None = None
     """Learning rates to try with the first seed; the best on the dev rows is used for all seeds.
     With `batch_sizes` and `epoch_counts` every combination is tried. The paper's grid (A.3) is
     5e-5 3e-5 2e-5 with 16 32 and 2 3 4. Default: `optimizer.learning_rate`."""
-    batch_sizes: tuple[int, ...] | None = None
+    batch_sizes: Sequence[int] | None = None
     """Batch sizes to try. Default: `batch_size`."""
-    epoch_counts: tuple[int, ...] | None = None
+    epoch_counts: Sequence[int] | None = None
     """Numbers of epochs to try. Default: `epochs`."""
     warmup_proportion: float = 0.1
     """Share of the steps that warm up, unless `optimizer.warmup_steps` is given."""
@@ -115,6 +116,7 @@ class FinetuneConfig:
     """Start a new run beside the one in `workdir`, in workdir-2 (-3, ...). Nothing is deleted."""
 
     def __post_init__(self) -> None:
+        make_tuples(self)
         if not dataclasses.is_dataclass(self.task) or not hasattr(self.task, "kind"):
             raise UserError(
                 f"`task` is {self.task!r}: give the options of a task, such as "

@@ -119,7 +119,6 @@ def pooled_vectors(
     """
     out = bert.encode(params, inputs, config, execution=execution, output_hidden_states=True)
     if pooling == ("pooler",):
-        assert out.pooled is not None
         return out.pooled.astype(jnp.float32)
     assert out.hidden_states is not None
     states = jnp.stack([out.hidden_states[layer] for layer in layers], axis=2)  # [B, T, layers, D]

@@ -52,7 +52,7 @@ class Pretrained:
 
     config: BertConfig | EncoderDecoderConfig
     """The shape."""
-    params: dict
+    params: dict[str, Any]
     """Nested dict of float32 arrays; see `init_params`, and for an encoder-decoder
     `bertjax.model.encoder_decoder.init_params`."""
     tokenizer: Tokenizer

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bertjax.config import BertConfig, Execution
 from bertjax.model.heads import TASK_PARTS
@@ -23,10 +24,10 @@ from bertjax.model.linen import (
     BertForSequenceClassification,
     BertForTokenClassification,
     EncoderOutput,
-    Inputs,
 )
 
 Params = Mapping[str, Any]
+Inputs = Mapping[str, jax.Array | np.ndarray]
 
 _DEFAULT = Execution()
 
@@ -50,7 +51,7 @@ def init_params(
     heads: Sequence[str] = ("mlm", "nsp"),
     num_labels: int = 2,
     add_pooler: bool = True,
-) -> dict:
+) -> dict[str, Any]:
     """Draws random parameters as Google's `modeling.py`: truncated normal matrices, zero biases.
 
     The key and the name of a subtree determine its values, which do not depend on other subtrees.
@@ -87,7 +88,7 @@ def init_params(
     return params
 
 
-def init_head(config: BertConfig, key: jax.Array, kind: str, num_labels: int = 2) -> dict:
+def init_head(config: BertConfig, key: jax.Array, kind: str, num_labels: int = 2) -> dict[str, Any]:
     """Draws the subtrees that `init_params` would draw for a task, without the rest of the model.
 
     The subtrees (`TASK_PARTS`) of the task must be dense layers, so not mlm.
@@ -104,7 +105,7 @@ def init_head(config: BertConfig, key: jax.Array, kind: str, num_labels: int = 2
 
 def init_task_params(
     config: BertConfig, key: jax.Array, kind: str, outputs: int, *, whole: bool
-) -> dict:
+) -> dict[str, Any]:
     """Draws random parameters of a task's model: all, or only the subtrees that the task adds.
 
     `kind` is a key of `bertjax.model.heads.TASK_PARTS`, and `outputs` the columns of its head.
@@ -141,8 +142,8 @@ def encode(
         output_attentions: also return the attention probabilities of every layer.
 
     Returns:
-        last_hidden_state [B, T, D], pooled [B, D] (None if params have no pooler, as in many masked
-        LMs) and the requested outputs.
+        last_hidden_state [B, T, D], pooled [B, D] (for params without a pooler, as in many masked
+        LMs, reading it raises ValueError) and the requested outputs.
 
     Raises:
         ValueError: T is longer than the model's positions; or the inputs have other names, shapes
@@ -156,7 +157,7 @@ def encode(
 def pretraining_logits(
     params: Params,
     inputs: Inputs,
-    masked_positions: jax.Array,
+    masked_positions: jax.Array | np.ndarray,
     config: BertConfig,
     *,
     execution: Execution = _DEFAULT,
@@ -176,7 +177,7 @@ def mlm_logits(
     inputs: Inputs,
     config: BertConfig,
     *,
-    positions: jax.Array | None = None,
+    positions: jax.Array | np.ndarray | None = None,
     decode: bool = True,
     execution: Execution = _DEFAULT,
     dropout_key: jax.Array | None = None,

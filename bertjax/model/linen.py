@@ -24,12 +24,23 @@ class EncoderOutput(NamedTuple):
 
     last_hidden_state: jax.Array
     """[B, T, D] in the compute type."""
-    pooled: jax.Array | None
-    """[B, D], or [B, S, D] for inputs with cls_positions [B, S]; None without a pooler."""
+    pooler_output: jax.Array | None
+    """`pooled`, or None without a pooler."""
     hidden_states: tuple[jax.Array, ...] | None = None
     """L + 1 arrays [B, T, D]: outputs of the embeddings and of every layer."""
     attentions: tuple[jax.Array, ...] | None = None
     """L arrays [B, N, T, T] of probabilities before dropout."""
+
+    @property
+    def pooled(self) -> jax.Array:
+        """[B, D], or [B, S, D] for inputs with cls_positions [B, S].
+
+        Raises:
+            ValueError: the parameters have no pooler, as in many masked LMs.
+        """
+        if self.pooler_output is None:
+            raise ValueError("The parameters have no pooler: use last_hidden_state.")
+        return self.pooler_output
 
     def __repr__(self) -> str:
         def shown(value: Any) -> str:
@@ -158,7 +169,7 @@ class _BertWithDenseHead(BertEncoder):
     def __call__(self, inputs: Inputs, dropout_keys: jax.Array | None = None) -> jax.Array:
         """Computes float32 logits: [B, C] with a pooler, [B, T, C] without."""
         out = BertEncoder.__call__(self, inputs, dropout_keys)
-        x = out.last_hidden_state if out.pooled is None else out.pooled
+        x = out.last_hidden_state if out.pooler_output is None else out.pooler_output
         if self.site is not None:
             keys, rate = fold_keys(dropout_keys, LAYER_HEAD), self.config.classifier_dropout
             rate = self.config.hidden_dropout_prob if rate is None else rate

@@ -1,9 +1,10 @@
 """The configuration of pre-training; the dataclass of each component lives beside it."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import get_args
 
-from bertjax.config import BertConfig, Execution
+from bertjax.config import BertConfig, Execution, make_tuples
 from bertjax.errors import UserError, refuse_unknown
 from bertjax.files import location
 from bertjax.model.initializers import InitializationConfig
@@ -60,12 +61,12 @@ class SecondPhase:
     """Settings of the last steps of a run. The paper trains nine tenths of its steps on rows of 128
     tokens and the rest on rows of 512. Without data there is no second phase."""
 
-    data: str | tuple[str, ...] = ()
+    data: str | Sequence[str] = ()
     """Directory of its shards; several are mixed. Same tokenizer and objective as the first phase.
     `bertjax prepare` with two values of max_seq_length (128 512) makes the data of both phases."""
-    data_weights: tuple[float, ...] = ()
+    data_weights: Sequence[float] = ()
     """Shares of its data directories; see data_weights of the run."""
-    length_buckets: tuple[int, ...] = ()
+    length_buckets: Sequence[int] = ()
     """Lengths of its rows; see length_buckets of the run."""
     after_steps: int | None = None
     """Number of steps in the first phase. The second phase has the rest of `loop.train_steps`."""
@@ -80,6 +81,7 @@ class SecondPhase:
     """Warm-up of the second schedule. Default: a tenth of its steps."""
 
     def __post_init__(self) -> None:
+        make_tuples(self)
         if not self.data:
             if given := [name for name, value in vars(self).items() if value not in (None, ())]:
                 raise UserError(
@@ -106,7 +108,7 @@ class SecondPhase:
 class PretrainConfig:
     """Pre-train a BERT on prepared shards."""
 
-    data: str | tuple[str, ...]
+    data: str | Sequence[str]
     """Directory that `bertjax prepare` wrote; several are mixed."""
     workdir: str
     """Run directory. The same command resumes the run there."""
@@ -117,9 +119,9 @@ class PretrainConfig:
     mlm and rtd can train on all segments."""
     objective_options: ObjectiveOptions = ObjectiveOptions()
     """Options of single objectives."""
-    data_weights: tuple[float, ...] = ()
+    data_weights: Sequence[float] = ()
     """Shares of the data directories among the examples; any sum. Default: their sizes."""
-    length_buckets: tuple[int, ...] = ()
+    length_buckets: Sequence[int] = ()
     """Lengths of rows besides the shards' own, ascending. All rows of a step have one length, and
     every example is in the shortest rows that hold it."""
     model: ModelConfig = ModelConfig()
@@ -176,6 +178,7 @@ class PretrainConfig:
         )
 
     def __post_init__(self) -> None:
+        make_tuples(self)
         if not self.directories:
             raise UserError("No data: name a directory that `bertjax prepare` wrote.")
         if self.objective is not None:

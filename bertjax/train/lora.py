@@ -8,12 +8,13 @@ ordinary model.
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from bertjax.config import make_tuples
 from bertjax.errors import UserError
 from bertjax.train.tree import named, nested
 
@@ -31,14 +32,12 @@ class LoraConfig:
     """Rank of the adapters; 0 disables them and trains all parameters."""
     alpha: float = 16.0
     """Scale of the adapters: their product is multiplied by alpha / rank."""
-    layers: tuple[str, ...] = ("query", "value")
+    layers: Sequence[str] = ("query", "value")
     """Adapted matrices of every encoder layer, by the end of their path: query, key, value,
     attention/output, intermediate or output. The name output matches attention/output too."""
 
     def __post_init__(self) -> None:
-        # A recipe may give one name or a list; the cache of programs needs a hashable value.
-        layers = (self.layers,) if isinstance(self.layers, str) else tuple(self.layers)
-        object.__setattr__(self, "layers", layers)
+        make_tuples(self)  # the cache of programs needs a hashable value
         if self.rank < 0:
             raise UserError(f"`lora.rank` is {self.rank}: give at least 1, or 0 for no adapters.")
         if not 0 < self.alpha < math.inf:

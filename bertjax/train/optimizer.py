@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 from jax.tree_util import tree_map_with_path
 
+from bertjax.config import make_tuples
 from bertjax.errors import UserError, refuse_unknown
 from bertjax.train import param_groups
 from bertjax.train.param_groups import ParamGroup
@@ -62,10 +63,10 @@ class OptimizerConfig:
     layer_decay: float = 1.0
     """Factor between the learning rates of a layer and of the layer above it. Heads and pooler
     have the full rate, the embeddings the lowest."""
-    freeze: tuple[str, ...] = ()
+    freeze: Sequence[str] = ()
     """Parameter groups that are not trained: embeddings, encoder, pooler or a head; layer_3;
     layer_0-5 (six layers); or a longer path such as embeddings/position_embeddings."""
-    groups: tuple[ParamGroup, ...] = ()
+    groups: Sequence[ParamGroup] = ()
     """Parameter groups with a peak and a warm-up of their own, such as
     encoder:learning_rate=1.4e-5,warmup_steps=20000; their names are those of `optimizer.freeze`.
     All other parameters have those of the optimizer, and the schedule is the same for all."""
@@ -76,10 +77,7 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         refuse_unknown("`optimizer.name`", self.name, OPTIMIZERS)
         refuse_unknown("`optimizer.schedule`", self.schedule, get_args(ScheduleName))
-        # A recipe may give one name or a list; the cache of programs needs a hashable value.
-        freeze = (self.freeze,) if isinstance(self.freeze, str) else tuple(self.freeze)
-        object.__setattr__(self, "freeze", freeze)
-        object.__setattr__(self, "groups", tuple(self.groups))
+        make_tuples(self)  # the cache of programs needs a hashable value
         zero_to_one = ("beta1", "beta2", "end_ratio", "ema_decay")
         self._check("a number above 0", lambda x: 0 < x < math.inf, "learning_rate", "eps", "power")
         self._check("at least 0 and below 1", lambda x: 0 <= x < 1, *zero_to_one)

@@ -287,7 +287,7 @@ def test_a_masked_lm_without_a_pooler_encodes_and_fills(tmp_path, tokenizer):
     encode = jax.jit(bj.encode, static_argnums=2)
     mlm_logits = jax.jit(bj.mlm_logits, static_argnums=2)
     out, with_pooler = (encode(each, inputs, config) for each in (model.params, whole))
-    assert out.pooled is None and with_pooler.pooled is not None
+    assert out.pooler_output is None and with_pooler.pooler_output is not None
     np.testing.assert_array_equal(out.last_hidden_state, with_pooler.last_hidden_state)
     logits = mlm_logits(model.params, inputs, config)
     np.testing.assert_array_equal(logits, mlm_logits(whole, inputs, config))

@@ -65,7 +65,7 @@ def test_a_mesh_with_explicit_axes_is_named(params):
 def test_outputs_and_public_names_are_short(params, tiny_model):
     out = bj.encode(params, {"input_ids": IDS}, CONFIG, output_hidden_states=True)
     assert repr(out) == (
-        "EncoderOutput(last_hidden_state=float32[2, 5, 16], pooled=float32[2, 16], "
+        "EncoderOutput(last_hidden_state=float32[2, 5, 16], pooler_output=float32[2, 16], "
         "hidden_states=2 x float32[2, 5, 16], attentions=None)"
     )
     assert repr(tiny_model) == "Pretrained(pretraining: BertConfig with 1 layers)"

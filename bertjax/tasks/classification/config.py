@@ -1,8 +1,10 @@
 """Options of classification."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import ClassVar, Literal, get_args
 
+from bertjax.config import make_tuples
 from bertjax.errors import UserError, refuse_unknown
 
 _LongDocuments = Literal["truncate", "windows"]
@@ -26,7 +28,7 @@ class ClassificationConfig:
     """Column of the second text, for pairs."""
     label_column: str = "label"
     """Column of the label, of the number, or with `multi_label` of all labels of a text."""
-    column_names: tuple[str, ...] = ()
+    column_names: Sequence[str] = ()
     """Names of all columns, for TSV and CSV files without a header."""
     drop_unlabeled: bool = False
     """Leave out rows without a label: with an empty value, nan, or - as in SNLI."""
@@ -51,6 +53,7 @@ class ClassificationConfig:
     test rows are not weighted."""
 
     def __post_init__(self) -> None:
+        make_tuples(self)
         for name, choices in (("long_documents", _LongDocuments), ("window_logits", WindowLogits)):
             refuse_unknown(name, getattr(self, name), get_args(choices))
         if self.multi_label and self.regression:

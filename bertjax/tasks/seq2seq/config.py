@@ -1,8 +1,10 @@
 """Options of sequence-to-sequence tasks."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import ClassVar, Literal, get_args
 
+from bertjax.config import make_tuples
 from bertjax.errors import UserError, refuse_unknown
 from bertjax.model.generation_config import GenerationConfig
 
@@ -27,7 +29,7 @@ class Seq2SeqConfig:
     field de of the object translation."""
     target_column: str = "target"
     """Column of the text to write, or suffix of its parallel file."""
-    column_names: tuple[str, ...] = ()
+    column_names: Sequence[str] = ()
     """Names of all columns, for TSV and CSV files without a header."""
     architecture: Architecture = "encoder_decoder"
     """encoder_decoder: the BERT reads, and a second one with cross-attention writes (Rothe et al.
@@ -71,6 +73,7 @@ class Seq2SeqConfig:
         return self.source_column, self.target_column
 
     def __post_init__(self) -> None:
+        make_tuples(self)
         for name, choices in (
             ("architecture", Architecture),
             ("scoring", Scoring),

@@ -1,8 +1,10 @@
 """Options of extractive summarization."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import ClassVar, get_args
 
+from bertjax.config import make_tuples
 from bertjax.errors import UserError, refuse_unknown
 from bertjax.tasks.rouge import RougeTokenization
 
@@ -25,7 +27,7 @@ class ExtractiveSummarizationConfig:
     label_column: str | None = None
     """Column of the numbers of the sentences to pick, from 0, instead of a summary: a JSON list, or
     numbers with spaces between. Their text is what ROUGE compares with."""
-    column_names: tuple[str, ...] = ()
+    column_names: Sequence[str] = ()
     """Names of all columns, for TSV and CSV files without a header."""
     language: str = "en"
     """Language code whose rules split running text into sentences."""
@@ -40,6 +42,7 @@ class ExtractiveSummarizationConfig:
     """Layers over the vectors of the sentences of a window; 0: each sentence is judged alone."""
 
     def __post_init__(self) -> None:
+        make_tuples(self)
         refuse_unknown("tokenize", self.tokenize, get_args(RougeTokenization))
         if self.sentences < 1:
             raise UserError(f"`sentences` is {self.sentences}: give at least 1.")
