@@ -55,6 +55,11 @@ if TYPE_CHECKING:  # an alias marks a public name
     )
     from bertjax.tasks.classification.losses import multi_label_loss as multi_label_loss
     from bertjax.tasks.classification.losses import regression_loss as regression_loss
+    from bertjax.tasks.multiple_choice.config import MultipleChoiceConfig as MultipleChoiceConfig
+    from bertjax.tasks.multiple_choice.losses import multiple_choice_loss as multiple_choice_loss
+    from bertjax.tasks.multiple_choice.losses import (
+        multiple_choice_normalizers as multiple_choice_normalizers,
+    )
     from bertjax.tasks.question_answering.config import (
         QuestionAnsweringConfig as QuestionAnsweringConfig,
     )
@@ -116,6 +121,8 @@ _PUBLIC: dict[str, tuple[str, ...]] = {
         "multi_label_loss",
         "regression_loss",
     ),
+    "tasks.multiple_choice.config": ("MultipleChoiceConfig",),
+    "tasks.multiple_choice.losses": ("multiple_choice_loss", "multiple_choice_normalizers"),
     "tasks.question_answering.config": ("QuestionAnsweringConfig",),
     "tasks.question_answering.losses": (
         "question_answering_loss",

@@ -65,7 +65,8 @@ class FinetuneConfig:
     """Rows per step, over all devices; with `batch_tokens`, rows per batch of evaluations."""
     batch_tokens: int | None = None
     """Padded tokens per step at most, instead of a number of rows: few long or many short rows of
-    similar length. Of source and target the longer one counts, as with fairseq's max_tokens."""
+    similar length. Of source and target, and of choices, the longest one counts, as with fairseq's
+    max_tokens."""
     group_by_length: bool = False
     """Put rows of similar length into a batch, which saves padding and makes batches less random.
     Hugging Face's Trainer has the same option."""

@@ -163,9 +163,11 @@ class Records:
 
     def phase(self, schedule: Schedule) -> PhaseInfo:
         """Returns the tokens and FLOPs of a step."""
-        tokens = round(self.trainer.lengths.sum() / schedule.epoch_steps)
-        work = self._work(len(self.trainer.task.train) / schedule.epoch_steps)
-        return PhaseInfo(schedule.steps, tokens, work=work)
+        lengths = self.trainer.task.sequence_lengths
+        if lengths is None:
+            lengths = self.trainer.lengths
+        tokens = round(lengths.sum() / schedule.epoch_steps)
+        return PhaseInfo(schedule.steps, tokens, work=self._work(lengths, schedule.epoch_steps))
 
     def metrics(self) -> list[Metric]:
         """Returns what reports say of the metrics, the main one first."""
@@ -181,14 +183,14 @@ class Records:
             metrics.append(Metric(name, words, better, reference, title, note, task.dev_hash))
         return metrics
 
-    def _work(self, rows_per_step: float) -> Work:
+    def _work(self, lengths: np.ndarray, epoch_steps: int) -> Work:
         """FLOPs of an average step, with each sequence as wide as its tokens."""
         trainer, head = self.trainer, self.trainer.task.head
-        lengths, rows = np.unique(trainer.lengths, axis=0, return_counts=True)
+        lengths, rows = np.unique(lengths, axis=0, return_counts=True)
         each = [
             head.flops(trainer.shape, head.name, head.outputs, *row)
             for row in lengths.reshape(len(rows), -1).tolist()
         ]
-        flops = rows_per_step * training_flops(float(np.average(each, weights=rows)))
+        flops = training_flops(float(np.dot(each, rows)) / epoch_steps)
         device = trainer.mesh.devices.flat[0].device_kind
         return work_of(flops, device, trainer.mesh.size, trainer.config.execution.dtype)

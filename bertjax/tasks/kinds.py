@@ -11,6 +11,7 @@ DEFAULT = "classification"
 # A string names a module and its attribute, which is imported when the kind is needed.
 _TABLE: dict[str, str | TaskKind] = {
     "classification": "bertjax.tasks.classification.kind:KIND",
+    "multiple_choice": "bertjax.tasks.multiple_choice.kind:KIND",
     "question_answering": "bertjax.tasks.question_answering.kind:KIND",
     "seq2seq": "bertjax.tasks.seq2seq.kind:KIND",
     "summarization_extractive": "bertjax.tasks.summarization_extractive.kind:KIND",

@@ -38,7 +38,7 @@ def read_labeled(path: epath.PathLike, options: Any) -> Table:
     for field in ("text_column", "pair_column", "label_column"):
         if name := getattr(options, field):
             columns.setdefault(name, field)
-    table = read_table(path, columns, column_names=options.column_names, may_be_null=label)
+    table = read_table(path, columns, column_names=options.column_names, may_be_null={label})
     return _labeled(table, label) if options.drop_unlabeled else table
 
 

@@ -6,7 +6,7 @@ import difflib
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 from etils import epath
@@ -51,7 +51,7 @@ def read_table(
     *,
     column_names: Sequence[str] | None = None,
     may_be_lists: bool = False,
-    may_be_null: str | None = None,
+    may_be_null: Collection[str] = (),
 ) -> Table:
     """Reads some columns of a file, or of the TFDS data set tfds:NAME[/CONFIG][:VERSION][:SPLIT].
 
@@ -68,7 +68,7 @@ def read_table(
             each, for errors.
         column_names: names of all fields, for a TSV or CSV file without a header.
         may_be_lists: whether values of JSON objects may be lists too, which become JSON text.
-        may_be_null: a column whose null is an empty value.
+        may_be_null: columns whose null is an empty value.
 
     Raises:
         UserError: something is wrong with the file; the sentence names the line.
@@ -81,7 +81,7 @@ def read_table(
         for name, field in fields.items():
             where = f"{path}:{line}"
             values[name].append(
-                _value(row, name, field, where, may_be_lists, null=name == may_be_null)
+                _value(row, name, field, where, may_be_lists, null=name in may_be_null)
             )
         lines.append(line)
     if not lines:

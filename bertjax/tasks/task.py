@@ -135,6 +135,9 @@ class Task:
     """(random parameters, the model) -> parameters before the first step."""
     decoder_tokenizer: "Tokenizer | None" = None
     """Tokenizer of what the model writes, if it is not that of what it reads."""
+    sequence_lengths: np.ndarray | None = None
+    """int64 [M]: tokens of each sequence of the training rows, if a row has several of one width.
+    None: `train.lengths` has them all."""
     dev_sample: Features | None = None
     """Rows that are evaluated during training instead of all `dev` rows."""
     labels: tuple[str, ...] = ()

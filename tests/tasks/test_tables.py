@@ -147,7 +147,7 @@ def test_a_missing_column_names_the_field_to_set(tmp_path):
 
 def test_a_null_is_empty_in_the_column_that_may_have_one(tmp_path):
     path = write(tmp_path, "a.jsonl", '{"text": "a", "label": null}\n')
-    assert read_table(path, ["text", "label"], may_be_null="label").columns["label"] == [""]
+    assert read_table(path, ["text", "label"], may_be_null={"label"}).columns["label"] == [""]
     assert "column 'label' holds null" in refusal(path)
 
 

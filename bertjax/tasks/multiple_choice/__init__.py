@@ -1,0 +1,1 @@
+"""Multiple choice: which of the answers to a question is right?"""
