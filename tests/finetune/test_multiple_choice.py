@@ -5,15 +5,16 @@ import json
 import random
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from bertjax import cli
 from bertjax.errors import UserError
 from bertjax.finetune.config import FinetuneConfig
+from bertjax.finetune.records import Records
 from bertjax.finetune.run import finetune
 from bertjax.inference.predict import evaluate, predict
 from bertjax.interop.huggingface import from_pretrained, save_pretrained
+from bertjax.model.flops import task_flops
 from bertjax.report.run import report
 from bertjax.tasks.multiple_choice.config import MultipleChoiceConfig
 from bertjax.train.optimizer import OptimizerConfig
@@ -76,14 +77,13 @@ def test_learns_to_choose(run):
     assert lines[0].endswith("Answers are read as from_1.")
 
 
-def test_speed_counts_all_choices(run, files, read_records):
-    records = read_records(run[1])
-    rates = [record for record in records if "tokens_per_second" in record]
-    tokens, rows = rates[0]["tokens_per_second"], rates[0]["examples_per_second"]
-    questions = list(map(json.loads, Path(files["train"]).read_text().splitlines()))
-    shortest = 3 + len("the film was".split()) + 1  # [CLS], two [SEP] and the choice
-    choices = np.mean([len(each["choices"]) for each in questions])
-    assert tokens / rows > choices * shortest
+def test_speed_counts_the_tokens_of_all_choices(run, make_trainer):
+    trainer, schedule = make_trainer(run[0])
+    phase, sequences = Records(trainer).phase(schedule), trainer.task.train.sequences
+    assert phase.tokens_per_step == round(sequences.lengths.sum() / 4) > trainer.lengths.sum() / 4
+    shape = trainer.shape
+    forward = sum(task_flops(shape, "multiple_choice", 1, int(each)) for each in sequences.lengths)
+    assert phase.work.flops == pytest.approx(3 * forward / 4)
 
 
 def test_the_export_is_a_bert_for_multiple_choice_and_evaluates_as_the_run_did(run, files, model):

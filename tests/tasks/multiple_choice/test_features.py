@@ -58,4 +58,3 @@ def test_neither_width_nor_padding_choices_change_logits_and_loss(tiny_model, fe
         [np.log(np.exp(row).sum()) - row[at] for row, at in zip(own, ANSWERS, strict=True)]
     )
     np.testing.assert_allclose(totals[0], by_hand, rtol=1e-5)
-
