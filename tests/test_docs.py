@@ -22,6 +22,7 @@ from bertjax.text.tokenizer_base import Tokenizer
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
 RECIPES = sorted((ROOT / "experiments").glob("*.py"))
+OWN_PROGRAMS = ("own_loop.py", "ordinal_regression.py")  # without a configuration
 # Flags of other programs: WikiExtractor, tfds, TensorBoard, pip, pytest, tpu_setup.sh, benchmarks.
 OTHERS = {
     *("--html-safe", "--no-templates", "--out_dir", "--logdir", "--editable", "--durations"),
@@ -161,4 +162,4 @@ def test_replacements_that_do_not_exist_are_found():
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
 def test_recipes_load(recipe):
-    assert runpy.run_path(str(recipe)).get("config") or recipe.name == "own_loop.py"
+    assert runpy.run_path(str(recipe)).get("config") or recipe.name in OWN_PROGRAMS

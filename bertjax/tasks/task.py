@@ -5,6 +5,8 @@ A kind is a `TaskKind`. Its `read` turns labeled files into a `Task`, which is t
 """
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
@@ -20,7 +22,7 @@ from bertjax.tasks.report_tables import ReportTable
 if TYPE_CHECKING:
     from bertjax.text.tokenizer import Tokenizer
 
-MINIMIZED = ("loss", "nll_loss")
+MINIMIZED = ("loss", "nll_loss", "mae")
 """Metrics whose lowest value is the best. The highest value of every other metric is the best."""
 
 Outputs = Iterable[tuple[np.ndarray, Any]]
@@ -308,6 +310,12 @@ class TaskKind:
 def best_mode(metric: str) -> Literal["min", "max"]:
     """Returns whether "min" or "max" of a metric is the best."""
     return "min" if metric in MINIMIZED else "max"
+
+
+def data_hash(values: Any) -> str:
+    """Returns the SHA-256 of JSON values that may hold arrays."""
+    text = json.dumps(values, default=lambda array: array.tolist())
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def trained_length(model: TrainedModel, default: int | None = None) -> int:

@@ -1,8 +1,6 @@
 """Labeled files of texts -> a `Task`."""
 
 import dataclasses
-import hashlib
-import json
 from typing import Any
 
 import numpy as np
@@ -15,7 +13,7 @@ from bertjax.tasks.labels import label_weights, looks_like_numbers, read_labeled
 from bertjax.tasks.overlap import overlaps
 from bertjax.tasks.report_tables import ReportTable
 from bertjax.tasks.tables import Table
-from bertjax.tasks.task import Outputs, Scores, Task, TaskFiles
+from bertjax.tasks.task import Outputs, Scores, Task, TaskFiles, data_hash
 from bertjax.tasks.texts import TextFeatures
 
 
@@ -59,8 +57,7 @@ def read(options: ClassificationConfig, files: TaskFiles) -> Task:
         train,
         dev,
         test[0] if test else None,
-        _hash(targets, tables[0]),
-        _hash(targets, tables[1]),
+        *(data_hash([targets.labels, table.columns]) for table in tables[:2]),
         metric=targets.metric_names[0],
         metrics=targets.metric_names,
         scores=scores,
@@ -107,10 +104,6 @@ def _summary(targets: Targets, reading: Reading, tables: list[Table], train: Tex
     if reading.overlap is not None:
         tail = f"the training rows are {len(train):,} windows of up to {length} tokens."
     return f"Training on {len(tables[0]):,} rows{names}, evaluating on {len(tables[1]):,}; {tail}"
-
-
-def _hash(targets: Targets, table: Table) -> str:
-    return hashlib.sha256(json.dumps([targets.labels, table.columns]).encode()).hexdigest()
 
 
 def _immutable(options: ClassificationConfig, targets: Targets, reading: Reading) -> dict[str, Any]:

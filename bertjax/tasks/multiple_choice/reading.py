@@ -1,8 +1,6 @@
 """Labeled files of questions -> a `Task`."""
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +14,15 @@ from bertjax.tasks.multiple_choice.features import ChoiceFeatures, make_features
 from bertjax.tasks.multiple_choice.questions import Answered, read_questions
 from bertjax.tasks.overlap import overlaps
 from bertjax.tasks.report_tables import MAX_ROWS, ReportTable, examples
-from bertjax.tasks.task import Baseline, Head, Outputs, Scores, Task, TaskFiles
+from bertjax.tasks.task import (
+    Baseline,
+    Head,
+    Outputs,
+    Scores,
+    Task,
+    TaskFiles,
+    data_hash,
+)
 
 HEAD = Head(
     "multiple_choice",
@@ -59,8 +65,7 @@ def read(options: MultipleChoiceConfig, files: TaskFiles) -> Task:
         train,
         dev,
         test[0] if test else None,
-        _hash(sources[0]),
-        _hash(sources[1]),
+        *(data_hash([source.questions, source.answers]) for source in sources[:2]),
         metric=METRICS[0],
         metrics=METRICS,
         scores=scores,
@@ -94,12 +99,6 @@ def _summary(files: TaskFiles, sources: Sequence[Answered], train: ChoiceFeature
         for path, source in zip(files.paths, sources, strict=True)
         if source.left_out
     ]
-
-
-def _hash(source: Answered) -> str:
-    return hashlib.sha256(
-        json.dumps([source.questions, source.answers.tolist()]).encode()
-    ).hexdigest()
 
 
 def _baseline(features: ChoiceFeatures) -> Baseline:

@@ -1,7 +1,6 @@
 """Questions of SQuAD, versions 1.1 and 2.0, in its own format and in that of Hugging Face."""
 
 import dataclasses
-import hashlib
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -12,6 +11,7 @@ from etils import epath
 from bertjax.errors import UserError
 from bertjax.files import location
 from bertjax.tasks import tables
+from bertjax.tasks.task import data_hash
 from bertjax.text import tfds_source
 
 _SHOWN = 20
@@ -101,7 +101,7 @@ def read_squad(path: epath.PathLike, *, drop_misaligned: bool = False) -> Questi
         epath.Path(source),
         tuple(questions.values()),
         version_2 is not None or not all(each.answers for each in questions.values()),
-        hashlib.sha256(json.dumps(rows).encode()).hexdigest(),
+        data_hash(rows),
         len(misaligned),
     )
 

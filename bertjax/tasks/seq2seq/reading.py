@@ -1,8 +1,6 @@
 """Files of sources and targets -> a `Task`."""
 
 import dataclasses
-import hashlib
-import json
 
 from bertjax.errors import UserError
 from bertjax.tasks.overlap import overlaps
@@ -13,7 +11,7 @@ from bertjax.tasks.seq2seq.config import Seq2SeqConfig
 from bertjax.tasks.seq2seq.features import Seq2SeqFeatures, add_targets, read_sources
 from bertjax.tasks.seq2seq.pairs import Pairs, read_pairs
 from bertjax.tasks.seq2seq.scoring import METRICS, Scorer
-from bertjax.tasks.task import Baseline, Outputs, Scores, Task, TaskFiles
+from bertjax.tasks.task import Baseline, Outputs, Scores, Task, TaskFiles, data_hash
 
 
 def read(options: Seq2SeqConfig, files: TaskFiles) -> Task:
@@ -103,7 +101,7 @@ def _summary(train: Seq2SeqFeatures, dev: Seq2SeqFeatures, start: Start) -> list
 
 
 def _hash(pairs: Pairs, *more: int) -> str:
-    return hashlib.sha256(json.dumps([pairs.sources, pairs.targets, *more]).encode()).hexdigest()
+    return data_hash([pairs.sources, pairs.targets, *more])
 
 
 def _immutable(options: Seq2SeqConfig) -> dict:

@@ -1,7 +1,5 @@
 """Documents as sentences, with the sentences to pick from them, from files and lines."""
 
-import hashlib
-import json
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -89,11 +87,6 @@ def parse_sentences(
             )
         tables.check_text(sentence, where)
     return tuple(" ".join(sentence.split()) for sentence in value)
-
-
-def sha256(documents: Sequence[Document]) -> str:
-    """Returns the SHA-256 of documents with their labels and summaries."""
-    return hashlib.sha256(json.dumps(documents).encode()).hexdigest()
 
 
 def _parse_labels(text: str, count: int, where: str) -> tuple[int, ...]:

@@ -8,9 +8,9 @@ from bertjax.tasks.overlap import overlaps
 from bertjax.tasks.rouge import rouge_notes
 from bertjax.tasks.summarization_extractive import losses, metrics
 from bertjax.tasks.summarization_extractive.config import ExtractiveSummarizationConfig
-from bertjax.tasks.summarization_extractive.documents import read_documents, sha256
+from bertjax.tasks.summarization_extractive.documents import read_documents
 from bertjax.tasks.summarization_extractive.features import Windows, make_windows
-from bertjax.tasks.task import Baseline, Head, Task, TaskFiles
+from bertjax.tasks.task import Baseline, Head, Task, TaskFiles, data_hash
 
 ROUGE = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 
@@ -55,8 +55,7 @@ def read(options: ExtractiveSummarizationConfig, files: TaskFiles) -> Task:
         train,
         dev,
         test[0] if test else None,
-        sha256(documents[0]),
-        sha256(documents[1]),
+        *map(data_hash, documents[:2]),
         metric=ROUGE[0],
         metrics=(*ROUGE, "f1", "accuracy", "loss"),
         scores=functools.partial(metrics.scores, options=options),
