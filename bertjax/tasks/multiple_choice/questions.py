@@ -170,7 +170,7 @@ def _listed(value: Any, name: str, where: str) -> list[str]:
             f"{where}: {name!r} holds no list of choices; write a JSON list of texts, or name the "
             "columns of the choices in `choice_columns`."
         )
-    texts = [each.get("text") if isinstance(each, Mapping) else each for each in value]
+    texts: list[Any] = [each.get("text") if isinstance(each, Mapping) else each for each in value]
     if wrong := [each for each in texts if not isinstance(each, str)]:
         raise UserError(
             f"{where}: a choice is {json.dumps(wrong[0])[:40]}, which is no text; write a string."
@@ -207,7 +207,7 @@ def _find_form(
         for form in _FORMS
     }
     hits = {form: sum(each is not None for each in answers) for form, answers in found.items()}
-    forms = [form for form in _FORMS if hits[form] == max(hits.values())]
+    forms = [form for form, count in hits.items() if count == max(hits.values())]
     if max(hits.values()) and any(found[form] != found[forms[0]] for form in forms):
         raise UserError(
             f"{table.path}: the answers in column {column!r}, such as {tables.shorten(given[0])}, "
