@@ -206,8 +206,10 @@ def _find_form(
         form: [_answer(form, *each) for each in zip(given, questions, strict=True)]
         for form in _FORMS
     }
-    hits = {form: sum(each is not None for each in answers) for form, answers in found.items()}
-    forms = [form for form, count in hits.items() if count == max(hits.values())]
+    hits: dict[AnswerForm, int] = {
+        form: sum(each is not None for each in answers) for form, answers in found.items()
+    }
+    forms: list[AnswerForm] = [form for form, count in hits.items() if count == max(hits.values())]
     if max(hits.values()) and any(found[form] != found[forms[0]] for form in forms):
         raise UserError(
             f"{table.path}: the answers in column {column!r}, such as {tables.shorten(given[0])}, "
