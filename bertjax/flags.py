@@ -27,7 +27,7 @@ def with_flags(text: str, kind: type) -> str:
     """
     if "`" not in text:
         return text
-    known = {path: name for path, name, _ in _fields(kind)}
+    known = {path: name for path, name, _ in fields_of(kind)}
     return _FIELD.sub(lambda match: known.get(match[1], match[0]), text)
 
 
@@ -48,7 +48,7 @@ def written_whole(kind: type, verb: str, words: list[str]) -> list[str]:
     Raises `UserError` with the nearest flags for one that does not exist.
     """
     known: set[str] = {*_HELP}
-    for _, name, hint in _fields(kind):
+    for _, name, hint in fields_of(kind):
         if name.startswith("--") and nested_in(hint) is None:
             known |= {name, _negation(name)} if hint is bool else {name}
     by_end: dict[str, list[str]] = {}
@@ -88,7 +88,7 @@ def _negation(name: str) -> str:
     return f"--{group}{dot}no-{end}"
 
 
-def _fields(
+def fields_of(
     kind: type, path: str = "", prefix: str = "", *, bare: bool = False
 ) -> Iterator[tuple[str, str, Any]]:
     """Yields the dotted path, the flag and the type hint of each field, nested ones included.
@@ -105,10 +105,10 @@ def _fields(
         spelled = prefix + next(filter(None, named), name)
         yield path + name, name.upper() if has(hint, Positional) else flag(spelled), hint
         if nested and (bare or has(hint, OmitArgPrefixes)):
-            yield from _fields(nested, f"{path}{name}.", prefix, bare=True)
-            yield from _fields(nested, path, prefix, bare=True)
+            yield from fields_of(nested, f"{path}{name}.", prefix, bare=True)
+            yield from fields_of(nested, path, prefix, bare=True)
         elif nested:
-            yield from _fields(nested, f"{path}{name}.", f"{prefix}{name}.")
+            yield from fields_of(nested, f"{path}{name}.", f"{prefix}{name}.")
 
 
 def has(hint: Any, marker: Any) -> bool:

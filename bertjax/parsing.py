@@ -10,11 +10,12 @@ import shutil
 import textwrap
 import types
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union
 
 from bertjax.errors import UserError
 from bertjax.flags import Say, has, nested_in, saying_flags, with_flags, written_whole
+from bertjax.mistakes import EXAMPLES, Command, Refused, refusing
 from bertjax.terminal import say_line
 
 if TYPE_CHECKING:
@@ -62,10 +63,10 @@ def parse(
 ) -> Config:
     """Returns a configuration from the words after a verb.
 
-    Exits with 0 on --help and --help-all, and with 2 on a value that is missing or invalid. --help
-    shows the fields that `common` names by their paths, groups as a whole; without names, all.
-    `default` is a configuration to change, such as a recipe's. Raises `UserError` if a flag does
-    not exist or the configuration refuses the values.
+    Exits with 0 on --help and --help-all. --help shows the fields that `common` names by their
+    paths, groups as a whole; without names, all. `default` is a configuration to change, such as a
+    recipe's. Raises `UserError` if a flag does not exist, a value is missing or of a wrong kind, or
+    the configuration refuses the values.
     """
     import tyro
 
@@ -75,10 +76,14 @@ def parse(
         arguments = ["--help"]
     if not asked or "--help-all" in asked:
         common = ()
+    command = Command(name, written_whole(kind, name, arguments))
+    if not asked:
+        command.check_flags(kind)
     try:
-        return tyro.cli(
+        config, rest = tyro.cli(
             kind,
-            args=written_whole(kind, name, arguments),
+            args=command.words,
+            return_unknown_args=True,
             prog=f"bertjax {verb if asked and recipe else name}",
             description=_description(
                 kind,
@@ -86,13 +91,16 @@ def parse(
                 "change."
                 if recipe
                 else "",
+                f"Example: `bertjax {name} {EXAMPLES[name]}`." if name in EXAMPLES else "",
                 _SHORT if common else "",
             ),
-            registry=registry(kind, _shown(kind, common)),
+            registry=registry(kind, _shown(kind, common), None if asked else command),
             default=tyro.MISSING_NONPROP if default is None else default,
         )
-    except _Refused as refused:
+    except Refused as refused:
         raise refused.args[0] from None
+    command.check_rest(rest)
+    return config
 
 
 def _shown(kind: type, paths: Sequence[str]) -> dict[type, set[str]]:
@@ -107,23 +115,14 @@ def _shown(kind: type, paths: Sequence[str]) -> dict[type, set[str]]:
     return shown
 
 
-class _Refused(Exception):
-    """Carries a `UserError` through tyro, which prints a ValueError of a configuration itself."""
-
-
-def _refusing(make: Callable[..., Any], *words: str, **values: Any) -> Any:
-    try:
-        return make(*words, **values)
-    except UserError as error:
-        raise _Refused(error) from error
-
-
-def registry(kind: type, shown: dict[type, set[str]]) -> "ConstructorRegistry":
+def registry(
+    kind: type, shown: dict[type, set[str]], command: Command | None = None
+) -> "ConstructorRegistry":
     """Returns a registry with rules for dataclasses.
 
-    The rule for structs is like tyro's own, but with our metavars, help and errors, and without the
-    fields that are not `shown`. A dataclass with a function `parse`, such as `ParamGroup`, is a
-    single word.
+    The rule for structs is like tyro's own, but with our metavars and help, without the fields that
+    are not `shown`, and with the errors of a `command`, if one is given. A dataclass with a
+    function `parse`, such as `ParamGroup`, is a single word.
     """
     from tyro.constructors import (
         ConstructorRegistry,
@@ -134,10 +133,6 @@ def registry(kind: type, shown: dict[type, set[str]]) -> "ConstructorRegistry":
     )
 
     registry = ConstructorRegistry()
-
-    @registry.primitive_rule
-    def number(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
-        return _number(info.type) if info.type in (int, float) else None
 
     @registry.primitive_rule
     def sequence(info: PrimitiveTypeInfo) -> Any:  # tyro's own makes lists
@@ -165,35 +160,18 @@ def registry(kind: type, shown: dict[type, set[str]]) -> "ConstructorRegistry":
         if not isinstance(spec, StructConstructorSpec):
             return None
 
+        names = shown.get(info.type)
+        fields = tuple(_presented(field, kind, names, command) for field in spec.fields)
+
         def instantiate(**values: Any) -> Any:
-            return _refusing(spec.instantiate, **values)
+            if command:
+                command.check_values(fields, values)
+            return refusing(spec.instantiate, **values)
 
         instantiate.__doc__ = with_flags(paragraphs(inspect.getdoc(info.type) or ""), kind)
-        names = shown.get(info.type)
-        fields = (_presented(field, kind, names) for field in spec.fields)
-        return StructConstructorSpec(instantiate, tuple(fields))
+        return StructConstructorSpec(instantiate, fields)
 
     return registry
-
-
-def _number(kind: type) -> "PrimitiveConstructorSpec":
-    """Returns the rule for a number; tyro's own has the words of Python for what is none."""
-    from tyro.constructors import PrimitiveConstructorSpec
-
-    def read(words: list[str]) -> int | float:
-        try:
-            return kind(words[0])
-        except ValueError:
-            name = "whole number" if kind is int else "number"
-            raise ValueError(f"{words[0]!r} is no {name}") from None
-
-    return PrimitiveConstructorSpec(
-        nargs=1,
-        metavar=_metavar(kind),
-        instance_from_str=read,
-        is_instance=lambda value: type(value) in (int, kind),
-        str_from_instance=lambda value: [str(value)],
-    )
 
 
 def _word(kind: Any) -> "PrimitiveConstructorSpec":
@@ -203,16 +181,18 @@ def _word(kind: Any) -> "PrimitiveConstructorSpec":
     return PrimitiveConstructorSpec(
         nargs=1,
         metavar=_metavar(kind),
-        instance_from_str=lambda words: _refusing(kind.parse, words[0]),
+        instance_from_str=lambda words: refusing(kind.parse, words[0]),
         is_instance=lambda value: type(value) is kind,
         str_from_instance=lambda value: [str(value)],
     )
 
 
-def _presented(field: "StructFieldSpec", kind: type, shown: set[str] | None) -> "StructFieldSpec":
+def _presented(
+    field: "StructFieldSpec", kind: type, shown: set[str] | None, command: Command | None
+) -> "StructFieldSpec":
     """Returns a field with a plain metavar and a help text with flags, without empty defaults.
 
-    A field whose name is not `shown` is hidden.
+    A field whose name is not `shown` is hidden. The field of a `command` tells its mistakes.
     """
     from tyro import MISSING, MISSING_NONPROP
     from tyro.conf import Positional, Suppress, arg
@@ -227,6 +207,9 @@ def _presented(field: "StructFieldSpec", kind: type, shown: set[str] | None) -> 
         return "" if label in ("", "None") else f"(default: {label})"
 
     metavar = None if hint is bool else _metavar(hint)
+    if command:
+        field = command.checked(field, metavar)
+        hint = field.type
     if has(hint, Positional):
         is_required = field.default is MISSING or field.default is MISSING_NONPROP
         metavar = field.name.upper() if is_required else f"[{field.name.upper()}]"

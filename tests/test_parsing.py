@@ -161,14 +161,6 @@ def test_a_dataclass_that_parses_is_one_word(help_of):
     assert [line for line in help_of(Pairs, 200) if re.match(shown, line)]
 
 
-def test_a_value_that_is_none_is_a_parsing_error(capsys):
-    with pytest.raises(SystemExit) as stop:
-        parse(Outer, "train [RECIPE.py]", ["--size", "x"])
-    assert stop.value.code == 2
-    said = capsys.readouterr().err
-    assert "--size: 'x' is no whole number" in said and "bertjax train --help" in said
-
-
 def test_the_short_help_shows_the_fields_that_are_common(monkeypatch, capsys):
     def flags(*words):
         monkeypatch.setenv("COLUMNS", "100")
