@@ -236,10 +236,16 @@ class Predictor(Protocol):
     """Computes the outputs, as `Head.forward` does."""
     max_seq_length: int
     """Maximum tokens of a sequence."""
-    chunk_lines: int | None
-    """Lines to read before the first answer; None: the default."""
-    max_line: int | None
-    """Maximum characters of a line, or None."""
+
+    @property
+    def chunk_lines(self) -> int | None:
+        """Lines to read before the first answer; None: the default."""
+        ...
+
+    @property
+    def max_line(self) -> int | None:
+        """Maximum characters of a line, or None."""
+        ...
 
     def parse_line(self, line: str, where: str) -> Any:
         """Reads one input from a line of text that is not blank.
