@@ -73,6 +73,9 @@ if TYPE_CHECKING:  # an alias marks a public name
     from bertjax.tasks.summarization_extractive.config import (
         ExtractiveSummarizationConfig as ExtractiveSummarizationConfig,
     )
+    from bertjax.tasks.token_classification.config import (
+        TokenClassificationConfig as TokenClassificationConfig,
+    )
     from bertjax.text.tokenizer import load_tokenizer as load_tokenizer
     from bertjax.train.loop_config import LoopConfig as LoopConfig
     from bertjax.train.lora import LoraConfig as LoraConfig
@@ -130,6 +133,7 @@ _PUBLIC: dict[str, tuple[str, ...]] = {
     ),
     "tasks.seq2seq.config": ("Seq2SeqConfig",),
     "tasks.summarization_extractive.config": ("ExtractiveSummarizationConfig",),
+    "tasks.token_classification.config": ("TokenClassificationConfig",),
     "text.tokenizer": ("load_tokenizer",),
     "train.loop_config": ("LoopConfig",),
     "train.lora": ("LoraConfig",),

@@ -58,9 +58,9 @@ class Pretrained:
     tokenizer: Tokenizer
     """The tokenizer that makes the model's ids."""
     task: dict[str, Any] | None = None
-    """None, or a dict with a "kind", one of `bertjax.model.heads.TASK_PARTS`. The kinds
-    sequence_classification, multi_label_classification and token_classification also have
-    "labels". Fine-tuning adds the fields that its kind of task records for prediction."""
+    """None, or a dict with a "kind", one of `bertjax.model.heads.TASK_PARTS`. Classifiers of texts
+    and of tokens also have "labels". Fine-tuning adds the fields that its kind of task records for
+    prediction."""
     decoder_tokenizer: Tokenizer | None = None
     """The tokenizer of what an encoder-decoder writes, if it is another one."""
     source: str | None = None

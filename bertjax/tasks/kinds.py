@@ -15,6 +15,7 @@ _TABLE: dict[str, str | TaskKind] = {
     "question_answering": "bertjax.tasks.question_answering.kind:KIND",
     "seq2seq": "bertjax.tasks.seq2seq.kind:KIND",
     "summarization_extractive": "bertjax.tasks.summarization_extractive.kind:KIND",
+    "token_classification": "bertjax.tasks.token_classification.kind:KIND",
 }
 
 

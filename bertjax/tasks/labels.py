@@ -206,8 +206,8 @@ def label_weights(
     """float32 [C]: the weight of a row with each label.
 
     Args:
-        weights: weights by label, by default 1; or "balanced": N / (C * rows of the label), as
-            scikit-learn's class_weight.
+        weights: weights by label, by default 1; or "balanced": N / (labels that occur * rows of the
+            label), as scikit-learn's class_weight.
         labels: names of the labels.
         ids: int [N], the label of each training row.
 
@@ -216,7 +216,7 @@ def label_weights(
     """
     if weights == "balanced":
         counts = np.bincount(ids, minlength=len(labels))
-        return (len(ids) / (len(labels) * counts)).astype(np.float32)
+        return (len(ids) / (np.count_nonzero(counts) * np.maximum(counts, 1))).astype(np.float32)
     assert not isinstance(weights, str), weights
     if not weights:
         raise UserError("`class_weights` is empty: give labels with weights, or leave it out.")

@@ -73,8 +73,6 @@ def run_torch(data: pathlib.Path, output: pathlib.Path) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(minilm())
     texts, labels = rows(data / "train.tsv")
     dev_texts, dev_labels = rows(data / "dev.tsv")
-    batches = math.ceil(len(texts) / config.batch_size)
-    steps = config.epochs * batches
 
     def batch(texts, labels):
         encoded = tokenizer(
@@ -101,38 +99,67 @@ def run_torch(data: pathlib.Path, output: pathlib.Path) -> None:
         model = transformers.AutoModelForSequenceClassification.from_pretrained(
             minilm(), num_labels=2
         )
-        plain = [n for n, _ in model.named_parameters() if n.endswith("bias") or "LayerNorm" in n]
-        named = dict(model.named_parameters())
-        chosen = config.optimizer
-        groups = [
-            {"params": [named[n] for n in named if n not in plain]},
-            {"params": [named[n] for n in plain], "weight_decay": 0.0},
-        ]
-        optimizer = torch.optim.AdamW(
-            groups, lr=chosen.learning_rate, eps=1e-8, weight_decay=chosen.weight_decay
-        )
-        schedule = transformers.get_linear_schedule_with_warmup(
-            optimizer, int(config.warmup_proportion * steps), steps
-        )
-        order = torch.Generator().manual_seed(seed)
-        model.train()
-        for epoch in range(config.epochs):
-            permuted = torch.randperm(len(texts), generator=order).tolist()
-            for at in range(0, len(texts), config.batch_size):
-                rows_now = permuted[at : at + config.batch_size]
-                inputs, wanted = batch([texts[i] for i in rows_now], [labels[i] for i in rows_now])
-                loss = torch.nn.functional.cross_entropy(model(**inputs).logits, wanted)
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_(model.parameters(), chosen.clip_norm)
-                optimizer.step()
-                schedule.step()
-                optimizer.zero_grad()
-            print(f"torch: seed {seed}, epoch {epoch + 1}: {accuracy(model):.4f}", flush=True)
-        return accuracy(model)
 
+        def loss(rows_now):
+            inputs, wanted = batch([texts[i] for i in rows_now], [labels[i] for i in rows_now])
+            return torch.nn.functional.cross_entropy(model(**inputs).logits, wanted)
+
+        return train_torch(model, loss, lambda: accuracy(model), len(texts), config, seed)
+
+    train_seeds(output, config.seeds, train)
+
+
+def train_torch(model, loss, score, count, config, seed):
+    """Trains a PyTorch model by a configuration of bertjax.
+
+    Args:
+        model: the model.
+        loss: row numbers -> its loss.
+        score: () -> a metric on dev.
+        count: training rows.
+        config: the configuration.
+        seed: of the order of the rows.
+
+    Returns:
+        The metric after the last epoch.
+    """
+    import torch
+    import transformers
+
+    named, chosen = dict(model.named_parameters()), config.optimizer
+    plain = [name for name in named if name.endswith("bias") or "LayerNorm" in name]
+    groups = [
+        {"params": [named[name] for name in named if name not in plain]},
+        {"params": [named[name] for name in plain], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(
+        groups, lr=chosen.learning_rate, eps=1e-8, weight_decay=chosen.weight_decay
+    )
+    steps = config.epochs * math.ceil(count / config.batch_size)
+    schedule = transformers.get_linear_schedule_with_warmup(
+        optimizer, int(config.warmup_proportion * steps), steps
+    )
+    order = torch.Generator().manual_seed(seed)
+    found = 0.0
+    model.train()
+    for epoch in range(config.epochs):
+        permuted = torch.randperm(count, generator=order).tolist()
+        for at in range(0, count, config.batch_size):
+            loss(permuted[at : at + config.batch_size]).backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), chosen.clip_norm)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+        found = score()
+        print(f"torch: seed {seed}, epoch {epoch + 1}: {found:.4f}", flush=True)
+    return found
+
+
+def train_seeds(output: pathlib.Path, seeds, train) -> None:
+    """Writes the metric of each seed that torch.json lacks; train: seed -> metric."""
     file = output / "torch.json"
     scores = json.loads(file.read_text()) if file.exists() else {}
-    for seed in config.seeds:
+    for seed in seeds:
         if str(seed) not in scores:
             scores[str(seed)] = train(seed)
             file.write_text(json.dumps(scores) + "\n")
@@ -174,12 +201,17 @@ def main() -> None:
         run = run_bertjax if options.side == "bertjax" else run_torch
         return run(options.data, options.output)
     options.output.mkdir(parents=True, exist_ok=True)
-    # Shared cores would make the two thread pools wait for each other.
+    run_sides([str(HERE), str(options.data), str(options.output)])
+    compare(options.output)
+
+
+def run_sides(command: list[str]) -> None:
+    """Runs a script for both sides at once. On shared cores the two would wait for each other."""
     began = time.monotonic()
-    command = [sys.executable, str(HERE), str(options.data), str(options.output), "--side"]
     running = [
         subprocess.Popen(
-            [*command, side], preexec_fn=functools.partial(os.sched_setaffinity, 0, cores)
+            [sys.executable, *command, "--side", side],
+            preexec_fn=functools.partial(os.sched_setaffinity, 0, cores),
         )
         for side, cores in zip(SIDES, halves(), strict=True)
     ]
@@ -187,7 +219,6 @@ def main() -> None:
     if any(ended):
         sys.exit("one side failed")
     print(f"{time.monotonic() - began:.0f} s")
-    compare(options.output)
 
 
 if __name__ == "__main__":
