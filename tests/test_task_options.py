@@ -76,7 +76,7 @@ def test_help_shows_the_options_of_the_task_and_no_others(kind, capsys):
         (["--task", "question_answering", "--no-regression"], "option of the task classification"),
         (["--task", "question_answering", "--text_column=a"], "--text-column is an option of the"),
         (["--num-beams", "2"], "--num-beams is an option of the task seq2seq, and the task is"),
-        (["--task", "x"], "--task 'x' is unknown: give one of classification, question_answering"),
+        (["--task", "x"], "--task 'x' is unknown: give one of classification, "),
         (["--label-separator", ";"], "--label-separator needs --multi-label: give it too"),
         (["--window-logits", "max"], "--window-logits needs --long-documents windows"),
         (["--epochs", "0"], "--epochs is 0: give at least 1"),

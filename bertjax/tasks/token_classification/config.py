@@ -11,10 +11,9 @@ from bertjax.tasks.token_classification.schemes import Scheme
 class TokenClassificationConfig:
     """Tag each word of a sentence: named entities, chunks or parts of speech.
 
-    The files are CoNLL columns with a word a line, or .jsonl with {"tokens": [...], "tags": [...]}
-    or {"text": "...", "entities": [{"start", "end", "label"}]} a row. Sentences of more than 128
-    tokens (by default) have several windows. The main metric is f1 of entities, or accuracy for
-    tags without a scheme.
+    The files are CoNLL columns with a word a line, or .jsonl with the lists tokens and tags, or
+    with a text and its entities (start, end, label). Sentences of more than 128 tokens (by default)
+    have several windows. The main metric is f1 of entities, or accuracy for tags without a scheme.
     """
 
     kind: ClassVar[str] = "token_classification"
