@@ -56,7 +56,7 @@ def probe(arguments: list[str]) -> None:
     with parsed(ProbeConfig, "probe", arguments) as (config, _), _keeping_compiled():
         from bertjax.inference.probe import probe
 
-        say_line(json.dumps(probe(config)))
+        say_line(json.dumps(probe(config, note=complain)))
 
 
 @contextlib.contextmanager
@@ -94,6 +94,6 @@ def _keeping_compiled() -> Iterator[None]:
 
 
 def _load(model: str) -> Any:
-    from bertjax.interop.huggingface import from_pretrained
+    from bertjax.interop.huggingface import open_pretrained
 
-    return from_pretrained(model)
+    return open_pretrained(model)

@@ -15,7 +15,7 @@ from bertjax.errors import UserError, refuse_unknown
 from bertjax.files import filling, location, output_directory, write_atomically
 from bertjax.interop import google, hub, vocabulary
 from bertjax.interop.huggingface import save_pretrained
-from bertjax.interop.run_checkpoints import KIND, is_pretraining_run
+from bertjax.interop.run_checkpoints import KIND, is_pretraining_run, is_unfinished
 from bertjax.objectives.options import ObjectiveName
 from bertjax.objectives.table import DEFAULT_OBJECTIVE, OBJECTIVES
 from bertjax.rundir.workdir import write_config
@@ -197,7 +197,8 @@ def _write_tf1(
 def _verified(
     config: ConvertConfig, source: Source, log: Callable[[str], None]
 ) -> verify.Certificate:
-    if is_pretraining_run(location(config.source)):
+    place = location(config.source)
+    if is_pretraining_run(place) or is_unfinished(place):
         raise UserError(
             f"{config.source}: is a run, and no other implementation has its weights; convert it "
             "to Hugging Face's layout first, and set `verify` when you convert that."

@@ -99,7 +99,10 @@ def read_source(path: str, *, with_moments: bool, hidden_act: str | None = None)
 def _read_run(path: epath.Path, with_moments: bool) -> Source:
     """Reads the newest checkpoint of a pre-training run."""
     notes: list[str] = []
-    shape, params, tokenizer, objective, meta = read_run(path, notes.append)
+    found = read_run(path, notes.append)
+    shape, params, tokenizer = found.config, found.params, found.tokenizer
+    objective, meta = found.objective, found.meta
+    assert isinstance(shape, BertConfig) and objective is not None
     saved, kind = meta["immutable"], objective.export_kind
     if not with_moments:
         model = Pretrained(shape, objective.exported(params), tokenizer, {"kind": kind})

@@ -1,6 +1,7 @@
 """Fine-tuning: labeled files -> several seeds of one recipe -> metrics, and the best's export."""
 
 import contextlib
+import copy
 import dataclasses
 from typing import Any
 
@@ -18,7 +19,13 @@ from bertjax.finetune.records import Records, refuse_changed_config
 from bertjax.finetune.results import FinetuneResult, SeedResult, summarize
 from bertjax.finetune.seed import train_seed
 from bertjax.finetune.trainer import Log, Trainer
-from bertjax.interop.huggingface import Pretrained, from_pretrained, save_pretrained
+from bertjax.interop.huggingface import (
+    Pretrained,
+    from_pretrained,
+    open_pretrained,
+    save_pretrained,
+)
+from bertjax.interop.run_checkpoints import FINETUNING, write_description
 from bertjax.rundir.records import CONFIG
 from bertjax.rundir.workdir import open_workdir, refuse_changed_run, write_config, write_result
 from bertjax.tasks import row_checks
@@ -28,8 +35,6 @@ from bertjax.text.tokenizer import load_tokenizer
 from bertjax.train import sharding
 from bertjax.train.checkpoint.orbax_storage import told_by_first_process
 from bertjax.train.stopping import stop_requests
-
-KIND = "fine-tuning"
 
 
 def finetune(
@@ -59,7 +64,10 @@ def finetune(
     log = told_by_first_process(log)
     for path in filter(None, (config.train, config.dev, config.test)):
         check_file(path, config.task)
-    with stop_requests(), open_workdir(config.workdir, KIND, log, fresh=config.fresh) as workdir:
+    with (
+        stop_requests(),
+        open_workdir(config.workdir, FINETUNING, log, fresh=config.fresh) as workdir,
+    ):
         refuse_changed_config(workdir, config)
         model = with_dropout(config, load_model(config) if model is None else model)
         model.tokenizer.files(export=True)  # what the export would refuse after the last step
@@ -78,7 +86,7 @@ def load_model(config: FinetuneConfig) -> Pretrained:
         UserError: there is no such model, shape or vocabulary.
     """
     if config.tokenizer is None:
-        return from_pretrained(config.model)
+        return open_pretrained(config.model)
     tokenizer = load_tokenizer(config.tokenizer)
     if config.model.endswith(".json"):
         shape = BertConfig.from_json(location(config.model))
@@ -97,7 +105,9 @@ def with_dropout(config: FinetuneConfig, model: Pretrained) -> Pretrained:
         shape = dataclasses.replace(model.config, encoder=encoder, decoder=decoder)
     else:
         shape = dataclasses.replace(model.config, **given)
-    return dataclasses.replace(model, config=shape)
+    changed = copy.copy(model)  # its weights may not be read yet
+    changed.config = shape
+    return changed
 
 
 def read_task(config: FinetuneConfig, model: Pretrained, log: Log) -> Task:
@@ -138,6 +148,7 @@ class _Run:
     def go(self) -> FinetuneResult:
         """Trains all seeds with the best setting."""
         task, log = self.trainer.task, self.trainer.log
+        self._write_description()
         if not (self.workdir / CONFIG).exists():
             self._write_config()
         settings = self.trainer.settings
@@ -178,13 +189,6 @@ class _Run:
         assert self.best is not None
         scores, params = self.best
         task, model = self.trainer.task, self.trainer.model
-        recorded = {
-            "kind": task.head.name,
-            "task": self.config.task.kind,
-            "max_seq_length": self.trainer.max_seq_length,
-            **({"notes": dict(task.notes)} if task.notes else {}),
-            **task.export(scores),
-        }
         export = self.workdir / "export"
         if jax.process_index() == 0:
             with writing(export):
@@ -194,16 +198,37 @@ class _Run:
                         self.trainer.shape,
                         params,
                         model.tokenizer,
-                        recorded,
+                        self._recorded(scores),
                         decoder_tokenizer=task.decoder_tokenizer,
                     ),
                 )
         return export
 
+    def _recorded(self, scores: Scores) -> dict[str, Any]:
+        """Returns what an export of a model with these metrics on the dev rows records."""
+        task = self.trainer.task
+        return {
+            "kind": task.head.name,
+            "task": self.config.task.kind,
+            "max_seq_length": self.trainer.max_seq_length,
+            **({"notes": dict(task.notes)} if task.notes else {}),
+            **task.export(scores),
+        }
+
+    def _write_description(self) -> None:
+        """Writes what the checkpoints of a run that is stopped need to be a model."""
+        if jax.process_index() == 0:
+            task, tokenizer = self.trainer.task, self.trainer.model.tokenizer
+            write_description(self.workdir, self._recorded({}), tokenizer, task.decoder_tokenizer)
+
     def _write_config(self) -> None:
         if jax.process_index() == 0:
             write_config(
-                self.workdir, KIND, self.config.to_dict(), self.immutable, self.records.metrics()
+                self.workdir,
+                FINETUNING,
+                self.config.to_dict(),
+                self.immutable,
+                self.records.metrics(),
             )
 
     def _write_result(self, result: FinetuneResult) -> None:

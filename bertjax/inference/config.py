@@ -133,13 +133,13 @@ class ProbeConfig:
     """Leave out rows without a label: with an empty value, nan, or - as in SNLI."""
     regression: bool = False
     """Predict a number instead of a label."""
-    layer: tuple[int, ...] = (-1,)
-    """Layer to take (0: the embeddings, -1: the last); several are joined."""
+    layer: tuple[int, ...] | None = None
+    """Layer to take (0: the embeddings, -1: the last); several are joined. Default: the last."""
     layer_weights: tuple[float, ...] | None = None
     """A weight for each layer, to sum the layers instead of joining them."""
-    pooling: Pooling = "mean"
+    pooling: Pooling | None = None
     """mean: of all tokens. cls: the first token. pooler: the pooled output. Others: as in
-    sentence-transformers."""
+    sentence-transformers. Default: mean, or what the files of sentence-transformers say."""
     seed: int = 0
     """Seed of the folds of the cross-validation."""
     batch_size: int = 32

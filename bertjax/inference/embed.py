@@ -14,7 +14,7 @@ from bertjax.files import location, write_atomically
 from bertjax.inference import programs
 from bertjax.inference.config import EmbedConfig, Pooling
 from bertjax.inference.texts import Line, chunks, open_lines, read_line
-from bertjax.interop.huggingface import Pretrained, from_pretrained
+from bertjax.interop.huggingface import Pretrained, open_pretrained
 from bertjax.interop.sentence_transformers import Normalize, SentenceModules
 from bertjax.tasks.row_checks import check_inputs
 from bertjax.tasks.task import trained_length
@@ -61,8 +61,7 @@ def embed(
         options = {"layer_weights": layer_weights, "normalize": normalize, "execution": execution}
         return embed(model, [texts], layer, pooling, **options)[0]
     modules = followed_modules(model, layer, pooling, layer_weights)
-    layers = (-1,) if layer is None else (layer,) if isinstance(layer, int) else tuple(layer)
-    check_layers(model, layers, pooling or "mean", layer_weights)
+    layers = check_layers(model, layer, pooling, layer_weights)
     poolings = modules.pooling if modules else (pooling or "mean",)
     features = _features(model, texts)
     check_inputs(features, model.tokenizer, model.config)
@@ -101,6 +100,15 @@ def followed_modules(
     return modules
 
 
+def noted_modules(
+    model: Pretrained, note: Callable[[str], None], *ways: Any, **named: Any
+) -> SentenceModules | None:
+    """Returns the `followed_modules`, and says that they are followed."""
+    if modules := followed_modules(model, *ways, **named):
+        note(f"As the model's modules.json says: {modules}.")
+    return modules
+
+
 def _features(model: Pretrained, texts: Sequence[Text]) -> TextFeatures:
     firsts, seconds = split_pairs(texts)
     length, modules = trained_length(model), model.sentence_modules
@@ -113,16 +121,21 @@ def _features(model: Pretrained, texts: Sequence[Text]) -> TextFeatures:
 
 
 def check_layers(
-    model: Pretrained, layers: Sequence[int], pooling: str, layer_weights: Sequence[float] | None
-) -> None:
-    """Raises a UserError unless the model has these layers and this pooling."""
+    model: Pretrained,
+    layer: int | Sequence[int] | None,
+    pooling: str | None,
+    layer_weights: Sequence[float] | None,
+) -> tuple[int, ...]:
+    """Returns the layers that `embed` takes; raises UserError unless the model has them."""
+    layers = (-1,) if layer is None else (layer,) if isinstance(layer, int) else tuple(layer)
     depth = model.bert_config("an embedding").num_hidden_layers
     for number in layers:
         if not -depth - 1 <= number <= depth:
             raise UserError(
                 f"`layer` is {number}: the model has {depth} layers; give {-depth - 1} to {depth}."
             )
-    refuse_unknown("`pooling`", pooling, get_args(Pooling))
+    if pooling is not None:
+        refuse_unknown("`pooling`", pooling, get_args(Pooling))
     if pooling == "pooler" and (layers not in ((-1,), (depth,)) or "pooler" not in model.params):
         raise UserError(
             "`pooling` pooler needs the last layer of a model that has a pooler: leave `layer` at "
@@ -131,7 +144,7 @@ def check_layers(
     if not layers:
         raise UserError("`layer` is empty: name at least one layer.")
     if layer_weights is None:
-        return
+        return layers
     if pooling == "pooler":
         raise UserError("`pooling` pooler reads one layer: leave out `layer_weights`.")
     if (given := len(layer_weights)) != (need := len(layers)):
@@ -139,6 +152,7 @@ def check_layers(
     for weight in layer_weights:
         if not abs(weight) <= float(np.finfo(np.float32).max):
             raise UserError(f"`layer_weights` has {weight}: give finite numbers.")
+    return layers
 
 
 def embed_lines(model: Pretrained, lines: Iterable[Line], **options: Any) -> Iterator[np.ndarray]:
@@ -155,10 +169,10 @@ def embed_file(
     options = {**vars(config)}
     name, file, output = (options.pop(each) for each in ("model", "lines", "output"))
     with open_lines(file) as lines:
-        model = from_pretrained(name)
+        model = open_pretrained(name)
         ways = (config.layer, config.pooling, config.layer_weights)
-        if modules := followed_modules(model, *ways):
-            note(f"As the model's modules.json says: {modules}.")
+        check_layers(model, *ways)
+        noted_modules(model, note, *ways)
         vectors = embed_lines(model, lines, **options)
         if output is not None:
             say(f"Wrote {output}: {write_vectors(output, vectors)}.")

@@ -225,16 +225,20 @@ def _runner(
     mesh: Mesh | None,
 ) -> Run:
     """Returns a function that runs the model over rows."""
-    params, shards = model.params, 1
-    if mesh is not None:
-        params = jax.device_put(params, sharding.param_shardings(mesh, params))
-        shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    shards = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
+
+    @functools.cache
+    def placed() -> Any:
+        params = model.params
+        if mesh is None:
+            return params
+        return jax.device_put(params, sharding.param_shardings(mesh, params))
 
     def run(features: Features) -> Outputs:
         check_inputs(features, model.tokenizer, model.config)
         rows = programs.row_bucket(len(features), batch_size)
         return programs.output_batches(
-            params,
+            placed(),
             features,
             model.config,
             head=model.kind,

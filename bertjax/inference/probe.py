@@ -1,20 +1,24 @@
 """A linear probe: a linear model on the vectors of a frozen model (extra demo)."""
 
 import importlib.util
+import logging
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from bertjax.errors import UserError
 from bertjax.inference.config import ProbeConfig
-from bertjax.inference.embed import embed
-from bertjax.interop.huggingface import Pretrained, from_pretrained
+from bertjax.inference.embed import check_layers, embed, noted_modules
+from bertjax.interop.huggingface import Pretrained, open_pretrained
 from bertjax.tasks import tables
 from bertjax.tasks.labels import find_labels, label_ids, read_labeled, target_values
 from bertjax.tasks.metrics import classification_metrics, regression_metrics
+from bertjax.tasks.overlap import overlaps
 
 _STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 _MOST_FOLDS = 5
+_LOGGER = logging.getLogger("bertjax")
 
 
 class Probe(NamedTuple):
@@ -28,16 +32,24 @@ class Probe(NamedTuple):
     """Cross-validated accuracy or mean squared error of each strength."""
 
 
-def probe(config: ProbeConfig, model: Pretrained | None = None) -> dict[str, Any]:
+def probe(
+    config: ProbeConfig,
+    model: Pretrained | None = None,
+    *,
+    note: Callable[[str], None] = _LOGGER.warning,
+) -> dict[str, Any]:
     """Fits a linear probe to the training rows and scores it on the dev rows.
 
     Args:
         config: what to fit.
         model: the loaded `config.model`.
+        note: receives a sentence about dev rows that are training rows too, and about the files of
+            a model of sentence-transformers, which are followed as by `embed`.
 
     Returns:
         examples and train_examples; the metrics of `tasks.metrics` on the dev rows; layer,
-        layer_weights and pooling; C or alpha; and tried, the cross-validated score of each.
+        layer_weights and pooling, or modules; C or alpha; and tried, the cross-validated score of
+        each.
 
     Raises:
         UserError: scikit-learn is missing, something is wrong with a file, a label has too few
@@ -55,16 +67,21 @@ def probe(config: ProbeConfig, model: Pretrained | None = None) -> dict[str, Any
         labels, metrics = find_labels(train, column), classification_metrics
         train_labels, dev_labels = (label_ids(table, column, labels) for table in (train, dev))
     folds = _folds(train, train_labels, labels)
-    model = from_pretrained(config.model) if model is None else model
-    train_vectors, dev_vectors = (_embed(config, model, table) for table in (train, dev))
+    texts = [_texts(config, table) for table in (train, dev)]
+    for line in overlaps((config.train, config.dev), texts):
+        note(line)
+    model = open_pretrained(config.model) if model is None else model
+    ways = {name: getattr(config, name) for name in ("layer", "pooling", "layer_weights")}
+    layers, modules = check_layers(model, **ways), noted_modules(model, note, **ways)
+    train_vectors, dev_vectors = (
+        embed(model, each, **ways, batch_size=config.batch_size) for each in texts
+    )
     fitted = fit_probe(train_vectors, train_labels, dev_vectors, folds=folds, seed=config.seed)
     return {
         "examples": len(dev),
         "train_examples": len(train),
         **metrics(fitted.outputs, dev_labels),
-        "layer": list(config.layer),
-        "layer_weights": config.layer_weights and list(config.layer_weights),
-        "pooling": config.pooling,
+        **({"modules": str(modules)} if modules else _described(config, layers)),
         "alpha" if config.regression else "C": fitted.strength,
         "tried": {f"{strength:g}": score for strength, score in fitted.tried.items()},
     }
@@ -126,10 +143,16 @@ def _folds(table: tables.Table, labels: np.ndarray, names: tuple[str, ...] | Non
     return min(_MOST_FOLDS, int(counts[rarest]))
 
 
-def _embed(config: ProbeConfig, model: Pretrained, table: tables.Table) -> np.ndarray:
-    """float32 [N, D]."""
+def _texts(config: ProbeConfig, table: tables.Table) -> list[Any]:
     texts: list[Any] = table.columns[config.text_column]
     if config.pair_column:
         texts = list(zip(texts, table.columns[config.pair_column], strict=True))
-    options = {"layer_weights": config.layer_weights, "batch_size": config.batch_size}
-    return embed(model, texts, config.layer, config.pooling, **options)
+    return texts
+
+
+def _described(config: ProbeConfig, layers: tuple[int, ...]) -> dict[str, Any]:
+    return {
+        "layer": list(layers),
+        "layer_weights": config.layer_weights and list(config.layer_weights),
+        "pooling": config.pooling or "mean",
+    }

@@ -152,4 +152,4 @@ def _read_labels(
 
 
 def _outputs(params: Mapping[str, Any]) -> int:
-    return len(params["classifier"]["bias"])
+    return params["classifier"]["bias"].shape[0]

@@ -1,6 +1,7 @@
 """Reads and writes Hugging Face's layout: config.json, model.safetensors, tokenizer files."""
 
 import dataclasses
+import functools
 import json
 import logging
 from collections.abc import Callable
@@ -18,15 +19,16 @@ from bertjax.interop import (
     encoder_decoder,
     google,
     hub,
+    run_checkpoints,
     sentence_transformers,
 )
 from bertjax.interop.encoder_decoder import DECODER_TOKENIZER
 from bertjax.interop.model_directory import CONFIG, config_file, find_export
-from bertjax.interop.run_checkpoints import is_pretraining_run, read_run
 from bertjax.interop.sentence_transformers import MODULES, SentenceModules
 from bertjax.interop.tensors import (
     read_params,
     read_sentence_scorer,
+    read_shapes,
     without_prefix,
     write_params,
 )
@@ -89,6 +91,23 @@ class Pretrained:
         return self.config
 
 
+class _Unread(Pretrained):
+    """A model whose parameters are read when they are first used."""
+
+    def __init__(self, config: BertConfig, params: Any, *more: Any, **fields: Any) -> None:
+        """Takes a function that reads the parameters; `dataclasses.replace` gives them instead."""
+        super().__init__(config, params, *more, **fields)
+        if callable(params):
+            self._read = params
+            del self.params
+
+    def __getattr__(self, name: str) -> Any:
+        if name != "params":
+            raise AttributeError(name)
+        self.params = self._read()
+        return self.params
+
+
 def save_pretrained(path: epath.PathLike, model: Pretrained) -> epath.Path:
     """Writes config.json, model.safetensors and the tokenizer's files; returns the directory.
 
@@ -142,21 +161,36 @@ def from_pretrained(
     or several files with an index. A DistilBERT becomes a BERT that computes the same outputs.
 
     Args:
-        path: a directory (for a run directory, its export/ is read; for a pre-training run that has
-            not ended, its newest intact checkpoint), or a model's name on the hub, "owner/name" or
-            "owner/name@revision"; see `bertjax.interop.hub`.
+        path: a directory (for a run directory, its export/ is read; for a run that has not ended,
+            or was continued since, its newest intact checkpoint), or a model's name on the hub,
+            "owner/name" or "owner/name@revision"; see `bertjax.interop.hub`.
         log: receives a sentence about each choice that was made, and about what was left out.
 
     Raises:
         UserError: the path is absent, holds another kind of model, or has damaged files.
     """
+    return _read(path, log)
+
+
+def open_pretrained(
+    path: epath.PathLike, *, log: Callable[[str], None] = _LOGGER.warning
+) -> Pretrained:
+    """Does as `from_pretrained`, but leaves the weights of a BERT to the first use of `params`.
+
+    Mistakes elsewhere are so told before hundreds of megabytes are read. Weights whose file does
+    not tell their shapes are read at once.
+    """
+    return _read(path, log, at_once=False)
+
+
+def _read(path: epath.PathLike, log: Callable[[str], None], *, at_once: bool = True) -> Pretrained:
     source = None
     if (name := hub.parse_name(path)) is not None:
         path, source = hub.download(name)
     path = location(path)
     if google.is_checkpoint(path):
         return from_google(google.read_checkpoint(path, moments=False))
-    if _has_not_ended(path):
+    if run_checkpoints.is_unfinished(path):
         return _read_checkpoint(path, log)
     root, path = path, find_export(path)
     checksums.check(path)
@@ -169,40 +203,47 @@ def from_pretrained(
     if distilled:
         fields = distilbert.bert_fields(fields, where)
     config = BertConfig.from_dict(fields, where=where)
-    # No variable holds the tensors, so each is freed as soon as its parameter is made.
-    params = read_params(_read_bert(path, config if distilled else None, log), config, log)
-    if (head := path / HEAD_WEIGHTS).exists():
-        params |= read_sentence_scorer(read_weights(head), config)
+    head = path / HEAD_WEIGHTS
+
+    def read() -> dict[str, Any]:
+        # No variable holds the tensors, so each is freed as soon as its parameter is made.
+        params = read_params(_read_bert(path, config if distilled else None, log), config, log)
+        return params | (read_sentence_scorer(read_weights(head), config) if head.exists() else {})
+
+    file, shapes = find_weights(path), None
+    if not (at_once or distilled or head.exists()):
+        shapes = file and read_shapes(file, config)
+    params = shapes or read()
     tokenizer = _tokenizer_of(config, path)
     task = classes.read_task(fields, params, where=where)
-    return Pretrained(config, params, tokenizer, task, source=source, sentence_modules=modules)
+    more = {"source": source, "sentence_modules": modules}
+    if shapes:
+        return _Unread(config, read, tokenizer, task, **more)
+    return Pretrained(config, params, tokenizer, task, **more)
 
 
 def recorded_task(path: epath.PathLike) -> dict[str, Any] | None:
-    """Returns the task that an export of fine-tuning records, without reading its weights.
+    """Returns the task that fine-tuning records, without reading weights.
 
     None for any other model. Raises `UserError` if the path holds no model.
     """
     if hub.parse_name(path) is not None or google.is_checkpoint(location(path)):
         return None
-    if _has_not_ended(location(path)):
-        return None
+    if run_checkpoints.is_unfinished(location(path)):
+        return run_checkpoints.recorded_task(location(path))
     directory = find_export(location(path))
     config = config_file(directory) or directory / CONFIG
     task = classes.own_task(_read_config(config), str(config))
     return task if task and "task" in task else None
 
 
-def _has_not_ended(path: epath.Path) -> bool:
-    """Whether a directory is a pre-training run with a checkpoint and without an export/."""
-    return is_pretraining_run(path) and find_weights(path / "export") is None
-
-
 def _read_checkpoint(path: epath.Path, log: Callable[[str], None]) -> Pretrained:
-    found = read_run(path, log)
-    log(f"{path}: the run has not ended; the model of step {found.meta['step']:,} is read.")
-    params, task = found.objective.exported(found.params), {"kind": found.objective.export_kind}
-    return Pretrained(found.config, params, found.tokenizer, task)
+    found = run_checkpoints.read_run(path, log, functools.partial(from_pretrained, log=log))
+    older = ", which is newer than export/," if find_weights(path / "export") else ""
+    log(f"{path}: the run has not ended; the model of {found.place}{older} is read.")
+    params = found.objective.exported(found.params) if found.objective else found.params
+    decoder = found.decoder_tokenizer
+    return Pretrained(found.config, params, found.tokenizer, found.task, decoder)
 
 
 def _read_bert(

@@ -38,7 +38,8 @@ def find_export(path: epath.PathLike) -> epath.Path:
             return directory
     if any(any(path.glob(f"{above}checkpoints")) for above in ("", "*/", "*/*/")):
         raise UserError(
-            f"{path}: this run has no export/ yet; continue it to its end by the same command."
+            f"{path}: no run with a checkpoint or export/; give the directory that `workdir` "
+            "named, or run the same command again until it has saved one."
         )
     raise UserError(f"{path}: {_what_is_missing(path)}.")
 

@@ -1,6 +1,7 @@
 """Converts parameters to tensors with Hugging Face's names, and back."""
 
 import dataclasses
+import functools
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -15,7 +16,14 @@ from etils import epath
 from bertjax.config import BertConfig
 from bertjax.errors import UserError
 from bertjax.files import writing
-from bertjax.interop.weights import PAYLOAD_HASH, Weights, payload_hash, safetensors_header, some
+from bertjax.interop.weights import (
+    PAYLOAD_HASH,
+    Weights,
+    payload_hash,
+    safetensors_header,
+    some,
+    stored_shapes,
+)
 from bertjax.model import extractive
 from bertjax.model.bert import init_params
 from bertjax.train.tree import named, nested
@@ -177,6 +185,23 @@ def read_params(weights: Weights, config: BertConfig, log: Callable[[str], None]
     return nested(leaves)
 
 
+def read_shapes(path: epath.Path, config: BertConfig) -> dict | None:
+    """Returns what `read_params` will, as ShapeDtypeStructs, if a file tells without being read.
+
+    None if it does not, or if `read_params` would refuse it.
+    """
+    if (found := stored_shapes(path)) is None:
+        return None
+    stored = {canonical_name(name): shape for name, shape in found.items()}
+    leaves = {}
+    for name, shape in parameter_shapes(config, stored, tensor_name).items():
+        theirs, transposed = tensor_name(name)
+        if stored.get(theirs) != (shape[::-1] if transposed else shape):
+            return None
+        leaves[name] = jax.ShapeDtypeStruct(shape, jnp.float32)
+    return nested(leaves)
+
+
 def read_sentence_scorer(weights: Weights, config: BertConfig) -> dict:
     """Returns the subtree sentence_scorer in a file's tensors, in a dict.
 
@@ -214,6 +239,7 @@ def parameter_shapes(
     return {path: leaf.shape for path, leaf in leaves.items() if path.split("/")[0] in parts}
 
 
+@functools.lru_cache(maxsize=4)
 def expected_shapes(config: BertConfig, num_labels: int) -> dict[str, Any]:
     """Returns the shapes of all parameters that a file may hold, without allocating any."""
     # Tracing one layer takes a tenth of the time of twelve, and all layers have equal shapes.

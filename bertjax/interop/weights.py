@@ -18,7 +18,7 @@ from etils import epath
 
 from bertjax.config import read_json_object
 from bertjax.errors import UserError
-from bertjax.files import check_downloaded, damaged, reading
+from bertjax.files import check_downloaded, damaged, is_local, reading
 from bertjax.interop.flax_files import read_flax
 from bertjax.interop.torch_files import read_torch
 
@@ -93,6 +93,23 @@ def read_weights(path: epath.Path) -> Weights:
     if path.name.endswith(".index.json"):
         return _read_shards(path)
     return Weights(path, _read_file(path))
+
+
+def stored_shapes(path: epath.Path) -> dict[str, tuple[int, ...]] | None:
+    """Returns the shapes of the tensors in a local safetensors file, whose tensors are not read.
+
+    None for other files and damaged ones, about which `read_weights` has a sentence.
+    """
+    if not (is_local(path) and path.name.endswith(".safetensors")):
+        return None
+    try:
+        with safetensors.safe_open(str(path), "numpy") as file:
+            names = file.keys()
+            if len(names) > MAX_TENSORS:
+                return None
+            return {name: tuple(file.get_slice(name).get_shape()) for name in names}
+    except (safetensors.SafetensorError, OSError):
+        return None
 
 
 def _read_file(path: epath.Path) -> dict[str, np.ndarray]:

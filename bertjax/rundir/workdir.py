@@ -10,13 +10,14 @@ from etils import epath
 
 from bertjax.errors import UserError
 from bertjax.files import damaged, output_directory, write_atomically
+from bertjax.interop.run_checkpoints import FINETUNING, KIND
 from bertjax.locks import locked
 from bertjax.rundir.records import CONFIG, RESULT, TABLES, Metric, read_object
 from bertjax.tasks.report_tables import ReportTable
 from bertjax.train.checkpoint.orbax_storage import from_first_process
 from bertjax.train.checkpoint.settings import as_json, refuse_changed
 
-KINDS = ("pre-training", "fine-tuning")
+KINDS = (KIND, FINETUNING)
 
 
 @contextlib.contextmanager

@@ -298,6 +298,10 @@ class Tokenizer(abc.ABC):
         """Returns bool[V]: True for tokens that begin a word and for special tokens."""
         return ~self._continues_word() | self.special()
 
+    def settled(self) -> "Tokenizer":
+        """Returns the tokenizer as one whose options nobody guessed."""
+        return self
+
     def save(self, directory: epath.PathLike, *, export: bool = False) -> None:
         """Writes `files` into a directory, the vocabulary last."""
         directory = epath.Path(directory)

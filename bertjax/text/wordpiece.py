@@ -102,6 +102,11 @@ class WordPieceTokenizer(Tokenizer):
         tokens, _, _, added, _ = self._arguments
         return WordPieceTokenizer(tokens, lowercase, strip_accents, added)
 
+    def settled(self) -> "WordPieceTokenizer":
+        """Returns the tokenizer without the mark that its case was guessed."""
+        _, lowercase, strip_accents, *_ = self._arguments
+        return self.with_casing(lowercase, strip_accents)
+
     def words(self, text: str) -> list[str]:
         """Returns the cleaned words of a text, before they are looked up in the vocabulary.
 

@@ -8,6 +8,7 @@ import dataclasses
 import json
 import pathlib
 import random
+import shutil
 
 import jax
 import numpy as np
@@ -242,6 +243,16 @@ for fields in json.loads(sys.argv[1]):
     print(json.dumps(finetune(config, lambda line: None, progress=False).seeds[0].metrics))
 """
 FIELDS = ("model", "train", "dev", "workdir", "epochs", "batch_size", "max_seq_length")
+
+
+def test_a_run_that_has_not_ended_is_what_its_export_will_be(straight, tmp_path):
+    config, result = straight
+    shutil.copytree(config.workdir, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "export")
+    model, exported = from_pretrained(tmp_path / "run"), from_pretrained(result.export)
+    assert (model.config, model.task) == (exported.config, exported.task)
+    answers = [predict.predict(each, ["the cat"]) for each in (model, exported)]
+    assert answers[0] == answers[1] and answers[0][0]["n_best"]
 
 
 @pytest.fixture(scope="module")

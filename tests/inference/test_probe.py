@@ -9,6 +9,7 @@ from bertjax.errors import UserError
 from bertjax.inference.config import ProbeConfig
 from bertjax.inference.embed import embed
 from bertjax.inference.probe import Probe, fit_probe, probe
+from bertjax.interop.sentence_transformers import Normalize, SentenceModules
 from bertjax.tasks.metrics import classification_metrics
 
 pytest.importorskip("sklearn", reason="a probe needs scikit-learn: pip install 'bertjax[demo]'")
@@ -162,6 +163,28 @@ def test_every_option_reaches_the_vectors(tiny_model, config, rows, monkeypatch,
     assert told["layer"] == list(fields["layer"])
     assert told["layer_weights"] == (list(fields.get("layer_weights", ())) or None)
     assert told["pooling"] == fields.get("pooling", "mean")
+
+
+def test_modules_are_followed_and_common_rows_are_counted(tiny_model, config, rows, monkeypatch):
+    given, notes = [], []
+
+    def fit(train, labels, others, *, folds, seed):
+        given.append(others)
+        return Probe(np.zeros((len(others), 2)), 1.0, {1.0: 0.5})
+
+    monkeypatch.setattr("bertjax.inference.probe.fit_probe", fit)
+    modules = SentenceModules({}, ("cls", "max"), 8, after=(Normalize(),))
+    model = dataclasses.replace(tiny_model, sentence_modules=modules)
+    whole = dataclasses.replace(config, layer=None, dev=config.train)
+    told = probe(whole, model, note=notes.append)
+    np.testing.assert_array_equal(given[0], embed(model, [row["text"] for row in rows[0]]))
+    assert given[0].shape[1] == 2 * model.config.hidden_size
+    assert told["modules"] == str(modules) and "pooling" not in told
+    assert f"of 80 dev rows, 80 are among the training rows ({config.train} is both)" in notes[0]
+    assert notes[1] == f"As the model's modules.json says: {modules}."
+    # A pooling that is given replaces them.
+    told = probe(dataclasses.replace(whole, pooling="mean"), model, note=notes.append)
+    assert told["layer"] == [-1] and len(notes) == 3
 
 
 def test_what_is_refused(tiny_model, config, tmp_path, monkeypatch):

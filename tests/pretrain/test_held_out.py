@@ -1,7 +1,9 @@
 """A run that has not ended is a model, and its losses on shards are those of its evaluations."""
 
 import json
+import os
 import shutil
+import signal
 
 import jax
 import numpy as np
@@ -28,6 +30,17 @@ def silent(line):
     pass
 
 
+def config_of(root, workdir, loop):
+    return PretrainConfig(
+        str(root / "pairs"),
+        str(workdir),
+        model=SHAPE,
+        batch_size=8,
+        eval_examples=1000,
+        loop=loop,
+    )
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """Shards of pairs, shards of single segments, and a run of four steps."""
@@ -44,15 +57,8 @@ def made(tmp_path_factory):
         text, tokenizer, str(root / "single"), segments="single", max_seq_length=32, held_out=0
     )
     prepare(single, silent)
-    config = PretrainConfig(
-        str(root / "pairs"),
-        str(root / "run"),
-        model=SHAPE,
-        batch_size=8,
-        eval_examples=1000,
-        loop=LoopConfig(train_steps=4, save_every=2, eval_every=2, log_every=2),
-    )
-    result = pretrain(config, silent)
+    loop = LoopConfig(train_steps=4, save_every=2, eval_every=2, log_every=2)
+    result = pretrain(config_of(root, root / "run", loop), silent)
     return root, result
 
 
@@ -82,6 +88,25 @@ def test_a_run_that_has_not_ended_is_a_model(made, stopped, tmp_path, capsys):
     for verb in ("predict", "embed"):
         assert cli.run([verb, str(stopped), str(tmp_path / "lines.txt")]) == 0
     assert "mask" in capsys.readouterr().out
+
+
+def test_a_finished_run_that_goes_on_is_read_where_it_is(made, tmp_path):
+    root, _ = made
+    run = shutil.copytree(root / "run", tmp_path / "run")
+    ended = from_pretrained(run, log=pytest.fail)
+
+    def log(line):
+        if line.startswith("step  6/12"):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    more = LoopConfig(train_steps=12, save_every=2, eval_every=12, log_every=2)
+    assert pretrain(config_of(root, run, more), log).stopped
+    notes = []
+    model = from_pretrained(run, log=notes.append)
+    newest = max(int(step.name) for step in (run / "checkpoints").iterdir())
+    said = f"the model of step {newest}, which is newer than export/, is read."
+    assert newest >= 6 and notes == [f"{run}: the run has not ended; {said}"]
+    assert not same(model.params, ended.params)
 
 
 def test_a_damaged_checkpoint_is_told_and_the_one_before_it_is_read(stopped):

@@ -175,7 +175,8 @@ def _start(
         existing = [building / "pass1", *directories.values(), *made_in.values()]
         estimate.refuse_full_disk(config, tokenizer, sources, sizes, existing)
     is_resumed = _enter(building, {**settings, "building_version": _BUILDING_VERSION}, log)
-    tokenizer.save(building / shards.TOKENIZER)
+    # The user has read about a guess of the case, with the path of their own vocabulary.
+    tokenizer.settled().save(building / shards.TOKENIZER)
     processes = config.workers(survey.stored_bytes(sources))
     log(
         f"Reading {len(sources):,} files, {sum(sizes) / 1e6:,.1f} MB, with {processes} "
