@@ -9,6 +9,7 @@ import tyro
 
 from bertjax.errors import UserError
 from bertjax.parsing import parse
+from bertjax.tasks.question_answering.config import AnswerOptions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,17 +18,6 @@ class Loop:
 
     train_steps: int = 1
     """Applied updates."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Search:
-    beams: int = 4
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    doc_stride: int = 128
-    search: Search = Search()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +42,9 @@ class Config:
     max_seq_length: int = 128
     loop: Loop = Loop()
     second: Annotated[Loop | None, tyro.conf.arg(help="...")] = None
-    options: tyro.conf.OmitArgPrefixes[Options] = Options()
+    options: tyro.conf.OmitArgPrefixes[AnswerOptions] = dataclasses.field(
+        default_factory=AnswerOptions
+    )
 
 
 @pytest.fixture
@@ -85,7 +77,7 @@ def test_metavars_are_plain(help_of):
     for usage in (
         *("SOURCE", "-h, --help", "--fresh, --no-fresh", "--name STR", "--rates FLOAT ..."),
         *("--lengths INT ...", "--mode {a,b}|STR FLOAT ...", "--window INT FLOAT"),
-        *("--flag {True,False}", "--loop.train-steps INT", "--doc-stride INT"),
+        *("--flag {True,False}", "--loop.train-steps INT", "--top-k INT"),
     ):
         assert [line for line in lines if re.match(rf"{re.escape(usage)}(  |$)", line)], usage
     assert not [line for line in lines if "None" in line]
@@ -169,7 +161,7 @@ def test_the_short_help_shows_the_fields_that_are_common(monkeypatch, capsys):
         shown = capsys.readouterr().out
         return set(re.findall(r"(?<![\w-])--[a-z][\w.-]*", shown.split("all of them.")[-1]))
 
-    short = {"--help", "--loop.train-steps", "--doc-stride", "--beams"}
+    short = {"--help", "--loop.train-steps", "--top-k"}
     for words in (["--help"], ["--rates", "1", "-h"]):
         assert flags(*words) == short
     assert flags("--help-all") > {*short, "--fresh", "--max-seq-length"}

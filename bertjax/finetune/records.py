@@ -10,13 +10,15 @@ from bertjax.errors import UserError
 from bertjax.finetune.config import FinetuneConfig
 from bertjax.finetune.grid import Setting
 from bertjax.finetune.trainer import Schedule, Trainer
+from bertjax.interop.huggingface import Pretrained
 from bertjax.interop.tensors import weights_hash
 from bertjax.model.flops import training_flops
 from bertjax.model.heads import TASK_PARTS
-from bertjax.rundir.records import Metric
-from bertjax.rundir.workdir import refuse_changed_run
+from bertjax.rundir.records import CONFIG, Metric, read_object
+from bertjax.rundir.workdir import saved_settings
+from bertjax.tasks.headers import file_digest
 from bertjax.tasks.task import Baseline, best_mode
-from bertjax.train.checkpoint.settings import RunSettings
+from bertjax.train.checkpoint.settings import RunSettings, refuse_changed
 from bertjax.train.telemetry.fields import Field, rate_fields
 from bertjax.train.telemetry.logger import Telemetry
 from bertjax.train.telemetry.mfu import Work, work_of
@@ -29,18 +31,72 @@ _AVERAGE = ("average_last", "save_every")
 
 _KNOWN = (
     *("group_by_length", "batch_tokens", "lora", "batch_size", "select", "optimizer"),
-    *_AVERAGE,
+    *("hidden_dropout_prob", "attention_probs_dropout_prob", "epochs", "train", "dev"),
+    *("keep_head", "task", "model", *_AVERAGE),
 )
+"""Immutable settings that are known before the model is read."""
 
 
 def refuse_changed_config(workdir: epath.Path, config: FinetuneConfig) -> None:
-    """Refuses settings that the run in a directory can't change, before anything is read.
+    """Refuses settings that the run in a directory can't change, before the model is read.
 
     Raises:
         UserError: names the settings with both values.
     """
-    rate, size, _ = _axes(config)
-    refuse_changed_run(workdir, _known_settings(config, rate, size), _KNOWN)
+    if not (saved := saved_settings(workdir)):
+        return
+    fields = read_object(workdir / CONFIG)
+    rate, size, epochs = _axes(config)
+    here = {**_known_settings(config, rate, size), **_file_settings(config)}
+    for name in ("train", "dev"):
+        if saved.get(name) != here.get(name) and name in saved and name in here:
+            pairs = ((saved, fields.get(name)), (here, getattr(config, name)))
+            for settings, path in pairs:  # shown with the name of the file
+                settings[name] = f"{epath.Path(str(path)).name}, {settings[name]}"
+    if epochs == "several":
+        here["epochs"] = epochs
+    if config.keep_head:
+        here["keep_head"] = saved.get("keep_head") or True
+    if isinstance(task := saved.get("task"), dict):
+        same = task.get("kind") == config.task.kind
+        known = config.kind.immutable(config.task) if same else {}
+        here["task"] = {**task, "kind": config.task.kind, **known}
+    if isinstance(shape := saved.get("model"), dict):
+        here["model"] = {**shape, **_weights_setting(config, shape.get("weights"))}
+    refuse_changed({name: saved[name] for name in saved if name in _KNOWN}, here, workdir)
+
+
+def refuse_changed_model(workdir: epath.Path, config: FinetuneConfig, model: Pretrained) -> None:
+    """Refuses another vocabulary, shape or length of rows, before weights and rows are read.
+
+    Raises:
+        UserError: names the settings with both values.
+    """
+    here: dict[str, Any] = {
+        "tokenizer": model.tokenizer.sha256,
+        "max_seq_length": config.row_length(model.config.max_position_embeddings),
+    }
+    if not (saved := saved_settings(workdir)):
+        return
+    shape, own = saved.get("model"), model.config.to_dict()
+    if isinstance(shape, dict) and own.keys() <= shape.keys():  # else a task made the shape
+        here["model"] = {**shape, **own}
+    refuse_changed({name: saved[name] for name in here if name in saved}, here, workdir)
+
+
+def _weights_setting(config: FinetuneConfig, saved: Any) -> dict[str, Any]:
+    """Returns the setting that tells random weights, and the saved one for those of a model."""
+    if config.from_scratch:
+        return {"weights": {"random": dataclasses.asdict(config.initialization)}}
+    return {"weights": "those of the model"} if isinstance(saved, dict) else {}
+
+
+def _file_settings(config: FinetuneConfig) -> dict[str, str]:
+    """Returns the digest of each file that decides what is learned, if it is a single file."""
+    names = ("train", "dev") if config.uses_dev_rows else ("train",)
+    paths = {name: getattr(config, name) for name in names}
+    digests = {name: file_digest(path) for name, path in paths.items()}
+    return {name: f"SHA-256 {digest[:12]}" for name, digest in digests.items() if digest}
 
 
 def _axes(config: FinetuneConfig) -> tuple[Any, Any, Any]:
@@ -83,6 +139,7 @@ class Records:
         """
         self.trainer = trainer
         config = trainer.config
+        self._files = _file_settings(config)
         self.weights: Any = weights_hash(trainer.model.params)
         if config.from_scratch:
             config.initialization.check(trainer.shape)
@@ -115,7 +172,12 @@ class Records:
             "tokenizer": model.tokenizer.sha256,
             "data": task.data_hash,
             **dev,
-            "task": {"kind": config.task.kind, **task.immutable},
+            **self._files,
+            "task": {
+                "kind": config.task.kind,
+                **config.kind.immutable(config.task),
+                **task.immutable,
+            },
             **({"keep_head": self.trainer.label_sources or True} if config.keep_head else {}),
             "max_seq_length": self.trainer.max_seq_length,
             **_known_settings(config, learning_rate, batch_size),

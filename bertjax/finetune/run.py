@@ -15,7 +15,7 @@ from bertjax.files import location, writing
 from bertjax.finetune import grid, head_start
 from bertjax.finetune.config import FinetuneConfig
 from bertjax.finetune.grid import Setting
-from bertjax.finetune.records import Records, refuse_changed_config
+from bertjax.finetune.records import Records, refuse_changed_config, refuse_changed_model
 from bertjax.finetune.results import FinetuneResult, SeedResult, summarize
 from bertjax.finetune.seed import train_seed
 from bertjax.finetune.trainer import Log, Trainer
@@ -70,6 +70,7 @@ def finetune(
     ):
         refuse_changed_config(workdir, config)
         model = with_dropout(config, load_model(config) if model is None else model)
+        refuse_changed_model(workdir, config, model)
         model.tokenizer.files(export=True)  # what the export would refuse after the last step
         signals.check()
         task = read_task(config, model, log)

@@ -1,7 +1,8 @@
 """Downloads models by their names on the Hugging Face hub.
 
 Nothing else in bertjax connects to the network by itself. A name is a string "owner/name" or
-"owner/name@revision" that is not a path on this machine. Downloads need the extra `hub` and obey
+"owner/name@revision" that is not a path on this machine, or one of the names that models had before
+there were owners, such as bert-base-uncased. Downloads need the extra `hub` and obey
 the variables of huggingface_hub (HF_HUB_OFFLINE, HF_HOME, HF_TOKEN, HF_ENDPOINT).
 """
 
@@ -18,6 +19,26 @@ from bertjax.interop.weights import FLAX_WEIGHTS, HEAD_WEIGHTS, TORCH_WEIGHTS, W
 from bertjax.text.tokenizer import TOKENIZER_FILES
 
 _NAME = re.compile(r"([A-Za-z0-9][\w.-]*)/([A-Za-z0-9][\w.-]*)(?:@([\w.-]+(?:/[\w.-]+)*))?")
+
+# Models that the hub knows without an owner too, as most people write them.
+_SQUAD = "whole-word-masking-finetuned-squad"
+_OWNERS = {
+    "google-bert": (
+        *("bert-base-cased", "bert-base-uncased", "bert-large-cased", "bert-large-uncased"),
+        *("bert-base-chinese", "bert-base-german-cased", "bert-base-cased-finetuned-mrpc"),
+        *("bert-base-multilingual-cased", "bert-base-multilingual-uncased"),
+        *("bert-base-german-dbmdz-cased", "bert-base-german-dbmdz-uncased"),
+        *("bert-large-cased-whole-word-masking", "bert-large-uncased-whole-word-masking"),
+        *(f"bert-large-cased-{_SQUAD}", f"bert-large-uncased-{_SQUAD}"),
+    ),
+    "distilbert": (
+        *("distilbert-base-cased", "distilbert-base-uncased", "distilbert-base-german-cased"),
+        *("distilbert-base-multilingual-cased", "distilbert-base-cased-distilled-squad"),
+        "distilbert-base-uncased-distilled-squad",
+    ),
+}
+OLD_NAMES = {name: f"{owner}/{name}" for owner, names in _OWNERS.items() for name in names}
+"""Names without an owner -> names of the same models with it."""
 
 # Names of the files that a model needs; [0-9]_ begins the names of sentence-transformers' modules.
 # Nothing else of a repository is downloaded.
@@ -48,10 +69,16 @@ def parse_name(path: epath.PathLike) -> HubName | None:
     """Returns the name of a model on the hub, or None for a path.
 
     A name is a string with one slash before the @. It has no scheme and does not begin with /, . or
-    ~. A string is a path if that path exists, or if a directory with the owner's name exists.
+    ~. A string is a path if that path exists, or if a directory with the owner's name exists. Of
+    models that the hub knows without an owner, it is the name with the owner.
     """
-    match = _NAME.fullmatch(path) if isinstance(path, str) else None
-    if match is None or epath.Path(path).exists() or epath.Path(match[1]).exists():
+    if not isinstance(path, str):
+        return None
+    bare, at, revision = path.partition("@")
+    match = _NAME.fullmatch(f"{OLD_NAMES.get(bare, bare)}{at}{revision}")
+    if match is None or epath.Path(path).exists():
+        return None
+    if epath.Path(bare if bare in OLD_NAMES else match[1]).exists():
         return None
     return HubName(f"{match[1]}/{match[2]}", match[3] or "main")
 

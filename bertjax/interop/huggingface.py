@@ -104,8 +104,7 @@ class _Unread(Pretrained):
     def __getattr__(self, name: str) -> Any:
         if name != "params":
             raise AttributeError(name)
-        self.params = self._read()
-        return self.params
+        return vars(self).setdefault("params", self._read())
 
 
 def save_pretrained(path: epath.PathLike, model: Pretrained) -> epath.Path:
@@ -163,7 +162,8 @@ def from_pretrained(
     Args:
         path: a directory (for a run directory, its export/ is read; for a run that has not ended,
             or was continued since, its newest intact checkpoint), or a model's name on the hub,
-            "owner/name" or "owner/name@revision"; see `bertjax.interop.hub`.
+            "owner/name" or "owner/name@revision", or bert-base-uncased and its like; see
+            `bertjax.interop.hub`.
         log: receives a sentence about each choice that was made, and about what was left out.
 
     Raises:
@@ -186,6 +186,8 @@ def open_pretrained(
 def _read(path: epath.PathLike, log: Callable[[str], None], *, at_once: bool = True) -> Pretrained:
     source = None
     if (name := hub.parse_name(path)) is not None:
+        if not str(path).startswith(name.repository):
+            log(f"{path} is read as {name}, its name on the hub.")
         path, source = hub.download(name)
     path = location(path)
     if google.is_checkpoint(path):

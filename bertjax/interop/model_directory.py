@@ -1,11 +1,11 @@
 """Finds the model in a directory, or says what the directory lacks."""
 
-import re
+import difflib
 
 from etils import epath
 
 from bertjax.errors import UserError
-from bertjax.interop import sentence_transformers
+from bertjax.interop import hub, sentence_transformers
 from bertjax.interop.weights import FLAX_WEIGHTS, TORCH_WEIGHTS, WEIGHTS, find_weights, some
 
 CONFIG = "config.json"
@@ -25,13 +25,11 @@ def find_export(path: epath.PathLike) -> epath.Path:
     """
     path = epath.Path(path)
     if not path.exists():
-        # The hub still knows these models by the names that they had before it had owners.
-        old = re.fullmatch(r"(distil)?bert-[\w.-]+", str(path))
-        owner = old and ("distilbert" if old[1] else "google-bert")
+        near = difflib.get_close_matches(str(path), hub.OLD_NAMES, 1, 0.8)
         raise UserError(
             f"{path}: no such directory; give a run directory, an export, a model in Hugging "
             "Face's layout, or a name on the hub (owner/name, if no directory is named owner)"
-            + (f": did you mean {owner}/{path}?" if old else ".")
+            + (f": did you mean {near[0]}?" if near else ".")
         )
     for directory in (path, path / "export", sentence_transformers.encoder_directory(path)):
         if config_file(directory) and find_weights(directory):

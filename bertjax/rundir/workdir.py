@@ -50,12 +50,17 @@ def refuse_changed_run(
 
     `names` are those of the settings to compare; None: all.
     """
+    if saved := saved_settings(path):
+        compared = {name: value for name, value in saved.items() if names is None or name in names}
+        refuse_changed(compared, immutable, path)
+
+
+def saved_settings(path: epath.Path) -> dict[str, Any]:
+    """Returns the settings that config.json says every run must share; empty if there is none."""
     saved = read_object(path / CONFIG).get("immutable", {})
     if not isinstance(saved, dict):
         damaged(path / CONFIG, "its immutable settings", "set `fresh` to start a new run beside it")
-    if saved:
-        compared = {name: value for name, value in saved.items() if names is None or name in names}
-        refuse_changed(compared, immutable, path)
+    return saved
 
 
 def _choose(workdir: str, kind: str, *, fresh: bool) -> epath.Path:

@@ -3,8 +3,11 @@
 import csv
 from typing import Any
 
+from etils import epath
+
+from bertjax.data import shards
 from bertjax.errors import UserError
-from bertjax.files import location
+from bertjax.files import is_local, location, reading
 from bertjax.tasks.tables import missing_column
 from bertjax.text import compressed, tfds_source
 
@@ -39,3 +42,12 @@ def check_file(path: str, options: Any) -> None:
     for field, column in vars(options).items():
         if names != [""] and column in columns and column not in names:
             raise UserError(f"{file}:1: {missing_column(column, names, field)}")
+
+
+def file_digest(path: str) -> str | None:
+    """Returns the SHA-256 of a local file's bytes; None for remote and parallel ones, and TFDS."""
+    file = epath.Path(path)
+    if path.startswith(tfds_source.PREFIX) or not (is_local(path) and file.is_file()):
+        return None
+    with reading(file):
+        return shards.file_digest(file)[1]

@@ -128,7 +128,8 @@ class Task:
     scores: Callable[[Any, Outputs], Scores]
     """(features, outputs) -> metrics."""
     immutable: Mapping[str, Any]
-    """Settings that a resumed run can't change: all that decides what is learned."""
+    """Settings that a resumed run can't change, beside `TaskKind.immutable`: all that decides what
+    is learned."""
     export: Callable[[Scores], Mapping[str, Any]]
     """Metrics of a seed on the dev rows -> what its export records for the predictor."""
     config: Any = None
@@ -304,6 +305,8 @@ class TaskKind:
     """A dataclass: the options of scoring a file, all with defaults."""
     defaults: Callable[[type, TrainedModel], Any] = lambda options, model: options()
     """(a `prediction` or `evaluation`, model) -> its defaults for this model."""
+    immutable: Callable[[Any], Mapping[str, Any]] = lambda options: {}
+    """Options -> those that a resumed run can't change; they are compared before files are read."""
     unrecorded: tuple[str, ...] = ()
     """Names of training options that exports do not record, so that `evaluate` needs them again."""
 

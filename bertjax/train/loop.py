@@ -171,7 +171,7 @@ class _Run:
             self.telemetry.say(f"The run is complete: step {step:,} of {total:,}{early}.")
             return dataclasses.replace(self._result(state), already_complete=True)
         if not self.program.is_compiled:
-            self.telemetry.say("Compiling the step (about a minute on a CPU) ...")
+            self.telemetry.say("Compiling the step ...")
         with contextlib.closing(read_ahead(self.batch_at, range(step, total))) as batches:
             while step < total and not self._out_of_patience():
                 started = time.monotonic()

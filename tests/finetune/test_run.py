@@ -1,10 +1,12 @@
 """A fine-tuning run from files to an export: resumed, refused, stopped, on several devices."""
 
 import contextlib
+import copy
 import dataclasses
 import json
 import os
 import pathlib
+import shutil
 import signal
 
 import jax
@@ -16,7 +18,8 @@ from bertjax.errors import UserError
 from bertjax.finetune.run import finetune, with_dropout
 from bertjax.finetune.trainer import Trainer
 from bertjax.inference import predict
-from bertjax.interop.huggingface import from_pretrained
+from bertjax.interop.huggingface import from_pretrained, save_pretrained
+from bertjax.tasks.question_answering.config import QuestionAnsweringConfig
 from bertjax.train import loop
 from bertjax.train.optimizer import OptimizerConfig
 from bertjax.train.sharding import MeshConfig
@@ -188,7 +191,7 @@ def test_another_run_in_the_same_directory_is_refused_by_name(short, straight, c
 
 def test_another_target_is_refused_by_name(short, straight, with_task):
     numbers = with_task(short, regression=True, label_column="stars")
-    with pytest.raises(UserError, match=r"another task.head \(sequence_classification there, reg"):
+    with pytest.raises(UserError, match=r"another task.regression \(false there, true here\)"):
         finetune(numbers, quiet, progress=False)
 
 
@@ -230,7 +233,9 @@ def test_other_dev_rows_are_scored_again(finished, files):
 def test_other_dev_rows_are_refused_if_they_chose_the_weights(short, files, tmp_path):
     config = dataclasses.replace(short, select="best", workdir=str(tmp_path / "run"))
     finetune(config, quiet, progress=False)
-    with pytest.raises(UserError, match=r"another dev rows \("):
+    with pytest.raises(
+        UserError, match=r"another dev \(dev.tsv, SHA-256 \w+ there, test.tsv, SHA-256 \w+ here"
+    ):
         finetune(dataclasses.replace(config, dev=files["test"]), quiet, progress=False)
 
 
@@ -310,9 +315,9 @@ def test_fresh_starts_beside_the_old_run(finished, tmp_path):
     assert (tmp_path / "run/export").exists() and (tmp_path / "run-2/export").exists()
 
 
-def test_a_changed_setting_is_told_before_anything_is_read(finished, monkeypatch):
+def test_a_changed_setting_is_told_before_anything_is_read(finished, monkeypatch, files, with_task):
     monkeypatch.setattr("bertjax.finetune.run.load_model", None)
-    recipe = finished.optimizer
+    recipe, kind = finished.optimizer, QuestionAnsweringConfig()
     for change, said in (
         ({"batch_size": 32}, r"another batch_size \(16 there, 32 here\): set `fresh`"),
         ({"batch_sizes": (8, 16)}, r"another batch_size \(16 there, several here\)"),
@@ -321,6 +326,40 @@ def test_a_changed_setting_is_told_before_anything_is_read(finished, monkeypatch
             r"another optimizer.weight_decay \(0.01 there, 0.5 here\)",
         ),
         ({"batch_tokens": 64}, r"another batch_tokens \(absent there, 64 here\)"),
+        ({"hidden_dropout_prob": 0.3}, r"another hidden_dropout_prob \(absent there, 0.3 here\)"),
+        ({"from_scratch": True}, r"another model.weights \("),
+        ({"keep_head": True}, r"another keep_head \(absent there, true here\)"),
+        ({"task": kind}, r"another task.kind \(classification there, question_answering here\)"),
+        ({"epoch_counts": (1, 2)}, r"another epochs \(absent there, several here\)"),
+        (
+            {"train": files["test"]},
+            r"another train \(train.tsv, SHA-256 \w+ there, test.tsv, SHA-256 \w+ here\)",
+        ),
     ):
         with pytest.raises(UserError, match=said):
             finetune(dataclasses.replace(finished, **change), quiet, progress=False)
+    windows = with_task(finished, long_documents="windows")
+    with pytest.raises(UserError, match=r"another task.long_documents \(truncate there, windows"):
+        finetune(windows, quiet, progress=False)
+
+
+def test_another_model_is_told_before_weights_and_rows_are_read(
+    finished, monkeypatch, tiny_model, tmp_path
+):
+    monkeypatch.setattr("bertjax.finetune.run.read_task", None)
+    monkeypatch.setattr("bertjax.interop.huggingface.read_weights", None)
+    other = copy.copy(tiny_model)
+    other.config = dataclasses.replace(tiny_model.config, hidden_act="relu")
+    save_pretrained(tmp_path / "other", other)
+    for change, said in (
+        ({"max_seq_length": 31}, r"another max_seq_length \(16 there, 31 here\)"),
+        ({"model": str(tmp_path / "other")}, r"another model.hidden_act \(gelu there, relu here\)"),
+    ):
+        with pytest.raises(UserError, match=said):
+            finetune(dataclasses.replace(finished, **change), quiet, progress=False)
+
+
+def test_the_same_rows_under_another_name_go_on(finished, tmp_path):
+    shutil.copy(finished.train, tmp_path / "copy.tsv")
+    moved = dataclasses.replace(finished, train=str(tmp_path / "copy.tsv"))
+    assert not finetune(moved, quiet, progress=False).stopped

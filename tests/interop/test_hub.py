@@ -146,6 +146,9 @@ def files_of(*names):
         ("a/b@v1.0", ("a/b", "v1.0")),
         ("a/b@refs/pr/1", ("a/b", "refs/pr/1")),
         (f"a/b@{COMMIT}", ("a/b", COMMIT)),
+        ("bert-base-uncased", ("google-bert/bert-base-uncased", "main")),
+        ("bert-base-chinese@v1", ("google-bert/bert-base-chinese", "v1")),
+        ("distilbert-base-cased", ("distilbert/distilbert-base-cased", "main")),
     ],
 )
 def test_what_is_a_name(word, name):
@@ -189,6 +192,19 @@ def test_what_exists_is_a_path(tmp_path, monkeypatch):
     (tmp_path / "owner").mkdir()
     (tmp_path / "owner" / "name").write_text("")
     assert hub.parse_name("owner/name") is None
+    (tmp_path / "bert-base-uncased").mkdir()
+    assert hub.parse_name("bert-base-uncased") is hub.parse_name("bert-base-uncased@v1") is None
+
+
+def test_a_name_without_an_owner_is_read_as_the_one_with_it(tmp_path, monkeypatch, tiny_model):
+    directory = save_pretrained(tmp_path / "model", tiny_model)
+    monkeypatch.setattr(hub, "download", lambda name: (directory, f"{name}@{COMMIT}"))
+    told = []
+    source = f"google-bert/bert-large-cased@{COMMIT}"
+    assert from_pretrained("bert-large-cased", log=told.append).source == source
+    said = "bert-large-cased is read as google-bert/bert-large-cased, its name on the hub."
+    assert told == [said]
+    from_pretrained("google-bert/bert-large-cased", log=pytest.fail)
 
 
 def test_only_what_a_model_needs_is_downloaded(server, download):

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from bertjax.config import make_tuples
 from bertjax.errors import UserError, refuse_unknown
@@ -98,6 +98,12 @@ class ClassificationConfig:
         """The columns to read."""
         pair = [self.pair_column] if self.pair_column else []
         return [self.text_column, *pair, self.label_column]
+
+    def immutable(self) -> dict[str, Any]:
+        """Returns the options that decide what is learned, beside those of the columns."""
+        names = ("regression", "multi_label", "class_weights")
+        windows = ("long_documents", "window_overlap", "window_logits")
+        return {name: getattr(self, name) for name in (*names, *windows)}
 
     def overlap(self, max_seq_length: int) -> int:
         """Returns the tokens that windows of at most `max_seq_length` tokens share.

@@ -15,5 +15,6 @@ KIND = TaskKind(
     prediction=LineOptions,
     evaluation=EvaluationColumns,
     defaults=defaults,
+    immutable=ClassificationConfig.immutable,
     unrecorded=("column_names",),
 )

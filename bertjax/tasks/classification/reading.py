@@ -61,7 +61,7 @@ def read(options: ClassificationConfig, files: TaskFiles) -> Task:
         metric=targets.metric_names[0],
         metrics=targets.metric_names,
         scores=scores,
-        immutable=_immutable(options, targets, reading),
+        immutable={"head": targets.head.name},
         export=lambda _: _export(options, targets, reading),
         labels=targets.labels,
         baseline=targets.baseline(values[1]),
@@ -104,14 +104,6 @@ def _summary(targets: Targets, reading: Reading, tables: list[Table], train: Tex
     if reading.overlap is not None:
         tail = f"the training rows are {len(train):,} windows of up to {length} tokens."
     return f"Training on {len(tables[0]):,} rows{names}, evaluating on {len(tables[1]):,}; {tail}"
-
-
-def _immutable(options: ClassificationConfig, targets: Targets, reading: Reading) -> dict[str, Any]:
-    """The head, and the options that change what is learned, where they are in use."""
-    settings: dict[str, Any] = {"head": targets.head.name}
-    if options.class_weights is not None:
-        settings["class_weights"] = options.class_weights
-    return settings | _windows(options, reading)
 
 
 def _windows(options: ClassificationConfig, reading: Reading) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from bertjax.tasks.question_answering.config import (
     QuestionFile,
 )
 from bertjax.tasks.question_answering.predictions import MAX_SEQ_LENGTH, QuestionPredictor
-from bertjax.tasks.question_answering.reading import HEAD, read
+from bertjax.tasks.question_answering.reading import HEAD, read, recorded
 from bertjax.tasks.task import TaskKind
 
 KIND = TaskKind(
@@ -17,4 +17,5 @@ KIND = TaskKind(
     predictor=QuestionPredictor,
     prediction=AnswerOptions,
     evaluation=QuestionFile,
+    immutable=recorded,
 )

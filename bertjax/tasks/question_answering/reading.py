@@ -61,9 +61,9 @@ def read(options: QuestionAnsweringConfig, files: TaskFiles) -> Task:
         metrics=("f1", "exact", *best),
         scores=functools.partial(decoding.scores, max_answer_length=max_answer_length),
         test_scores=functools.partial(decoding.test_scores, max_answer_length=max_answer_length),
-        immutable=_recorded(options),
+        immutable={},
         export=lambda scores: {
-            **_recorded(options),
+            **recorded(options),
             "has_unanswerable": any(source.has_unanswerable for source in sources[:2]),
             "null_threshold": scores.get("best_f1_threshold", 0.0),
         },
@@ -73,7 +73,7 @@ def read(options: QuestionAnsweringConfig, files: TaskFiles) -> Task:
     )
 
 
-def _recorded(options: QuestionAnsweringConfig) -> dict[str, int]:
+def recorded(options: QuestionAnsweringConfig) -> dict[str, int]:
     """The options that an export keeps; the data tell what was left out of it."""
     return {name: value for name, value in vars(options).items() if name != "drop_misaligned"}
 

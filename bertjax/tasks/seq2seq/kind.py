@@ -8,7 +8,7 @@ from bertjax.tasks.seq2seq.predictions import (
     WritingOptions,
     defaults,
 )
-from bertjax.tasks.seq2seq.reading import read
+from bertjax.tasks.seq2seq.reading import immutable, read
 from bertjax.tasks.task import TaskKind
 
 KIND = TaskKind(
@@ -20,5 +20,6 @@ KIND = TaskKind(
     prediction=WritingOptions,
     evaluation=ScoringOptions,
     defaults=defaults,
+    immutable=immutable,
     unrecorded=("column_names",),
 )

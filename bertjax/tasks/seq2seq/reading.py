@@ -52,7 +52,7 @@ def read(options: Seq2SeqConfig, files: TaskFiles) -> Task:
         metric=METRICS[options.scoring][0],
         metrics=METRICS[options.scoring],
         scores=scores,
-        immutable={**_immutable(options), "max_source_length": start.max_source_length},
+        immutable={"max_source_length": start.max_source_length},
         export=lambda _: recorded_options(options),
         config=start.config,
         dev_sample=sample,
@@ -104,7 +104,7 @@ def _hash(pairs: Pairs, *more: int) -> str:
     return data_hash([pairs.sources, pairs.targets, *more])
 
 
-def _immutable(options: Seq2SeqConfig) -> dict:
+def immutable(options: Seq2SeqConfig) -> dict:
     """The options that change what is learned."""
     names = ("architecture", "decoder", "encoder_weights", "decoder_weights", "share")
     more = ("max_target_length", "truncate_targets", "label_smoothing")

@@ -1,5 +1,7 @@
 """The kind summarization_extractive."""
 
+import dataclasses
+
 from bertjax.model import extractive
 from bertjax.tasks.summarization_extractive.config import (
     ExtractiveEvaluation,
@@ -23,5 +25,6 @@ KIND = TaskKind(
     prediction=PickingOptions,
     evaluation=ExtractiveEvaluation,
     defaults=defaults,
+    immutable=dataclasses.asdict,
     unrecorded=("column_names",),
 )

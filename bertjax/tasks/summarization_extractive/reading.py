@@ -59,7 +59,7 @@ def read(options: ExtractiveSummarizationConfig, files: TaskFiles) -> Task:
         metric=ROUGE[0],
         metrics=(*ROUGE, "f1", "accuracy", "loss"),
         scores=functools.partial(metrics.scores, options=options),
-        immutable=dataclasses.asdict(options),
+        immutable={},
         export=lambda _: dataclasses.asdict(options),
         notes=rouge_notes(options.tokenize),
         report_tables=lambda outputs: metrics.report_tables(dev, outputs, options),
