@@ -131,7 +131,8 @@ class Task:
     """Settings that a resumed run can't change, beside `TaskKind.immutable`: all that decides what
     is learned."""
     export: Callable[[Scores], Mapping[str, Any]]
-    """Metrics of a seed on the dev rows -> what its export records for the predictor."""
+    """Metrics of a seed on the dev rows -> what its export records for the predictor. There are no
+    metrics for the checkpoints of a run that has not ended."""
     config: Any = None
     """Shape of the trained model, if it is not that of the model that fine-tuning starts from."""
     start_params: Callable[[dict, "TrainedModel"], dict] = encoder_params

@@ -87,7 +87,7 @@ def read(options, files):
         metrics=("accuracy",),
         scores=accuracy,
         immutable={},
-        export=lambda scores: {"tag_column": options.tag_column, "dev": scores["accuracy"]},
+        export=lambda scores: {"tag_column": options.tag_column, "dev": scores.get("accuracy")},
     )
 
 

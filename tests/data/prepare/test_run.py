@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import itertools
 import json
+import logging
 import math
 import os
 import shutil
@@ -594,6 +595,25 @@ def test_a_changed_vocabulary_file_is_read_again(config, make_corpus, vocabulary
     second = prepare.prepare(cfg, log)
     assert (first.tokens, first.examples("train")) == (second.tokens, second.examples("train"))
     assert first.files["train"][0].sha256 != second.files["train"][0].sha256
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_guess_of_the_case_is_told_once(
+    config, make_corpus, vocabulary, tmp_path, capfd, processes
+):
+    (tmp_path / "bare").mkdir()
+    bare = shutil.copy(vocabulary / "vocab.txt", tmp_path / "bare")
+    logging.getLogger("bertjax").addHandler(handler := logging.StreamHandler(sys.stderr))
+    try:
+        wanted = config(make_corpus(12), tokenizer=bare, processes=processes)
+        prepare.prepare(wanted, print)
+    finally:
+        logging.getLogger("bertjax").removeHandler(handler)
+    said = [line for line in capfd.readouterr().err.splitlines() if "is cased" in line]
+    assert len(said) == 1 and said[0].startswith(f"{bare}: nothing says whether")
+    # Whoever reads the shards is told again.
+    settings = json.loads((tmp_path / "out/tokenizer/tokenizer_config.json").read_text())
+    assert settings["do_lower_case_guessed"]
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES])
