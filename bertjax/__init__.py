@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # an alias marks a public name
     from bertjax.config import Execution as Execution
     from bertjax.errors import UserError as UserError
     from bertjax.finetune.config import FinetuneConfig as FinetuneConfig
+    from bertjax.glue.config import GlueConfig as GlueConfig
     from bertjax.inference.embed import embed as embed
     from bertjax.inference.fill_mask import fill_mask as fill_mask
     from bertjax.inference.generate import generate as generate
@@ -97,6 +98,7 @@ _PUBLIC: dict[str, tuple[str, ...]] = {
     "config": ("BertConfig", "EncoderDecoderConfig", "Execution"),
     "errors": ("UserError",),
     "finetune.config": ("FinetuneConfig",),
+    "glue.config": ("GlueConfig",),
     "inference.embed": ("embed",),
     "inference.fill_mask": ("fill_mask",),
     "inference.generate": ("generate",),

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, overload
 if TYPE_CHECKING:
     from bertjax.finetune.config import FinetuneConfig
     from bertjax.finetune.results import FinetuneResult
+    from bertjax.glue.config import GlueConfig
+    from bertjax.glue.results import GlueResult
     from bertjax.pretrain.config import PretrainConfig
     from bertjax.pretrain.run import PretrainResult
 
@@ -16,15 +18,17 @@ Log = Callable[[str], None]
 def fit(config: "PretrainConfig", *, log: Log = ...) -> "PretrainResult": ...
 @overload
 def fit(config: "FinetuneConfig", *, log: Log = ...) -> "FinetuneResult": ...
+@overload
+def fit(config: "GlueConfig", *, log: Log = ...) -> "GlueResult": ...
 def fit(config: Any, *, log: Log = print) -> Any:
     """Starts or resumes a run.
 
     Args:
-        config: a `bertjax.PretrainConfig` or a `bertjax.FinetuneConfig`.
+        config: a `bertjax.PretrainConfig`, a `bertjax.FinetuneConfig` or a `bertjax.GlueConfig`.
         log: takes one line at a time.
 
     Returns:
-        PretrainResult or FinetuneResult.
+        PretrainResult, FinetuneResult or GlueResult.
 
     Raises:
         UserError: a mistake in the configuration, the data or the run directory.
@@ -32,6 +36,8 @@ def fit(config: Any, *, log: Log = print) -> Any:
     """
     from bertjax.finetune.config import FinetuneConfig
     from bertjax.finetune.run import finetune
+    from bertjax.glue.config import GlueConfig
+    from bertjax.glue.run import glue
     from bertjax.pretrain.config import PretrainConfig
     from bertjax.pretrain.run import pretrain
 
@@ -39,4 +45,7 @@ def fit(config: Any, *, log: Log = print) -> Any:
         return pretrain(config, log)
     if isinstance(config, FinetuneConfig):
         return finetune(config, log)
-    raise TypeError(f"fit takes a PretrainConfig or a FinetuneConfig, not {type(config).__name__}.")
+    if isinstance(config, GlueConfig):
+        return glue(config, log)
+    kinds = "a PretrainConfig, a FinetuneConfig or a GlueConfig"
+    raise TypeError(f"fit takes {kinds}, not {type(config).__name__}.")

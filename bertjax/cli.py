@@ -20,7 +20,7 @@ from bertjax.parsing import COMMON, parse_recipe, parsed
 from bertjax.terminal import clean, complain, say_line
 
 EXIT_DONE, EXIT_INTERRUPTED, EXIT_WARNED, EXIT_MISTAKE, EXIT_STOPPED = 0, 1, 1, 2, 75
-_RESUMABLE = ("demo", "prepare", "pretrain", "finetune")
+_RESUMABLE = ("demo", "prepare", "pretrain", "finetune", "glue")
 _LABELED = {"train": "train.csv", "dev": "dev.csv"}
 
 
@@ -258,6 +258,20 @@ def _finetune(arguments: list[str]) -> int:
     return EXIT_DONE
 
 
+def _glue(arguments: list[str]) -> int:
+    from bertjax.glue.config import GlueConfig
+
+    with parsed(GlueConfig, "glue", arguments, common=COMMON["glue"]) as (config, say):
+        from bertjax.glue.run import glue
+
+        _keep_compiled()
+        result = glue(config, say)
+    if result.stopped:
+        return _stopped("glue", arguments, False, result.workdir)
+    say_line(f"For the leaderboard: {result.submission}")
+    return EXIT_DONE
+
+
 def _report(arguments: list[str]) -> None:
     from bertjax.report.run import ReportConfig, report
 
@@ -279,6 +293,7 @@ VERBS = {
     "pretrain": Verb("shards -> a pre-trained BERT", _pretrain),
     "convert": Verb("a TF1 checkpoint, a model or a run -> another layout", _convert),
     "finetune": Verb("a BERT + labeled files -> a fine-tuned model", _finetune),
+    "glue": Verb("a BERT + the GLUE benchmark -> a table and a submission", _glue),
     "evaluate": Verb("a model + a labeled file, or shards -> scores", model_verbs.evaluate),
     "predict": Verb("lines -> labels, answers, or words for [MASK]", model_verbs.predict),
     "embed": Verb("lines -> vectors", model_verbs.embed),

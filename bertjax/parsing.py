@@ -38,6 +38,10 @@ COMMON = {
         *("model", "train", "dev", "test", "workdir", "seeds", "epochs", "batch_size", "fresh"),
         *("max_seq_length", "select", "optimizer.learning_rate", "kind_name", "task"),
     ),
+    "glue": (
+        *("directory", "model", "workdir", "tasks", "seeds", "epochs", "batch_size", "grid"),
+        *("mnli_start", "hold_out", "optimizer.learning_rate"),
+    ),
 }
 """The fields that --help shows, by verb; for other verbs, all."""
 

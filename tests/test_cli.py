@@ -499,7 +499,7 @@ def test_interrupted_exits_75_where_there_is_something_to_resume(monkeypatch, be
     code, _, err = bertjax(*verb.split(), "--fresh")
     assert ("without --fresh" in err) == ("resumes it" in err)
     code, _, err = bertjax(*verb.split())
-    resumable = verb in ("demo", "prepare", "pretrain", "finetune")
+    resumable = verb in ("demo", "prepare", "pretrain", "finetune", "glue")
     assert code == (75 if resumable else 1)
     assert ("the same command resumes it" in err) == resumable
     assert err.count("\n") == 1

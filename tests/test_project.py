@@ -28,6 +28,7 @@ VERBS = (
     ["pretrain"],
     ["convert"],
     ["finetune"],
+    ["glue"],
     ["evaluate"],
     ["predict"],
     ["embed"],

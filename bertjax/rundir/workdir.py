@@ -17,7 +17,7 @@ from bertjax.tasks.report_tables import ReportTable
 from bertjax.train.checkpoint.orbax_storage import from_first_process
 from bertjax.train.checkpoint.settings import as_json, refuse_changed
 
-KINDS = (KIND, FINETUNING)
+KINDS = (KIND, FINETUNING, "GLUE")
 
 
 @contextlib.contextmanager

@@ -1,0 +1,1 @@
+"""`bertjax glue`: the tasks of the GLUE benchmark as one run."""
