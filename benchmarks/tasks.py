@@ -44,9 +44,31 @@ def arc(name):
     return {"task": bj.MultipleChoiceConfig(**ARC), "batch_size": 16, "epochs": 3, **paths}
 
 
+def glue(name, epochs):
+    """Returns the task and the files of a task of GLUE; a tenth is held out without a dev file."""
+    from etils import epath
+
+    from bertjax.glue.benchmark import TASKS
+    from bertjax.glue.config import GlueConfig
+    from bertjax.glue.files import Glue
+    from bertjax.glue.run import finetune_config
+
+    folder = Path(os.environ["BERTJAX_TEST_DATA"]) / "glue"
+    files = Glue(str(folder), epath.Path("build/tasks"), 0.1).find(TASKS[name])
+    config = finetune_config(GlueConfig(str(folder), ""), files, "", "")
+    named = ("task", "train", "dev", "max_seq_length", "best_metric", "batch_size")
+    return {**{each: getattr(config, each) for each in named}, "epochs": epochs}
+
+
 PARTS = {
     "arc_challenge": lambda: arc("challenge"),
     "arc_easy": lambda: arc("easy"),
+    "rte": lambda: glue("RTE", 3),
+    "mrpc": lambda: glue("MRPC", 5),
+    "wnli": lambda: glue("WNLI", 5),
+    "cola": lambda: glue("CoLA", 3),
+    "stsb": lambda: glue("STS-B", 3),
+    "sst2": lambda: glue("SST-2", 3),
 }
 
 

@@ -11,6 +11,7 @@ from bertjax.convert.run import ConvertConfig
 from bertjax.data.prepare.inspection import PrepareArguments
 from bertjax.demo.run import DemoConfig
 from bertjax.finetune.config import FinetuneConfig
+from bertjax.glue.config import GlueConfig
 from bertjax.inference.config import (
     EmbedConfig,
     EvaluateConfig,
@@ -51,6 +52,7 @@ def print_completion(shell: str) -> None:
         "pretrain": PretrainConfig,
         "convert": ConvertConfig,
         "finetune": _with_options(FinetuneConfig, trained, kind_name=name),
+        "glue": GlueConfig,
         "evaluate": _with_options(EvaluateConfig, evaluated),
         "predict": _with_options(PredictConfig, predicted),
         "embed": EmbedConfig,

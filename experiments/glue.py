@@ -1,19 +1,31 @@
-"""GLUE by one setting for all tasks, that of Hugging Face's run_glue.py.
+"""GLUE by one setting for all tasks, that of Hugging Face's run_glue.py, with five seeds.
 
-    bertjax glue glue_data --model bert-base-cased --workdir runs/glue --seeds 0 1 2 3 4 \\
-      --warmup-proportion 0
+    python experiments/glue.py glue_data bert-base-cased runs/glue
 
-The paper's grid is `--grid` instead. docs/glue.md says what is written.
+It is `bertjax glue` with `--seeds 0 1 2 3 4 --warmup-proportion 0`; `--grid` would try the paper's
+grid instead. docs/glue.md says what is written.
 
 Hardware: one accelerator; MNLI and QQP are too large for two cores. Result: not run.
 """
 
-from bertjax.glue.config import GlueConfig
+import sys
 
-config = GlueConfig(
+import bertjax as bj
+
+config = bj.GlueConfig(
     "glue_data",
     model="bert-base-cased",
-    workdir="runs/glue",
     seeds=(0, 1, 2, 3, 4),
     warmup_proportion=0.0,
+    optimizer=bj.OptimizerConfig(
+        name="adamw", learning_rate=2e-5, schedule="linear", weight_decay=0.0, clip_norm=1.0
+    ),
 )
+
+if __name__ == "__main__":
+    directory, model, workdir = sys.argv[1:]
+    bj.fit(
+        bj.GlueConfig(
+            **{**vars(config), "directory": directory, "model": model, "workdir": workdir}
+        )
+    )

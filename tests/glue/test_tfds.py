@@ -1,5 +1,7 @@
 """GLUE from TFDS: what is written equals the official files."""
 
+from typing import ClassVar
+
 import numpy as np
 import pytest
 
@@ -19,7 +21,7 @@ def stored(tmp_path_factory):
     def store(config, features, splits):
         class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             VERSION = tfds.core.Version("2.0.0")
-            BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=config)]
+            BUILDER_CONFIGS: ClassVar = [tfds.core.BuilderConfig(name=config)]
 
             def _info(self):
                 shown = tfds.features.FeaturesDict(features)
