@@ -23,6 +23,8 @@ from bertjax.rundir import records
 from bertjax.rundir.workdir import refuse_changed_run
 from bertjax.tasks.classification.config import ClassificationConfig
 from bertjax.tasks.question_answering.config import QuestionAnsweringConfig
+from bertjax.tasks.token_classification.config import TokenClassificationConfig
+from bertjax.tasks.token_classification.files import read_tagged
 from bertjax.text import corpus
 from bertjax.text.tokenizer import load_tokenizer
 from bertjax.train.telemetry.logger import Telemetry
@@ -65,6 +67,10 @@ def inputs(tmp_path_factory, tiny_model):
     (root / "rows.tsv").write_text("text\tlabel\n" + "good film\tpos\nbad plot\tneg\n" * 4)
     rows = [{"text": "good film", "label": "pos"}, {"text": "bad plot", "label": "neg"}] * 3
     (root / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (root / "tags.conll").write_text("-DOCSTART- O\n\n" + "good B-A\nfilm I-A\n. O\n\n" * 4)
+    (root / "tags.jsonl").write_text('{"tokens": ["a", "film"], "tags": ["O", "B-A"]}\n' * 4)
+    spans = {"text": "a good film", "entities": [{"start": 2, "end": 6, "label": "A"}]}
+    (root / "spans.jsonl").write_text(f"{json.dumps(spans)}\n" * 4)
     (root / "squad.json").write_text(json.dumps(SQUAD))
     text = "good film . \n a plot .\n\n" * 30
     (root / "text.txt").write_text(text)
@@ -101,6 +107,10 @@ def read_rows(name):
     return read
 
 
+def read_tags(name):
+    return lambda root, model: read_tagged(root / name, TokenClassificationConfig())
+
+
 def read_metrics(root, model):
     del model
     trackers = [EventFiles(root / "events")]
@@ -133,6 +143,9 @@ READERS = {
     "rows.tsv": read_rows("rows.tsv"),
     "rows.jsonl": read_rows("rows.jsonl"),
     "squad.json": read_squad,
+    "tags.conll": read_tags("tags.conll"),
+    "tags.jsonl": read_tags("tags.jsonl"),
+    "spans.jsonl": read_tags("spans.jsonl"),
     "text.txt": lambda root, model: list(corpus.read_documents(epath.Path(root / "text.txt"))),
     "text.jsonl": lambda root, model: list(corpus.read_documents(epath.Path(root / "text.jsonl"))),
 }

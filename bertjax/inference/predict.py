@@ -55,11 +55,13 @@ def predict(
     Returns:
         For each input a dict of JSON values. For texts it is {"text", "label", "score", "scores":
         {label: probability}}, with several labels {"text", "labels", "scores"}, and for numbers
-        {"text", "score"}; pairs add "pair". For questions it is {"question", "text": the answer,
-        "start", "end": its characters in the document, "score", "n_best": top_k answers}, and for
-        models that may refuse to answer also "null_difference". For texts to write it is {"source",
-        "text", "score", "n_best": n of {"text", "score"}}, and for extractive summaries {"summary",
-        "sentences": the numbers of its sentences, "scores"}.
+        {"text", "score"}; pairs add "pair". For texts with tagged words it is {"text", "entities":
+        a list of {"start", "end", "text", "label", "score"}}, with tags of no scheme {"text",
+        "words"}, and for lists of words {"tokens", "tags", "scores"}. For questions it is
+        {"question", "text": the answer, "start", "end": its characters in the document, "score",
+        "n_best": top_k answers}, and for models that may refuse to answer also "null_difference".
+        For texts to write it is {"source", "text", "score", "n_best": n of {"text", "score"}}, and
+        for extractive summaries {"summary", "sentences": the numbers of its sentences, "scores"}.
 
     Raises:
         UserError: the model can't predict, an option is wrong, or an input can't be read.

@@ -109,6 +109,8 @@ def test_entities_of_raw_text_and_tags_of_words(run, capsys, give_stdin):
     assert [each["text"] for each in answers[0]["entities"]] == ["bad", "great fine"]
     assert all(0.5 < each["score"] <= 1 for each in answers[0]["entities"])
     assert answers[1]["tags"] == ["B-POS", "I-POS", "O"] and len(answers[1]["scores"]) == 3
+    (again,) = bertjax.predict(from_pretrained(workdir), ["great fine a"], pre_split=True)
+    assert again["tags"] == answers[1]["tags"]
     starts = ["Line 3 is blank", "Line 4: the words are no list", "Line 5: the object has no text"]
     for answer, start in zip(answers[2:5], starts, strict=True):
         assert answer["error"].startswith(start)

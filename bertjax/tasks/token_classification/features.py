@@ -136,7 +136,9 @@ def make_windows(
     numbers = {label: number for number, label in enumerate(labels)}
     own_tags = [numbers.get(tag, 0) for sentence in tags for tag in sentence] or [0] * len(words)
     inside = [
-        numbers.get(f"I{label[1:]}", 0) if label[0] == "B" else at
+        numbers.get(f"I-{label[2:]}" if label != "B" else "I", at)
+        if label[:2] in ("B", "B-")
+        else at
         for at, label in enumerate(labels)
     ] or [0]
     token_labels = np.repeat(np.array(inside, np.int32)[own_tags], sizes)

@@ -52,9 +52,9 @@ def read_lists(path: epath.PathLike, options: Any) -> Tagged:
 
 def _texts(value: str, name: str, where: str) -> tuple[str, ...]:
     listed = tables.read_json(value)
-    if not isinstance(listed, list) or not all(isinstance(each, str) for each in listed):
+    if not isinstance(listed, list) or not all(isinstance(each, str | int) for each in listed):
         raise UserError(f"{where}: column {name!r} is no list of texts or numbers; write one.")
-    return tuple(tables.check_text(each, where) for each in listed)
+    return tuple(tables.check_text(str(each), where) for each in listed)
 
 
 def read_entities(path: epath.PathLike, options: Any) -> Tagged:
@@ -121,5 +121,5 @@ def _entities(value: str, length: int, where: str) -> list[tuple[int, int, str]]
                 f"{where}: an entity goes from {start} to {end}, and the text has {length} "
                 "characters; correct it (end is one past the last character)."
             )
-        found.append((start, end, label))
+        found.append((start, end, tables.check_text(label, where)))
     return found

@@ -46,7 +46,7 @@ class TokenPredictor:
         self.splitting: Splitting = "punctuation" if is_fine else "words"
 
     def parse_line(self, line: str, where: str) -> Input:
-        """A line is raw text, words with `pre_split`, or a JSON object of either."""
+        """A line is a text, or a JSON object of a text or of its words."""
         if isinstance(fields := tables.read_json(line), Mapping):
             value = fields.get("tokens", fields.get("text"))
             if not isinstance(value, str | list):
@@ -55,7 +55,7 @@ class TokenPredictor:
                     '["...", "..."]}}.'
                 )
             return _checked(value, where)
-        return line.split() if self.options.pre_split else line
+        return line
 
     def predict(
         self, inputs: Sequence[Input], run: Run, *, where: Callable[[int], str] | None = None
@@ -65,6 +65,8 @@ class TokenPredictor:
             raise UserError("The inputs are one string: give a list of texts or of lists of words.")
         name = where or (lambda index: f"Text {index + 1}")
         checked = [_checked(each, name(index)) for index, each in enumerate(inputs)]
+        if self.options.pre_split:
+            checked = [each.split() if isinstance(each, str) else each for each in checked]
         words = [
             split_words(each, self.splitting)
             if isinstance(each, str)

@@ -8,11 +8,14 @@ Splitting = Literal["punctuation", "words"]
 so that entities may begin and end there. words: marks inside a word belong to it (U.S, York-based),
 and clitics are words ('s), as in most files of words."""
 
-_CHARACTER = r"[[\p{L}\p{M}\p{N}]&&[^\p{Han}]]"
+# Format characters, such as the joiners of Persian and of emoji, belong to what they follow.
+_CHARACTER = r"[[\p{L}\p{M}\p{N}\p{Cf}]&&[^\p{Han}]]"
+_MARK = r".[\p{M}\p{Cf}]*"
 _CLITIC = rf"['’](?:s|d|m|ll|re|ve)(?!{_CHARACTER})"
+_MORE = rf"(?:(?!{_CLITIC})[^\p{{L}}\p{{M}}\p{{N}}\p{{Cf}}]{_CHARACTER}+)*"
 _WORDS = {
-    "punctuation": rf"{_CHARACTER}+|.",
-    "words": rf"{_CHARACTER}+(?:(?!{_CLITIC})[^\p{{L}}\p{{M}}\p{{N}}]{_CHARACTER}+)*|{_CLITIC}|.",
+    "punctuation": rf"{_CHARACTER}+|{_MARK}",
+    "words": rf"{_CHARACTER}+{_MORE}|{_CLITIC}|{_MARK}",
 }
 
 

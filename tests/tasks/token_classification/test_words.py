@@ -25,3 +25,5 @@ def test_scripts_without_spaces_and_marks_of_letters():
     for splitting in ("punctuation", "words"):
         assert words("我爱北京。 हिन्दी में été", splitting) == "我 爱 北 京 。 हिन्दी में été"
         assert words(" \t\n", splitting) == ""
+        for text in ("می\u200cخواهم", "✔\ufe0f", "👩\u200d"):  # joiners and variation selectors
+            assert words(text, splitting) == text
