@@ -17,7 +17,7 @@ from bertjax.commands import command
 from bertjax.errors import Stopped, UserError
 from bertjax.flags import resuming_command, saying_flags, stopped_sentence
 from bertjax.parsing import COMMON, parse_recipe, parsed
-from bertjax.terminal import clean, complain, say_line
+from bertjax.terminal import Complaints, complain, say_line
 
 EXIT_DONE, EXIT_INTERRUPTED, EXIT_WARNED, EXIT_MISTAKE, EXIT_STOPPED = 0, 1, 1, 2, 75
 _RESUMABLE = ("demo", "prepare", "pretrain", "finetune", "glue")
@@ -50,7 +50,8 @@ class Verb(NamedTuple):
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and exits with its code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    logging.getLogger("bertjax").addFilter(clean)
+    logger = logging.getLogger("bertjax")
+    logger.handlers, logger.propagate = [Complaints()], False
     if not _is_resumable(words):
         sys.exit(run(words))
     with signals.command(EXIT_STOPPED, stopped_sentence(words)):

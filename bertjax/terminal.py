@@ -28,7 +28,9 @@ def complain(line: str) -> None:
     print(printable(line), file=sys.stderr)
 
 
-def clean(record: logging.LogRecord) -> bool:
-    """Escapes the control characters of a log record; a filter for loggers."""
-    record.msg, record.args = printable(record.getMessage()), ()
-    return True
+class Complaints(logging.Handler):
+    """Prints the library's warnings as the command line prints its own."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Prints the message of a log record on standard error."""
+        complain(f"bertjax: {record.getMessage()}")

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from bertjax import cli
-from bertjax.terminal import clean, printable
+from bertjax.terminal import Complaints, printable
 
 ESCAPE = "\x1b]0;title\x07\x1b[2J\x9b31m\r"
 
@@ -50,6 +50,7 @@ def test_names_of_files_and_texts_reach_no_terminal(tmp_path, capsys):
         assert "\\x1b" in out + err
 
 
-def test_log_records_are_cleaned():
+def test_log_records_are_cleaned_and_look_like_other_complaints(capsys):
     record = logging.LogRecord("bertjax", logging.WARNING, "", 0, "%s: a token", (ESCAPE,), None)
-    assert clean(record) and is_clean(record.getMessage())
+    Complaints().emit(record)
+    assert capsys.readouterr() == ("", f"bertjax: {printable(ESCAPE)}: a token\n")

@@ -357,11 +357,11 @@ def missing_column(name: str, present: Sequence[str], field: str = "") -> str:
     more = f" and {len(present) - 12} more" if len(present) > 12 else ""
     lowered = {column.lower(): column for column in present}
     near = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.5)
-    hint = f"did you mean {shorten(lowered[near[0]])}?" if near else "name one of these"
-    remedy = f"set `{field}`, or" if field else "or give"
+    hint = f" (did you mean {shorten(lowered[near[0]])}?)" if near else ""
+    option = f" with `{field}`" if field else ""
     return (
-        f"no column {shorten(name)}; the columns are {shown}{more}; {hint} "
-        f"({remedy} `column_names`, if the file is a TSV or CSV without a header)."
+        f"no column {shorten(name)}; the columns are {shown}{more}; name one of them{option}{hint} "
+        "or, if a TSV or CSV file has no header, all of its columns with `column_names`."
     )
 
 

@@ -140,9 +140,11 @@ def test_tables_may_be_compressed(tmp_path, name, pack):
 
 def test_a_missing_column_names_the_field_to_set(tmp_path):
     path = write(tmp_path, "a.csv", "sentence,label\na,1\n")
-    assert "(set `text_column`, or `column_names`, if" in refusal(path, {"text": "text_column"})
+    assert "name one of them with `text_column` or, if a TSV" in refusal(
+        path, {"text": "text_column"}
+    )
     path = write(tmp_path, "a.jsonl", '{"a": {"b": "x"}}\n')
-    assert "(set `text_column`, or" in refusal(path, {"a.c": "text_column"})
+    assert "one of them with `text_column` or" in refusal(path, {"a.c": "text_column"})
 
 
 def test_a_null_is_empty_in_the_column_that_may_have_one(tmp_path):
