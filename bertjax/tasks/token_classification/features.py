@@ -133,18 +133,7 @@ def make_windows(
         own = _spans(int(bounds[at]), int(bounds[at + 1]), max_seq_length - 2, within)
         split += len(own) > 1
         spans += own
-    numbers = {label: number for number, label in enumerate(labels)}
-    own_tags = [numbers.get(tag, 0) for sentence in tags for tag in sentence] or [0] * len(words)
-    inside = [
-        numbers.get(f"I-{label[2:]}" if label != "B" else "I", at)
-        if label[:2] in ("B", "B-")
-        else at
-        for at, label in enumerate(labels)
-    ] or [0]
-    token_labels = np.repeat(np.array(inside, np.int32)[own_tags], sizes)
-    token_labels[ends[:-1]] = own_tags
-    weights = np.full(len(token_labels), float(all_pieces), np.float32)
-    weights[ends[:-1]] = 1
+    token_labels, weights = _labels(tags, labels, sizes, all_pieces)
     return Windows(
         sentences,
         np.concatenate([np.zeros(0, np.int32), *ids]),
@@ -157,6 +146,21 @@ def make_windows(
         token_labels,
         weights,
     )
+
+
+def _labels(
+    tags: Sequence[Sequence[str]], labels: Sequence[str], sizes: np.ndarray, all_pieces: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """The labels and weights of the tokens of words with `sizes` tokens each; O without tags."""
+    numbers = {label: number for number, label in enumerate(labels)}
+    of_words = [numbers.get(tag, 0) for each in tags for tag in each] or [0] * len(sizes)
+    inside = {f"B{tag[1:]}": at for tag, at in numbers.items() if tag[:2] in ("I", "I-")}
+    further = [inside.get(label, number) for label, number in numbers.items()] or [0]
+    found = np.repeat(np.array(further, np.int32)[of_words], sizes)
+    weights = np.full(len(found), float(all_pieces), np.float32)
+    firsts = np.cumsum(sizes) - sizes
+    found[firsts], weights[firsts] = of_words, 1
+    return found, weights
 
 
 def _documents(bounds: np.ndarray, documents: Sequence[int] | None) -> Iterator[tuple[int, int]]:
