@@ -255,7 +255,7 @@ def _finetune(arguments: list[str]) -> int:
         return _stopped("finetune", arguments, config.fresh, result.workdir)
     again = {name: getattr(config.task, name) or None for name in config.kind.unrecorded}
     say_line(f"Next: {command('evaluate', result.workdir, config.dev, **again)}")
-    say_line(f"  or: {command('predict', result.workdir)} < lines.txt")
+    say_line(f"  or: {command(config.kind.next_verb, result.workdir)} < lines.txt")
     return EXIT_DONE
 
 
@@ -298,6 +298,7 @@ VERBS = {
     "evaluate": Verb("a model + a labeled file, or shards -> scores", model_verbs.evaluate),
     "predict": Verb("lines -> labels, answers, or words for [MASK]", model_verbs.predict),
     "embed": Verb("lines -> vectors", model_verbs.embed),
+    "search": Verb("queries + lines of text -> the most similar lines", model_verbs.search),
     "probe": Verb("a frozen model + labeled rows -> scores of a linear model", model_verbs.probe),
     "report": Verb("run directories -> a page per run, and a page that compares them", _report),
     "completion": Verb("a shell -> the script that completes verbs and flags in it", _completion),

@@ -18,6 +18,7 @@ from bertjax.inference.config import (
     MaskedLmOptions,
     PredictConfig,
     ProbeConfig,
+    SearchConfig,
 )
 from bertjax.parsing import registry
 from bertjax.pretrain.config import PretrainConfig
@@ -56,6 +57,7 @@ def print_completion(shell: str) -> None:
         "evaluate": _with_options(EvaluateConfig, evaluated),
         "predict": _with_options(PredictConfig, predicted),
         "embed": EmbedConfig,
+        "search": SearchConfig,
         "probe": ProbeConfig,
         "report": ReportConfig,
         "completion": CompletionConfig,

@@ -1,4 +1,4 @@
-"""The verbs that read a trained model: `evaluate`, `predict`, `embed` and `probe`."""
+"""The verbs that read a trained model: `evaluate`, `predict`, `embed`, `search` and `probe`."""
 
 import contextlib
 import json
@@ -47,6 +47,16 @@ def embed(arguments: list[str]) -> None:
         from bertjax.inference.embed import embed_file
 
         embed_file(config, say_line, complain)
+
+
+def search(arguments: list[str]) -> None:
+    """Prints a JSON line for each query."""
+    from bertjax.inference.config import SearchConfig
+
+    with parsed(SearchConfig, "search", arguments) as (config, _), _keeping_compiled():
+        from bertjax.inference.search import search_file
+
+        search_file(config, say_line, complain)
 
 
 def probe(arguments: list[str]) -> None:

@@ -32,6 +32,7 @@ VERBS = (
     ["evaluate"],
     ["predict"],
     ["embed"],
+    ["search"],
     ["probe"],
     ["report"],
     ["completion"],

@@ -15,7 +15,7 @@ from bertjax.tasks.task import Task, TrainedModel, encoder_params
 def has_head(task: Task, model: TrainedModel) -> bool:
     """Whether a model has the parts of the head of a task."""
     parts = TASK_PARTS[task.head.name]
-    return task.start_params is encoder_params and set(parts) <= model.params.keys()
+    return bool(parts) and task.start_params is encoder_params and set(parts) <= model.params.keys()
 
 
 def described(

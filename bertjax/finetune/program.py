@@ -82,14 +82,18 @@ def programs(
 
     params = jax.eval_shape(first_params)
     frozen = param_groups.frozen_names(recipe.freeze, params)
-    loss_fn = functools.partial(head.loss, config=config, execution=execution)
+    # What is differentiated by the parameters: the loss, or the outputs that the loss reads.
+    compute = functools.partial(head.outputs_fn or head.loss, config=config, execution=execution)
 
     def train_step(state: TrainState, batch: Any, hyperparameters: Hyperparameters):
         seed, peak, warmup, total, base = hyperparameters
         schedule = functools.partial(learning_rate, recipe, peak=peak, warmup=warmup, total=total)
-        adapted = functools.partial(_adapted_loss, loss_fn, base, adapters)
+        adapted = functools.partial(_adapted, compute, base, adapters) if adapters.rank else compute
+        loss = Loss(adapted, head.normalizers_fn)
+        if head.outputs_fn is not None:
+            loss = Loss(head.loss, head.normalizers_fn, outputs_fn=adapted)
         step = make_train_step(
-            Loss(adapted if adapters.rank else loss_fn, head.normalizers_fn),
+            loss,
             optimizer_of(schedule),
             StepConfig(seed, accumulation, recipe.ema_decay),
             schedule=schedule,
@@ -111,11 +115,11 @@ def programs(
     )
 
 
-def _adapted_loss(
-    loss_fn: Callable, base: Any, adapters: LoraConfig, params: Any, batch: Any, **options: Any
+def _adapted(
+    function: Callable, base: Any, adapters: LoraConfig, params: Any, batch: Any, **options: Any
 ) -> Any:
-    """Computes a loss for the trained parameters of LoRA."""
-    return loss_fn(lora.combine(base, params, adapters), batch, **options)
+    """Computes a function of parameters for the trained parameters of LoRA."""
+    return function(lora.combine(base, params, adapters), batch, **options)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "head", "whole"))

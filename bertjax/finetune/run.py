@@ -26,6 +26,7 @@ from bertjax.interop.huggingface import (
     save_pretrained,
 )
 from bertjax.interop.run_checkpoints import FINETUNING, write_description
+from bertjax.interop.sentence_transformers import SentenceModules, make_modules
 from bertjax.rundir.records import CONFIG
 from bertjax.rundir.workdir import open_workdir, refuse_changed_run, write_config, write_result
 from bertjax.tasks import row_checks
@@ -201,6 +202,7 @@ class _Run:
                         model.tokenizer,
                         self._recorded(scores),
                         decoder_tokenizer=task.decoder_tokenizer,
+                        sentence_modules=self._modules(),
                     ),
                 )
         return export
@@ -221,6 +223,14 @@ class _Run:
         if jax.process_index() == 0:
             task, tokenizer = self.trainer.task, self.trainer.model.tokenizer
             write_description(self.workdir, self._recorded({}), tokenizer, task.decoder_tokenizer)
+
+    def _modules(self) -> SentenceModules | None:
+        """Returns how sentence-transformers makes the vectors that a task trains, if it does."""
+        task, length = self.trainer.task, self.trainer.max_seq_length
+        if task.pooling is None:
+            return None
+        size = self.trainer.shape.hidden_size
+        return make_modules(task.pooling, task.normalize, task.lowercase, length, size)
 
     def _write_config(self) -> None:
         if jax.process_index() == 0:

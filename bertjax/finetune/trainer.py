@@ -118,6 +118,13 @@ class Trainer:
                     f"`batch_size` {setting.batch_size} can't be split over {shards} devices: give "
                     f"a multiple of {shards}, or fewer devices with `mesh.data`."
                 )
+            fewest = min(len(rows) for rows, _ in self._epoch_batches(0, 0, setting.batch_size))
+            if min(fewest, len(self.lengths)) < (least := self.task.min_batch_rows):
+                raise UserError(
+                    f"A step has only {min(fewest, len(self.lengths))} row, and the loss of this "
+                    f"task compares at least {least} rows: raise `batch_size` (or `batch_tokens`), "
+                    "or add training rows."
+                )
             steps, warmup = self.schedule(setting)[2:]
             make_schedule(dataclasses.replace(self.config.optimizer, warmup_steps=warmup), steps)
             self.config.telemetry.check(steps)

@@ -1,4 +1,4 @@
-"""The configurations of `bertjax evaluate`, `predict`, `embed` and `probe`."""
+"""The configurations of `bertjax evaluate`, `predict`, `embed`, `search` and `probe`."""
 
 import dataclasses
 from typing import Any, Literal
@@ -91,6 +91,8 @@ class EmbedConfig:
     """File to write instead: a NumPy array [lines, D] of float32, which ends with .npy."""
     normalize: bool = False
     """Scale each vector to length 1."""
+    size: int | None = None
+    """Keep so many first numbers of each vector, for models trained with `embedding_sizes`."""
     layer: tuple[int, ...] | None = None
     """Layer to take (0: the embeddings, -1: the last); several are joined. Default: the last."""
     layer_weights: tuple[float, ...] | None = None
@@ -104,6 +106,35 @@ class EmbedConfig:
     def __post_init__(self) -> None:
         if self.output is not None and not self.output.endswith(".npy"):
             raise UserError(f"`output` is {self.output}: give a name that ends with .npy.")
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchConfig:
+    """Find the lines of a text that are most similar to each query, by the cosine of vectors.
+
+    Reads queries from a file or from standard input, one a line, and writes a JSON line for each:
+    {"query": ..., "results": [{"line": 12, "text": ..., "score": 0.83}, ...]}. A query that is
+    blank or can't be read gives {"error": what is wrong}; the exit code is then 2.
+
+    The vectors of the text's lines are computed on first use and kept beside it, in
+    TEXTS.vectors.npy. They are computed again if the text or the model has changed.
+    """
+
+    texts: Positional[str]
+    """File to search, one text a line; blank lines are skipped."""
+    queries: Positional[str | None] = None
+    """File of queries, which may be compressed. Default: standard input."""
+    model: str | None = None
+    """Run directory, export, directory of sentence-transformers, or name on the hub; its vectors
+    are those of `bertjax embed`. Default: the model of the vectors that are there."""
+    top_k: int = 5
+    """Number of lines to find for a query."""
+    batch_size: int = 32
+    """Maximum lines per batch."""
+
+    def __post_init__(self) -> None:
+        if self.top_k < 1:
+            raise UserError(f"`top_k` is {self.top_k}: give at least 1.")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,6 +29,7 @@ def embed(
     *,
     layer_weights: Sequence[float] | None = None,
     normalize: bool = False,
+    size: int | None = None,
     batch_size: int = 32,
     execution: Execution = Execution(),
 ) -> np.ndarray:
@@ -50,6 +51,8 @@ def embed(
         layer_weights: weights of the layers, whose vectors are then summed instead of joined (the
             BERT paper's table 7 sums the last four layers, and all layers).
         normalize: scale each vector to length 1.
+        size: keep so many first numbers of each vector, as training with `embedding_sizes` allows;
+            vectors of length 1 are scaled to length 1 again.
         batch_size: maximum rows per batch.
         execution: how to compute.
 
@@ -59,7 +62,7 @@ def embed(
     """
     if isinstance(texts, str):
         options = {"layer_weights": layer_weights, "normalize": normalize, "execution": execution}
-        return embed(model, [texts], layer, pooling, **options)[0]
+        return embed(model, [texts], layer, pooling, size=size, **options)[0]
     modules = followed_modules(model, layer, pooling, layer_weights)
     layers = check_layers(model, layer, pooling, layer_weights)
     poolings = modules.pooling if modules else (pooling or "mean",)
@@ -74,9 +77,15 @@ def embed(
             model.params, inputs, weights, layers, poolings, config, execution
         )
         result[rows] = np.asarray(vectors)[: len(rows)]
-    for function in (*(modules.after if modules else ()), *([Normalize()] if normalize else [])):
+    functions = [*(modules.after if modules else ()), *([Normalize()] if normalize else [])]
+    for function in functions:
         result = function(result)
-    return result
+    if size is None:
+        return result
+    if not 0 < size <= result.shape[1]:
+        raise UserError(f"`size` is {size}: the vectors have {result.shape[1]} numbers.")
+    short = result[:, :size]
+    return Normalize()(short) if functions and isinstance(functions[-1], Normalize) else short
 
 
 def followed_modules(

@@ -133,7 +133,24 @@ def predict_lines(
         UserError: the model can't predict, or an option is wrong; or, after the last line, there
             were errors.
     """
-    answering = _answering(model, batch_size, mesh, options)
+    return answer_lines(_answering(model, batch_size, mesh, options), lines)
+
+
+class Answering(NamedTuple):
+    """How lines are answered."""
+
+    answer: Callable[..., list[dict[str, Any]]]
+    """(inputs, where=their names) -> an answer for each."""
+    parse: Callable[[str, str], Any]
+    """(line, its name) -> an input; raises a UserError if the line is none."""
+    chunk_lines: int | None = None
+    """Lines to read before the first answer; None: the default."""
+    max_line: int | None = MAX_FIELD
+    """Maximum characters of a line, or None."""
+
+
+def answer_lines(answering: Answering, lines: Iterable[Line]) -> Iterator[str]:
+    """Yields a JSON line for each line; see `predict_lines`."""
     count, errors = 0, []
     for chunk in chunks(lines, answering.chunk_lines):
         inputs, told = {}, {}
@@ -159,33 +176,24 @@ def predict_lines(
         )
 
 
-class _Answering(NamedTuple):
-    """How lines are answered."""
-
-    answer: Callable[..., list[dict[str, Any]]]
-    parse: Callable[[str, str], Any]
-    chunk_lines: int | None = None
-    max_line: int | None = MAX_FIELD
-
-
 def _answering(
     model: Pretrained, batch_size: int, mesh: Mesh | None, given: dict[str, Any]
-) -> _Answering:
+) -> Answering:
     if kinds.of_model(model) is not None or model.kind not in fill_mask.HEADS:
         kind = _kind(model, "predict")
         predictor = _predictor(kind, model, kind.prediction, given)
         run = _runner(model, predictor, batch_size, Execution(), mesh)
         answer = functools.partial(predictor.predict, run=run)
-        return _Answering(answer, predictor.parse_line, predictor.chunk_lines, predictor.max_line)
+        return Answering(answer, predictor.parse_line, predictor.chunk_lines, predictor.max_line)
     options = _options(MaskedLmOptions(), given, model.kind)
     fill_mask.check_head(model)
     if options.pseudo_log_likelihood:
         score = functools.partial(likelihood.pseudo_log_likelihood, model, batch_size=batch_size)
         # A line has a row per token: few lines at a time give answers soon.
-        return _Answering(score, functools.partial(likelihood.checked, model), chunk_lines=64)
+        return Answering(score, functools.partial(likelihood.checked, model), chunk_lines=64)
     top_k = 5 if options.top_k is None else options.top_k
     fill = functools.partial(fill_mask.fill_mask, model, top_k=top_k, batch_size=batch_size)
-    return _Answering(fill, functools.partial(fill_mask.checked, model))
+    return Answering(fill, functools.partial(fill_mask.checked, model))
 
 
 def _kind(model: Pretrained, verb: str) -> TaskKind:

@@ -14,6 +14,7 @@ from bertjax.config import BertConfig, Execution
 from bertjax.errors import UserError
 from bertjax.inference.config import Pooling
 from bertjax.model import bert
+from bertjax.model.pooling import pool
 from bertjax.tasks.batches import Width, length_batches, length_buckets, row_buckets
 from bertjax.tasks.task import Features
 from bertjax.tasks.texts import TextFeatures
@@ -129,25 +130,7 @@ def pooled_vectors(
         # A TPU would round the factors of an einsum to bfloat16.
         states = (states * layer_weights[:, None]).sum(2)
     mask = inputs["attention_mask"].astype(jnp.float32)[..., None]
-    return jnp.concatenate([_pool(states, mask, each) for each in pooling], axis=1)
-
-
-def _pool(states: jax.Array, mask: jax.Array, pooling: Pooling) -> jax.Array:
-    """Pools states [B, T, D] whose tokens have mask 1 [B, T, 1]; returns [B, D].
-
-    Source: sentence-transformers' `models/Pooling.py`.
-    """
-    if pooling == "cls":
-        return states[:, 0]
-    if pooling == "max":
-        return jnp.where(mask > 0, states, -jnp.inf).max(1)
-    if pooling == "lasttoken":
-        last = mask.sum(1, keepdims=True).astype(jnp.int32) - 1
-        return jnp.take_along_axis(states, jnp.maximum(last, 0), axis=1)[:, 0]
-    if pooling == "weightedmean":  # a token weighs as much as its position, from 1
-        mask = mask * jnp.arange(1.0, mask.shape[1] + 1)[:, None]
-    total, count = (states * mask).sum(1), jnp.maximum(mask.sum(1), 1.0)
-    return total / (jnp.sqrt(count) if pooling == "mean_sqrt_len_tokens" else count)
+    return jnp.concatenate([pool(states, mask, each) for each in pooling], axis=1)
 
 
 def batches(

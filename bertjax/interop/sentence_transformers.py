@@ -1,4 +1,4 @@
-"""Reads the files of sentence-transformers, which say how a model makes the vector of a text.
+"""The files of sentence-transformers, which say how a model makes the vector of a text.
 
 modules.json lists the modules: the encoder, a pooling, and dense layers or a normalization after
 it. Each module but the encoder has a directory with a config.json. The encoder's
@@ -102,6 +102,36 @@ class SentenceModules:
             parts.append(f"at most {self.max_seq_length} tokens")
         parts += ["lower-cased text"] if self.lowercase else []
         return ", ".join([*parts, *map(str, self.after)])
+
+
+def make_modules(
+    pooling: str, normalize: bool, lowercase: bool, max_seq_length: int, size: int
+) -> SentenceModules:
+    """Makes the files for an encoder whose vectors [size] have one pooling and may have length 1.
+
+    Args:
+        pooling: one of `POOLINGS`.
+        normalize: whether vectors are scaled to length 1.
+        lowercase: whether texts are lower-cased first.
+        max_seq_length: maximum tokens of a text.
+        size: numbers of a vector.
+    """
+    kinds = {"Transformer": "", "Pooling": "1_Pooling"}
+    kinds |= {"Normalize": "2_Normalize"} if normalize else {}
+    listed = [
+        {"idx": at, "name": str(at), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for at, (kind, path) in enumerate(kinds.items())
+    ]
+    modes = {key: name == pooling for key, name in _POOLINGS.items()}
+    contents = {
+        MODULES: listed,
+        ENCODER: {"max_seq_length": max_seq_length, "do_lower_case": lowercase},
+        PROMPTS: {"prompts": {}, "default_prompt_name": None, "similarity_fn_name": "cosine"},
+        f"1_Pooling/{_CONFIG}": {"word_embedding_dimension": size, **modes},
+    }
+    files = {name: (json.dumps(each, indent=2) + "\n").encode() for name, each in contents.items()}
+    after = (Normalize(),) if normalize else ()
+    return SentenceModules(files, (pooling,), max_seq_length, lowercase, after)
 
 
 def encoder_directory(directory: epath.Path) -> epath.Path:

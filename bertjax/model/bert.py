@@ -112,7 +112,7 @@ def init_task_params(
     """
     parts = TASK_PARTS[kind]
     if not whole and "mlm" not in parts:
-        return init_head(config, key, kind, outputs)
+        return init_head(config, key, kind, outputs) if parts else {}
     heads = [part for part in parts if part != "pooler"]
     return init_params(config, key, heads=heads, num_labels=outputs, add_pooler="pooler" in parts)
 

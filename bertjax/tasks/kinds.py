@@ -11,6 +11,7 @@ DEFAULT = "classification"
 # A string names a module and its attribute, which is imported when the kind is needed.
 _TABLE: dict[str, str | TaskKind] = {
     "classification": "bertjax.tasks.classification.kind:KIND",
+    "embedding": "bertjax.tasks.embedding.kind:KIND",
     "multiple_choice": "bertjax.tasks.multiple_choice.kind:KIND",
     "question_answering": "bertjax.tasks.question_answering.kind:KIND",
     "seq2seq": "bertjax.tasks.seq2seq.kind:KIND",
@@ -58,11 +59,12 @@ def default_options() -> Any:
 def of_model(model: TrainedModel) -> TaskKind | None:
     """Returns the kind that a model was trained for, or None.
 
-    An export of bertjax names its kind. Any other model is known by its head.
+    An export of bertjax names its kind. A model of sentence-transformers gives vectors. Any other
+    model is known by its head.
     """
     recorded = (model.task or {}).get("task")
     if recorded is None:
-        return of_head(model.kind)
+        return get("embedding") if model.sentence_modules else of_head(model.kind)
     return get(recorded) if recorded in _TABLE else None
 
 

@@ -72,7 +72,7 @@ class Head(NamedTuple):
     outputs: int
     """Columns of the last layer."""
     loss: Callable
-    """A `bertjax.objectives.losses.ModelLoss`."""
+    """A `bertjax.objectives.losses.ModelLoss`; with `outputs_fn` a function of outputs."""
     normalizers_fn: Callable
     """Its normalizers: batch -> {name: float32 []}."""
     forward: Callable[..., Any] = bert.task_logits
@@ -85,6 +85,10 @@ class Head(NamedTuple):
     flops: Callable[..., int] = task_flops
     """(config, name, outputs, *lengths) -> floating-point operations of the forward pass of one
     row, whose sequences have these lengths."""
+    outputs_fn: Callable[..., Any] | None = None
+    """For a loss of several rows at once: (params, batch, config, *, execution, dropout_key,
+    sample_key) -> outputs [B, ...] of each row alone; `loss` is then a function of these outputs,
+    as `bertjax.train.step.Loss.outputs_fn` describes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,6 +166,15 @@ class Task:
     """Metrics of the loss that training lines show."""
     dev_metrics: tuple[str, ...] = ("loss",)
     """Metrics that evaluation lines show beside the main one."""
+    min_batch_rows: int = 1
+    """Minimum rows of a step."""
+    pooling: str | None = None
+    """Pooling of the vectors of texts, for a model that is trained to give some. Its export then
+    has the files of sentence-transformers, with the next two fields."""
+    normalize: bool = False
+    """Whether these vectors are scaled to length 1."""
+    lowercase: bool = False
+    """Whether texts are lower-cased before the tokenizer reads them."""
     figures: Mapping[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
     """Metrics that share figures of a report: name -> (title of the figure, words for its curve).
     """
@@ -224,6 +237,9 @@ class TrainedModel(Protocol):
     decoder_tokenizer: "Tokenizer | None"
     task: dict[str, Any] | None
     """The record of the export: "kind", the name of its head, and the fields of `Task.export`."""
+    sentence_modules: Any
+    """None, or a `bertjax.interop.sentence_transformers.SentenceModules`: how the model makes the
+    vector of a text."""
 
     @property
     def kind(self) -> str:
@@ -308,6 +324,8 @@ class TaskKind:
     """(a `prediction` or `evaluation`, model) -> its defaults for this model."""
     immutable: Callable[[Any], Mapping[str, Any]] = lambda options: {}
     """Options -> those that a resumed run can't change; they are compared before files are read."""
+    next_verb: str = "predict"
+    """The verb that reads lines with a trained model."""
     unrecorded: tuple[str, ...] = ()
     """Names of training options that exports do not record, so that `evaluate` needs them again."""
 

@@ -6,6 +6,7 @@ sharded, under shard_map and under pmap.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -62,6 +63,11 @@ class Loss:
     pass."""
     corrupt: Callable[[Batch, jax.Array], Batch] | None = None
     """(batch, keys [B]) -> batch, such as masking; applied before the batch is split."""
+    outputs_fn: Callable[..., Any] | None = None
+    """For a loss of several rows at once, such as one with in-batch negatives: (params, batch, *,
+    dropout_key, sample_key) -> what the model computes for each row alone, arrays [B, ...].
+    `loss_fn` is then (outputs, batch, *, normalizers) -> (loss, metrics) of the global batch. It
+    needs jit, under which a step sees that batch."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,6 +200,8 @@ def _gradients(
 ) -> tuple[Any, jax.Array, Sums]:
     """Computes gradients, loss and metrics of the global batch, summed over all mapped axes."""
     axis_name = config.axis_name
+    if loss.outputs_fn is not None and axis_name is not None:
+        raise ValueError("A loss of several rows at once needs jit: leave out axis_name.")
     key, rows = step_key(config.seed, step), _global_rows(batch, axis_name)
     if loss.corrupt is not None:
         batch = loss.corrupt(batch, _row_keys(key, _CORRUPT, rows))
@@ -203,12 +211,16 @@ def _gradients(
     # parameters as device-varying stops that sum, so only the psum below adds.
     own_params = _varying(trained, axis_name)
 
-    def loss_of_trained(params: Any, batch: Batch, keys: tuple[jax.Array, jax.Array]):
+    def of_trained(function: Callable, params: Any, batch: Batch, keys: tuple, **how: Any) -> Any:
         params = param_groups.combine(params, rest)
         dropout_key, sample_key = keys
-        return loss.loss_fn(
-            params, batch, normalizers=normalizers, dropout_key=dropout_key, sample_key=sample_key
-        )
+        return function(params, batch, dropout_key=dropout_key, sample_key=sample_key, **how)
+
+    if loss.outputs_fn is not None:
+        outputs_of = functools.partial(of_trained, loss.outputs_fn)
+        loss_of = functools.partial(loss.loss_fn, normalizers=normalizers)
+        return _gradients_by_outputs(loss_of, outputs_of, own_params, (dict(batch), keys), config)
+    loss_of_trained = functools.partial(of_trained, loss.loss_fn, normalizers=normalizers)
 
     def of_rows(batch: Batch, keys: tuple[jax.Array, jax.Array]):
         value_and_grad = jax.value_and_grad(loss_of_trained, has_aux=True)
@@ -217,6 +229,39 @@ def _gradients(
 
     sums = _accumulated(of_rows, (dict(batch), keys), len(rows), config)
     return _sum_over(sums, axis_name)
+
+
+def _gradients_by_outputs(
+    loss_of: Callable, outputs_of: Callable, params: Any, rows: tuple[Any, Any], config: StepConfig
+) -> tuple[Any, jax.Array, Sums]:
+    """Computes gradients of a loss of the outputs of all rows, which may come in microbatches.
+
+    Microbatches are gradient caching (GradCache, Gao et al. 2021, arXiv 2101.06983): the outputs of
+    all rows, then the loss and its gradient by the outputs, then each microbatch once more for the
+    gradient by the parameters. It needs the memory of a microbatch and gives the result of the
+    batch.
+    """
+    batch, keys = rows
+    accumulation, count = config.accumulation, len(keys[0])
+    if accumulation == 1:
+
+        def whole(params: Any):
+            return loss_of(outputs_of(params, batch, keys), batch)
+
+        (value, metrics), grads = jax.value_and_grad(whole, has_aux=True)(params)
+        return grads, value, metrics
+    micro = _microbatches(rows, count, accumulation)
+    outputs = jax.lax.map(lambda each: outputs_of(params, *each), micro)
+    outputs = jax.tree.map(
+        lambda leaf: leaf.swapaxes(0, 1).reshape(count, *leaf.shape[2:]), outputs
+    )
+    (value, metrics), by_outputs = jax.value_and_grad(loss_of, has_aux=True)(outputs, batch)
+
+    def of_rows(batch: Batch, keys: Any, by_outputs: Any) -> Any:
+        _, backward = jax.vjp(lambda params: outputs_of(params, batch, keys), params)
+        return backward(by_outputs)[0]
+
+    return _accumulated(of_rows, (*rows, by_outputs), count, config), value, metrics
 
 
 def _averaged(state: TrainState, params: Any, decay: float) -> Any:
@@ -304,16 +349,9 @@ def _accumulated(function: Callable, arguments: tuple, count: int, config: StepC
     With A microbatches, microbatch a holds the rows a, a + A, a + 2A, ..., so that each device
     splits its own rows in place.
     """
-    accumulation = config.accumulation
-    if accumulation == 1:
+    if config.accumulation == 1:
         return function(*arguments)
-    if count % accumulation:
-        raise ValueError(f"accumulation {accumulation} does not divide the {count} rows.")
-
-    def split(array: jax.Array) -> jax.Array:
-        return array.reshape(count // accumulation, accumulation, *array.shape[1:]).swapaxes(0, 1)
-
-    micro = jax.tree.map(split, arguments)
+    micro = _microbatches(arguments, count, config.accumulation)
     shapes = jax.eval_shape(function, *jax.tree.map(lambda leaf: leaf[0], micro))
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
@@ -321,3 +359,14 @@ def _accumulated(function: Callable, arguments: tuple, count: int, config: StepC
         return jax.tree.map(jnp.add, total, function(*one)), None
 
     return jax.lax.scan(body, _varying(zeros, config.axis_name), micro)[0]
+
+
+def _microbatches(tree: Any, count: int, accumulation: int) -> Any:
+    """Splits arrays [count, ...] into [accumulation, count / accumulation, ...]."""
+    if count % accumulation:
+        raise ValueError(f"accumulation {accumulation} does not divide the {count} rows.")
+
+    def split(array: jax.Array) -> jax.Array:
+        return array.reshape(count // accumulation, accumulation, *array.shape[1:]).swapaxes(0, 1)
+
+    return jax.tree.map(split, tree)

@@ -1,0 +1,1 @@
+"""Sentence embeddings: vectors of texts whose cosine is the similarity of the texts."""
