@@ -2,8 +2,10 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import ClassVar, Literal, get_args
 
+from bertjax.config import make_tuples
 from bertjax.errors import UserError, refuse_unknown
 
 EmbeddingLoss = Literal["in_batch_negatives", "cosine", "triplet"]
@@ -26,7 +28,7 @@ class EmbeddingConfig:
     """Column of the first text of a pair, the anchor."""
     pair_column: str = "pair"
     """Column of the second text, which is similar to the first or has a score."""
-    negative_columns: tuple[str, ...] = ()
+    negative_columns: Sequence[str] = ()
     """Columns of the training file with texts that are not similar to the first text (hard
     negatives). triplet needs one."""
     score_column: str | None = None
@@ -38,7 +40,7 @@ class EmbeddingConfig:
     """Column of the first text in the dev and test files. Default: as in the training file."""
     dev_pair_column: str | None = None
     """Column of the second text in the dev and test files. Default: as in the training file."""
-    column_names: tuple[str, ...] = ()
+    column_names: Sequence[str] = ()
     """Names of all columns, for TSV and CSV files without a header."""
     loss: EmbeddingLoss | None = None
     """in_batch_negatives: the second text of a pair must be nearer to the first than those of all
@@ -54,11 +56,12 @@ class EmbeddingConfig:
     model if it has files of sentence-transformers, else mean."""
     normalize: bool = True
     """Scale the vectors to length 1, in training and in the trained model."""
-    embedding_sizes: tuple[int, ...] = ()
+    embedding_sizes: Sequence[int] = ()
     """Sizes to which vectors may be cut later (Matryoshka): the loss is summed over the whole
     vectors and over their first numbers, as many as each size."""
 
     def __post_init__(self) -> None:
+        make_tuples(self)
         if self.loss is not None:
             refuse_unknown("loss", self.loss, get_args(EmbeddingLoss))
         if self.pooling is not None:
@@ -120,5 +123,5 @@ class EvaluationPairs:
     first text must find its second text among those of the file: mrr and accuracy."""
     score_range: tuple[float, float] | None = None
     """Lowest and highest score of the file. Default: as in training, else 0 1."""
-    column_names: tuple[str, ...] = ()
+    column_names: Sequence[str] = ()
     """Names of all columns, for a file without a header."""

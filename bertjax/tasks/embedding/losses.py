@@ -7,14 +7,12 @@ TripletLoss and MatryoshkaLoss.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from bertjax.config import BertConfig, Execution
 from bertjax.model import bert
-from bertjax.model.flops import encoder_flops
 from bertjax.model.pooling import pool, unit
 from bertjax.objectives.losses import (
     Batch,
@@ -159,21 +157,9 @@ def loss_of(options: EmbeddingConfig) -> LossOfVectors:
     """Returns the loss that the options ask for."""
     values = {"in_batch_negatives": options.scale, "triplet": options.margin}
     name = options.trained_loss
-    return LossOfVectors(name, values.get(name, 0.0), options.embedding_sizes)
+    return LossOfVectors(name, values.get(name, 0.0), tuple(options.embedding_sizes))
 
 
 def normalizers_fn(batch: Batch) -> Normalizers:
     """Returns the number of rows."""
     return {"examples": example_weights(batch, "text_ids", axes=1).sum()}
-
-
-@dataclasses.dataclass(frozen=True)
-class RowFlops:
-    """A `Head.flops`: each of the K texts of a row counts as its longest one."""
-
-    texts: int
-
-    def __call__(self, config: Any, name: str, outputs: int, length: int) -> int:
-        """Counts the forward pass of one row."""
-        del name, outputs
-        return self.texts * encoder_flops(config, length)

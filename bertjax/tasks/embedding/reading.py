@@ -1,8 +1,6 @@
 """Files of pairs, scored pairs and triplets -> a `Task`."""
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,13 +10,22 @@ from bertjax.errors import UserError
 from bertjax.tasks.batches import gather
 from bertjax.tasks.embedding.config import EmbeddingConfig
 from bertjax.tasks.embedding.features import TextRows, tokenize_rows
-from bertjax.tasks.embedding.losses import RowFlops, Vectors, loss_of, normalizers_fn
+from bertjax.tasks.embedding.losses import Vectors, loss_of, normalizers_fn
 from bertjax.tasks.embedding.metrics import cosines, pair_metrics
 from bertjax.tasks.metrics import regression_metrics
 from bertjax.tasks.overlap import overlaps
 from bertjax.tasks.report_tables import MAX_ROWS, ReportTable, examples
 from bertjax.tasks.tables import Table, as_number, read_table, shorten
-from bertjax.tasks.task import Baseline, Head, Outputs, Scores, Task, TaskFiles, TrainedModel
+from bertjax.tasks.task import (
+    Baseline,
+    Head,
+    Outputs,
+    Scores,
+    Task,
+    TaskFiles,
+    TrainedModel,
+    data_hash,
+)
 
 
 def read(options: EmbeddingConfig, files: TaskFiles) -> Task:
@@ -52,8 +59,8 @@ def read(options: EmbeddingConfig, files: TaskFiles) -> Task:
         train,
         dev,
         test[0] if test else None,
-        _hash(tables[0]),
-        _hash(tables[1]),
+        data_hash(tables[0].columns),
+        data_hash(tables[1].columns),
         metric=metrics[0],
         metrics=(*metrics, *shorter),
         scores=scores,
@@ -64,6 +71,7 @@ def read(options: EmbeddingConfig, files: TaskFiles) -> Task:
         train_metrics=() if options.trained_loss == "cosine" else ("accuracy",),
         dev_metrics=(*metrics[1:], *shorter),
         report_tables=report_tables if has_scores else None,
+        sequence_lengths=train.texts.lengths,
         min_batch_rows=2 if compares_rows else 1,
         pooling=pooling,
         normalize=options.normalize,
@@ -96,7 +104,6 @@ def _head(options: EmbeddingConfig, pooling: str) -> Head:
         loss_of(options),
         normalizers_fn,
         forward=vectors,
-        flops=RowFlops(len(options.train_texts)),
         outputs_fn=vectors,
     )
 
@@ -200,10 +207,6 @@ def _largest_errors(found: np.ndarray, rows: TextRows, table: Table) -> list[Rep
     given = {name: [values[row] for row in order] for name, values in table.columns.items()}
     answers = {"cosine": [f"{found[row]:.3f}" for row in order]}
     return [examples("Largest errors on the dev rows", given, answers)]
-
-
-def _hash(table: Table) -> str:
-    return hashlib.sha256(json.dumps(table.columns).encode()).hexdigest()
 
 
 def _immutable(options: EmbeddingConfig, pooling: str, lowercase: bool) -> dict[str, Any]:
