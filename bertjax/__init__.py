@@ -56,6 +56,7 @@ if TYPE_CHECKING:  # an alias marks a public name
     )
     from bertjax.tasks.classification.losses import multi_label_loss as multi_label_loss
     from bertjax.tasks.classification.losses import regression_loss as regression_loss
+    from bertjax.tasks.embedding.config import EmbeddingConfig as EmbeddingConfig
     from bertjax.tasks.multiple_choice.config import MultipleChoiceConfig as MultipleChoiceConfig
     from bertjax.tasks.multiple_choice.losses import multiple_choice_loss as multiple_choice_loss
     from bertjax.tasks.multiple_choice.losses import (
@@ -126,6 +127,7 @@ _PUBLIC: dict[str, tuple[str, ...]] = {
         "multi_label_loss",
         "regression_loss",
     ),
+    "tasks.embedding.config": ("EmbeddingConfig",),
     "tasks.multiple_choice.config": ("MultipleChoiceConfig",),
     "tasks.multiple_choice.losses": ("multiple_choice_loss", "multiple_choice_normalizers"),
     "tasks.question_answering.config": ("QuestionAnsweringConfig",),

@@ -89,11 +89,8 @@ def programs(
         seed, peak, warmup, total, base = hyperparameters
         schedule = functools.partial(learning_rate, recipe, peak=peak, warmup=warmup, total=total)
         adapted = functools.partial(_adapted, compute, base, adapters) if adapters.rank else compute
-        loss = Loss(adapted, head.normalizers_fn)
-        if head.outputs_fn is not None:
-            loss = Loss(head.loss, head.normalizers_fn, outputs_fn=adapted)
         step = make_train_step(
-            loss,
+            _loss(head, adapted),
             optimizer_of(schedule),
             StepConfig(seed, accumulation, recipe.ema_decay),
             schedule=schedule,
@@ -113,6 +110,12 @@ def programs(
         jit_train_step(train_step, mesh, shardings),
         sharding.placed(shapes, shardings),
     )
+
+
+def _loss(head: Head, compute: Callable) -> Loss:
+    if head.outputs_fn is None:
+        return Loss(compute, head.normalizers_fn)
+    return Loss(head.loss, head.normalizers_fn, outputs_fn=compute)
 
 
 def _adapted(

@@ -51,8 +51,7 @@ def embed(
         layer_weights: weights of the layers, whose vectors are then summed instead of joined (the
             BERT paper's table 7 sums the last four layers, and all layers).
         normalize: scale each vector to length 1.
-        size: keep so many first numbers of each vector, as training with `embedding_sizes` allows;
-            vectors of length 1 are scaled to length 1 again.
+        size: numbers of a vector to keep, the first ones; a length of 1 stays 1.
         batch_size: maximum rows per batch.
         execution: how to compute.
 
@@ -80,11 +79,14 @@ def embed(
     functions = [*(modules.after if modules else ()), *([Normalize()] if normalize else [])]
     for function in functions:
         result = function(result)
-    if size is None:
-        return result
-    if not 0 < size <= result.shape[1]:
-        raise UserError(f"`size` is {size}: the vectors have {result.shape[1]} numbers.")
-    short = result[:, :size]
+    return result if size is None else _shortened(result, size, functions)
+
+
+def _shortened(vectors: np.ndarray, size: int, functions: Sequence[Any]) -> np.ndarray:
+    """Keeps the first numbers of vectors that `functions` made."""
+    if not 0 < size <= vectors.shape[1]:
+        raise UserError(f"`size` is {size}: the vectors have {vectors.shape[1]} numbers.")
+    short = vectors[:, :size]
     return Normalize()(short) if functions and isinstance(functions[-1], Normalize) else short
 
 

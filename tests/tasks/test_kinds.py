@@ -107,7 +107,9 @@ NAMING = {
 
 
 def test_nothing_outside_tasks_names_a_kind():
-    names = re.compile(rf"\b({'|'.join(kinds.names())})\b")
+    # The word embedding is also the leaf of each table of vectors: only its package is the kind.
+    words = {*kinds.names()} - {"embedding"} | {r"tasks\.embedding"}
+    names = re.compile(rf"\b({'|'.join(words)})\b")
     found = {
         str(path.relative_to(PACKAGE)): names.findall(path.read_text())
         for path in PACKAGE.rglob("*.py")

@@ -63,9 +63,9 @@ class EmbeddingConfig:
     def __post_init__(self) -> None:
         make_tuples(self)
         if self.loss is not None:
-            refuse_unknown("loss", self.loss, get_args(EmbeddingLoss))
+            refuse_unknown("`loss`", self.loss, get_args(EmbeddingLoss))
         if self.pooling is not None:
-            refuse_unknown("pooling", self.pooling, get_args(_Pooling))
+            refuse_unknown("`pooling`", self.pooling, get_args(_Pooling))
         for name in ("scale", "margin"):
             if not 0 < getattr(self, name) < math.inf:
                 raise UserError(f"`{name}` is {getattr(self, name)}: give a number above 0.")
