@@ -26,7 +26,7 @@ from bertjax.interop.huggingface import (
     save_pretrained,
 )
 from bertjax.interop.run_checkpoints import FINETUNING, write_description
-from bertjax.interop.sentence_transformers import SentenceModules, make_modules
+from bertjax.interop.sentence_transformers import recorded_modules
 from bertjax.rundir.records import CONFIG
 from bertjax.rundir.workdir import open_workdir, refuse_changed_run, write_config, write_result
 from bertjax.tasks import row_checks
@@ -190,19 +190,20 @@ class _Run:
         """Writes the best seed's model to workdir/export."""
         assert self.best is not None
         scores, params = self.best
-        task, model = self.trainer.task, self.trainer.model
+        task, model, shape = self.trainer.task, self.trainer.model, self.trainer.shape
+        recorded = self._recorded(scores)
         export = self.workdir / "export"
         if jax.process_index() == 0:
             with writing(export):
                 save_pretrained(
                     export,
                     Pretrained(
-                        self.trainer.shape,
+                        shape,
                         params,
                         model.tokenizer,
-                        self._recorded(scores),
+                        recorded,
                         decoder_tokenizer=task.decoder_tokenizer,
-                        sentence_modules=self._modules(),
+                        sentence_modules=recorded_modules(recorded, shape),
                     ),
                 )
         return export
@@ -215,6 +216,7 @@ class _Run:
             "task": self.config.task.kind,
             "max_seq_length": self.trainer.max_seq_length,
             **({"notes": dict(task.notes)} if task.notes else {}),
+            **({"vectors": dict(task.vectors)} if task.vectors else {}),
             **task.export(scores),
         }
 
@@ -223,14 +225,6 @@ class _Run:
         if jax.process_index() == 0:
             task, tokenizer = self.trainer.task, self.trainer.model.tokenizer
             write_description(self.workdir, self._recorded({}), tokenizer, task.decoder_tokenizer)
-
-    def _modules(self) -> SentenceModules | None:
-        """Returns how sentence-transformers makes the vectors that a task trains, if it does."""
-        task, length = self.trainer.task, self.trainer.max_seq_length
-        if task.pooling is None:
-            return None
-        size = self.trainer.shape.hidden_size
-        return make_modules(task.pooling, task.normalize, task.lowercase, length, size)
 
     def _write_config(self) -> None:
         if jax.process_index() == 0:

@@ -245,7 +245,10 @@ def _read_checkpoint(path: epath.Path, log: Callable[[str], None]) -> Pretrained
     log(f"{path}: the run has not ended; the model of {found.place}{older} is read.")
     params = found.objective.exported(found.params) if found.objective else found.params
     decoder = found.decoder_tokenizer
-    return Pretrained(found.config, params, found.tokenizer, found.task, decoder)
+    modules = sentence_transformers.recorded_modules(found.task, found.config)
+    return Pretrained(
+        found.config, params, found.tokenizer, found.task, decoder, sentence_modules=modules
+    )
 
 
 def _read_bert(

@@ -134,6 +134,17 @@ def make_modules(
     return SentenceModules(files, (pooling,), max_seq_length, lowercase, after)
 
 
+def recorded_modules(task: Mapping[str, Any], config: Any) -> SentenceModules | None:
+    """Makes the files for a model of fine-tuning, whose task says how it makes "vectors"; or None.
+
+    `config` is its shape.
+    """
+    vectors = task.get("vectors")
+    if not isinstance(vectors, Mapping):
+        return None
+    return make_modules(**vectors, max_seq_length=task["max_seq_length"], size=config.hidden_size)
+
+
 def encoder_directory(directory: epath.Path) -> epath.Path:
     """Returns the directory of the encoder that modules.json names, such as 0_Transformer.
 

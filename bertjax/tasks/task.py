@@ -168,13 +168,10 @@ class Task:
     """Metrics that evaluation lines show beside the main one."""
     min_batch_rows: int = 1
     """Minimum rows of a step."""
-    pooling: str | None = None
-    """Pooling of the vectors of texts, for a model that is trained to give some. Its export then
-    has the files of sentence-transformers, with the next two fields."""
-    normalize: bool = False
-    """Whether these vectors are scaled to length 1."""
-    lowercase: bool = False
-    """Whether texts are lower-cased before the tokenizer reads them."""
+    vectors: Mapping[str, Any] | None = None
+    """For a model that is trained to give vectors of texts, how it makes them: "pooling", its name;
+    "normalize", whether vectors are scaled to length 1; "lowercase", whether texts are lower-cased
+    first. Its export has the files of sentence-transformers that say so."""
     figures: Mapping[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
     """Metrics that share figures of a report: name -> (title of the figure, words for its curve).
     """

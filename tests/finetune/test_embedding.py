@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import random
+import shutil
 
 import numpy as np
 import pytest
@@ -94,6 +95,10 @@ def test_scored_pairs_become_vectors_of_that_similarity(make, pair_files, tmp_pa
     assert "two texts with a tab" in json.loads(next(answers))["error"]
     with pytest.raises(UserError, match="2 of 3 lines"):
         next(answers)
+    # As a run that has not ended, its checkpoint makes the same vectors.
+    shutil.rmtree(result.export)
+    unfinished = from_pretrained(result.workdir)
+    np.testing.assert_array_equal(embed(unfinished, ["the film was good"])[0], vectors[0])
 
 
 def test_in_batch_negatives_resume_and_adapters(make, pair_files):
@@ -142,7 +147,7 @@ def test_a_directory_of_sentence_transformers_goes_on_as_it_is(
     assert found["spearman"] == pytest.approx(first.mean, abs=1e-6)
     again = dataclasses.replace(config.task, pooling=None)
     again = dataclasses.replace(config, model=str(tmp_path / "st"), task=again)
-    assert read_task(again, elsewhere, quiet).pooling == "cls"
+    assert read_task(again, elsewhere, quiet).vectors["pooling"] == "cls"
 
 
 @pytest.mark.parametrize(
@@ -191,7 +196,7 @@ def test_other_layers_than_a_pooling_are_not_trained_in_silence(make, tiny_model
     model = dataclasses.replace(tiny_model, sentence_modules=modules)
     with pytest.raises(UserError, match=r"has the module CNN.*give `pooling`"):
         read_task(make("scored"), model, quiet)
-    assert read_task(make("scored", pooling="mean"), model, quiet).pooling == "mean"
+    assert read_task(make("scored", pooling="mean"), model, quiet).vectors["pooling"] == "mean"
     with pytest.raises(UserError, match="use embed with `pooling`"):
         evaluate(model, "dev.tsv")
 

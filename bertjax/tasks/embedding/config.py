@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from bertjax.config import make_tuples
 from bertjax.errors import UserError, refuse_unknown
@@ -108,6 +108,11 @@ class EmbeddingConfig:
         """The columns that all files have."""
         scores = [self.score_column] if self.score_column and self.trained_loss == "cosine" else []
         return [*(name for name in self.train_texts if name in self.dev_texts), *scores]
+
+    def immutable(self) -> dict[str, Any]:
+        """Returns the options that decide what is learned, beside those of the columns."""
+        names = ("score_range", "scale", "margin", "normalize", "embedding_sizes")
+        return {"loss": self.trained_loss, **{name: getattr(self, name) for name in names}}
 
 
 @dataclasses.dataclass(frozen=True)

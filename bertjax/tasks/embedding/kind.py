@@ -12,6 +12,7 @@ KIND = TaskKind(
     read=read,
     predictor=SimilarityPredictor,
     evaluation=EvaluationPairs,
+    immutable=EmbeddingConfig.immutable,
     next_verb="embed",
     unrecorded=("column_names",),
 )

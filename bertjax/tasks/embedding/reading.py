@@ -1,6 +1,5 @@
 """Files of pairs, scored pairs and triplets -> a `Task`."""
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -64,7 +63,7 @@ def read(options: EmbeddingConfig, files: TaskFiles) -> Task:
         metric=metrics[0],
         metrics=(*metrics, *shorter),
         scores=scores,
-        immutable=_immutable(options, pooling, lowercase),
+        immutable={"pooling": pooling},
         export=lambda _: _export(options),
         baseline=_word_overlap(tables[1], dev) if has_scores else None,
         test_baseline=_word_overlap(tables[2], test[0]) if has_scores and test else None,
@@ -73,9 +72,7 @@ def read(options: EmbeddingConfig, files: TaskFiles) -> Task:
         report_tables=report_tables if has_scores else None,
         sequence_lengths=train.texts.lengths,
         min_batch_rows=2 if compares_rows else 1,
-        pooling=pooling,
-        normalize=options.normalize,
-        lowercase=lowercase,
+        vectors={"pooling": pooling, "normalize": options.normalize, "lowercase": lowercase},
     )
 
 
@@ -207,18 +204,6 @@ def _largest_errors(found: np.ndarray, rows: TextRows, table: Table) -> list[Rep
     given = {name: [values[row] for row in order] for name, values in table.columns.items()}
     answers = {"cosine": [f"{found[row]:.3f}" for row in order]}
     return [examples("Largest errors on the dev rows", given, answers)]
-
-
-def _immutable(options: EmbeddingConfig, pooling: str, lowercase: bool) -> dict[str, Any]:
-    """The options that change what is learned."""
-    loss = dataclasses.asdict(loss_of(options))
-    return {
-        "loss": {name: value for name, value in loss.items() if value},
-        "pooling": pooling,
-        "normalize": options.normalize,
-        **({"lowercase": True} if lowercase else {}),
-        **({"score_range": list(options.score_range)} if options.score_column else {}),
-    }
 
 
 def _export(options: EmbeddingConfig) -> dict[str, Any]:
