@@ -94,7 +94,7 @@ class TextPredictor:
         pairs = table.columns[options.pair_column] if options.pair_column else None
         features = self.reading.tokenize(texts, pairs, self.model.tokenizer, targets)
         scores = self.targets.metrics(self.reading.logits(features, run(features)), targets)
-        return {"examples": float(len(table)), **scores}
+        return {"examples": len(table), **scores}
 
 
 def defaults(options: type, model: TrainedModel) -> Any:

@@ -92,7 +92,7 @@ class ChoicePredictor:
         options = dataclasses.replace(recorded_options(self.model), **given)
         source = read_questions(path, options)
         features = self._features(source.questions, source.answers)
-        return {"examples": float(len(source)), **scores(features, run(features))}
+        return {"examples": len(source), **scores(features, run(features))}
 
     def _parse(self, fields: Mapping[str, Any] | Question, where: str) -> Question:
         if not isinstance(fields, Question):

@@ -77,7 +77,7 @@ class QuestionPredictor:
             windows, run(windows), self.recorded.max_answer_length, self.null_threshold
         )
         threshold = {"null_threshold": self.null_threshold} if file.has_unanswerable else {}
-        return {"examples": float(len(file)), **threshold, **scores}
+        return {"examples": len(file), **threshold, **scores}
 
     def _windows(self, questions: Sequence[Question], *, has_unanswerable: bool) -> Windows:
         return make_windows(

@@ -120,7 +120,7 @@ class Seq2SeqPredictor:
             notes["nll_loss"] = f"{long:,} of {len(pairs):,} targets truncated to {longest} tokens"
         written = scoring.gather(run(features), self.target_tokenizer)
         scores = scorer.scores(written, features)
-        return {"examples": float(len(pairs)), **scores, "notes": notes}
+        return {"examples": len(pairs), **scores, "notes": notes}
 
     def _read(self, sources: Sequence[str]) -> Seq2SeqFeatures:
         seed = self.options.generation.sample_seed

@@ -94,7 +94,7 @@ class ExtractivePredictor:
         windows = make_windows(documents, self.tokenizer, self.max_seq_length)
         scores = metrics.scores(windows, run(windows), self.options)
         notes = rouge_notes(self.options.tokenize)
-        return {"examples": float(len(documents)), **scores, "notes": notes}
+        return {"examples": len(documents), **scores, "notes": notes}
 
 
 def defaults(options: type[PickingOptions], model: TrainedModel) -> PickingOptions:

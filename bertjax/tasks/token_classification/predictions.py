@@ -131,7 +131,7 @@ class TokenPredictor:
         }
         scores = metrics.tag_scores(windows, run(windows), self.labels)
         changed = {name: float(count) for name, count in counts.items() if count}
-        return {"examples": float(len(tagged)), **changed, **scores}
+        return {"examples": len(tagged), **changed, **scores}
 
 
 def _checked(value: Input, where: str) -> Input:
