@@ -50,11 +50,11 @@ def glue(name, epochs):
 
     from bertjax.glue.benchmark import TASKS
     from bertjax.glue.config import GlueConfig
-    from bertjax.glue.files import Glue
+    from bertjax.glue.files import GlueData
     from bertjax.glue.run import finetune_config
 
     folder = Path(os.environ["BERTJAX_TEST_DATA"]) / "glue"
-    files = Glue(str(folder), epath.Path("build/tasks"), 0.1).find(TASKS[name])
+    files = GlueData(str(folder), epath.Path("build/tasks"), 0.1).find(TASKS[name])
     config = finetune_config(GlueConfig(str(folder), ""), files, "", "")
     named = ("task", "train", "dev", "max_seq_length", "best_metric", "batch_size")
     return {**{each: getattr(config, each) for each in named}, "epochs": epochs}

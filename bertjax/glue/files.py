@@ -15,7 +15,7 @@ from bertjax.text import tfds_source
 TRAIN = "train.tsv"
 
 
-class TaskFiles(NamedTuple):
+class LabeledFiles(NamedTuple):
     """The labeled files of a task."""
 
     task: GlueTask
@@ -26,7 +26,7 @@ class TaskFiles(NamedTuple):
     """Names of all columns, if the files have no header."""
 
 
-class Glue:
+class GlueData:
     """The files of GLUE."""
 
     def __init__(self, directory: str, workdir: epath.Path, hold_out: float) -> None:
@@ -45,7 +45,7 @@ class Glue:
                     "RTE/train.tsv, ..., or tfds:glue."
                 )
 
-    def find(self, task: GlueTask) -> TaskFiles | str:
+    def find(self, task: GlueTask) -> LabeledFiles | str:
         """Returns the labeled files of a task, or says what is missing.
 
         Raises:
@@ -63,10 +63,10 @@ class Glue:
             if not self.hold_out:
                 return f"{dev} is missing (set `hold_out` to evaluate on training rows)"
             _check_labeled(train, task)
-            return TaskFiles(task, *self._split(task, train), second, task.columns)
+            return LabeledFiles(task, *self._split(task, train), second, task.columns)
         for path in filter(None, (train, dev, second)):
             _check_labeled(path, task)
-        return TaskFiles(task, train, dev, second, task.columns)
+        return LabeledFiles(task, train, dev, second, task.columns)
 
     def test_rows(self, task: GlueTask, test: TestFile) -> list[tuple[str, str]] | None:
         """Returns the texts and second texts ("" without) of a test file; None if it is missing.
@@ -111,7 +111,7 @@ class Glue:
         rest = [line for row, line in enumerate(lines) if row not in held]
         return self._written(task, TRAIN, head + rest), self._written(task, "dev.tsv", head + dev)
 
-    def _from_tfds(self, task: GlueTask) -> TaskFiles | str:
+    def _from_tfds(self, task: GlueTask) -> LabeledFiles | str:
         """Writes a data set of TFDS as GLUE's files."""
         config, *columns = task.tfds
         head = "\t".join(filter(None, (task.text, task.pair, task.label)))
@@ -127,7 +127,7 @@ class Glue:
                 lines.append("\t".join((*texts, _label(task, row["label"], f"{name}:{number}"))))
             paths.append(self._written(task, f"{split}.tsv", lines))
         train, dev, *second = paths
-        return TaskFiles(task, train, dev, second[0] if second else None, ())
+        return LabeledFiles(task, train, dev, second[0] if second else None, ())
 
     def _written(self, task: GlueTask, name: str, lines: list[str]) -> epath.Path:
         path = self.workdir / "data" / task.name / name

@@ -14,7 +14,7 @@ from bertjax.finetune.results import FinetuneResult
 from bertjax.finetune.run import finetune
 from bertjax.glue.benchmark import STARTED, TASKS, chosen
 from bertjax.glue.config import GlueConfig
-from bertjax.glue.files import Glue, TaskFiles
+from bertjax.glue.files import GlueData, LabeledFiles
 from bertjax.glue.results import MNLI_START, GlueResult, Score, scores_of
 from bertjax.glue.submission import write_predictions, write_zip
 from bertjax.interop.huggingface import Pretrained, from_pretrained
@@ -50,8 +50,8 @@ def glue(
     """
     log = told_by_first_process(log)
     with open_workdir(config.workdir, KIND, log, fresh=False) as workdir:
-        data = Glue(config.directory, workdir, config.hold_out)
-        found: dict[str, TaskFiles] = {}
+        data = GlueData(config.directory, workdir, config.hold_out)
+        found: dict[str, LabeledFiles] = {}
         missing: dict[str, str] = {}
         for task in chosen(config.tasks):
             files = data.find(task)
@@ -78,7 +78,7 @@ class _Run:
     def __init__(
         self,
         config: GlueConfig,
-        data: Glue,
+        data: GlueData,
         model: Pretrained,
         workdir: epath.Path,
         log: Callable[[str], None],
@@ -87,7 +87,7 @@ class _Run:
         self.config, self.data, self.model, self.workdir = config, data, model, workdir
         self.log, self.progress = log, progress
 
-    def go(self, found: dict[str, TaskFiles], missing: dict[str, str]) -> GlueResult:
+    def go(self, found: dict[str, LabeledFiles], missing: dict[str, str]) -> GlueResult:
         """Trains all tasks; writes the table and the submission."""
         scores: list[Score] = []
         result = GlueResult((), missing, str(self.workdir), None, (), stopped=True)
@@ -126,7 +126,7 @@ class _Run:
         return result
 
     def _train(
-        self, files: TaskFiles, model: Pretrained, path: str, directory: str
+        self, files: LabeledFiles, model: Pretrained, path: str, directory: str
     ) -> FinetuneResult:
         signals.check()
         self.log(f"--- {directory}")
@@ -135,7 +135,7 @@ class _Run:
 
 
 def finetune_config(
-    config: GlueConfig, files: TaskFiles, model: str, workdir: str
+    config: GlueConfig, files: LabeledFiles, model: str, workdir: str
 ) -> FinetuneConfig:
     """Returns the configuration of the fine-tuning run of a task."""
     task = files.task

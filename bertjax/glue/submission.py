@@ -11,7 +11,7 @@ from etils import epath
 from bertjax import signals
 from bertjax.files import write_atomically
 from bertjax.glue.benchmark import TASKS, GlueTask, TestFile
-from bertjax.glue.files import Glue
+from bertjax.glue.files import GlueData
 from bertjax.inference.predict import predict
 from bertjax.interop.huggingface import from_pretrained
 from bertjax.interop.tensors import weights_hash
@@ -22,7 +22,7 @@ _MADE = "made.json"  # the weights that made each file
 
 
 def write_predictions(
-    glue: Glue, task: GlueTask, export: str, workdir: epath.Path, log: Callable[[str], None]
+    glue: GlueData, task: GlueTask, export: str, workdir: epath.Path, log: Callable[[str], None]
 ) -> None:
     """Writes workdir/NAME.tsv for each test file of a task that there is.
 

@@ -7,7 +7,7 @@ import pytest
 from bertjax.errors import UserError
 from bertjax.glue.benchmark import TASKS, chosen
 from bertjax.glue.config import GlueConfig
-from bertjax.glue.files import Glue
+from bertjax.glue.files import GlueData
 from bertjax.glue.run import finetune_config
 from bertjax.tasks.classification.config import ClassificationConfig
 from bertjax.tasks.labels import read_labeled
@@ -20,7 +20,7 @@ def directory(tmp_path_factory, write_glue):
 
 @pytest.mark.parametrize("name", TASKS)
 def test_finetuning_and_the_leaderboard_read_the_official_files(name, directory, tmp_path):
-    task, data = TASKS[name], Glue(str(directory), tmp_path, 0.0)
+    task, data = TASKS[name], GlueData(str(directory), tmp_path, 0.0)
     files = data.find(task)
     config = finetune_config(GlueConfig(str(directory), "m"), files, "m", str(tmp_path / "run"))
     for path in filter(None, (config.train, config.dev, config.test)):
@@ -39,18 +39,18 @@ def test_finetuning_and_the_leaderboard_read_the_official_files(name, directory,
 
 def test_what_is_missing_is_said(directory, tmp_path, write_glue):
     write_glue(tmp_path, ["CoLA"], files=["train.tsv"])
-    data = Glue(str(tmp_path), tmp_path / "run", 0.0)
+    data = GlueData(str(tmp_path), tmp_path / "run", 0.0)
     assert data.find(TASKS["RTE"]) == f"{tmp_path}/RTE/train.tsv is missing"
     assert "dev.tsv is missing (set `hold_out`" in data.find(TASKS["CoLA"])
     assert data.test_rows(TASKS["CoLA"], TASKS["CoLA"].tests[0]) is None
     with pytest.raises(UserError, match="no such directory; give that of GLUE"):
-        Glue(str(tmp_path / "none"), tmp_path, 0.0)
+        GlueData(str(tmp_path / "none"), tmp_path, 0.0)
 
 
 @pytest.mark.parametrize("name", ["CoLA", "RTE"])
 def test_held_out_rows_are_not_trained_on(name, tmp_path, write_glue):
     write_glue(tmp_path, [name], files=["train.tsv"])
-    task, data = TASKS[name], Glue(str(tmp_path), tmp_path / "run", 0.25)
+    task, data = TASKS[name], GlueData(str(tmp_path), tmp_path / "run", 0.25)
     files = data.find(task)
     lines = [path.read_text().splitlines() for path in (files.train, files.dev)]
     whole = (tmp_path / name / "train.tsv").read_text().splitlines()
@@ -60,7 +60,7 @@ def test_held_out_rows_are_not_trained_on(name, tmp_path, write_glue):
     before = files.dev.stat().st_mtime_ns
     assert data.find(task) == files and files.dev.stat().st_mtime_ns == before
     with pytest.raises(UserError, match=r"`hold_out` 0.01 of its 48 rows leaves no rows"):
-        Glue(str(tmp_path), tmp_path / "run", 0.01).find(task)
+        GlueData(str(tmp_path), tmp_path / "run", 0.01).find(task)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_other_files_are_refused_by_line(name, line, replacement, message, tmp_p
     lines[line - 1] = replacement
     path.write_text("\n".join(lines) + "\n")
     with pytest.raises(UserError, match=f"{name}/train.tsv:{message}"):
-        Glue(str(tmp_path), tmp_path, 0.0).find(TASKS[name])
+        GlueData(str(tmp_path), tmp_path, 0.0).find(TASKS[name])
 
 
 def test_tasks_have_names():
@@ -102,7 +102,7 @@ def test_the_submission_has_eleven_files():
 
 @pytest.mark.data
 def test_real_files(data_dir, tmp_path):
-    data = Glue(str(data_dir / "glue"), tmp_path, 0.1)
+    data = GlueData(str(data_dir / "glue"), tmp_path, 0.1)
     rows = {}
     for name, task in TASKS.items():
         files = data.find(task)

@@ -196,10 +196,10 @@ def test_a_run_without_tasks_is_refused(config, tmp_path):
 
 
 def test_the_grid_is_the_papers(config, tmp_path):
-    from bertjax.glue.files import Glue
+    from bertjax.glue.files import GlueData
     from bertjax.glue.run import finetune_config
 
-    files = Glue(config.directory, tmp_path, 0.0).find(TASKS["RTE"])
+    files = GlueData(config.directory, tmp_path, 0.0).find(TASKS["RTE"])
     made = finetune_config(dataclasses.replace(config, grid=True), files, "m", str(tmp_path))
     assert len(made.settings()) == 18
     assert {(each.learning_rate, each.batch_size, each.epochs) for each in made.settings()} == {

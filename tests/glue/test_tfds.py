@@ -7,7 +7,7 @@ import pytest
 
 from bertjax.errors import UserError
 from bertjax.glue.benchmark import TASKS
-from bertjax.glue.files import Glue
+from bertjax.glue.files import GlueData
 
 tfds = pytest.importorskip("tensorflow_datasets")
 
@@ -49,7 +49,7 @@ def stored(tmp_path_factory):
 
 def test_files_are_written_as_the_official_ones(stored, tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(stored))
-    data = Glue("tfds:glue", tmp_path, 0.0)
+    data = GlueData("tfds:glue", tmp_path, 0.0)
     files = data.find(TASKS["MRPC"])
     head = "#1 String\t#2 String\tQuality"
     assert files.train.read_text().splitlines() == [
