@@ -39,7 +39,8 @@ class PredictConfig:
     A fine-tuned model answers each line. Models of pairs read two texts with a tab between, or a
     JSON object of both; classifiers from elsewhere have an option for that. Models that answer
     questions read {"question": ..., "context": ...} as JSON, or both with a tab between; the
-    context may have any length. Models that translate or summarize write a text for each line. A
+    context may have any length. Models that choose among answers read a JSON object like a row of
+    their training file. Models that translate or summarize write a text for each line. A
     model that was only pre-trained fills in the [MASK] of each line.
 
     A line that is blank or can't be read gives {"error": what is wrong}, and the lines after it are

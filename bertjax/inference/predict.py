@@ -43,7 +43,7 @@ def predict(
         model: a fine-tuned model.
         inputs: N inputs in the form of its task. Models of texts take texts, or pairs of texts if
             they were trained on pairs. Models that answer questions take pairs (question,
-            document).
+            document), and models that choose among answers dicts like a row of their training file.
         batch_size: maximum rows per batch; rows of similar length share one.
         execution: how to compute.
         mesh: devices that share the rows, as `bertjax.train.sharding.make_mesh` makes it; None: one
@@ -60,8 +60,10 @@ def predict(
         "words"}, and for lists of words {"tokens", "tags", "scores"}. For questions it is
         {"question", "text": the answer, "start", "end": its characters in the document, "score",
         "n_best": top_k answers}, and for models that may refuse to answer also "null_difference".
-        For texts to write it is {"source", "text", "score", "n_best": n of {"text", "score"}}, and
-        for extractive summaries {"summary", "sentences": the numbers of its sentences, "scores"}.
+        For choices it is {"question", "choice": the number of the choice, "answer": its text,
+        "score", "scores": of all choices}. For texts to write it is {"source", "text", "score",
+        "n_best": n of {"text", "score"}}, and for extractive summaries {"summary", "sentences": the
+        numbers of its sentences, "scores"}.
 
     Raises:
         UserError: the model can't predict, an option is wrong, or an input can't be read.
