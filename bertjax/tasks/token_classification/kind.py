@@ -7,11 +7,11 @@ from bertjax.tasks.token_classification.config import (
     WordOptions,
 )
 from bertjax.tasks.token_classification.predictions import TokenPredictor
-from bertjax.tasks.token_classification.reading import HEAD, read
+from bertjax.tasks.token_classification.reading import HEAD_NAME, read
 
 KIND = TaskKind(
     options=TokenClassificationConfig,
-    heads=(HEAD,),
+    heads=(HEAD_NAME,),
     max_seq_length=128,
     read=read,
     predictor=TokenPredictor,

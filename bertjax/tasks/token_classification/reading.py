@@ -17,7 +17,7 @@ from bertjax.tasks.token_classification.metrics import words_of
 from bertjax.tasks.token_classification.schemes import has_scheme, join_tag, split_tag
 from bertjax.tasks.token_classification.tagged import Tagged
 
-HEAD = "token_classification"
+HEAD_NAME = "token_classification"
 
 RECORDED = ("token_column", "tag_column", "tag_names", "scheme", "document_context")
 
@@ -55,7 +55,7 @@ def read(options: TokenClassificationConfig, files: TaskFiles) -> Task:
     fields = {name: getattr(options, name) for name in RECORDED}
     return Task(
         Head(
-            HEAD,
+            HEAD_NAME,
             len(labels),
             losses.token_classification_loss,
             losses.token_classification_normalizers,
