@@ -134,7 +134,7 @@ def parse_question(fields: Mapping[str, Any], columns: ChoiceColumns, where: str
         while given and not given[-1]:
             given.pop()
     else:
-        given = _listed(fields.get(columns.choices_column), columns.choices_column, where)
+        given = _listed(_value(fields, columns.choices_column), columns.choices_column, where)
     if "" in given:
         raise UserError(
             f"{where}: choice {given.index('') + 1} of {len(given)} is empty; write it, or remove "
@@ -153,8 +153,16 @@ def require_choices(question: Question, where: str) -> Question:
     return question
 
 
+def _value(fields: Mapping[str, Any], name: str) -> Any:
+    """Returns a field; the name a.b is the field b of the object a, as in `read_table`."""
+    outer, _, inner = name.partition(".")
+    if name not in fields and isinstance(fields.get(outer), Mapping):
+        return _value(fields[outer], inner)
+    return fields.get(name)
+
+
 def _text(fields: Mapping[str, Any], name: str, where: str) -> str:
-    value = fields.get(name)
+    value = _value(fields, name)
     if value is None:
         return ""
     if not isinstance(value, str):

@@ -7,7 +7,7 @@ import pytest
 
 from bertjax.errors import UserError
 from bertjax.tasks.multiple_choice.config import MultipleChoiceConfig
-from bertjax.tasks.multiple_choice.questions import read_questions
+from bertjax.tasks.multiple_choice.questions import parse_question, read_questions
 
 COLUMNS = MultipleChoiceConfig(choice_columns=("a", "b", "c"))
 
@@ -70,6 +70,8 @@ def test_the_shapes_of_public_data_sets(write, shape, options, pairs, answer):
     source = read_questions(write([shape]), MultipleChoiceConfig(**options))
     assert source.questions[0].pairs() == pairs
     assert source.answers.tolist() == [answer] and source.left_out == 0
+    # An object of `predict` is read as a row of the file.
+    assert parse_question(shape, MultipleChoiceConfig(**options), "") == source.questions[0]
 
 
 def test_a_table_without_a_header_has_rows_of_unequal_length(write):
