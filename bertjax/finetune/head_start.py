@@ -15,7 +15,7 @@ from bertjax.tasks.task import Task, TrainedModel, encoder_params
 def has_head(task: Task, model: TrainedModel) -> bool:
     """Whether a model has the parts of the head of a task."""
     parts = TASK_PARTS[task.head.name]
-    return bool(parts) and task.start_params is encoder_params and set(parts) <= model.params.keys()
+    return bool(parts) and task.start_params is encoder_params and set(parts) <= model.shapes.keys()
 
 
 def described(
@@ -92,8 +92,8 @@ def keep_head(
 
 def _labels(model: TrainedModel) -> Sequence[str]:
     """The names of the outputs of a model, LABEL_0 ... if it has none."""
-    head = model.params[TASK_PARTS[model.kind][-1]]
-    outputs = len(head["bias"]) if "bias" in head else 1
+    head = model.shapes[TASK_PARTS[model.kind][-1]]
+    outputs = head["bias"].shape[0] if "bias" in head else 1
     if outputs == 1:
         return ()
     return (model.task or {}).get("labels") or [f"LABEL_{index}" for index in range(outputs)]
@@ -107,7 +107,7 @@ def _check_outputs(task: Task, model: TrainedModel) -> None:
         )[last],
         jax.random.key(0),
     )
-    shapes = [jax.tree.map(np.shape, tree) for tree in (random, model.params[last])]
+    shapes = [jax.tree.map(np.shape, tree) for tree in (random, model.shapes[last])]
     if shapes[0] != shapes[1]:
         raise UserError(
             "`keep_head`: the head of the model has another shape than that of the task: leave it "

@@ -104,8 +104,12 @@ class Trainer:
         return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
 
     def _check_settings(self) -> None:
-        if self.config.lora.rank and isinstance(self.shape, EncoderDecoderConfig):
-            raise UserError("`lora.rank` adapts a BERT and not an encoder-decoder: leave it out.")
+        if self.config.lora.rank:
+            if isinstance(self.shape, EncoderDecoderConfig):
+                raise UserError(
+                    "`lora.rank` adapts a BERT and not an encoder-decoder: leave it out."
+                )
+            lora.adapted(self.model.shapes, self.config.lora)
         shards, tokens = self._shards, self.config.batch_tokens
         if tokens is not None and tokens < self.lengths.max():
             raise UserError(

@@ -147,7 +147,7 @@ def check_layers(
             )
     if pooling is not None:
         refuse_unknown("`pooling`", pooling, get_args(Pooling))
-    if pooling == "pooler" and (layers not in ((-1,), (depth,)) or "pooler" not in model.params):
+    if pooling == "pooler" and (layers not in ((-1,), (depth,)) or "pooler" not in model.shapes):
         raise UserError(
             "`pooling` pooler needs the last layer of a model that has a pooler: leave `layer` at "
             "-1, or use mean or cls."

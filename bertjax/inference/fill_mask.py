@@ -22,7 +22,7 @@ HEADS = ("pretraining", "masked_lm")
 
 def check_head(model: Pretrained) -> None:
     """Raises a UserError if the model has no masked-LM head."""
-    if "mlm" not in model.params:
+    if "mlm" not in model.shapes:
         raise UserError(
             f"The model does {model.kind} and has no masked-LM head: give the export of a "
             "pre-training run."

@@ -75,6 +75,11 @@ class Pretrained:
         """The task's kind; without a task, the kind that the heads determine."""
         return self.task["kind"] if self.task else kind_of_parts(self.params)
 
+    @property
+    def shapes(self) -> dict[str, Any]:
+        """The parameters, or for `open_pretrained` ShapeDtypeStructs in their places."""
+        return self.params
+
     def __repr__(self) -> str:
         config, source = self.config, f", from {self.source}" if self.source else ""
         depth = config.num_hidden_layers
@@ -95,16 +100,20 @@ class _Unread(Pretrained):
     """A model whose parameters are read when they are first used."""
 
     def __init__(self, config: BertConfig, params: Any, *more: Any, **fields: Any) -> None:
-        """Takes a function that reads the parameters; `dataclasses.replace` gives them instead."""
+        """Takes (shapes, a function that reads); `dataclasses.replace` gives parameters instead."""
         super().__init__(config, params, *more, **fields)
-        if callable(params):
-            self._read = params
+        if isinstance(params, tuple):
+            self._shapes, self._read = params
             del self.params
 
     def __getattr__(self, name: str) -> Any:
         if name != "params":
             raise AttributeError(name)
         return vars(self).setdefault("params", self._read())
+
+    @property
+    def shapes(self) -> dict[str, Any]:
+        return vars(self).get("_shapes") or self.params
 
 
 def save_pretrained(path: epath.PathLike, model: Pretrained) -> epath.Path:
@@ -220,7 +229,7 @@ def _read(path: epath.PathLike, log: Callable[[str], None], *, at_once: bool = T
     task = classes.read_task(fields, params, where=where)
     more = {"source": source, "sentence_modules": modules}
     if shapes:
-        return _Unread(config, read, tokenizer, task, **more)
+        return _Unread(config, (shapes, read), tokenizer, task, **more)
     return Pretrained(config, params, tokenizer, task, **more)
 
 

@@ -243,6 +243,11 @@ class TrainedModel(Protocol):
         """The name of its head."""
         ...
 
+    @property
+    def shapes(self) -> dict:
+        """The parameters, or what has their shapes, if they are not read yet."""
+        ...
+
 
 class Predictor(Protocol):
     """Answers inputs of one kind with a trained model."""

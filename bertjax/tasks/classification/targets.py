@@ -147,7 +147,7 @@ def targets_of_model(model: TrainedModel) -> Targets:
     if model.kind == _NUMBER:
         return number()
     recorded = model.task or {}
-    outputs = len(model.params["classifier"]["bias"])
+    outputs = model.shapes["classifier"]["bias"].shape[0]
     labels = tuple(recorded.get("labels") or [f"LABEL_{index}" for index in range(outputs)])
     if len(set(labels)) < len(labels):  # each keeps its probability
         labels = tuple(f"{label} ({index})" for index, label in enumerate(labels))

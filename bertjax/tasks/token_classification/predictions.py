@@ -39,7 +39,7 @@ class TokenPredictor:
         self.options, self.recorded = options, model.task or {}
         self.tokenizer = model.tokenizer
         self.max_seq_length = trained_length(model)
-        outputs = len(model.params["classifier"]["bias"])
+        outputs = model.shapes["classifier"]["bias"].shape[0]
         self.labels = self.recorded.get("labels") or [f"LABEL_{at}" for at in range(outputs)]
         self.has_scheme = has_scheme(self.labels)
         is_fine = self.recorded.get("splitting") == "punctuation"
