@@ -20,9 +20,9 @@ if TYPE_CHECKING:  # an alias marks a public name
     from bertjax.inference.generate import generate as generate
     from bertjax.inference.likelihood import pseudo_log_likelihood as pseudo_log_likelihood
     from bertjax.inference.predict import predict as predict
-    from bertjax.interop.huggingface import Pretrained as Pretrained
     from bertjax.interop.huggingface import from_pretrained as from_pretrained
     from bertjax.interop.huggingface import save_pretrained as save_pretrained
+    from bertjax.interop.pretrained import Pretrained as Pretrained
     from bertjax.model import linen as linen
     from bertjax.model.bert import encode as encode
     from bertjax.model.bert import init_params as init_params
@@ -105,7 +105,8 @@ _PUBLIC: dict[str, tuple[str, ...]] = {
     "inference.generate": ("generate",),
     "inference.likelihood": ("pseudo_log_likelihood",),
     "inference.predict": ("predict",),
-    "interop.huggingface": ("Pretrained", "from_pretrained", "save_pretrained"),
+    "interop.huggingface": ("from_pretrained", "save_pretrained"),
+    "interop.pretrained": ("Pretrained",),
     "model.bert": ("encode", "init_params", "mlm_logits", "pretraining_logits", "task_logits"),
     "model.decoding": ("DecodeState",),
     "model.encoder_decoder": ("EncoderDecoder",),
