@@ -96,6 +96,13 @@ class SentenceModules:
     unknown: str | None = None
     """A clause that names what bertjax does not compute; None: it computes everything."""
 
+    @property
+    def only_pooling(self) -> str | None:
+        """The pooling, if it is the only one and nothing but a normalization comes after it."""
+        others = [each for each in self.after if not isinstance(each, Normalize)]
+        first, *more = self.pooling
+        return None if self.unknown or others or more else first
+
     def __str__(self) -> str:
         parts = [f"pooling {' and '.join(self.pooling)}"]
         if self.max_seq_length is not None:

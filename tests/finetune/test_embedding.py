@@ -13,9 +13,11 @@ from bertjax.finetune.run import finetune, read_task
 from bertjax.inference.embed import embed
 from bertjax.inference.predict import evaluate, predict_lines
 from bertjax.interop.huggingface import from_pretrained, save_pretrained
+from bertjax.interop.sentence_transformers import Dense, make_modules
 from bertjax.tasks.embedding.config import EmbeddingConfig
 from bertjax.train.lora import LoraConfig
 
+MODULES = make_modules("mean", True, False, 16, 16)
 GOOD, BAD = ("good", "great", "fine"), ("bad", "awful", "poor")
 
 
@@ -192,16 +194,11 @@ def test_a_batch_of_one_has_no_negatives(make):
 
 
 def test_other_layers_than_a_pooling_are_not_trained_in_silence(make, tiny_model):
-    modules = dataclasses.replace(_modules(), unknown="modules.json: has the module CNN")
+    dense = Dense(np.ones((16, 4), np.float32), np.ones(4, np.float32), "Tanh")
+    modules = dataclasses.replace(MODULES, after=(dense,))
     model = dataclasses.replace(tiny_model, sentence_modules=modules)
-    with pytest.raises(UserError, match=r"has the module CNN.*give `pooling`"):
+    with pytest.raises(UserError, match=r"a dense layer from 16 to 4.*give `pooling`"):
         read_task(make("scored"), model, quiet)
     assert read_task(make("scored", pooling="mean"), model, quiet).vectors["pooling"] == "mean"
-    with pytest.raises(UserError, match="use embed with `pooling`"):
+    with pytest.raises(UserError, match="with more than a pooling: use embed"):
         evaluate(model, "dev.tsv")
-
-
-def _modules():
-    from bertjax.interop.sentence_transformers import make_modules
-
-    return make_modules("mean", True, False, 16, 16)

@@ -30,18 +30,16 @@ class SimilarityPredictor:
             UserError: it has none, or makes vectors with other layers than a pooling.
         """
         modules = model.sentence_modules
-        if modules is None or modules.unknown or len(modules.pooling) > 1:
+        if modules is None or modules.only_pooling is None:
             raise UserError(
-                "The model does not say how it makes vectors, or in a way that can't be followed "
-                "here: use embed with `pooling`."
+                "The model does not say how it makes vectors, or makes them with more than a "
+                "pooling: use embed."
             )
-        if any(type(each).__name__ == "Dense" for each in modules.after):
-            raise UserError("The model has a dense layer after its pooling: use embed.")
         self.model, self.options = model, options
         self.recorded: dict[str, Any] = model.task or {}
         self.lowercase = modules.lowercase
         self.max_seq_length = min(trained_length(model), modules.max_seq_length or 1 << 31)
-        self.forward = Vectors(modules.pooling[0], bool(modules.after))
+        self.forward = Vectors(modules.only_pooling, bool(modules.after))
 
     def parse_line(self, line: str, where: str) -> tuple[str, str]:
         """A line is a pair with a tab between, or a JSON object with text and pair."""

@@ -162,14 +162,12 @@ def _pooling(options: EmbeddingConfig, model: TrainedModel) -> tuple[str, bool]:
         return options.pooling or "mean", False
     if options.pooling is not None:
         return options.pooling, modules.lowercase
-    layers = [each for each in modules.after if type(each).__name__ != "Normalize"]
-    if modules.unknown or layers or len(modules.pooling) > 1:
+    if modules.only_pooling is None:
         raise UserError(
-            f"The model makes its vectors with other layers than a pooling ({modules}"
-            f"{'; ' + modules.unknown if modules.unknown else ''}), which are not trained: give "
-            "`pooling`, to train the encoder without them."
+            f"The model makes its vectors with more than a pooling ({modules.unknown or modules}), "
+            "which is not trained: give `pooling`, to train the encoder without it."
         )
-    return modules.pooling[0], modules.lowercase
+    return modules.only_pooling, modules.lowercase
 
 
 def _check_sizes(options: EmbeddingConfig, model: TrainedModel) -> None:
