@@ -103,7 +103,7 @@ def test_a_recipe_brings_its_task(tmp_path):
     # Another task leaves the recipe's options behind.
     other = parse(str(recipe), "--task", "classification", "--text-column", "a")
     assert other.task == ClassificationConfig(text_column="a") and other.epochs == 7
-    with pytest.raises(UserError, match="--text-column is an option of the task classification"):
+    with pytest.raises(UserError, match="--text-column is an option of the tasks classification, "):
         parse(str(recipe), "--text-column", "a")
 
 

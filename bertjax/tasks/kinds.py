@@ -63,8 +63,9 @@ def of_model(model: TrainedModel) -> TaskKind | None:
     model is known by its head.
     """
     recorded = (model.task or {}).get("task")
-    if recorded is None:
-        return get("embedding") if model.sentence_modules else of_head(model.kind)
+    if recorded is None:  # the record of an export alone has no modules
+        is_embedder = getattr(model, "sentence_modules", None) is not None
+        return get("embedding") if is_embedder else of_head(model.kind)
     return get(recorded) if recorded in _TABLE else None
 
 
