@@ -80,7 +80,8 @@ def _with_model(
     # the options are told before its weights are read.
     named = arguments[0] if arguments and not arguments[0].startswith("-") else None
     task = None if named is None else recorded_task(named)
-    model = SimpleNamespace(task=task, kind=task["kind"]) if task else named and _load(named)
+    known = {"task": task, "kind": task["kind"], "sentence_modules": None} if task else {}
+    model = SimpleNamespace(**known) if known else named and _load(named)
     with parsed(type_of(arguments, model), verb, arguments) as (config, _), _keeping_compiled():
         from bertjax.inference.programs import mesh_of_all_devices
         from bertjax.tasks.headers import check_file

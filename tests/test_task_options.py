@@ -111,7 +111,7 @@ class Model:
     """A trained model, as far as its kind goes."""
 
     def __init__(self, task, kind):
-        self.task, self.kind = {"task": task}, kind
+        self.task, self.kind, self.sentence_modules = {"task": task}, kind, None
 
 
 TEXTS = Model("classification", "sequence_classification")
