@@ -1,6 +1,8 @@
 """Mutations of files, and what a reader may do with one: read it, or refuse it in a sentence."""
 
+import contextlib
 import copy
+import io
 import json
 import os
 import pathlib
@@ -8,10 +10,16 @@ import random
 import resource
 import signal
 import warnings
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
+import msgpack
+
+from bertjax import protobuf
 from bertjax.errors import UserError
+from bertjax.interop import tensor_bundle
 
 SECONDS = 10
 GROWTH = 1 << 30
@@ -81,7 +89,7 @@ def _places(value: Any) -> Any:
 
 
 def mutated(rng: random.Random, data: bytes, name: str) -> bytes:
-    """Mutates a file by its format: JSON, lines of JSON, a safetensors header, or bytes."""
+    """Mutates a file by its format: JSON, a safetensors header, a zip's members, or bytes."""
     if rng.random() < 0.35:
         return damaged(rng, data)
     if name.endswith(".json"):
@@ -95,7 +103,58 @@ def mutated(rng: random.Random, data: bytes, name: str) -> bytes:
         size = int.from_bytes(data[:8], "little")
         header = json.dumps(changed(rng, json.loads(data[8 : 8 + size]))).encode()
         return len(header).to_bytes(8, "little") + header + data[8 + size :]
+    if name.endswith(".bin"):
+        return _zip_changed(rng, data)
+    if name.endswith(".msgpack"):
+        tree = changed(rng, msgpack.unpackb(data))
+        with contextlib.suppress(OverflowError, UnicodeEncodeError):
+            return msgpack.packb(tree)
     return damaged(rng, data)
+
+
+MARKER = "BERTJAX_TEST_MARKER"
+"""The environment variable with the path of the file that `PROGRAM` makes when it is unpickled."""
+PROGRAM = b'cposix\nsystem\n(X\x1c\0\0\0touch "$BERTJAX_TEST_MARKER"tR'
+
+
+def _zip_changed(rng: random.Random, data: bytes) -> bytes:
+    """Changes or drops members, with right checksums; a program of pickle also gets `PROGRAM`."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(file, "w") as new:
+        names = old.namelist()
+        chosen = rng.choice([name for name in names if "data.pkl" in name] + [rng.choice(names)])
+        for name in names:
+            content = old.read(name)
+            if name == chosen and rng.random() < 0.1:
+                continue
+            if name == chosen:
+                at = rng.choice([2, rng.randint(0, len(content))])
+                program = content[:at] + PROGRAM + content[at:]
+                content = rng.choice([program, damaged(rng, content), damaged(rng, program)])
+            new.writestr(name, content)
+    return file.getvalue()
+
+
+class _Any(int):
+    """Equals every checksum."""
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    def __ne__(self, other: object) -> bool:
+        return False
+
+    __hash__ = int.__hash__
+
+
+@contextlib.contextmanager
+def right_checksums() -> Iterator[None]:
+    """Lets every CRC32C be right, as whoever writes a hostile file makes them."""
+    with (
+        mock.patch.object(protobuf, "masked_crc32c", lambda _: _Any()),
+        mock.patch.object(tensor_bundle, "masked_crc32c", lambda _: _Any()),
+    ):
+        yield
 
 
 class TooSlow(BaseException):

@@ -42,6 +42,7 @@ MODEL_TYPE = "encoder-decoder"
 """The model_type in config.json."""
 DECODER_TOKENIZER = "decoder_tokenizer"
 """Directory, in that of an encoder-decoder, of the decoder's tokenizer if it has one of its own."""
+GENERATION = "generation_config.json"
 SHARE = "share"
 """Key of `EncoderDecoderConfig.share` in bertjax's own entry of config.json."""
 
@@ -136,6 +137,31 @@ def _special_ids(tokenizer: Tokenizer) -> dict[str, int]:
         "eos_token_id": vocabulary.end_id,
         "pad_token_id": vocabulary.pad_id,
     }
+
+
+def check_special_ids(
+    directory: epath.Path, fields: Mapping[str, Any], tokenizer: Tokenizer
+) -> None:
+    """Refuses a model whose texts begin or end with other tokens than [CLS] and [SEP].
+
+    Args:
+        directory: of the model, with or without a generation_config.json.
+        fields: those of config.json.
+        tokenizer: the tokenizer of what the model writes.
+
+    Raises:
+        UserError: names the file, the field and its id.
+    """
+    generation = directory / GENERATION
+    given = read_json_object(generation) if generation.is_file() else {}
+    for path, own in ((directory / "config.json", fields), (generation, given)):
+        for name in ("decoder_start_token_id", "eos_token_id"):
+            found, known = own.get(name), _special_ids(tokenizer)[name]
+            if found not in (None, known, [known]):
+                raise UserError(
+                    f"{path}: {name} is {found!r}, but bertjax writes with {known} "
+                    f"({tokenizer.token(known)}) only; use a model that was trained so."
+                )
 
 
 def read_config(fields: Mapping[str, Any], share: object, where: str) -> EncoderDecoderConfig:

@@ -22,8 +22,8 @@ from bertjax.interop import (
     run_checkpoints,
     sentence_transformers,
 )
-from bertjax.interop.encoder_decoder import DECODER_TOKENIZER
-from bertjax.interop.model_directory import CONFIG, config_file, find_export
+from bertjax.interop.encoder_decoder import DECODER_TOKENIZER, GENERATION
+from bertjax.interop.model_directory import CONFIG, config_file, find_export, read_tokenizer
 from bertjax.interop.pretrained import Pretrained, Unread
 from bertjax.interop.sentence_transformers import MODULES
 from bertjax.interop.tensors import (
@@ -33,18 +33,11 @@ from bertjax.interop.tensors import (
     without_prefix,
     write_params,
 )
-from bertjax.interop.weights import (
-    HEAD_WEIGHTS,
-    WEIGHTS,
-    Weights,
-    find_weights,
-    read_weights,
-)
+from bertjax.interop.weights import HEAD_WEIGHTS, WEIGHTS, Weights, find_weights, read_weights
 from bertjax.model.heads import TASK_PARTS
-from bertjax.text.tokenizer import TOKENIZER_FILES, Tokenizer, load_tokenizer
+from bertjax.text.tokenizer import TOKENIZER_FILES, Tokenizer
 
 _LOGGER = logging.getLogger("bertjax")
-GENERATION = "generation_config.json"
 
 _MODEL_TYPES = ("bert", "distilbert", encoder_decoder.MODEL_TYPE)
 
@@ -138,7 +131,6 @@ def _read(path: epath.PathLike, log: Callable[[str], None], *, at_once: bool = T
         return _read_checkpoint(path, log)
     root, path = path, find_export(path)
     checksums.check(path)
-    modules = sentence_transformers.read_modules(root if (root / MODULES).is_file() else path)
     where = str(path / CONFIG)
     fields = _read_config(config_file(path) or path / CONFIG)
     if fields.get("model_type") == encoder_decoder.MODEL_TYPE:
@@ -147,6 +139,8 @@ def _read(path: epath.PathLike, log: Callable[[str], None], *, at_once: bool = T
     if distilled:
         fields = distilbert.bert_fields(fields, where)
     config = BertConfig.from_dict(fields, where=where)
+    place = root if (root / MODULES).is_file() else path
+    modules = sentence_transformers.read_modules(place, config.hidden_size)
     head = path / HEAD_WEIGHTS
 
     def read() -> dict[str, Any]:
@@ -158,7 +152,7 @@ def _read(path: epath.PathLike, log: Callable[[str], None], *, at_once: bool = T
     if not (at_once or distilled or head.exists()):
         shapes = file and read_shapes(file, config)
     params = shapes or read()
-    tokenizer = _tokenizer_of(config, path)
+    tokenizer = read_tokenizer(config, path)
     task = classes.read_task(fields, params, where=where)
     more = {"source": source, "sentence_modules": modules}
     if shapes:
@@ -214,14 +208,15 @@ def _read_encoder_decoder(
     params, config = encoder_decoder.read_params(
         read_weights(find_weights(path) or path / WEIGHTS), config, tied=tied
     )
-    tokenizer, decoder_tokenizer = _tokenizer_of(config.encoder, path), None
+    tokenizer, decoder_tokenizer = read_tokenizer(config.encoder, path), None
     if (path / DECODER_TOKENIZER).is_dir():
-        decoder_tokenizer = _tokenizer_of(config.decoder, path / DECODER_TOKENIZER)
+        decoder_tokenizer = read_tokenizer(config.decoder, path / DECODER_TOKENIZER)
     elif (ours := config.encoder.vocab_size) != (theirs := config.decoder.vocab_size):
         raise UserError(
             f"{path}: the encoder has {ours} tokens and the decoder {theirs}, and there is no "
             f"{DECODER_TOKENIZER}; put the decoder's tokenizer into a directory of that name."
         )
+    encoder_decoder.check_special_ids(path, fields, decoder_tokenizer or tokenizer)
     task[encoder_decoder.SHARE] = config.share
     return Pretrained(config, params, tokenizer, task, decoder_tokenizer)
 
@@ -231,21 +226,11 @@ def from_google(checkpoint: google.GoogleCheckpoint) -> Pretrained:
 
     Raises `UserError` if the vocabulary is absent or larger than the model's.
     """
-    tokenizer = _tokenizer_of(checkpoint.config, checkpoint.prefix.parent)
+    tokenizer = read_tokenizer(checkpoint.config, checkpoint.prefix.parent)
     # Google's only classifier is that of run_classifier.py.
     fields = {"architectures": [classes.ARCHITECTURES["sequence_classification"]]}
     task = classes.read_task(fields, checkpoint.params, where=str(checkpoint.prefix))
     return Pretrained(checkpoint.config, checkpoint.params, tokenizer, task)
-
-
-def _tokenizer_of(config: BertConfig, directory: epath.Path) -> Tokenizer:
-    tokenizer = load_tokenizer(directory)
-    if tokenizer.vocab_size > config.vocab_size:
-        raise UserError(
-            f"{directory}: the tokenizer has {tokenizer.vocab_size} tokens and the model only "
-            f"{config.vocab_size}; put the tokenizer that the model was trained with beside it."
-        )
-    return tokenizer
 
 
 def _params_of_kind(path: epath.Path, model: Pretrained) -> dict[str, Any]:

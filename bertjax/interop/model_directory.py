@@ -1,12 +1,14 @@
-"""Finds the model in a directory, or says what the directory lacks."""
+"""Finds the model in a directory and reads its tokenizer, or says what the directory lacks."""
 
 import difflib
 
 from etils import epath
 
+from bertjax.config import BertConfig
 from bertjax.errors import UserError
 from bertjax.interop import hub, sentence_transformers
 from bertjax.interop.weights import FLAX_WEIGHTS, TORCH_WEIGHTS, WEIGHTS, find_weights, some
+from bertjax.text.tokenizer import Tokenizer, load_tokenizer
 
 CONFIG = "config.json"
 _FORMATS = f"{WEIGHTS}, {FLAX_WEIGHTS} or {TORCH_WEIGHTS}"
@@ -62,3 +64,19 @@ def _what_is_missing(path: epath.Path) -> str:
     if config_file(path):
         return f"holds no weights; download {_FORMATS} too"
     return f"holds no {CONFIG} with {WEIGHTS}; give a directory that does"
+
+
+def read_tokenizer(config: BertConfig, directory: epath.Path) -> Tokenizer:
+    """Reads the tokenizer of a model. Raises `UserError` if there is none or it has other ids."""
+    tokenizer = load_tokenizer(directory)
+    check_vocabulary(tokenizer, config, directory)
+    return tokenizer
+
+
+def check_vocabulary(tokenizer: Tokenizer, config: BertConfig, where: object) -> None:
+    """Raises `UserError` if a tokenizer has more tokens than the model."""
+    if tokenizer.vocab_size > config.vocab_size:
+        raise UserError(
+            f"{where}: the tokenizer has {tokenizer.vocab_size} tokens and the model only "
+            f"{config.vocab_size}; put the tokenizer that the model was trained with beside it."
+        )

@@ -5,6 +5,7 @@ from typing import Any
 
 from bertjax.config import BertConfig, EncoderDecoderConfig
 from bertjax.errors import UserError
+from bertjax.interop.model_directory import check_vocabulary
 from bertjax.interop.sentence_transformers import SentenceModules
 from bertjax.model.heads import kind_of_parts
 from bertjax.text.tokenizer import Tokenizer
@@ -12,7 +13,10 @@ from bertjax.text.tokenizer import Tokenizer
 
 @dataclasses.dataclass(repr=False)
 class Pretrained:
-    """A model on disk: shape, weights, tokenizer and the task it was trained for."""
+    """A model on disk: shape, weights, tokenizer and the task it was trained for.
+
+    Raises `UserError` if a tokenizer has more tokens than the model.
+    """
 
     config: BertConfig | EncoderDecoderConfig
     """The shape."""
@@ -31,6 +35,14 @@ class Pretrained:
     """For a model from the hub, "owner/name@" and the hash of the commit."""
     sentence_modules: SentenceModules | None = None
     """How a model of sentence-transformers makes the vector of a text; `embed` follows it."""
+
+    def __post_init__(self) -> None:
+        """See the class."""
+        config, written = self.config, self.decoder_tokenizer or self.tokenizer
+        if isinstance(config, EncoderDecoderConfig):
+            check_vocabulary(written, config.decoder, "Pretrained, decoder")
+            config = config.encoder
+        check_vocabulary(self.tokenizer, config, "Pretrained")
 
     @property
     def kind(self) -> str:

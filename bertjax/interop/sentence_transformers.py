@@ -163,8 +163,10 @@ def encoder_directory(directory: epath.Path) -> epath.Path:
     return directory / path if kind == "Transformer" and path else directory
 
 
-def read_modules(directory: epath.Path) -> SentenceModules | None:
+def read_modules(directory: epath.Path, hidden_size: int) -> SentenceModules | None:
     """Reads how vectors are made; None if the directory has no modules.json.
+
+    `hidden_size` is the width of the encoder, which the widths of dense layers must fit.
 
     Raises:
         UserError: a file is absent, damaged or contradicts another.
@@ -183,6 +185,7 @@ def read_modules(directory: epath.Path) -> SentenceModules | None:
         pooling = _read_pooling(directory / modules[1][1] / _CONFIG)
         places = [(kind, directory / path) for kind, path in modules[2:] if kind != "Dropout"]
         after = tuple(_read_after(kind, place) for kind, place in places)
+        _check_widths(listing, after, hidden_size * len(pooling))
         if (directory / PROMPTS).is_file():
             _refuse_prompt(read_json_object(directory / PROMPTS))
     except _Unknown as unknown:
@@ -264,6 +267,14 @@ def _read_after(kind: str, directory: epath.Path) -> Dense | Normalize:
     if bias.shape != kernel.shape[:1]:
         damaged(file, "linear.bias does not fit linear.weight")
     return Dense(kernel.T.astype(np.float32), bias.astype(np.float32), activation)
+
+
+def _check_widths(listing: epath.Path, after: tuple[Dense | Normalize, ...], width: int) -> None:
+    for layer in after:
+        if isinstance(layer, Dense):
+            if layer.kernel.shape[0] != width:
+                damaged(listing, f"{layer} follows vectors of {width} numbers")
+            width = layer.kernel.shape[1]
 
 
 def _refuse_prompt(fields: dict[str, Any]) -> None:

@@ -133,7 +133,8 @@ def encode(
         params: parameters as from `init_params`; heads are ignored.
         inputs: input_ids [B, T] int32 and, optionally, attention_mask, token_type_ids, position_ids
             [B, T]; segment_ids [B, T] and cls_positions [B, S] for rows that pack several examples.
-            An attention_mask [B, T, T] says for each query what it attends to.
+            An attention_mask [B, T, T] says for each query what it attends to. Other keys of
+            transformers' tokenizers, such as offset_mapping, are ignored.
         config: the shape.
         execution: how to compute.
         dropout_key: None for no dropout; one key (row b draws from fold_in(key, b)) or keys [B],
@@ -147,7 +148,7 @@ def encode(
 
     Raises:
         ValueError: T is longer than the model's positions; or the inputs have other names, shapes
-            or types or, outside of a trace, ids beyond the vocabulary.
+            or types or, outside of a trace, ids beyond the model's tables.
     """
     module = BertEncoder(config, execution, add_pooler="pooler" in params)
     options = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
@@ -266,6 +267,6 @@ def _apply(
     module: BertEncoder, params: Params, inputs: Inputs, key: jax.Array | None, **options: Any
 ) -> Any:
     rank = 3 if isinstance(module, BertForMultipleChoice) else 2
-    check(params, inputs, module.config, rank)
+    check(params, inputs, module.config, rank=rank, is_decoder=module.add_cross_attention)
     keys = row_keys(key, inputs["input_ids"].shape[0])
     return module.apply({"params": params}, inputs, dropout_keys=keys, **options)

@@ -11,6 +11,7 @@ from bertjax.config import BertConfig, EncoderDecoderConfig, Execution
 from bertjax.model import bert, decoding
 from bertjax.model.bert import Params
 from bertjax.model.decoding import DecodeState, OutputLayer, Seq2Seq
+from bertjax.model.input_checks import model_inputs
 from bertjax.model.layers import Layer, dense, fold_keys
 from bertjax.model.linen import BertForMaskedLM, Inputs
 from bertjax.model.search import Beams
@@ -87,7 +88,7 @@ def _encode(
     keys: jax.Array | None = None,
 ) -> jax.Array:
     """Returns the encoder's output [B, S, D] in the width of the decoder."""
-    source = {name: value for name, value in inputs.items() if not name.startswith("decoder_")}
+    source = model_inputs(inputs)
     out = bert.encode(
         params["encoder"], source, config.encoder, execution=execution, dropout_key=keys
     )

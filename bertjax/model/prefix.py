@@ -9,6 +9,7 @@ from bertjax.config import BertConfig, Execution
 from bertjax.model import bert, decoding
 from bertjax.model.bert import Params
 from bertjax.model.decoding import DecodeState, OutputLayer, Seq2Seq
+from bertjax.model.input_checks import check, model_inputs
 from bertjax.model.linen import Inputs
 from bertjax.model.search import Beams
 
@@ -85,6 +86,7 @@ class Prefix(Seq2Seq):
         execution: Execution = Execution(),
     ) -> DecodeState:
         """Reads the sources into the first slots of the cache; see `Seq2Seq`."""
+        check(params, model_inputs(inputs), config)
         source, mask = inputs["input_ids"], decoding.source_mask(inputs)
         rows, before = source.shape
         slots = before + (max_length + 1) * beams

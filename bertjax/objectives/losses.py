@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from bertjax.config import BertConfig, Execution
 from bertjax.model import bert
+from bertjax.model.input_checks import check_ids, model_inputs
 
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, tuple[jax.Array, jax.Array]]
@@ -82,7 +83,7 @@ def task_logits_fn(kind: str) -> Callable[..., jax.Array]:
 
     def logits_fn(params: bert.Params, batch: Batch, config: BertConfig, **how: Any) -> jax.Array:
         del how["sample_key"]
-        return bert.task_logits(params, batch, config, kind, **how)
+        return bert.task_logits(params, model_inputs(batch), config, kind, **how)
 
     return logits_fn
 
@@ -133,6 +134,8 @@ def masked_lm(
         token_groups: {name: bool [V]}. Adds the accuracy over the tokens of each group.
     """
     labels, weights = batch["masked_labels"], prediction_weights(batch)
+    used, size = batch["masked_weights"], logits.shape[-1]
+    check_ids("masked_labels", labels, size, f"the vocabulary has {size} tokens", used)
     metrics = classify("mlm_", logits, labels, weights)
     for name, group in (token_groups or {}).items():
         metrics[name] = _accuracy(logits, labels, weights * jnp.asarray(group)[labels])

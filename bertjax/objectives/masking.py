@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bertjax.errors import UserError
+from bertjax.model.input_checks import check_ids
 
 # The number of words in a span is geometric with p = 0.2 on 1 ... 10 (SpanBERT, section 3.1).
 _SPAN_P = 0.2
@@ -120,13 +121,16 @@ def mask_tokens(
         position; masked_weights [B, P] float32, 0 for unused entries.
 
     Raises:
-        ValueError: whole_word or span without vocabulary.word_starts.
+        ValueError: whole_word or span without vocabulary.word_starts; or, outside of a trace, an id
+            beyond the vocabulary.
 
     Source of spans: facebookresearch/SpanBERT, pretraining/fairseq/data/masking.py.
     """
     in_words = masking.whole_word or masking.span
     if in_words and vocabulary.word_starts is None:
         raise ValueError("whole_word and span need word_starts, the ids that begin a word.")
+    size = vocabulary.size
+    check_ids("input_ids", input_ids, size, f"the vocabulary has {size} tokens")
     predictions = masking.predictions(input_ids.shape[1])
     real = input_ids != vocabulary.pad_id if attention_mask is None else attention_mask != 0
     candidates = real & ~jnp.asarray(vocabulary.special)[input_ids]

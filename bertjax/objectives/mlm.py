@@ -9,6 +9,7 @@ import jax
 from bertjax.config import BertConfig
 from bertjax.model import bert
 from bertjax.model.flops import pretraining_flops
+from bertjax.model.input_checks import model_inputs
 from bertjax.objectives import losses
 from bertjax.objectives.losses import Batch
 from bertjax.objectives.objective import UNIGRAM, Metric, Objective
@@ -42,4 +43,6 @@ class MaskedLM(Objective):
     def logits(params: Any, batch: Batch, config: BertConfig, **how: Any) -> jax.Array:
         """Returns [B, P, V]."""
         del how["sample_key"]
-        return bert.mlm_logits(params, batch, config, positions=batch["masked_positions"], **how)
+        return bert.mlm_logits(
+            params, model_inputs(batch), config, positions=batch["masked_positions"], **how
+        )

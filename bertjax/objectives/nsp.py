@@ -8,6 +8,7 @@ import jax
 from bertjax.config import BertConfig
 from bertjax.model import bert
 from bertjax.model.flops import pretraining_flops
+from bertjax.model.input_checks import model_inputs
 from bertjax.objectives import losses
 from bertjax.objectives.losses import Batch, Metrics, Normalizers
 from bertjax.objectives.mlm import METRICS
@@ -48,7 +49,9 @@ class NextSentence(Objective):
     ) -> tuple[jax.Array, jax.Array]:
         """Returns [B, P, V] and [B, 2]."""
         del how["sample_key"]
-        return bert.pretraining_logits(params, batch, batch["masked_positions"], config, **how)
+        return bert.pretraining_logits(
+            params, model_inputs(batch), batch["masked_positions"], config, **how
+        )
 
     def scores(
         self, logits: tuple[jax.Array, jax.Array], batch: Batch, token_groups: Any = None

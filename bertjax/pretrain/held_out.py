@@ -60,6 +60,7 @@ def evaluate_shards(
     check_head(model)
     corpora = Corpora.of((location(directory),))
     _check(model, directory, corpora.manifest)
+    corpora.check_ids(model.tokenizer)
     mesh = sharding.make_mesh(sharding.MeshConfig()) if mesh is None else mesh
     objective = _objective(model, corpora.manifest.segments)
     split = "held_out" if corpora.examples("held_out") else "train"

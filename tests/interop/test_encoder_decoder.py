@@ -404,6 +404,29 @@ def test_generation_config_json_of_another_program_is_read(exported):
     assert "generation" not in from_pretrained(exported).task
 
 
+@pytest.mark.parametrize(
+    ("file", "field", "wrong", "sentence"),
+    [
+        (
+            "config.json",
+            "decoder_start_token_id",
+            0,
+            r"is 0, but bertjax writes with 2 \(\[CLS\]\)",
+        ),
+        ("generation_config.json", "decoder_start_token_id", 99, "is 99, but"),
+        ("generation_config.json", "eos_token_id", [3, 1], r"is \[3, 1\], but .*3 \(\[SEP\]\)"),
+    ],
+)
+def test_other_tokens_that_begin_or_end_texts_are_refused(exported, file, field, wrong, sentence):
+    (exported / checksums.FILE).unlink()
+    fields = json.loads((exported / file).read_text())
+    (exported / file).write_text(json.dumps({**fields, field: [fields[field]]}))
+    from_pretrained(exported)
+    (exported / file).write_text(json.dumps({**fields, field: wrong}))
+    with pytest.raises(UserError, match=rf"{file}: {field} {sentence}"):
+        from_pretrained(exported)
+
+
 def test_a_pooler_that_is_there_is_kept(model, tmp_path):
     ours = model("all")
     pooler = {"kernel": np.eye(8, dtype=np.float32), "bias": np.zeros(8, np.float32)}

@@ -402,6 +402,13 @@ def test_a_tokenizer_larger_than_the_model(unchecked):
     assert "the tokenizer has 13 tokens and the model only 12" in refusal(unchecked)
 
 
+def test_a_model_is_not_made_with_a_larger_tokenizer(unchecked):
+    model = from_pretrained(unchecked)
+    small = dataclasses.replace(model.bert_config("a test"), vocab_size=9)
+    with pytest.raises(UserError, match="Pretrained: the tokenizer has 12 tokens and the model on"):
+        dataclasses.replace(model, config=small)
+
+
 def test_what_holds_no_model(tmp_path):
     assert "no such directory" in refusal(tmp_path / "none")
     assert "holds no config.json with model.safetensors" in refusal(tmp_path)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import bertjax as bj
+from bertjax.objectives import losses
 
 CONFIG = bj.BertConfig(30, 16, 1, 2, 24, max_position_embeddings=9)
 IDS = np.zeros((2, 5), np.int32)
@@ -25,6 +26,9 @@ def params():
         ({"input_ids": IDS, "attention_mask": np.ones((2, 4))}, r"attention_mask has the shape"),
         ({"input_ids": IDS[0]}, r"input_ids has the shape \(5,\): give \[B, T\]"),
         ({"input_ids": IDS, "token_types": IDS}, "did you mean 'token_type_ids'"),
+        ({"input_ids": IDS, "inputs_embeds": IDS}, "'inputs_embeds', which the model does not r"),
+        ({"input_ids": IDS, "encoder_hidden_states": IDS}, "does not read: leave it out"),
+        ({"input_ids": IDS, "example_weight": IDS, "token_type": IDS}, "mean 'token_type_ids'"),
         ({"ids": IDS}, "inputs has no input_ids, only 'ids'"),
         ({"input_ids": IDS.astype(np.float32)}, "has the type float32: give integers"),
         ({"input_ids": IDS, "token_type_ids": IDS[:, :3]}, "token_type_ids has the shape"),
@@ -47,11 +51,37 @@ def test_what_is_no_dict_of_arrays_is_named(params):
         bj.mlm_logits({}, {"input_ids": IDS}, CONFIG)
 
 
+@pytest.mark.parametrize("extra", [("offset_mapping", "length", "labels"), ("example_weight", "x")])
+def test_keys_of_tokenizers_and_of_training_batches_are_ignored(params, extra):
+    encode = jax.jit(functools.partial(bj.encode, config=CONFIG))
+    expected = encode(params, {"input_ids": IDS}).last_hidden_state
+    found = encode(params, {"input_ids": IDS, **dict.fromkeys(extra, np.ones(2))})
+    np.testing.assert_array_equal(found.last_hidden_state, expected)
+
+
 @pytest.mark.parametrize("wrong", [30, -1])
 def test_ids_beyond_the_vocabulary_are_refused_outside_of_jit(params, wrong):
-    ids = jnp.asarray(IDS).at[1, 2].set(wrong)
-    with pytest.raises(ValueError, match="and the vocabulary 30 tokens"):
+    ids, batch = jnp.asarray(IDS).at[1, 2].set(wrong), {"input_ids": IDS}
+    sentence = rf"ids\[1, 2\] is {wrong}, but .* 30 tokens"
+    with pytest.raises(ValueError, match=sentence):
         bj.encode(params, {"input_ids": ids}, CONFIG)
+    with pytest.raises(ValueError, match=sentence):
+        bj.start_decoding(params, {"input_ids": ids}, CONFIG, bj.Prefix(4), beams=1, max_length=1)
+    vocabulary = bj.Vocabulary(30, 0, 4, np.zeros(30, bool))
+    with pytest.raises(ValueError, match=sentence):
+        bj.mask_tokens(jax.random.split(jax.random.key(0), 2), ids, vocabulary)
+    logits = np.zeros((2, 5, 30), np.float32)
+    used = {"masked_labels": ids, "masked_weights": np.ones((2, 5))}
+    with pytest.raises(ValueError, match=rf"masked_labels\[1, 2\] is {wrong}"):
+        losses.masked_lm(logits, {**batch, **used})
+    unused = {"masked_labels": ids, "masked_weights": np.zeros((2, 5))}
+    assert losses.masked_lm(logits, {**batch, **unused})["mlm_loss"][1] == 0
+
+
+@pytest.mark.parametrize(("name", "size"), [("token_type_ids", 2), ("position_ids", 9)])
+def test_ids_beyond_the_other_tables_are_refused_outside_of_jit(params, name, size):
+    with pytest.raises(ValueError, match=rf"{name}\[0, 0\] is {size}, but the model has {size}"):
+        bj.encode(params, {"input_ids": IDS, name: IDS + size}, CONFIG)
 
 
 def test_a_mesh_with_explicit_axes_is_named(params):

