@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bertjax.config import BertConfig, Execution
 
@@ -80,23 +81,34 @@ def fold_keys(keys: jax.Array | None, number: int | jax.Array) -> jax.Array | No
 def dropout(x: jax.Array, keys: jax.Array | None, site: int, rate: float) -> jax.Array:
     """Zeroes entries of x [B, ...] with probability `rate` and scales the others up.
 
-    Row b draws from keys[b] and `site` alone. Each 32-bit word gives two 16-bit draws, which costs
-    a tenth of a Bernoulli draw on a CPU. The rate is rounded to a multiple of 1/65,536,
-    and stays below 1.
+    Row b draws from keys[b] and `site` alone: the draw of an entry is a hash of its number in the
+    row and of 64 random bits. It has few operations, which XLA fuses into those that use it, so
+    that no array of draws is stored. `jax.random.bits` costs several times as much.
+    The rate is rounded to a multiple of 2**-32, and stays below 1.
     """
-    threshold = min(round(rate * (1 << 16)), (1 << 16) - 1)
+    threshold = min(round(rate * (1 << 32)), (1 << 32) - 1)
     if keys is None or threshold == 0:
         return x
-    shape = x.shape[1:]
+    row = x.shape[1:]
 
     def draw(key: jax.Array) -> jax.Array:
-        # Concatenate the halves on the first axis: a TPU pads a last axis of two to 128 lanes.
-        half = ((shape[0] + 1) // 2, *shape[1:])
-        words = jax.random.bits(jax.random.fold_in(key, site), half, jnp.uint32)
-        return jnp.concatenate([words & 0xFFFF, words >> 16])[: shape[0]]
+        first, second = jax.random.bits(jax.random.fold_in(key, site), (2,))
+        numbers = sum(
+            jax.lax.broadcasted_iota(jnp.uint32, row, axis) * np.uint32(math.prod(row[axis + 1 :]))
+            for axis in range(len(row))
+        )
+        return _hash(_hash(numbers ^ first) + second)
 
-    scale = jnp.asarray(1.0 / (1.0 - threshold / (1 << 16)), x.dtype)
-    return jnp.where(jax.vmap(draw)(keys) >= threshold, x * scale, jnp.zeros((), x.dtype))
+    scale = jnp.asarray(1.0 / (1.0 - threshold / (1 << 32)), x.dtype)
+    kept = jax.vmap(draw)(keys) >= np.uint32(threshold)
+    return jnp.where(kept, x * scale, jnp.zeros((), x.dtype))
+
+
+def _hash(x: jax.Array) -> jax.Array:
+    """Permutes uint32 numbers by a function of Chris Wellons' hash-prospector."""
+    x = (x ^ x >> 16) * np.uint32(0x21F0AAAD)
+    x = (x ^ x >> 15) * np.uint32(0xD35A2D97)
+    return x ^ x >> 15
 
 
 def dense(

@@ -62,7 +62,7 @@ def test_class_weights_apply_to_training_rows_alone(finished, with_task, make_tr
     assert dev["example_weight"].tolist() == [1.0] * 5
     plain, _ = make_trainer(finished)
     assert plain.programs is trainer.programs
-    with pytest.raises(UserError, match=r"another task.class_weights \(absent there"):
+    with pytest.raises(UserError, match=r"another task.class_weights \(null there"):
         finetune(weighted, quiet, progress=False)
 
 

@@ -239,11 +239,26 @@ def test_dropout_keeps_its_rate_and_its_mean():
     count = dropped.size
     share = float((dropped == 0).mean())
     assert abs(share - 0.1) < 4 * math.sqrt(0.09 / count)
-    rate = round(0.1 * 65536) / 65536
-    np.testing.assert_allclose(float(dropped.max()), 1 / (1 - rate), rtol=1e-6)
+    np.testing.assert_allclose(float(dropped.max()), 1 / 0.9, rtol=1e-6)
     assert np.array_equal(dropout(jnp.ones((2, 3)), None, 0, 0.5), jnp.ones((2, 3)))
-    first, second = (dropout(jnp.ones((64, 99)), keys, site, 0.5) for site in (1, 2))
-    assert abs(float(((first == 0) == (second == 0)).mean()) - 0.5) < 4 * 0.5 / math.sqrt(64 * 99)
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5])
+def test_dropout_is_independent_between_entries_rows_and_sites(rate):
+    keys = jax.random.split(jax.random.key(0), 128)
+    draws = [dropout(jnp.ones((128, 32, 64)), keys, site, rate) for site in (1, 2)]
+    one, two = ((np.asarray(each) == 0) - rate for each in draws)
+    variance = rate * (1 - rate)
+    neighbors = [(one, two)]
+    for axis in range(3):
+        for lag in (1, 2, 16):
+            neighbors.append((one, np.roll(one, lag, axis)))
+    for pair in neighbors:
+        correlation = np.mean(pair[0] * pair[1]) / variance
+        assert abs(correlation) < 4 / math.sqrt(one.size)
+    for axes in [(1, 2), (0, 2), (0, 1), (0,), (2,)]:  # sums of n draws have a variance of n
+        sums = one.sum(axes) / math.sqrt(variance * math.prod(one.shape[axis] for axis in axes))
+        assert abs(np.mean(sums**2) - 1) < 5 * math.sqrt(2 / sums.size)
 
 
 @pytest.fixture(scope="module")
