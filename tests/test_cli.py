@@ -111,7 +111,7 @@ def test_unknown_optimizers_and_schedules_are_answered_with_those_known(
     places = ("--data", "x", "--workdir", "y")
     if verb == "finetune":
         places = ("--model", "x", "--train", "y", "--dev", "z")
-    for flag, known in (("name", "lamb"), ("schedule", "'wsd'")):
+    for flag, known in (("name", "lamb"), ("schedule", "wsd")):
         code, _, err = bertjax(verb, *places, f"--optimizer.{flag}", "lam")
         assert code == 2
         assert "'lam'" in err and known in err and f"optimizer.{flag}" in err
@@ -182,7 +182,7 @@ def test_each_step_prints_the_next_which_the_parser_takes(made, bertjax, parse, 
     )
     (following,) = map(parse, printed(out))
     assert following["data"] == str(place / "both" / "16")
-    assert following["second"].data == str(place / "both" / "32")
+    assert following["second"].data == (str(place / "both" / "32"),)
 
     _, out, _ = bertjax(
         "pretrain", "--data", place / "shards", "--workdir", place / "run", *SHAPE, *LOOP
@@ -421,7 +421,7 @@ def test_bad_fine_tuning(made, mistake, tmp_path):
         (
             "finetune --model task --task seq2seq --train r.tsv --dev s.csv --source-column text "
             "--target-column label",
-            "set --target-column",
+            "name one of them with --target-column",
         ),
         ("convert task other --add-words absent.txt", "absent.txt: no such file"),
         ("convert task other --vocabulary absent", "absent: no such file"),
@@ -577,4 +577,4 @@ def test_a_run_is_not_overwritten_by_one_of_another_kind(made, bertjax, mistake,
 
 
 def test_a_report_of_nothing(mistake):
-    assert "name at least one run directory" in mistake("report")
+    assert "report needs DIRECTORIES (Run directories" in mistake("report")

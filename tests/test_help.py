@@ -25,7 +25,7 @@ def lines(request, words, monkeypatch, capsys):
     assert not stop.value.code
     found = capsys.readouterr().out.splitlines()
     assert len(found) <= LONGEST[request.param]
-    assert max(map(len, found)) <= 80
+    assert max(map(len, found[1:])) <= 80  # tyro does not wrap the usage before them
     return [re.sub(r"^[│ ] | *│?$", "", line) for line in found]
 
 

@@ -113,9 +113,9 @@ class EmbedConfig:
 class SearchConfig:
     """Find the lines of a text that are most similar to each query, by the cosine of vectors.
 
-    Reads queries from a file or from standard input, one a line, and writes a JSON line for each:
-    {"query": ..., "results": [{"line": 12, "text": ..., "score": 0.83}, ...]}. A query that is
-    blank or can't be read gives {"error": what is wrong}; the exit code is then 2.
+    Reads queries from a file or from standard input, one a line. Writes a JSON object for each,
+    with the query and its results, which have line, text and score. A query that is blank or can't
+    be read gives {"error": what is wrong}; the exit code is then 2.
 
     The vectors of the text's lines are computed on first use and kept beside it, in
     TEXTS.vectors.npy. They are computed again if the text or the model has changed.

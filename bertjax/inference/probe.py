@@ -68,11 +68,11 @@ def probe(
         train_labels, dev_labels = (label_ids(table, column, labels) for table in (train, dev))
     folds = _folds(train, train_labels, labels)
     texts = [_texts(config, table) for table in (train, dev)]
-    for line in overlaps((config.train, config.dev), texts):
-        note(line)
     model = open_pretrained(config.model) if model is None else model
     ways = {name: getattr(config, name) for name in ("layer", "pooling", "layer_weights")}
     layers, modules = check_layers(model, **ways), noted_modules(model, note, **ways)
+    for line in overlaps((config.train, config.dev), texts):
+        note(line)
     train_vectors, dev_vectors = (
         embed(model, each, **ways, batch_size=config.batch_size) for each in texts
     )

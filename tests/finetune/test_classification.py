@@ -23,6 +23,7 @@ def write(path, rows):
 
 
 def test_regression(config, with_task, tmp_path):
+    config = dataclasses.replace(config, hidden_dropout_prob=0.0)
     config = with_task(config, regression=True, label_column="stars")
     result = finetune(config, quiet, progress=False)
     assert result.metric == "spearman" and result.labels == ()

@@ -81,6 +81,7 @@ def run(files, tmp_path_factory, tiny_model):
         epochs=10,
         batch_size=16,
         eval_every=100,
+        seeds=(1,),
         optimizer=OptimizerConfig(learning_rate=1e-2),
         **files,
     )

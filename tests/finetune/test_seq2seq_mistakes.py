@@ -85,7 +85,7 @@ MISTAKES = {
     "--lora.rank 2": "--lora.rank adapts a BERT and not an encoder-decoder",
     "--train {parallel} --source-column de --target-column en": "parallel.de has 2 lines and",
     "--tokenize 13a": "--tokenize is '13a', which ROUGE does not have: give one of english, words",
-    "--text-column source": "--text-column is an option of the task classification, and the task",
+    "--text-column source": "--text-column is an option of the tasks classification, embedding,",
 }
 
 

@@ -180,8 +180,8 @@ def test_modules_are_followed_and_common_rows_are_counted(tiny_model, config, ro
     np.testing.assert_array_equal(given[0], embed(model, [row["text"] for row in rows[0]]))
     assert given[0].shape[1] == 2 * model.config.hidden_size
     assert told["modules"] == str(modules) and "pooling" not in told
-    assert f"of 80 dev rows, 80 are among the training rows ({config.train} is both)" in notes[0]
-    assert notes[1] == f"As the model's modules.json says: {modules}."
+    assert f"of 80 dev rows, 80 are among the training rows ({config.train} is both)" in notes[1]
+    assert notes[0] == f"As the model's modules.json says: {modules}."
     # A pooling that is given replaces them.
     told = probe(dataclasses.replace(whole, pooling="mean"), model, note=notes.append)
     assert told["layer"] == [-1] and len(notes) == 3

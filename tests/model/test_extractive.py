@@ -51,7 +51,8 @@ def logits(params, inputs, dropped=False):
 def test_without_layers_each_sentence_is_judged_by_the_vector_of_its_cls(inputs):
     params = draw(0)
     assert set(params["sentence_scorer"]) == {"classifier"}
-    states = bj.encode(params, inputs, CONFIG).last_hidden_state
+    read = {name: inputs[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
+    states = bj.encode(params, read, CONFIG).last_hidden_state
     head = params["sentence_scorer"]["classifier"]
     found = logits(params, inputs)
     for row, sentence, token in ((0, 0, 0), (0, 1, 6), (1, 0, 0)):

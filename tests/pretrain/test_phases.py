@@ -211,8 +211,8 @@ def _of(workdir):
     ],
 )
 def test_a_second_phase_that_began_is_held(recipe, straight, data, second, named):
-    fields = {**dataclasses.asdict(recipe("").second), **second}
-    fields["data"] = str(data / fields["data"])
+    before = dataclasses.asdict(recipe("").second)
+    fields = {**before, **second, "data": str(data / second.get("data", before["data"][0]))}
     with pytest.raises(bj.UserError, match=named):
         runs.pretrain(recipe(straight[0], second=SecondPhase(**fields)), silent)
 
