@@ -46,7 +46,8 @@ def test_bash_completes_verbs_flags_and_values(script, capsys):
     assert completed("tokenizer", "") >= {"train"}
     assert completed("pretrain", "--optimizer.learn") == {"--optimizer.learning-rate"}
     assert completed("pretrain", "--objective", "") >= {"nsp", "sop", "mlm", "rtd"}
-    assert completed("finetune", "--doc-") == {"--doc-stride"}
+    documents = {"--document-column", "--document-context", "--doc-stride"}
+    assert completed("finetune", "--doc") == documents
     assert completed("predict", "--num-b") == {"--num-beams"}
     assert completed("prepare", "--aud") == {"--audit"}
 

@@ -34,11 +34,11 @@ class FinetuneConfig:
     train: str
     """Training file. The task says which formats it reads."""
     dev: str
-    """File to evaluate on during training. It is never trained on."""
+    """File to evaluate on during training. It trains nothing."""
     workdir: str = "runs/finetune"
     """Directory of this run. The same command again resumes it."""
     test: str | None = None
-    """File that is evaluated once, at the end of each seed. It chooses nothing."""
+    """File to evaluate once, at the end of each seed. It chooses nothing."""
     task: Any = dataclasses.field(default_factory=kinds.default_options)
     """Options of the task, such as `bertjax.ClassificationConfig()`; their class is the kind."""
     tokenizer: str | None = None

@@ -82,7 +82,7 @@ def programs(
 
     params = jax.eval_shape(first_params)
     frozen = param_groups.frozen_names(recipe.freeze, params)
-    # What is differentiated by the parameters: the loss, or the outputs that the loss reads.
+    # The gradient by the parameters is that of the loss, or of the outputs that the loss reads.
     compute = functools.partial(head.outputs_fn or head.loss, config=config, execution=execution)
 
     def train_step(state: TrainState, batch: Any, hyperparameters: Hyperparameters):

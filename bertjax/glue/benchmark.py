@@ -1,5 +1,6 @@
 """The tasks of GLUE: their files, columns, metrics, and what the leaderboard takes for each."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from bertjax.errors import UserError
@@ -137,7 +138,7 @@ STARTED = ("RTE", "MRPC", "STS-B")
 """Tasks that may start from the model of MNLI, as RoBERTa's did (Liu et al. 2019)."""
 
 
-def chosen(names: tuple[str, ...]) -> list[GlueTask]:
+def chosen(names: Sequence[str]) -> list[GlueTask]:
     """Returns the tasks with these names, all without names.
 
     Raises:

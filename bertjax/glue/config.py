@@ -1,10 +1,11 @@
 """The configuration of `bertjax glue`."""
 
 import dataclasses
+from collections.abc import Sequence
 
 from tyro.conf import Positional
 
-from bertjax.config import Execution
+from bertjax.config import Execution, make_tuples
 from bertjax.errors import UserError
 from bertjax.glue.benchmark import chosen
 from bertjax.train.optimizer import OptimizerConfig
@@ -27,9 +28,9 @@ class GlueConfig:
     """Run directory, export, model in Hugging Face's layout, TF1 checkpoint, or name on the hub."""
     workdir: str = "runs/glue"
     """Directory of this run. The same command again resumes it."""
-    tasks: tuple[str, ...] = ()
+    tasks: Sequence[str] = ()
     """Some of CoLA, SST-2, MRPC, STS-B, QQP, MNLI, QNLI, RTE and WNLI. Default: all."""
-    seeds: tuple[int, ...] = (0,)
+    seeds: Sequence[int] = (0,)
     """Seeds of each task. The table has median and standard deviation."""
     epochs: int = 3
     """Passes over the training rows."""
@@ -59,6 +60,7 @@ class GlueConfig:
     """How to compute."""
 
     def __post_init__(self) -> None:
+        make_tuples(self)
         names = [task.name for task in chosen(self.tasks)]
         if self.mnli_start and "MNLI" not in names:
             raise UserError("`mnli_start` needs MNLI: add it to `tasks`.")

@@ -16,9 +16,10 @@ from bertjax.inference.predict import predict
 from bertjax.interop.huggingface import from_pretrained
 from bertjax.interop.tensors import weights_hash
 from bertjax.rundir.records import read_object
+from bertjax.tasks.task import data_hash
 
 _CHUNK = 4096  # lines between looks for a signal
-_MADE = "made.json"  # the weights that made each file
+_MADE = "made.json"  # the weights and the rows of each file
 
 
 def write_predictions(
@@ -26,7 +27,7 @@ def write_predictions(
 ) -> None:
     """Writes workdir/NAME.tsv for each test file of a task that there is.
 
-    Predictions of the same weights are kept.
+    Predictions of the same rows by the same weights are kept.
     """
     model = from_pretrained(export)
     weights = weights_hash(model.params)
@@ -35,7 +36,7 @@ def write_predictions(
         if rows is None:
             continue
         path, made = workdir / f"{test.name}.tsv", read_object(workdir / _MADE)
-        key = {"weights": weights, "rows": len(rows)}
+        key = {"weights": weights, "rows": data_hash(rows)}
         if made.get(test.name) == key and path.exists():
             continue
         log(f"Answering the {len(rows):,} rows of {test.name}.")

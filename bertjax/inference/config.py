@@ -130,8 +130,6 @@ class SearchConfig:
     are those of `bertjax embed`. Default: the model of the vectors that are there."""
     top_k: int = 5
     """Number of lines to find for a query."""
-    batch_size: int = 32
-    """Maximum lines per batch."""
 
     def __post_init__(self) -> None:
         if self.top_k < 1:

@@ -55,7 +55,7 @@ def search_file(
             _load(vectors, str(kept.get("sha256"))) if kept.get("made_from") == made_from else None
         )
         if matrix is None:
-            _make(model, lines, config.batch_size, vectors, note)
+            _make(model, lines, vectors, note)
             matrix = _load(vectors)
             name = str(location(name)) if location(name).exists() else name
             fields = {"model": name, "made_from": made_from, "sha256": _sha256(vectors)}
@@ -121,7 +121,7 @@ def _find(
     where: Any = None,
 ) -> list[dict[str, Any]]:
     del where
-    asked = embed(model, queries, normalize=True, batch_size=config.batch_size)
+    asked = embed(model, queries, normalize=True)
     answers = []
     for query, numbers, scores in zip(queries, *nearest(vectors, asked, config.top_k), strict=True):
         results = [
@@ -132,13 +132,7 @@ def _find(
     return answers
 
 
-def _make(
-    model: Pretrained,
-    lines: Lines,
-    batch_size: int,
-    path: epath.Path,
-    note: Callable[[str], None],
-) -> None:
+def _make(model: Pretrained, lines: Lines, path: epath.Path, note: Callable[[str], None]) -> None:
     """Computes the vectors of all lines, and writes them."""
     note(f"Computing the vectors of {len(lines.texts):,} lines ...")
 
@@ -146,7 +140,7 @@ def _make(
         for begin in range(0, len(lines.texts), CHUNK):
             signals.check()
             texts = lines.texts[begin : begin + CHUNK]
-            yield from embed(model, texts, normalize=True, batch_size=batch_size)
+            yield from embed(model, texts, normalize=True)
 
     with writing(path):
         note(f"Wrote {path}: {write_vectors(path, vectors())}.")

@@ -42,7 +42,7 @@ class RunCheckpoint(NamedTuple):
     tokenizer: Tokenizer
     decoder_tokenizer: Tokenizer | None
     task: dict[str, Any]
-    """What an export records."""
+    """The record of an export."""
     objective: Objective | None
     """The objective of pre-training, with default options; None for fine-tuning."""
     meta: dict[str, Any]

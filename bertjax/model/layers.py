@@ -82,9 +82,9 @@ def dropout(x: jax.Array, keys: jax.Array | None, site: int, rate: float) -> jax
     """Zeroes entries of x [B, ...] with probability `rate` and scales the others up.
 
     Row b draws from keys[b] and `site` alone: the draw of an entry is a hash of its number in the
-    row and of 64 random bits. It has few operations, which XLA fuses into those that use it, so
-    that no array of draws is stored. `jax.random.bits` costs several times as much.
-    The rate is rounded to a multiple of 2**-32, and stays below 1.
+    row and of 64 random bits. XLA fuses the hash into the operations that use it and stores no
+    array of draws, as it does of `jax.random.bits`. The rate is rounded to a multiple of 2**-32,
+    and stays below 1.
     """
     threshold = min(round(rate * (1 << 32)), (1 << 32) - 1)
     if keys is None or threshold == 0:

@@ -42,7 +42,7 @@ class OptimizerConfig:
     """Number of updates to reach the peak; 0 disables the warm-up. The default is a tenth of all
     steps; in fine-tuning, `warmup_proportion` sets it."""
     power: float | None = None
-    """Exponent of the polynomial decay. The default is 0.5, as in NVIDIA's LAMB recipe."""
+    """Exponent of the polynomial decay. Default: 0.5, as in NVIDIA's LAMB."""
     end_ratio: float = 0.0
     """Final learning rate of a decaying schedule, as a fraction of the peak."""
     decay_share: float | None = None

@@ -92,6 +92,33 @@ def make_trainer(tiny_model):
 
 
 @pytest.fixture(scope="session")
+def train_kind(tiny_model, tmp_path_factory):
+    """Trains a task on files that a function (path, count, seed) writes; returns the files too."""
+
+    def train(write, suffix, counts, task, **options):
+        directory = tmp_path_factory.mktemp(task.kind)
+        files = {
+            name: write(directory / f"{name}{suffix}", count, seed)
+            for seed, (name, count) in enumerate(counts.items())
+        }
+        save_pretrained(directory / "model", tiny_model)
+        config = FinetuneConfig(
+            model=str(directory / "model"),
+            workdir=str(directory / "run"),
+            task=task,
+            batch_size=16,
+            eval_every=100,
+            optimizer=OptimizerConfig(learning_rate=1e-2),
+            **files,
+            **options,
+        )
+        lines = []
+        return files, (config, finetune(config, lines.append, progress=False), lines)
+
+    return train
+
+
+@pytest.fixture(scope="session")
 def with_task():
     """Changes options of the task in a configuration."""
 

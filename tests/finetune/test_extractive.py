@@ -11,13 +11,11 @@ import safetensors.numpy
 
 from bertjax import cli
 from bertjax.errors import UserError
-from bertjax.finetune.config import FinetuneConfig
 from bertjax.finetune.run import finetune
 from bertjax.inference import predict
 from bertjax.interop.huggingface import from_pretrained, save_pretrained
 from bertjax.report.run import report
 from bertjax.tasks.summarization_extractive.config import ExtractiveSummarizationConfig
-from bertjax.train.optimizer import OptimizerConfig
 
 pytest.importorskip("rouge_score", reason="ROUGE needs rouge-score: pip install 'bertjax[seq2seq]'")
 
@@ -59,34 +57,22 @@ def quiet(line):
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("documents")
+def trained(train_kind):
     counts = {"train": 100, "dev": 30, "test": 10}
-    return {
-        name: write_documents(directory / f"{name}.jsonl", count, seed)
-        for seed, (name, count) in enumerate(counts.items())
-    }
+    return train_kind(
+        write_documents, ".jsonl", counts, OPTIONS, max_seq_length=32, epochs=10, seeds=(1,)
+    )
 
 
 @pytest.fixture(scope="module")
-def run(files, tmp_path_factory, tiny_model):
+def files(trained):
+    return trained[0]
+
+
+@pytest.fixture(scope="module")
+def run(trained):
     """(configuration, result, lines)."""
-    directory = tmp_path_factory.mktemp("run")
-    save_pretrained(directory / "model", tiny_model)
-    config = FinetuneConfig(
-        model=str(directory / "model"),
-        workdir=str(directory / "run"),
-        task=OPTIONS,
-        max_seq_length=32,
-        epochs=10,
-        batch_size=16,
-        eval_every=100,
-        seeds=(1,),
-        optimizer=OptimizerConfig(learning_rate=1e-2),
-        **files,
-    )
-    lines = []
-    return config, finetune(config, lines.append, progress=False), lines
+    return trained[1]
 
 
 def test_learns_to_pick(run):

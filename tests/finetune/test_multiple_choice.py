@@ -9,15 +9,12 @@ import pytest
 
 from bertjax import cli
 from bertjax.errors import UserError
-from bertjax.finetune.config import FinetuneConfig
 from bertjax.finetune.records import Records
-from bertjax.finetune.run import finetune
 from bertjax.inference.predict import evaluate, predict
 from bertjax.interop.huggingface import from_pretrained, save_pretrained
 from bertjax.model.flops import task_flops
 from bertjax.report.run import report
 from bertjax.tasks.multiple_choice.config import MultipleChoiceConfig
-from bertjax.train.optimizer import OptimizerConfig
 
 
 def write_questions(path, count, seed):
@@ -33,33 +30,22 @@ def write_questions(path, count, seed):
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("questions")
+def trained(train_kind):
     counts = {"train": 64, "dev": 20, "test": 10}
-    return {
-        name: write_questions(directory / f"{name}.jsonl", count, seed)
-        for seed, (name, count) in enumerate(counts.items())
-    }
+    return train_kind(
+        write_questions, ".jsonl", counts, MultipleChoiceConfig(), max_seq_length=16, epochs=8
+    )
 
 
 @pytest.fixture(scope="module")
-def run(files, tmp_path_factory, tiny_model):
+def files(trained):
+    return trained[0]
+
+
+@pytest.fixture(scope="module")
+def run(trained):
     """(configuration, result, lines)."""
-    directory = tmp_path_factory.mktemp("run")
-    save_pretrained(directory / "model", tiny_model)
-    config = FinetuneConfig(
-        model=str(directory / "model"),
-        workdir=str(directory / "run"),
-        task=MultipleChoiceConfig(),
-        max_seq_length=16,
-        epochs=8,
-        batch_size=16,
-        eval_every=100,
-        optimizer=OptimizerConfig(learning_rate=1e-2),
-        **files,
-    )
-    lines = []
-    return config, finetune(config, lines.append, progress=False), lines
+    return trained[1]
 
 
 @pytest.fixture(scope="module")

@@ -11,14 +11,12 @@ import pytest
 import bertjax
 from bertjax import cli
 from bertjax.errors import UserError
-from bertjax.finetune.config import FinetuneConfig
 from bertjax.finetune.run import finetune, read_task
 from bertjax.inference import predict
-from bertjax.interop.huggingface import from_pretrained, save_pretrained
+from bertjax.interop.huggingface import from_pretrained
 from bertjax.report.run import report
 from bertjax.tasks.token_classification.config import TokenClassificationConfig
 from bertjax.train.lora import LoraConfig
-from bertjax.train.optimizer import OptimizerConfig
 
 ENTITIES = {"good": "B-POS", "great fine": "B-POS I-POS", "bad": "B-NEG", "awful": "B-NEG"}
 OTHERS = ["the", "a", "film", "plot", "was", "is", "films", "plots"]
@@ -42,33 +40,22 @@ def quiet(line):
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("sentences")
+def trained(train_kind):
     counts = {"train": 200, "dev": 40, "test": 10}
-    return {
-        name: write_sentences(directory / f"{name}.conll", count, seed)
-        for seed, (name, count) in enumerate(counts.items())
-    }
+    return train_kind(
+        write_sentences, ".conll", counts, TokenClassificationConfig(), max_seq_length=16, epochs=10
+    )
 
 
 @pytest.fixture(scope="module")
-def run(files, tmp_path_factory, tiny_model):
+def files(trained):
+    return trained[0]
+
+
+@pytest.fixture(scope="module")
+def run(trained):
     """(configuration, result, lines)."""
-    directory = tmp_path_factory.mktemp("run")
-    save_pretrained(directory / "model", tiny_model)
-    config = FinetuneConfig(
-        model=str(directory / "model"),
-        workdir=str(directory / "run"),
-        task=TokenClassificationConfig(),
-        max_seq_length=16,
-        epochs=10,
-        batch_size=16,
-        eval_every=100,
-        optimizer=OptimizerConfig(learning_rate=1e-2),
-        **files,
-    )
-    lines = []
-    return config, finetune(config, lines.append, progress=False), lines
+    return trained[1]
 
 
 def test_learns_to_tag(run):
