@@ -4,6 +4,7 @@ sentences."""
 import contextlib
 import errno
 import fcntl
+import hashlib
 import os
 import pathlib
 import re
@@ -134,6 +135,15 @@ def reading(path: epath.PathLike) -> Iterator[None]:
 
 
 _POINTER = b"version https://git-lfs.github.com/spec/"
+
+
+def file_sha256(path: epath.Path) -> str:
+    """Returns the SHA-256 of a file, which is read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while data := file.read(1 << 20):
+            digest.update(data)
+    return digest.hexdigest()
 
 
 def check_downloaded(data: bytes, path: epath.PathLike) -> None:

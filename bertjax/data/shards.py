@@ -8,7 +8,6 @@ import hashlib
 import itertools
 import json
 import math
-import pathlib
 import shutil
 import tempfile
 from collections.abc import Iterable
@@ -21,7 +20,7 @@ from bertjax.data import tfrecords
 from bertjax.data.pairs import SPECIALS_PER_PAIR, Pair
 from bertjax.data.segments import SEGMENTS, SegmentKind
 from bertjax.errors import UserError
-from bertjax.files import CannotWrite, is_local, location, reading, replacing
+from bertjax.files import CannotWrite, file_sha256, is_local, location, reading, replacing
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -307,20 +306,13 @@ def _write_local(local: epath.Path, records: Iterable[bytes], path: epath.Path) 
     except RuntimeError as error:  # ArrayRecord raises nothing more specific
         reason = str(error).split(";")[0].removeprefix("write() failed: ")
         raise CannotWrite(path, reason) from None
-    return ShardFile(path.name, count, *file_digest(local))
+    return ShardFile(path.name, count, local.stat().length, file_sha256(local))
 
 
 def copy_file(source: epath.Path, target: epath.Path) -> None:
     """Copies a file in pieces."""
     with source.open("rb") as reader, target.open("wb") as writer:
         shutil.copyfileobj(reader, writer, _COPY_BYTES)
-
-
-def file_digest(path: epath.Path) -> tuple[int, str]:
-    """Returns the size of a local file in bytes and its SHA-256; reads it in pieces."""
-    with pathlib.Path(path).open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return path.stat().length, digest
 
 
 def not_listed(path: epath.Path) -> str:

@@ -20,7 +20,7 @@ from bertjax.data import shards
 from bertjax.data.rows import BadRecord, make_rows
 from bertjax.data.shards import Manifest
 from bertjax.errors import UserError
-from bertjax.files import is_local
+from bertjax.files import file_sha256, is_local
 
 T = TypeVar("T")
 
@@ -166,7 +166,7 @@ class ShardReader:
         weakref.finalize(self, local.rmtree, missing_ok=True)
         for file in self._files:
             shards.copy_file(directory / file.name, local / file.name)
-            if shards.file_digest(local / file.name)[1] != file.sha256:
+            if file_sha256(local / file.name) != file.sha256:
                 raise UserError(shards.not_listed(directory / file.name))
         return local
 

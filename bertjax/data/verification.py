@@ -12,7 +12,7 @@ from etils import epath
 from bertjax.data import shards
 from bertjax.data.shards import Manifest, ShardFile
 from bertjax.errors import UserError
-from bertjax.files import is_local, write_atomically
+from bertjax.files import file_sha256, is_local, write_atomically
 
 # A disk may be faster than one thread computes digests.
 _THREADS = 4
@@ -74,7 +74,7 @@ class Verification:
         self._futures = []
 
     def _verify(self, path: epath.Path, file: ShardFile) -> None:
-        if shards.file_digest(path)[1] != file.sha256:
+        if file_sha256(path) != file.sha256:
             self._found.append(UserError(shards.not_listed(path)))
 
 

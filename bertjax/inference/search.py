@@ -11,7 +11,7 @@ from etils import epath
 
 from bertjax import signals
 from bertjax.errors import UserError
-from bertjax.files import location, reading, write_atomically, writing
+from bertjax.files import file_sha256, location, reading, write_atomically, writing
 from bertjax.inference.config import SearchConfig
 from bertjax.inference.embed import embed, followed_modules, write_vectors
 from bertjax.inference.predict import Answering, answer_lines
@@ -58,7 +58,7 @@ def search_file(
             _make(model, lines, vectors, note)
             matrix = _load(vectors)
             name = str(location(name)) if location(name).exists() else name
-            fields = {"model": name, "made_from": made_from, "sha256": _sha256(vectors)}
+            fields = {"model": name, "made_from": made_from, "sha256": file_sha256(vectors)}
             write_atomically(record, json.dumps(fields).encode())
         assert matrix is not None
         find = functools.partial(_find, model, lines, matrix, config)
@@ -167,12 +167,10 @@ def _read_record(path: epath.Path) -> dict[str, Any]:
 
 def _load(path: epath.Path, sha256: str | None = None) -> np.ndarray | None:
     """Reads vectors; None if the file is absent or not the one with the given digest."""
-    if not path.is_file() or sha256 not in (None, _sha256(path)):
+    if not path.is_file():
         return None
-    with reading(path), path.open("rb") as file:
-        return np.load(file, allow_pickle=False)
-
-
-def _sha256(path: epath.Path) -> str:
     with reading(path):
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        if sha256 not in (None, file_sha256(path)):
+            return None
+        with path.open("rb") as file:
+            return np.load(file, allow_pickle=False)

@@ -5,9 +5,8 @@ from typing import Any
 
 from etils import epath
 
-from bertjax.data import shards
 from bertjax.errors import UserError
-from bertjax.files import is_local, location, reading
+from bertjax.files import file_sha256, is_local, location, reading
 from bertjax.tasks.tables import missing_column
 from bertjax.text import compressed, tfds_source
 
@@ -50,4 +49,4 @@ def file_digest(path: str) -> str | None:
     if path.startswith(tfds_source.PREFIX) or not (is_local(path) and file.is_file()):
         return None
     with reading(file):
-        return shards.file_digest(file)[1]
+        return file_sha256(file)

@@ -81,7 +81,7 @@ class SimilarityPredictor:
         sizes = self.recorded.get("embedding_sizes") or ()
         vectors = gather(run(features))
         return {
-            "examples": float(len(table)),
+            "examples": len(table),
             **pair_metrics(vectors, scores, features.text_ids, sizes),
         }
 

@@ -1,14 +1,13 @@
 """Sentences with tags: tag names and schemes -> IOB2."""
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 
 from etils import epath
 
 from bertjax.errors import UserError
 from bertjax.tasks import tables
+from bertjax.tasks.task import data_hash
 from bertjax.tasks.token_classification import schemes
 from bertjax.tasks.token_classification.words import Splitting
 
@@ -44,8 +43,7 @@ class Tagged:
     @property
     def sha256(self) -> str:
         """The SHA-256 of the sentences with their tags and documents."""
-        content = [self.words, self.tags, self.documents]
-        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+        return data_hash([self.words, self.tags, self.documents])
 
 
 def with_names(tagged: Tagged, names: Sequence[str] | None) -> Tagged:
