@@ -42,21 +42,29 @@ class FinetuneConfig:
     task: Any = dataclasses.field(default_factory=kinds.default_options)
     """Options of the task, such as `bertjax.ClassificationConfig()`; their class is the kind."""
     tokenizer: str | None = None
-    """Directory of the vocabulary of a new model, which needs `from_scratch`."""
+    """Directory of the vocabulary of a new model; needs `from_scratch`."""
     from_scratch: bool = False
-    """Start from random weights of the same shape, as the baseline of pre-training."""
+    """Start from random weights of the same shape."""
     initialization: InitializationConfig = dataclasses.field(default_factory=InitializationConfig)
     """Initialization of these random weights, as in pre-training."""
     hidden_dropout_prob: float | None = None
-    """Dropout of embeddings and layer outputs. Default: the model's, as for the next field."""
+    """Dropout of embeddings and layers. Default: the model's, as below."""
     attention_probs_dropout_prob: float | None = None
     """Dropout of attention probabilities."""
     keep_head: bool = False
-    """Start from the head of the model too: go on with a classifier, or start from one of another
-    data set. Outputs start from the model's labels of the same name."""
+    """Start from the head of the model too; the output of a label is that of its name there."""
     head_labels: dict[str, str] = dataclasses.field(default_factory=dict)
-    """With `keep_head`, labels and the label of the model from which each starts, such as
-    not_entailment contradiction. Others start from the label of their own name."""
+    """With `keep_head`, labels and those of other names from which they start, such as
+    not_entailment contradiction."""
+    layers_to_keep: Sequence[int] | None = None
+    """Encoder layers to keep, from 0, such as 1 3 5. Default: all."""
+    teacher: str | None = None
+    """Model of this task whose outputs are learned beside the labels."""
+    teacher_weight: float | None = None
+    """Weight of the loss against these outputs, from 0 to 1; the labels have the rest. Default:
+    0.5, as in run_squad_w_distillation.py."""
+    teacher_temperature: float | None = None
+    """Temperature of this loss; numbers have none. Default: 2, as there."""
     seeds: Sequence[int] = (0,)
     """Seeds, one run each. A seed fixes the new head, the dropout and the order of the rows."""
     epochs: int = 3
@@ -64,14 +72,13 @@ class FinetuneConfig:
     batch_size: int = 32
     """Rows per step, over all devices; with `batch_tokens`, rows per batch of evaluations."""
     batch_tokens: int | None = None
-    """Padded tokens per step at most, instead of a number of rows: few long or many short rows of
-    similar length. Of source and target, and of choices, the longest one counts, as with fairseq's
-    max_tokens."""
+    """Padded tokens per step at most, instead of rows; of several sequences in a row the longest
+    counts, as with fairseq's max_tokens."""
     group_by_length: bool = False
-    """Put rows of similar length into a batch, which saves padding and makes batches less random.
-    Hugging Face's Trainer has the same option."""
+    """Put rows of similar length into a batch: there is less padding, and batches are less random.
+    """
     max_seq_length: int | None = None
-    """Maximum tokens of a row. Default: set by the task, at most the positions of the model."""
+    """Maximum tokens of a row. Default: by the task and the positions."""
     learning_rates: Sequence[float] | None = None
     """Learning rates to try with the first seed; the best on the dev rows is used for all seeds.
     With `batch_sizes` and `epoch_counts` every combination is tried. The paper's grid (A.3) is
@@ -89,16 +96,16 @@ class FinetuneConfig:
     """Number of checkpoints whose mean is evaluated at the end and exported: those of the last step
     and of the multiples of `save_every` before it, which are all kept. 0: the last step alone."""
     best_metric: str | None = None
-    """Metric on the dev rows that chooses evaluations, settings and seeds. The lowest loss and the
-    highest value of any other metric are the best. Default: set by the task."""
+    """Metric on the dev rows that chooses evaluations, settings and seeds: its highest value, or
+    the lowest loss. Default: set by the task."""
     patience: int = 0
     """Number of consecutive evaluations without a new best that end a seed; 0: never."""
     eval_every: int = 0
     """Steps between evaluations; 0: one epoch."""
     save_every: int = 1000
-    """Steps between checkpoints. The last step is always saved."""
+    """Steps between checkpoints; the last step has one too."""
     log_every: int | None = None
-    """Steps between lines of metrics. Default: a tenth of an epoch, at most 50."""
+    """Steps between lines of metrics. Default: 1/10 epoch, at most 50."""
     accumulation: int = 1
     """Microbatches per step, to save memory."""
     optimizer: OptimizerConfig = dataclasses.field(
@@ -152,6 +159,7 @@ class FinetuneConfig:
         if self.head_labels and not self.keep_head:
             raise UserError("`head_labels` needs `keep_head`: give it too.")
         self._check_average()
+        self._check_distillation()
         if self.batch_tokens is not None and (self.group_by_length or self.batch_sizes):
             raise UserError(
                 "`batch_tokens` groups rows by length and sets their number: leave out "
@@ -179,6 +187,31 @@ class FinetuneConfig:
                 "one of them out."
             )
 
+    def _check_distillation(self) -> None:
+        if (layers := self.layers_to_keep) is not None:
+            if self.from_scratch:
+                raise UserError("`layers_to_keep` needs a trained model: leave out `from_scratch`.")
+            if not layers or list(layers) != sorted({layer for layer in layers if layer >= 0}):
+                raise UserError(
+                    f"`layers_to_keep` is {tuple(layers)}: give numbers from 0, each once and in "
+                    "ascending order."
+                )
+        weight, temperature = self.teacher_weight, self.teacher_temperature
+        if self.teacher is None:
+            for name in ("teacher_weight", "teacher_temperature"):
+                if getattr(self, name) is not None:
+                    raise UserError(f"`{name}` needs `teacher`: give it too.")
+        elif not self.kind.soft_losses:
+            able = [name for name in kinds.names() if kinds.get(name).soft_losses]
+            raise UserError(
+                f"`teacher` is for the tasks {', '.join(able)}, and not for {self.task.kind}: "
+                "leave it out."
+            )
+        if weight is not None and not 0 <= weight <= 1:
+            raise UserError(f"`teacher_weight` is {weight}: give a number from 0 to 1.")
+        if temperature is not None and not 0 < temperature < float("inf"):
+            raise UserError(f"`teacher_temperature` is {temperature}: give a number above 0.")
+
     @property
     def kind(self) -> TaskKind:
         """The kind of task."""
@@ -202,6 +235,14 @@ class FinetuneConfig:
         """Returns the dropout probabilities that replace the model's."""
         names = ("hidden_dropout_prob", "attention_probs_dropout_prob")
         return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+    def teaching(self) -> dict[str, float]:
+        """Returns the weight and the temperature of the loss against a teacher's outputs."""
+        weight, temperature = self.teacher_weight, self.teacher_temperature
+        return {
+            "weight": 0.5 if weight is None else weight,
+            "temperature": 2.0 if temperature is None else temperature,
+        }
 
     def row_length(self, positions: int) -> int:
         """Returns the maximum tokens of a row for a model with so many positions.

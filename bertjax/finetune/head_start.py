@@ -49,7 +49,7 @@ def label_sources(task: Task, model: TrainedModel, given: Mapping[str, str]) -> 
             f"`keep_head` needs a model with a head for {task.head.name}, and this one does "
             f"{model.kind}: leave it out."
         )
-    theirs = _labels(model)
+    theirs = labels_of(model)
     if not task.labels or not theirs:
         if given:
             raise UserError(
@@ -61,20 +61,26 @@ def label_sources(task: Task, model: TrainedModel, given: Mapping[str, str]) -> 
         raise UserError(
             f"`head_labels` has {unknown[0]!r}, which is no label of the training file."
         )
-    named = {name.casefold(): name for name in reversed(theirs)}
     sources = {}
     for label in task.labels:
         wanted = given.get(label, label)
-        names = (wanted.casefold(), f"LABEL_{wanted}".casefold())
-        found = [wanted] if wanted in theirs else [named[each] for each in names if each in named]
-        if not found:
+        if (source := source_of(wanted, theirs)) is None:
             raise UserError(
                 f"`keep_head`: the model has the labels {', '.join(theirs)}, and not {wanted!r}: "
                 f"name the one from which {label!r} starts in `head_labels`, or leave out "
                 "`keep_head`."
             )
-        sources[label] = found[0]
+        sources[label] = source
     return sources
+
+
+def source_of(label: str, theirs: Sequence[str]) -> str | None:
+    """Returns the label of a model that means a label of a task, as `label_sources` describes."""
+    if label in theirs:
+        return label
+    named = {name.casefold(): name for name in reversed(theirs)}
+    names = (label.casefold(), f"LABEL_{label}".casefold())
+    return next((named[name] for name in names if name in named), None)
 
 
 def keep_head(
@@ -84,14 +90,14 @@ def keep_head(
     *parts, last = TASK_PARTS[task.head.name]
     head = model.params[last]
     if sources:
-        theirs = _labels(model)
+        theirs = labels_of(model)
         columns = [theirs.index(sources[label]) for label in task.labels]
         head = jax.tree.map(lambda leaf: np.asarray(leaf)[..., columns], head)
     return {**params, **{part: model.params[part] for part in parts}, last: head}
 
 
-def _labels(model: TrainedModel) -> Sequence[str]:
-    """The names of the outputs of a model, LABEL_0 ... if it has none."""
+def labels_of(model: TrainedModel) -> Sequence[str]:
+    """Returns the names of the outputs of a model, LABEL_0 ... if it has none."""
     head = model.shapes[TASK_PARTS[model.kind][-1]]
     outputs = head["bias"].shape[0] if "bias" in head else 1
     if outputs == 1:

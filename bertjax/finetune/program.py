@@ -9,6 +9,7 @@ import optax
 from jax.sharding import Mesh
 
 from bertjax.config import Execution
+from bertjax.objectives.distillation import Distillation
 from bertjax.tasks.task import Head
 from bertjax.train import lora, param_groups, sharding
 from bertjax.train.lora import LoraConfig
@@ -60,6 +61,7 @@ def programs(
     adapters: LoraConfig,
     mesh: Mesh,
     transformation: Callable[[OptimizerConfig], optax.GradientTransformation],
+    distillation: Distillation | None = None,
 ) -> Programs:
     """Makes the jitted functions of a recipe; its learning rate and steps are not used.
 
@@ -83,7 +85,7 @@ def programs(
     params = jax.eval_shape(first_params)
     frozen = param_groups.frozen_names(recipe.freeze, params)
     # The gradient by the parameters is that of the loss, or of the outputs that the loss reads.
-    compute = functools.partial(head.outputs_fn or head.loss, config=config, execution=execution)
+    compute = _compute(head, distillation, config=config, execution=execution)
 
     def train_step(state: TrainState, batch: Any, hyperparameters: Hyperparameters):
         seed, peak, warmup, total, base = hyperparameters
@@ -110,6 +112,12 @@ def programs(
         jit_train_step(train_step, mesh, shardings),
         sharding.placed(shapes, shardings),
     )
+
+
+def _compute(head: Head, distillation: Distillation | None, **options: Any) -> Callable:
+    if distillation is not None:
+        options["distillation"] = distillation
+    return functools.partial(head.outputs_fn or head.loss, **options)
 
 
 def _loss(head: Head, compute: Callable) -> Loss:

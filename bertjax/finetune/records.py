@@ -32,7 +32,7 @@ _AVERAGE = ("average_last", "save_every")
 _KNOWN = (
     *("group_by_length", "batch_tokens", "lora", "batch_size", "select", "optimizer"),
     *("hidden_dropout_prob", "attention_probs_dropout_prob", "epochs", "train", "dev"),
-    *("keep_head", "task", "model", *_AVERAGE),
+    *("keep_head", "task", "model", "layers_to_keep", "teacher", *_AVERAGE),
 )
 """Immutable settings that are known before the model is read."""
 
@@ -57,6 +57,8 @@ def refuse_changed_config(workdir: epath.Path, config: FinetuneConfig) -> None:
         here["epochs"] = epochs
     if config.keep_head:
         here["keep_head"] = saved.get("keep_head") or True
+    if isinstance(saved.get("teacher"), dict) and "teacher" in here:
+        here["teacher"] = {**saved["teacher"], **here["teacher"]}  # its weights are not read yet
     if isinstance(task := saved.get("task"), dict):
         same = task.get("kind") == config.task.kind
         known = config.kind.immutable(config.task) if same else {}
@@ -116,6 +118,8 @@ def _known_settings(
         **({"group_by_length": True} if config.group_by_length else {}),
         **({"batch_tokens": config.batch_tokens} if config.batch_tokens else {}),
         **({"lora": dataclasses.asdict(config.lora)} if config.lora.rank else {}),
+        **({"layers_to_keep": config.layers_to_keep} if config.layers_to_keep else {}),
+        **({"teacher": config.teaching()} if config.teacher else {}),
         **config.dropout(),
         "batch_size": batch_size,
         "select": config.select,
@@ -167,6 +171,9 @@ class Records:
         dev: dict[str, Any] = {"dev rows": task.dev_hash} if config.uses_dev_rows else {}
         if dev and task.metric != task.metrics[0]:
             dev["best_metric"] = task.metric
+        known = _known_settings(config, learning_rate, batch_size)
+        if self.trainer.teacher is not None:
+            known["teacher"]["weights"] = self.trainer.teacher.weights
         return {
             "model": {**self.trainer.shape.to_dict(), "weights": self.weights},
             "tokenizer": model.tokenizer.sha256,
@@ -180,7 +187,7 @@ class Records:
             },
             **({"keep_head": self.trainer.label_sources or True} if config.keep_head else {}),
             "max_seq_length": self.trainer.max_seq_length,
-            **_known_settings(config, learning_rate, batch_size),
+            **known,
         }
 
     def run_settings(self, seed: int, setting: Setting) -> RunSettings:
@@ -203,7 +210,7 @@ class Records:
         trainer, task = self.trainer, self.trainer.task
         config = trainer.config
         rates = rate_fields([group.name for group in config.optimizer.groups], ".1e")
-        train = map(Field, ("loss", *task.train_metrics))
+        train = map(Field, ("loss", "hard_loss", "soft_loss", *task.train_metrics))
         return Telemetry(
             workdir / "metrics.jsonl",
             [*train, *rates, Field("grad_norm", "grad", ".2f")],

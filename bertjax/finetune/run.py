@@ -10,7 +10,7 @@ from etils import epath
 
 from bertjax import signals
 from bertjax.config import BertConfig, EncoderDecoderConfig
-from bertjax.errors import Stopped
+from bertjax.errors import Stopped, UserError
 from bertjax.files import location, writing
 from bertjax.finetune import grid, head_start
 from bertjax.finetune.config import FinetuneConfig
@@ -18,6 +18,7 @@ from bertjax.finetune.grid import Setting
 from bertjax.finetune.records import Records, refuse_changed_config, refuse_changed_model
 from bertjax.finetune.results import FinetuneResult, SeedResult, summarize
 from bertjax.finetune.seed import train_seed
+from bertjax.finetune.teacher import Teacher, open_teacher
 from bertjax.finetune.trainer import Log, Trainer
 from bertjax.interop.huggingface import (
     Pretrained,
@@ -25,6 +26,7 @@ from bertjax.interop.huggingface import (
     open_pretrained,
     save_pretrained,
 )
+from bertjax.interop.pretrained import Unread
 from bertjax.interop.run_checkpoints import FINETUNING, write_description
 from bertjax.interop.sentence_transformers import recorded_modules
 from bertjax.rundir.records import CONFIG
@@ -70,12 +72,15 @@ def finetune(
         open_workdir(config.workdir, FINETUNING, log, fresh=config.fresh) as workdir,
     ):
         refuse_changed_config(workdir, config)
-        model = with_dropout(config, load_model(config) if model is None else model)
+        model = load_model(config) if model is None else model
+        model = with_dropout(config, keep_layers(config, model))
         refuse_changed_model(workdir, config, model)
         model.tokenizer.files(export=True)  # what the export would refuse after the last step
+        opened = open_teacher(config, model)
         signals.check()
         task = read_task(config, model, log)
-        trainer = Trainer(config, model, task, log, progress)
+        teacher = opened and Teacher(config, opened, task)
+        trainer = Trainer(config, model, task, log, progress, teacher)
         if line := head_start.described(config, trainer.label_sources, task, model):
             log(line)
         return _Run(config, trainer, workdir).go()
@@ -96,6 +101,30 @@ def load_model(config: FinetuneConfig) -> Pretrained:
     else:
         shape = BertConfig.named(config.model, vocab_size=tokenizer.vocab_size)
     return Pretrained(shape, {}, tokenizer, {"kind": "encoder"})
+
+
+def keep_layers(config: FinetuneConfig, model: Pretrained) -> Pretrained:
+    """Returns a model with the encoder layers that a configuration keeps.
+
+    Raises:
+        UserError: the model has fewer layers, or is an encoder-decoder.
+    """
+    if (layers := config.layers_to_keep) is None:
+        return model
+    shape = model.bert_config("`layers_to_keep`")
+    if layers[-1] >= (depth := shape.num_hidden_layers):
+        raise UserError(
+            f"`layers_to_keep` is {tuple(layers)}, and the model has {depth} layers: give numbers "
+            f"from 0 to {depth - 1}."
+        )
+
+    def kept(params: dict[str, Any]) -> dict[str, Any]:
+        encoder = [params["encoder"][f"layer_{layer}"] for layer in layers]
+        return {**params, "encoder": {f"layer_{at}": each for at, each in enumerate(encoder)}}
+
+    others = {field.name: getattr(model, field.name) for field in dataclasses.fields(model)[2:]}
+    shape = dataclasses.replace(shape, num_hidden_layers=len(layers))
+    return Unread(shape, (kept(model.shapes), lambda: kept(model.params)), **others)
 
 
 def with_dropout(config: FinetuneConfig, model: Pretrained) -> Pretrained:
@@ -159,6 +188,7 @@ class _Run:
         seeds: list[SeedResult] = []
         export = None
         with contextlib.suppress(Stopped):
+            self.trainer.teach(self.workdir)
             for each in settings:
                 tried[each] = self._train(self.config.seeds[0], each)
             setting = better(tried, key=lambda each: tried[each].metrics[task.metric])

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from etils import epath
 
 from bertjax.config import EncoderDecoderConfig
 from bertjax.errors import UserError
@@ -15,6 +16,7 @@ from bertjax.finetune import head_start
 from bertjax.finetune.config import FinetuneConfig
 from bertjax.finetune.grid import Setting
 from bertjax.finetune.program import Hyperparameters, Programs, programs, random_params
+from bertjax.finetune.teacher import Teacher
 from bertjax.inference.programs import output_batches
 from bertjax.interop.huggingface import Pretrained
 from bertjax.model import initializers
@@ -61,6 +63,7 @@ class Trainer:
         task: Task,
         log: Log,
         progress: bool | None = None,
+        teacher: Teacher | None = None,
     ) -> None:
         """Places the data and finds or compiles the programs.
 
@@ -68,7 +71,8 @@ class Trainer:
             UserError: a batch can't be split over the devices, the warm-up is too long, or the
                 task or LoRA needs a BERT and not an encoder-decoder.
         """
-        self.config, self.model, self.task = config, model, task
+        self.config, self.model, self.task, self.teacher = config, model, task, teacher
+        self.train: Features = task.train  # `teach` adds what the loss of a student needs
         self.shape: Any = task.config or model.bert_config(f"the task {config.task.kind}")
         self.log, self.progress = log, progress
         self.mesh = sharding.make_mesh(config.mesh)
@@ -91,6 +95,7 @@ class Trainer:
             config.lora,
             self.mesh,
             OPTIMIZERS[config.optimizer.name],
+            teacher and teacher.distillation,
         )
         self.is_compiled = False  # whether a seed has compiled the step
         self._base = {}  # the parameters that LoRA freezes
@@ -176,7 +181,32 @@ class Trainer:
         batches = self._epoch_batches(seed, epoch, schedule.setting.batch_size)
         indices, width = batches[step_of_epoch]
         return sharding.make_global_batch(
-            self.mesh, len(indices), lambda rows: self.task.train.batch(indices[rows], width)
+            self.mesh, len(indices), lambda rows: self.train.batch(indices[rows], width)
+        )
+
+    def teach(self, workdir: epath.Path) -> None:
+        """Adds the outputs of the teacher, if there is one, to the training rows."""
+        if self.teacher is not None:
+            self.train = self.teacher.teach(self.task, self._run_teacher, workdir, self.log)
+
+    def _run_teacher(self, features: Features) -> Outputs:
+        assert self.teacher is not None
+        model = self.teacher.model
+        params = jax.tree.map(np.asarray, model.params)
+        params = jax.device_put(params, sharding.param_shardings(self.mesh, params))
+        return self._outputs(params, features, model.config)
+
+    def _outputs(self, params: Any, features: Features, shape: Any) -> Outputs:
+        return output_batches(
+            params,
+            features,
+            shape,
+            head=self.task.head.name,
+            forward=self.task.head.forward,
+            batch_size=self.max_batch_size,
+            max_seq_length=self.max_seq_length,
+            execution=self.config.execution,
+            mesh=self.mesh,
         )
 
     def _make_epoch_batches(self, seed: int, epoch: int, size: int) -> list[Batch]:
@@ -212,17 +242,7 @@ class Trainer:
             scores: (features, outputs) -> metrics; None: those of the task.
         """
         outputs = []
-        for each in output_batches(
-            params,
-            features,
-            self.shape,
-            head=self.task.head.name,
-            forward=self.task.head.forward,
-            batch_size=self.max_batch_size,
-            max_seq_length=self.max_seq_length,
-            execution=self.config.execution,
-            mesh=self.mesh,
-        ):
+        for each in self._outputs(params, features, self.shape):
             if should_stop():
                 return None
             outputs.append(each)

@@ -50,10 +50,11 @@ def model_loss(
         total_fn: (metrics, normalizers) -> loss.
 
     Returns:
-        (params, batch, config, *, normalizers, execution, dropout_key, sample_key, **options) ->
-        (float32 loss, metrics). `params` have the heads that logits_fn reads. `normalizers` are
-        those of the global batch; by default, those of `batch`. `dropout_key` is as in
-        `bertjax.encode`. `sample_key` [B] is for losses that draw samples.
+        (params, batch, config, *, normalizers, execution, dropout_key, sample_key, distillation,
+        **options) -> (float32 loss, metrics). `params` have the heads that logits_fn reads.
+        `normalizers` are those of the global batch; by default, those of `batch`. `dropout_key` is
+        as in `bertjax.encode`. `sample_key` [B] is for losses that draw samples. `distillation`, a
+        `bertjax.objectives.distillation.Distillation`, adds a loss against a teacher's outputs.
     """
 
     def loss(
@@ -65,11 +66,14 @@ def model_loss(
         execution: Execution = Execution(),
         dropout_key: jax.Array | None = None,
         sample_key: jax.Array | None = None,
+        distillation: Callable[[Metrics, Any, Batch], Metrics] | None = None,
         **options: Any,
     ) -> tuple[jax.Array, Metrics]:
         keys = {"dropout_key": dropout_key, "sample_key": sample_key}
         logits = logits_fn(params, batch, config, execution=execution, **keys)
         metrics = metrics_fn(logits, batch, **options)
+        if distillation is not None:
+            metrics = distillation(metrics, logits, batch)
         whole = normalizers_fn(batch) if normalizers is None else normalizers
         return total_fn(metrics, whole), metrics
 

@@ -3,7 +3,7 @@
 from bertjax.tasks.classification.config import ClassificationConfig, EvaluationColumns, LineOptions
 from bertjax.tasks.classification.predictions import TextPredictor, defaults
 from bertjax.tasks.classification.reading import read
-from bertjax.tasks.classification.targets import HEADS
+from bertjax.tasks.classification.targets import HEADS, SOFT_LOSSES
 from bertjax.tasks.task import TaskKind
 
 KIND = TaskKind(
@@ -17,4 +17,5 @@ KIND = TaskKind(
     defaults=defaults,
     immutable=ClassificationConfig.immutable,
     unrecorded=("column_names",),
+    soft_losses=SOFT_LOSSES,
 )

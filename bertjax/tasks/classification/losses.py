@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from bertjax.objectives.distillation import soft_binary_cross_entropy, soft_cross_entropy
 from bertjax.objectives.losses import (
     Batch,
     Metrics,
@@ -57,6 +58,28 @@ def multi_label(logits: jax.Array, batch: Batch) -> Metrics:
 def classification_normalizers(batch: Batch) -> Normalizers:
     """Returns the normalizer of a loss with one label field per row: the number of examples."""
     return {"examples": example_weights(batch, "label", axes=1).sum()}
+
+
+def soft_classification(logits: jax.Array, batch: Batch, temperature: float) -> jax.Array:
+    """The `SoftLoss` of `classification`: the divergence from the teacher's probabilities."""
+    soft = soft_cross_entropy(logits, batch["teacher_logits"], temperature)
+    return (soft * example_weights(batch, "label")).sum()
+
+
+def soft_regression(logits: jax.Array, batch: Batch, temperature: float) -> jax.Array:
+    """The `SoftLoss` of `regression`: the squared error to the teacher's number.
+
+    A number has no temperature.
+    """
+    del temperature
+    error = logits[:, 0] - batch["teacher_logits"][:, 0]
+    return (jnp.square(error) * example_weights(batch, "label")).sum()
+
+
+def soft_multi_label(logits: jax.Array, batch: Batch, temperature: float) -> jax.Array:
+    """The `SoftLoss` of `multi_label`: the divergence of each label's probability."""
+    soft = soft_binary_cross_entropy(logits, batch["teacher_logits"], temperature)
+    return (soft * example_weights(batch, "label", axes=1)).sum()
 
 
 _logits = task_logits_fn("sequence_classification")

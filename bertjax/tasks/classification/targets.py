@@ -20,6 +20,12 @@ _ONE_LABEL, _LABEL_SET, _NUMBER = HEADS = (
 )
 """The heads of classification, one for each kind of target."""
 
+SOFT_LOSSES = {
+    _ONE_LABEL: losses.soft_classification,
+    _LABEL_SET: losses.soft_multi_label,
+    _NUMBER: losses.soft_regression,
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Targets:

@@ -5,6 +5,7 @@ from bertjax.tasks.multiple_choice.config import (
     ChoiceEvaluation,
     MultipleChoiceConfig,
 )
+from bertjax.tasks.multiple_choice.losses import soft_multiple_choice
 from bertjax.tasks.multiple_choice.predictions import MAX_SEQ_LENGTH, ChoicePredictor, defaults
 from bertjax.tasks.multiple_choice.reading import HEAD, read
 from bertjax.tasks.task import TaskKind
@@ -19,4 +20,5 @@ KIND = TaskKind(
     evaluation=ChoiceEvaluation,
     defaults=defaults,
     unrecorded=("column_names",),
+    soft_losses={HEAD.name: soft_multiple_choice},
 )

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from bertjax.config import BertConfig
 from bertjax.model import bert
+from bertjax.objectives.distillation import soft_cross_entropy
 from bertjax.objectives.losses import (
     Batch,
     Metrics,
@@ -46,6 +47,12 @@ def multiple_choice(logits: jax.Array, batch: Batch) -> Metrics:
 def multiple_choice_normalizers(batch: Batch) -> Normalizers:
     """Returns the normalizer of `multiple_choice_loss`: the number of questions."""
     return {"examples": example_weights(batch, "label").sum()}
+
+
+def soft_multiple_choice(logits: jax.Array, batch: Batch, temperature: float) -> jax.Array:
+    """The `SoftLoss` of `multiple_choice`: the divergence from the teacher's probabilities."""
+    soft = soft_cross_entropy(logits, batch["teacher_logits"], temperature)
+    return (soft * example_weights(batch, "label")).sum()
 
 
 def _logits(params: bert.Params, batch: Batch, config: BertConfig, **how: Any) -> jax.Array:

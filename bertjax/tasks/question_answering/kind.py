@@ -5,6 +5,7 @@ from bertjax.tasks.question_answering.config import (
     QuestionAnsweringConfig,
     QuestionFile,
 )
+from bertjax.tasks.question_answering.losses import soft_question_answering
 from bertjax.tasks.question_answering.predictions import MAX_SEQ_LENGTH, QuestionPredictor
 from bertjax.tasks.question_answering.reading import HEAD, read, recorded
 from bertjax.tasks.task import TaskKind
@@ -18,4 +19,5 @@ KIND = TaskKind(
     prediction=AnswerOptions,
     evaluation=QuestionFile,
     immutable=recorded,
+    soft_losses={HEAD.name: soft_question_answering},
 )

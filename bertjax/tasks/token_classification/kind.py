@@ -6,6 +6,7 @@ from bertjax.tasks.token_classification.config import (
     TokenClassificationConfig,
     WordOptions,
 )
+from bertjax.tasks.token_classification.losses import soft_token_classification
 from bertjax.tasks.token_classification.predictions import TokenPredictor
 from bertjax.tasks.token_classification.reading import HEAD_NAME, read
 
@@ -18,4 +19,5 @@ KIND = TaskKind(
     prediction=WordOptions,
     evaluation=TaggedFileOptions,
     unrecorded=("column_names",),
+    soft_losses={HEAD_NAME: soft_token_classification},
 )

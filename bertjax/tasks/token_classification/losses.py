@@ -2,6 +2,7 @@
 
 import jax
 
+from bertjax.objectives.distillation import soft_cross_entropy
 from bertjax.objectives.losses import (
     Batch,
     Metrics,
@@ -31,6 +32,12 @@ def token_classification(logits: jax.Array, batch: Batch) -> Metrics:
 def token_classification_normalizers(batch: Batch) -> Normalizers:
     """Returns the normalizer of `token_classification_loss`: the weight of the tagged tokens."""
     return {"tokens": weigh_rows(batch["label_weight"], batch).sum()}
+
+
+def soft_token_classification(logits: jax.Array, batch: Batch, temperature: float) -> jax.Array:
+    """The `SoftLoss` of `token_classification`: the divergence at the tokens that have a label."""
+    soft = soft_cross_entropy(logits, batch["teacher_logits"], temperature)
+    return (soft * weigh_rows(batch["label_weight"], batch)).sum()
 
 
 token_classification_loss = model_loss(
