@@ -17,20 +17,20 @@ Parts:
                 real tokens a second. Their rows are padded to 128 (transformers' run_glue.py), to
                 the longest of a batch (its Trainer), and grouped by length. Needs
                 BERTJAX_TEST_DATA.
+    tagging     the same for the named entities of WNUT17
+    choice      the same for the questions of ARC challenge
 
 Both sides use a GPU if both see one.
 """
 
 import argparse
-import contextlib
-import itertools
+import functools
 import json
 import math
 import os
 import shlex
 import statistics
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -39,17 +39,15 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 import transformers
+from finetuning_speed import DEVICE, TASKS, finetuning, torch_step
 from pretrain_step import make_step, matmul_rate, products_of
 from recorded import keep, machine
-from transformers.trainer_pt_utils import LengthGroupedSampler
 
 import bertjax as bj
 from bertjax.model.flops import training_flops
 
 RESULTS = Path(__file__).with_name("results") / "huggingface.json"
-VOCABULARY, CLASSES = 30522, 2
-ROOT = Path(__file__).resolve().parents[1]
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+VOCABULARY = 30522
 
 
 # PyTorch's side ---------------------------------------------------------------------------------
@@ -59,36 +57,6 @@ def torch_config(size, attention):
     """Returns a named size as a configuration of transformers."""
     shape = bj.BertConfig.named(size, vocab_size=VOCABULARY).to_dict()
     return transformers.BertConfig(**shape, attn_implementation=attention)
-
-
-def torch_optimizer(model):
-    """Makes AdamW like the Trainer: fused, without decay for biases and LayerNorms."""
-    plain = {n for n, _ in model.named_parameters() if n.endswith("bias") or "LayerNorm" in n}
-    named = dict(model.named_parameters())
-    groups = [
-        {"params": [named[name] for name in named if name not in plain]},
-        {"params": [named[name] for name in plain], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=1e-4, eps=1e-8, weight_decay=0.01, fused=True)
-
-
-def torch_step(model, loss_of, dtype):
-    """Returns a step like the Trainer's: loss, gradients, clipping, AdamW, schedule."""
-    optimizer = torch_optimizer(model)
-    schedule = transformers.get_linear_schedule_with_warmup(optimizer, 100, 10_000)
-    mixed = dtype == "bfloat16"
-
-    def step(batch):
-        with torch.autocast(DEVICE, torch.bfloat16) if mixed else contextlib.nullcontext():
-            loss = loss_of(**batch)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-        return loss.item()
-
-    return step
 
 
 def pretraining_side(asked, batch, *, attention, best=False):
@@ -133,32 +101,6 @@ def forward_side(asked, input_ids):
         if DEVICE == "cuda":
             torch.cuda.synchronize()
         return found
-
-    return run
-
-
-def finetuning_side(asked, directory, rows, labels, *, order, width=None):
-    """Returns a step of a classifier.
-
-    `order` yields the rows; they are padded to `width`, or else to the longest of a batch.
-    """
-    torch.manual_seed(0)
-    model = transformers.AutoModelForSequenceClassification.from_pretrained(
-        directory, num_labels=CLASSES
-    )
-    model = model.to(DEVICE).train()
-    tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
-    how = {"padding": "max_length", "max_length": width} if width else {"padding": True}
-    step = torch_step(model, lambda **batch: model(**batch).loss, asked.dtype)
-
-    def run():
-        chosen = list(itertools.islice(order, asked.batch_size))
-        batch = tokenizer.pad(
-            {"input_ids": [rows[at] for at in chosen]}, return_tensors="pt", **how
-        )
-        batch["labels"] = torch.tensor(labels[chosen]).long()
-        step({name: tensor.to(DEVICE) for name, tensor in batch.items()})
-        return sum(len(rows[at]) for at in chosen)
 
     return run
 
@@ -232,95 +174,6 @@ def forward(asked):
     return found
 
 
-def finetuning(asked):
-    """Measures fine-tuning for classification."""
-    from bertjax.finetune.config import FinetuneConfig
-    from bertjax.finetune.run import read_task
-    from bertjax.finetune.trainer import Trainer
-    from bertjax.interop.huggingface import from_pretrained
-
-    sys.path.insert(0, str(ROOT / "tests/parity"))
-    from finetuning import minilm
-
-    directory, data = minilm(), Path(os.environ["BERTJAX_TEST_DATA"]) / "sst2"
-    model = from_pretrained(str(directory))
-
-    def our_side(room, grouped):
-        config = FinetuneConfig(
-            model=str(directory),
-            train=str(data / "train.tsv"),
-            dev=str(data / "dev.tsv"),
-            workdir=f"{room}/{grouped}",
-            task=bj.ClassificationConfig(column_names=("text", "label")),
-            batch_size=asked.batch_size,
-            group_by_length=grouped,
-            execution=bj.Execution(dtype=asked.dtype),
-        )
-        task = read_task(config, model, lambda line: None)
-        trainer = Trainer(config, model, task, lambda line: None, progress=False)
-        schedule = trainer.schedule(trainer.settings[0])
-        held = {"state": trainer.programs.make_state(trainer.initial_params(0)), "step": 0}
-        given = trainer.hyperparameters(0, schedule)
-        batches = (trainer.batch(0, schedule, step) for step in range(schedule.epoch_steps))
-        for batch in {batch["input_ids"].shape: batch for batch in batches}.values():
-            held["state"], _ = trainer.programs.train_step(held["state"], batch, given)  # compiles
-
-        def run():
-            batch = trainer.batch(0, schedule, held["step"])
-            held["state"], metrics = trainer.programs.train_step(held["state"], batch, given)
-            metrics["loss"].block_until_ready()
-            held["step"] += 1
-            # Rows that fill the last batch do not count.
-            real = np.asarray(batch["example_weight"]) > 0
-            return int(np.asarray(batch["attention_mask"])[real].sum())
-
-        return run, task.train
-
-    with tempfile.TemporaryDirectory(prefix="bertjax-finetuning-") as room:
-        grouped, train = our_side(room, True)
-        plain, _ = our_side(room, False)
-        rows = [ids.tolist() for ids in train.input_ids]
-        random = np.random.default_rng(0).permutation(len(rows)).tolist()
-        generator = torch.Generator().manual_seed(0)
-        lengths = [len(row) for row in rows]
-        sampler = LengthGroupedSampler(asked.batch_size, lengths=lengths, generator=generator)
-        # The sampler sorts steps from long to short, so shuffle them.
-        whole = np.array(list(sampler)[: len(rows) // asked.batch_size * asked.batch_size])
-        steps = np.random.default_rng(0).permutation(whole.reshape(-1, asked.batch_size))
-
-        def side(order, **options):
-            cycled = itertools.cycle(order)
-            return finetuning_side(asked, directory, rows, train.labels, order=cycled, **options)
-
-        sides = {
-            "bertjax": plain,
-            "bertjax_grouped": grouped,
-            "padded_to_128": side(random, width=128),
-            "padded_to_longest": side(random),
-            "grouped": side(steps.reshape(-1).tolist()),
-        }
-        return real_tokens(asked, sides)
-
-
-def real_tokens(asked, sides):
-    """Returns tokens a second of each side; the sides take turns, and three steps are not timed."""
-    for run in sides.values():
-        for _ in range(3):
-            run()
-    rates = {name: [] for name in sides}
-    for _ in range(asked.rounds):
-        for name, run in sides.items():
-            started = time.perf_counter()
-            tokens = sum(run() for _ in range(asked.steps))
-            rates[name].append(tokens / (time.perf_counter() - started))
-    ratio = {}
-    for ours, theirs in itertools.product(("bertjax", "bertjax_grouped"), list(sides)[2:]):
-        pairs = zip(rates[ours], rates[theirs], strict=True)
-        ratio[f"{ours} / {theirs}"] = round(statistics.median(a / b for a, b in pairs), 3)
-    medians = {name: round(statistics.median(found)) for name, found in rates.items()}
-    return {"steps": asked.steps, "tokens_per_second": medians, "ratio": ratio}
-
-
 # Measuring --------------------------------------------------------------------------------------
 
 
@@ -349,7 +202,11 @@ def compared(seconds):
     return {"seconds": medians, "ratio": ratio}
 
 
-PARTS = {"step": step, "forward": forward, "finetuning": finetuning}
+PARTS = {
+    "step": step,
+    "forward": forward,
+    **{name: functools.partial(finetuning, name) for name in TASKS},
+}
 
 
 def main():
@@ -363,12 +220,12 @@ def main():
     parser.add_argument("--length", type=int, default=128, help="row length of step and forward")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=24, help="steps of a round, for finetuning")
+    parser.add_argument("--steps", type=int, default=24, help="steps of a round of fine-tuning")
     parser.add_argument("--output", type=Path, default=RESULTS)
     asked = parser.parse_args()
     asked.batch_size = asked.batch_size or (32 if asked.part == "finetuning" else 16)
-    if asked.part == "finetuning" and "BERTJAX_TEST_DATA" not in os.environ:
-        parser.error("set BERTJAX_TEST_DATA to the directory with sst2/train.tsv")
+    if asked.part in TASKS and "BERTJAX_TEST_DATA" not in os.environ:
+        parser.error("set BERTJAX_TEST_DATA to the directory with sst2, ner and multiple_choice")
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     transformers.logging.set_verbosity_error()
     command = shlex.join(["python", "benchmarks/huggingface.py", *sys.argv[1:]])
@@ -381,7 +238,7 @@ def main():
         **PARTS[asked.part](asked),
     }
     named = [asked.part, asked.dtype, f"jax {jax.__version__}", facts["device"]]
-    if asked.part != "finetuning":
+    if asked.part not in TASKS:
         named.insert(1, f"{asked.size} {asked.batch_size} x {asked.length}")
     keep(asked.output, ", ".join(named), facts)
     print(json.dumps(facts))

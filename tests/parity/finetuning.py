@@ -85,13 +85,10 @@ def run_torch(data: pathlib.Path, output: pathlib.Path) -> None:
         return dict(encoded), torch.tensor(labels)
 
     def accuracy(model):
-        model.eval()
         hits = 0
-        with torch.no_grad():
-            for at in range(0, len(dev_texts), 64):
-                inputs, wanted = batch(dev_texts[at : at + 64], dev_labels[at : at + 64])
-                hits += int((model(**inputs).logits.argmax(-1) == wanted).sum())
-        model.train()
+        for at in range(0, len(dev_texts), 64):
+            inputs, wanted = batch(dev_texts[at : at + 64], dev_labels[at : at + 64])
+            hits += int((model(**inputs).logits.argmax(-1) == wanted).sum())
         return hits / len(dev_texts)
 
     def train(seed):
@@ -121,7 +118,7 @@ def train_torch(model, loss, score, count, config, seed):
         seed: of the order of the rows.
 
     Returns:
-        The metric after the last epoch.
+        The metric after training.
     """
     import torch
     import transformers
@@ -140,9 +137,8 @@ def train_torch(model, loss, score, count, config, seed):
         optimizer, int(config.warmup_proportion * steps), steps
     )
     order = torch.Generator().manual_seed(seed)
-    found = 0.0
     model.train()
-    for epoch in range(config.epochs):
+    for _ in range(config.epochs):
         permuted = torch.randperm(count, generator=order).tolist()
         for at in range(0, count, config.batch_size):
             loss(permuted[at : at + config.batch_size]).backward()
@@ -150,8 +146,10 @@ def train_torch(model, loss, score, count, config, seed):
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
+    model.eval()
+    with torch.no_grad():
         found = score()
-        print(f"torch: seed {seed}, epoch {epoch + 1}: {found:.4f}", flush=True)
+    print(f"torch: seed {seed}: {found:.4f}", flush=True)
     return found
 
 
@@ -172,23 +170,31 @@ def halves() -> list[set[int]]:
     return [set(cores[:middle]), set(cores[middle:]) or set(cores)]
 
 
-def compare(output: pathlib.Path) -> None:
-    """Prints both means and whether they agree; exits with 1 if they don't."""
+def compare(output: pathlib.Path) -> dict:
+    """Prints the metrics of both sides and whether their means agree, and returns them."""
     scores = {
         side: list(json.loads((output / f"{side}.json").read_text()).values()) for side in SIDES
     }
     means = {side: statistics.fmean(values) for side, values in scores.items()}
+    deviations = {side: statistics.stdev(values) for side, values in scores.items()}
     for side, values in scores.items():
         shown = " ".join(f"{value:.4f}" for value in values)
-        print(f"{side}: {means[side]:.4f} ± {statistics.stdev(values):.4f} ({shown})")
-    error = math.hypot(*(statistics.stdev(v) / math.sqrt(len(v)) for v in scores.values()))
+        print(f"{side}: {means[side]:.4f} ± {deviations[side]:.4f} ({shown})")
+    bound = 2 * math.hypot(*(deviations[side] / math.sqrt(len(scores[side])) for side in SIDES))
     difference = means["bertjax"] - means["torch"]
-    agree = abs(difference) <= 2 * error
+    agree = abs(difference) <= bound
     print(
         f"difference {difference:+.4f}, {'within' if agree else 'NOT within'} two standard errors "
-        f"({2 * error:.4f})"
+        f"({bound:.4f})"
     )
-    sys.exit(0 if agree else 1)
+    return {
+        **{side: [round(value, 4) for value in values] for side, values in scores.items()},
+        "means": {side: round(mean, 4) for side, mean in means.items()},
+        "deviations": {side: round(value, 4) for side, value in deviations.items()},
+        "difference": round(difference, 4),
+        "two_standard_errors": round(bound, 4),
+        "agree": agree,
+    }
 
 
 def main() -> None:
@@ -202,7 +208,7 @@ def main() -> None:
         return run(options.data, options.output)
     options.output.mkdir(parents=True, exist_ok=True)
     run_sides([str(HERE), str(options.data), str(options.output)])
-    compare(options.output)
+    sys.exit(0 if compare(options.output)["agree"] else 1)
 
 
 def run_sides(command: list[str]) -> None:

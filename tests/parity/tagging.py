@@ -15,6 +15,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import sys
 
 from finetuning import SIDES, compare, minilm, run_sides, train_seeds, train_torch
 
@@ -108,17 +109,14 @@ def run_torch(output: pathlib.Path) -> None:
         return dict(encoded), wanted
 
     def f1(model):
-        model.eval()
         true, found = [], []
-        with torch.no_grad():
-            for begin in range(0, len(dev_file), 64):
-                inputs, wanted = batch(dev_file, range(begin, min(begin + 64, len(dev_file))))
-                best = model(**inputs).logits.argmax(-1)
-                for one, other in zip(wanted, best, strict=True):
-                    kept = one != -100
-                    true.append([labels[number] for number in one[kept]])
-                    found.append([labels[number] for number in other[kept]])
-        model.train()
+        for begin in range(0, len(dev_file), 64):
+            inputs, wanted = batch(dev_file, range(begin, min(begin + 64, len(dev_file))))
+            best = model(**inputs).logits.argmax(-1)
+            for one, other in zip(wanted, best, strict=True):
+                kept = one != -100
+                true.append([labels[number] for number in one[kept]])
+                found.append([labels[number] for number in other[kept]])
         ours = entity_scores(true, found)["f1"]
         if importlib.util.find_spec("seqeval"):
             from seqeval.metrics import f1_score
@@ -149,13 +147,14 @@ def main() -> None:
     parser.add_argument("--sentences", type=int)
     parser.add_argument("--side", choices=SIDES)
     options = parser.parse_args()
-    output = options.output / options.corpus
+    part = f"-{options.sentences}" if options.sentences else ""
+    output = options.output / f"{options.corpus}{part}"
     output.mkdir(parents=True, exist_ok=True)
     if options.side:
         return run_bertjax(output) if options.side == "bertjax" else run_torch(output)
     make_files(options.corpus, options.data, output, options.sentences)
-    run_sides([__file__, options.corpus, str(options.data), str(options.output)])
-    compare(output)
+    run_sides([__file__, *sys.argv[1:]])
+    sys.exit(0 if compare(output)["agree"] else 1)
 
 
 if __name__ == "__main__":
