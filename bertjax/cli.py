@@ -190,6 +190,7 @@ def _pretrain(arguments: list[str]) -> int:
     with saying_flags(PretrainConfig, say_line) as say:
         config = parse_recipe(PretrainConfig, "pretrain", arguments, common=COMMON["pretrain"])
 
+        from bertjax.inference.predict import can_predict
         from bertjax.pretrain.run import pretrain
 
         _keep_compiled()
@@ -197,7 +198,10 @@ def _pretrain(arguments: list[str]) -> int:
     if result.stopped:
         return _stopped("pretrain", arguments, config.fresh, result.workdir)
     say_line(f"Next: {command('finetune', model=result.workdir, **_LABELED)}")
-    say_line(f'  or: echo "the cat [MASK] on the mat." | {command("predict", result.workdir)}')
+    if can_predict(result.kind):
+        say_line(f'  or: echo "the cat [MASK] on the mat." | {command("predict", result.workdir)}')
+    else:
+        say_line(f"  or: {command('embed', result.workdir)} < lines.txt")
     return EXIT_DONE
 
 

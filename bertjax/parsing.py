@@ -30,9 +30,10 @@ COMMON = {
         *("processes", "estimate", "audit"),
     ),
     "pretrain": (
-        *("data", "workdir", "objective", "model.size", "batch_size", "accumulation", "seed"),
+        *("data", "workdir", "objective", "teacher", "model.size", "batch_size", "accumulation"),
         *("optimizer.name", "optimizer.learning_rate", "optimizer.warmup_steps", "execution.dtype"),
-        *("masking.whole_word", "loop.train_steps", "loop.eval_every", "loop.save_every", "fresh"),
+        *("masking.whole_word", "loop.train_steps", "loop.eval_every", "loop.save_every", "seed"),
+        "fresh",
     ),
     "finetune": (
         *("model", "train", "dev", "test", "workdir", "seeds", "epochs", "batch_size", "fresh"),

@@ -35,11 +35,11 @@ HELP = "`bertjax {} --help` explains the options."
         ),
         (
             f"{PRETRAIN} --objective nspp",
-            "--objective is 'nspp': give one of nsp, sop, mlm, rtd; did you mean nsp?",
+            "--objective is 'nspp': give one of nsp, sop, mlm, rtd, minilm; did you mean nsp?",
         ),
         (
             f"{PRETRAIN} --objective=albert",
-            "--objective is 'albert': give one of nsp, sop, mlm, rtd.",
+            "--objective is 'albert': give one of nsp, sop, mlm, rtd, minilm.",
         ),
         (
             f"{PRETRAIN} --seed --fresh",

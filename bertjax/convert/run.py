@@ -167,6 +167,11 @@ def _write_run(
         log(f"The model has {added:,} rows beyond its vocabulary, which gets as many [unused...].")
         source = dataclasses.replace(source, model=model)
     objective = OBJECTIVES[config.objective or source.objective or DEFAULT_OBJECTIVE.name]
+    if objective.needs_teacher:
+        raise UserError(
+            f"The objective {objective.name} trains a new model: give the source as `teacher` to "
+            "`bertjax pretrain`, or choose another `objective`."
+        )
     optimizer = config.optimizer or source.optimizer or "adamw_google"
     written = write_run(directory, source, objective, optimizer, config.seed, log)
     write_config(directory, KIND, dataclasses.asdict(config))

@@ -17,6 +17,7 @@ from bertjax.interop.run_checkpoints import CHECKPOINTS, is_pretraining_run, rea
 from bertjax.train.checkpoint.manager import Checkpoints
 from bertjax.train.optimizer import OptimizerConfig, make_optimizer
 from bertjax.train.step import init_state
+from bertjax.train.tree import named
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,10 +108,10 @@ def _read_run(path: epath.Path, with_moments: bool) -> Source:
     if not with_moments:
         model = Pretrained(shape, objective.exported(params), tokenizer, {"kind": kind})
         return Source(model, meta["step"], has_moments=True, notes=tuple(notes))
-    if "freeze" in saved:
+    if "freeze" in saved or len(named(objective.trained(params))) < len(named(params)):
         raise UserError(
-            f"{path}: the run froze {', '.join(saved['freeze'])} and has no moments of them, but a "
-            "run needs all moments; convert it to Hugging Face's layout, and that into a run."
+            f"{path}: the run has frozen parameters and no moments of them, but a converted run "
+            "needs all moments; convert it to Hugging Face's layout, and that into a run."
         )
     average = "ema_decay" in saved
     if average:

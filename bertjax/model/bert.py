@@ -4,6 +4,7 @@ The functions work under jit, grad, vmap and shard_map. `config` and `execution`
 static; all other arguments may be traced.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from bertjax.config import BertConfig, Execution
 from bertjax.model.heads import TASK_PARTS
 from bertjax.model.input_checks import check
+from bertjax.model.layers import dense
 from bertjax.model.linen import (
     BertEncoder,
     BertForMaskedLM,
@@ -30,6 +32,9 @@ Params = Mapping[str, Any]
 Inputs = Mapping[str, jax.Array | np.ndarray]
 
 _DEFAULT = Execution()
+
+PROJECTIONS = ("query", "key", "value")
+"""The projections of `attention_projections`, in their order."""
 
 _HEADS = ("mlm", "nsp", "classifier", "qa_outputs")
 _TASKS = {
@@ -153,6 +158,42 @@ def encode(
     module = BertEncoder(config, execution, add_pooler="pooler" in params)
     options = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
     return _apply(module, params, inputs, dropout_key, **options)
+
+
+def attention_projections(
+    params: Params,
+    inputs: Inputs,
+    config: BertConfig,
+    layer: int,
+    *,
+    execution: Execution = _DEFAULT,
+    dropout_key: jax.Array | None = None,
+) -> jax.Array:
+    """Computes the queries, keys and values of a layer's self-attention, and nothing that follows.
+
+    Args:
+        params: parameters as for `encode`; those above these projections may be missing.
+        inputs: inputs as for `encode`.
+        config: the shape.
+        layer: number of the layer, from 1.
+        execution: how to compute.
+        dropout_key: None, one key or keys [B], as for `encode`.
+
+    Returns:
+        [3, B, T, D] in the compute type, neither scaled nor split into heads.
+    """
+    if layer > 1:
+        below = dataclasses.replace(config, num_hidden_layers=layer - 1)
+        x = encode(
+            params, inputs, below, execution=execution, dropout_key=dropout_key
+        ).last_hidden_state
+    else:
+        keys = row_keys(dropout_key, inputs["input_ids"].shape[0])
+        module, embed = BertEncoder(config, execution), BertEncoder.embed
+        x, _ = module.apply({"params": params}, inputs, keys, method=embed)  # type: ignore
+    attention = params["encoder"][f"layer_{layer - 1}"]["attention"]
+    project: Any = dense(config.hidden_size, config, execution).apply
+    return jnp.stack([project({"params": attention[name]}, x) for name in PROJECTIONS])
 
 
 def pretraining_logits(

@@ -5,16 +5,20 @@ how it trains, what it measures and what it exports. Nothing else compares objec
 """
 
 import dataclasses
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import jax
 
+from bertjax.config import BertConfig
 from bertjax.model import initializers
+from bertjax.model.flops import training_flops
 from bertjax.objectives.losses import Batch, ModelLoss, model_loss
 from bertjax.objectives.masking import MaskingConfig, Vocabulary, mask_tokens
 
 TOKENS = ("input_ids", "attention_mask", "token_type_ids")
 """Arrays [B, T] of every batch."""
+TEACHER = "teacher"
+"""The subtree of parameters of a teacher. They are no part of the state."""
 UNIGRAM, MAJORITY = "unigram entropy", "majority"
 """Baselines of metrics, as they are shown."""
 
@@ -58,6 +62,9 @@ class Objective:
     """The metric that chooses the best checkpoint; smaller is better."""
     export_kind: ClassVar[str]
     """The task of the exported model, a key of `bertjax.model.heads.TASK_PARTS`."""
+    needs_teacher: ClassVar[bool] = False
+    """Whether it learns from a second model, whose parameters it finds in the subtree TEACHER of
+    those that it is given; see `taught_by`."""
 
     # Functions of the class: static or ordinary methods.
     init_params: ClassVar[Any]
@@ -92,3 +99,27 @@ class Objective:
     def exported(params: dict[str, Any]) -> dict[str, Any]:
         """Returns the parameters of the exported model."""
         return params
+
+    def training_flops(self, config: BertConfig, length: int, predictions: int) -> float:
+        """Counts the FLOPs of a training step over one row, as `flops` counts the forward pass."""
+        return training_flops(self.flops(config, length, predictions))
+
+    @staticmethod
+    def trained(params: dict[str, Any]) -> dict[str, Any]:
+        """Returns the parameters that its loss depends on. The others are not trained."""
+        return params
+
+    def taught_by(self, teacher: BertConfig, student: BertConfig) -> Self:
+        """Returns the objective with the shape of its teacher, and with all options set.
+
+        Raises:
+            UserError: the options do not fit the shapes of the two models.
+        """
+        raise NotImplementedError
+
+    def teacher_shapes(self) -> dict[str, Any]:
+        """Returns ShapeDtypeStructs of the teacher's parameters that it reads; {} if there is none.
+
+        The objective must come from `taught_by`.
+        """
+        return {}

@@ -5,7 +5,7 @@ from typing import Literal
 
 from bertjax.errors import UserError
 
-ObjectiveName = Literal["nsp", "sop", "mlm", "rtd"]
+ObjectiveName = Literal["nsp", "sop", "mlm", "rtd", "minilm"]
 """The keys of `table.OBJECTIVES`, as a type."""
 
 
@@ -29,8 +29,31 @@ class RtdOptions:
 
 
 @dataclasses.dataclass(frozen=True)
+class MiniLMOptions:
+    """Options of self-attention relation distillation (MiniLMv2)."""
+
+    layer: int | None = None
+    """Layer of the teacher whose relations are learned, from 1. Default: the last one; of more than
+    12 layers the one at 7/8, such as 21 of 24, because upper middle layers of deep teachers teach
+    better."""
+    relation_heads: int | None = None
+    """Number of relation heads; divides the hidden sizes of teacher and model. Default: four times
+    the teacher's attention heads, which is 48 for BERT-base and 64 for BERT-large."""
+
+    def __post_init__(self) -> None:
+        for name in ("layer", "relation_heads"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise UserError(
+                    f"`objective_options.minilm.{name}` is {value}: give at least 1, or leave it "
+                    "out."
+                )
+
+
+@dataclasses.dataclass(frozen=True)
 class ObjectiveOptions:
     """Options of the objectives that have options, by the objective's name."""
 
     rtd: RtdOptions = RtdOptions()
     """Replaced-token detection (ELECTRA)."""
+    minilm: MiniLMOptions = MiniLMOptions()
+    """Self-attention relation distillation (MiniLMv2)."""

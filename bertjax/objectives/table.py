@@ -3,6 +3,7 @@
 import dataclasses
 
 from bertjax.errors import UserError
+from bertjax.objectives.minilm import RelationDistillation
 from bertjax.objectives.mlm import MaskedLM
 from bertjax.objectives.nsp import NextSentence
 from bertjax.objectives.objective import Objective
@@ -12,28 +13,46 @@ from bertjax.objectives.sop import SentenceOrder
 
 OBJECTIVES: dict[str, Objective] = {
     objective.name: objective
-    for objective in (NextSentence(), SentenceOrder(), MaskedLM(), ReplacedTokenDetection())
+    for objective in (
+        *(NextSentence(), SentenceOrder(), MaskedLM()),
+        *(ReplacedTokenDetection(), RelationDistillation()),
+    )
 }
 """All objectives, with default options. The first one for a kind of segments is its default."""
 DEFAULT_OBJECTIVE = next(iter(OBJECTIVES.values()))
 
 
 def choose_objective(
-    name: str | None, segments: str, options: ObjectiveOptions = ObjectiveOptions()
+    name: str | None,
+    segments: str,
+    options: ObjectiveOptions = ObjectiveOptions(),
+    *,
+    has_teacher: bool = False,
 ) -> Objective:
     """Returns an objective for data with this kind of segments.
 
     Args:
-        name: a key of `OBJECTIVES`; None chooses the default for the segments.
+        name: a key of `OBJECTIVES`; None chooses the default for the segments or, with a teacher,
+            the first objective that learns from one.
         segments: the kind of segments in the data.
         options: the options of the objective.
+        has_teacher: whether the run has a teacher.
 
     Raises:
-        UserError: the objective can't be trained on such segments.
+        UserError: the objective can't be trained on such segments, lacks a teacher, or needs none.
     """
+    taught = [each.name for each in OBJECTIVES.values() if each.needs_teacher]
     if name is None:
-        return next(each for each in OBJECTIVES.values() if each.segments == segments)
+        fitting = (each.name for each in OBJECTIVES.values() if each.segments == segments)
+        name = taught[0] if has_teacher else next(fitting)
     objective = OBJECTIVES[name]
+    if objective.needs_teacher and not has_teacher:
+        raise UserError(f"The objective {name} learns from another model: name it in `teacher`.")
+    if has_teacher and not objective.needs_teacher:
+        raise UserError(
+            f"`teacher` is for the objective {', '.join(taught)}, and `objective` is {name}: leave "
+            "out one of the two."
+        )
     if (own := getattr(options, name, None)) is not None:
         objective = dataclasses.replace(objective, **dataclasses.asdict(own))
     if objective.segments != segments and not objective.any_segments:

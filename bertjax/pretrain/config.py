@@ -114,9 +114,13 @@ class PretrainConfig:
     """Run directory. The same command resumes the run there."""
     objective: ObjectiveName | None = None
     """nsp: masked LM and next sentences (BERT). sop: masked LM and the order of two segments
-    (ALBERT). mlm: masked LM alone (RoBERTa). rtd: replaced-token detection (ELECTRA). Default: the
-    one for the segments in the data: nsp for next_sentence, sop for sentence_order, mlm for single.
-    mlm and rtd can train on all segments."""
+    (ALBERT). mlm: masked LM alone (RoBERTa). rtd: replaced-token detection (ELECTRA). minilm: the
+    self-attention relations of a `teacher` (MiniLMv2). Default: minilm with a `teacher`, otherwise
+    the one for the segments in the data: nsp for next_sentence, sop for sentence_order, mlm for
+    single. mlm, rtd and minilm can train on all segments."""
+    teacher: str | None = None
+    """Model that the objective minilm compresses into a smaller one: a directory, a run, or a name
+    on the hub. The data must have its vocabulary (`bertjax prepare` with its `tokenizer`)."""
     objective_options: ObjectiveOptions = ObjectiveOptions()
     """Options of single objectives."""
     data_weights: Sequence[float] = ()

@@ -17,7 +17,6 @@ from bertjax.data.corpora import Corpora
 from bertjax.data.mixture import TrainStream, length_buckets, one_bucket
 from bertjax.data.stream import ShardReader
 from bertjax.errors import UserError
-from bertjax.model.flops import training_flops
 from bertjax.objectives.objective import Objective
 from bertjax.objectives.table import choose_objective
 from bertjax.pretrain.config import PretrainConfig
@@ -52,10 +51,10 @@ class Phase(NamedTuple):
         """Describes the phase to the loop; tokens and FLOPs are means over the rows' lengths."""
         config, lengths = self.config, self.stream.lengths
         row = sum(
-            share * self.objective.flops(model, length, config.masking.predictions(length))
+            share * self.objective.training_flops(model, length, config.masking.predictions(length))
             for length, share in lengths
         )
-        flops = config.batch_size * training_flops(1) * row
+        flops = config.batch_size * row
         kind = mesh.devices.flat[0].device_kind
         work = work_of(flops, kind, mesh.size, config.execution.dtype)
         tokens = round(config.batch_size * sum(length * share for length, share in lengths))
@@ -75,7 +74,12 @@ def open_phases(config: PretrainConfig) -> tuple[Phase, ...]:
     for number, own in enumerate(config.phases):
         corpora = Corpora.of(own.directories, own.data_weights)
         segments = corpora.manifest.segments
-        objective = choose_objective(own.objective, segments, own.objective_options)
+        objective = choose_objective(
+            own.objective,
+            segments,
+            own.objective_options,
+            has_teacher=own.teacher is not None,
+        )
         readers = corpora.readers("train")
         first = (config.second.after_steps or 0) if number else 0
         end = steps if number or config.second.after_steps is None else config.second.after_steps

@@ -2,8 +2,9 @@
 a TPU pod compiles. Building it touches no device.
 """
 
+import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +16,7 @@ from jax.sharding import Mesh
 from bertjax.config import BertConfig
 from bertjax.errors import UserError
 from bertjax.objectives.masking import Vocabulary
-from bertjax.objectives.objective import TOKENS, Objective
+from bertjax.objectives.objective import TEACHER, TOKENS, Objective
 from bertjax.objectives.table import DEFAULT_OBJECTIVE
 from bertjax.pretrain.config import PretrainConfig
 from bertjax.pretrain.frequency import token_groups
@@ -25,9 +26,9 @@ from bertjax.train.schedules import make_schedule
 from bertjax.train.step import (
     Batch,
     Loss,
+    Metrics,
     StepConfig,
     TrainState,
-    TrainStep,
     init_state,
     jit_train_step,
     make_eval_step,
@@ -41,12 +42,16 @@ class Program(NamedTuple):
     model: BertConfig
     init: Callable[[], TrainState]
     """Makes the first state, already sharded (jitted)."""
-    step: TrainStep
-    """The jitted training step. It donates its state and compiles once for every length T."""
+    step: Callable[..., tuple[TrainState, Metrics]]
+    """The jitted training step: (state, batch) -> (state, metrics), or (state, batch, teacher) with
+    the parameters of a teacher. It donates its state and compiles once for every length T."""
     eval_step: Callable[[Any, Batch, Any], dict[str, tuple[jax.Array, jax.Array]]]
-    """The jitted evaluation: (params, batch, batch index) -> {name: (sum, weight)}."""
+    """The jitted evaluation: (params, batch, batch index) -> {name: (sum, weight)}. `params` are
+    those of `with_teacher`."""
     abstract_state: TrainState
     """ShapeDtypeStructs with their shardings."""
+    abstract_teacher: dict[str, Any]
+    """The same of the teacher's parameters; {} if the objective has none."""
     abstract_batch: dict[str, jax.ShapeDtypeStruct]
     frozen: frozenset[str]
     """Paths of the parameters that are not trained."""
@@ -71,7 +76,7 @@ def build(
         max_seq_length: T of the shards.
         counts: int [V], how often every token occurs: for accuracies by frequency, and needed by
             initialization.mlm_bias="unigram".
-        objective: the objective with its options.
+        objective: the objective with its options and the shape of its teacher.
         schedule: the schedule of a run with several phases; by default, the recipe's.
 
     Raises:
@@ -93,14 +98,14 @@ def build(
         return init_state(params, optimizer, frozen=frozen, average=recipe.ema_decay > 0)
 
     params = jax.eval_shape(first_params)
-    frozen = param_groups.frozen_names(recipe.freeze, params)
+    frozen = param_groups.frozen_names(recipe.freeze, params, objective.trained(params))
     loss, evaluated = _losses(config, model, vocabulary, objective, counts)
     settings = StepConfig(config.seed, config.accumulation, recipe.ema_decay)
-    step = make_train_step(
+    step = _make_step(
         loss, optimizer, settings, schedule=schedule, groups=recipe.groups, frozen=frozen
     )
     evaluation = make_eval_step(evaluated, config.seed)
-    shapes = jax.eval_shape(state_of, params)
+    shapes, teacher = jax.eval_shape(state_of, params), objective.teacher_shapes()
     shardings = sharding.state_shardings(mesh, shapes)
     return Program(
         model=model,
@@ -108,9 +113,30 @@ def build(
         step=jit_train_step(step, mesh, shardings),
         eval_step=jax.jit(evaluation, out_shardings=sharding.replicated(mesh)),
         abstract_state=sharding.placed(shapes, shardings),
+        abstract_teacher=sharding.placed(teacher, sharding.param_shardings(mesh, teacher)),
         abstract_batch=_abstract_batch(mesh, objective, config.batch_size, max_seq_length),
         frozen=frozen,
     )
+
+
+def _make_step(
+    loss: Loss, optimizer: optax.GradientTransformation, settings: StepConfig, **options: Any
+) -> Callable[..., tuple[TrainState, Metrics]]:
+    """Makes the pure step; `options` are those of `make_train_step`."""
+
+    def step(state: TrainState, batch: Batch, teacher: Mapping[str, Any] | None = None):
+        def loss_fn(params: Any, *arguments: Any, **how: Any):
+            return loss.loss_fn(with_teacher(params, teacher), *arguments, **how)
+
+        taught = dataclasses.replace(loss, loss_fn=loss_fn)
+        return make_train_step(taught, optimizer, settings, **options)(state, batch)
+
+    return step
+
+
+def with_teacher(params: Mapping[str, Any], teacher: Mapping[str, Any] | None) -> Any:
+    """Returns the parameters that an objective reads: trained ones and a teacher's, if any."""
+    return {**params, TEACHER: teacher} if teacher else params
 
 
 def _losses(

@@ -25,8 +25,9 @@ from bertjax.pretrain.evaluation import make_evaluator
 from bertjax.pretrain.frequency import count_tokens, token_groups
 from bertjax.pretrain.metrics import described, fields, make_plateau_meter, verdict
 from bertjax.pretrain.phases import Phase, open_phases, phase_at, run_schedule, untrained_positions
-from bertjax.pretrain.program import Program, build
+from bertjax.pretrain.program import Program, build, with_teacher
 from bertjax.pretrain.settings import HELD, known_settings, run_settings
+from bertjax.pretrain.teacher import Teacher, open_teacher, read_teacher
 from bertjax.rundir.records import CONFIG
 from bertjax.rundir.workdir import (
     open_workdir,
@@ -67,6 +68,8 @@ class PretrainResult:
     """Whether a signal ended the run early. The same command resumes it."""
     model: BertConfig
     """The shape of the model."""
+    kind: str
+    """The task of the exported model, a key of `bertjax.model.heads.TASK_PARTS`."""
 
 
 class Inputs(NamedTuple):
@@ -81,6 +84,8 @@ class Inputs(NamedTuple):
     vocabulary: Vocabulary
     counts: np.ndarray
     """int64 [V]: how often every token occurs in the data of the first phase."""
+    teacher: Pretrained | None
+    """The model that the objective compresses, if it does; its weights are not read yet."""
 
 
 class Built(NamedTuple):
@@ -91,6 +96,7 @@ class Built(NamedTuple):
     programs: list[Program]
     """The program of each phase. All have the same state."""
     evaluation: Evaluation | None
+    teacher: Teacher
 
 
 def pretrain(config: PretrainConfig, log: Log, *, hooks: Hooks | None = None) -> PretrainResult:
@@ -134,7 +140,15 @@ def _pretrain(
             write_result(workdir, sentence, steps)
         log(sentence)
     metrics = {name: each for name, each in last.items() if name.partition(".")[0] in names}
-    return PretrainResult(metrics, fitted.history, workdir, export, fitted.stopped, built.model)
+    return PretrainResult(
+        metrics,
+        fitted.history,
+        workdir,
+        export,
+        fitted.stopped,
+        built.model,
+        inputs.objective.export_kind,
+    )
 
 
 def load(config: PretrainConfig) -> Inputs:
@@ -164,13 +178,19 @@ def load(config: PretrainConfig) -> Inputs:
     sharding.make_mesh(config.mesh)
     for phase in phases:
         config.masking.predictions(phase.corpora.manifest.max_seq_length)
+    teacher, objective = None, first.objective
+    if config.teacher is not None:
+        teacher = open_teacher(config.teacher, [phase.corpora.manifest for phase in phases])
+        objective = objective.taught_by(teacher.bert_config("`teacher`"), shape)
+        phases = tuple(phase._replace(objective=objective) for phase in phases)
     counts = count_tokens(first.readers, first.corpora.shares, vocabulary)
-    return Inputs(phases, first.objective, phases[-1].corpora, tokenizer, vocabulary, counts)
+    return Inputs(phases, objective, phases[-1].corpora, tokenizer, vocabulary, counts, teacher)
 
 
 def build_programs(config: PretrainConfig, inputs: Inputs) -> Built:
     """Builds the programs and the evaluation of all phases; patience needs held-out examples."""
     mesh, schedule, phases = sharding.make_mesh(config.mesh), run_schedule(config), inputs.phases
+    teacher = read_teacher(inputs.teacher, inputs.objective, mesh)
     programs, evaluators = [], []
     for phase in phases:
         batch_size = phase.config.batch_size
@@ -201,10 +221,10 @@ def build_programs(config: PretrainConfig, inputs: Inputs) -> Built:
     def evaluate(state: TrainState, should_stop: Callable[[], bool]) -> dict[str, float] | None:
         """Evaluates on the held-out examples of the phase of the last step done."""
         evaluator = evaluators[phase_at(phases, int(state.step) - 1)]
-        return evaluator(state.averaged_params(), should_stop)
+        return evaluator(with_teacher(state.averaged_params(), teacher.params), should_stop)
 
     evaluation = Evaluation(evaluate, inputs.objective.best_metric) if evaluators[0] else None
-    return Built(mesh, programs[0].model, programs, evaluation)
+    return Built(mesh, programs[0].model, programs, evaluation, teacher)
 
 
 def train(
@@ -235,13 +255,17 @@ def train(
     )
     loop, abstract = config.loop, programs[0].abstract_state
     program = TrainProgram(
-        programs[0].init, abstract, lambda state, item: programs[item[0]].step(state, item[1])
+        programs[0].init,
+        abstract,
+        lambda state, item: programs[item[0]].step(state, item[1], built.teacher.params),
     )
     checkpoints = Checkpoints(
         workdir / "checkpoints", keep_last=loop.keep_last, keep_best=loop.keep_best, log=log
     )
     several = len(phases) > 1
-    settings = run_settings(config, built.model, abstract.params, inputs.tokenizer, phases)
+    settings = run_settings(
+        config, built.model, abstract.params, inputs.tokenizer, phases, built.teacher.sha256
+    )
     with verification, checkpoints:
         if checkpoints.empty() or not (workdir / CONFIG).exists():
             _write_run(config, inputs, workdir)  # also over a run that saved nothing
@@ -335,7 +359,9 @@ def _announce(
             "run is that long: add a phase with longer rows (`second.data`), or set "
             f"`model.max_position_embeddings` to {longest}."
         )
-    if config.optimizer.freeze:
+    if inputs.teacher is not None:
+        log(f"The teacher is {config.teacher}: {inputs.objective}.")
+    if built.programs[0].frozen:
         log(param_groups.trained_share(state.params, built.programs[0].frozen))
     alone = sharding.replicated_moments(mesh, state) if mesh.size > 1 else []
     if mesh.shape["data"] > 1 and alone:

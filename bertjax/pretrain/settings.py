@@ -44,10 +44,12 @@ def run_settings(
     params: Iterable[str],
     tokenizer: Tokenizer,
     phases: Sequence[Phase],
+    teacher: str | None = None,
 ) -> RunSettings:
     """Returns the settings that a resumed run must share, and those that it may change.
 
-    `params` names the top-level subtrees of the parameters.
+    `params` names the top-level subtrees of the parameters, and `teacher` is the hash of a
+    teacher's.
     """
     objective, optimizer = phases[0].objective, dataclasses.asdict(config.optimizer)
     for held in HELD:
@@ -59,6 +61,7 @@ def run_settings(
         **known_settings(config),
         "objective": {"name": objective.name, **dataclasses.asdict(objective)},
         **data_settings(phases[0]),
+        **({"teacher": teacher} if teacher else {}),
     }
     return RunSettings(
         immutable=functools.partial(immutable_at, phases=phases, immutable=immutable),

@@ -70,15 +70,16 @@ class ParamGroup:
         return f"{self.name}:learning_rate={self.learning_rate}{warmup}"
 
 
-def frozen_names(freeze: Iterable[str], params: Any) -> frozenset[str]:
+def frozen_names(freeze: Iterable[str], params: Any, trained: Any | None = None) -> frozenset[str]:
     """Returns the paths of the parameters that are not trained.
 
     `freeze` names groups as `OptimizerConfig.freeze` does; `params` are all arrays or
-    ShapeDtypeStructs of the model. Raises UserError if a group does not exist, or if nothing
-    remains to be trained.
+    ShapeDtypeStructs of the model, and `trained` those that have a gradient, by default all. Raises
+    UserError if a group does not exist, or if nothing remains to be trained.
     """
     names = list(named(params))
-    found = frozenset().union(*(_members(each, names, "`optimizer.freeze`") for each in freeze))
+    found = frozenset() if trained is None else frozenset(names) - named(trained).keys()
+    found = found.union(*(_members(each, names, "`optimizer.freeze`") for each in freeze))
     if len(found) == len(names):
         raise UserError(
             f"`optimizer.freeze` {' '.join(freeze)} leaves nothing to train: name fewer groups."

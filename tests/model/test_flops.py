@@ -9,6 +9,7 @@ import pytest
 
 from bertjax.config import BertConfig, Execution
 from bertjax.model import bert, flops
+from bertjax.objectives.objective import TEACHER
 from bertjax.objectives.table import OBJECTIVES
 from bertjax.tasks.classification.losses import classification_loss
 from bertjax.tasks.question_answering.losses import question_answering_loss
@@ -36,12 +37,14 @@ def products(jaxpr):
     """Counts the operations of all dot_generals of a program, inner programs included."""
     total = 0
     for equation in jaxpr.eqns:
+        times = equation.params["length"] if equation.primitive.name == "scan" else 1
         if equation.primitive.name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
             left = equation.invars[0].aval.shape
             depth = int(np.prod([left[axis] for axis in contracted]))
             total += 2 * depth * int(np.prod(equation.outvars[0].aval.shape))
-        total += sum(products(each) for value in equation.params.values() for each in inner(value))
+        parts = (each for value in equation.params.values() for each in inner(value))
+        total += times * sum(map(products, parts))
     return total
 
 
@@ -68,6 +71,7 @@ def task(kind, head, outputs):
 COUNTED = {
     name: (objective.init_params, objective.loss, objective.flops(CONFIG, T, P))
     for name, objective in OBJECTIVES.items()
+    if not objective.needs_teacher
 } | {
     "classification": task("sequence_classification", "classifier", C),
     "question answering": task("question_answering", "qa_outputs", 2),
@@ -85,6 +89,23 @@ def test_the_count_is_that_of_the_traced_program(name):
     assert products(traced.jaxpr) == B * forward
     both = jax.make_jaxpr(jax.grad(lambda params: of(params, batch())[0]))(params)
     assert products(both.jaxpr) == B * flops.training_flops(forward)
+
+
+def test_the_count_of_a_model_with_a_teacher():
+    teaching = BertConfig(**{**CONFIG.to_dict(), "hidden_size": 48, "num_hidden_layers": 3})
+    minilm = OBJECTIVES["minilm"].taught_by(teaching, CONFIG)
+    student = jax.eval_shape(functools.partial(minilm.init_params, CONFIG), jax.random.key(0))
+    params = {**student, TEACHER: minilm.teacher_shapes()}
+    of = functools.partial(minilm.loss, config=CONFIG, execution=Execution(attention="plain"))
+    traced = jax.make_jaxpr(lambda params: of(params, batch())[0])(params)
+    forward, both = minilm.flops(CONFIG, T, P), minilm.training_flops(CONFIG, T, P)
+    assert products(traced.jaxpr) == B * forward
+    gradient = jax.grad(lambda own, teacher: of({**own, TEACHER: teacher}, batch())[0])
+    traced = jax.make_jaxpr(gradient)(student, params[TEACHER])
+    # The backward pass computes the relations again, which doesn't count.
+    again = 3 * 2 * T * T * (teaching.hidden_size + CONFIG.hidden_size)
+    assert products(traced.jaxpr) == B * (both + again)
+    assert both < flops.training_flops(forward)
 
 
 def test_bert_base_takes_545_million_a_token():

@@ -10,7 +10,8 @@ import bertjax
 from bertjax.data.segments import SEGMENTS, SegmentsName
 from bertjax.errors import UserError
 from bertjax.model.heads import TASK_PARTS
-from bertjax.objectives.options import ObjectiveName, ObjectiveOptions, RtdOptions
+from bertjax.objectives.minilm import RelationDistillation
+from bertjax.objectives.options import MiniLMOptions, ObjectiveName, ObjectiveOptions, RtdOptions
 from bertjax.objectives.rtd import ReplacedTokenDetection
 from bertjax.objectives.table import OBJECTIVES, choose_objective
 
@@ -55,7 +56,8 @@ def test_objectives_are_named_in_their_files_and_the_table_alone():
         if value in OBJECTIVES
     }
     # losses.py has the normalizer of masked-LM losses, which is named like the head.
-    assert found == {"nsp.py", "sop.py", "mlm.py", "rtd.py", "options.py", "losses.py"}
+    own = {"nsp.py", "sop.py", "mlm.py", "rtd.py", "minilm.py"}
+    assert found == {*own, "options.py", "losses.py"}
 
 
 def test_kinds_of_segments_are_named_in_their_file_and_by_objectives_alone():
@@ -71,7 +73,8 @@ def test_the_table_is_whole():
     for name, objective in OBJECTIVES.items():
         assert objective.name == name and objective.export_kind in TASK_PARTS
         assert objective.best_metric == objective.metrics[0].name
-        assert choose_objective(name, objective.segments) == objective
+        teacher = objective.needs_teacher
+        assert choose_objective(name, objective.segments, has_teacher=teacher) == objective
         labeled = SEGMENTS[objective.segments].is_pair
         assert len(objective.arrays) == (4 if labeled else 3)
 
@@ -79,6 +82,17 @@ def test_the_table_is_whole():
 def test_segments_have_a_default_objective():
     found = {kind: choose_objective(None, kind).name for kind in SEGMENTS}
     assert found == {"next_sentence": "nsp", "sentence_order": "sop", "single": "mlm"}
+
+
+def test_a_teacher_chooses_an_objective_and_belongs_to_it():
+    options = ObjectiveOptions(minilm=MiniLMOptions(relation_heads=6))
+    for kind in SEGMENTS:
+        found = choose_objective(None, kind, options, has_teacher=True)
+        assert found == RelationDistillation(relation_heads=6)
+    with pytest.raises(UserError, match="minilm learns from another model: name it in `teacher`"):
+        choose_objective("minilm", "single")
+    with pytest.raises(UserError, match="`teacher` is for the objective minilm, and `objective` i"):
+        choose_objective("mlm", "single", has_teacher=True)
 
 
 def test_an_objective_on_other_segments():

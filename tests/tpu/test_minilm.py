@@ -1,0 +1,88 @@
+"""The step of experiments/minilm_l6_h384.py, compiled for eight TPU chips."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+GIB = 1 << 30
+
+PROGRAM = """
+import json, runpy, time
+
+import jax
+import numpy as np
+from jax.experimental import topologies
+
+from bertjax.config import BertConfig
+from bertjax.objectives.masking import Vocabulary
+from bertjax.objectives.table import choose_objective
+from bertjax.pretrain.program import build
+from bertjax.train.sharding import make_mesh
+
+config = runpy.run_path("experiments/minilm_l6_h384.py")["config"]
+topology = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x4")
+mesh = make_mesh(config.mesh, topology.devices)
+special = np.zeros(30522, bool)
+special[[0, 101, 102, 103]] = True
+vocabulary = Vocabulary(30522, 0, 103, special, ~special)
+objective = choose_objective(None, "single", config.objective_options, has_teacher=True)
+objective = objective.taught_by(BertConfig.named("base"), config.model.resolve(30522))
+program = build(config, mesh, vocabulary, 512, objective=objective)
+start = time.perf_counter()
+inputs = (program.abstract_state, program.abstract_batch, program.abstract_teacher)
+options = {"exec_time_optimization_effort": -1.0}
+compiled = program.step.lower(*inputs).compile(compiler_options=options)
+
+
+def size(tree):
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+print(json.dumps({
+    "seconds": time.perf_counter() - start,
+    "peak": compiled.memory_analysis().peak_memory_in_bytes,
+    "objective": str(objective),
+    "params": size(program.abstract_state.params),
+    "teacher": size(program.abstract_teacher),
+}))
+"""
+
+
+@pytest.mark.tpu
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None,
+    reason="libtpu is not installed: pip install '.[tpu]' (Linux on x86-64) brings it",
+)
+def test_the_step_of_the_recipe_compiles_for_v5e_and_fits(capsys):
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "JAX_PLATFORMS": "cpu",  # the process computes nothing; it only compiles
+            "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+            "TPU_WORKER_HOSTNAMES": "localhost",
+            "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # several of these may run side by side
+        },
+        capture_output=True,
+        text=True,
+        timeout=840,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    with capsys.disabled():
+        print(
+            f"\nMiniLM-L6-H384 from BERT-base, batch 256 x 512, 8 x v5e: peak HBM "
+            f"{found['peak'] / GIB:.2f} GiB of 16 a device, compiled in {found['seconds']:.0f} s"
+        )
+    assert found["objective"] == "layer 12 of 12, 48 relation heads"
+    # The relations [3, 32, 512, 512] of all 48 heads together would take 4.5 GiB of each model.
+    assert found["params"] + found["teacher"] < found["peak"] < 4.5 * GIB
