@@ -45,19 +45,19 @@ def open_teacher(path: str, manifests: Sequence[Manifest]) -> Pretrained:
     shape = model.bert_config("`teacher`")
     if model.tokenizer.sha256 != manifests[0].tokenizer_sha256:
         raise UserError(
-            f"{path}: has another vocabulary than the shards, so that the same ids mean other "
-            "tokens; prepare the text with the teacher's own: `tokenizer` is its directory."
+            f"`teacher`: {path} has another vocabulary than the shards, so that the same ids are "
+            "other tokens: prepare the text with the vocabulary of the teacher."
         )
     longest = max(manifest.max_seq_length for manifest in manifests)
     if longest > shape.max_position_embeddings:
         raise UserError(
-            f"{path}: has {shape.max_position_embeddings} positions, and the shards have rows of "
-            f"{longest} tokens; prepare the data with a smaller `max_seq_length`."
+            f"`teacher`: {path} has {shape.max_position_embeddings} positions, and the shards have "
+            f"rows of {longest} tokens: prepare the data with a smaller `max_seq_length`."
         )
     if any(each.segment_kind.is_pair for each in manifests) and shape.type_vocab_size < 2:
         raise UserError(
-            f"{path}: has one token type, and the shards have pairs of segments; prepare single "
-            "ones (`segments`)."
+            f"`teacher`: {path} has one token type, and the shards have pairs of segments: prepare "
+            "single ones (`segments`)."
         )
     return model
 

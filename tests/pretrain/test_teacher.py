@@ -188,8 +188,7 @@ def test_a_teacher_that_does_not_fit_is_refused_before_its_weights_are_read(
 
     monkeypatch.setattr("bertjax.interop.huggingface.read_weights", read)
     refused = {
-        "other": "has another vocabulary than the shards, so that the same ids mean other tokens; "
-        "prepare the text with the teacher's own",
+        "other": "other has another vocabulary than the shards, so that the same ids are other ",
         "short": "has 16 positions, and the shards have rows of 32 tokens",
         "roberta": "model_type is 'roberta'; only 'bert'",
         "none": "no such",
