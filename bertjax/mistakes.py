@@ -126,7 +126,8 @@ class Command(NamedTuple):
         if field.default is not MISSING and field.default is not MISSING_NONPROP:
             return dataclasses.replace(field, type=Annotated[field.type, rule])
         markers = getattr(field.type, "__metadata__", ())
-        hint = Annotated[Any, *markers, rule]  # tyro warns of defaults that are of another type
+        # tyro warns of defaults of another type. To ask whether they are Any, it imports typeguard.
+        hint = Annotated[object, *markers, rule]
         return dataclasses.replace(field, type=hint, default=_ABSENT)
 
     def _refuse(self, name: str | None, words: list[str], wanted: str) -> typing.NoReturn:

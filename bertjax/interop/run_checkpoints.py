@@ -3,7 +3,7 @@
 import contextlib
 import json
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from etils import epath
 
@@ -14,13 +14,14 @@ from bertjax.interop.encoder_decoder import DECODER_TOKENIZER
 from bertjax.interop.tensors import weights_hash
 from bertjax.interop.weights import find_weights
 from bertjax.model.heads import kind_of_parts
-from bertjax.objectives.objective import Objective
-from bertjax.objectives.table import OBJECTIVES
 from bertjax.text.tokenizer import Tokenizer, load_tokenizer
 from bertjax.train import lora
 from bertjax.train.checkpoint.fingerprint import Damaged, seal, unseal
 from bertjax.train.checkpoint.manager import Checkpoints
 from bertjax.train.checkpoint.restore import Restored
+
+if TYPE_CHECKING:
+    from bertjax.objectives.objective import Objective
 
 KIND, FINETUNING = "pre-training", "fine-tuning"
 """The kinds of runs in their config.json."""
@@ -43,7 +44,7 @@ class RunCheckpoint(NamedTuple):
     decoder_tokenizer: Tokenizer | None
     task: dict[str, Any]
     """The record of an export."""
-    objective: Objective | None
+    objective: "Objective | None"
     """The objective of pre-training, with default options; None for fine-tuning."""
     meta: dict[str, Any]
     """The record that was saved with the checkpoint."""
@@ -135,6 +136,9 @@ def read_run(
         decoder = load_tokenizer(other) if other.is_dir() else None
         place += f" of {directory.parent.relative_to(path)}"
         return RunCheckpoint(config, params, tokenizer, decoder, task, None, meta, place)
+    # Imported here, as a mistake in the words of a command needs no objective, and no Optax.
+    from bertjax.objectives.table import OBJECTIVES
+
     # A converted run names no objective: the first one that exports such heads stands for it.
     kind = kind_of_parts(params)
     exporting = (name for name, each in OBJECTIVES.items() if each.export_kind == kind)

@@ -29,7 +29,7 @@ _CORRUPT, _DROPOUT, _EVAL_CORRUPT, _SAMPLE, _EVAL_SAMPLE = range(5)
 
 
 class LossFn(Protocol):
-    """A loss such as `objectives.losses.pretraining_loss`."""
+    """A loss such as `bertjax.pretraining_loss`."""
 
     def __call__(
         self,
