@@ -1,4 +1,4 @@
-"""BERT-base compressed into 6 layers of 384, as MiniLMv2 does it (arXiv 2012.15828, section 4.1).
+"""BERT-base compressed into 6 layers of 384, with the settings of MiniLMv2 (arXiv 2012.15828).
 
     bertjax prepare --input corpus --tokenizer bert-base-uncased --output shards \\
       --segments single --max-seq-length 512

@@ -17,7 +17,7 @@ from bertjax.objectives.minilm import RelationDistillation, relation_divergences
 from bertjax.objectives.objective import TEACHER
 from bertjax.objectives.options import MiniLMOptions
 from bertjax.train.step import Loss, StepConfig, init_state, make_eval_step, make_train_step
-from bertjax.train.tree import named
+from bertjax.train.tree import named, nested
 
 B, T, V, HEADS = 8, 12, 40, 8
 TEACHING = bj.BertConfig(
@@ -52,8 +52,14 @@ def text(seed=0):
 
 def drawn(config, seed):
     """Weights ten times as large as initial ones, so that relations are far from uniform."""
-    wide = dataclasses.replace(config, initializer_range=0.2)
-    return jax.jit(functools.partial(MINILM.init_params, wide))(jax.random.key(seed))
+    rng = np.random.default_rng(seed)
+    shapes = jax.eval_shape(functools.partial(MINILM.init_params, config), jax.random.key(0))
+    return nested(
+        {
+            name: jnp.asarray(rng.normal(name.endswith("scale"), 0.2, leaf.shape), jnp.float32)
+            for name, leaf in named(shapes).items()
+        }
+    )
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +219,8 @@ def test_microbatches_are_the_whole_batch_and_it_learns(params):
     def loss_fn(params, *arguments, **options):
         return LOSS.loss_fn({**params, TEACHER: teacher}, *arguments, **options)
 
-    loss, optimizer = dataclasses.replace(LOSS, loss_fn=loss_fn), optax.sgd(0.05, momentum=0.9)
+    # The large eps keeps the sign of a gradient that is rounding alone out of the first update.
+    loss, optimizer = dataclasses.replace(LOSS, loss_fn=loss_fn), optax.adam(1e-2, eps=1e-4)
     steps = {n: jax.jit(make_train_step(loss, optimizer, StepConfig(1, n))) for n in (1, 4)}
     made = {n: step(init_state(student, optimizer), text()) for n, step in steps.items()}
     (whole, metrics), (parts, others) = made[1], made[4]
@@ -224,15 +231,15 @@ def test_microbatches_are_the_whole_batch_and_it_learns(params):
     evaluate = jax.jit(make_eval_step(loss))
 
     def scores(state):
-        sums = evaluate(state.params, text(99), jnp.int32(0))
+        sums = evaluate(state.params, text(), jnp.int32(0))
         return {name: float(total / weight) for name, (total, weight) in sums.items()}
 
     first, state = scores(whole), whole
-    for number in range(60):
-        state, _ = steps[1](state, text(number))
+    for _ in range(60):
+        state, _ = steps[1](state, text())
     last = scores(state)
     assert last == scores(state)
-    assert all(last[name] < 0.75 * value for name, value in first.items()), (first, last)
+    assert all(last[name] < 0.5 * value for name, value in first.items()), (first, last)
 
 
 def test_the_options_that_the_paper_chose():
