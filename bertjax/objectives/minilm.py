@@ -4,15 +4,16 @@ A small model, the student, learns from a trained one, the teacher, how the toke
 to each other in self-attention. Its width, layers and attention heads need not be the teacher's.
 
 The queries of a layer, all attention heads concatenated, are split anew into A relation heads of
-size R. The relation of token t in head a is the softmax over tokens s of q[t] . q[s] / sqrt(R). The
-loss is the divergence KL(teacher || student) of this distribution, averaged over heads and tokens;
-that of the keys and that of the values are added (equations 5 to 8, with weight 1 for Q-Q, K-K and
-V-V). The student's relations are those of its last layer. Padding is no token, the text is not
-masked, and the teacher has no dropout. The authors released models, but no code of the training.
+size R. The relation of token t in a head is the softmax over tokens s of q[t] . q[s] / sqrt(R). The
+loss of an example is the divergence KL(teacher || student) of this distribution, averaged over
+heads and over tokens, and the loss of a batch is the mean of its examples. The losses of keys and
+of values are added (equations 5 to 8, with weight 1 for Q-Q, K-K and V-V). The student's relations
+are those of its last layer. Padding is no token, the text is not masked, and the teacher has no
+dropout. The authors released models, but no code of the training.
 
 What lies above the queries, keys and values of the student's last layer has no gradient. It keeps
-its initial values, which fine-tuning trains: a plain decay of its weights would only shrink them.
-The export is an encoder without a pooler.
+its initial values until fine-tuning trains it: weight decay alone would only shrink it. The export
+is an encoder without a pooler.
 
 The teacher's parameters are no part of the training state, so that checkpoints do not hold them.
 A run records their hash instead, and reads them again when it resumes.

@@ -90,9 +90,9 @@ class Watched:
         program = build(*arguments, **named)
         self.programs.append(program)
 
-        def step(state, batch):
+        def step(state, *inputs):
             before = jax.tree.leaves(state)
-            done = program.step(state, batch)
+            done = program.step(state, *inputs)
             self.donated.append(all(leaf.is_deleted() for leaf in before))
             return done
 
