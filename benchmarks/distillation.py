@@ -3,12 +3,12 @@
     python benchmarks/distillation.py --model all-MiniLM-L6-v2
 
 Needs BERTJAX_TEST_DATA. The teacher is seed 0 of experiments/minilm_sst2.py, of two epochs. The
-students are three layers of all-MiniLM-L6-v2 by experiments/minilm_distilled.py, and the miniature
-L-2_H-128 from scratch, ten epochs at a learning rate of 5e-4. Each learns the labels alone (weight
-0), and labels and outputs of the teacher; the miniature learns the outputs alone (weight 1) too.
-All else is equal. `--student` trains one of the students. Finished seeds are kept in `--workdir`.
-The accuracies on the dev rows go to benchmarks/results/distillation.json, with the differences of
-means and their standard errors.
+students are three layers of the teacher by experiments/minilm_distilled.py, and the miniature
+L-2_H-128 from scratch, five epochs at a learning rate of 5e-4. Each learns the labels alone, and
+both labels and teacher; the miniature learns the teacher alone (weight 1) too. All else is equal.
+`--student` trains one of the students, `--rows` on the first rows alone. Finished seeds are kept in
+`--workdir`. The accuracies on the dev rows go to benchmarks/results/distillation.json, with the
+differences of means and their standard errors.
 """
 
 import argparse
@@ -26,8 +26,12 @@ import bertjax as bj
 
 HERE = Path(__file__).resolve()
 RESULTS = HERE.with_name("results") / "distillation.json"
-WEIGHTS = {"labels": 0.0, "both": 0.5, "teacher": 1.0}
-STUDENTS = {"three layers": ("labels", "both"), "L-2_H-128": tuple(WEIGHTS)}
+ARMS = {
+    "labels": {"teacher": None, "teacher_weight": None, "teacher_temperature": None},
+    "both": {"teacher_weight": 0.5},
+    "teacher": {"teacher_weight": 1.0},
+}
+STUDENTS = {"three layers": ("labels", "both"), "L-2_H-128": tuple(ARMS)}
 
 
 def recipe(asked, name, **options):
@@ -39,8 +43,14 @@ def recipe(asked, name, **options):
 
 
 def student(asked, name):
-    """Returns the configuration of a student, which lacks the weight of its teacher."""
-    config = recipe(asked, "minilm_distilled", teacher=str(asked.workdir / "teacher"))
+    """Returns the configuration of a student; that of an arm is added."""
+    teacher = str(asked.workdir / "teacher")
+    config = recipe(asked, "minilm_distilled", model=teacher, teacher=teacher)
+    if asked.rows:
+        train = asked.workdir / f"train-{asked.rows}.tsv"
+        lines = Path(config.train).read_text().splitlines()[: asked.rows]
+        train.write_text("".join(f"{line}\n" for line in lines))
+        config = dataclasses.replace(config, train=str(train))
     if name == "three layers":
         return config
     return dataclasses.replace(
@@ -48,8 +58,9 @@ def student(asked, name):
         model=name,
         tokenizer=asked.model,
         from_scratch=True,
+        keep_head=False,
         layers_to_keep=None,
-        epochs=10,
+        epochs=5,
         optimizer=dataclasses.replace(config.optimizer, learning_rate=5e-4),
     )
 
@@ -70,19 +81,15 @@ def described(scores):
 def compare(asked, name, teacher):
     """Trains a student in all ways; keeps and prints the results."""
     config = student(asked, name)
+    directory = asked.workdir / f"{name.replace(' ', '-')}-{asked.rows or 'all'}"
     arms = {
-        arm: train(
-            dataclasses.replace(
-                config,
-                teacher_weight=WEIGHTS[arm],
-                workdir=str(asked.workdir / name.replace(" ", "-") / arm),
-            )
-        )
+        arm: train(dataclasses.replace(config, **ARMS[arm], workdir=str(directory / arm)))
         for arm in STUDENTS[name]
     }
     means = {arm: described(scores) for arm, scores in arms.items()}
+    words = ["python", "benchmarks/distillation.py", "--student", name]
     facts = {
-        "command": shlex.join(["python", "benchmarks/distillation.py", "--student", name]),
+        "command": shlex.join(words + (["--rows", str(asked.rows)] if asked.rows else [])),
         **machine("jax"),
         "teacher": teacher,
         **arms,
@@ -108,6 +115,7 @@ def main():
     )
     parser.add_argument("--model", required=True, help="directory or name of all-MiniLM-L6-v2")
     parser.add_argument("--student", choices=STUDENTS, help="default: both")
+    parser.add_argument("--rows", type=int, help="training rows of the students; default: all")
     parser.add_argument("--workdir", type=Path, default=Path("build/distillation"))
     parser.add_argument("--output", type=Path, default=RESULTS)
     asked = parser.parse_args()

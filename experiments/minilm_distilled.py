@@ -2,12 +2,12 @@
 
     bertjax finetune experiments/minilm_sst2.py --model all-MiniLM-L6-v2 --train sst2/train.tsv \\
       --dev sst2/dev.tsv --group-by-length --epochs 2 --seeds 0 --workdir runs/minilm-sst2
-    bertjax finetune experiments/minilm_distilled.py --model all-MiniLM-L6-v2 \\
+    bertjax finetune experiments/minilm_distilled.py --model runs/minilm-sst2 \\
       --teacher runs/minilm-sst2 --train sst2/train.tsv --dev sst2/dev.tsv \\
       --workdir runs/minilm-sst2-3-layers
 
-The first command trains the teacher. The student starts from layers of the pre-trained model, and
-learns the labels and the outputs of the teacher at equal weights. benchmarks/distillation.py
+The first command trains the teacher. The student starts from three of its layers and from its head,
+and learns the labels and the outputs of the teacher at equal weights. benchmarks/distillation.py
 trains it with and without the teacher.
 """
 
@@ -16,7 +16,8 @@ from bertjax.tasks.classification.config import ClassificationConfig
 from bertjax.train.optimizer import OptimizerConfig
 
 config = FinetuneConfig(
-    model="all-MiniLM-L6-v2",
+    model="runs/minilm-sst2",
+    keep_head=True,
     layers_to_keep=(1, 3, 5),
     teacher="runs/minilm-sst2",
     teacher_weight=0.5,
