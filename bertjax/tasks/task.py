@@ -16,11 +16,11 @@ from etils import epath
 from bertjax.errors import UserError
 from bertjax.model import bert
 from bertjax.model.flops import task_flops
-from bertjax.objectives.distillation import SoftLoss
 from bertjax.tasks.batches import Width
 from bertjax.tasks.report_tables import ReportTable
 
 if TYPE_CHECKING:
+    from bertjax.objectives.distillation import SoftLoss
     from bertjax.text.tokenizer import Tokenizer
 
 MINIMIZED = ("loss", "nll_loss", "mae")
@@ -331,7 +331,7 @@ class TaskKind:
     """The verb that reads lines with a trained model."""
     unrecorded: tuple[str, ...] = ()
     """Names of training options that exports do not record, so that `evaluate` needs them again."""
-    soft_losses: Mapping[str, SoftLoss] = dataclasses.field(default_factory=dict)
+    soft_losses: "Mapping[str, SoftLoss]" = dataclasses.field(default_factory=dict)
     """Name of a head -> the loss against a teacher's outputs [B, C] or [B, T, C]. The loss of such
     a head is a `bertjax.objectives.losses.model_loss`. Empty: the kind can't be distilled."""
 
