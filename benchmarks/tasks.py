@@ -28,7 +28,16 @@ import bertjax as bj
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests/parity"))
-from finetuning import SIDES, compare, minilm, run_sides, train_seeds, train_torch  # noqa: E402
+from finetuning import (  # noqa: E402
+    SIDES,
+    compare,
+    logits_and_labels,
+    loss_of,
+    minilm,
+    run_sides,
+    train_seeds,
+    train_torch,
+)
 
 RESULTS = Path(__file__).with_name("results") / "tasks.json"
 ARC = {
@@ -122,37 +131,23 @@ def run_torch(asked, config):
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     task = read_task(config)
-    head = task.head.name
-
-    def outputs(model, features, rows):
-        """Returns logits [B, C] and labels [B] of rows, padded to the longest."""
-        rows = np.asarray(rows)
-        batch = features.batch(rows, int(features.lengths[rows].max()))
-        tensors = {name: torch.tensor(array) for name, array in batch.items()}
-        names = ("input_ids", "attention_mask", "token_type_ids")
-        logits = model(**{name: tensors[name].long() for name in names}).logits
-        if head == "multiple_choice":
-            logits = logits.masked_fill(tensors["choice_mask"] == 0, -1e9)
-        return logits, tensors["label"]
 
     def train_seed(seed):
         torch.manual_seed(seed)
         auto = transformers.AutoModelForSequenceClassification
         options = {"num_labels": task.head.outputs}
-        if head == "multiple_choice":
+        if task.head.name == "multiple_choice":
             auto, options = transformers.AutoModelForMultipleChoice, {}
         model = auto.from_pretrained(asked.model, **options)
 
         def loss(rows):
-            logits, labels = outputs(model, task.train, rows)
-            if head == "regression":
-                return torch.nn.functional.mse_loss(logits[:, 0], labels.float())
-            return torch.nn.functional.cross_entropy(logits, labels.long())
+            return loss_of(*logits_and_labels(model, task.train, rows))
 
         def score():
             places = np.array_split(np.arange(len(task.dev)), math.ceil(len(task.dev) / 64))
-            logits, labels = zip(*(outputs(model, task.dev, rows) for rows in places), strict=True)
-            return metric_of(task.metric, torch.cat(logits).numpy(), torch.cat(labels).numpy())
+            found = (logits_and_labels(model, task.dev, rows) for rows in places)
+            logits, labels = (torch.cat(each).numpy() for each in zip(*found, strict=True))
+            return metric_of(task.metric, logits, labels)
 
         return train_torch(model, loss, score, len(task.train), config, seed)
 

@@ -272,7 +272,7 @@ def make_parameter(
     elif not np.isfinite(array := array.astype(np.float32)).all():
         problem = "has values that are not finite; give other weights"
     else:
-        return jnp.asarray(array.T if transposed else array)
+        return jax.device_put(array.T if transposed else array)  # asarray compiles for each shape
     raise UserError(f"{where}: the tensor {name} {expected} {problem}.")
 
 

@@ -46,7 +46,14 @@ class Encoder(nn.Module):
                 "params"
             ]
 
-        layers = [self.param(f"layer_{i}", draw) for i in range(self.config.num_hidden_layers)]
+        names = [f"layer_{number}" for number in range(self.config.num_hidden_layers)]
+        # `param` would trace `draw` for each layer to compare shapes, which `apply` does below.
+        layers = [
+            self.get_variable("params", name)
+            if self.has_variable("params", name)
+            else self.param(name, draw)
+            for name in names
+        ]
 
         def layer(params: dict, x: jax.Array, number: jax.Array | int):
             own = fold_keys(keys, number)

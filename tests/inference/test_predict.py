@@ -51,6 +51,18 @@ def test_predictions_come_in_order_and_as_if_every_text_were_alone(classifier):
         assert result["score"] == max(result["scores"].values())
 
 
+def test_a_line_after_the_first_one_compiles_nothing(classifier, caplog):
+    def compiled(lines):
+        caplog.clear()
+        with jax.log_compiles():
+            assert len(list(predict.predict_lines(classifier, lines, batch_size=3))) == len(lines)
+        return [each.message for each in caplog.records if "XLA compilation" in each.message]
+
+    assert compiled(["the film was good"])
+    assert not compiled(["a plot"])
+    assert not compiled(["bad", "two poor films"])
+
+
 def test_pairs(pair_classifier):
     pairs = [("good film", "bad plot"), ("bad", "very " * 30)]
     results = predict.predict(pair_classifier, pairs)

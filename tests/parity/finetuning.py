@@ -20,6 +20,8 @@ import subprocess
 import sys
 import time
 
+import numpy as np
+
 HERE = pathlib.Path(__file__).resolve()
 RECIPE = HERE.parents[2] / "experiments" / "minilm_sst2.py"
 SIDES = ("bertjax", "torch")
@@ -106,7 +108,35 @@ def run_torch(data: pathlib.Path, output: pathlib.Path) -> None:
     train_seeds(output, config.seeds, train)
 
 
-def train_torch(model, loss, score, count, config, seed):
+def logits_and_labels(model, features, rows):
+    """Applies a model of transformers to rows of bertjax's features, padded to the longest.
+
+    Returns:
+        logits [B, C], or [B, T, C] of tags; labels [B], or [B, T] with -100 for tokens without one.
+    """
+    import torch
+
+    batch = features.batch(np.asarray(rows), int(features.lengths[rows].max()))
+    names = ("input_ids", "attention_mask", "token_type_ids")
+    logits = model(**{name: torch.tensor(batch[name]).long() for name in names}).logits
+    labels = batch["label"]
+    if "choice_mask" in batch:
+        logits = logits.masked_fill(torch.tensor(batch["choice_mask"]) == 0, -1e9)
+    if "label_weight" in batch:
+        labels = np.where(batch["label_weight"] > 0, labels, -100)
+    return logits, torch.tensor(labels)
+
+
+def loss_of(logits, labels):
+    """The loss that transformers computes: a squared error of numbers, else the cross-entropy."""
+    import torch
+
+    if labels.is_floating_point():
+        return torch.nn.functional.mse_loss(logits[:, 0], labels)
+    return torch.nn.functional.cross_entropy(logits.flatten(0, -2), labels.long().flatten())
+
+
+def train_torch(model, loss, score, count, config, seed, order=None):
     """Trains a PyTorch model by a configuration of bertjax.
 
     Args:
@@ -116,6 +146,7 @@ def train_torch(model, loss, score, count, config, seed):
         count: training rows.
         config: the configuration.
         seed: of the order of the rows.
+        order: epoch -> row numbers; None: at random.
 
     Returns:
         The metric after training.
@@ -136,10 +167,11 @@ def train_torch(model, loss, score, count, config, seed):
     schedule = transformers.get_linear_schedule_with_warmup(
         optimizer, int(config.warmup_proportion * steps), steps
     )
-    order = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    order = order or (lambda epoch: torch.randperm(count, generator=generator).tolist())
     model.train()
-    for _ in range(config.epochs):
-        permuted = torch.randperm(count, generator=order).tolist()
+    for epoch in range(config.epochs):
+        permuted = order(epoch)
         for at in range(0, count, config.batch_size):
             loss(permuted[at : at + config.batch_size]).backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), chosen.clip_norm)

@@ -15,6 +15,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import re
 import sys
 
 from finetuning import SIDES, compare, minilm, run_sides, train_seeds, train_torch
@@ -50,7 +51,7 @@ def make_files(name: str, data: pathlib.Path, output: pathlib.Path, sentences: i
             "\n".join((data / "btc" / f"{each}.conll").read_text() for each in letters)
             for letters in (TRAIN_BTC, DEV_BTC)
         )
-    blocks = [block for block in train.split("\n\n") if block.strip()][:sentences]
+    blocks = [block for block in re.split(r"\n\s*\n", train) if block.strip()][:sentences]
     (output / "train.conll").write_text("\n\n".join(blocks) + "\n")
     (output / "dev.conll").write_text(dev)
 
