@@ -3,12 +3,14 @@
     make bench ARGS="--size tiny --batch-size 64 --length 128"
 
 The step with attention="plain", the step with attention="auto", and the step's matrix products take
-turns in one process. Trust the ratios, not the seconds. The output is one JSON object.
+turns in one process. Trust the ratios, not the seconds. The output is one JSON object. CPU seconds
+and page faults are those of a step with attention="auto".
 """
 
 import argparse
 import functools
 import json
+import resource
 import statistics
 import time
 
@@ -86,20 +88,26 @@ def main():
     product, operations = matmul_rate(asked.dtype)
 
     seconds = {"plain": [], "auto": [], "product": []}
+    cpu_seconds, page_faults = [], []
     for number in range(asked.steps + 2):
         for name, held in ways.items():
             program, state, batch = held
-            started = time.perf_counter()
+            before, started = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
             held[1], metrics = program.step(state, batch)
             metrics["loss"].block_until_ready()
             seconds[name].append(time.perf_counter() - started)
+            after = resource.getrusage(resource.RUSAGE_SELF)
+            if name == "auto":
+                used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+                cpu_seconds.append(used)
+                page_faults.append(after.ru_minflt - before.ru_minflt)
         started = time.perf_counter()
         for _ in range(4):
             last = product()
         last.block_until_ready()
         seconds["product"].append((time.perf_counter() - started) / 4)
         if number < 2:  # compilation and the first use of the memory
-            for times in seconds.values():
+            for times in (*seconds.values(), cpu_seconds, page_faults):
                 times.clear()
 
     median = {name: statistics.median(times) for name, times in seconds.items()}
@@ -118,6 +126,8 @@ def main():
                 "seconds_plain": round(median["plain"], 4),
                 "seconds_auto": round(median["auto"], 4),
                 "auto_over_plain": round(median["auto"] / median["plain"], 3),
+                "cpu_seconds_auto": round(statistics.median(cpu_seconds), 4),
+                "page_faults_auto": statistics.median(page_faults),
                 "tokens_per_second": round(tokens / median["auto"]),
                 "matmul_gflops": round(operations / median["product"] / 1e9, 1),
                 "matmul_share": round(ideal / median["auto"], 3),

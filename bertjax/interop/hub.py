@@ -35,6 +35,7 @@ _OWNERS = {
         *("distilbert-base-cased", "distilbert-base-uncased", "distilbert-base-german-cased"),
         *("distilbert-base-multilingual-cased", "distilbert-base-cased-distilled-squad"),
         "distilbert-base-uncased-distilled-squad",
+        "distilbert-base-uncased-finetuned-sst-2-english",
     ),
 }
 OLD_NAMES = {name: f"{owner}/{name}" for owner, names in _OWNERS.items() for name in names}

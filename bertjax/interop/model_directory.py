@@ -38,8 +38,8 @@ def find_export(path: epath.PathLike) -> epath.Path:
             return directory
     if any(any(path.glob(f"{above}checkpoints")) for above in ("", "*/", "*/*/")):
         raise UserError(
-            f"{path}: no run with a checkpoint or export/; give the directory that `workdir` "
-            "named, or run the same command again until it has saved one."
+            f"{path}: a run that has saved neither a checkpoint nor export/; run its command again "
+            "until it has, or give the directory of another run."
         )
     raise UserError(f"{path}: {_what_is_missing(path)}.")
 

@@ -134,5 +134,5 @@ def test_adapters_are_merged_into_the_model_that_they_were_trained_on(short, tmp
 
 def test_a_run_without_a_checkpoint_is_none(stopped):
     shutil.rmtree(stopped / "seed-0" / "checkpoints" / "4")
-    with pytest.raises(UserError, match="no run with a checkpoint or export/"):
+    with pytest.raises(UserError, match="a run that has saved neither a checkpoint nor export/"):
         from_pretrained(stopped)

@@ -417,7 +417,7 @@ def test_what_holds_no_model(tmp_path):
     seed = tmp_path / "learning-rate-1" / "seed-0"
     for run in (tmp_path, seed, seed.parent):  # pre-training, and fine-tuning with a grid
         (run / "checkpoints").mkdir(parents=True)
-        assert "no run with a checkpoint or export/" in refusal(tmp_path)
+        assert "a run that has saved neither a checkpoint nor export/" in refusal(tmp_path)
         (run / "checkpoints").rmdir()
 
 
