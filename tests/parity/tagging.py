@@ -3,8 +3,8 @@
     python tests/parity/tagging.py wnut17 NER build/tagging
     python tests/parity/tagging.py wikigold NER build/tagging --sentences 500
 
-NER holds the folders wnut17, wikigold and btc. `--sentences` takes the first sentences of the
-training file alone. PyTorch's side is transformers' run_ner.py: labels on first pieces, truncated
+NER holds the folders wnut17, wikigold and btc. `--sentences` takes the first sentences of each
+file alone. PyTorch's side is transformers' run_ner.py: labels on first pieces, truncated
 at 128 tokens, scored by seqeval over the words that have a prediction. Both sides are scored by
 bertjax's metric too. What is finished is not run again.
 """
@@ -51,9 +51,9 @@ def make_files(name: str, data: pathlib.Path, output: pathlib.Path, sentences: i
             "\n".join((data / "btc" / f"{each}.conll").read_text() for each in letters)
             for letters in (TRAIN_BTC, DEV_BTC)
         )
-    blocks = [block for block in re.split(r"\n\s*\n", train) if block.strip()][:sentences]
-    (output / "train.conll").write_text("\n\n".join(blocks) + "\n")
-    (output / "dev.conll").write_text(dev)
+    for part, text in (("train", train), ("dev", dev)):
+        blocks = [block for block in re.split(r"\n\s*\n", text) if block.strip()][:sentences]
+        (output / f"{part}.conll").write_text("\n\n".join(blocks) + "\n")
 
 
 def run_bertjax(output: pathlib.Path) -> None:
