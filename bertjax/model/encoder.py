@@ -55,18 +55,14 @@ class Encoder(nn.Module):
             for name in names
         ]
 
+        given = {"mask": mask, "position_ids": position_ids}
+        given |= {"memory": memory, "memory_mask": memory_mask}
+        apply = _apply if keys is not None else _apply_compiled
+
         def layer(params: dict, x: jax.Array, number: jax.Array | int):
-            own = fold_keys(keys, number)
-            out: Any = module.apply(
-                {"params": params},
-                x,
-                mask=mask,
-                position_ids=position_ids,
-                keys=own,
-                memory=memory,
-                memory_mask=memory_mask,
+            return apply(
+                module, output_attentions, params, x, {**given, "keys": fold_keys(keys, number)}
             )
-            return out.x, out.probs if output_attentions else None
 
         if self.execution.remat != "none":
             layer = jax.checkpoint(layer, policy=_REMAT_POLICIES[self.execution.remat])
@@ -74,6 +70,15 @@ class Encoder(nn.Module):
             dtype = jnp.dtype(self.execution.dtype)
             return _scan(layer, layers, x, dtype, output_hidden_states)
         return _loop(layer, layers, x, output_hidden_states)
+
+
+def _apply(module: Layer, with_probs: bool, params: dict, x: jax.Array, given: dict[str, Any]):
+    out: Any = module.apply({"params": params}, x, **given)
+    return out.x, out.probs if with_probs else None
+
+
+_apply_compiled = jax.jit(_apply, static_argnums=(0, 1))
+"""Is traced once for all layers of one shape, whose programs are inlined in that of the model."""
 
 
 def _loop(layer: Callable, layers: list[dict], x: jax.Array, keep: bool):
