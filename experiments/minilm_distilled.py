@@ -8,7 +8,7 @@
 
 The first command trains the teacher. The student starts from three of its layers and from its head,
 and learns the labels and the outputs of the teacher at equal weights. benchmarks/distillation.py
-trains it with and without the teacher.
+trains it with and without the teacher; neither was run to its end yet.
 """
 
 from bertjax.finetune.config import FinetuneConfig
