@@ -33,8 +33,9 @@ def fields(corpora: Corpora, objective: Objective, groups: Iterable[str]) -> tup
 
 
 def described(corpora: Corpora, objective: Objective, groups: Iterable[str]) -> list[Metric]:
-    """Describes the held-out metrics, those of `groups` by frequency last, for reports."""
+    """Describes the held-out metrics for reports, those of `groups` by frequency last."""
     several = len(corpora.names) > 1
+    masks = any(metric.baseline == UNIGRAM for metric in objective.metrics)
     metrics, own, by_rank = [], [], []
     for metric in objective.metrics:
         reference = _baseline(metric, corpora)
@@ -45,7 +46,7 @@ def described(corpora: Corpora, objective: Objective, groups: Iterable[str]) -> 
     suffixes = {"": "", **({f".{name}": f", {name}" for name in corpora.names} if several else {})}
     for suffix, corpus in suffixes.items():
         title = f"masked-LM accuracy by the frequency rank of the masked token{corpus}"
-        for name in groups:
+        for name in groups if masks else ():
             ranks = name.removeprefix(frequency.METRIC).replace("_up", " and up")
             ranks = ranks.replace("_", " to ")
             by_rank.append(Metric(name + suffix, ranks, "max", group=title))

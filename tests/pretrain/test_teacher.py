@@ -128,6 +128,8 @@ def test_a_run_learns_from_a_teacher_and_exports_an_encoder(done, data):
     untrained = "encoder/layer_1/output/kernel"
     moments = {name for name in arrays if name.startswith("opt_state/") and "layer_1" in name}
     assert len(moments) == 12 and not any(name.endswith(untrained) for name in moments)
+    described = json.loads((result.workdir / "config.json").read_text())["metrics"]
+    assert {each["name"] for each in described} == result.metrics.keys()
     (page,) = report([result.workdir], silent)
     assert "relation loss</figcaption>" in page.read_text()
 
