@@ -21,6 +21,7 @@ from bertjax.report.run import report
 from bertjax.text.tokenizer import load_tokenizer
 from bertjax.train.loop import Hooks
 from bertjax.train.loop_config import LoopConfig
+from bertjax.train.optimizer import OptimizerConfig
 from bertjax.train.sharding import MeshConfig, make_mesh
 
 # The corpora share no word.
@@ -62,6 +63,8 @@ def recipe(data, tiny_shape):
             "loop": loop,
             "batch_size": 4,
             "eval_examples": 10,
+            # Unlike others it does not know the number of steps: all runs share a program.
+            "optimizer": OptimizerConfig(schedule="constant", warmup_steps=0),
             **changes,
         }
         return PretrainConfig(directories, str(workdir), **fields)
@@ -219,7 +222,7 @@ def test_the_command_line_takes_several(data, tmp_path, capsys, monkeypatch):
     words = ["pretrain", "--data", str(data / "wiki"), str(data / "books")]
     words += ["--workdir", str(tmp_path / "run"), "--data-weights"]
     with monkeypatch.context() as patch:
-        stopped = runs.PretrainResult({}, [], tmp_path / "run", None, True, None)
+        stopped = runs.PretrainResult({}, [], tmp_path / "run", None, True, None, "pretraining")
         patch.setattr(runs, "pretrain", lambda config, log: seen.append(config) or stopped)
         assert cli.run([*words, "0.9", "0.1"]) == 75
     assert seen[0].directories == (str(data / "wiki"), str(data / "books"))
