@@ -27,7 +27,7 @@ demo: $(VENV)/.has-demo ## from the text on this machine to a BERT and its repor
 	$(BIN)/bertjax demo --workdir runs/demo $(ARGS)
 
 test: $(VENV)/.has-$(EXTRAS) ## the tests except the slow ones (ARGS='-m "slow or not slow"': all)
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadscope $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadscope --no-loadscope-reorder $(ARGS)
 
 check: $(VENV)/.has-test ## lint, format, types, and import contracts
 	$(BIN)/ruff check .
