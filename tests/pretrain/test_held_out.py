@@ -20,9 +20,17 @@ from bertjax.pretrain.held_out import evaluate_shards, is_shards
 from bertjax.pretrain.run import pretrain
 from bertjax.text.tokenizer_training import TokenizerConfig, train_tokenizer
 from bertjax.train.loop_config import LoopConfig
+from bertjax.train.optimizer import OptimizerConfig
 
 SHAPE = ModelConfig(
-    "tiny", 16, 1, num_attention_heads=2, intermediate_size=24, max_position_embeddings=32
+    "tiny",
+    hidden_size=16,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    intermediate_size=24,
+    max_position_embeddings=32,
+    hidden_dropout_prob=0.0,
+    attention_probs_dropout_prob=0.0,
 )
 
 
@@ -38,6 +46,8 @@ def config_of(root, workdir, loop):
         batch_size=8,
         eval_examples=1000,
         loop=loop,
+        # Unlike others it does not know the number of steps: all runs share a program.
+        optimizer=OptimizerConfig(schedule="constant", warmup_steps=0),
     )
 
 

@@ -22,6 +22,7 @@ from bertjax.pretrain.config import ModelConfig, PretrainConfig
 from bertjax.pretrain.metrics import verdict
 from bertjax.report.run import report
 from bertjax.train.loop_config import LoopConfig
+from bertjax.train.optimizer import OptimizerConfig
 
 WORDS = [f"w{number}" for number in range(40)]
 
@@ -56,7 +57,10 @@ def data(tmp_path_factory):
 def recipe(data, tiny_shape):
     def make(directory, workdir, steps=2, **changes):
         loop = LoopConfig(train_steps=steps, log_every=1, eval_every=1, save_every=1)
-        fields = {"model": tiny_shape, "loop": loop, "batch_size": 4, "eval_examples": 6, **changes}
+        # Unlike others it does not know the number of steps: all runs share a program.
+        optimizer = OptimizerConfig(schedule="constant", warmup_steps=0)
+        fields = {"model": tiny_shape, "loop": loop, "batch_size": 4, "eval_examples": 6}
+        fields |= {"optimizer": optimizer, **changes}
         return PretrainConfig(str(data / directory), str(workdir), **fields)
 
     return make

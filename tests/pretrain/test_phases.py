@@ -54,9 +54,7 @@ def recipe(data, tiny_shape):
         fields = {
             "data": str(data / "16"),
             "workdir": str(workdir),
-            "model": dataclasses.replace(
-                tiny_shape, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
-            ),
+            "model": tiny_shape,
             "batch_size": 8,
             "eval_examples": 8,
             "loop": LOOP,

@@ -112,7 +112,13 @@ def test_everything_goes_through_epath(remote, only_epath, tmp_path, monkeypatch
         lines.append,
     )
     shape = ModelConfig(
-        "tiny", hidden_size=16, num_attention_heads=2, num_hidden_layers=1, intermediate_size=16
+        "tiny",
+        hidden_size=16,
+        num_attention_heads=2,
+        num_hidden_layers=1,
+        intermediate_size=16,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
     )
     recipe = PretrainConfig(
         "gs://bucket/shards",
