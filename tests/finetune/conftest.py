@@ -93,7 +93,10 @@ def make_trainer(tiny_model):
 
 @pytest.fixture(scope="session")
 def train_kind(tiny_model, tmp_path_factory):
-    """Trains a task on files that a function (path, count, seed) writes; returns the files too."""
+    """Trains a task on files that a function (path, count, seed) writes; returns the files too.
+
+    Without dropout, which doubles the time to compile a step.
+    """
 
     def train(write, suffix, counts, task, **options):
         directory = tmp_path_factory.mktemp(task.kind)
@@ -109,6 +112,8 @@ def train_kind(tiny_model, tmp_path_factory):
             batch_size=16,
             eval_every=100,
             optimizer=OptimizerConfig(learning_rate=1e-2),
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
             **files,
             **options,
         )

@@ -23,6 +23,9 @@ from bertjax.train.lora import LoraConfig
 from bertjax.train.optimizer import OptimizerConfig
 from bertjax.train.tree import named
 
+# Dropout doubles the time to compile a step.
+NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+
 
 def quiet(line):
     del line
@@ -101,6 +104,7 @@ def test_lora_trains_adapters_and_head_and_exports_an_ordinary_model(
 ):
     config = dataclasses.replace(
         config,
+        **NO_DROPOUT,
         lora=LoraConfig(rank=4, alpha=8.0),
         select="best",
         save_every=7,
@@ -154,6 +158,7 @@ def test_fine_tuning_with_frozen_parts_and_an_average(tiny_model, tmp_path):
         max_seq_length=16,
         optimizer=recipe,
         select="best",
+        **NO_DROPOUT,
     )
     result = finetune(config, quiet, model=tiny_model, progress=False)
     exported = from_pretrained(str(tmp_path / "run"))

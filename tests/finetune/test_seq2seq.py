@@ -106,6 +106,14 @@ def architecture(request):
     return request.param
 
 
+# What depends on the loop and the loss rather than on the architecture.
+one_architecture = pytest.mark.parametrize(
+    "architecture",
+    ["encoder_decoder", pytest.param("prefix", marks=pytest.mark.slow)],
+    indirect=True,
+)
+
+
 def with_task(config, workdir, **options):
     task = dataclasses.replace(config.task, **options)
     return dataclasses.replace(config, task=task, workdir=str(workdir))
@@ -211,6 +219,7 @@ def stop_at_question(number):
     return requests
 
 
+@one_architecture
 @pytest.mark.parametrize("question", [1, 3])
 def test_stopped_and_resumed_is_bitwise_the_run_that_was_not(
     straight, tmp_path, monkeypatch, question
@@ -234,17 +243,18 @@ from bertjax.tasks.seq2seq.config import Seq2SeqConfig
 from bertjax.train.optimizer import OptimizerConfig
 from bertjax.train.sharding import MeshConfig
 
-for fields in json.loads(sys.argv[1]):
-    task = fields.pop("task")
-    task["generation"] = GenerationConfig(**task["generation"])
-    fields["mesh"] = MeshConfig(**fields["mesh"])
-    fields["optimizer"] = OptimizerConfig(**fields["optimizer"])
-    config = FinetuneConfig(task=Seq2SeqConfig(**task), **fields)
-    print(json.dumps(finetune(config, lambda line: None, progress=False).seeds[0].metrics))
+fields = json.loads(sys.argv[1])
+task = fields.pop("task")
+task["generation"] = GenerationConfig(**task["generation"])
+fields["mesh"] = MeshConfig(**fields["mesh"])
+fields["optimizer"] = OptimizerConfig(**fields["optimizer"])
+config = FinetuneConfig(task=Seq2SeqConfig(**task), **fields)
+print(json.dumps(finetune(config, lambda line: None, progress=False).seeds[0].metrics))
 """
 FIELDS = ("model", "train", "dev", "workdir", "epochs", "batch_size", "max_seq_length")
 
 
+@one_architecture
 def test_a_run_that_has_not_ended_is_what_its_export_will_be(straight, tmp_path):
     config, result = straight
     shutil.copytree(config.workdir, tmp_path / "run")
@@ -255,28 +265,16 @@ def test_a_run_that_has_not_ended_is_what_its_export_will_be(straight, tmp_path)
     assert answers[0] == answers[1] and answers[0][0]["n_best"]
 
 
-@pytest.fixture(scope="module")
-def on_eight_devices(short, run_python, tmp_path_factory):
-    """The metrics of one epoch of each architecture, in a process with eight devices."""
-    directory, commands = tmp_path_factory.mktemp("eight"), []
-    names = ["encoder_decoder", "prefix"]
-    for name in names:
-        config = with_task(short, directory / name, architecture=name)
-        config = dataclasses.replace(config, mesh=MeshConfig(data=4, fsdp=2))
-        fields = {field: getattr(config, field) for field in FIELDS}
-        nested = ("task", "mesh", "optimizer")
-        fields |= {field: dataclasses.asdict(getattr(config, field)) for field in nested}
-        commands.append(fields)
-    printed = run_python("-c", PROGRAM, json.dumps(commands), devices=8)
-    metrics = map(json.loads, printed.splitlines()[-2:])
-    return {
-        name: (each, directory / name / "export") for name, each in zip(names, metrics, strict=True)
-    }
-
-
-def test_eight_devices_give_what_one_gives(straight, architecture, on_eight_devices):
-    _, result = straight
-    metrics, export = on_eight_devices[architecture]
+@one_architecture
+def test_eight_devices_give_what_one_gives(straight, run_python, tmp_path):
+    config, result = straight
+    mesh = MeshConfig(data=4, fsdp=2)
+    config = dataclasses.replace(config, workdir=str(tmp_path / "run"), mesh=mesh)
+    fields = {field: getattr(config, field) for field in FIELDS}
+    nested = ("task", "mesh", "optimizer")
+    fields |= {field: dataclasses.asdict(getattr(config, field)) for field in nested}
+    printed = run_python("-c", PROGRAM, json.dumps(fields), devices=8)
+    metrics, export = json.loads(printed.splitlines()[-1]), tmp_path / "run" / "export"
     assert metrics["bleu"] == pytest.approx(result.seeds[0].metrics["bleu"])
     # Sums of float32 in another order, which Adam divides by the size of small gradients.
     assert metrics["nll_loss"] == pytest.approx(result.seeds[0].metrics["nll_loss"], rel=1e-4)
@@ -286,6 +284,7 @@ def test_eight_devices_give_what_one_gives(straight, architecture, on_eight_devi
             np.testing.assert_allclose(theirs[path], leaf, atol=1e-4, err_msg=path)
 
 
+@one_architecture
 def test_microbatches_give_what_the_whole_batch_gives(straight, tmp_path):
     config, result = straight
     halves = dataclasses.replace(config, accumulation=2, workdir=str(tmp_path / "run"))
@@ -302,7 +301,13 @@ STARTS = {
 }
 
 
-@pytest.mark.parametrize("name", STARTS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name == "shared words"))  # between others
+        for name in STARTS
+    ],
+)
 def test_starts_from_a_bert(short, tmp_path, name):
     config = with_task(short, tmp_path / "run", **STARTS[name])
     result = finetune(config, quiet, progress=False)
