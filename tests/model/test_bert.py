@@ -125,6 +125,13 @@ def test_exact_and_tanh_gelu_differ():
     assert 1e-5 < np.abs(tanh - exact).max() < 1e-2
 
 
+@functools.partial(jax.jit, static_argnames="execution")
+@jax.value_and_grad
+def value_and_grad(params, inputs, execution):
+    out = bj.encode(params, inputs, CONFIG, execution=execution, dropout_key=jax.random.key(5))
+    return jnp.square(out.last_hidden_state).mean() + out.pooled.sum()
+
+
 @pytest.mark.parametrize(
     "execution",
     [
@@ -136,14 +143,8 @@ def test_exact_and_tanh_gelu_differ():
     ids=lambda execution: f"{execution.attention}-{execution.remat}-{execution.scan_layers}",
 )
 def test_other_executions_give_the_same_values_and_gradients(params, inputs, execution):
-    @functools.partial(jax.jit, static_argnames="execution")
-    @functools.partial(jax.value_and_grad)
-    def value(params, execution):
-        out = encode(params, inputs, CONFIG, execution=execution, dropout_key=jax.random.key(5))
-        return jnp.square(out.last_hidden_state).mean() + out.pooled.sum()
-
-    one, grad_one = value(params, execution=bj.Execution())
-    two, grad_two = value(params, execution=execution)
+    one, grad_one = value_and_grad(params, inputs, execution=bj.Execution())
+    two, grad_two = value_and_grad(params, inputs, execution=execution)
     np.testing.assert_allclose(one, two, rtol=1e-6)
     largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(grad_one))
     for a, b in zip(jax.tree.leaves(grad_one), jax.tree.leaves(grad_two), strict=True):

@@ -32,16 +32,21 @@ ROWS, SOURCE, TARGET, BEAMS = 3, 6, 5, 4
 LENGTHS = [6, 3, 4]
 
 
-def case(name):
+def case(name, layers):
     """(architecture, config, params) of a name."""
     key = jax.random.key(1)
     if name == "prefix":
-        params = bj.init_params(SMALL, key, heads=("mlm",), add_pooler=False)
-        return Prefix(mask_id=4), SMALL, params
+        small = dataclasses.replace(SMALL, num_hidden_layers=layers)
+        init = functools.partial(bj.init_params, small, heads=("mlm",), add_pooler=False)
+        return Prefix(mask_id=4), small, jax.jit(init)(key)
     decoder = WIDE if name == "other width" else SMALL
     share = name if name in ("all", "embeddings") else "none"
-    config = EncoderDecoderConfig(SMALL, decoder, share)
-    return EncoderDecoder(), config, encoder_decoder.init_params(config, key)
+    encoder, decoder = (
+        dataclasses.replace(each, num_hidden_layers=layers) for each in (SMALL, decoder)
+    )
+    config = EncoderDecoderConfig(encoder, decoder, share)
+    init = functools.partial(encoder_decoder.init_params, config)
+    return EncoderDecoder(), config, jax.jit(init)(key)
 
 
 def sources():
@@ -50,9 +55,13 @@ def sources():
     return {"input_ids": ids * mask, "attention_mask": mask}
 
 
-@pytest.mark.parametrize("name", ["none", "embeddings", "all", "other width", "prefix"])
+@pytest.mark.parametrize(
+    "name",
+    ["none", "embeddings", pytest.param("all", marks=pytest.mark.slow), "other width", "prefix"],
+)
 def test_decoding_with_a_cache_gives_the_logits_of_teacher_forcing(name):
-    architecture, config, params = case(name)
+    # Layers keep apart what they know of earlier tokens, whatever they share and however wide.
+    architecture, config, params = case(name, layers=2 if name in ("none", "prefix") else 1)
     inputs = sources()
     random = np.random.default_rng(1)
     tokens = random.integers(5, 31, (TARGET, ROWS, BEAMS), np.int32)
@@ -87,7 +96,7 @@ def test_decoding_with_a_cache_gives_the_logits_of_teacher_forcing(name):
 
 
 def test_a_prefix_model_predicts_as_a_masked_lm_of_one_mask_after_the_target_so_far():
-    architecture, config, params = case("prefix")
+    architecture, config, params = case("prefix", layers=2)
     inputs = sources()
     ids = np.random.default_rng(2).integers(5, 31, (ROWS, TARGET), np.int32)
     got = jax.jit(functools.partial(architecture.logits, config=config))(
@@ -116,7 +125,7 @@ def test_a_prefix_model_predicts_as_a_masked_lm_of_one_mask_after_the_target_so_
 def test_a_cache_that_grows_in_three_stages_writes_what_one_of_full_size_writes(name, monkeypatch):
     monkeypatch.setattr(search, "_SHORTEST", 3)
     assert search.stages(13) == [3, 6, 13]
-    architecture, config, params = case(name)
+    architecture, config, params = case(name, layers=1)
     if name == "prefix":  # whose rows have up to 19 positions here
         positions = jnp.tile(params["embeddings"]["position_embeddings"]["embedding"], (2, 1))
         params["embeddings"]["position_embeddings"] = {"embedding": positions}

@@ -52,7 +52,8 @@ def test_without_layers_each_sentence_is_judged_by_the_vector_of_its_cls(inputs)
     params = draw(0)
     assert set(params["sentence_scorer"]) == {"classifier"}
     read = {name: inputs[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
-    states = bj.encode(params, read, CONFIG).last_hidden_state
+    encode = jax.jit(functools.partial(bj.encode, config=CONFIG))
+    states = encode(params, read).last_hidden_state
     head = params["sentence_scorer"]["classifier"]
     found = logits(params, inputs)
     for row, sentence, token in ((0, 0, 0), (0, 1, 6), (1, 0, 0)):

@@ -1,5 +1,7 @@
 """Losses computed by hand, and parts of a batch that add up to the whole."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,7 +24,9 @@ CONFIG = bj.BertConfig(
 
 # Compiled, because these tests take minutes operation by operation.
 pretraining_loss = jax.jit(bj.pretraining_loss, static_argnames="config")
-pretraining_grad = jax.jit(jax.grad(bj.pretraining_loss, has_aux=True), static_argnames="config")
+pretraining_value_and_grad = jax.jit(
+    jax.value_and_grad(bj.pretraining_loss, has_aux=True), static_argnames="config"
+)
 init_params = jax.jit(bj.init_params, static_argnames=("config", "heads", "num_labels"))
 
 
@@ -130,13 +134,16 @@ def test_masked_lm_alone_is_that_part_of_pretraining(params, dropout):
 
 def test_accuracies_of_groups_of_tokens_add_up_to_the_whole(params):
     batch = pretraining_batch()
-    logits, _ = bj.pretraining_logits(params, batch, batch["masked_positions"], CONFIG)
+    read = jax.jit(bj.pretraining_logits, static_argnames="config")
+    logits, _ = read(params, batch, batch["masked_positions"], CONFIG)
     # Make half of the predictions right; unused predictions stay as they are.
     batch["masked_labels"] = batch["masked_labels"].at[:2].set(logits.argmax(-1)[:2])
     first = np.arange(40) < 10
     groups = {"low": first, "high": ~first, "none": np.zeros(40, bool)}
-    _, metrics = bj.pretraining_loss(params, batch, CONFIG, token_groups=groups)
-    _, alone = MaskedLM().loss(params, batch, CONFIG, token_groups=groups)
+    (_, metrics), (_, alone) = (
+        jax.jit(functools.partial(loss, config=CONFIG, token_groups=groups))(params, batch)
+        for loss in (bj.pretraining_loss, MaskedLM().loss)
+    )
     low, high, none, whole = (metrics[name] for name in (*groups, "mlm_accuracy"))
     assert [float(a + b) for a, b in zip(low, high, strict=True)] == [float(x) for x in whole]
     counted = np.asarray(batch["masked_labels"])[np.asarray(batch["masked_weights"]) > 0]
@@ -160,12 +167,15 @@ def test_parts_add_up_to_the_whole(params):
     normalizers = bj.pretraining_normalizers(batch)
 
     def grad_of(batch):
-        value, _ = pretraining_loss(params, batch, CONFIG, normalizers=normalizers)
-        return value, pretraining_grad(params, batch, CONFIG, normalizers=normalizers)[0]
+        (value, _), grad = pretraining_value_and_grad(
+            params, batch, CONFIG, normalizers=normalizers
+        )
+        return value, grad
 
     whole, whole_grad = grad_of(batch)
-    # Unequal parts with unequal numbers of predictions: means of means would be wrong.
-    parts = [jax.tree.map(lambda leaf, p=p: leaf[p], batch) for p in (slice(0, 1), slice(1, 4))]
+    # Parts with 4 and 2 predictions: means of means would be wrong.
+    parts = [jax.tree.map(lambda leaf, p=p: leaf[p::2], batch) for p in range(2)]
+    assert [float(part["masked_weights"].sum()) for part in parts] == [4, 2]
     added = [grad_of(part) for part in parts]
     np.testing.assert_allclose(sum(value for value, _ in added), whole, rtol=1e-6)
     # Float32 sums in another order differ by some units in the last place of the largest value of

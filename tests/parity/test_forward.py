@@ -75,6 +75,7 @@ def test_every_head_gives_what_transformers_gives(case, cases, golden, ours, hol
         hold(f"forward, {case}, {name}", difference, BOUND, "max abs difference")
 
 
+@pytest.mark.slow  # 110 million weights; CI and `make parity` run it
 def test_base_gives_what_transformers_gives(cases, golden, ours, hold):
     side = Side("base", cases, golden, ours)
     sums = golden.load(golden.FOLDER / "base.npz")

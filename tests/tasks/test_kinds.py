@@ -46,6 +46,7 @@ def test_a_kind_from_outside_trains_evaluates_predicts_and_exports(
     words = ["finetune", "--model", str(tmp_path / "model"), "--train", files[0], "--dev"]
     words += [files[1], "--workdir", str(tmp_path / "run"), "--task", "tagging"]
     words += ["--tag-column", "letters", "--epochs", "8", "--batch-size", "16"]
+    words += ["--hidden-dropout-prob", "0", "--attention-probs-dropout-prob", "0"]
     assert cli.run([*words, "--optimizer.learning-rate", "1e-2"]) == 0
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["metric"] == "accuracy" and result["mean"] > 0.95

@@ -55,8 +55,11 @@ def test_losses_and_gradients_are_those_of_sentence_transformers(case, loss, tex
     np.testing.assert_allclose(grads, golden["grad"], atol=2e-6, rtol=1e-4)
 
 
+in_batch_negatives_of = jax.jit(functools.partial(in_batch_negatives, scale=20.0))
+
+
 def ranking(vectors, batch):
-    return float(in_batch_negatives(vectors, batch, scale=20.0)["loss"][0])
+    return float(in_batch_negatives_of(vectors, batch)["loss"][0])
 
 
 def test_padding_rows_are_no_negatives():
@@ -85,9 +88,15 @@ SHAPE = BertConfig(
 )
 
 
+@functools.cache
+def first_params():
+    init = functools.partial(bert.init_params, SHAPE, heads=(), add_pooler=False)
+    return jax.device_get(jax.jit(init)(jax.random.key(0)))
+
+
 def gradients(accumulation, mesh=None):
     """Gradients and metrics of a step with dropout over 16 rows of 3 texts (SGD of rate 1)."""
-    params = bert.init_params(SHAPE, jax.random.key(0), heads=(), add_pooler=False)
+    params = first_params()
     draw = np.random.default_rng(0)
     batch = {
         **batch_of(16, 3),

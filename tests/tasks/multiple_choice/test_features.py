@@ -1,5 +1,7 @@
 """Rows of questions with choices: padding, and what it does not change."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -43,13 +45,15 @@ def test_neither_width_nor_padding_choices_change_logits_and_loss(tiny_model, fe
     config = tiny_model.config
     params = {**tiny_model.params, **bert.init_head(config, jax.random.key(0), KIND, 1)}
     wide = make_features(QUESTIONS, tiny_model.tokenizer, 16, 6, ANSWERS)
+    choice_logits = jax.jit(functools.partial(losses.choice_logits, config=config, name=KIND))
+    loss = jax.jit(functools.partial(losses.multiple_choice_loss, config=config))
     logits, totals = [], []
     for each, width in ((features, 12), (wide, 16)):
         batch = each.batch(np.arange(2), width)
-        found = losses.choice_logits(params, batch, config, KIND)
+        found = choice_logits(params, batch)
         assert (np.asarray(found)[batch["choice_mask"] == 0] == -1e9).all()
         logits.append(np.asarray(found)[:, :3])
-        totals.append(losses.multiple_choice_loss(params, batch, config)[0])
+        totals.append(loss(params, batch)[0])
     np.testing.assert_allclose(*logits, rtol=1e-5, atol=1e-6)  # float32 sums in another order
     np.testing.assert_allclose(*totals, rtol=1e-5)
     # By hand: the mean over questions of -log softmax over their own choices.

@@ -1,5 +1,7 @@
 """The loss of sequence-to-sequence models is a mean over the target tokens of the whole batch."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -27,17 +29,18 @@ def case(request, tiny_config, tiny_tokenizer):
     key = jax.random.key(0)
     if request.param == "prefix":
         loss, config = Seq2SeqLoss(Prefix(tiny_tokenizer.mask_id), 0.1), tiny_config
-        params = bert.init_params(config, key, heads=("mlm",), add_pooler=False)
+        init = functools.partial(bert.init_params, config, heads=("mlm",), add_pooler=False)
     else:
         config = EncoderDecoderConfig(tiny_config, tiny_config)
-        loss, params = Seq2SeqLoss(EncoderDecoder(), 0.1), encoder_decoder.init_params(config, key)
-    return loss, jax.jit(loss, static_argnames="config"), config, params
+        loss = Seq2SeqLoss(EncoderDecoder(), 0.1)
+        init = functools.partial(encoder_decoder.init_params, config)
+    return loss, jax.jit(loss, static_argnames="config"), config, jax.jit(init)(key)
 
 
 def test_it_is_the_smoothed_cross_entropy_of_the_logits(case, features):
     loss, jitted, config, params = case
     batch = features.batch(np.arange(4), (8, 5))
-    logits = loss.architecture.logits(params, batch, config)
+    logits = jax.jit(functools.partial(loss.architecture.logits, config=config))(params, batch)
     weights = batch["label_weights"]
     assert seq2seq_normalizers(batch)["tokens"] == weights.sum() == 2 + 5 + 3 + 2
 

@@ -1,6 +1,7 @@
 """The forward pass that writes texts: one program for each architecture and way of searching."""
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -30,11 +31,17 @@ def case(request, tiny_config, tiny_tokenizer):
     key, wide = jax.random.key(3), dataclasses.replace(tiny_config, initializer_range=0.5)
     if request.param == "prefix":
         architecture, config = Prefix(tiny_tokenizer.mask_id), wide
-        params = bert.init_params(wide, key, heads=("mlm",), add_pooler=False)
+        init = functools.partial(bert.init_params, wide, heads=("mlm",), add_pooler=False)
     else:
         architecture, config = EncoderDecoder(), EncoderDecoderConfig(wide, wide)
-        params = encoder_decoder.init_params(config, key)
-    return Writer(architecture, GREEDY, output_vocabulary(tiny_tokenizer)), config, params
+        init = functools.partial(encoder_decoder.init_params, config)
+    writer = Writer(architecture, GREEDY, output_vocabulary(tiny_tokenizer))
+    return writer, config, jax.jit(init)(key)
+
+
+def logits_of(case, batch):
+    writer, config, params = case
+    return jax.jit(functools.partial(writer.architecture.logits, config=config))(params, batch)
 
 
 def write(case, batch):
@@ -47,14 +54,14 @@ def write(case, batch):
 
 
 def test_greedy_search_takes_the_best_next_token_of_teacher_forcing(case, features, tiny_tokenizer):
-    writer, config, params = case
+    writer, _, _ = case
     batch = features.batch(np.arange(4), (8, 5))
     outputs = write(case, batch)
     tokens, lengths = outputs["tokens"][:, 0], outputs["lengths"][:, 0]
     assert tokens.shape == (4, 6) and len({tuple(row) for row in tokens.tolist()}) > 1
     starts = np.full((4, 1), tiny_tokenizer.cls_id)
     read = {**batch, "decoder_input_ids": np.concatenate([starts, tokens[:, :-1]], 1)}
-    logits = np.array(writer.architecture.logits(params, read, config))
+    logits = np.array(logits_of(case, read))
     log_probs = np.asarray(jax.nn.log_softmax(logits))  # before the logits change
     logits[..., list(writer.vocabulary.suppressed_ids)] = -np.inf
     for row, length in enumerate(lengths):
@@ -68,10 +75,9 @@ def test_greedy_search_takes_the_best_next_token_of_teacher_forcing(case, featur
 
 
 def test_targets_are_scored_beside(case, features):
-    writer, config, params = case
     batch = features.batch(np.arange(4), (8, 5))
     outputs = write(case, batch)
-    logits = writer.architecture.logits(params, batch, config)
+    logits = logits_of(case, batch)
     nll = -np.take_along_axis(jax.nn.log_softmax(logits), batch["labels"][..., None], -1)[..., 0]
     wanted = (nll * batch["label_weights"]).sum(1)
     np.testing.assert_allclose(outputs["nll"], wanted, rtol=1e-5)
