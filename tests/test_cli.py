@@ -16,6 +16,7 @@ from bertjax.pretrain import run as pretrain
 SHAPE = [
     *("--model.size", "tiny", "--model.hidden-size", "16", "--model.num-attention-heads", "2"),
     *("--model.num-hidden-layers", "1", "--model.intermediate-size", "16"),
+    *("--model.hidden-dropout-prob", "0", "--model.attention-probs-dropout-prob", "0"),
 ]
 LOOP = ["--loop.train-steps", "2", "--loop.eval-every", "0", "--batch-size", "4"]
 VERBS = [name.split() for name in cli.VERBS]

@@ -50,11 +50,12 @@ def commands(tmp_path_factory, tiny_model, run_python):
     more = {"prepare": ["--processes", "2"], "finetune": ["--seeds", "0", "1", "2"]}
 
     def make(verb, directory):
+        if verb == "pretrain" and not (root / "shards").exists():
+            run_python(*make("prepare", root / "shards")[1:])
         flags = given[verb] | {"output" if verb == "prepare" else "workdir": directory}
         words = [str(word) for name, value in flags.items() for word in (f"--{name}", value)]
         return [sys.executable, "-c", START, verb, *words, *more.get(verb, [])]
 
-    run_python(*make("prepare", root / "shards")[1:])
     return make
 
 

@@ -1,6 +1,6 @@
 """Runs twenty steps of pre-training in several ways and prints their losses as JSON.
 
-Run by test_step.py with 8 fake devices: python equivalence.py [WAY ...]
+Run by test_step.py with 8 fake devices: python equivalence.py LAYERS [WAY ...]
 """
 
 import functools
@@ -23,7 +23,7 @@ B, T, V, STEPS = 16, 32, 512, 20
 CONFIG = bj.BertConfig(
     vocab_size=V,
     hidden_size=64,
-    num_hidden_layers=2,
+    num_hidden_layers=int(sys.argv[1]),
     num_attention_heads=4,
     intermediate_size=128,
     max_position_embeddings=T,
@@ -134,5 +134,5 @@ WAYS = {
 
 
 if __name__ == "__main__":
-    losses = {name: [float(loss) for loss in WAYS[name]()] for name in sys.argv[1:] or WAYS}
+    losses = {name: [float(loss) for loss in WAYS[name]()] for name in sys.argv[2:] or WAYS}
     print(json.dumps(losses))

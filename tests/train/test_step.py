@@ -19,20 +19,24 @@ BOUND = 1e-6
 # Compiles one program per way, in about ten seconds each on an idle machine.
 @pytest.mark.timeout(1300)
 @pytest.mark.parametrize(
-    "ways",
+    ("layers", "ways"),
     [
-        ["data 4 x fsdp 2"],
+        (1, ["data 4 x fsdp 2"]),
         pytest.param(
-            ["accumulated", "scanned", "remat", "data 8", "data 2 x tensor 4", "shard_map", "pmap"],
+            2,
+            [
+                *("accumulated", "scanned", "remat", "data 8", "data 4 x fsdp 2"),
+                *("data 2 x tensor 4", "shard_map", "pmap"),
+            ],
             marks=pytest.mark.slow,
         ),
     ],
-    ids=", ".join,
+    ids=["one layer", "two layers"],
 )
-def test_twenty_steps_are_the_same_in_every_way(run_python, ways):
+def test_twenty_steps_are_the_same_in_every_way(run_python, layers, ways):
     script = str(Path(__file__).with_name("equivalence.py"))
     losses = json.loads(
-        run_python(script, "plain", *ways, devices=8, timeout=1200).splitlines()[-1]
+        run_python(script, str(layers), "plain", *ways, devices=8, timeout=1200).splitlines()[-1]
     )
     plain = np.asarray(losses["plain"])
     assert len(plain) == 20 and plain[-1] < plain[0] - 1  # it learns

@@ -16,8 +16,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from bertjax.train.checkpoint.fingerprint import describe
 
 rows = NamedSharding(Mesh(jax.devices(), ("data",)), PartitionSpec("data"))
-arrays = {n: jax.device_put(jnp.full((128 + 2 * n, 256), n), rows) for n in range(60)}
-whole = {n: jnp.full((128 + 2 * n, 256), n) for n in range(60)}
+shapes = {n: (128 + 2 * (n % 6), 256) for n in range(60)}
+arrays = {n: jax.device_put(jnp.full(shape, n), rows) for n, shape in shapes.items()}
+whole = {n: jnp.full(shape, n) for n, shape in shapes.items()}
 for _ in range(20):
     assert describe(arrays) == describe(whole)
 print(jax.device_count())
