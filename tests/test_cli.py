@@ -242,7 +242,7 @@ def test_a_stopped_run_prints_the_command_that_resumes_it(
 
     def stopped(config, log):
         workdir = f"{config.workdir}-2" if config.fresh else config.workdir
-        return pretrain.PretrainResult({}, [], workdir, None, True, None)
+        return pretrain.PretrainResult({}, [], workdir, None, True, None, "pretraining")
 
     monkeypatch.setattr(pretrain, "pretrain", stopped)
     flags = ["--fresh"] if fresh == "flag" else []

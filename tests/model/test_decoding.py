@@ -125,7 +125,7 @@ def test_a_prefix_model_predicts_as_a_masked_lm_of_one_mask_after_the_target_so_
 def test_a_cache_that_grows_in_three_stages_writes_what_one_of_full_size_writes(name, monkeypatch):
     monkeypatch.setattr(search, "_SHORTEST", 3)
     assert search.stages(13) == [3, 6, 13]
-    architecture, config, params = case(name, layers=1)
+    architecture, config, params = case(name, layers=2 if name == "prefix" else 1)
     if name == "prefix":  # whose rows have up to 19 positions here
         positions = jnp.tile(params["embeddings"]["position_embeddings"]["embedding"], (2, 1))
         params["embeddings"]["position_embeddings"] = {"embedding": positions}
