@@ -198,6 +198,8 @@ class PretrainConfig:
             )
         if not 0 <= self.seed < 1 << 31:
             raise UserError(f"`seed` is {self.seed}: give a whole number from 0 to 2147483647.")
+        if self.teacher is not None:
+            self._refuse_masking()
         if self.second.data and self.loop.patience:
             raise UserError(
                 "`loop.patience` may end a run before its second phase: leave out `loop.patience` "
@@ -215,3 +217,12 @@ class PretrainConfig:
                 "steps of both phases together: the second phase would have none."
             )
         _ = self.phases  # validates the second phase
+
+    def _refuse_masking(self) -> None:
+        for part in ("masking", "evaluation_masking"):
+            for name, value in vars(getattr(self, part)).items():
+                if value != getattr(MaskingConfig(), name):
+                    raise UserError(
+                        f"`{part}.{name}` has no effect with `teacher`, as its texts are not "
+                        "masked: leave it out."
+                    )

@@ -220,6 +220,8 @@ def test_a_teacher_and_an_objective_that_do_not_belong_together(data, tmp_path, 
     assert cli.run([*words, "--teacher", str(data / "model"), "--layer", "9"]) == 2
     said = "--objective-options.minilm.layer is 9, and the teacher has 2 layers: give 1 to 2, or"
     assert said in capsys.readouterr().err
+    assert cli.run([*words, "--teacher", str(data / "model"), "--masking.rate", "0.3"]) == 2
+    assert "--masking.rate has no effect with --teacher" in capsys.readouterr().err
 
 
 ON_DEVICES = """
