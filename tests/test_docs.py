@@ -27,7 +27,7 @@ OWN_PROGRAMS = ("own_loop.py", "ordinal_regression.py")  # without a configurati
 OTHERS = {
     *("--html-safe", "--no-templates", "--out_dir", "--logdir", "--editable", "--durations"),
     *("--dry-run", "--any-device", "--part", "--rounds", "--dtype", "--steps", "--length"),
-    *("--batch", "--program"),
+    *("--batch", "--program", "--rows"),
     "--learning-rate",  # without its group
 }
 

@@ -220,7 +220,7 @@ def compare(output: pathlib.Path) -> dict:
         f"({bound:.4f})"
     )
     return {
-        **{side: [round(value, 4) for value in values] for side, values in scores.items()},
+        "scores": {side: [round(v, 4) for v in values] for side, values in scores.items()},
         "means": {side: round(mean, 4) for side, mean in means.items()},
         "deviations": {side: round(value, 4) for side, value in deviations.items()},
         "difference": round(difference, 4),
