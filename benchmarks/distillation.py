@@ -91,7 +91,7 @@ def compare(asked, name, teacher):
     facts = {
         "command": shlex.join(words + (["--rows", str(asked.rows)] if asked.rows else [])),
         **machine("jax"),
-        "teacher": teacher,
+        "teacher_accuracy": teacher,
         **arms,
         "mean": {arm: round(mean, 4) for arm, (mean, _) in means.items()},
         "standard_error": {arm: round(error, 4) for arm, (_, error) in means.items()},

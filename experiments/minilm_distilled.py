@@ -8,7 +8,10 @@
 
 The first command trains the teacher. The student starts from three of its layers and from its head,
 and learns the labels and the outputs of the teacher at equal weights. benchmarks/distillation.py
-trains it with and without the teacher; neither was run to its end yet.
+trains it with and without the teacher.
+
+Hardware: two CPU cores. Result: not run on all rows. On the first 1,000 (2026-11-30), accuracy
+0.802 on the dev rows, 0.805 without the teacher, which has 0.883; docs/finetuning.md has the table.
 """
 
 from bertjax.finetune.config import FinetuneConfig
