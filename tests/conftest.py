@@ -1,6 +1,5 @@
 """What every test shares: a CPU, the real data where there is some, processes of their own."""
 
-import contextlib
 import dataclasses
 import gc
 import importlib.util
@@ -19,10 +18,8 @@ from etils.epath import backend, gpath
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Tests and the processes they start compile the same small programs many times: once is enough.
-# Each worker of pytest-xdist has a cache of its own, as JAX writes into it without a lock, and
-# exchanges programs with the others through the controller's.
+# Each worker of pytest-xdist has a cache of its own, as JAX writes into it without a lock.
 _CACHE = tempfile.TemporaryDirectory(prefix="bertjax-tests-")
-_EXCHANGE = os.environ.setdefault("BERTJAX_TEST_PROGRAMS", _CACHE.name)
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _CACHE.name)
@@ -44,22 +41,6 @@ gc.set_threshold(50_000, 20, 50)
 def pytest_collection_modifyitems(items):
     """Puts the programs for a TPU first: they take minutes, and would leave a worker idle last."""
     items.sort(key=lambda item: "tpu" not in item.keywords)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def share_programs():
-    """Takes the programs that other workers compiled, and gives those of a finished module."""
-    _link_programs(Path(_EXCHANGE), Path(_CACHE.name))
-    yield
-    _link_programs(Path(_CACHE.name), Path(_EXCHANGE))
-
-
-def _link_programs(source, dest):
-    """A link appears at once: no worker reads half of a program."""
-    there, here = ({path.name for path in each.iterdir()} for each in (source, dest))
-    for name in there - here:
-        with contextlib.suppress(FileExistsError):  # another worker compiled it, too
-            (dest / name).hardlink_to(source / name)
 
 
 @pytest.fixture(scope="session")
@@ -215,7 +196,7 @@ def tiny_tokenizer(tmp_path_factory):
 def tiny_shape():
     """A model for rows of 32 tokens, of the size that a recipe names.
 
-    Without dropout, which doubles the time to compile a step.
+    Without dropout, whose draws are a good part of a small step to compile.
     """
     from bertjax.pretrain.config import ModelConfig
 

@@ -52,7 +52,7 @@ class FinetuneConfig:
     attention_probs_dropout_prob: float | None = None
     """Dropout of attention probabilities."""
     keep_head: bool = False
-    """Start from the head of the model too; the output of a label is that of its name there."""
+    """Start from the head of the model too. Labels start from the outputs of the same names."""
     head_labels: dict[str, str] = dataclasses.field(default_factory=dict)
     """With `keep_head`, labels and those of other names from which they start, such as
     not_entailment contradiction."""

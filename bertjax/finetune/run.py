@@ -122,7 +122,8 @@ def keep_layers(config: FinetuneConfig, model: Pretrained) -> Pretrained:
         encoder = [params["encoder"][f"layer_{layer}"] for layer in layers]
         return {**params, "encoder": {f"layer_{at}": each for at, each in enumerate(encoder)}}
 
-    others = {field.name: getattr(model, field.name) for field in dataclasses.fields(model)[2:]}
+    names = {field.name for field in dataclasses.fields(model)} - {"config", "params"}
+    others = {name: getattr(model, name) for name in names}
     shape = dataclasses.replace(shape, num_hidden_layers=len(layers))
     return Unread(shape, (kept(model.shapes), lambda: kept(model.params)), **others)
 

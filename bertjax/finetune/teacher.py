@@ -7,6 +7,7 @@ first step, and kept in the run directory: the training program has no teacher i
 import functools
 import io
 import time
+import zipfile
 from collections.abc import Callable, Sequence
 
 import jax
@@ -27,8 +28,8 @@ from bertjax.tasks.task import Features, Outputs, Run, Task
 from bertjax.train.checkpoint.orbax_storage import from_first_process
 from bertjax.train.telemetry.fields import duration
 
-FILE = "teacher.npy"
-"""The outputs for the training rows, in the run directory."""
+FILE = "teacher.npz"
+"""The outputs for the training rows and whose they are, in the run directory."""
 
 
 class TaughtRows:
@@ -103,6 +104,7 @@ class Teacher:
                 f"`teacher`: {self.path} does {model.kind}, and this run trains {task.head.name}: "
                 "give a teacher that was trained on the same labels."
             )
+        # Refuses rows with a token type that the teacher lacks; the run has told what is [UNK].
         row_checks.warning(config.train, task.train, model.tokenizer, model.config)
         self.columns = self._columns(task.labels)
         loss = Distillation(config.kind.soft_losses[task.head.name], **config.teaching())
@@ -137,17 +139,20 @@ class Teacher:
         Args:
             task: the task.
             run: runs the teacher.
-            workdir: directory of the run, whose settings are those of the outputs that it holds.
+            workdir: directory of the run. Outputs that it holds are read if this teacher gave them
+                for these rows.
             log: takes one line at a time.
 
         Raises:
             Stopped: a signal came.
         """
         path = workdir / FILE
-        (is_known,) = from_first_process([int(path.exists())])
-        if is_known:
+        origin = f"{self.weights} {task.data_hash}"
+        known = _read(path, origin) if path.exists() else None
+        (is_known,) = from_first_process([int(known is not None)])
+        if is_known and known is not None:
             log(f"The outputs of the teacher are read from {path}.")
-            return TaughtRows(task.train, _read(path))
+            return TaughtRows(task.train, known)
         begin = time.monotonic()
         scores = task.scores(task.dev, self._outputs(run, task.dev))
         outputs = _flat(task.train, self._outputs(run, task.train))
@@ -158,7 +163,7 @@ class Teacher:
         )
         if jax.process_index() == 0:
             data = io.BytesIO()
-            np.save(data, outputs)
+            np.savez(data, outputs=outputs, origin=np.array(origin))
             write_atomically(path, data.getvalue())
         return TaughtRows(task.train, outputs)
 
@@ -179,9 +184,11 @@ def _flat(features: Features, outputs: Outputs) -> np.ndarray:
     return np.concatenate([found[row] for row in range(len(features))])
 
 
-def _read(path: epath.Path) -> np.ndarray:
+def _read(path: epath.Path, origin: str) -> np.ndarray | None:
+    """Returns the outputs in a file; None if they are those of another teacher or of other rows."""
     try:
         with reading(path):
-            return np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
-    except (ValueError, EOFError) as error:
+            found = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
+            return found["outputs"] if str(found["origin"]) == origin else None
+    except (ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         damaged(path, error, "delete it, so that the outputs are computed again")

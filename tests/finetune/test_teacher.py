@@ -109,9 +109,17 @@ def test_a_stopped_run_goes_on_to_the_same_bits(taught, tmp_path, monkeypatch):
     assert any(line.startswith("Resumed at step ") for line in lines)
     assert not any(line.startswith("The teacher ") for line in lines)
     assert weights_of(config) == weights_of(taught[0])
-    path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(UserError, match=r"teacher.npy: damaged \(.*\); delete it, so that"):
-        finetune(config, quiet, progress=False)
+    known = path.read_bytes()
+    flipped = known[:200] + bytes([known[200] ^ 1]) + known[201:]  # a bit of an output
+    for damaged in (known[:-9], flipped):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"teacher.npz: damaged \(.*\); delete it, so that"):
+            finetune(config, quiet, progress=False)
+    # Those of another teacher, or for other rows, are not read.
+    np.savez(path, outputs=np.zeros(3), origin=np.array("another"))
+    finetune(config, lines.append, progress=False)
+    assert any(line.startswith("The teacher ") for line in lines)
+    assert np.load(path)["outputs"].std() > 0
 
 
 def test_a_resumed_run_has_the_same_teacher(taught, short, tmp_path):
@@ -206,7 +214,7 @@ def test_a_student_that_is_its_teacher_agrees_with_it(head, short, make_model, t
     )
     result = finetune(config, quiet, progress=False)
     first, *_ = train_records(result)
-    assert np.load(tmp_path / "run" / FILE).std() > 0.1
+    assert np.load(tmp_path / "run" / FILE)["outputs"].std() > 0.1
     # Different batches and programs round differently.
     assert abs(first["soft_loss"]) < 1e-5 < 0.01 < first["hard_loss"]
     assert from_pretrained(tmp_path / "run").kind == head

@@ -191,7 +191,7 @@ def straight(data, tmp_path_factory, killing):
 def test_killed_and_resumed_it_is_the_same_run(data, straight, tmp_path, killing):
     workdir = tmp_path / "run"
     outputs, _ = killing.run_killed(
-        command(data, workdir), workdir / "checkpoints", kills=2, save_every=10, seed=1
+        command(data, workdir), workdir / "checkpoints", kills=3, save_every=10, seed=1
     )
     assert any("Resumed at step" in output for output in outputs)
     assert final_state(workdir, STEPS) == final_state(straight, STEPS)

@@ -1,15 +1,9 @@
 """The pre-training step of BERT-base, compiled for four TPU chips on a machine that has none."""
 
 import importlib.util
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
 GIB = 1 << 30
 HBM_OF_V5E = 16 * GIB
 
@@ -92,29 +86,9 @@ print(json.dumps(result))
     importlib.util.find_spec("libtpu") is None,
     reason="libtpu is not installed: pip install '.[tpu]' (Linux on x86-64) brings it",
 )
-def test_bert_base_compiles_for_v5e_and_fits(capsys: pytest.CaptureFixture[str]) -> None:
+def test_bert_base_compiles_for_v5e_and_fits(compile_for):
     """256 rows of 128 tokens on four chips: the design's batch, dropout on, bfloat16, ZeRO-1."""
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
-        cwd=ROOT,
-        env={
-            **os.environ,
-            "JAX_PLATFORMS": "cpu",  # the process computes nothing; it only compiles
-            "TPU_ACCELERATOR_TYPE": "v5litepod-4",
-            "TPU_WORKER_HOSTNAMES": "localhost",
-            "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # several of these may run side by side
-        },
-        capture_output=True,
-        text=True,
-        timeout=840,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    found = json.loads(done.stdout.splitlines()[-1])
-    with capsys.disabled():
-        print(
-            f"\nBERT-base, batch 256 x 128, {found['devices']} x {found['kind']}: peak HBM "
-            f"{found['peak'] / GIB:.2f} GiB of 16 a device, compiled in {found['seconds']:.0f} s"
-        )
+    found = compile_for(PROGRAM, 4, "BERT-base, batch 256 x 128")
     assert found["devices"] == 4
     assert found["params"] == 4 * 110_106_428  # all of BERT-base with both heads, float32
     assert found["state_on_a_device"] < found["peak"] < HBM_OF_V5E

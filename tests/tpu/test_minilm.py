@@ -1,15 +1,9 @@
 """The step of experiments/minilm_l6_h384.py, compiled for eight TPU chips."""
 
 import importlib.util
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
 GIB = 1 << 30
 
 PROGRAM = """
@@ -61,28 +55,8 @@ print(json.dumps({
     importlib.util.find_spec("libtpu") is None,
     reason="libtpu is not installed: pip install '.[tpu]' (Linux on x86-64) brings it",
 )
-def test_the_step_of_the_recipe_compiles_for_v5e_and_fits(capsys):
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
-        cwd=ROOT,
-        env={
-            **os.environ,
-            "JAX_PLATFORMS": "cpu",  # the process computes nothing; it only compiles
-            "TPU_ACCELERATOR_TYPE": "v5litepod-8",
-            "TPU_WORKER_HOSTNAMES": "localhost",
-            "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # several of these may run side by side
-        },
-        capture_output=True,
-        text=True,
-        timeout=840,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    found = json.loads(done.stdout.splitlines()[-1])
-    with capsys.disabled():
-        print(
-            f"\nMiniLM-L6-H384 from BERT-base, batch 256 x 512, 8 x v5e: peak HBM "
-            f"{found['peak'] / GIB:.2f} GiB of 16 a device, compiled in {found['seconds']:.0f} s"
-        )
+def test_the_step_of_the_recipe_compiles_for_v5e_and_fits(compile_for):
+    found = compile_for(PROGRAM, 8, "MiniLM-L6-H384 from BERT-base, batch 256 x 512")
     assert found["objective"] == "layer 12 of 12, 48 relation heads"
     # The relations [3, 32, 512, 512] of all 48 heads together would take 4.5 GiB of each model.
     assert found["params"] + found["teacher"] < found["peak"] < 4.5 * GIB

@@ -176,7 +176,7 @@ def command(workdir, *options):
 def test_sigkill_in_training_and_in_saves(killing, tmp_path):
     """R1 and R6 with the real signal; the slow test below does the same more often."""
     options = ("--steps", "24", "--size", "20000")
-    survives(killing, tmp_path, options, kills=2, seed=1)
+    survives(killing, tmp_path, options, kills=4, seed=1)
 
 
 @pytest.mark.slow

@@ -1,0 +1,45 @@
+"""Compiling for TPU chips that this machine does not have."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+GIB = 1 << 30
+
+
+@pytest.fixture
+def compile_for(capsys):
+    """Runs a program that compiles for so many v5e chips; prints and returns the facts it prints.
+
+    The last line of the program is JSON with `peak`, in bytes a chip, and `seconds`.
+    """
+
+    def run(program, chips, what):
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=Path(__file__).resolve().parents[2],
+            env={
+                **os.environ,
+                "JAX_PLATFORMS": "cpu",  # the process computes nothing; it only compiles
+                "TPU_ACCELERATOR_TYPE": f"v5litepod-{chips}",
+                "TPU_WORKER_HOSTNAMES": "localhost",
+                "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # several of these may run side by side
+            },
+            capture_output=True,
+            text=True,
+            timeout=840,
+        )
+        assert done.returncode == 0, done.stderr[-4000:]
+        found = json.loads(done.stdout.splitlines()[-1])
+        with capsys.disabled():
+            print(
+                f"\n{what}, {chips} x v5e: peak HBM {found['peak'] / GIB:.2f} GiB of 16 a device, "
+                f"compiled in {found['seconds']:.0f} s"
+            )
+        return found
+
+    return run
