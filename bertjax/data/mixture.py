@@ -12,19 +12,20 @@ from typing import NamedTuple
 import numpy as np
 
 from bertjax.data.order import EPOCHS, INTERLEAVE, in_epochs, interleave
+from bertjax.data.packing import PackedReader
 from bertjax.data.stream import ShardReader
 from bertjax.errors import UserError
 
 
 class Source(NamedTuple):
-    """The examples of one corpus in one bucket."""
+    """The examples of one corpus in one bucket, or its packed rows."""
 
     corpus: int
     examples: np.ndarray | None
     """Their indices in the corpus, uint32; None for all examples."""
     size: int
     weight: int
-    """The share of the examples is proportional to this weight, among all sources."""
+    """The share of the rows is proportional to this weight, among all sources."""
 
 
 class Bucket(NamedTuple):
@@ -80,19 +81,34 @@ def length_buckets(
     return tuple(filled)
 
 
+def packed_bucket(readers: Sequence[PackedReader], weights: Sequence[int]) -> tuple[Bucket, ...]:
+    """Puts packed rows into one bucket; each corpus has its share of the examples, not the rows.
+
+    `readers` come from `packing.pack`, and `weights` are those of `one_bucket`.
+    """
+    examples = [len(each.reader) for each in readers]
+    common = math.lcm(*examples)
+    sources = tuple(
+        Source(number, None, len(reader), weight * (common // examples[number]) * len(reader))
+        for number, (reader, weight) in enumerate(zip(readers, weights, strict=True))
+    )
+    return (Bucket(readers[0].manifest.max_seq_length, sources),)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class TrainStream:
     """The endless training stream of corpora and buckets, whose shares hold for every prefix.
 
     All rows of a step are from one bucket, and each corpus has its share of that bucket. Every
     source has epochs of its own: each example once per epoch, each epoch in another order. A batch
-    may hold the end of one epoch and the beginning of the next.
+    may hold the end of one epoch and the beginning of the next. What is said of examples here is
+    true of packed rows if the readers are of packed rows.
     """
 
-    readers: Sequence[ShardReader]
-    """The examples of each corpus."""
+    readers: Sequence[ShardReader] | Sequence[PackedReader]
+    """The examples of each corpus, or its packed rows."""
     buckets: Sequence[Bucket]
-    """The buckets of these readers, from `one_bucket` or `length_buckets`."""
+    """Those of these readers, from `one_bucket`, `length_buckets` or `packed_bucket`."""
     _: dataclasses.KW_ONLY
     seed: int
     batch_size: int
@@ -108,6 +124,13 @@ class TrainStream:
         """The rows' lengths T, and their shares of the steps."""
         total = sum(bucket.weight for bucket in self.buckets)
         return [(bucket.length, bucket.weight / total) for bucket in self.buckets]
+
+    def epochs(self, steps: int) -> list[float]:
+        """Returns how often so many steps see the examples of each corpus."""
+        total, found = sum(bucket.weight for bucket in self.buckets), [0.0] * len(self.readers)
+        for source in (each for bucket in self.buckets for each in bucket.sources):
+            found[source.corpus] = steps * self.batch_size * source.weight / total / source.size
+        return found
 
     def bucket(self, step: int) -> int:
         """Returns the index of the bucket of a step."""
@@ -133,7 +156,7 @@ class TrainStream:
         return corpus, indices
 
     def rows(self, step: int, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """Reads rows of the global batch of a step, see `ShardReader.rows`; T is the bucket's."""
+        """Reads rows of the global batch of a step, as its readers do; T is the bucket's."""
         corpus, indices = self.examples(step, rows)
         length = self.buckets[self.bucket(step)].length
         if len(self.readers) == 1:
@@ -149,12 +172,12 @@ class TrainStream:
     def order_fingerprint(self) -> str:
         """Returns a SHA-256: equal fingerprints mean equal batches at every step."""
         sample = [numbers.tolist() for numbers in self.examples(0, np.arange(64))]
-        hashes = [reader.manifest.hash for reader in self.readers]
+        names = [reader.identity for reader in self.readers]
         shares = [
             (bucket.length, [(each.corpus, each.size, each.weight) for each in bucket.sources])
             for bucket in self.buckets
         ]
-        facts = (INTERLEAVE, EPOCHS, self.seed, self.batch_size, hashes, shares, sample)
+        facts = (INTERLEAVE, EPOCHS, self.seed, self.batch_size, names, shares, sample)
         return hashlib.sha256(repr(facts).encode()).hexdigest()
 
     def _bucket(self, step: int) -> tuple[int, int]:

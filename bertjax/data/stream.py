@@ -58,10 +58,15 @@ class ShardReader:
         """Returns the number of examples."""
         return int(self._starts[-1])
 
+    @property
+    def identity(self) -> str:
+        """Names the examples and their order."""
+        return self.manifest.hash
+
     def lengths(self) -> np.ndarray:
         """Returns the number of tokens of every example, with special tokens: int32 [len(self)].
 
-        It reads the whole split, at some microseconds per example (benchmarks/length_buckets.py).
+        It reads the whole split, at some microseconds per example (benchmarks/padding.py).
         Raises `UserError` that names a damaged record by its file and number.
         """
         lengths = np.empty(len(self), np.int32)

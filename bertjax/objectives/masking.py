@@ -28,7 +28,8 @@ class MaskingConfig:
     rate: float = 0.15
     """Share of tokens to predict. [CLS] and [SEP] count as tokens."""
     max_predictions: int | None = None
-    """Maximum number of predictions in a row. Default: round(rate * sequence length)."""
+    """Maximum number of predictions in a row. Default: round(rate * sequence length), and what
+    rounding adds for the examples of a packed row."""
     whole_word: bool = False
     """Choose whole words instead of single pieces."""
     span: bool = False
@@ -57,13 +58,17 @@ class MaskingConfig:
         """Returns the number of predictions in a row of tokens, counted as in Google's code."""
         return max(1, round(self.rate * length))
 
-    def predictions(self, max_seq_length: int) -> int:
-        """Returns P for rows of this length.
+    def predictions(self, max_seq_length: int, examples: int = 1) -> int:
+        """Returns P for rows of this length, in which up to so many examples are packed.
 
         Raises:
             UserError: max_predictions is smaller than the rate needs.
         """
         needed = self.budget(max_seq_length)
+        if examples > 1:  # most that each adds by rounding; the shortest has 3 tokens
+            lengths = range(3, max_seq_length + 1)
+            excess = max(self.budget(length) - self.rate * length for length in lengths)
+            needed = int(self.rate * max_seq_length + examples * excess + 1e-6)
         if self.max_predictions is None:
             return needed
         if self.max_predictions < needed:
@@ -148,6 +153,61 @@ def mask_tokens(
         _mask_row, vocabulary=vocabulary, masking=masking, predictions=predictions
     )
     return jax.vmap(mask_row)(keys, input_ids, candidates, budget, words)
+
+
+def mask_packed_tokens(
+    keys: jax.Array,
+    input_ids: jax.Array,
+    vocabulary: Vocabulary,
+    masking: MaskingConfig = MaskingConfig(),
+    *,
+    segment_ids: jax.Array,
+    cls_positions: jax.Array,
+) -> dict[str, jax.Array]:
+    """Masks each example of packed rows as `mask_tokens` masks it alone in a row of T tokens.
+
+    Args:
+        keys: [B] random keys. Example s of a row, counted from 0, has the key fold_in(key, s).
+        input_ids: [B, T] int32.
+        vocabulary: as of `mask_tokens`.
+        masking: as of `mask_tokens`; P = masking.predictions(T, S) in a row.
+        segment_ids: [B, T] int32, the example of each token, from 1; 0 at padding.
+        cls_positions: [B, S] int32, where the examples begin.
+
+    Returns as `mask_tokens`.
+    """
+    (rows, length), count = input_ids.shape, cls_positions.shape[1]
+    numbers = jnp.arange(count)
+    keys = jax.vmap(lambda key: jax.vmap(jax.random.fold_in, (None, 0))(key, numbers))(keys)
+    columns = cls_positions[..., None] + jnp.arange(length)  # [B, S, T]
+    own = jnp.take_along_axis(segment_ids[:, None], columns, axis=-1, mode="fill", fill_value=0)
+    own = own == 1 + numbers[:, None]
+    ids = jnp.take_along_axis(input_ids[:, None], columns, axis=-1, mode="clip")
+    ids = jnp.where(own, ids, vocabulary.pad_id)
+    alone = mask_tokens(
+        keys.reshape(-1),
+        ids.reshape(-1, length),
+        vocabulary,
+        masking,
+        attention_mask=own.reshape(-1, length),
+    )
+    alone = {name: array.reshape(rows, count, -1) for name, array in alone.items()}
+    # Used predictions first; their order is that of the examples and of the positions in each.
+    weights = alone["masked_weights"].reshape(rows, -1)
+    first = jnp.argsort(weights == 0, axis=-1, stable=True)
+    first = first[:, : masking.predictions(length, count)]
+    positions = alone["masked_positions"] + cls_positions[..., None]
+    found = {"masked_positions": positions, "masked_labels": alone["masked_labels"]}
+    found = {name: array.reshape(rows, -1) for name, array in found.items()}
+    found = {name: jnp.where(weights > 0, array, 0) for name, array in found.items()}
+    found["masked_weights"] = weights
+    found = {name: jnp.take_along_axis(array, first, 1) for name, array in found.items()}
+    # Back to the row: the example of a token, and the token's place in it.
+    number = jnp.maximum(segment_ids - 1, 0)
+    place = jnp.arange(length) - jnp.take_along_axis(cls_positions, number, axis=1)
+    corrupted = alone["input_ids"].reshape(rows, -1)
+    corrupted = jnp.take_along_axis(corrupted, number * length + place, axis=1, mode="clip")
+    return {"input_ids": jnp.where(segment_ids > 0, corrupted, input_ids), **found}
 
 
 def _mask_row(

@@ -138,10 +138,8 @@ class RelationDistillation(MiniLMOptions, Objective):
     def scores(logits: jax.Array, batch: Batch, token_groups: Any = None) -> Metrics:
         """The divergences, averaged over the tokens of an example and summed over the examples."""
         del token_groups
-        tokens, examples = batch["attention_mask"].astype(jnp.float32), _example_weights(batch)
-        weights = tokens / jnp.maximum(tokens.sum(-1, keepdims=True), 1.0) * examples[:, None]
-        sums = (logits * weights).sum((1, 2))
-        count = examples.sum()
+        count = _example_weights(batch).sum()
+        sums = (logits * _token_weights(batch)).sum((1, 2))
         parts = {f"{name}_loss": (sums[n], count) for n, name in enumerate(bert.PROJECTIONS)}
         return {"minilm_loss": (sums.sum(), count), **parts}
 
@@ -214,6 +212,16 @@ def relation_divergences(
 
     of_head = jax.checkpoint(of_head, prevent_cse=False)
     return jax.lax.map(of_head, (split(teacher), split(student))).mean(0)
+
+
+def _token_weights(batch: Batch) -> jax.Array:
+    """Returns the weights [B, T] of the tokens: those of each example add up to its weight."""
+    tokens, segments = batch["attention_mask"].astype(jnp.float32), batch.get("segment_ids")
+    if segments is None:
+        examples = _example_weights(batch)[:, None]
+        return tokens / jnp.maximum(tokens.sum(-1, keepdims=True), 1.0) * examples
+    own = segments[:, :, None] == segments[:, None, :]
+    return tokens / own.sum(-1)
 
 
 def _example_weights(batch: Batch) -> jax.Array:

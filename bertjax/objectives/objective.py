@@ -13,10 +13,14 @@ from bertjax.config import BertConfig
 from bertjax.model import initializers
 from bertjax.model.flops import training_flops
 from bertjax.objectives.losses import Batch, ModelLoss, model_loss
-from bertjax.objectives.masking import MaskingConfig, Vocabulary, mask_tokens
+from bertjax.objectives.masking import MaskingConfig, Vocabulary, mask_packed_tokens, mask_tokens
 
 TOKENS = ("input_ids", "attention_mask", "token_type_ids")
 """Arrays [B, T] of every batch."""
+PACKED_TOKENS = ("segment_ids", "position_ids")
+"""Arrays [B, T] that a batch of packed rows has as well."""
+PACKED_EXAMPLES = ("cls_positions", "example_weight")
+"""Its arrays [B, S], which is then also the shape of labels."""
 TEACHER = "teacher"
 """The subtree of parameters of a teacher. They are no part of the state."""
 UNIGRAM, MAJORITY = "unigram entropy", "majority"
@@ -55,7 +59,8 @@ class Objective:
     any_segments: ClassVar[bool] = False
     """Whether it can train on every other kind too. It then ignores their labels."""
     arrays: ClassVar[tuple[str, ...]] = TOKENS
-    """The arrays that a batch needs. Those beyond TOKENS are labels [B] int32."""
+    """The arrays that a batch needs. Those beyond TOKENS are labels [B] int32, or [B, S] in packed
+    rows."""
     metrics: ClassVar[tuple[Metric, ...]]
     """The metrics of evaluations, the main one first."""
     best_metric: ClassVar[str]
@@ -86,8 +91,13 @@ class Objective:
         self, batch: Batch, keys: jax.Array, vocabulary: Vocabulary, masking: MaskingConfig
     ) -> Batch:
         """Masks the tokens of a batch; keys [B]."""
-        ids, mask = batch["input_ids"], batch["attention_mask"]
-        return {**batch, **mask_tokens(keys, ids, vocabulary, masking, attention_mask=mask)}
+        ids, attention = batch["input_ids"], batch["attention_mask"]
+        if "segment_ids" in batch:
+            rows = {name: batch[name] for name in ("segment_ids", "cls_positions")}
+            masked = mask_packed_tokens(keys, ids, vocabulary, masking, **rows)
+        else:
+            masked = mask_tokens(keys, ids, vocabulary, masking, attention_mask=attention)
+        return {**batch, **masked}
 
     @property
     def loss(self) -> ModelLoss:

@@ -128,6 +128,10 @@ class PretrainConfig:
     length_buckets: Sequence[int] = ()
     """Lengths of rows besides the shards' own, ascending. All rows of a step have one length, and
     every example is in the shortest rows that hold it."""
+    pack: bool = False
+    """Let short examples share a row, in both phases. No token attends to another example, and the
+    loss of an example is what it is alone. A step has the same number of rows, which then hold more
+    examples. Evaluations are not packed."""
     model: ModelConfig = ModelConfig()
     """Shape of the model."""
     initialization: InitializationConfig = InitializationConfig()
@@ -190,6 +194,10 @@ class PretrainConfig:
         for name in ("batch_size", "accumulation", "eval_examples"):
             if getattr(self, name) < 1:
                 raise UserError(f"`{name}` is {getattr(self, name)}: give at least 1.")
+        if self.pack and self.length_buckets:
+            raise UserError(
+                "`pack` and `length_buckets` both replace padding by examples: leave out one."
+            )
         self.telemetry.check(self.loop.train_steps)
         if self.batch_size % self.accumulation:
             raise UserError(

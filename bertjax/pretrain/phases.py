@@ -14,10 +14,11 @@ from jax.sharding import Mesh
 
 from bertjax.config import BertConfig
 from bertjax.data.corpora import Corpora
-from bertjax.data.mixture import TrainStream, length_buckets, one_bucket
+from bertjax.data.mixture import TrainStream, length_buckets, one_bucket, packed_bucket
+from bertjax.data.packing import pack
 from bertjax.data.stream import ShardReader
 from bertjax.errors import UserError
-from bertjax.objectives.objective import Objective
+from bertjax.objectives.objective import PACKED_EXAMPLES, PACKED_TOKENS, Objective
 from bertjax.objectives.table import choose_objective
 from bertjax.pretrain.config import PretrainConfig
 from bertjax.pretrain.metrics import fields
@@ -41,17 +42,21 @@ class Phase(NamedTuple):
     """The first step, from 0."""
     end: int
     """The step after the last."""
+    packed: int | None = None
+    """Maximum number of examples in a packed row; None: rows hold one example each."""
 
     def rows(self, step: int, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Reads rows of the global batch of a step of the run."""
         batch = self.stream.rows(step - self.first, rows)
-        return {name: batch[name] for name in self.objective.arrays}
+        names = (*self.objective.arrays, *PACKED_TOKENS, *PACKED_EXAMPLES)
+        return {name: batch[name] for name in names if name in batch}
 
     def info(self, model: BertConfig, mesh: Mesh, name: str) -> PhaseInfo:
         """Describes the phase to the loop; tokens and FLOPs are means over the rows' lengths."""
-        config, lengths = self.config, self.stream.lengths
+        config, lengths, most = self.config, self.stream.lengths, self.packed or 1
+        predictions = {length: config.masking.predictions(length, most) for length, _ in lengths}
         row = sum(
-            share * self.objective.training_flops(model, length, config.masking.predictions(length))
+            share * self.objective.training_flops(model, length, predictions[length])
             for length, share in lengths
         )
         flops = config.batch_size * row
@@ -60,7 +65,15 @@ class Phase(NamedTuple):
         tokens = round(config.batch_size * sum(length * share for length, share in lengths))
         groups = [group.name for group in config.optimizer.groups]
         shown = fields(self.corpora, self.objective, groups)
-        return PhaseInfo(self.end, tokens, name, shown, work)
+        return PhaseInfo(self.end, tokens, name, shown, work, self.real_tokens / tokens)
+
+    @property
+    def real_tokens(self) -> float:
+        """Mean number of tokens of a step, without padding."""
+        return sum(
+            epochs * manifest.examples("train") * manifest.max_seq_length * (1 - manifest.padding)
+            for epochs, manifest in zip(self.stream.epochs(1), self.corpora.manifests, strict=True)
+        )
 
 
 def open_phases(config: PretrainConfig) -> tuple[Phase, ...]:
@@ -83,11 +96,16 @@ def open_phases(config: PretrainConfig) -> tuple[Phase, ...]:
         readers = corpora.readers("train")
         first = (config.second.after_steps or 0) if number else 0
         end = steps if number or config.second.after_steps is None else config.second.after_steps
-        buckets = one_bucket(readers, corpora.weights)
-        if own.length_buckets:
+        drawn, packed = readers, None
+        if own.pack:
+            drawn = pack(readers, own.seed)
+            buckets, packed = packed_bucket(drawn, corpora.weights), drawn[0].most
+        elif own.length_buckets:
             buckets = length_buckets(readers, corpora.weights, own.length_buckets)
-        stream = TrainStream(readers, buckets, seed=own.seed, batch_size=own.batch_size)
-        phases.append(Phase(own, objective, corpora, readers, stream, first, end))
+        else:
+            buckets = one_bucket(readers, corpora.weights)
+        stream = TrainStream(drawn, buckets, seed=own.seed, batch_size=own.batch_size)
+        phases.append(Phase(own, objective, corpora, readers, stream, first, end, packed))
     for other in phases[1:]:
         _refuse_mismatch(phases[0], other)
     return tuple(phases)
@@ -153,6 +171,8 @@ def data_settings(phase: Phase) -> dict[str, Any]:
     }
     if phase.config.length_buckets:
         found["length_buckets"] = [length for length, _ in phase.stream.lengths]
+    if phase.config.pack:
+        found["pack"] = True
     return found
 
 

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from bertjax.config import BertConfig
 from bertjax.errors import UserError
 from bertjax.objectives.masking import Vocabulary
-from bertjax.objectives.objective import TEACHER, TOKENS, Objective
+from bertjax.objectives.objective import PACKED_EXAMPLES, PACKED_TOKENS, TEACHER, TOKENS, Objective
 from bertjax.objectives.table import DEFAULT_OBJECTIVE
 from bertjax.pretrain.config import PretrainConfig
 from bertjax.pretrain.frequency import token_groups
@@ -66,6 +66,7 @@ def build(
     *,
     objective: Objective = DEFAULT_OBJECTIVE,
     schedule: optax.Schedule | None = None,
+    packed: int | None = None,
 ) -> Program:
     """Builds the step, the evaluation and the state of a recipe on a mesh.
 
@@ -74,19 +75,19 @@ def build(
         mesh: a mesh of devices that exist, or of a topology (`jax.experimental.topologies`).
         vocabulary: the tokenizer's tables.
         max_seq_length: T of the shards.
-        counts: int [V], how often every token occurs: for accuracies by frequency, and needed by
-            initialization.mlm_bias="unigram".
+        counts: int [V] of every token, for accuracies by frequency and mlm_bias="unigram".
         objective: the objective with its options and the shape of its teacher.
         schedule: the schedule of a run with several phases; by default, the recipe's.
+        packed: maximum number S of examples in a packed row; None: rows hold one example each.
 
     Raises:
         ValueError: counts are needed and missing.
         UserError: parts of the recipe contradict each other.
     """
     model = config.model.resolve(vocabulary.size)
-    _check_shapes(config, model, mesh, max_seq_length)
-    recipe, steps = config.optimizer, config.loop.train_steps
-    schedule = schedule or make_schedule(recipe, steps)
+    _check_shapes(config, model, mesh, max_seq_length, packed)
+    recipe = config.optimizer
+    schedule = schedule or make_schedule(recipe, config.loop.train_steps)
     optimizer = make_optimizer(recipe, schedule, layers=model.num_hidden_layers)
 
     def first_params() -> dict[str, Any]:
@@ -101,9 +102,8 @@ def build(
     frozen = param_groups.frozen_names(recipe.freeze, params, objective.trained(params))
     loss, evaluated = _losses(config, model, vocabulary, objective, counts)
     settings = StepConfig(config.seed, config.accumulation, recipe.ema_decay)
-    step = _make_step(
-        loss, optimizer, settings, schedule=schedule, groups=recipe.groups, frozen=frozen
-    )
+    reported = {"schedule": schedule, "groups": recipe.groups}
+    step = _make_step(loss, optimizer, settings, **reported, frozen=frozen)
     evaluation = make_eval_step(evaluated, config.seed)
     shapes, teacher = jax.eval_shape(state_of, params), objective.teacher_shapes()
     shardings = sharding.state_shardings(mesh, shapes)
@@ -114,7 +114,7 @@ def build(
         eval_step=jax.jit(evaluation, out_shardings=sharding.replicated(mesh)),
         abstract_state=sharding.placed(shapes, shardings),
         abstract_teacher=sharding.placed(teacher, sharding.param_shardings(mesh, teacher)),
-        abstract_batch=_abstract_batch(mesh, objective, config.batch_size, max_seq_length),
+        abstract_batch=_abstract_batch(mesh, objective, config.batch_size, max_seq_length, packed),
         frozen=frozen,
     )
 
@@ -158,15 +158,20 @@ def _losses(
 
 
 def _abstract_batch(
-    mesh: Mesh, objective: Objective, rows: int, length: int
+    mesh: Mesh, objective: Objective, rows: int, length: int, packed: int | None
 ) -> dict[str, jax.ShapeDtypeStruct]:
-    shapes = {name: (rows, length) if name in TOKENS else (rows,) for name in objective.arrays}
+    examples = (rows,) if packed is None else (rows, packed)
+    shapes = {name: (rows, length) if name in TOKENS else examples for name in objective.arrays}
+    if packed is not None:
+        shapes |= dict.fromkeys(PACKED_TOKENS, (rows, length))
+        shapes |= dict.fromkeys(PACKED_EXAMPLES, examples)
+    types = {"example_weight": jnp.float32}
     make = functools.partial(jax.ShapeDtypeStruct, sharding=sharding.batch_sharding(mesh))
-    return {name: make(shape, jnp.int32) for name, shape in shapes.items()}
+    return {name: make(shape, types.get(name, jnp.int32)) for name, shape in shapes.items()}
 
 
 def _check_shapes(
-    config: PretrainConfig, model: BertConfig, mesh: Mesh, max_seq_length: int
+    config: PretrainConfig, model: BertConfig, mesh: Mesh, max_seq_length: int, packed: int | None
 ) -> None:
     if max_seq_length > model.max_position_embeddings:
         raise UserError(
@@ -175,8 +180,8 @@ def _check_shapes(
             "or prepare the data with a smaller `max_seq_length`."
         )
     config.initialization.check(model)
-    for masking in (config.masking, config.evaluation_masking):
-        masking.predictions(max_seq_length)  # validates max_predictions
+    config.masking.predictions(max_seq_length, packed or 1)  # validates max_predictions
+    config.evaluation_masking.predictions(max_seq_length)
     ways, accumulation = mesh.shape["data"] * mesh.shape["fsdp"], config.accumulation
     if config.batch_size % (ways * accumulation):
         raise UserError(

@@ -177,7 +177,7 @@ def load(config: PretrainConfig) -> Inputs:
         )
     sharding.make_mesh(config.mesh)
     for phase in phases:
-        config.masking.predictions(phase.corpora.manifest.max_seq_length)
+        config.masking.predictions(phase.corpora.manifest.max_seq_length, phase.packed or 1)
     teacher, objective = None, first.objective
     if config.teacher is not None:
         teacher = open_teacher(config.teacher, [phase.corpora.manifest for phase in phases])
@@ -202,6 +202,7 @@ def build_programs(config: PretrainConfig, inputs: Inputs) -> Built:
             inputs.counts,
             objective=phase.objective,
             schedule=schedule,
+            packed=phase.packed,
         )
         evaluator = make_evaluator(
             phase.corpora,
@@ -371,15 +372,16 @@ def _announce(
 def _amount(phase: Phase) -> str:
     """Says how much of its data a phase reads."""
     corpora, steps, batch_size = phase.corpora, phase.end - phase.first, phase.config.batch_size
-    epochs = [
-        steps * batch_size * share / manifest.examples("train")
-        for share, manifest in zip(corpora.shares, corpora.manifests, strict=True)
-    ]
+    epochs, length = phase.stream.epochs(steps), corpora.manifest.max_seq_length
     told = f"{epochs[0]:.1f} epochs"
     if len(epochs) > 1:
         rows = zip(corpora.names, corpora.shares, epochs, strict=True)
         told = ", ".join(f"{each:.1f} epochs of {name} ({share:.1%})" for name, share, each in rows)
+    examples, places = corpora.examples("train"), f"{length} tokens"
+    if phase.packed is not None:
+        rows = sum(map(len, phase.stream.readers))
+        full = phase.real_tokens / batch_size / length
+        places = f"at most {length} tokens, packed into {rows:,} rows that are {full:.1%} full"
     return (
-        f"{corpora.examples('train'):,} training examples of {corpora.manifest.max_seq_length} "
-        f"tokens: {steps:,} steps of {batch_size} are {told}."
+        f"{examples:,} training examples of {places}: {steps:,} steps of {batch_size} are {told}."
     )

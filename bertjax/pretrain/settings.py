@@ -15,7 +15,7 @@ from bertjax.train.checkpoint.settings import ORDER, RunSettings
 from bertjax.train.optimizer import RATE_FIELDS
 
 UNSET_NAMES = (
-    *("data", ORDER, "length_buckets", "seed", "initialization"),
+    *("data", ORDER, "length_buckets", "pack", "seed", "initialization"),
     *("objective", "masking", "evaluation_masking", "batch_size"),
 )
 """Immutable settings without a value in the first checkpoint of a converted run."""

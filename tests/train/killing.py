@@ -16,7 +16,8 @@ import numpy as np
 
 _STEP = re.compile(r"^step +([\d,]+)/")
 # A clock measures these; they differ from run to run.
-_TIMES = ("time", "tokens_per_second", "data_wait", "seconds", "model_flops_per_second")
+_TIMES = ("time", "tokens_per_second", "real_tokens_per_second", "model_flops_per_second")
+_TIMES += ("data_wait", "seconds")
 
 
 def start(command: Sequence[str]) -> subprocess.Popen[str]:

@@ -208,7 +208,8 @@ _RULES = (
         "padding",
         0.5,  # such a row costs twice what it is worth
         "{padding:.0%} of the training rows is padding, which costs as much time as text: prepare "
-        "with a `max_seq_length` well below {max_seq_length}, or give longer documents.",
+        "with a `max_seq_length` well below {max_seq_length}, give longer documents, or pre-train "
+        "on packed rows.",
         applies=lambda numbers: not _ONE_SENTENCE.is_above(numbers),
     ),
     _Rule(

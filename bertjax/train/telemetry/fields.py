@@ -38,10 +38,11 @@ def show_fields(fields: Iterable[Field], metrics: Mapping[str, float]) -> list[s
     return [field.show(metrics[field.name]) for field in fields if field.name in metrics]
 
 
-def show_tokens(tokens_per_second: float) -> str:
-    """Formats a speed, e.g. `16,400 tok/s`."""
+def show_tokens(tokens_per_second: float, real_share: float | None = None) -> str:
+    """Formats a speed, e.g. `16,400 tok/s (19% padding)`."""
     digits = -2 if tokens_per_second >= 1000 else 0
-    return f"{round(tokens_per_second, digits):,.0f} tok/s"
+    padding = "" if real_share is None else f" ({1 - real_share:.0%} padding)"
+    return f"{round(tokens_per_second, digits):,.0f} tok/s{padding}"
 
 
 def duration(seconds: float) -> str:

@@ -180,7 +180,8 @@ class Telemetry:
         if not steps:
             return ""
         pace, phase = steps / seconds, phase_of(self._phases, self._done)
-        speeds = [show_tokens(pace * phase.tokens_per_step), *phase.work.show(pace)]
+        speed = show_tokens(pace * phase.tokens_per_step, phase.real_share)
+        speeds = [speed, *phase.work.show(pace)]
         where = f" in phase {phase.name}" if phase.name else ""
         devices = phase.work.devices
         return f"Trained{where} at {', '.join(speeds)}, over {steps:,} steps on {devices}."
@@ -215,12 +216,15 @@ class Telemetry:
         skipped = self._window.skipped
         pace, waiting = self._timer.lap(step)
         speed = None if pace is None else pace * phase.tokens_per_step
-        measured = {"tokens_per_second": speed, "data_wait": waiting, "skipped": skipped or None}
+        real = speed and phase.real_share and speed * phase.real_share
+        measured = {"tokens_per_second": speed, "real_tokens_per_second": real}
+        measured |= {"data_wait": waiting, "skipped": skipped or None}
         record = self._record("train", step, metrics, **measured, **phase.work.record(pace))
         words = [*_named(phase), *show_fields(fields, metrics)]
         words += [f"skipped {skipped}"] if skipped else []
         if speed is not None and waiting is not None:
-            words += [show_tokens(speed), *phase.work.show(pace), f"data wait {waiting:.0%}"]
+            words += [show_tokens(speed, phase.real_share), *phase.work.show(pace)]
+            words += [f"data wait {waiting:.0%}"]
         if self._bar is not None:
             self._bar.set_postfix_str("  ".join(words), refresh=False)
         else:

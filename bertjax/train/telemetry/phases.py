@@ -19,6 +19,8 @@ class PhaseInfo(NamedTuple):
     """Metrics of its lines; if empty, those of the run."""
     work: Work = Work()
     """FLOPs of its steps, for MFU."""
+    real_share: float | None = None
+    """Share of its tokens that are not padding; None if padding does not count as tokens."""
 
 
 def phase_of(phases: Sequence[PhaseInfo], step: int) -> PhaseInfo:
