@@ -16,7 +16,7 @@ from bertjax import model_verbs, signals
 from bertjax.commands import command
 from bertjax.errors import Stopped, UserError
 from bertjax.flags import resuming_command, saying_flags, stopped_sentence
-from bertjax.parsing import COMMON, parse_recipe, parsed
+from bertjax.parsing import COMMON, parse, parse_recipe, parsed, read_recipe
 from bertjax.terminal import Complaints, complain, say_line
 
 EXIT_DONE, EXIT_INTERRUPTED, EXIT_WARNED, EXIT_MISTAKE, EXIT_STOPPED = 0, 1, 1, 2, 75
@@ -205,6 +205,21 @@ def _pretrain(arguments: list[str]) -> int:
     return EXIT_DONE
 
 
+def _plan(arguments: list[str]) -> None:
+    from bertjax.plan.config import PlanConfig
+    from bertjax.pretrain.config import PretrainConfig
+
+    with saying_flags(PlanConfig, say_line) as say:
+        verb, recipe, flags = read_recipe(PretrainConfig, "plan", arguments)
+        default = recipe and PlanConfig(**vars(recipe))
+        how = {"default": default, "common": COMMON["plan"], "recipe_kind": PretrainConfig}
+        config = parse(PlanConfig, verb, flags, **how)
+
+        from bertjax.plan.run import plan
+
+        plan(config, arguments, say, complain)
+
+
 def _convert(arguments: list[str]) -> None:
     from bertjax.convert.run import ConvertConfig, convert
     from bertjax.convert.to_run import MODEL
@@ -296,6 +311,7 @@ VERBS = {
     "tokenizer train": Verb("text -> a vocabulary", _tokenizer_train),
     "prepare": Verb("text + vocabulary -> shards", _prepare),
     "pretrain": Verb("shards -> a pre-trained BERT", _pretrain),
+    "plan": Verb("a recipe + a TPU topology -> memory, time and price of a run", _plan),
     "convert": Verb("a TF1 checkpoint, a model or a run -> another layout", _convert),
     "finetune": Verb("a BERT + labeled files -> a fine-tuned model", _finetune),
     "glue": Verb("a BERT + the GLUE benchmark -> a table and a submission", _glue),

@@ -21,6 +21,7 @@ from bertjax.inference.config import (
     SearchConfig,
 )
 from bertjax.parsing import registry
+from bertjax.plan.config import PlanConfig
 from bertjax.pretrain.config import PretrainConfig
 from bertjax.report.run import ReportConfig
 from bertjax.tasks import kinds
@@ -51,6 +52,7 @@ def print_completion(shell: str) -> None:
         "tokenizer": _Tokenizer,
         "prepare": PrepareArguments,
         "pretrain": PretrainConfig,
+        "plan": PlanConfig,
         "convert": ConvertConfig,
         "finetune": _with_options(FinetuneConfig, trained, kind_name=name),
         "glue": GlueConfig,

@@ -17,6 +17,7 @@ EXAMPLES = {
     "tokenizer train": "--input corpus/*.txt --output tokenizer",
     "prepare": "--input corpus/*.txt --tokenizer tokenizer --output shards",
     "pretrain": "--data shards --workdir runs/mine",
+    "plan": "recipe.py --topology v5e:2x4",
     "convert": "runs/mine exported",
     "finetune": "--model runs/mine --train train.csv --dev dev.csv --workdir runs/task",
     "glue": "glue_data --model runs/mine --workdir runs/glue",

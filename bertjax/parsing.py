@@ -35,6 +35,11 @@ COMMON = {
         *("masking.whole_word", "loop.train_steps", "loop.eval_every", "loop.save_every", "seed"),
         "fresh",
     ),
+    "plan": (
+        *("topology", "data", "max_seq_length", "vocab_size", "model.size", "batch_size"),
+        *("accumulation", "optimizer.name", "execution", "mesh", "loop.train_steps", "phase"),
+        *("hourly_rate", "compare", "search", "html", "json"),
+    ),
     "finetune": (
         *("model", "train", "dev", "test", "workdir", "seeds", "epochs", "batch_size", "fresh"),
         *("max_seq_length", "select", "optimizer.learning_rate", "kind_name", "task"),
@@ -65,13 +70,14 @@ def parse(
     *,
     default: Config | None = None,
     common: Sequence[str] = (),
+    recipe_kind: type | None = None,
 ) -> Config:
     """Returns a configuration from the words after a verb.
 
     Exits with 0 on --help and --help-all. --help shows the fields that `common` names by their
     paths, groups as a whole; without names, all. `default` is a configuration to change, such as a
-    recipe's. Raises `UserError` if a flag does not exist, a value is missing or of a wrong kind, or
-    the configuration refuses the values.
+    recipe's, which is of `recipe_kind` or else of `kind`. Raises `UserError` if a flag does not
+    exist, a value is missing or of a wrong kind, or the configuration refuses the values.
     """
     import tyro
 
@@ -81,6 +87,7 @@ def parse(
         arguments = ["--help"]
     if not asked or "--help-all" in asked:
         common = ()
+    written = (recipe_kind or kind).__name__
     command = Command(name, written_whole(kind, name, arguments))
     if not asked:
         command.check_flags(kind)
@@ -92,7 +99,7 @@ def parse(
             prog=f"bertjax {verb if asked and recipe else name}",
             description=_description(
                 kind,
-                f"RECIPE.py is a Python file with `config = {kind.__name__}(...)`, which the flags "
+                f"RECIPE.py is a Python file with `config = {written}(...)`, which the flags "
                 "change."
                 if recipe
                 else "",

@@ -26,6 +26,7 @@ VERBS = (
     ["tokenizer", "train"],
     ["prepare"],
     ["pretrain"],
+    ["plan"],
     ["convert"],
     ["finetune"],
     ["glue"],

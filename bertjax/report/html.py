@@ -109,12 +109,13 @@ class Bar(NamedTuple):
     color: str  # accent, second or third
 
 
-def bars(items: Sequence[Bar], title: str, longest: float) -> str:
+def bars(items: Sequence[Bar], title: str, longest: float, left: int = 150) -> str:
     """Horizontal bars with their standard deviations as whiskers.
 
-    A bar of the value `longest` has the full length. Screen readers say the title.
+    A bar of the value `longest` has the full length. The labels have `left` pixels. Screen readers
+    say the title.
     """
-    left, width, row, top = 150, 520, 44, 8
+    width, row, top = 370 + left, 44, 8
     scale = (width - left - 110) / (longest or 1.0)
     shapes = []
     for number, bar in enumerate(items):

@@ -1,0 +1,81 @@
+"""Counts the bytes that operations of a compiled program read from and write to HBM."""
+
+from collections.abc import Mapping
+
+from bertjax.plan.hlo import Array, Operation, Program
+
+# Names for data that exists, ends of asynchronous operations, and loops, whose bodies count.
+_FREE = {"parameter", "constant", "get-tuple-element", "tuple", "bitcast", "while", "conditional"}
+_FREE |= {"copy-done", "slice-done", "after-all", "partition-id", "replica-id", "async-done"}
+_READS_A_PART = ("dynamic-slice", "slice", "gather")
+
+
+def hbm_bytes(program: Program, operation: Operation, defined: Mapping[str, Operation]) -> int:
+    """Returns the bytes of one execution, without padding.
+
+    Every operand that lies in HBM is read once, except where only a slice or single rows of it are
+    read, and a result is written once. An update in place counts the update.
+
+    Args:
+        program: the whole program, for the insides of fusions.
+        operation: an operation of a computation.
+        defined: the operations of that computation by name.
+    """
+    if operation.opcode in _FREE or operation.opcode.endswith("-done"):
+        return 0
+    if operation.opcode == "copy-start":  # (destination, source, context)
+        return sum(each.size for each in operation.arrays[:2] if each.in_hbm)
+    if operation.opcode.endswith("-start"):  # ((sources), destination, context)
+        return 2 * operation.arrays[-2].size if operation.arrays[0].in_hbm else 0
+    if operation.opcode == "fusion" and operation.called in program:
+        return _of_fusion(program, operation, defined)
+    read = [array for name in operation.operands for array in _arrays(defined, name)]
+    if operation.opcode in _READS_A_PART:
+        return 2 * _in_hbm(operation.arrays)
+    if operation.opcode == "dynamic-update-slice":
+        return 2 * sum(each.size for each in _arrays(defined, operation.operands[1]))
+    return _in_hbm(read) + _in_hbm(operation.arrays)
+
+
+def _of_fusion(program: Program, fusion: Operation, defined: Mapping[str, Operation]) -> int:
+    inner = program[fusion.called or ""]
+    by_name = {each.name: each for each in inner}
+    parameters = {
+        int(each.text.partition(")")[0]): each for each in inner if each.opcode == "parameter"
+    }
+    total = 0
+    updated = set()
+    root = next(each for each in inner if each.is_root)
+    results = [by_name[name] for name in root.operands] if root.opcode == "tuple" else [root]
+    for result, array in zip(results, fusion.arrays, strict=False):
+        update = _behind(by_name, result)
+        if update.opcode == "dynamic-update-slice":
+            updated.add(_behind(by_name, by_name[update.operands[0]]).name)
+            total += array.in_hbm * sum(each.size for each in by_name[update.operands[1]].arrays)
+        else:
+            total += array.in_hbm * array.size
+    for place, name in enumerate(fusion.operands):
+        parameter = parameters.get(place)
+        if parameter is None or parameter.name in updated:
+            continue
+        whole = _in_hbm(_arrays(defined, name))
+        users = [each for each in inner if parameter.name in each.operands]
+        if users and all(each.opcode in _READS_A_PART for each in users):
+            whole = min(whole, sum(array.size for each in users for array in each.arrays))
+        total += whole
+    return total
+
+
+def _behind(by_name: Mapping[str, Operation], operation: Operation) -> Operation:
+    """Returns the operation that a bitcast stands for."""
+    while operation.opcode == "bitcast" and operation.operands[0] in by_name:
+        operation = by_name[operation.operands[0]]
+    return operation
+
+
+def _arrays(defined: Mapping[str, Operation], name: str) -> list[Array]:
+    return defined[name].arrays if name in defined else []
+
+
+def _in_hbm(arrays: list[Array]) -> int:
+    return sum(each.size for each in arrays if each.in_hbm)
