@@ -10,9 +10,9 @@ Compiles a program for the chips of a topology, on a machine without any (Linux 
 to four minutes: the pre-training step of BERT; the training step of an encoder-decoder of two
 BERTs; or the program that writes texts with it by beam search. The compiler annotates every
 operation with `estimated_cycles`; the sum is its estimate of the time on one chip. The estimate has
-limits: a loop (scan, remat) counts once, overlapping operations are added, and Pallas kernels and
-the choice of the best tokens (TopK) have no estimate. It orders programs. For a generation the
-script adds the steps of its loops.
+limits: overlapping operations are added, what chips exchange counts nothing, and Pallas kernels and
+the choice of the best tokens (TopK) have no estimate. It orders programs. Operations in loops count
+as often as they run; for a generation the script adds the steps of its loops itself.
 
 Prints one line of JSON and the costliest operations, and adds the JSON to the results.
 `flops_ratio` compares the FLOPs of the compiled program with those of the matrix products that
@@ -22,27 +22,17 @@ embeddings that the chips add up.
 """
 
 import argparse
-import collections
 import dataclasses
 import json
-import os
 import pathlib
-import re
 import shlex
 import sys
 import time
 import types
 
-import recorded
-
-# libtpu reads these once, when it is loaded. The process computes nothing; it only compiles.
-os.environ.update(JAX_PLATFORMS="cpu", TPU_WORKER_HOSTNAMES="localhost")
-os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
-os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
-
 import jax
 import numpy as np
-from jax.experimental import topologies
+import recorded
 
 from bertjax.config import BertConfig, EncoderDecoderConfig, Execution
 from bertjax.finetune.program import Hyperparameters, programs
@@ -50,6 +40,9 @@ from bertjax.model.flops import pretraining_flops, training_flops
 from bertjax.model.generation_config import GenerationConfig
 from bertjax.model.search import stages
 from bertjax.objectives.masking import Vocabulary
+from bertjax.plan import collectives, hlo, operations
+from bertjax.plan.chips import parse_topology
+from bertjax.plan.compile import topology_devices
 from bertjax.pretrain.config import ModelConfig, PretrainConfig
 from bertjax.pretrain.program import build
 from bertjax.tasks.seq2seq.architectures import encoder_decoder_head
@@ -60,7 +53,6 @@ from bertjax.train.optimizer import OPTIMIZERS, OptimizerConfig
 
 VOCAB_SIZE = 30522
 BFLOAT16 = Execution(dtype="bfloat16")
-FLOPS_PER_CYCLE = {"v5e": 4 * 128 * 128 * 2}  # bfloat16; at 1.5 GHz these are 197 TFLOP/s
 
 
 def pretraining(options, mesh):
@@ -140,86 +132,58 @@ def generation(options, mesh):
 PROGRAMS = {"pretrain": pretraining, "seq2seq": training, "generation": generation}
 
 
-def computations(text):
-    """Returns {name: lines} of a compiled program; the first one is named ENTRY."""
-    found, lines = {}, []
-    for line in text.splitlines():
-        if begin := re.match(r"(ENTRY )?%?([\w.\-]+) \(", line) if line.endswith("{") else None:
-            lines = found.setdefault("ENTRY" if begin[1] else begin[2], [])
-        lines.append(line)
-    return found
+def millions(program, times):
+    """Returns the compiler's estimate for computations that run so often, in millions of cycles."""
+    return round(operations.cycles_of(program, times).total / 1e6, 2)
 
 
-def cycles_by_operation(lines):
-    """Sums `estimated_cycles` of a computation: {name: (cycles, operations)}."""
-    cycles, count = collections.Counter(), collections.Counter()
-    for line in lines:
-        if estimate := re.search(r'"estimated_cycles":"?(\d+)', line):
-            name = re.search(r'op_name="([^"]*)"', line)
-            # Layers differ by their numbers only.
-            name = re.sub(r"\d+", "N", name[1] if name else "?")[-100:]
-            cycles[name] += int(estimate[1])
-            count[name] += 1
-    return {name: (value, count[name]) for name, value in cycles.most_common()}
-
-
-def total(operations):
-    """Returns the sum of cycles, in millions."""
-    return round(sum(cycles for cycles, _ in operations.values()) / 1e6, 2)
-
-
-def loops(found):
-    """Returns the names of (condition, body) of the loops of a program, in their order."""
-    pattern = r" while\(.*condition=%?([\w.\-]+), body=%?([\w.\-]+)"
-    return [match.groups() for line in found["ENTRY"] if (match := re.search(pattern, line))]
-
-
-def collectives(lines):
+def exchanged(program, computation):
     """Returns the kind and the shapes of each operation between chips."""
-    kinds = "all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter"
     found = []
-    for line in lines:
-        if match := re.search(rf" = (.*?) ({kinds})(-start)?\(", line):
-            shapes = re.findall(r"\w+\[[\d,]*\]", match[1])
-            found.append(" ".join([match[2], *shapes]))
+    for operation, kind, _ in collectives.beginning_in(program, computation):
+        shapes = [f"{each.dtype}[{','.join(map(str, each.shape))}]" for each in operation.arrays]
+        found.append(" ".join([kind, *shapes]))
     return found
 
 
-def of_loops(options, found, once):
+def of_loops(options, program, once):
     """Describes the loops of a generation, one for each stage of its search."""
-    ends = stages(options.target_length)
-    bodies = [total(cycles_by_operation(found[body])) for _, body in loops(found)]
-    steps = np.diff([0, *ends]).tolist()
-    between = [each for pair in loops(found) for name in pair for each in collectives(found[name])]
+    loops = [hlo.loop_of(each) for each in program[hlo.ENTRY] if each.opcode == "while"]
+    bodies = [millions(program, {body: 1}) for _, body in loops]
+    steps = np.diff([0, *stages(options.target_length)]).tolist()
     return {
         "steps_of_stages": steps,
         "million_cycles_of_a_step": bodies,
         "million_cycles_of_the_longest_texts": round(once + float(np.dot(steps, bodies)), 1),
-        "collectives_in_loops": between,
+        "collectives_in_loops": [
+            each for pair in loops for name in pair for each in exchanged(program, name)
+        ],
     }
 
 
 def describe(options, topology):
-    """Compiles a program; returns its facts and the operations outside of loops."""
-    mesh = sharding.make_mesh(sharding.MeshConfig(), topology.devices)
+    """Compiles a program; returns its facts and its operations, the costliest first."""
+    devices = topology_devices(topology)
+    mesh = sharding.make_mesh(sharding.MeshConfig(), devices)
     lowered, flops = PROGRAMS[options.program](options, mesh)
     begun = time.perf_counter()
-    effort = {"exec_time_optimization_effort": -1.0} if options.fast else None
+    effort = {"optimization_level": 9} if options.fast else None  # EFFORT_O0
     compiled = lowered.compile(compiler_options=effort)
     seconds = time.perf_counter() - begun
-    found = computations(compiled.as_text())
-    operations = cycles_by_operation(found["ENTRY"])
+    program = hlo.parse(compiled.as_text())
+    times = {hlo.ENTRY: 1} if options.program == "generation" else hlo.executions(program).times
+    named = operations.cycles_of(program, times).named
     facts = {
-        "device": f"{mesh.size} x {topology.devices[0].device_kind}, ahead of time",
-        "million_cycles": total(operations),
+        "device": f"{mesh.size} x {devices[0].device_kind}, ahead of time",
+        "million_cycles": millions(program, times),
         "peak_gib": round(compiled.memory_analysis().peak_memory_in_bytes / 2**30, 3),
         "compile_seconds": round(seconds),
     }
     if options.program == "generation":
-        return {**facts, **of_loops(options, found, facts["million_cycles"])}, operations
+        return {**facts, **of_loops(options, program, facts["million_cycles"])}, named
     flops /= mesh.size
-    cost, name = compiled.cost_analysis(), options.topology.split(":")[0]
-    ideal = flops / FLOPS_PER_CYCLE.get(name, float("nan")) / 1e6
+    cost = compiled.cost_analysis()
+    ideal = flops / topology.chip.flops_per_cycle / 1e6
     facts |= {
         "ideal_million_cycles": round(ideal, 2),
         "cycles_ratio": round(facts["million_cycles"] / ideal, 3),
@@ -228,10 +192,10 @@ def describe(options, topology):
     }
     if options.program == "seq2seq":
         table = f"[{VOCAB_SIZE},{BertConfig.named(options.size).hidden_size}]"
-        every = [each for lines in found.values() for each in collectives(lines)]
+        every = [each for name in times for each in exchanged(program, name)]
         added = [each for each in every if each.startswith(("all-reduce", "reduce-scatter"))]
         facts["vocabulary_reductions"] = sum(each.count(table) for each in added)
-    return facts, operations
+    return facts, named
 
 
 def main():
@@ -250,14 +214,14 @@ def main():
     results = pathlib.Path(__file__).parent / "results/tpu_cycles.json"
     parser.add_argument("--output", type=pathlib.Path, default=results)
     options = parser.parse_args()
-    topology = topologies.get_topology_desc(platform="tpu", topology_name=options.topology)
-    facts, operations = describe(options, topology)
+    facts, named = describe(options, parse_topology(options.topology))
     command = shlex.join(["python", "benchmarks/tpu_cycles.py", *sys.argv[1:]])
     facts = {"command": command, **facts}
     print(json.dumps(facts))
-    whole = sum(cycles for cycles, _ in operations.values())
-    for name, (cycles, count) in list(operations.items())[: options.top]:
-        print(f"{cycles / whole:6.1%}  {cycles:>11,}  x{count:<4} {name}")
+    whole = sum(each.cycles for each in named)
+    for each in named[: options.top]:
+        share = each.cycles / whole
+        print(f"{share:6.1%}  {each.cycles:>11,}  x{each.operations:<4} {each.name[-100:]}")
     dropout = ", no dropout" if options.no_dropout else ""
     name = f"{options.size}, {options.batch} x {options.length}, {options.topology}{dropout}"
     if options.program != "pretrain":

@@ -38,7 +38,7 @@ def compiled(batch_size, **execution):
     )
     program = build(config, mesh, vocabulary, max_seq_length=128)
     lowered = program.step.lower(program.abstract_state, program.abstract_batch)
-    options = {"exec_time_optimization_effort": -1.0}
+    options = {"optimization_level": 9}  # EFFORT_O0
     return program, lowered.compile(compiler_options=options)
 
 

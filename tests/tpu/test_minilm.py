@@ -30,7 +30,7 @@ objective = objective.taught_by(BertConfig.named("base"), config.model.resolve(3
 program = build(config, mesh, vocabulary, 512, objective=objective)
 start = time.perf_counter()
 inputs = (program.abstract_state, program.abstract_batch, program.abstract_teacher)
-options = {"exec_time_optimization_effort": -1.0}
+options = {"optimization_level": 9}  # EFFORT_O0
 compiled = program.step.lower(*inputs).compile(compiler_options=options)
 
 
