@@ -44,6 +44,7 @@ if TYPE_CHECKING:  # an alias marks a public name
     from bertjax.objectives.linear_cross_entropy import linear_cross_entropy as linear_cross_entropy
     from bertjax.objectives.masking import MaskingConfig as MaskingConfig
     from bertjax.objectives.masking import Vocabulary as Vocabulary
+    from bertjax.objectives.masking import mask_packed_tokens as mask_packed_tokens
     from bertjax.objectives.masking import mask_tokens as mask_tokens
     from bertjax.objectives.nsp import pretraining_loss as pretraining_loss
     from bertjax.objectives.nsp import pretraining_normalizers as pretraining_normalizers
@@ -118,7 +119,7 @@ _PUBLIC: dict[str, tuple[str, ...]] = {
     "model.prefix": ("Prefix",),
     "model.search": ("Beams", "Generated", "beam_search"),
     "objectives.linear_cross_entropy": ("linear_cross_entropy",),
-    "objectives.masking": ("MaskingConfig", "Vocabulary", "mask_tokens"),
+    "objectives.masking": ("MaskingConfig", "Vocabulary", "mask_packed_tokens", "mask_tokens"),
     "objectives.nsp": ("pretraining_loss", "pretraining_normalizers"),
     "pretrain.config": ("ModelConfig", "PretrainConfig"),
     "tasks.classification.config": ("ClassificationConfig",),

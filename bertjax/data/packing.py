@@ -7,6 +7,7 @@ of them share a row.
 """
 
 import bisect
+import functools
 import hashlib
 import math
 from collections.abc import Sequence
@@ -93,7 +94,7 @@ class PackedReader:
         """S, the maximum number of examples in a row."""
         return self._examples.shape[1]
 
-    @property
+    @functools.cached_property
     def identity(self) -> str:
         """Names the examples, the rows that they make, and their order."""
         digest = hashlib.sha256(self._examples.tobytes()).hexdigest()
