@@ -51,32 +51,35 @@ _NAME = re.compile(r"(\w+):(\d+(?:x\d+){1,2})")
 
 
 class Topology(NamedTuple):
-    """A slice of TPU chips, such as v5e:16x16."""
+    """One or several slices of TPU chips, such as v5e:16x16."""
 
     chip: Chip
     shape: tuple[int, ...]
+    slices: int = 1
 
     @property
     def name(self) -> str:
-        """Its name, as `topology` gives it."""
+        """The name of a slice, as `topology` gives it."""
         return f"{self.chip.name}:{'x'.join(map(str, self.shape))}"
 
     @property
     def chips(self) -> int:
-        """The number of chips."""
-        return math.prod(self.shape)
+        """The number of chips in all slices."""
+        return self.slices * math.prod(self.shape)
 
     def options(self) -> dict[str, object]:
         """Returns the arguments that libtpu needs beside the name."""
         options: dict[str, object] = {}
         if self.chip.name == "v4":
             options["chip_config_name"] = "megacore"  # as on a TPU VM: one device a chip
-        if self.chips == 1:
+        if self.slices > 1:
+            options["num_slices"] = self.slices
+        if math.prod(self.shape) == 1:
             options["chips_per_host_bounds"] = (1, 1, 1)
         return options
 
 
-def parse_topology(name: str) -> Topology:
+def parse_topology(name: str, slices: int = 1) -> Topology:
     """Reads a name such as v5e:2x4 or v5p:2x2x2; raises `UserError` with those that are known."""
     if not name:
         raise UserError(f"`topology` is missing: name the chips to plan for. {_known()}")
@@ -90,7 +93,7 @@ def parse_topology(name: str) -> Topology:
     chips, most = math.prod(shape), 256 if flat else 9216
     if len(shape) != (2 if flat else 3) or not (chips == 1 or is_even) or not 0 < chips <= most:
         raise UserError(f"`topology` {name}: there is no such slice. {_known(chip.name)}")
-    return Topology(chip, shape)
+    return Topology(chip, shape, slices)
 
 
 def _known(chip: str | None = None) -> str:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bertjax.plan.hlo import Operation, Program
+from bertjax.plan.hlo import Array, Operation, Program, arrays_of, elements
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
@@ -17,12 +17,17 @@ _GROUPS = re.compile(r"\{\{([\d,]+)\}")
 _IOTA = re.compile(r"\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
 
 
+SLICES = "slices"
+"""Stands for the axes of an exchange over the network between slices."""
+_MEGASCALE = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
+
+
 class Collective(NamedTuple):
     """Collectives of one kind over the same axes, in one step on one chip."""
 
     kind: str
     axes: str
-    """The mesh axes whose chips take part, e.g. "data"; "all chips" if the program names none."""
+    """The mesh axes whose chips take part, e.g. "data", or SLICES."""
     overlaps: bool
     """Whether other operations run meanwhile. The others wait for it."""
     count: int
@@ -47,17 +52,13 @@ def collectives_of(
     found: dict[tuple[str, str, bool], list] = {}
     for computation, count in times.items():
         for operation, kind, overlaps in beginning_in(program, computation):
-            members = _members(operation, mesh)
-            arrays = [each for each in operation.arrays if each.dtype != "token"]
-            if operation.opcode.endswith("-start"):  # (sources, destinations, contexts)
-                arrays = arrays[1:2] if len(arrays) > 1 else arrays
+            arrays, (axes, chips) = _arrays(operation), _axes(operation, mesh)
             size = sum(each.size for each in arrays)
-            size *= len(members) if operation.opcode == "reduce-scatter" else 1
-            key = (kind, _axes(members, mesh), overlaps)
-            entry = found.setdefault(key, [0, 0, 0, set()])
+            size *= chips if operation.opcode == "reduce-scatter" else 1
+            entry = found.setdefault((kind, axes, overlaps), [0, 0, 0, set()])
             entry[0] += count
             entry[1] += count * size
-            entry[2] += count * _sent(kind, size, len(members))
+            entry[2] += count * _sent(kind, size, chips)
             entry[3] |= {each.dtype for each in arrays}
     result = [
         Collective(*key, number, size, sent, ", ".join(sorted(dtypes)))
@@ -72,6 +73,8 @@ def beginning_in(program: Program, computation: str) -> Iterator[tuple[Operation
         kind = operation.opcode.removesuffix("-start")
         if kind in KINDS:
             yield operation, kind, operation.opcode.endswith("-start")
+        elif sent := _MEGASCALE.search(operation.text) if operation.opcode == "send" else None:
+            yield operation, sent[1].lower().replace("_", "-"), True
         elif operation.called in program:
             yield from _fused(program[operation.called or ""])
 
@@ -93,6 +96,25 @@ def _fused(operations: Sequence[Operation]) -> Iterator[tuple[Operation, str, bo
             continue
         is_scatter = each.opcode == "all-reduce" and is_sliced
         yield each, "reduce-scatter" if is_scatter else each.opcode, begins
+
+
+def _arrays(operation: Operation) -> list[Array]:
+    """Returns the arrays that are gathered, or the sources of a reduction."""
+    if operation.opcode == "send":  # (source, context, token)
+        return operation.arrays[:1]
+    if operation.opcode.endswith("-start") and operation.opcode != "all-reduce-start":
+        return arrays_of(elements(operation.type)[1])  # (sources, destinations, contexts)
+    return operation.arrays
+
+
+def _axes(operation: Operation, mesh: Mapping[str, int]) -> tuple[str, int]:
+    """Returns the names of the axes over which an operation works, and the number of its chips."""
+    if operation.opcode == "send":
+        return SLICES, 2
+    members = _members(operation, mesh)
+    places = np.unravel_index(np.asarray(members), tuple(mesh.values()))
+    varying = [name for name, at in zip(mesh, places, strict=True) if len(set(at.tolist())) > 1]
+    return " x ".join(varying) or "one chip", len(members)
 
 
 def _members(operation: Operation, mesh: Mapping[str, int]) -> list[int]:
@@ -121,13 +143,6 @@ def _members(operation: Operation, mesh: Mapping[str, int]) -> list[int]:
     return list(range(math.prod(mesh.values())))
 
 
-def _axes(members: Sequence[int], mesh: Mapping[str, int]) -> str:
-    """Returns the names of the axes along which the members differ."""
-    places = np.unravel_index(np.asarray(members), tuple(mesh.values()))
-    varying = [name for name, at in zip(mesh, places, strict=True) if len(set(at.tolist())) > 1]
-    return " x ".join(varying) or "one chip"
-
-
 def _sent(kind: str, size: int, chips: int) -> int:
     if kind == "collective-permute":
         return size
@@ -138,9 +153,11 @@ def _sent(kind: str, size: int, chips: int) -> int:
 def seconds(collectives: Sequence[Collective], bandwidth: float) -> tuple[float, float]:
     """Returns the least seconds of those that overlap and of those that do not.
 
-    `bandwidth` are the bytes that a chip sends in a second over all of its links.
+    `bandwidth` are the bytes that a chip sends in a second over all of its links. The network
+    between slices is left out.
     """
-    ordered = sorted(collectives, key=lambda each: each.overlaps)
+    within = [each for each in collectives if each.axes != SLICES]
+    ordered = sorted(within, key=lambda each: each.overlaps)
     sums = {
         overlaps: sum(each.sent for each in group) / bandwidth
         for overlaps, group in itertools.groupby(ordered, key=lambda each: each.overlaps)

@@ -186,6 +186,7 @@ def _setting(
     params = jax.tree.leaves(step.program.abstract_state.params)
     return {
         "topology": topology.name,
+        "slices": topology.slices,
         "chips": topology.chips,
         "devices": mesh.size,
         "device_kind": mesh.devices.flat[0].device_kind,
@@ -233,7 +234,9 @@ def _too_large(error: str, config: PlanConfig, step: _Step, rows: Rows) -> dict[
         for leaf in jax.tree.leaves(step.arguments)
     )
     found = _NEEDED.search(error)
-    needed, available = (float(found[1]), float(found[2])) if found else (math.nan, math.nan)
+    if not found:
+        raise UserError(f"The step does not fit: {error.splitlines()[0]}")
+    needed, available = float(found[1]), float(found[2])
     if "temporaries" in error:
         needed += held / GIB
     execution = dataclasses.replace(config.execution, remat="full")

@@ -28,6 +28,8 @@ class PlanConfig(PretrainConfig):
     fresh: Suppress[bool] = False
     topology: str = ""
     """Chips to plan for, such as v5e:2x4 or v5p:2x2x2. Known are v4, v5e, v5p, v6e and tpu7x."""
+    slices: int = 1
+    """Slices of this topology, which only `mesh.data` crosses."""
     max_seq_length: int | None = None
     """Tokens in a row. Default: as in the shards; with `length_buckets`, the longest."""
     vocab_size: int | None = None
@@ -66,11 +68,12 @@ class PlanConfig(PretrainConfig):
 
     def chips(self) -> Topology:
         """Returns the topology; raises `UserError` if there is no such one."""
-        return parse_topology(self.topology)
+        return parse_topology(self.topology, self.slices)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, least in (("max_seq_length", 8), ("vocab_size", 8), ("packed_examples", 1)):
+        least_values = {"max_seq_length": 8, "vocab_size": 8, "packed_examples": 1, "slices": 1}
+        for name, least in least_values.items():
             if (value := getattr(self, name)) is not None and value < least:
                 raise UserError(f"`{name}` is {value}: give at least {least}.")
         if self.hourly_rate is not None and not self.hourly_rate > 0:

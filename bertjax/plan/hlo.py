@@ -18,6 +18,7 @@ _CALLS = re.compile(r"calls=%?([\w.\-]+)")
 _LOOP = re.compile(r"condition=%?([\w.\-]+), body=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"(?:true_computation|false_computation)=%?([\w.\-]+)")
 _BRANCH_LIST = re.compile(r"branch_computations=\{([^}]*)\}")
+_ALIAS = re.compile(r"\{(\d*)\}: \((\d+), \{(\d*)\}")
 _CYCLES = re.compile(r'"estimated_cycles":"?(\d+)')
 _OP_NAME = re.compile(r'op_name="((?:[^"\\]|\\.)*)"')
 
@@ -89,6 +90,12 @@ class Operation(NamedTuple):
         found = _CALLS.search(self.text)
         return found[1] if found else None
 
+    @property
+    def aliases(self) -> list[tuple[int, int, int]]:
+        """Results of a fusion that are operands: place, operand, and place within the operand."""
+        text = self.attribute("output_to_operand_aliasing").partition("}}")[0]
+        return [(int(a or 0), int(b), int(c or 0)) for a, b, c in _ALIAS.findall(text)]
+
     def attribute(self, name: str) -> str:
         """Returns the text after `name=`, which may go on after the end of the value, or ""."""
         return self.text.partition(f"{name}=")[2]
@@ -109,6 +116,19 @@ def arrays_of(text: str) -> list[Array]:
     """Returns the arrays in the text of a type, in their order."""
     found = _ARRAY.findall(text)
     return [Array(a, tuple(map(int, filter(None, b.split(",")))), c) for a, b, c in found]
+
+
+def elements(text: str) -> list[str]:
+    """Returns the types of the elements of a tuple's type, or the type itself."""
+    if not text.startswith("("):
+        return [text]
+    found, depth, begin = [], 0, 1
+    for at, character in enumerate(text):
+        depth += (character in "([{") - (character in ")]}")
+        if (character == "," and depth == 1) or (character == ")" and depth == 0):
+            found.append(text[begin:at])
+            begin = at + 1
+    return found
 
 
 def parse(text: str) -> dict[str, list[Operation]]:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
-from bertjax.plan.hlo import ENTRY, Array, Operation, Program, arrays_of, loop_of
+from bertjax.plan.hlo import ENTRY, Array, Operation, Program, arrays_of, elements, loop_of
 from bertjax.plan.operations import part_of
 
 ACTIVATIONS = ("embeddings", "attention", "feed-forward", "layers, rest", "head and loss")
@@ -15,7 +15,6 @@ _ARGUMENTS = (  # the names of the arguments of a step
     ("state.ema", "moving average"),
     ("teacher", "teacher"),
 )
-_ALIAS = re.compile(r"\{(\d*)\}: \((\d+), \{(\d*)\}")
 
 
 class Buffer(NamedTuple):
@@ -143,11 +142,10 @@ def _shared(
         return {place: known[0][0] for place in sources if known and known[0]}
     if opcode == "dynamic-update-slice":
         return dict(enumerate(known[0]))
-    found = {}
-    aliases = operation.attribute("output_to_operand_aliasing").partition("}}")[0]
-    for place, operand, inner in _ALIAS.findall(aliases):
-        source = known[int(operand)]
-        found[int(place or 0)] = source[int(inner or 0)] if source else None
+    found = {
+        place: known[operand][inner] if known[operand] else None
+        for place, operand, inner in operation.aliases
+    }
     if opcode == "fusion" and not found and operation.called in program:
         return _updated(program[operation.called or ""], known)
     return found
@@ -169,19 +167,6 @@ def _updated(inner: Sequence[Operation], known: Sequence[list[int | None]]) -> d
             if target.opcode == "parameter":
                 source = known[int(target.text.partition(")")[0])]
                 found[place] = source[0] if source else None
-    return found
-
-
-def elements(text: str) -> list[str]:
-    """Returns the types of the elements of a tuple's type, or the type itself."""
-    if not text.startswith("("):
-        return [text]
-    found, depth, begin = [], 0, 1
-    for at, character in enumerate(text):
-        depth += (character in "([{") - (character in ")]}")
-        if (character == "," and depth == 1) or (character == ")" and depth == 0):
-            found.append(text[begin:at])
-            begin = at + 1
     return found
 
 

@@ -69,6 +69,7 @@ def heading(facts: Facts) -> str:
     model, execution = facts["model"], facts["execution"]
     axes = " x ".join(f"{axis} {size}" for axis, size in facts["mesh"].items() if size > 1)
     devices = f"{facts['devices']} device{'s' * (facts['devices'] > 1)} of {facts['device_kind']}"
+    slices = f"{facts['slices']} slices of " if facts["slices"] > 1 else ""
     how = [execution["dtype"]]
     how += [f"remat {execution['remat']}"] if execution["remat"] != "none" else []
     how += ["scanned layers"] if execution["scan_layers"] else []
@@ -77,7 +78,7 @@ def heading(facts: Facts) -> str:
     return (
         f"{model['layers']} layers of {model['hidden_size']}, {model['parameters']:,} parameters, "
         f"{facts['optimizer']}, {', '.join(how)}: {facts['rows']:,} rows of {facts['length']} "
-        f"tokens a step on {facts['topology']} ({devices}{f', {axes}' if axes else ''})."
+        f"tokens a step on {slices}{facts['topology']} ({devices}{f', {axes}' if axes else ''})."
     )
 
 
@@ -180,6 +181,8 @@ def _collectives(facts: Facts) -> Iterator[str]:
         return
     sent = sum(each["sent"] for each in facts["collectives"])
     yield f"Exchange between chips: each sends at least {sent / 1e6:,.1f} MB a step."
+    if facts["slices"] > 1:
+        yield "  How fast the network between slices is depends on the machines: it counts no time."
     for each in facts["collectives"]:
         yield (
             f"  {each['sent'] / 1e6:9,.1f} MB  {each['count']:>4} {each['kind']} over "

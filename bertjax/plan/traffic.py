@@ -14,7 +14,8 @@ def hbm_bytes(program: Program, operation: Operation, defined: Mapping[str, Oper
     """Returns the bytes of one execution, without padding.
 
     Every operand that lies in HBM is read once, except where only a slice or single rows of it are
-    read, and a result is written once. An update in place counts the update.
+    read, and a result is written once. An update in place counts the update; a result that is an
+    operand counts nothing.
 
     Args:
         program: the whole program, for the insides of fusions.
@@ -23,10 +24,11 @@ def hbm_bytes(program: Program, operation: Operation, defined: Mapping[str, Oper
     """
     if operation.opcode in _FREE or operation.opcode.endswith("-done"):
         return 0
-    if operation.opcode == "copy-start":  # (destination, source, context)
-        return sum(each.size for each in operation.arrays[:2] if each.in_hbm)
-    if operation.opcode.endswith("-start"):  # ((sources), destination, context)
-        return 2 * operation.arrays[-2].size if operation.arrays[0].in_hbm else 0
+    if operation.opcode == "slice-start":  # ((source), destination, context)
+        source, destination = operation.arrays[:2]
+        return destination.size * (source.in_hbm + destination.in_hbm)
+    if operation.opcode.endswith("-start"):  # sources, destinations and contexts, as those say
+        return _in_hbm(operation.arrays)
     if operation.opcode == "fusion" and operation.called in program:
         return _of_fusion(program, operation, defined)
     read = [array for name in operation.operands for array in _arrays(defined, name)]
@@ -45,9 +47,14 @@ def _of_fusion(program: Program, fusion: Operation, defined: Mapping[str, Operat
     }
     total = 0
     updated = set()
+    kept = {place for place, _, _ in fusion.aliases}, {operand for _, operand, _ in fusion.aliases}
     root = next(each for each in inner if each.is_root)
-    results = [by_name[name] for name in root.operands] if root.opcode == "tuple" else [root]
-    for result, array in zip(results, fusion.arrays, strict=False):
+    results = [root] * len(fusion.arrays)
+    if root.opcode == "tuple":
+        results = [by_name[name] for name in root.operands]
+    for place, (result, array) in enumerate(zip(results, fusion.arrays, strict=False)):
+        if place in kept[0]:
+            continue
         update = _behind(by_name, result)
         if update.opcode == "dynamic-update-slice":
             updated.add(_behind(by_name, by_name[update.operands[0]]).name)
@@ -56,7 +63,7 @@ def _of_fusion(program: Program, fusion: Operation, defined: Mapping[str, Operat
             total += array.in_hbm * array.size
     for place, name in enumerate(fusion.operands):
         parameter = parameters.get(place)
-        if parameter is None or parameter.name in updated:
+        if parameter is None or parameter.name in updated or place in kept[1]:
             continue
         whole = _in_hbm(_arrays(defined, name))
         users = [each for each in inner if parameter.name in each.operands]

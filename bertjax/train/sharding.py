@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from bertjax.errors import UserError
@@ -49,7 +50,8 @@ class MeshConfig:
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """Makes a mesh with the axes data, fsdp, tensor over the devices (default: all).
 
-    Raises UserError if the axes do not multiply to the number of devices.
+    Raises UserError if the axes do not multiply to the number of devices, or if `data` does not
+    divide over the slices of several.
     """
     devices = jax.devices() if devices is None else devices
     count, fixed = len(devices), config.fsdp * config.tensor
@@ -65,7 +67,24 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     types = (AxisType.Auto,) * len(AXES)
     if devices[0].platform == "cpu":
         return Mesh(np.asarray(devices).reshape(shape), AXES, axis_types=types)
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices > 1:
+        return Mesh(_over_slices(slices, shape, devices), AXES, axis_types=types)
     return jax.make_mesh(shape, AXES, axis_types=types, devices=devices)
+
+
+def _over_slices(slices: int, shape: tuple[int, int, int], devices: Sequence[Any]) -> np.ndarray:
+    """Arranges the devices of several TPU slices so that only `data` crosses from one to another.
+
+    Their network is slower than the links within a slice, and `data` sends the least over it.
+    """
+    data, *within = shape
+    if data % slices:
+        raise UserError(
+            f"`mesh.data` {data} is not a multiple of the {slices} slices, which only data crosses."
+        )
+    inner, outer = (data // slices, *within), (slices, 1, 1)
+    return mesh_utils.create_hybrid_device_mesh(inner, outer, devices)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

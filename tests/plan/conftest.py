@@ -26,6 +26,7 @@ def facts():
     gathered = {"kind": "all-gather", "axes": "data", "overlaps": False, "count": 50}
     return {
         "topology": "v5e:2x2",
+        "slices": 1,
         "chips": 4,
         "devices": 4,
         "device_kind": "TPU v5 lite",

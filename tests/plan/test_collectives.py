@@ -56,3 +56,21 @@ def test_seconds_of_those_that_overlap_and_of_the_others(program, times):
     assert beside == (256 * 128 * 2 * 3 // 4 + 32 * 128 * 4) / 1000
     assert waiting == 2 * (128 * 128 * 3) / 1000
     assert collectives.seconds([], 1.0) == (0.0, 0.0)
+
+
+def test_the_network_between_slices_is_apart():
+    attributes = 'frontend_attributes={_xla_megascale_transfer_type="ALL_REDUCE"}'
+    text = "ENTRY %m () -> f32[] {\n  %s = (f32[256,8]{1,0}, u32[]{:S(2)}, token[]) send(%x, %y), "
+    text += f"channel_id=2, is_host_transfer=true, {attributes}\n}}\n"
+    (found,) = collectives.collectives_of(hlo.parse(text), {hlo.ENTRY: 1}, MESH)
+    assert (found.kind, found.axes, found.overlaps) == ("all-reduce", collectives.SLICES, True)
+    assert found.sent == found.bytes == 256 * 8 * 4
+    assert collectives.seconds([found], 1.0) == (0.0, 0.0)
+
+
+def test_asynchronous_gathers_of_several_arrays_count_what_is_gathered():
+    types = "((f32[2], f32[4]), (f32[8], f32[16]), u32[]{:S(2)})"
+    text = f"ENTRY %m () -> f32[] {{\n  %g = {types} all-gather-start(%x), "
+    text += "replica_groups={{0,1}}\n}\n"
+    (found,) = collectives.collectives_of(hlo.parse(text), {hlo.ENTRY: 1}, MESH)
+    assert (found.bytes, found.sent, found.overlaps) == (96, 48, True)

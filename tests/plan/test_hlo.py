@@ -45,3 +45,12 @@ def test_a_loop_without_a_known_end_counts_once(program):
 def test_sizes_of_arrays_follow_their_layouts(text, size, padded, in_hbm):
     (array,) = hlo.arrays_of(text)
     assert (array.size, array.padded, array.in_hbm) == (size, padded, in_hbm)
+
+
+def test_elements_of_a_tuple_keep_their_layouts():
+    text = "((f32[2]{0:T(128)}), /*index=1*/bf16[3,4]{1,0:T(8,128)(2,1)S(1)}, u32[])"
+    assert [each.strip() for each in hlo.elements(text)] == [
+        "(f32[2]{0:T(128)})",
+        "/*index=1*/bf16[3,4]{1,0:T(8,128)(2,1)S(1)}",
+        "u32[]",
+    ]

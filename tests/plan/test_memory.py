@@ -31,12 +31,3 @@ def test_parts_say_what_the_arrays_are(program):
 def test_arrays_of_the_shape_of_a_parameter_are_gradients(program):
     parts = memory.parts(memory.at_peak(program), {(256, 128)})
     assert parts["gradients and new parameters"] == 3 * ROW
-
-
-def test_elements_of_a_tuple_keep_their_layouts():
-    text = "((f32[2]{0:T(128)}), /*index=1*/bf16[3,4]{1,0:T(8,128)(2,1)S(1)}, u32[])"
-    assert [each.strip() for each in memory.elements(text)] == [
-        "(f32[2]{0:T(128)})",
-        "/*index=1*/bf16[3,4]{1,0:T(8,128)(2,1)S(1)}",
-        "u32[]",
-    ]

@@ -16,6 +16,8 @@ ROW = 256 * 128 * 2
         ("ENTRY", "moment", 3 * 32 * 128 * 4),
         ("ENTRY", "stack.0", 6 * ROW),
         ("ENTRY", "received", 0),
+        ("ENTRY", "sent", 2 * 32 * 128 * 4),
+        ("ENTRY", "begun.1", ROW),  # its other result is its argument
     ],
 )
 def test_bytes_of_an_operation(program, computation, name, moved):

@@ -1,6 +1,7 @@
 """The sharding table on BERT-base, with every expected spec written out."""
 
 import re
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -251,3 +252,21 @@ def test_a_process_reads_the_rows_of_its_own_devices_alone(monkeypatch):
 def test_a_mesh_that_does_not_cover_the_devices_is_refused():
     with pytest.raises(bj.UserError, match=r"data 3 x fsdp 1 x tensor 1 does not cover the 1 "):
         sharding.make_mesh(sharding.MeshConfig(data=3), jax.devices()[:1])
+
+
+def test_only_data_crosses_slices(monkeypatch):
+    """The devices of two slices of four, as those of a topology or of a run on TPUs."""
+    devices = [SimpleNamespace(platform="tpu", slice_index=at // 4) for at in range(8)]
+    asked = []
+
+    def arranged(inner, outer, devices):
+        asked.append((inner, outer, len(devices)))
+        return np.array(jax.devices()[:1] * 8, object).reshape(np.multiply(inner, outer))
+
+    monkeypatch.setattr(sharding.mesh_utils, "create_hybrid_device_mesh", arranged)
+    with pytest.raises(bj.UserError, match=r"`mesh.data` 1 is not a multiple of the 2 slices"):
+        sharding.make_mesh(sharding.MeshConfig(fsdp=8), devices)
+    assert not asked
+    mesh = sharding.make_mesh(sharding.MeshConfig(fsdp=2), devices)
+    assert asked == [((2, 2, 1), (2, 1, 1), 8)]
+    assert dict(mesh.shape) == {"data": 4, "fsdp": 2, "tensor": 1}
