@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from bertjax.config import BertConfig, Execution
-from bertjax.model.layers import Layer, fold_keys
+from bertjax.model.dropout import fold_keys
+from bertjax.model.layers import Layer
 
 _REMAT_POLICIES = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
 

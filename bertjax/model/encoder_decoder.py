@@ -11,8 +11,9 @@ from bertjax.config import BertConfig, EncoderDecoderConfig, Execution
 from bertjax.model import bert, decoding
 from bertjax.model.bert import Params
 from bertjax.model.decoding import DecodeState, OutputLayer, Seq2Seq
+from bertjax.model.dropout import fold_keys
 from bertjax.model.input_checks import model_inputs
-from bertjax.model.layers import Layer, dense, fold_keys
+from bertjax.model.layers import Layer, dense
 from bertjax.model.linen import BertForMaskedLM, Inputs
 from bertjax.model.search import Beams
 

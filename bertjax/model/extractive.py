@@ -11,9 +11,10 @@ import jax.numpy as jnp
 from bertjax.config import BertConfig, Execution
 from bertjax.model import bert
 from bertjax.model.bert import Params
+from bertjax.model.dropout import LAYER_HEAD, fold_keys
 from bertjax.model.encoder import Encoder
 from bertjax.model.flops import encoder_flops
-from bertjax.model.layers import LAYER_HEAD, dense, fold_keys
+from bertjax.model.layers import dense
 from bertjax.model.linen import BertEncoder, Inputs, gather_positions
 
 KIND = "sentence_extraction"

@@ -4,38 +4,24 @@ Shape letters, here and everywhere: B batch rows, T tokens, S tokens attended to
 packed row), P predictions, D model width, N heads, H head size, F feed-forward width, V vocabulary,
 C classes or choices, K beams, L layers.
 
-Dropout does not use Linen's random streams. Every call takes `keys`, one key per row of the global
-batch, and folds in the number of its site. A microbatch, a shard or a scanned layer therefore draws
-the same numbers as the whole batch. `keys=None` disables dropout.
+`keys` are those of `bertjax.model.dropout`: one key per row of the global batch, or None.
 """
 
-import enum
 import math
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from bertjax.config import BertConfig, Execution
-
-# Stand in for a layer number in dropout keys outside the stack.
-LAYER_EMBEDDINGS, LAYER_HEAD = 1 << 20, 1 << 21
-
-
-@enum.unique
-class Site(enum.IntEnum):
-    """Places of dropout; each folds its own number into the key of a row and layer."""
-
-    ATTENTION_PROBS = 0
-    ATTENTION_OUTPUT = 1
-    LAYER_OUTPUT = 2
-    EMBEDDINGS = 3
-    POOLED = 4
-    SEQUENCE = 5
-    CROSS_ATTENTION_PROBS = 6
-    CROSS_ATTENTION_OUTPUT = 7
+from bertjax.model.attention import (
+    attention_context,
+    attention_probs,
+    dropped_attention,
+    float32_einsum,
+)
+from bertjax.model.dropout import LAYER_EMBEDDINGS, Site, dropout, fold_keys
 
 
 @jax.custom_jvp
@@ -71,46 +57,6 @@ def activation(name: str, x: jax.Array) -> jax.Array:
     return _ACTIVATIONS[name](x)
 
 
-def fold_keys(keys: jax.Array | None, number: int | jax.Array) -> jax.Array | None:
-    """Folds a number into the key of every row; None stays None."""
-    if keys is None:
-        return None
-    return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
-
-
-def dropout(x: jax.Array, keys: jax.Array | None, site: int, rate: float) -> jax.Array:
-    """Zeroes entries of x [B, ...] with probability `rate` and scales the others up.
-
-    Row b draws from keys[b] and `site` alone: the draw of an entry is a hash of its number in the
-    row and of 64 random bits. XLA fuses the hash into the operations that use it and stores no
-    array of draws, as it does of `jax.random.bits`. The rate is rounded to a multiple of 2**-32,
-    and stays below 1.
-    """
-    threshold = min(round(rate * (1 << 32)), (1 << 32) - 1)
-    if keys is None or threshold == 0:
-        return x
-    row = x.shape[1:]
-
-    def draw(key: jax.Array) -> jax.Array:
-        first, second = jax.random.bits(jax.random.fold_in(key, site), (2,))
-        numbers = sum(
-            jax.lax.broadcasted_iota(jnp.uint32, row, axis) * np.uint32(math.prod(row[axis + 1 :]))
-            for axis in range(len(row))
-        )
-        return _hash(_hash(numbers ^ first) + second)
-
-    scale = jnp.asarray(1.0 / (1.0 - threshold / (1 << 32)), x.dtype)
-    kept = jax.vmap(draw)(keys) >= np.uint32(threshold)
-    return jnp.where(kept, x * scale, jnp.zeros((), x.dtype))
-
-
-def _hash(x: jax.Array) -> jax.Array:
-    """Permutes uint32 numbers by a function of Chris Wellons' hash-prospector."""
-    x = (x ^ x >> 16) * np.uint32(0x21F0AAAD)
-    x = (x ^ x >> 15) * np.uint32(0xD35A2D97)
-    return x ^ x >> 15
-
-
 def dense(
     features: int, config: BertConfig, execution: Execution, name: str | None = None
 ) -> nn.Dense:
@@ -121,23 +67,35 @@ def dense(
         param_dtype=jnp.float32,
         precision=execution.precision,
         kernel_init=nn.initializers.truncated_normal(config.initializer_range),
-        dot_general=_rows_times_kernel,
+        dot_general=_x_times_kernel,
         name=name,
     )
 
 
-def _rows_times_kernel(x: jax.Array, kernel: jax.Array, _: object, **options: Any) -> jax.Array:
-    """Computes x [..., in] @ kernel [in, out] as one product of two matrices.
+def _x_times_kernel(x: jax.Array, kernel: jax.Array, _: object, **options: Any) -> jax.Array:
+    """Computes x [..., in] @ kernel [in, out], on a CPU as one product of two matrices.
 
-    With three axes XLA:CPU would transpose the gradient in memory first.
+    With three axes XLA:CPU would transpose the gradient in memory first. With two, a TPU would copy
+    queries, keys and values to split them into heads.
     """
-    rows = x.reshape(-1, x.shape[-1])
-    product = jax.lax.dot_general(rows, kernel, (((1,), (0,)), ((), ())), **options)
-    return product.reshape(*x.shape[:-1], kernel.shape[-1])
+
+    def rows(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        product = whole(x.reshape(-1, x.shape[-1]), kernel)
+        return product.reshape(*x.shape[:-1], kernel.shape[-1])
+
+    def whole(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return jax.lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())), **options)
+
+    return jax.lax.platform_dependent(x, kernel, cpu=rows, default=whole)
 
 
 class LayerNorm(nn.Module):
-    """LayerNorm over D in float32 with the two-pass variance; the result has the type of x."""
+    """LayerNorm over D, computed in float32; the result has the type of x.
+
+    The variance of float32 takes two passes over x. That of bfloat16 is the mean of the squares
+    less the square of the mean, which a TPU computes in one pass, forward and backward. Its
+    rounding error stays below that of x itself, which has 8 bits.
+    """
 
     config: BertConfig
 
@@ -146,8 +104,13 @@ class LayerNorm(nn.Module):
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
         wide = x.astype(jnp.float32)
-        centered = wide - wide.mean(-1, keepdims=True)
-        variance = jnp.square(centered).mean(-1, keepdims=True)
+        mean = wide.mean(-1, keepdims=True)
+        centered = wide - mean
+        if x.dtype == jnp.bfloat16:
+            squares = jnp.square(wide).mean(-1, keepdims=True)
+            variance = jnp.maximum(squares - jnp.square(mean), 0.0)
+        else:
+            variance = jnp.square(centered).mean(-1, keepdims=True)
         normal = centered * jax.lax.rsqrt(variance + self.config.layer_norm_eps)
         return (normal * scale + bias).astype(x.dtype)
 
@@ -185,8 +148,8 @@ class Embeddings(nn.Module):
     def attend(self, x: jax.Array) -> jax.Array:
         """Multiplies x [..., D] with all word embeddings (the tied decoder): float32 [..., V]."""
         table = self.word_embeddings.embedding.astype(x.dtype)
-        rows = x.reshape(-1, x.shape[-1])  # as in `_rows_times_kernel`
-        logits = _float32_einsum("bd,vd->bv", rows, table, self.execution)
+        rows = x.reshape(-1, x.shape[-1])  # as in `_x_times_kernel`
+        logits = float32_einsum("bd,vd->bv", rows, table, self.execution)
         return logits.reshape(*x.shape[:-1], -1)
 
 
@@ -244,12 +207,13 @@ class Attention(nn.Module):
         config = self.config
         query = self._heads(self.query(x) * config.head_size**-0.5)
         key, value = kv if isinstance(kv, KeyValue) else self.project(x if kv is None else kv)
-        logits = attention_logits(query, key, self.execution)
-        if mask is not None:
-            logits = jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
-        probs = jax.nn.softmax(logits, axis=-1).astype(value.dtype)  # [B, N, T, S]
-        dropped = dropout(probs, keys, self.site, config.attention_probs_dropout_prob)
-        context = attention_context(dropped, value, self.execution)  # [B, N, T, H]
+        probs = attention_probs(query, key, mask, self.execution).astype(value.dtype)
+        if keys is None or self.execution.attention == "plain":
+            dropped = dropout(probs, keys, self.site, config.attention_probs_dropout_prob)
+            context = attention_context(dropped, value, self.execution)
+        else:
+            how = self.site, config.attention_probs_dropout_prob, self.execution
+            context = dropped_attention(query, key, value, mask, keys, *how)
         context = _heads_first(context, self.execution)
         return self.output(context.reshape(*context.shape[:2], config.hidden_size)), probs
 
@@ -338,22 +302,6 @@ class Layer(nn.Module):
     def project_memory(self, memory: jax.Array) -> KeyValue:
         """Computes the keys and values of cross-attention for memory [B, S, D]."""
         return self.cross_attention.project(memory)
-
-
-def attention_logits(query: jax.Array, key: jax.Array, execution: Execution) -> jax.Array:
-    """Multiplies query [B, N, T, H] and key [B, N, S, H]: float32 [B, N, T, S]."""
-    return _float32_einsum("bnth,bnsh->bnts", query, key, execution)
-
-
-def attention_context(probs: jax.Array, value: jax.Array, execution: Execution) -> jax.Array:
-    """Multiplies probs [B, N, T, S] and value [B, N, S, H]: [B, N, T, H]."""
-    return jnp.einsum("bnts,bnsh->bnth", probs, value, precision=execution.precision)
-
-
-def _float32_einsum(equation: str, x: jax.Array, y: jax.Array, execution: Execution) -> jax.Array:
-    return jnp.einsum(
-        equation, x, y, precision=execution.precision, preferred_element_type=jnp.float32
-    )
 
 
 def _heads_first(x: jax.Array, execution: Execution) -> jax.Array:

@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 
 from bertjax.config import BertConfig, Execution
+from bertjax.model.dropout import LAYER_HEAD, Site, dropout, fold_keys
 from bertjax.model.encoder import Encoder
 from bertjax.model.heads import MlmHead
-from bertjax.model.layers import LAYER_HEAD, Embeddings, Site, dense, dropout, fold_keys
+from bertjax.model.layers import Embeddings, dense
 
 Inputs = Mapping[str, jax.Array]
 

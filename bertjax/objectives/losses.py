@@ -140,6 +140,8 @@ def masked_lm(
     labels, weights = batch["masked_labels"], prediction_weights(batch)
     used, size = batch["masked_weights"], logits.shape[-1]
     check_ids("masked_labels", labels, size, f"the vocabulary has {size} tokens", used)
+    # The head multiplies [B * P, D]. On a TPU the shape [B, P, V] costs a copy of the logits.
+    logits, labels, weights = logits.reshape(-1, size), labels.reshape(-1), weights.reshape(-1)
     metrics = classify("mlm_", logits, labels, weights)
     for name, group in (token_groups or {}).items():
         metrics[name] = _accuracy(logits, labels, weights * jnp.asarray(group)[labels])

@@ -21,10 +21,11 @@ import optax
 from bertjax.config import BertConfig, Execution
 from bertjax.model import initializers
 from bertjax.model.bert import row_keys
+from bertjax.model.dropout import fold_keys
 from bertjax.model.encoder import Encoder
 from bertjax.model.flops import encoder_flops
 from bertjax.model.heads import MlmHead, TokenDetectionHead
-from bertjax.model.layers import dense, fold_keys
+from bertjax.model.layers import dense
 from bertjax.model.linen import BertEncoder, Inputs, attention_mask, gather_positions
 from bertjax.objectives import losses
 from bertjax.objectives.losses import Batch, Metrics, Normalizers

@@ -10,8 +10,9 @@ import pytest
 
 import bertjax as bj
 from bertjax.model import bert, layers
+from bertjax.model.dropout import Site, dropout
 from bertjax.model.heads import TASK_PARTS
-from bertjax.model.layers import Attention, Site, dropout
+from bertjax.model.layers import Attention
 from bertjax.train.tree import named
 
 CONFIG = bj.BertConfig(

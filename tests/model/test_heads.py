@@ -9,8 +9,8 @@ import pytest
 
 import bertjax as bj
 from bertjax.model import bert
+from bertjax.model.dropout import LAYER_HEAD, Site, dropout, fold_keys
 from bertjax.model.heads import TASK_PARTS
-from bertjax.model.layers import LAYER_HEAD, Site, dropout, fold_keys
 
 HEADLESS = {"pretraining", "encoder", "encoder_decoder", "sentence_extraction"}
 """Kinds that `task_logits` does not compute."""
