@@ -84,7 +84,7 @@ def _compiled(words: Sequence[str], note: Log) -> Facts:
     """Compiles the step of a command in a process of its own."""
     note("Compiling for the TPU, which takes minutes on a CPU ...")
     child = subprocess.run(
-        [sys.executable, "-m", "bertjax", "plan", *words, *_ALONE],
+        [sys.executable, "-P", "-m", "bertjax", "plan", *words, *_ALONE],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

@@ -38,8 +38,8 @@ def test_a_plan_is_compiled_in_a_process_of_its_own(children, capsys, tmp_path):
     assert "8.00 at 2 each" in told
     assert f"Wrote {page}." in told
     (words,) = children[0]
-    assert words[:4] == [sys.executable, "-m", "bertjax", "plan"]
-    assert words[4:][: len(COMMAND) - 1] == COMMAND[1:]
+    assert words[:5] == [sys.executable, "-P", "-m", "bertjax", "plan"]
+    assert words[5:][: len(COMMAND) - 1] == COMMAND[1:]
     assert words[-6:] == ["--json", "--no-search", "--compare", "None", "--html", "None"]
     written = page.read_text()
     assert "100.0 ms a step" in written
@@ -59,7 +59,7 @@ def test_two_recipes_are_compared(children, capsys, facts, tmp_path):
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].split()[:3] == [one, "4.00", "100.0"]
     assert lines[2].split()[:3] == [other, "4.00", "200.0"]
-    assert [words[4] for words in children[0]] == [one, other]
+    assert [words[5] for words in children[0]] == [one, other]
 
 
 def test_a_search_prints_the_fastest_in_full(children, capsys, facts):
