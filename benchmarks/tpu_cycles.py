@@ -3,6 +3,7 @@
     pip install '.[tpu]'
     python benchmarks/tpu_cycles.py --length 128 --batch 256
     python benchmarks/tpu_cycles.py --length 512 --batch 64
+    python benchmarks/tpu_cycles.py --length 512 --batch 64 --pack 8
     python benchmarks/tpu_cycles.py --program seq2seq --length 512 --batch 32
     python benchmarks/tpu_cycles.py --program generation --length 512 --batch 32
 
@@ -71,9 +72,9 @@ def pretraining(options, mesh):
         execution=BFLOAT16,
         batch_size=options.batch,
     )
-    program = build(config, mesh, vocabulary, options.length)
+    program = build(config, mesh, vocabulary, options.length, packed=options.pack)
     lowered = program.step.lower(program.abstract_state, program.abstract_batch)
-    predictions = config.masking.predictions(options.length)
+    predictions = config.masking.predictions(options.length, options.pack or 1)
     row = training_flops(pretraining_flops(program.model, options.length, predictions))
     return lowered, options.batch * row
 
@@ -208,6 +209,7 @@ def main():
     parser.add_argument("--batch", type=int, default=256, help="rows per step, over all chips")
     parser.add_argument("--target-length", type=int, default=128, help="tokens of a target")
     parser.add_argument("--beams", type=int, default=4, help="beams of a generation")
+    parser.add_argument("--pack", type=int, help="for pretrain: examples in a packed row at most")
     parser.add_argument("--no-dropout", action="store_true", help="for pretrain")
     parser.add_argument("--fast", action="store_true", help="compile with the lowest effort")
     parser.add_argument("--top", type=int, default=20, help="number of operations to print")
@@ -222,8 +224,9 @@ def main():
     for each in named[: options.top]:
         share = each.cycles / whole
         print(f"{share:6.1%}  {each.cycles:>11,}  x{each.operations:<4} {each.name[-100:]}")
-    dropout = ", no dropout" if options.no_dropout else ""
-    name = f"{options.size}, {options.batch} x {options.length}, {options.topology}{dropout}"
+    more = f", packed {options.pack}" if options.pack else ""
+    more += ", no dropout" if options.no_dropout else ""
+    name = f"{options.size}, {options.batch} x {options.length}, {options.topology}{more}"
     if options.program != "pretrain":
         name = f"{options.program}, {options.target_length} target tokens, {name}"
     machine = recorded.machine("jax", "jaxlib", "libtpu")
