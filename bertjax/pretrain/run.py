@@ -377,11 +377,13 @@ def _amount(phase: Phase) -> str:
     if len(epochs) > 1:
         rows = zip(corpora.names, corpora.shares, epochs, strict=True)
         told = ", ".join(f"{each:.1f} epochs of {name} ({share:.1%})" for name, share, each in rows)
-    examples, places = corpora.examples("train"), f"{length} tokens"
+    places, size = f"{length} tokens", f"{batch_size}"
     if phase.packed is not None:
-        rows = sum(map(len, phase.stream.readers))
-        full = phase.real_tokens / batch_size / length
+        rows, full = sum(map(len, phase.stream.readers)), phase.real_tokens / batch_size / length
         places = f"at most {length} tokens, packed into {rows:,} rows that are {full:.1%} full"
+        counts = [manifest.examples("train") for manifest in corpora.manifests]
+        size = f"{batch_size} rows ({round(np.dot(phase.stream.epochs(1), counts)):,} examples)"
     return (
-        f"{examples:,} training examples of {places}: {steps:,} steps of {batch_size} are {told}."
+        f"{corpora.examples('train'):,} training examples of {places}: {steps:,} steps of {size} "
+        f"are {told}."
     )

@@ -73,7 +73,8 @@ def test_it_says_how_full_the_rows_are_and_counts_epochs_of_examples(done):
     assert manifest.padding > 0.5 and real / (32 * len(reader)) > 0.9
     assert (
         f"{examples:,} training examples of at most 32 tokens, packed into {len(reader):,} rows "
-        f"that are {real / (32 * len(reader)):.1%} full: 4 steps of 8 are "
+        f"that are {real / (32 * len(reader)):.1%} full: 4 steps of 8 rows "
+        f"({round(8 * examples / len(reader))} examples) are "
         f"{4 * 8 / len(reader):.1f} epochs."
     ) in "\n".join(lines)
     record = next(each for each in result.history if "tokens_per_second" in each)
