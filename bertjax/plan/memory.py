@@ -96,7 +96,8 @@ def _life(program: Program, computation: str) -> _Life:
                 life.dies[number] = position
         shared = _shared(program, operation, values, types)
         # The compiler moves an argument that it read early back to where the argument was.
-        is_moved = operation.opcode == "copy" and names[operation.name].startswith("state.")
+        is_moved = operation.opcode in ("copy", "copy-start")
+        is_moved &= names[operation.name].startswith("state.")
         value: list[int | None] = []
         for place, array in enumerate(operation.arrays):
             if place in shared:
@@ -191,5 +192,7 @@ def _part(buffer: Buffer, shapes: Collection[tuple[int, ...]]) -> str:
     shape = tuple(size for size in buffer.array.shape if size > 1)
     if len(shape) > 1 and shape in shapes:
         return "gradients and new parameters"
+    if "AllocateBuffer" in buffer.operation.text:  # filled a layer at a time
+        return "activations: scanned layers"
     part = part_of(buffer.name)
     return f"activations: {part}" if part in ACTIVATIONS else "other temporaries"
