@@ -6,10 +6,12 @@
     python benchmarks/tpu_cycles.py --length 512 --batch 64 --pack 8
     python benchmarks/tpu_cycles.py --program seq2seq --length 512 --batch 32
     python benchmarks/tpu_cycles.py --program generation --length 512 --batch 32
+    python benchmarks/tpu_cycles.py --program layer --length 512 --batch 16 --topology v5e:1x1
 
 Compiles a program for the chips of a topology, on a machine without any (Linux on x86-64), in two
 to four minutes: the pre-training step of BERT; the training step of an encoder-decoder of two
-BERTs; or the program that writes texts with it by beam search. The compiler annotates every
+BERTs; the program that writes texts with it by beam search; or one layer of BERT, forward and
+backward. The compiler annotates every
 operation with `estimated_cycles`; the sum is its estimate of the time on one chip. The estimate has
 limits: overlapping operations are added, what chips exchange counts nothing, and Pallas kernels and
 the choice of the best tokens (TopK) have no estimate. It orders programs. Operations in loops count
@@ -37,7 +39,8 @@ import recorded
 
 from bertjax.config import BertConfig, EncoderDecoderConfig, Execution
 from bertjax.finetune.program import Hyperparameters, programs
-from bertjax.model.flops import pretraining_flops, training_flops
+from bertjax.model.encoder import Encoder
+from bertjax.model.flops import encoder_flops, pretraining_flops, training_flops
 from bertjax.model.generation_config import GenerationConfig
 from bertjax.model.search import stages
 from bertjax.objectives.masking import Vocabulary
@@ -51,6 +54,7 @@ from bertjax.tasks.seq2seq.config import Seq2SeqConfig
 from bertjax.train import sharding
 from bertjax.train.lora import LoraConfig
 from bertjax.train.optimizer import OPTIMIZERS, OptimizerConfig
+from bertjax.train.step import step_key
 
 VOCAB_SIZE = 30522
 BFLOAT16 = Execution(dtype="bfloat16")
@@ -61,10 +65,7 @@ def pretraining(options, mesh):
     special = np.zeros(VOCAB_SIZE, bool)
     special[[0, 101, 102, 103]] = True
     vocabulary = Vocabulary(VOCAB_SIZE, 0, 103, special, ~special)
-    model = ModelConfig(options.size)
-    if options.no_dropout:
-        rates = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-        model = dataclasses.replace(model, **rates)
+    model = dataclasses.replace(ModelConfig(options.size), **dropout_rates(options))
     config = PretrainConfig(
         data="not read",
         workdir="not written",
@@ -77,6 +78,30 @@ def pretraining(options, mesh):
     predictions = config.masking.predictions(options.length, options.pack or 1)
     row = training_flops(pretraining_flops(program.model, options.length, predictions))
     return lowered, options.batch * row
+
+
+def dropout_rates(options):
+    """Returns the fields of a model that `--no-dropout` sets."""
+    names = ("hidden_dropout_prob", "attention_probs_dropout_prob")
+    return dict.fromkeys(names, 0.0) if options.no_dropout else {}
+
+
+def layer(options, mesh):
+    """Returns the lowered gradients of a layer's parameters and input, and FLOPs as above."""
+    fields = {"vocab_size": VOCAB_SIZE, "num_hidden_layers": 1, **dropout_rates(options)}
+    config = BertConfig.named(options.size, **fields)
+    encoder, shape = Encoder(config, BFLOAT16), (options.batch, options.length, config.hidden_size)
+    x, mask = abstract(mesh, "bfloat16", *shape), abstract(mesh, "int32", *shape[:2])
+    params = jax.eval_shape(encoder.init, jax.random.key(0), x)
+    params = sharding.placed(params, sharding.param_shardings(mesh, params))
+
+    def loss(params, x, mask, gradient, step):
+        keys = jax.random.split(step_key(0, step), options.batch)
+        out = encoder.apply(params, x, mask=(mask > 0)[:, None, None], keys=keys)[0]
+        return (out.astype(np.float32) * gradient).sum()
+
+    lowered = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(params, x, mask, x, np.int32(0))
+    return lowered, options.batch * training_flops(encoder_flops(config, options.length))
 
 
 def encoder_decoder(options, mesh):
@@ -130,7 +155,12 @@ def generation(options, mesh):
     return jitted.lower(compiled.abstract_state.params, source), None
 
 
-PROGRAMS = {"pretrain": pretraining, "seq2seq": training, "generation": generation}
+PROGRAMS = {
+    "pretrain": pretraining,
+    "seq2seq": training,
+    "generation": generation,
+    "layer": layer,
+}
 
 
 def millions(program, times):
@@ -210,7 +240,7 @@ def main():
     parser.add_argument("--target-length", type=int, default=128, help="tokens of a target")
     parser.add_argument("--beams", type=int, default=4, help="beams of a generation")
     parser.add_argument("--pack", type=int, help="for pretrain: examples in a packed row at most")
-    parser.add_argument("--no-dropout", action="store_true", help="for pretrain")
+    parser.add_argument("--no-dropout", action="store_true", help="for pretrain and layer")
     parser.add_argument("--fast", action="store_true", help="compile with the lowest effort")
     parser.add_argument("--top", type=int, default=20, help="number of operations to print")
     results = pathlib.Path(__file__).parent / "results/tpu_cycles.json"
@@ -227,8 +257,10 @@ def main():
     more = f", packed {options.pack}" if options.pack else ""
     more += ", no dropout" if options.no_dropout else ""
     name = f"{options.size}, {options.batch} x {options.length}, {options.topology}{more}"
+    if options.program in ("seq2seq", "generation"):
+        name = f"{options.target_length} target tokens, {name}"
     if options.program != "pretrain":
-        name = f"{options.program}, {options.target_length} target tokens, {name}"
+        name = f"{options.program}, {name}"
     machine = recorded.machine("jax", "jaxlib", "libtpu")
     recorded.keep(options.output, name, {**facts, **machine})
 

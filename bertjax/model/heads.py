@@ -60,13 +60,18 @@ class MlmHead(nn.Module):
     def __call__(self, x: jax.Array, decode: Callable[[jax.Array], jax.Array] | None) -> jax.Array:
         """Computes float32 logits [..., V] of x [..., D].
 
-        `decode` is `Embeddings.attend`, or None for the vectors [..., D] that it would multiply.
+        `decode` is `Embeddings.attend`, or None for the vectors [..., D] that it would multiply, as
+        rows [R, D].
         """
         config = self.config
         x = dense(config.hidden_size, config, self.execution, "transform")(x)
         x = LayerNorm(config, name="layer_norm")(activation(config.hidden_act, x))
         bias = self.param("bias", nn.initializers.zeros, (config.vocab_size,), jnp.float32)
-        return x if decode is None else decode(x) + bias
+        if decode is None:
+            return x
+        # On a CPU, three axes would transpose the gradient in memory; on a TPU, copy the logits.
+        logits = decode(x.reshape(-1, config.hidden_size)) + bias
+        return logits.reshape(*x.shape[:-1], config.vocab_size)
 
 
 class TokenDetectionHead(nn.Module):

@@ -146,11 +146,9 @@ class Embeddings(nn.Module):
         return dropout(normal, fold_keys(keys, LAYER_EMBEDDINGS), Site.EMBEDDINGS, rate)
 
     def attend(self, x: jax.Array) -> jax.Array:
-        """Multiplies x [..., D] with all word embeddings (the tied decoder): float32 [..., V]."""
+        """Multiplies x [R, D] with all word embeddings (the tied decoder): float32 [R, V]."""
         table = self.word_embeddings.embedding.astype(x.dtype)
-        rows = x.reshape(-1, x.shape[-1])  # as in `_x_times_kernel`
-        logits = float32_einsum("bd,vd->bv", rows, table, self.execution)
-        return logits.reshape(*x.shape[:-1], -1)
+        return float32_einsum("rd,vd->rv", x, table, self.execution)
 
 
 class KeyValue(NamedTuple):

@@ -140,7 +140,7 @@ def masked_lm(
     labels, weights = batch["masked_labels"], prediction_weights(batch)
     used, size = batch["masked_weights"], logits.shape[-1]
     check_ids("masked_labels", labels, size, f"the vocabulary has {size} tokens", used)
-    # The head multiplies [B * P, D]. On a TPU the shape [B, P, V] costs a copy of the logits.
+    # The head computes logits [B * P, V]; on a TPU the shape [B, P, V] would copy them.
     logits, labels, weights = logits.reshape(-1, size), labels.reshape(-1), weights.reshape(-1)
     metrics = classify("mlm_", logits, labels, weights)
     for name, group in (token_groups or {}).items():

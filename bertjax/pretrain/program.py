@@ -103,7 +103,9 @@ def build(
     loss, evaluated = _losses(config, model, vocabulary, objective, counts)
     settings = StepConfig(config.seed, config.accumulation, recipe.ema_decay)
     reported = {"schedule": schedule, "groups": recipe.groups}
-    step = _make_step(loss, optimizer, settings, **reported, frozen=frozen)
+    trained, _ = param_groups.partition(params, frozen)
+    placement = {"gradient_shardings": sharding.param_shardings(mesh, trained)}
+    step = _make_step(loss, optimizer, settings, **reported, **placement, frozen=frozen)
     evaluation = make_eval_step(evaluated, config.seed)
     shapes, teacher = jax.eval_shape(state_of, params), objective.teacher_shapes()
     shardings = sharding.state_shardings(mesh, shapes)

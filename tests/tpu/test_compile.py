@@ -20,6 +20,7 @@ from jax.experimental import topologies
 from bertjax.config import Execution
 from bertjax.model.flops import pretraining_flops, training_flops
 from bertjax.objectives.masking import Vocabulary
+from bertjax.plan import chips, hlo, operations
 from bertjax.pretrain.program import build
 from bertjax.pretrain.config import ModelConfig, PretrainConfig
 from bertjax.train.sharding import MeshConfig, make_mesh
@@ -57,6 +58,9 @@ start = time.perf_counter()
 made, program = compiled(256)
 state, memory, text = made.abstract_state, program.memory_analysis(), program.as_text()
 row = training_flops(pretraining_flops(made.model, 128, 19))
+parsed = hlo.parse(text)
+cycles = operations.cycles_of(parsed, hlo.executions(parsed).times).total
+ideal = 256 * row / len(topology.devices) / chips.parse_topology("v5e:2x2").chip.flops_per_cycle
 result = {
     "kind": topology.devices[0].device_kind,
     "devices": len(topology.devices),
@@ -68,6 +72,7 @@ result = {
     "moments": size(state.opt_state),
     "moments_on_a_device": on_a_device(state.opt_state),
     "state_on_a_device": on_a_device(state),
+    "cycles": cycles / ideal,
     "flops": program.cost_analysis()["flops"] * len(topology.devices) / (256 * row),
     "collectives": [name for name in ("all-gather", "all-reduce") if name in text],
 }
