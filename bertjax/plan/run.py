@@ -1,6 +1,7 @@
 """`bertjax plan`: compiles a recipe's step for TPUs and says what it needs."""
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -97,6 +98,11 @@ def _compiled(words: Sequence[str], note: Log) -> Facts:
     told = [line for line in child.stderr.splitlines() if line.startswith("bertjax: ")]
     if told:
         raise UserError(told[-1].removeprefix("bertjax: "))
+    if -child.returncode in (signal.SIGKILL, signal.SIGTERM):
+        raise UserError(
+            f"Something ended the compilation (signal {-child.returncode}), often for lack of "
+            "memory: run it where more is free."
+        )
     if child.returncode < 0:
         raise CompilerCrash(
             f"The TPU compiler crashed on this program (signal {-child.returncode}), which is a "

@@ -86,9 +86,10 @@ def test_a_step_that_does_not_fit_is_a_mistake(children, capsys, too_large):
     ("answer", "told"),
     [
         ((2, "", "W0000 a warning\nbertjax: --batch-size 6 does not divide.\n"), "--batch-size 6"),
+        ((-9, "", ""), "Something ended the compilation (signal 9), often for lack of memory"),
         ((-11, "", "*** SIGSEGV ***"), r"The TPU compiler crashed on this program (signal 11)"),
     ],
-    ids=["mistake", "crash"],
+    ids=["mistake", "killed", "crash"],
 )
 def test_failures_of_the_process_are_sentences(children, capsys, answer, told):
     children[1].append(answer)

@@ -20,7 +20,7 @@ from jax.experimental import topologies
 from bertjax.config import Execution
 from bertjax.model.flops import pretraining_flops, training_flops
 from bertjax.objectives.masking import Vocabulary
-from bertjax.plan import chips, hlo, operations
+from bertjax.plan import chips, hlo, memory, operations
 from bertjax.pretrain.program import build
 from bertjax.pretrain.config import ModelConfig, PretrainConfig
 from bertjax.train.sharding import MeshConfig, make_mesh
@@ -56,7 +56,7 @@ def size(tree):
 
 start = time.perf_counter()
 made, program = compiled(256)
-state, memory, text = made.abstract_state, program.memory_analysis(), program.as_text()
+state, sizes, text = made.abstract_state, program.memory_analysis(), program.as_text()
 row = training_flops(pretraining_flops(made.model, 128, 19))
 parsed = hlo.parse(text)
 cycles = operations.cycles_of(parsed, hlo.executions(parsed).times).total
@@ -65,9 +65,10 @@ result = {
     "kind": topology.devices[0].device_kind,
     "devices": len(topology.devices),
     "seconds": time.perf_counter() - start,
-    "peak": memory.peak_memory_in_bytes,
-    "arguments": memory.argument_size_in_bytes,
-    "aliased": memory.alias_size_in_bytes,
+    "peak": sizes.peak_memory_in_bytes,
+    "arrays_at_peak": sum(each.bytes for each in memory.at_peak(parsed)),
+    "arguments": sizes.argument_size_in_bytes,
+    "aliased": sizes.alias_size_in_bytes,
     "params": size(state.params),
     "moments": size(state.opt_state),
     "moments_on_a_device": on_a_device(state.opt_state),
@@ -97,6 +98,9 @@ def test_bert_base_compiles_for_v5e_and_fits(compile_for):
     assert found["devices"] == 4
     assert found["params"] == 4 * 110_106_428  # all of BERT-base with both heads, float32
     assert found["state_on_a_device"] < found["peak"] < HBM_OF_V5E
+    # bertjax plan finds the arrays that lie in HBM at the peak, within 5% at the default effort.
+    # With the lowest one, jax 0.12 keeps 6% more.
+    assert 0.93 < found["arrays_at_peak"] / found["peak"] < 1.05
     # The state is donated: its buffers hold the new state.
     assert found["aliased"] >= found["state_on_a_device"]
     # Nothing is computed twice: the rest is softmax, LayerNorm, GELU, dropout and the optimizer
