@@ -84,7 +84,6 @@ def programs(
 
     params = jax.eval_shape(first_params)
     frozen = param_groups.frozen_names(recipe.freeze, params)
-    trained, _ = param_groups.partition(params, frozen)
     # The gradient by the parameters is that of the loss, or of the outputs that the loss reads.
     compute = _compute(head, distillation, config=config, execution=execution)
 
@@ -99,7 +98,7 @@ def programs(
             schedule=schedule,
             groups=recipe.groups,
             frozen=frozen,
-            gradient_shardings=sharding.param_shardings(mesh, trained),
+            place_gradients=functools.partial(sharding.place_gradients, mesh),
         )
         return step(state, batch)
 

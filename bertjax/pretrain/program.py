@@ -103,9 +103,8 @@ def build(
     loss, evaluated = _losses(config, model, vocabulary, objective, counts)
     settings = StepConfig(config.seed, config.accumulation, recipe.ema_decay)
     reported = {"schedule": schedule, "groups": recipe.groups}
-    trained, _ = param_groups.partition(params, frozen)
-    placement = {"gradient_shardings": sharding.param_shardings(mesh, trained)}
-    step = _make_step(loss, optimizer, settings, **reported, **placement, frozen=frozen)
+    place = functools.partial(sharding.place_gradients, mesh)
+    step = _make_step(loss, optimizer, settings, **reported, frozen=frozen, place_gradients=place)
     evaluation = make_eval_step(evaluated, config.seed)
     shapes, teacher = jax.eval_shape(state_of, params), objective.teacher_shapes()
     shardings = sharding.state_shardings(mesh, shapes)

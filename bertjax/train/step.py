@@ -141,7 +141,7 @@ def make_train_step(
     schedule: Callable[..., Any] | None = None,
     groups: Sequence[param_groups.ParamGroup] = (),
     frozen: Collection[str] = (),
-    gradient_shardings: Any = None,
+    place_gradients: Callable[[Any], Any] | None = None,
 ) -> TrainStep:
     """Makes a pure (state, batch) -> (state, metrics) for jit, shard_map or pmap.
 
@@ -152,9 +152,8 @@ def make_train_step(
         schedule: updates -> learning rate; only reported, as the metric learning_rate.
         groups: the optimizer's groups. Their rates are reported as learning_rate/NAME.
         frozen: paths as given to `init_state`. The step computes no gradient for them.
-        gradient_shardings: shardings of the trained parameters, for a step under jit. Without them
-            the partitioner takes those of the moments, and computes the gradient of a matrix in
-            pieces, one for each device that keeps a part of its moments.
+        place_gradients: constrains the shardings of the gradients, as
+            `bertjax.train.sharding.place_gradients` does; for a step under jit.
 
     The metrics are float32 scalars of the global batch: the weighted means of the metrics of the
     loss, loss, grad_norm (before clipping), learning_rate and skipped. A step with a non-finite
@@ -169,8 +168,8 @@ def make_train_step(
             )
         trained, rest = param_groups.partition(state.params, frozen)
         grads, value, metrics = _gradients(loss, config, state.step, trained, rest, batch)
-        if gradient_shardings is not None:
-            grads = jax.lax.with_sharding_constraint(grads, gradient_shardings)
+        if place_gradients is not None:
+            grads = place_gradients(grads)
         norm = optax.tree.norm(grads)
         finite = jnp.isfinite(value) & jnp.isfinite(norm)
         changes, opt_state = optimizer.update(grads, state.opt_state, trained)

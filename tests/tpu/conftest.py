@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 GIB = 1 << 30
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def compile_for(capsys):
     def run(program, chips, what):
         done = subprocess.run(
             [sys.executable, "-c", program],
-            cwd=Path(__file__).resolve().parents[2],
+            cwd=ROOT,
             env={
                 **os.environ,
                 "JAX_PLATFORMS": "cpu",  # the process computes nothing; it only compiles
@@ -41,5 +42,26 @@ def compile_for(capsys):
                 f"compiled in {found['seconds']:.0f} s"
             )
         return found
+
+    return run
+
+
+@pytest.fixture
+def cycles(tmp_path, capsys):
+    """Runs benchmarks/tpu_cycles.py with options; returns the facts it prints."""
+
+    def run(*options):
+        output = ["--output", str(tmp_path / "facts.json")]
+        done = subprocess.run(
+            [sys.executable, ROOT / "benchmarks/tpu_cycles.py", *options, *output],
+            capture_output=True,
+            text=True,
+            timeout=840,
+        )
+        assert done.returncode == 0, done.stderr[-4000:]
+        facts = json.loads(done.stdout.splitlines()[0])
+        with capsys.disabled():
+            print(f"\n{' '.join(options)}: peak HBM {facts['peak_gib']:.3f} GiB of 16 a device")
+        return facts
 
     return run

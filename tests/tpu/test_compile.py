@@ -58,9 +58,6 @@ start = time.perf_counter()
 made, program = compiled(256)
 state, sizes, text = made.abstract_state, program.memory_analysis(), program.as_text()
 row = training_flops(pretraining_flops(made.model, 128, 19))
-parsed = hlo.parse(text)
-cycles = operations.cycles_of(parsed, hlo.executions(parsed).times).total
-ideal = 256 * row / len(topology.devices) / chips.parse_topology("v5e:2x2").chip.flops_per_cycle
 result = {
     "kind": topology.devices[0].device_kind,
     "devices": len(topology.devices),
@@ -73,7 +70,6 @@ result = {
     "moments": size(state.opt_state),
     "moments_on_a_device": on_a_device(state.opt_state),
     "state_on_a_device": on_a_device(state),
-    "cycles": cycles / ideal,
     "flops": program.cost_analysis()["flops"] * len(topology.devices) / (256 * row),
     "collectives": [name for name in ("all-gather", "all-reduce") if name in text],
 }

@@ -1,14 +1,10 @@
 """Encoder-decoders compiled for four TPU chips: the training step, and beam search over a mesh."""
 
 import importlib.util
-import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+SMALL = ("--size", "tiny", "--length", "64", "--batch", "16", "--target-length", "32", "--fast")
 
 pytestmark = [
     pytest.mark.tpu,
@@ -20,30 +16,8 @@ pytestmark = [
 ]
 
 
-@pytest.fixture
-def compiled(tmp_path, capsys):
-    """Compiles a program of benchmarks/tpu_cycles.py, of a small shape; returns its facts."""
-
-    def compile_program(program):
-        options = ["--program", program, "--size", "tiny", "--length", "64", "--batch", "16"]
-        options += ["--target-length", "32", "--fast", "--output", str(tmp_path / "facts.json")]
-        done = subprocess.run(
-            [sys.executable, ROOT / "benchmarks/tpu_cycles.py", *options],
-            capture_output=True,
-            text=True,
-            timeout=840,
-        )
-        assert done.returncode == 0, done.stderr[-4000:]
-        facts = json.loads(done.stdout.splitlines()[0])
-        with capsys.disabled():
-            print(f"\n{program}: peak HBM {facts['peak_gib']:.3f} GiB of 16 a device")
-        return facts
-
-    return compile_program
-
-
-def test_beam_search_talks_between_chips_only_about_its_end(compiled):
-    facts = compiled("generation")
+def test_beam_search_talks_between_chips_only_about_its_end(cycles):
+    facts = cycles(*SMALL, "--program", "generation")
     assert facts["steps_of_stages"] == [16, 16]
     assert len(facts["million_cycles_of_a_step"]) == 2
     # Whether all rows are done. The best tokens of a row, its beams and its cache stay on its chip.
@@ -51,8 +25,8 @@ def test_beam_search_talks_between_chips_only_about_its_end(compiled):
     assert 0 < facts["peak_gib"] < 1  # of a model of 0.03 GiB
 
 
-def test_a_training_step_adds_up_one_gradient_of_the_output_layer(compiled):
-    facts = compiled("seq2seq")
+def test_a_training_step_adds_up_one_gradient_of_the_output_layer(cycles):
+    facts = cycles(*SMALL, "--program", "seq2seq")
     # That of the encoder's word embeddings stays on the chips, a part of D each.
     assert facts["vocabulary_reductions"] == 1
     # The rest is softmax, LayerNorm, GELU, dropout and the optimizer, much for layers of 128.
