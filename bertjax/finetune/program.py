@@ -91,7 +91,7 @@ def programs(
         seed, peak, warmup, total, base = hyperparameters
         schedule = functools.partial(learning_rate, recipe, peak=peak, warmup=warmup, total=total)
         adapted = functools.partial(_adapted, compute, base, adapters) if adapters.rank else compute
-        step = make_train_step(
+        return make_train_step(
             _loss(head, adapted),
             optimizer_of(schedule),
             StepConfig(seed, accumulation, recipe.ema_decay),
@@ -99,8 +99,7 @@ def programs(
             groups=recipe.groups,
             frozen=frozen,
             place_gradients=functools.partial(sharding.place_gradients, mesh),
-        )
-        return step(state, batch)
+        )(state, batch)
 
     def make_state(params: Any) -> TrainState:
         optimizer = optimizer_of(optax.constant_schedule(0.0))

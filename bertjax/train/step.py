@@ -141,7 +141,7 @@ def make_train_step(
     schedule: Callable[..., Any] | None = None,
     groups: Sequence[param_groups.ParamGroup] = (),
     frozen: Collection[str] = (),
-    place_gradients: Callable[[Any], Any] | None = None,
+    place_gradients: Callable[[Any], Any] = lambda gradients: gradients,
 ) -> TrainStep:
     """Makes a pure (state, batch) -> (state, metrics) for jit, shard_map or pmap.
 
@@ -152,8 +152,7 @@ def make_train_step(
         schedule: updates -> learning rate; only reported, as the metric learning_rate.
         groups: the optimizer's groups. Their rates are reported as learning_rate/NAME.
         frozen: paths as given to `init_state`. The step computes no gradient for them.
-        place_gradients: constrains the shardings of the gradients, as
-            `bertjax.train.sharding.place_gradients` does; for a step under jit.
+        place_gradients: such as `bertjax.train.sharding.place_gradients`, for a step under jit.
 
     The metrics are float32 scalars of the global batch: the weighted means of the metrics of the
     loss, loss, grad_norm (before clipping), learning_rate and skipped. A step with a non-finite
@@ -168,8 +167,7 @@ def make_train_step(
             )
         trained, rest = param_groups.partition(state.params, frozen)
         grads, value, metrics = _gradients(loss, config, state.step, trained, rest, batch)
-        if place_gradients is not None:
-            grads = place_gradients(grads)
+        grads = place_gradients(grads)
         norm = optax.tree.norm(grads)
         finite = jnp.isfinite(value) & jnp.isfinite(norm)
         changes, opt_state = optimizer.update(grads, state.opt_state, trained)
@@ -183,11 +181,8 @@ def make_train_step(
             "loss": value,
             "grad_norm": norm,
             "skipped": 1.0 - finite.astype(jnp.float32),
+            **_rates(schedule, groups, state.updates),
         }
-        if schedule is not None:
-            report["learning_rate"] = jnp.asarray(schedule(state.updates), jnp.float32)
-            for group in groups:
-                report[f"learning_rate/{group.name}"] = schedule(state.updates, group=group)
         return TrainState(
             step=state.step + 1,
             updates=state.updates + finite.astype(jnp.int32),
@@ -198,6 +193,16 @@ def make_train_step(
         ), report
 
     return train_step
+
+
+def _rates(
+    schedule: Callable[..., Any] | None, groups: Sequence[param_groups.ParamGroup], count: jax.Array
+) -> Metrics:
+    """Returns the learning rates of the update `count` by their metrics' names."""
+    if schedule is None:
+        return {}
+    named = {f"learning_rate/{group.name}": schedule(count, group=group) for group in groups}
+    return {"learning_rate": jnp.asarray(schedule(count), jnp.float32), **named}
 
 
 def _gradients(
