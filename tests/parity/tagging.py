@@ -1,7 +1,7 @@
 """Fine-tunes all-MiniLM-L6-v2 on named entities with the same recipe in bertjax and PyTorch.
 
     python tests/parity/tagging.py wnut17 NER build/tagging
-    python tests/parity/tagging.py wikigold NER build/tagging --sentences 500
+    python tests/parity/tagging.py wikigold NER build/tagging --sentences 500 --seeds 10
 
 NER holds the folders wnut17, wikigold and btc. `--sentences` takes the first sentences of each
 file alone. PyTorch's side is transformers' run_ner.py: labels on first pieces, truncated
@@ -24,14 +24,14 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 TRAIN_BTC, DEV_BTC = "abeg", "h"
 
 
-def recipe():
-    """The configuration of experiments/minilm_ner.py."""
+def recipe(seeds: int):
+    """The configuration of experiments/minilm_ner.py, with so many seeds."""
     spec = importlib.util.spec_from_file_location(
         "minilm_ner", ROOT / "experiments" / "minilm_ner.py"
     )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.config
+    return dataclasses.replace(module.config, seeds=tuple(range(seeds)))
 
 
 def make_files(name: str, data: pathlib.Path, output: pathlib.Path, sentences: int | None):
@@ -56,12 +56,12 @@ def make_files(name: str, data: pathlib.Path, output: pathlib.Path, sentences: i
         (output / f"{part}.conll").write_text("\n\n".join(blocks) + "\n")
 
 
-def run_bertjax(output: pathlib.Path) -> None:
+def run_bertjax(output: pathlib.Path, seeds: int) -> None:
     """Trains all seeds in bertjax; writes F1 on dev to bertjax.json."""
     from bertjax.finetune.run import finetune
 
     config = dataclasses.replace(
-        recipe(),
+        recipe(seeds),
         model=str(minilm()),
         train=str(output / "train.conll"),
         dev=str(output / "dev.conll"),
@@ -72,7 +72,7 @@ def run_bertjax(output: pathlib.Path) -> None:
     (output / "bertjax.json").write_text(json.dumps(scores) + "\n")
 
 
-def run_torch(output: pathlib.Path) -> None:
+def run_torch(output: pathlib.Path, seeds: int) -> None:
     """Trains all seeds in PyTorch; writes F1 on dev to torch.json, by seqeval."""
     import torch
     import transformers
@@ -82,7 +82,7 @@ def run_torch(output: pathlib.Path) -> None:
     from bertjax.tasks.token_classification.reading import find_labels
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    config = recipe()
+    config = recipe(seeds)
     tokenizer = transformers.AutoTokenizer.from_pretrained(minilm())
     train_file, dev_file = (
         read_tagged(output / f"{name}.conll", config.task) for name in ("train", "dev")
@@ -146,13 +146,15 @@ def main() -> None:
     parser.add_argument("data", type=pathlib.Path)
     parser.add_argument("output", type=pathlib.Path)
     parser.add_argument("--sentences", type=int)
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--side", choices=SIDES)
     options = parser.parse_args()
     part = f"-{options.sentences}" if options.sentences else ""
     output = options.output / f"{options.corpus}{part}"
     output.mkdir(parents=True, exist_ok=True)
     if options.side:
-        return run_bertjax(output) if options.side == "bertjax" else run_torch(output)
+        run = run_bertjax if options.side == "bertjax" else run_torch
+        return run(output, options.seeds)
     make_files(options.corpus, options.data, output, options.sentences)
     run_sides([__file__, *sys.argv[1:]])
     sys.exit(0 if compare(output)["agree"] else 1)
