@@ -66,7 +66,8 @@ def test_a_mistake_is_one_sentence(words, sentence, capsys):
 
 
 NEEDY = [verb for verb in cli.VERBS if verb != "demo"]
-COMMANDS = [*NEEDY, *(f"finetune --task {kind}" for kind in kinds.names())]
+NEEDS = [verb for verb in NEEDY if verb != "plan"]  # it names the chips that there are instead
+COMMANDS = [*NEEDS, *(f"finetune --task {kind}" for kind in kinds.names())]
 
 
 @pytest.mark.parametrize("words", COMMANDS)

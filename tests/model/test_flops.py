@@ -34,7 +34,10 @@ def inner(value):
 
 
 def products(jaxpr):
-    """Counts the operations of all dot_generals of a program, inner programs included."""
+    """Counts the operations of all dot_generals of a program, inner programs included.
+
+    Of branches, such as those for a CPU and for other platforms, it counts the one with the most.
+    """
     total = 0
     for equation in jaxpr.eqns:
         times = equation.params["length"] if equation.primitive.name == "scan" else 1
@@ -43,8 +46,8 @@ def products(jaxpr):
             left = equation.invars[0].aval.shape
             depth = int(np.prod([left[axis] for axis in contracted]))
             total += 2 * depth * int(np.prod(equation.outvars[0].aval.shape))
-        parts = (each for value in equation.params.values() for each in inner(value))
-        total += times * sum(map(products, parts))
+        parts = [products(each) for value in equation.params.values() for each in inner(value)]
+        total += times * (max(parts) if equation.primitive.name == "cond" else sum(parts))
     return total
 
 

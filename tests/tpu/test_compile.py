@@ -20,7 +20,7 @@ from jax.experimental import topologies
 from bertjax.config import Execution
 from bertjax.model.flops import pretraining_flops, training_flops
 from bertjax.objectives.masking import Vocabulary
-from bertjax.plan import chips, hlo, memory, operations
+from bertjax.plan import hlo, memory
 from bertjax.pretrain.program import build
 from bertjax.pretrain.config import ModelConfig, PretrainConfig
 from bertjax.train.sharding import MeshConfig, make_mesh
@@ -58,6 +58,7 @@ start = time.perf_counter()
 made, program = compiled(256)
 state, sizes, text = made.abstract_state, program.memory_analysis(), program.as_text()
 row = training_flops(pretraining_flops(made.model, 128, 19))
+parsed = hlo.parse(text)
 result = {
     "kind": topology.devices[0].device_kind,
     "devices": len(topology.devices),
