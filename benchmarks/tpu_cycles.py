@@ -44,7 +44,7 @@ from bertjax.model.flops import encoder_flops, pretraining_flops, training_flops
 from bertjax.model.generation_config import GenerationConfig
 from bertjax.model.search import stages
 from bertjax.objectives.masking import Vocabulary
-from bertjax.plan import collectives, hlo, operations
+from bertjax.plan import collectives, hlo, memory, operations
 from bertjax.plan.chips import parse_topology
 from bertjax.plan.compile import topology_devices
 from bertjax.pretrain.config import ModelConfig, PretrainConfig
@@ -208,6 +208,7 @@ def describe(options, topology):
         "device": f"{mesh.size} x {devices[0].device_kind}, ahead of time",
         "million_cycles": millions(program, times),
         "peak_gib": round(compiled.memory_analysis().peak_memory_in_bytes / 2**30, 3),
+        "arrays_at_peak_gib": round(sum(a.bytes for a in memory.at_peak(program)) / 2**30, 3),
         "compile_seconds": round(seconds),
     }
     if options.program == "generation":

@@ -95,9 +95,9 @@ def test_bert_base_compiles_for_v5e_and_fits(compile_for):
     assert found["devices"] == 4
     assert found["params"] == 4 * 110_106_428  # all of BERT-base with both heads, float32
     assert found["state_on_a_device"] < found["peak"] < HBM_OF_V5E
-    # bertjax plan finds the arrays that lie in HBM at the peak, within 5% at the default effort.
-    # With the lowest one, jax 0.12 keeps 6% more.
-    assert 0.93 < found["arrays_at_peak"] / found["peak"] < 1.05
+    # bertjax plan finds the arrays that lie in HBM at the peak. At the lowest effort the compiler
+    # leaves gaps between them; tests/tpu/test_cycles.py compares at the default effort.
+    assert found["state_on_a_device"] < found["arrays_at_peak"] < 1.05 * found["peak"]
     # The state is donated: its buffers hold the new state.
     assert found["aliased"] >= found["state_on_a_device"]
     # Nothing is computed twice: the rest is softmax, LayerNorm, GELU, dropout and the optimizer

@@ -22,3 +22,5 @@ LAYER = ("--program", "layer", "--topology", "v5e:1x1")
 def test_a_layer_does_not_become_slower(cycles, length, batch, ratio):
     found = cycles(*LAYER, "--length", length, "--batch", batch)
     assert 1.0 < found["cycles_ratio"] < 1.1 * ratio
+    # `bertjax plan` finds the arrays that lie in HBM at the peak.
+    assert 0.95 < found["arrays_at_peak_gib"] / found["peak_gib"] < 1.05
