@@ -18,9 +18,13 @@ LAYER = ("--program", "layer", "--topology", "v5e:1x1")
 
 
 # The ratios of docs/performance.md, and a tenth.
-@pytest.mark.parametrize(("length", "batch", "ratio"), [("128", "64", 1.55), ("512", "16", 2.23)])
-def test_a_layer_does_not_become_slower(cycles, length, batch, ratio):
-    found = cycles(*LAYER, "--length", length, "--batch", batch)
-    assert 1.0 < found["cycles_ratio"] < 1.1 * ratio
-    # `bertjax plan` finds the arrays that lie in HBM at the peak.
+def test_a_layer_does_not_become_slower(cycles):
+    found = cycles(*LAYER, "--length", "128", "--batch", "64")
+    assert 1.0 < found["cycles_ratio"] < 1.1 * 1.55
+
+
+def test_a_layer_of_long_rows_does_not_become_slower(cycles):
+    found = cycles(*LAYER, "--length", "512", "--batch", "16")
+    assert 1.0 < found["cycles_ratio"] < 1.1 * 2.23
+    # `bertjax plan` finds the arrays that lie in HBM at the peak; between small ones are gaps.
     assert 0.95 < found["arrays_at_peak_gib"] / found["peak_gib"] < 1.05
