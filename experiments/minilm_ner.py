@@ -8,7 +8,8 @@ same recipe in PyTorch, on wikigold (the last fifth of its documents is dev) and
 Twitter Corpus (train a, b, e and g; dev h) too.
 
 Hardware: two CPU cores.
-Result: on the first 800 sentences, F1 on dev 0.376 ± 0.010 (docs/tagging.md); not run on all.
+Result: on the first 800 sentences, F1 on dev 0.347 ± 0.040, five seeds (docs/tagging.md); not run
+on all.
 """
 
 from bertjax.finetune.config import FinetuneConfig
