@@ -11,11 +11,11 @@
 Compiles a program for the chips of a topology, on a machine without any (Linux on x86-64), in two
 to four minutes: the pre-training step of BERT; the training step of an encoder-decoder of two
 BERTs; the program that writes texts with it by beam search; or one layer of BERT, forward and
-backward. The compiler annotates every
-operation with `estimated_cycles`; the sum is its estimate of the time on one chip. The estimate has
-limits: overlapping operations are added, what chips exchange counts nothing, and Pallas kernels and
-the choice of the best tokens (TopK) have no estimate. It orders programs. Operations in loops count
-as often as they run; for a generation the script adds the steps of its loops itself.
+backward. The compiler annotates every operation with `estimated_cycles`; the sum is its estimate of
+the time on one chip. The estimate has limits: overlapping operations are added, what chips exchange
+counts nothing, and Pallas kernels and the choice of the best tokens (TopK) have no estimate. It
+orders programs. Operations in loops count as often as they run; for a generation the script adds
+the steps of its loops itself.
 
 Prints one line of JSON and the costliest operations, and adds the JSON to the results.
 `flops_ratio` compares the FLOPs of the compiled program with those of the matrix products that

@@ -33,7 +33,7 @@ def attention_context(probs: jax.Array, value: jax.Array, execution: Execution) 
 
 
 class _Saved(NamedTuple):
-    """What the backward pass reads."""
+    """The backward pass reads these arrays."""
 
     query: jax.Array
     key: jax.Array

@@ -18,10 +18,10 @@ class Chip(NamedTuple):
     flops_per_cycle: int
     """In bfloat16: 2 for each cell of its matrix units."""
     hbm_gib: float
-    """What the compiler gives to a program, less than the data sheet's 16, 32, 95 and 96."""
+    """The compiler gives this much to a program, less than the data sheet's 16, 32, 95 and 96."""
     hbm_gb_per_second: float
     ici_gb_per_second: float | None
-    """What a device sends over all of its links together, in one direction. None: not known."""
+    """A device sends this much over all of its links, in one direction; None if not known."""
     per_chip: int = 1
     """JAX devices of a chip."""
 

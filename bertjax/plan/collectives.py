@@ -16,7 +16,6 @@ _MESH = re.compile(r"mesh\[([^\]]*)\] \{([^}]*)\}")
 _GROUPS = re.compile(r"\{\{([\d,]+)\}")
 _IOTA = re.compile(r"\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
 
-
 SLICES = "slices"
 """Stands for the axes of an exchange over the network between slices."""
 _MEGASCALE = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
@@ -32,7 +31,7 @@ class Collective(NamedTuple):
     """Whether other operations run meanwhile. The others wait for it."""
     count: int
     bytes: int
-    """Of all arrays before they are split, or after they are gathered."""
+    """This counts all arrays before they are split, or after they are gathered."""
     sent: int
     """Bytes that a chip sends at least: n chips in a ring send (n - 1) / n of a gathered array, and
     twice that of one that is added up."""
@@ -147,7 +146,7 @@ def _sent(kind: str, size: int, chips: int) -> int:
     if kind == "collective-permute":
         return size
     ring = size * (chips - 1) // chips
-    return {"all-reduce": 2 * ring, "reduce-scatter": ring}.get(kind, ring)
+    return 2 * ring if kind == "all-reduce" else ring
 
 
 def seconds(collectives: Sequence[Collective], bandwidth: float) -> tuple[float, float]:

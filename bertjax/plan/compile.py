@@ -32,7 +32,7 @@ _NEEDED = re.compile(r"([\d.]+)G\)?(?: exceeds available HBM \(| of )([\d.]+)G")
 
 
 class Rows(NamedTuple):
-    """What a plan needs to know about the data."""
+    """A plan needs these facts about the data."""
 
     length: int
     vocab_size: int

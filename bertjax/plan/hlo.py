@@ -91,6 +91,11 @@ class Operation(NamedTuple):
         return found[1] if found else None
 
     @property
+    def number(self) -> int:
+        """The place of a parameter among those of its computation."""
+        return int(self.text.partition(")")[0])
+
+    @property
     def aliases(self) -> list[tuple[int, int, int]]:
         """Results of a fusion that are operands: place, operand, and place within the operand."""
         text = self.attribute("output_to_operand_aliasing").partition("}}")[0]
@@ -227,7 +232,7 @@ def trip_count(program: Program, condition: str) -> int | None:
         return None
     limit = compare.operands[-1]
     if limit in inner and inner[limit].opcode == "parameter" and root is not None:
-        limit = root.operands[int(inner[limit].text.partition(")")[0])]
+        limit = root.operands[inner[limit].number]
     operation = operations.get(limit) or inner.get(limit)
     if operation is None or operation.opcode != "constant":
         return None
@@ -240,3 +245,10 @@ def within(program: Program, operation: Operation) -> Iterator[Operation]:
     yield operation
     for each in program.get(operation.called or "", ()):
         yield from within(program, each)
+
+
+def behind(by_name: Mapping[str, Operation], operation: Operation) -> Operation:
+    """Returns the operation that a bitcast stands for."""
+    while operation.opcode == "bitcast" and operation.operands[0] in by_name:
+        operation = by_name[operation.operands[0]]
+    return operation

@@ -5,7 +5,16 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
-from bertjax.plan.hlo import ENTRY, Array, Operation, Program, arrays_of, elements, loop_of
+from bertjax.plan.hlo import (
+    ENTRY,
+    Array,
+    Operation,
+    Program,
+    arrays_of,
+    behind,
+    elements,
+    loop_of,
+)
 from bertjax.plan.operations import part_of
 
 ACTIVATIONS = ("embeddings", "attention", "feed-forward", "layers, rest", "head and loss")
@@ -159,14 +168,11 @@ def _updated(inner: Sequence[Operation], known: Sequence[list[int | None]]) -> d
     results = [by_name[name] for name in root.operands] if root.opcode == "tuple" else [root]
     found = {}
     for place, result in enumerate(results):
-        while result.opcode == "bitcast":
-            result = by_name[result.operands[0]]
-        if result.opcode == "dynamic-update-slice":
-            target = by_name[result.operands[0]]
-            while target.opcode == "bitcast":
-                target = by_name[target.operands[0]]
+        update = behind(by_name, result)
+        if update.opcode == "dynamic-update-slice":
+            target = behind(by_name, by_name[update.operands[0]])
             if target.opcode == "parameter":
-                source = known[int(target.text.partition(")")[0])]
+                source = known[target.number]
                 found[place] = source[0] if source else None
     return found
 

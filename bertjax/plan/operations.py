@@ -23,8 +23,6 @@ _PARTS = (
 _MOVES = {"copy", "transpose", "reshape", "bitcast", "broadcast", "pad", "convert", "slice"}
 _MOVES |= {"parameter", "constant", "concatenate", "tuple", "get-tuple-element", "fusion"}
 _MOVES |= {"dynamic-slice", "dynamic-update-slice"}
-
-
 _BOOKKEEPING = {"AllocateBuffer", "AssumeGatherIndicesInBound", "ConcatBitcast"}
 _BOOKKEEPING |= {"AsyncCollectiveStart", "AsyncCollectiveDone", "GatherScatterIndicesBitpacked"}
 

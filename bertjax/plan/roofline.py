@@ -21,7 +21,7 @@ class Roofline(NamedTuple):
 
     @property
     def bound(self) -> str:
-        """What needs the largest."""
+        """Names what needs the largest."""
         named = {
             "matrix products": self.matrix,
             "HBM traffic": self.memory,

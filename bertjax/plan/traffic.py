@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from bertjax.plan.hlo import Array, Operation, Program
+from bertjax.plan.hlo import Array, Operation, Program, behind
 
 # Names for data that exists, ends of asynchronous operations, and loops, whose bodies count.
 _FREE = {"parameter", "constant", "get-tuple-element", "tuple", "bitcast", "while", "conditional"}
@@ -42,9 +42,7 @@ def hbm_bytes(program: Program, operation: Operation, defined: Mapping[str, Oper
 def _of_fusion(program: Program, fusion: Operation, defined: Mapping[str, Operation]) -> int:
     inner = program[fusion.called or ""]
     by_name = {each.name: each for each in inner}
-    parameters = {
-        int(each.text.partition(")")[0]): each for each in inner if each.opcode == "parameter"
-    }
+    parameters = {each.number: each for each in inner if each.opcode == "parameter"}
     total = 0
     updated = set()
     kept = {place for place, _, _ in fusion.aliases}, {operand for _, operand, _ in fusion.aliases}
@@ -55,9 +53,9 @@ def _of_fusion(program: Program, fusion: Operation, defined: Mapping[str, Operat
     for place, (result, array) in enumerate(zip(results, fusion.arrays, strict=False)):
         if place in kept[0]:
             continue
-        update = _behind(by_name, result)
+        update = behind(by_name, result)
         if update.opcode == "dynamic-update-slice":
-            updated.add(_behind(by_name, by_name[update.operands[0]]).name)
+            updated.add(behind(by_name, by_name[update.operands[0]]).name)
             total += array.in_hbm * sum(each.size for each in by_name[update.operands[1]].arrays)
         else:
             total += array.in_hbm * array.size
@@ -71,13 +69,6 @@ def _of_fusion(program: Program, fusion: Operation, defined: Mapping[str, Operat
             whole = min(whole, sum(array.size for each in users for array in each.arrays))
         total += whole
     return total
-
-
-def _behind(by_name: Mapping[str, Operation], operation: Operation) -> Operation:
-    """Returns the operation that a bitcast stands for."""
-    while operation.opcode == "bitcast" and operation.operands[0] in by_name:
-        operation = by_name[operation.operands[0]]
-    return operation
 
 
 def _arrays(defined: Mapping[str, Operation], name: str) -> list[Array]:

@@ -70,4 +70,4 @@ def test_layer_norm_of_bfloat16_is_as_exact_as_its_input():
     centered = exact - exact.mean(-1, keepdims=True)
     exact = centered / np.sqrt(np.square(centered).mean(-1, keepdims=True) + config.layer_norm_eps)
     np.testing.assert_allclose(np.asarray(out, np.float64), exact, rtol=2**-8, atol=2**-8)
-    assert np.isfinite(np.asarray(gradient[:3], np.float32)).all()
+    assert np.isfinite(np.asarray(gradient, np.float32)).all()

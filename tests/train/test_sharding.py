@@ -1,5 +1,6 @@
 """The sharding table on BERT-base, with every expected spec written out."""
 
+import functools
 import re
 from types import SimpleNamespace
 
@@ -252,6 +253,16 @@ def test_a_process_reads_the_rows_of_its_own_devices_alone(monkeypatch):
 def test_a_mesh_that_does_not_cover_the_devices_is_refused():
     with pytest.raises(bj.UserError, match=r"data 3 x fsdp 1 x tensor 1 does not cover the 1 "):
         sharding.make_mesh(sharding.MeshConfig(data=3), jax.devices()[:1])
+
+
+def test_gradients_of_kernels_are_split_as_the_kernels_and_others_are_left(abstract):
+    mesh = mesh_of(2, 2, 2)
+    traced = jax.make_jaxpr(functools.partial(sharding.place_gradients, mesh))(abstract.params)
+    kernels = [name for name in named(abstract.params) if name.endswith("/kernel")]
+    placed = [each.params["sharding"].spec for each in traced.eqns]
+    expected = named(sharding.param_shardings(mesh, abstract.params))
+    assert placed == [expected[name].spec for name in kernels]
+    assert P("fsdp", "tensor") in placed and len(kernels) < len(named(abstract.params))
 
 
 def test_only_data_crosses_slices(monkeypatch):
