@@ -95,7 +95,7 @@ class BertConfig:
     type_vocab_size: int = 2
     """Number of token types (sentence A, sentence B)."""
     initializer_range: float = 0.02
-    """Standard deviation of the truncated normal distribution of initial weights."""
+    """Standard deviation of the normal distribution of initial weights, before its truncation."""
     layer_norm_eps: float = 1e-12
     """Added to the variance in LayerNorm."""
     classifier_dropout: float | None = None

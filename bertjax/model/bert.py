@@ -59,6 +59,7 @@ def init_params(
 ) -> dict[str, Any]:
     """Draws random parameters as Google's `modeling.py`: truncated normal matrices, zero biases.
 
+    Kernels of "classifier" and "qa_outputs" are normal without truncation, as in `transformers`.
     The key and the name of a subtree determine its values, which do not depend on other subtrees.
 
     Args:

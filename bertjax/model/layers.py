@@ -8,6 +8,7 @@ C classes or choices, K beams, L layers.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -58,7 +59,11 @@ def activation(name: str, x: jax.Array) -> jax.Array:
 
 
 def dense(
-    features: int, config: BertConfig, execution: Execution, name: str | None = None
+    features: int,
+    config: BertConfig,
+    execution: Execution,
+    name: str | None = None,
+    initializer: Callable[[float], nn.initializers.Initializer] = nn.initializers.truncated_normal,
 ) -> nn.Dense:
     """Makes x @ kernel [in, out] + bias with float32 parameters, computed in execution.dtype."""
     return nn.Dense(
@@ -66,7 +71,7 @@ def dense(
         dtype=jnp.dtype(execution.dtype),
         param_dtype=jnp.float32,
         precision=execution.precision,
-        kernel_init=nn.initializers.truncated_normal(config.initializer_range),
+        kernel_init=initializer(config.initializer_range),
         dot_general=_x_times_kernel,
         name=name,
     )

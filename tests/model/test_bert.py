@@ -395,6 +395,14 @@ def test_a_new_head_is_drawn_without_the_model_under_it(monkeypatch):
     jax.eval_shape(lambda key: bj.init_params(CONFIG, key, heads=("classifier",)), key)
 
 
+def test_a_new_head_is_normal_and_the_rest_is_truncated_at_two_deviations():
+    params = init_params(CONFIG, jax.random.key(0), heads=("classifier",), num_labels=10_000)
+    scale = CONFIG.initializer_range
+    head, pooler = (params[name]["kernel"] / scale for name in ("classifier", "pooler"))
+    assert abs(float(head.std()) - 1) < 0.01  # of 160,000; truncated 0.88
+    assert abs(head).max() > 4 > 2 > abs(pooler).max()
+
+
 def test_parameter_paths_and_shapes_are_public():
     tree = jax.eval_shape(
         lambda key: bj.init_params(CONFIG, key, heads=("mlm", "nsp", "classifier"), num_labels=3),
