@@ -299,6 +299,13 @@ def _report(arguments: list[str]) -> None:
         report(config.directories, say, config.output)
 
 
+def _doctor(arguments: list[str]) -> int:
+    from bertjax.doctor.run import DoctorConfig, doctor
+
+    with parsed(DoctorConfig, "doctor", arguments) as (config, say):
+        return EXIT_DONE if doctor(config, say, complain) else EXIT_WARNED
+
+
 def _completion(arguments: list[str]) -> None:
     from bertjax.completion import CompletionConfig, print_completion
 
@@ -321,6 +328,7 @@ VERBS = {
     "search": Verb("queries + lines of text -> the most similar lines", model_verbs.search),
     "probe": Verb("a frozen model + labeled rows -> scores of a linear model", model_verbs.probe),
     "report": Verb("run directories -> a page per run, and a page that compares them", _report),
+    "doctor": Verb("this machine -> what keeps it from training, and what to do", _doctor),
     "completion": Verb("a shell -> the script that completes verbs and flags in it", _completion),
 }
 

@@ -10,6 +10,7 @@ from tyro.conf import OmitArgPrefixes, Positional
 from bertjax.convert.run import ConvertConfig
 from bertjax.data.prepare.inspection import PrepareArguments
 from bertjax.demo.run import DemoConfig
+from bertjax.doctor.run import DoctorConfig
 from bertjax.finetune.config import FinetuneConfig
 from bertjax.glue.config import GlueConfig
 from bertjax.inference.config import (
@@ -62,6 +63,7 @@ def print_completion(shell: str) -> None:
         "search": SearchConfig,
         "probe": ProbeConfig,
         "report": ReportConfig,
+        "doctor": DoctorConfig,
         "completion": CompletionConfig,
     }
     words = ["--tyro-write-completion", shell, "-"]

@@ -1,0 +1,88 @@
+"""What `bertjax doctor` runs in a process of its own, since it may hang or crash there.
+
+It prints a line of JSON with facts for each stage. After its time it prints where it is, and ends,
+whatever native code it waits in.
+"""
+
+import faulthandler
+import json
+import sys
+import time
+import uuid
+from typing import Any
+
+from etils import epath
+
+from bertjax.files import free_bytes, is_local, output_directory
+from bertjax.terminal import say_line
+
+
+def _tell(**facts: Any) -> None:
+    say_line(json.dumps(facts))
+
+
+def start() -> None:
+    """Starts the devices of this host and measures a matrix product on each."""
+    _tell(stage="import jax")
+    import jax
+
+    from bertjax.rundir.compilation_cache import keep_compiled
+
+    _tell(stage="start the devices", cache=keep_compiled())
+    began = time.monotonic()
+    devices = jax.local_devices()
+    seconds = time.monotonic() - began
+    is_cpu = devices[0].platform == "cpu"
+    how = {"platform": devices[0].platform, "kind": devices[0].device_kind, "seconds": seconds}
+    how |= {"devices": len(devices), "host": jax.process_index(), "hosts": jax.process_count()}
+    _tell(stage="compute a matrix product", **how)
+    size, dtype = (1024, "float32") if is_cpu else (8192, "bfloat16")
+    measured = devices[:1] if is_cpu else devices  # all CPU devices are the same cores
+    rate = min(flops_per_second(device, size, dtype) for device in measured)
+    _tell(stage="end", size=size, dtype=dtype, flops_per_second=rate)
+
+
+def flops_per_second(device: Any, size: int, dtype: str) -> float:
+    """Returns the FLOP/s of a product of two matrices [size, size] on a `jax.Device`."""
+    import jax
+
+    matrix = jax.device_put(jax.numpy.ones((size, size), dtype), device)
+    product = jax.jit(lambda a, b: a @ b)
+    product(matrix, matrix).block_until_ready()
+    count, began = 0, time.monotonic()
+    while (seconds := time.monotonic() - began) < 0.3:
+        results = [product(matrix, matrix) for _ in range(4)]  # one waits while another runs
+        jax.block_until_ready(results)
+        count += len(results)
+    return count * 2 * size**3 / seconds
+
+
+def store(directory: str) -> None:
+    """Writes a file in a directory, or in the nearest one above it, and reads it back."""
+    _tell(stage="find the directory")
+    path = output_directory(directory)
+    if is_local(path):
+        path = path.absolute()
+        path = next(place for place in (path, *path.parents) if place.exists())
+    _tell(stage="write and read a file", directory=str(path), free=free_bytes(path))
+    began = time.monotonic()
+    write_and_read(path)
+    _tell(stage="end", seconds=time.monotonic() - began)
+
+
+def write_and_read(directory: epath.Path) -> None:
+    """Writes a file, reads it back and removes it; raises `OSError` if it is another one."""
+    path = directory / f".bertjax-doctor-{uuid.uuid4().hex[:8]}"
+    data = uuid.uuid4().bytes
+    try:
+        path.write_bytes(data)
+        if path.read_bytes() != data:
+            raise OSError(f"{path}: other bytes were read than written")
+    finally:
+        path.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    what, argument, limit = sys.argv[1:]
+    faulthandler.dump_traceback_later(float(limit), exit=True)
+    start() if what == "start" else store(argument)
