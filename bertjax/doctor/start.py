@@ -23,9 +23,10 @@ _FAILURES = {
     r"in use by process with pid (\d+)": _ONE_PROCESS + "wait until process {} ends, or end it.",
     "already in use|resource busy": _ONE_PROCESS + "sudo lsof -w /dev/accel* /dev/vfio/* names it.",
     "libtpu multi-process lockfile": "Its user has ended: run sudo rm /tmp/libtpu_lockfile.",
-    "ermission denied|not permitted": "Run as root, or allow your user to open this file.",
+    "ermission denied|not permitted": "Run as root, and a container privileged.",
     "index_on_host": "Run pip install -U 'jax[tpu]', for jax 0.10.1 or later (jax issue 37230).",
     "Unknown flags? in XLA_FLAGS": "Remove this flag from XLA_FLAGS.",
+    "RESOURCE_EXHAUSTED|OUT_OF_MEMORY": "Another process has its memory: end that one.",
     "CUDA": "Run nvidia-smi: the driver must work, and be as new as JAX's CUDA plugin asks for.",
     "(?i)deadline.exceeded": "{waiting}",
 }

@@ -95,6 +95,7 @@ def test_what_was_started_is_judged(changes, environment, line):
         ("Internal error when accessing libtpu multi-process lockfile.", "rm /tmp/libtpu_lockfile"),
         ("open(/dev/accel3): Operation not permitted", "Run as root"),
         ("GetChip(i)->location().index_on_host() == i (0 vs. 1)", "jax issue 37230"),
+        ("CUDA_ERROR_OUT_OF_MEMORY: out of memory", "Another process has its memory"),
         ("DEADLINE_EXCEEDED: RegisterTask", "jax issue 19971"),
         ("something else", "JAX_PLATFORMS=tpu asks for these devices alone"),
     ],
