@@ -28,6 +28,7 @@ OTHERS = {
     *("--html-safe", "--no-templates", "--out_dir", "--logdir", "--editable", "--durations"),
     *("--dry-run", "--any-device", "--part", "--rounds", "--dtype", "--steps", "--length"),
     *("--batch", "--program", "--rows"),
+    *("--type", "--rate", "--max-hours", "--spot", "--restarts"),
     "--learning-rate",  # without its group
 }
 

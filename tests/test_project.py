@@ -319,7 +319,7 @@ def test_every_public_name_is_there() -> None:
 
 
 def test_shell_scripts_pass_shellcheck() -> None:
-    scripts = [ROOT / "tpu_setup.sh", ROOT / ".ci" / "run"]
+    scripts = [ROOT / "tpu_setup.sh", ROOT / "tpu_cloud.sh", ROOT / ".ci" / "run"]
     done = run(tool("shellcheck"), *map(str, scripts))
     assert done.returncode == 0, done.stdout
 
