@@ -72,10 +72,10 @@ check_settings() {
   [[ -n $project && $project != '(unset)' ]] || fail "gcloud has no project: run gcloud config set project PROJECT."
 }
 
-print_cost() {
+print_hourly() {
   [[ -n $rate ]] || fail "what does a chip cost? Give --rate DOLLARS for an hour of a chip of $chip, from https://cloud.google.com/tpu/pricing."
   number "$rate" || fail "--rate is '$rate': give dollars for an hour of one chip, such as 1.2."
-  awk "BEGIN {printf \"$type in $zone${spot:+, spot}: $chips chips at %.2f dollars an hour, %.2f dollars an hour in all. It deletes itself after %g hours, when it has cost %.2f dollars.\\n\", $rate, $chips * $rate, $max_hours, $chips * $rate * $max_hours}"
+  awk "BEGIN {printf \"$type in $zone${spot:+, spot}: $chips chips at %.2f dollars an hour, %.2f dollars an hour in all.\\n\", $rate, $chips * $rate}"
 }
 
 # absent, waiting, ready, gone (it exists, but never runs again) or unknown. A dry run takes $1.
@@ -102,6 +102,17 @@ state() {
     absent | ready) echo "$found" ;;
     *) echo waiting ;;
   esac
+}
+
+# Waits for machines that do not run yet, in state $1; ends if they never will.
+come() {
+  local words
+  words=$(reason)
+  if [[ $1 == gone || $words == *[Qq]uota* ]]; then
+    explain "$name is taken away, and ./tpu_setup.sh create asks for another" "${words:-no reason is given}"
+  fi
+  echo "$(date +%H:%M:%S) $name: $1. $words"
+  sleep "$poll"
 }
 
 # Why the machines do not come, if Google Cloud says so.
@@ -151,7 +162,8 @@ session() {
 
 create() {
   local now guard region=${zone%-*} policy=''
-  print_cost
+  print_hourly
+  awk "BEGIN {printf \"It deletes itself after %g hours, when it has cost %.2f dollars.\\n\", $max_hours, $chips * $rate * $max_hours}"
   now=$(state absent)
   case $now in
     ready | waiting)
@@ -167,13 +179,17 @@ create() {
   fi || { missing && fail "$zone has no $kind ($type): https://cloud.google.com/tpu/docs/regions-zones lists the zones of each chip."; } || explain "looking for $kind in $zone failed"
   if [[ $now == gone || $api == compute ]]; then remove; fi
   if [[ $api == tpu ]]; then
-    # The queue has no limit for a run, except that of flex-start: the machine deletes itself. No
-    # commas: gcloud splits metadata at them.
+    # The queue has no limit for a run, except that of flex-start: the machine deletes itself, after it
+    # has tried whether it reaches the API. No commas: gcloud splits metadata at them.
     guard="#!/bin/bash
+exec >/var/log/bertjax-delete.log 2>&1
+PATH=\$PATH:/snap/bin
 at=/var/lib/bertjax-delete-at
 [ -s \$at ] || echo \$((\$(date +%s) + $seconds)) > \$at
+(until gcloud compute tpus queued-resources describe $name --zone=$zone; do sleep 30; done
+touch /var/lib/bertjax-can-delete) &
 (until [ \$(date +%s) -ge \$(cat \$at) ]; do sleep 30; done
-until gcloud compute tpus queued-resources delete $name --zone=$zone --force --quiet; do sleep 60; done) >/var/log/bertjax-delete.log 2>&1 &"
+until gcloud compute tpus queued-resources delete $name --zone=$zone --force --quiet; do sleep 60; done) &"
     cloud compute tpus queued-resources create "$name" --node-id="$name" --zone="$zone" \
       --accelerator-type="$kind" --runtime-version="$image" ${spot:+--spot} \
       --scopes=https://www.googleapis.com/auth/cloud-platform --metadata="startup-script=$guard" || explain "creating $name failed"
@@ -205,15 +221,10 @@ remove() {
 }
 
 setup() {
-  local now words
+  local now
   while now=$(state ready) && [[ $now != ready ]]; do
     [[ $now != absent ]] || fail "$name does not exist in $zone: ./tpu_setup.sh create makes it."
-    words=$(reason)
-    if [[ $now == gone || $words == *[Qq]uota* ]]; then
-      explain "$name is taken away, and ./tpu_setup.sh create asks for another" "${words:-no reason is given}"
-    fi
-    echo "$(date +%H:%M:%S) $name: $now. $words"
-    sleep "$poll"
+    come "$now"
   done
   if ! $dry_run && [[ $(session) == running ]]; then
     echo "$name runs a command, and is set up."
@@ -222,8 +233,8 @@ setup() {
   COPYFILE_DISABLE=1 run tar -czf "$errors.tgz" --exclude=__pycache__ bertjax experiments pyproject.toml README.md LICENSE tpu_setup.sh
   transfer all "$errors.tgz" @:bertjax.tgz || explain "copying bertjax to $name failed"
   remote cloud all 'mkdir -p ~/bertjax && cd ~/bertjax && rm -rf bertjax && tar -xzf ~/bertjax.tgz && ./tpu_setup.sh --install' || explain "installing bertjax on $name failed"
-  if [[ $api == tpu ]] && ! remote cloud 0 "gcloud compute tpus queued-resources describe $name --zone=$zone >/dev/null"; then
-    echo "warning: $name can't reach the Cloud TPU API, and will not delete itself: give its service account the role roles/tpu.admin, or delete it yourself." >&2
+  if [[ $api == tpu ]] && ! remote cloud 0 'test -e /var/lib/bertjax-can-delete'; then
+    echo "warning: $name has not reached the Cloud TPU API, and may not delete itself: give its service account the role roles/tpu.admin (/var/log/bertjax-delete.log on the machine), or delete it yourself." >&2
   fi
 }
 
@@ -294,7 +305,7 @@ status() {
   echo "$name in $zone: $now"
   if [[ $now == ready ]]; then echo "command: $(session)"; fi
   if [[ $now == absent ]]; then return; fi
-  if [[ -n $rate ]]; then print_cost; fi
+  if [[ -n $rate ]]; then print_hourly; fi
   echo "Next: ./tpu_setup.sh logs, or ./tpu_setup.sh delete"
 }
 
@@ -323,10 +334,10 @@ back_off() {
 }
 
 babysit() {
-  local end made=0 quick=0 silent=0 asked=false installed=false code=0 now
+  local end made=0 quick=0 silent=0 asked=false code=0 now looked
   end=$(($(date +%s) + seconds))
   quoted "$@" >/dev/null
-  print_cost >/dev/null
+  print_hourly >/dev/null
   export BERTJAX_TPU_TYPE=$type BERTJAX_TPU_ZONE=$zone BERTJAX_TPU_NAME=$name BERTJAX_TPU_RATE=$rate BERTJAX_TPU_SPOT=$spot
   if $dry_run; then
     again create && again setup && again run -- "$@" && finish 0 "This was a dry run."
@@ -334,6 +345,7 @@ babysit() {
   fi
   trap 'echo "$name goes on, and costs money: the same command watches it again, ./tpu_setup.sh delete ends it." >&2; exit 130' INT
   while (($(date +%s) + poll < end)); do
+    looked=$(date +%s)
     now=$(state absent)
     if [[ $now == ready ]]; then now=$(session); fi
     case $now in
@@ -348,14 +360,15 @@ babysit() {
         ;;
       absent | gone)
         if $asked; then back_off "$name was taken away"; fi
-        asked=true installed=false
+        asked=true
         again create || code=$?
         ;;
       waiting)
-        if again setup; then installed=true; else code=$?; fi
+        (come waiting) || code=$?
+        end=$((end + $(date +%s) - looked)) # the queue costs nothing
         ;;
       none)
-        { $installed || again setup; } && again run -- "$@" || code=$?
+        { again setup && again run -- "$@"; } || code=$?
         ((code == 0 || code == 2)) || back_off "the command did not start"
         ;;
       running) sleep "$poll" && quick=0 ;;

@@ -72,6 +72,7 @@ def homes() -> list[Path]:
 def make_host(home: Path) -> None:
     binaries = home / "bertjax" / ".venv-tpu" / "bin"
     binaries.mkdir(parents=True)
+    (home / "bertjax-can-delete").touch()
     for name, text in BINARIES.items():
         (binaries / name).write_text(text)
         (binaries / name).chmod(stat.S_IRWXU)
@@ -119,8 +120,9 @@ def ssh(home: Path) -> int:
     if machine()["state"] != "up" or not home.exists():
         fail("[/usr/bin/ssh] exited with return code [255].", 255)
     environment = {**os.environ, "HOME": str(home)}
+    command = flag("command").replace("/var/lib/", f"{home}/")
     process = subprocess.Popen(
-        ["bash", "-c", flag("command")], cwd=home, env=environment, start_new_session=True
+        ["bash", "-c", command], cwd=home, env=environment, start_new_session=True
     )
     (CLOUD / "groups").mkdir(exist_ok=True)
     (CLOUD / "groups" / str(process.pid)).touch()

@@ -228,6 +228,7 @@ def test_the_price_is_printed_before_anything_is_created(cloud: Cloud) -> None:
     done = cloud("create", "--spot", "--max-hours", "3")
     cost = "4 chips at 1.20 dollars an hour, 4.80 dollars an hour in all"
     assert done.stdout.index(cost) < done.stdout.index("queued-resources create")
+    assert "4.80 dollars an hour in all" in cloud("status").stdout
     assert "after 3 hours, when it has cost 14.40 dollars" in done.stdout
 
 
@@ -241,6 +242,8 @@ def test_a_machine_deletes_itself(cloud: Cloud) -> None:
     assert "," not in script  # gcloud would split it
     check = subprocess.run(["bash", "-n"], input=script.split("=", 1)[1], text=True, check=False)
     assert check.returncode == 0
+    (cloud.path / "host-0" / "bertjax-can-delete").unlink()
+    assert "may not delete itself" in cloud("setup").stderr
     cloud("delete")
     cloud("create", "--max-hours", "0.5", "--type", "v6e:2x2")
     (call,) = cloud.calls("instance-templates create")
@@ -248,7 +251,7 @@ def test_a_machine_deletes_itself(cloud: Cloud) -> None:
 
 
 def test_a_babysit_ends_with_its_hours(cloud: Cloud) -> None:
-    done = cloud("babysit", "--max-hours", "0.002", "--", "sleep", "60")
+    done = cloud("babysit", "--max-hours", "0.001", "--", "sleep", "60")
     assert done.returncode == 1
     assert "hours of bertjax are over" in done.stderr
     assert not cloud.exists()
