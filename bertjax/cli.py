@@ -5,6 +5,7 @@ Exit codes: 0 done; 2 a mistake that the user can correct, told in one sentence;
 a signal and resumable; 1 any other error, with its traceback, and warnings under --strict.
 """
 
+import dataclasses
 import difflib
 import logging
 import os
@@ -192,9 +193,11 @@ def _pretrain(arguments: list[str]) -> int:
 
         from bertjax.inference.predict import can_predict
         from bertjax.pretrain.run import pretrain
+        from bertjax.train.hosts import joined
 
-        _keep_compiled()
-        result = pretrain(config, say)
+        with joined(config.hosts, dataclasses.asdict(config), say):
+            _keep_compiled()
+            result = pretrain(config, say)
     if result.stopped:
         return _stopped("pretrain", arguments, config.fresh, result.workdir)
     say_line(f"Next: {command('finetune', model=result.workdir, **_LABELED)}")
@@ -267,9 +270,11 @@ def _finetune(arguments: list[str]) -> int:
         config = parser.parse(COMMON["finetune"])
 
         from bertjax.finetune.run import finetune
+        from bertjax.train.hosts import joined
 
-        _keep_compiled()
-        result = finetune(config, say)
+        with joined(config.hosts, config.to_dict(), say):
+            _keep_compiled()
+            result = finetune(config, say)
     if result.stopped:
         return _stopped("finetune", arguments, config.fresh, result.workdir)
     again = {name: getattr(config.task, name) or None for name in config.kind.unrecorded}
@@ -283,9 +288,11 @@ def _glue(arguments: list[str]) -> int:
 
     with parsed(GlueConfig, "glue", arguments, common=COMMON["glue"]) as (config, say):
         from bertjax.glue.run import glue
+        from bertjax.train.hosts import joined
 
-        _keep_compiled()
-        result = glue(config, say)
+        with joined(config.hosts, dataclasses.asdict(config), say):
+            _keep_compiled()
+            result = glue(config, say)
     if result.stopped:
         return _stopped("glue", arguments, False, result.workdir)
     say_line(f"For the leaderboard: {result.submission}")

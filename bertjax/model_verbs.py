@@ -1,11 +1,13 @@
 """The verbs that read a trained model: `evaluate`, `predict`, `embed`, `search` and `probe`."""
 
 import contextlib
+import dataclasses
 import json
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
+from bertjax.flags import with_flags
 from bertjax.parsing import parsed
 from bertjax.terminal import complain, say_line
 
@@ -82,7 +84,12 @@ def _with_model(
     task = None if named is None else recorded_task(named)
     known = {"task": task, "kind": task["kind"], "sentence_modules": None} if task else {}
     model = SimpleNamespace(**known) if known else named and _load(named)
-    with parsed(type_of(arguments, model), verb, arguments) as (config, _), _keeping_compiled():
+    with contextlib.ExitStack() as stack:
+        config, _ = stack.enter_context(parsed(type_of(arguments, model), verb, arguments))
+        if verb == "evaluate":
+            _join(stack, config)
+        stack.enter_context(_keeping_compiled())
+
         from bertjax.inference.programs import mesh_of_all_devices
         from bertjax.tasks.headers import check_file
 
@@ -91,6 +98,19 @@ def _with_model(
         options = vars(config.task) if model else {}
         how = {"batch_size": config.batch_size, "mesh": mesh_of_all_devices(), **options}
         yield config, model if isinstance(model, Pretrained) else _load(config.model), how
+
+
+def _join(stack: contextlib.ExitStack, config: Any) -> None:
+    """Joins the hosts that evaluate together; all need the same rows."""
+    from bertjax.tasks.headers import file_digest
+    from bertjax.train.hosts import joined
+
+    settings = dataclasses.asdict(config) | {"file": file_digest(config.data)}
+
+    def say(line: str) -> None:
+        complain(with_flags(line, type(config)))
+
+    stack.enter_context(joined(config.hosts, settings, say, resumable=False))
 
 
 @contextlib.contextmanager

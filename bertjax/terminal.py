@@ -18,14 +18,25 @@ def printable(text: str) -> str:
     return _UNSAFE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
+class _State:
+    is_mute = False
+
+
+def mute(is_mute: bool = True) -> None:
+    """Makes `say_line` and `complain` print nothing, as on all hosts of a run but one."""
+    _State.is_mute = is_mute
+
+
 def say_line(line: str) -> None:
     """Prints a line on standard output."""
-    print(printable(line), flush=True)
+    if not _State.is_mute:
+        print(printable(line), flush=True)
 
 
 def complain(line: str) -> None:
     """Prints a line on standard error."""
-    print(printable(line), file=sys.stderr)
+    if not _State.is_mute:
+        print(printable(line), file=sys.stderr)
 
 
 class Complaints(logging.Handler):

@@ -11,6 +11,7 @@ from bertjax.finetune.grid import Setting, check_axis
 from bertjax.model.initializers import InitializationConfig
 from bertjax.tasks import kinds
 from bertjax.tasks.task import TaskKind
+from bertjax.train.hosts_config import HostsConfig
 from bertjax.train.lora import LoraConfig
 from bertjax.train.optimizer import OptimizerConfig
 from bertjax.train.sharding import MeshConfig
@@ -36,7 +37,7 @@ class FinetuneConfig:
     dev: str
     """File to evaluate on during training. It trains nothing."""
     workdir: str = "runs/finetune"
-    """Directory of this run. The same command again resumes it."""
+    """Run directory. The same command resumes it."""
     test: str | None = None
     """File to evaluate once, at the end of each seed. It chooses nothing."""
     task: Any = dataclasses.field(default_factory=kinds.default_options)
@@ -88,7 +89,7 @@ class FinetuneConfig:
     epoch_counts: Sequence[int] | None = None
     """Numbers of epochs to try. Default: `epochs`."""
     warmup_proportion: float = 0.1
-    """Share of the steps that warm up, unless `optimizer.warmup_steps` is given."""
+    """Share of warm-up steps, or `optimizer.warmup_steps`."""
     select: _Select = "last"
     """Weights to report and export. last: those of the last step, or a mean (see `average_last`).
     best: those of the best evaluation on the dev rows, which makes the dev metric optimistic."""
@@ -118,6 +119,8 @@ class FinetuneConfig:
     """Low-rank adapters to train instead of the encoder."""
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     """How devices share the work."""
+    hosts: HostsConfig = dataclasses.field(default_factory=HostsConfig)
+    """Several hosts that run the same command."""
     execution: Execution = dataclasses.field(default_factory=Execution)
     """How to compute."""
     fresh: bool = False

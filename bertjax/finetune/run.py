@@ -35,7 +35,7 @@ from bertjax.tasks import row_checks
 from bertjax.tasks.headers import check_file
 from bertjax.tasks.task import Scores, Task, TaskFiles
 from bertjax.text.tokenizer import load_tokenizer
-from bertjax.train import sharding
+from bertjax.train import hosts, sharding
 from bertjax.train.checkpoint.orbax_storage import told_by_first_process
 from bertjax.train.stopping import stop_requests
 
@@ -173,6 +173,7 @@ class _Run:
         """
         self.config, self.trainer, self.records = config, trainer, Records(trainer)
         self.immutable = self.records.immutable()
+        hosts.agree(self.immutable)
         self.workdir = workdir
         refuse_changed_run(workdir, self.immutable)
         self.best: tuple[Scores, Any] | None = None

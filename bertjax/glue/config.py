@@ -8,6 +8,7 @@ from tyro.conf import Positional
 from bertjax.config import Execution, make_tuples
 from bertjax.errors import UserError
 from bertjax.glue.benchmark import chosen
+from bertjax.train.hosts_config import HostsConfig
 from bertjax.train.optimizer import OptimizerConfig
 from bertjax.train.sharding import MeshConfig
 
@@ -56,6 +57,8 @@ class GlueConfig:
     """Optimizer and schedule."""
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     """How devices share the work."""
+    hosts: HostsConfig = dataclasses.field(default_factory=HostsConfig)
+    """Several hosts that run the same command."""
     execution: Execution = dataclasses.field(default_factory=Execution)
     """How to compute."""
 

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from tyro.conf import Positional
 
 from bertjax.errors import UserError
+from bertjax.train.hosts_config import HostsConfig
 
 Pooling = Literal[
     "mean", "cls", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken", "pooler"
@@ -30,6 +31,8 @@ class EvaluateConfig:
     """Options of the task, a `TaskKind.evaluation`."""
     batch_size: int = 32
     """Maximum rows per batch."""
+    hosts: HostsConfig = dataclasses.field(default_factory=HostsConfig)
+    """Several hosts that run the same command."""
 
 
 @dataclasses.dataclass(frozen=True)

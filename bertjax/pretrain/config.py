@@ -10,6 +10,7 @@ from bertjax.files import location
 from bertjax.model.initializers import InitializationConfig
 from bertjax.objectives.masking import MaskingConfig
 from bertjax.objectives.options import ObjectiveName, ObjectiveOptions
+from bertjax.train.hosts_config import HostsConfig
 from bertjax.train.loop_config import LoopConfig
 from bertjax.train.optimizer import OptimizerConfig
 from bertjax.train.sharding import MeshConfig
@@ -149,6 +150,8 @@ class PretrainConfig:
     """Destinations of metrics."""
     mesh: MeshConfig = MeshConfig()
     """Distribution over devices."""
+    hosts: HostsConfig = dataclasses.field(default_factory=HostsConfig)
+    """Several hosts that run the same command."""
     execution: Execution = Execution()
     """Precision and memory."""
     second: SecondPhase = SecondPhase()

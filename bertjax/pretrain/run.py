@@ -36,7 +36,7 @@ from bertjax.rundir.workdir import (
     write_result,
 )
 from bertjax.text.tokenizer import Tokenizer, load_tokenizer
-from bertjax.train import param_groups, sharding
+from bertjax.train import hosts, param_groups, sharding
 from bertjax.train.checkpoint.manager import Checkpoints
 from bertjax.train.checkpoint.orbax_storage import told_by_first_process
 from bertjax.train.checkpoint.settings import RunSettings
@@ -263,10 +263,10 @@ def train(
     checkpoints = Checkpoints(
         workdir / "checkpoints", keep_last=loop.keep_last, keep_best=loop.keep_best, log=log
     )
-    several = len(phases) > 1
     settings = run_settings(
         config, built.model, abstract.params, inputs.tokenizer, phases, built.teacher.sha256
     )
+    hosts.agree(settings.immutable_at(loop.train_steps))
     with verification, checkpoints:
         if checkpoints.empty() or not (workdir / CONFIG).exists():
             _write_run(config, inputs, workdir)  # also over a run that saved nothing
@@ -280,7 +280,7 @@ def train(
             settings=_once_verified(settings, verification),
             hooks=hooks,
             phases=[
-                phase.info(built.model, mesh, str(number) if several else "")
+                phase.info(built.model, mesh, str(number) if len(phases) > 1 else "")
                 for number, phase in enumerate(phases, 1)
             ],
         )

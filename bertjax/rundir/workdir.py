@@ -2,16 +2,18 @@
 
 import contextlib
 import json
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 from etils import epath
+from jax.experimental.multihost_utils import sync_global_devices
 
 from bertjax.errors import UserError
-from bertjax.files import damaged, output_directory, write_atomically
+from bertjax.files import damaged, is_local, output_directory, write_atomically
 from bertjax.interop.run_checkpoints import FINETUNING, KIND
-from bertjax.locks import locked
+from bertjax.locks import LOCK, locked
 from bertjax.rundir.records import CONFIG, RESULT, TABLES, Metric, read_object
 from bertjax.tasks.report_tables import ReportTable
 from bertjax.train.checkpoint.orbax_storage import from_first_process
@@ -40,7 +42,25 @@ def open_workdir(
     """
     path = _choose(workdir, kind, fresh=fresh)
     with contextlib.nullcontext() if jax.process_index() else locked(path, "workdir", log):
+        _check_shared(path)
         yield path
+
+
+def _check_shared(path: epath.Path) -> None:
+    """Raises `UserError` on a host that does not see the lock of the first one."""
+    if jax.process_count() == 1 or not is_local(path):
+        return
+    sync_global_devices("bertjax_locked")
+    for _ in range(20):  # a network file system may show it late
+        if (path / LOCK).exists():
+            break
+        time.sleep(0.5)
+    else:
+        raise UserError(
+            f"{path}: this host does not see the run directory of host 0: name a `workdir` on a "
+            "file system that all hosts share, or gs://."
+        )
+    sync_global_devices("bertjax_seen")
 
 
 def refuse_changed_run(
@@ -100,6 +120,7 @@ def write_config(
     main one first.
     """
     fields = {"kind": kind, **config}
+    fields.pop("hosts", None)  # they may change from one command to the next
     if immutable is not None:
         fields["immutable"] = as_json(immutable)
     if metrics:

@@ -29,9 +29,9 @@ class LoraConfig:
     """Low-rank adapters, trained in place of the encoder; the exported model contains their sum."""
 
     rank: int = 0
-    """Rank of the adapters; 0 disables them and trains all parameters."""
+    """Rank of the adapters; 0: none, all parameters train."""
     alpha: float = 16.0
-    """Scale of the adapters: their product is multiplied by alpha / rank."""
+    """The adapters' product is multiplied by alpha / rank."""
     layers: Sequence[str] = ("query", "value")
     """Adapted matrices of every encoder layer, by the end of their path: query, key, value,
     attention/output, intermediate or output. The name output matches attention/output too."""

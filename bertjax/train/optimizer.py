@@ -44,25 +44,25 @@ class OptimizerConfig:
     power: float | None = None
     """Exponent of the polynomial decay. Default: 0.5, as in NVIDIA's LAMB."""
     end_ratio: float = 0.0
-    """Final learning rate of a decaying schedule, as a fraction of the peak."""
+    """Fraction of the peak at the end of a decaying schedule."""
     decay_share: float | None = None
     """Fraction of all steps in which wsd decays. The default is 0.1."""
     cooldown_steps: int = 0
     """Number of last steps in which the learning rate falls linearly to 0. To cool down a finished
     constant run, set this and raise the number of training steps by as many."""
     weight_decay: float = 0.01
-    """Decoupled weight decay of all parameters except LayerNorm and biases."""
+    """Decoupled weight decay, without LayerNorm and biases."""
     beta1: float = 0.9
     """Decay rate of the first moment."""
     beta2: float = 0.999
     """Decay rate of the second moment."""
     eps: float | None = None
-    """Term added to the root of the second moment. The default depends on the optimizer."""
+    """Term added to the root of the second moment. Default: by optimizer."""
     clip_norm: float = 1.0
-    """Maximum global norm of the gradient; 0 disables clipping."""
+    """Maximum global norm of the gradient; 0: no clipping."""
     layer_decay: float = 1.0
     """Factor between the learning rates of a layer and of the layer above it. Heads and pooler
-    have the full rate, the embeddings the lowest."""
+    have the full rate."""
     freeze: Sequence[str] = ()
     """Parameter groups that are not trained: embeddings, encoder, pooler or a head; layer_3;
     layer_0-5 (six layers); or a longer path such as embeddings/position_embeddings."""

@@ -40,11 +40,11 @@ class MeshConfig:
     """Number of devices along each axis of the mesh."""
 
     data: int = -1
-    """Devices that share the batch; -1: all devices that the other axes leave."""
+    """Devices that share the batch; -1: all that are left."""
     fsdp: int = 1
     """Devices that share the batch and also split every matrix."""
     tensor: int = 1
-    """Devices that split the heads and the feed-forward of every layer."""
+    """Devices that split heads and feed-forward of every layer."""
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:

@@ -50,10 +50,10 @@ class Seq2SeqConfig:
     """Maximum tokens of a target, with its [SEP]. A prefix model has source and target in a row of
     `max_seq_length` tokens."""
     truncate_targets: bool = False
-    """Truncate targets that are longer. Without it they are an error. Sources are always truncated,
-    and their number is printed."""
+    """Truncate targets that are longer. Without it they are an error. Sources are always truncated
+    and counted."""
     label_smoothing: float = 0.0
-    """Probability that the training loss spreads evenly over the vocabulary."""
+    """Probability that the loss spreads over the vocabulary."""
     scoring: Scoring = "rouge"
     """rouge: ROUGE-1, ROUGE-2 and ROUGE-L with stemming, for summaries. bleu: BLEU and chrF of
     sacreBLEU, for translations."""

@@ -69,6 +69,15 @@ def describe_changes(
     ]
 
 
+def first_difference(
+    there: Mapping[str, Any], here: Mapping[str, Any]
+) -> tuple[str, str, str] | None:
+    """Returns the dotted name of a setting that differs, with both values in words."""
+    differences = list(_differences(there, here))
+    told = [each for each in differences if each[0] != ORDER] or differences
+    return next(((name, _show(old), _show(new)) for name, old, new in told), None)
+
+
 def as_json(value: Any) -> Any:
     """Returns a value as JSON reads it back: tuples become lists."""
     return json.loads(json.dumps(value))

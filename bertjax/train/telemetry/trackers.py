@@ -24,13 +24,13 @@ class TelemetryConfig:
     """Trackers and traces. They don't change training."""
 
     tensorboard: bool = False
-    """Write event files for TensorBoard into tensorboard/ of the run directory."""
+    """Write event files for TensorBoard into tensorboard/."""
     wandb: str | None = None
     """Weights & Biases project to log to (extra wandb). WANDB_MODE=offline opens no connection."""
     trackio: str | None = None
     """trackio project to log to (extra trackio), on this machine unless TRACKIO_SPACE_ID is set."""
     profile_steps: tuple[int, int] | None = None
-    """First and last step to trace with JAX's profiler, into profile/ of the run directory."""
+    """First and last step to trace with JAX's profiler, into profile/."""
 
     def __post_init__(self) -> None:
         for name in SERVICES:

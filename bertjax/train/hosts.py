@@ -1,0 +1,202 @@
+"""Several hosts of one run: how a host finds the others and joins them, and what they agree on."""
+
+import atexit
+import contextlib
+import hashlib
+import os
+import pathlib
+import platform
+import signal
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import version
+from typing import Any, NamedTuple
+
+import jax
+from jax._src import clusters  # the public function does not tell how many hosts it would join
+
+import bertjax
+from bertjax import terminal
+from bertjax.errors import Stopped, UserError
+from bertjax.train.checkpoint.settings import as_json
+from bertjax.train.host_links import (
+    STOPPED,
+    Links,
+    Roll,
+    exit_without_jax,
+    is_loopback,
+)
+from bertjax.train.hosts_config import HostsConfig
+
+_HEARTBEAT_SECONDS = 60
+_JOIN_SECONDS = 120  # for JAX's own join, after all hosts have come
+_NEWS_SECONDS = 3.0  # until a connection tells that another host has ended
+
+
+class Cluster(NamedTuple):
+    """The hosts of a run, as their environment names them."""
+
+    environment: str
+    """Words for what names the hosts."""
+    method: str
+    """JAX's name of the environment."""
+    count: int
+    index: int
+    coordinator: str
+    """Address and port of host 0; empty for a single host."""
+
+
+class _State:
+    links: Links | None = None
+
+
+def find_cluster(config: HostsConfig) -> Cluster | None:
+    """Finds the hosts by the flags, or by the environment; None if nothing names any.
+
+    Raises:
+        UserError: the environment names hosts and can't tell the address of host 0.
+    """
+    if config.count is not None:
+        address, index = config.coordinator or "", config.index or 0
+        return Cluster("`hosts.coordinator`", "deactivate", config.count, index, address)
+    found = _environment()
+    if found is None:
+        return None
+    environment, name = found
+    # A step of a job may have fewer tasks than the job.
+    step = os.environ.get("SLURM_STEP_NUM_TASKS") if name.name == "slurm" else None
+    count = name.get_process_count() if step is None else int(step)
+    if count == 1:
+        return Cluster(environment, name.name, 1, 0, "")
+    port = os.environ.get("JAX_COORDINATOR_PORT")
+    try:
+        address = name.get_coordinator_address(
+            timeout_secs=config.timeout, override_coordinator_port=port
+        )
+    except RuntimeError as error:
+        raise UserError(f"{environment} names {count} hosts: {error}.") from error
+    return Cluster(environment, name.name, count, name.get_process_id(), address)
+
+
+def _environment() -> tuple[str, type[clusters.ClusterEnv]] | None:
+    """Returns words for the environment that names hosts, and JAX's class for it."""
+    platforms = jax.config.jax_platforms  # pyright: ignore[reportAttributeAccessIssue]
+    if clusters.SlurmCluster.is_env_present():
+        return "Slurm", clusters.SlurmCluster
+    if "tpu" in (platforms or "tpu").split(","):
+        if clusters.GkeTpuCluster.is_env_present():
+            return "the environment of a Cloud TPU", clusters.GkeTpuCluster
+        if clusters.GceTpuCluster.is_env_present():
+            return "the metadata of a Cloud TPU", clusters.GceTpuCluster
+    return None
+
+
+@contextlib.contextmanager
+def joined(
+    config: HostsConfig,
+    settings: Mapping[str, Any],
+    log: Callable[[str], None],
+    *,
+    resumable: bool = True,
+) -> Iterator[None]:
+    """Joins the other hosts, if there are any, before JAX looks for devices.
+
+    An error of one host ends the block on all, with the same exit code, and one of them says why.
+
+    Args:
+        config: how to find the hosts.
+        settings: what has to be equal on all hosts, in nested dicts; a field `hosts` is left out.
+        log: receives a line that tells the number of hosts and what names them.
+        resumable: whether SIGTERM on one host is for all a request to save and to stop.
+
+    Raises:
+        UserError: the hosts do not come together in time, or their settings or versions differ.
+    """
+    cluster = find_cluster(config)
+    if cluster is None or cluster.count == 1:
+        if cluster is not None:
+            log(f"1 host, by {cluster.environment}.")
+        yield
+        return
+    mine = {name: value for name, value in settings.items() if name != "hosts"}
+    roll = Roll(cluster.coordinator, cluster.count, as_json(mine) | _versions(), config.timeout)
+    links = {0: roll.answer(cluster.index)} if cluster.index else roll.call()
+    _State.links = Links(cluster.index, links)
+    terminal.mute(cluster.index > 0)
+    log(f"{cluster.count} hosts, by {cluster.environment}; host 0 is {cluster.coordinator}.")
+    try:
+        _join_jax(cluster, resumable=resumable)
+        yield
+        _State.links.finish()
+    except BaseException as error:
+        _end(_State.links, error)
+        raise
+    finally:
+        _State.links = None
+
+
+def _join_jax(cluster: Cluster, *, resumable: bool) -> None:
+    local = is_loopback(cluster.coordinator)
+    jax.distributed.initialize(
+        cluster.coordinator,
+        cluster.count,
+        cluster.index,
+        cluster_detection_method=cluster.method,
+        coordinator_bind_address=cluster.coordinator if local else None,
+        initialization_timeout=_JOIN_SECONDS,
+        heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+    )
+    if resumable:  # JAX passes a SIGTERM on; SIGINT is the same request
+        signal.signal(signal.SIGINT, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    else:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _end(links: Links, error: BaseException) -> None:
+    """Ends the other hosts after an error here, and makes this process end without JAX's wait."""
+    match error:
+        case UserError():
+            code = 2
+        case Stopped() | KeyboardInterrupt():
+            code = STOPPED
+        case SystemExit():
+            code = error.code if isinstance(error.code, int) else 1
+        case _:
+            time.sleep(_NEWS_SECONDS)  # an operation over all hosts fails if one of them has ended
+            code = 1
+    tells = links.fail(code)
+    terminal.mute(not tells)
+    if links.index and isinstance(error, UserError):
+        error.args = (f"On host {links.index}: {error}",)
+    if code == 1:
+        if tells:
+            traceback.print_exception(error)
+        exit_without_jax(code)
+    atexit.register(exit_without_jax, code)  # before JAX's own function, which waits for the hosts
+
+
+def agree(settings: Mapping[str, Any]) -> None:
+    """Makes sure that all hosts have the same settings, such as the hashes of their data.
+
+    Does nothing if `joined` joined no hosts.
+
+    Raises:
+        UserError: on host 0, they differ; this names the setting and the host.
+    """
+    if _State.links is not None:
+        _State.links.agree(settings)
+
+
+def _versions() -> dict[str, str]:
+    """Returns the versions that decide the numbers of a run."""
+    digest = hashlib.sha256()
+    root = pathlib.Path(bertjax.__file__).parent
+    for path in sorted(root.rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
+    return {
+        "Python": platform.python_version(),
+        "jax": version("jax"),
+        "jaxlib": version("jaxlib"),
+        "code of bertjax": digest.hexdigest()[:12],
+    }
