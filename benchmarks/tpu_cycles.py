@@ -72,6 +72,8 @@ def pretraining(options, mesh):
         model=model,
         execution=BFLOAT16,
         batch_size=options.batch,
+        accumulation=options.accumulation,
+        optimizer=OptimizerConfig(options.optimizer),
     )
     program = build(config, mesh, vocabulary, options.length, packed=options.pack)
     lowered = program.step.lower(program.abstract_state, program.abstract_batch)
@@ -241,6 +243,10 @@ def main():
     parser.add_argument("--target-length", type=int, default=128, help="tokens of a target")
     parser.add_argument("--beams", type=int, default=4, help="beams of a generation")
     parser.add_argument("--pack", type=int, help="for pretrain: examples in a packed row at most")
+    parser.add_argument("--accumulation", type=int, default=1, help="for pretrain")
+    parser.add_argument(
+        "--optimizer", choices=OPTIMIZERS, default="adamw_google", help="for pretrain"
+    )
     parser.add_argument("--no-dropout", action="store_true", help="for pretrain and layer")
     parser.add_argument("--fast", action="store_true", help="compile with the lowest effort")
     parser.add_argument("--top", type=int, default=20, help="number of operations to print")
@@ -256,6 +262,8 @@ def main():
         share = each.cycles / whole
         print(f"{share:6.1%}  {each.cycles:>11,}  x{each.operations:<4} {each.name[-100:]}")
     more = f", packed {options.pack}" if options.pack else ""
+    more += f", {options.optimizer}" if options.optimizer != "adamw_google" else ""
+    more += f", accumulation {options.accumulation}" if options.accumulation > 1 else ""
     more += ", no dropout" if options.no_dropout else ""
     name = f"{options.size}, {options.batch} x {options.length}, {options.topology}{more}"
     if options.program in ("seq2seq", "generation"):

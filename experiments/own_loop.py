@@ -22,11 +22,10 @@ from bertjax.train.step import jit_train_step
 
 def train(config, tokenizer, lines, workdir, *, steps=1000, rows=32, length=128, save_every=100):
     """Trains on random lines and exports the model to workdir/export."""
-    objective = OBJECTIVES["mlm"]
-    vocabulary, masking = bj.Vocabulary.of(tokenizer), bj.MaskingConfig(whole_word=True)
+    objective, masking = OBJECTIVES["mlm"], bj.MaskingConfig(whole_word=True)
 
     def corrupt(batch, keys):
-        return objective.corrupt(batch, keys, vocabulary, masking)
+        return objective.corrupt(batch, keys, bj.Vocabulary.of(tokenizer), masking)
 
     def batch_at(step):  # a pure function of the step, so that a resumed run reads the same data
         chosen = np.random.default_rng(step).integers(len(lines), size=rows)
@@ -40,7 +39,8 @@ def train(config, tokenizer, lines, workdir, *, steps=1000, rows=32, length=128,
 
     mesh = sharding.make_mesh(sharding.MeshConfig())  # all devices along the axis data
     shardings = sharding.state_shardings(mesh, jax.eval_shape(init))
-    step = jit_train_step(bj.make_train_step(loss, optimizer), mesh, shardings)
+    step = bj.make_train_step(loss, optimizer, placement=sharding.Placement(mesh))
+    step = jit_train_step(step, mesh, shardings)
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         restored = checkpoints.restore(sharding.placed(jax.eval_shape(init), shardings))
         state = restored.state if restored else jax.jit(init, out_shardings=shardings)()

@@ -98,7 +98,7 @@ def programs(
             schedule=schedule,
             groups=recipe.groups,
             frozen=frozen,
-            place_gradients=functools.partial(sharding.place_gradients, mesh),
+            placement=sharding.Placement(mesh, execution.dtype),
         )(state, batch)
 
     def make_state(params: Any) -> TrainState:

@@ -172,7 +172,8 @@ class Trainer:
         return jax.tree.map(np.asarray, params)
 
     def whole_params(self, params: Any) -> Any:
-        """Combines the trained parameters with the frozen ones of LoRA."""
+        """Combines parameters of the state with the frozen ones of LoRA, as a model reads them."""
+        params = sharding.gathered(self.mesh, params)
         return lora.jit_combine(self._base, params, self.config.lora) if self._base else params
 
     def batch(self, seed: int, schedule: Schedule, step: int) -> dict[str, Any]:

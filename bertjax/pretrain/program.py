@@ -103,7 +103,8 @@ def build(
     loss, evaluated = _losses(config, model, vocabulary, objective, counts)
     settings = StepConfig(config.seed, config.accumulation, recipe.ema_decay)
     reported = {"schedule": schedule, "groups": recipe.groups}
-    step = _make_step(mesh, loss, optimizer, settings, **reported, frozen=frozen)
+    placement = sharding.Placement(mesh, config.execution.dtype)
+    step = _make_step(loss, optimizer, settings, **reported, frozen=frozen, placement=placement)
     evaluation = make_eval_step(evaluated, config.seed)
     shapes, teacher = jax.eval_shape(state_of, params), objective.teacher_shapes()
     shardings = sharding.state_shardings(mesh, shapes)
@@ -120,14 +121,12 @@ def build(
 
 
 def _make_step(
-    mesh: Mesh,
     loss: Loss,
     optimizer: optax.GradientTransformation,
     settings: StepConfig,
     **options: Any,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
-    """Makes the step on a mesh; `options` are those of `make_train_step`."""
-    options["place_gradients"] = functools.partial(sharding.place_gradients, mesh)
+    """Makes the step; `options` are those of `make_train_step`."""
 
     def step(state: TrainState, batch: Batch, teacher: Mapping[str, Any] | None = None):
         def loss_fn(params: Any, *arguments: Any, **how: Any):

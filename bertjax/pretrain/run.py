@@ -222,7 +222,8 @@ def build_programs(config: PretrainConfig, inputs: Inputs) -> Built:
     def evaluate(state: TrainState, should_stop: Callable[[], bool]) -> dict[str, float] | None:
         """Evaluates on the held-out examples of the phase of the last step done."""
         evaluator = evaluators[phase_at(phases, int(state.step) - 1)]
-        return evaluator(with_teacher(state.averaged_params(), teacher.params), should_stop)
+        params = sharding.gathered(mesh, state.averaged_params())
+        return evaluator(with_teacher(params, teacher.params), should_stop)
 
     evaluation = Evaluation(evaluate, inputs.objective.best_metric) if evaluators[0] else None
     return Built(mesh, programs[0].model, programs, evaluation, teacher)

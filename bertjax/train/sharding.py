@@ -1,6 +1,7 @@
 """The mesh, and one table: parameter path -> PartitionSpec.
 
-The moments of the optimizer follow the same table and are also split over `data` (ZeRO-1).
+The model reads parameters by this table. The state keeps them, their averages and the moments of
+the optimizer split over `data` too (ZeRO-1), and a step gathers the parameters once.
 """
 
 import dataclasses
@@ -98,7 +99,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def param_shardings(mesh: Mesh, params: Any) -> Any:
-    """Returns the sharding of every parameter, as the same tree of NamedSharding.
+    """Returns the sharding in which a model reads its parameters, as a tree of NamedSharding.
 
     `params` are arrays or ShapeDtypeStructs (`jax.eval_shape`). An axis that does not divide its
     dimension is left out. Raises ValueError if no rule of `TABLE` matches a matrix.
@@ -110,40 +111,89 @@ def param_shardings(mesh: Mesh, params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(sharding, params)
 
 
+def kept_shardings(mesh: Mesh, params: Any) -> Any:
+    """Returns the sharding in which a state keeps every parameter, its average and its moments.
+
+    It is that of `param_shardings`, over data too.
+    """
+
+    def sharding(path: tuple, leaf: Any) -> NamedSharding:
+        return NamedSharding(mesh, _spec(_split(mesh, path_name(path), leaf.shape)))
+
+    return jax.tree_util.tree_map_with_path(sharding, params)
+
+
 def state_shardings(mesh: Mesh, state: Any) -> Any:
     """Returns the sharding of every leaf of a `TrainState`, of arrays or ShapeDtypeStructs.
 
     An array of the optimizer state is a moment if its path ends in the path of a parameter of the
-    same shape. Moments are sharded as their parameters and also over data; the rest of the state
-    of the optimizer is replicated. Raises ValueError as `param_shardings` does.
+    same shape; the rest of the state of the optimizer is replicated. Raises ValueError as
+    `param_shardings` does.
     """
     moments = dict(_moments(mesh, state))
 
-    def sharding(path: tuple, _: object) -> NamedSharding:
+    def of_moment(path: tuple, _: object) -> NamedSharding:
         return NamedSharding(mesh, _spec(moments.get(path_name(path), [])))
 
     return jax.tree.map(lambda _: replicated(mesh), state).replace(
-        params=param_shardings(mesh, state.params),
-        opt_state=jax.tree_util.tree_map_with_path(sharding, state.opt_state),
-        ema=param_shardings(mesh, state.ema),
+        params=kept_shardings(mesh, state.params),
+        opt_state=jax.tree_util.tree_map_with_path(of_moment, state.opt_state),
+        ema=kept_shardings(mesh, state.ema),
     )
 
 
-def place_gradients(mesh: Mesh, gradients: Any) -> Any:
-    """Gives the gradients of kernels the shardings of the kernels, inside a jitted function.
+def gathered(mesh: Mesh, params: Any) -> Any:
+    """Returns the parameters of a state as a model reads them. All processes must call this
+    together."""
+    if mesh.shape["data"] == 1:
+        return params
+    return jax.jit(lambda params: params, out_shardings=param_shardings(mesh, params))(params)
 
-    Otherwise the partitioner gives them those of their moments, and computes a product in pieces,
-    one for each device that keeps a part of the moments. On a TPU that costs more than it hides of
-    the exchange. Gradients of embeddings are not products, and keep the partitioner's choice.
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """The shardings of parameters and gradients inside a step under jit.
+
+    Without it the partitioner chooses them from those of the state.
     """
 
-    def place(path: tuple, gradient: jax.Array, sharding: NamedSharding) -> jax.Array:
-        if not path_name(path).endswith("/kernel"):
-            return gradient
-        return jax.lax.with_sharding_constraint(gradient, sharding)
+    mesh: Mesh
+    dtype: str = "float32"
+    """The compute type of the model."""
 
-    shardings = param_shardings(mesh, gradients)
-    return jax.tree_util.tree_map_with_path(place, gradients, shardings)
+    def gather(self, params: Any) -> Any:
+        """Gives parameters of the state the shardings of `param_shardings`.
+
+        Kernels get the compute type too, the only one in which a model reads them, so that no
+        result changes. The rest, which lookups and LayerNorm read in float32, stays float32.
+        """
+
+        def gather(path: tuple, param: jax.Array, where: NamedSharding) -> jax.Array:
+            read = param.astype(self.dtype) if _is_kernel(path) else param
+            return jax.lax.with_sharding_constraint(read, where)
+
+        shardings = param_shardings(self.mesh, params)
+        return jax.tree_util.tree_map_with_path(gather, params, shardings)
+
+    def scatter(self, gradients: Any) -> Any:
+        """Gives gradients the shardings of `kept_shardings`.
+
+        Those of kernels pass through `param_shardings`. Otherwise the partitioner computes each
+        product in pieces, one for each device that keeps a part. On a TPU that costs more than it
+        hides of the exchange.
+        """
+
+        def scatter(path: tuple, gradient: jax.Array, *where: NamedSharding) -> jax.Array:
+            for each in where if _is_kernel(path) else where[1:]:
+                gradient = jax.lax.with_sharding_constraint(gradient, each)
+            return gradient
+
+        whole, kept = (make(self.mesh, gradients) for make in (param_shardings, kept_shardings))
+        return jax.tree_util.tree_map_with_path(scatter, gradients, whole, kept)
+
+
+def _is_kernel(path: tuple) -> bool:
+    return path_name(path).endswith("/kernel")
 
 
 def placed(abstract: Any, shardings: Any) -> Any:
@@ -168,9 +218,7 @@ def _moments(mesh: Mesh, state: Any) -> Iterator[tuple[str, list[tuple[str, ...]
         suffixes = ("/".join(parts[start:]) for start in range(len(parts)))
         name = next((suffix for suffix in suffixes if suffix in shapes), None)
         if name is not None and shapes[name] == leaf.shape:
-            entries = _entries(mesh, name, leaf.shape)
-            _add_data(mesh, entries, leaf.shape)
-            yield path, entries
+            yield path, _split(mesh, name, leaf.shape)
 
 
 def _entries(mesh: Mesh, name: str, shape: tuple[int, ...]) -> list[tuple[str, ...]]:
@@ -199,12 +247,14 @@ def _dividing(mesh: Mesh, entry: Any, size: int) -> tuple[str, ...]:
     return kept
 
 
-def _add_data(mesh: Mesh, entries: list[tuple[str, ...]], shape: tuple[int, ...]) -> None:
-    """Adds `data` to the largest dimension that divides (ZeRO-1)."""
+def _split(mesh: Mesh, name: str, shape: tuple[int, ...]) -> list[tuple[str, ...]]:
+    """Returns `_entries`, with `data` on the largest dimension that divides (ZeRO-1)."""
+    entries = _entries(mesh, name, shape)
     for dimension in sorted(range(len(shape)), key=lambda d: -shape[d]):
         if shape[dimension] % _ways(mesh, (*entries[dimension], "data")) == 0:
             entries[dimension] += ("data",)
-            return
+            break
+    return entries
 
 
 def _ways(mesh: Mesh, axes: tuple[str, ...]) -> int:

@@ -141,7 +141,7 @@ def make_train_step(
     schedule: Callable[..., Any] | None = None,
     groups: Sequence[param_groups.ParamGroup] = (),
     frozen: Collection[str] = (),
-    place_gradients: Callable[[Any], Any] = lambda gradients: gradients,
+    placement: sharding.Placement | None = None,
 ) -> TrainStep:
     """Makes a pure (state, batch) -> (state, metrics) for jit, shard_map or pmap.
 
@@ -152,7 +152,7 @@ def make_train_step(
         schedule: updates -> learning rate; only reported, as the metric learning_rate.
         groups: the optimizer's groups. Their rates are reported as learning_rate/NAME.
         frozen: paths as given to `init_state`. The step computes no gradient for them.
-        place_gradients: such as `bertjax.train.sharding.place_gradients`, for a step under jit.
+        placement: shardings inside a step under jit; needed if the state has `state_shardings`.
 
     The metrics are float32 scalars of the global batch: the weighted means of the metrics of the
     loss, loss, grad_norm (before clipping), learning_rate and skipped. A step with a non-finite
@@ -166,8 +166,10 @@ def make_train_step(
                 "ema_decay must be above 0 if the state keeps an average, and 0 if it keeps none."
             )
         trained, rest = param_groups.partition(state.params, frozen)
-        grads, value, metrics = _gradients(loss, config, state.step, trained, rest, batch)
-        grads = place_gradients(grads)
+        read = placement.gather(state.params) if placement else state.params
+        parts = param_groups.partition(read, frozen)
+        grads, value, metrics = _gradients(loss, config, state.step, *parts, batch)
+        grads = placement.scatter(grads) if placement else grads
         norm = optax.tree.norm(grads)
         finite = jnp.isfinite(value) & jnp.isfinite(norm)
         changes, opt_state = optimizer.update(grads, state.opt_state, trained)
@@ -235,7 +237,7 @@ def _gradients(
     def of_rows(batch: Batch, keys: tuple[jax.Array, jax.Array]):
         value_and_grad = jax.value_and_grad(loss_of_trained, has_aux=True)
         (value, metrics), grads = value_and_grad(own_params, batch, keys)
-        return grads, value, metrics
+        return _float32(grads), value, metrics
 
     sums = _accumulated(of_rows, (dict(batch), keys), len(rows), config)
     return _sum_over(sums, axis_name)
@@ -259,7 +261,7 @@ def _gradients_by_outputs(
             return loss_of(outputs_of(params, batch, keys), batch)
 
         (value, metrics), grads = jax.value_and_grad(whole, has_aux=True)(params)
-        return grads, value, metrics
+        return _float32(grads), value, metrics
     micro = _microbatches(rows, count, accumulation)
     outputs = jax.lax.map(lambda each: outputs_of(params, *each), micro)
     outputs = jax.tree.map(
@@ -269,9 +271,14 @@ def _gradients_by_outputs(
 
     def of_rows(batch: Batch, keys: Any, by_outputs: Any) -> Any:
         _, backward = jax.vjp(lambda params: outputs_of(params, batch, keys), params)
-        return backward(by_outputs)[0]
+        return _float32(backward(by_outputs)[0])
 
     return _accumulated(of_rows, (*rows, by_outputs), count, config), value, metrics
+
+
+def _float32(gradients: Any) -> Any:
+    """Casts gradients, which have the types that `sharding.Placement` gave the parameters."""
+    return jax.tree.map(lambda gradient: gradient.astype(jnp.float32), gradients)
 
 
 def _averaged(state: TrainState, params: Any, decay: float) -> Any:

@@ -71,9 +71,9 @@ def test_a_step_with_microbatches_and_scanned_layers():
     assert found["seconds"]["step"] > 3 * found["seconds"]["ideal"]  # far too small for a TPU
     assert {"all-reduce", "all-gather"} <= {each["kind"] for each in found["collectives"]}
     assert {each["axes"] for each in found["collectives"]} == {"data"}
-    # Float32 parameters on every chip, two moments of them over four.
+    # Float32 parameters and two moments of them, over four chips.
     size = 4 * found["model"]["parameters"] / 2**30
-    assert found["memory"]["parts_gib"]["parameters"] == pytest.approx(size, rel=0.01)
+    assert found["memory"]["parts_gib"]["parameters"] == pytest.approx(size / 4, rel=0.1)
     assert found["memory"]["parts_gib"]["optimizer moments"] == pytest.approx(size / 2, rel=0.1)
 
 

@@ -1,6 +1,5 @@
 """The sharding table on BERT-base, with every expected spec written out."""
 
-import functools
 import re
 from types import SimpleNamespace
 
@@ -43,7 +42,7 @@ def specs(mesh, tree):
 
 REPLICATED = P(None)
 
-# Parameter of a layer -> its spec and that of its moments.
+# Parameter of a layer -> its spec in the model and in the state, which its moments share.
 LAYER = {
     **{
         f"attention/{name}/kernel": (P("fsdp", "tensor"), P(("fsdp", "data"), "tensor"))
@@ -65,7 +64,7 @@ LAYER = {
     "output_layer_norm/bias": (REPLICATED, P("data")),
 }
 REST = {
-    # Split over D, never over V. The moments also split over V, which 2 happens to divide.
+    # Split over D, never over V. The state also splits over V, which 2 happens to divide.
     "embeddings/word_embeddings/embedding": (
         P(None, ("fsdp", "tensor")),
         P("data", ("fsdp", "tensor")),
@@ -99,10 +98,13 @@ def test_every_parameter_and_moment_of_base_on_data_2_fsdp_2_tensor_2(abstract):
     found = specs(mesh_of(2, 2, 2), abstract)
     scalars = ("step", "updates", "bad_steps", "opt_state/1/0/count", "opt_state/3/count")
     expected = dict.fromkeys(scalars, P())
-    expected |= {f"params/{name}": own for name, (own, _) in TABLE.items()}
-    for moment in ("mu", "nu"):
-        expected |= {f"opt_state/1/0/{moment}/{name}": split for name, (_, split) in TABLE.items()}
+    for tree in ("params", "opt_state/1/0/mu", "opt_state/1/0/nu"):
+        expected |= {f"{tree}/{name}": split for name, (_, split) in TABLE.items()}
     assert found == expected
+    read = named(sharding.param_shardings(mesh_of(2, 2, 2), abstract.params))
+    assert {name: where.spec for name, where in read.items()} == {
+        name: own for name, (own, _) in TABLE.items()
+    }
 
 
 def test_every_pattern_of_the_table_is_the_first_for_some_parameter(abstract):
@@ -134,8 +136,8 @@ def test_the_moving_average_is_split_as_the_parameters(abstract):
     found = specs(mesh_of(2, 2, 2), state)
     assert {name for name in found if "pooler/kernel" in name} == {"params/pooler/kernel"}
     for name in TABLE.keys() - frozen:
-        assert found[f"ema/{name}"] == found[f"params/{name}"] == TABLE[name][0]
-        assert found[f"opt_state/1/0/0/mu/{name}"] == TABLE[name][1]
+        trees = ("ema", "params", "opt_state/1/0/0/mu")
+        assert {found[f"{tree}/{name}"] for tree in trees} == {TABLE[name][1]}
 
 
 @pytest.mark.parametrize(
@@ -151,8 +153,7 @@ def test_the_moving_average_is_split_as_the_parameters(abstract):
 def test_moments_of_any_optimizer_follow_the_table(abstract, optimizer, prefixes):
     state = jax.eval_shape(lambda params: init_state(params, optimizer), abstract.params)
     found = specs(mesh_of(2, 2, 2), state)
-    for name, (own, split) in TABLE.items():
-        assert found[f"params/{name}"] == own
+    for name, (_, split) in TABLE.items():
         assert {found[f"opt_state/{prefix}/{name}"] for prefix in prefixes} == {split}
     others = {name: spec for name, spec in found.items() if not name.endswith(tuple(TABLE))}
     assert set(others.values()) == {P()}
@@ -183,7 +184,7 @@ def test_factored_moments_are_replicated(abstract):
 
 def test_what_does_not_divide_is_left_out_and_named(abstract):
     found = specs(mesh_of(4, 1, 5), abstract)
-    assert found["params/encoder/layer_0/attention/query/kernel"] == P("fsdp", None)
+    assert found["params/encoder/layer_0/attention/query/kernel"] == P(("fsdp", "data"), None)
     # 4 divides neither 2 outputs nor 30,522 words; word embeddings split over D instead.
     alone = sharding.replicated_moments(mesh_of(4, 1, 5), abstract)
     names = ("classifier/bias", "mlm/bias", "nsp/bias")
@@ -255,14 +256,32 @@ def test_a_mesh_that_does_not_cover_the_devices_is_refused():
         sharding.make_mesh(sharding.MeshConfig(data=3), jax.devices()[:1])
 
 
-def test_gradients_of_kernels_are_split_as_the_kernels_and_others_are_left(abstract):
+def test_parameters_and_gradients_have_their_shardings_inside_a_step(abstract):
     mesh = mesh_of(2, 2, 2)
-    traced = jax.make_jaxpr(functools.partial(sharding.place_gradients, mesh))(abstract.params)
-    kernels = [name for name in named(abstract.params) if name.endswith("/kernel")]
-    placed = [each.params["sharding"].spec for each in traced.eqns]
-    expected = named(sharding.param_shardings(mesh, abstract.params))
-    assert placed == [expected[name].spec for name in kernels]
-    assert P("fsdp", "tensor") in placed and len(kernels) < len(named(abstract.params))
+    placement = sharding.Placement(mesh, "bfloat16")
+    read, kept = (
+        {name: where.spec for name, where in named(make(mesh, abstract.params)).items()}
+        for make in (sharding.param_shardings, sharding.kept_shardings)
+    )
+    kernels = [name for name in read if name.endswith("/kernel")]
+    assert 0 < len(kernels) < len(read)
+
+    def placed(function):
+        traced = jax.make_jaxpr(function)(abstract.params)
+        return [
+            (each.invars[0].aval.dtype.name, each.params["sharding"].spec)
+            for each in traced.eqns
+            if each.primitive.name == "sharding_constraint"
+        ]
+
+    assert placed(placement.gather) == [
+        ("bfloat16" if name in kernels else "float32", read[name]) for name in read
+    ]
+    assert placed(placement.scatter) == [
+        ("float32", specs[name])
+        for name in read
+        for specs in ((read, kept) if name in kernels else (kept,))
+    ]
 
 
 def test_only_data_crosses_slices(monkeypatch):
