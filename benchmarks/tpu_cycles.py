@@ -20,7 +20,7 @@ the steps of its loops itself.
 Prints one line of JSON and the costliest operations, and adds the JSON to the results.
 `flops_ratio` compares the FLOPs of the compiled program with those of the matrix products that
 `bertjax.model.flops` counts from the shape. More than a few percent above 1 means that something
-is computed twice. `vocabulary_reductions` is the number of arrays of the size of the word
+is computed twice; it is left out with `--accumulation`. `vocabulary_reductions` is the number of arrays of the size of the word
 embeddings that the chips add up.
 """
 
@@ -221,9 +221,12 @@ def describe(options, topology):
     facts |= {
         "ideal_million_cycles": round(ideal, 2),
         "cycles_ratio": round(facts["million_cycles"] / ideal, 3),
-        "flops_ratio": round(cost["flops"] / flops, 4),
-        "bytes_accessed": cost["bytes accessed"],
     }
+    if options.accumulation == 1:  # the analysis counts what a loop does once
+        facts |= {
+            "flops_ratio": round(cost["flops"] / flops, 4),
+            "bytes_accessed": cost["bytes accessed"],
+        }
     if options.program == "seq2seq":
         table = f"[{VOCAB_SIZE},{BertConfig.named(options.size).hidden_size}]"
         every = [each for name in times for each in exchanged(program, name)]

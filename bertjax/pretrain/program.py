@@ -101,10 +101,8 @@ def build(
     params = jax.eval_shape(first_params)
     frozen = param_groups.frozen_names(recipe.freeze, params, objective.trained(params))
     loss, evaluated = _losses(config, model, vocabulary, objective, counts)
-    settings = StepConfig(config.seed, config.accumulation, recipe.ema_decay)
-    reported = {"schedule": schedule, "groups": recipe.groups}
-    placement = sharding.Placement(mesh, config.execution.dtype)
-    step = _make_step(loss, optimizer, settings, **reported, frozen=frozen, placement=placement)
+    options = {"schedule": schedule, "groups": recipe.groups, "frozen": frozen}
+    step = _make_step(config, mesh, loss, optimizer, **options)
     evaluation = make_eval_step(evaluated, config.seed)
     shapes, teacher = jax.eval_shape(state_of, params), objective.teacher_shapes()
     shardings = sharding.state_shardings(mesh, shapes)
@@ -121,12 +119,15 @@ def build(
 
 
 def _make_step(
+    config: PretrainConfig,
+    mesh: Mesh,
     loss: Loss,
     optimizer: optax.GradientTransformation,
-    settings: StepConfig,
     **options: Any,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
-    """Makes the step; `options` are those of `make_train_step`."""
+    """Makes the step of a recipe on a mesh; `options` are others of `make_train_step`."""
+    settings = StepConfig(config.seed, config.accumulation, config.optimizer.ema_decay)
+    options["placement"] = sharding.Placement(mesh, config.execution.dtype)
 
     def step(state: TrainState, batch: Batch, teacher: Mapping[str, Any] | None = None):
         def loss_fn(params: Any, *arguments: Any, **how: Any):

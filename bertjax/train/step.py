@@ -162,9 +162,7 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         if (state.ema is None) != (config.ema_decay == 0.0):
-            raise ValueError(
-                "ema_decay must be above 0 if the state keeps an average, and 0 if it keeps none."
-            )
+            raise ValueError("ema_decay must be above 0 if the state keeps an average, else 0.")
         trained, rest = param_groups.partition(state.params, frozen)
         read = placement.gather(state.params) if placement else state.params
         parts = param_groups.partition(read, frozen)
