@@ -14,21 +14,30 @@ from typing import Any
 from etils import epath
 
 from bertjax.files import free_bytes, is_local, output_directory
-from bertjax.terminal import say_line
+from bertjax.train.hosts_config import HostsConfig
 
 
 def _tell(**facts: Any) -> None:
-    say_line(json.dumps(facts))
+    sys.stdout.write(f"{json.dumps(facts)}\n")  # `say_line` is mute on all hosts but one
+    sys.stdout.flush()
 
 
-def start() -> None:
-    """Starts the devices of this host and measures a matrix product on each."""
+def start(hosts: str) -> None:
+    """Joins the hosts of a `HostsConfig` in JSON, then starts and measures the devices of this."""
     _tell(stage="import jax")
     import jax
 
     from bertjax.rundir.compilation_cache import keep_compiled
+    from bertjax.train.hosts import joined
 
-    _tell(stage="start the devices", cache=keep_compiled())
+    _tell(stage="join the other hosts", cache=keep_compiled())
+    told: list[str] = []
+    with joined(HostsConfig(**json.loads(hosts)), {}, told.append, resumable=False):
+        _tell(stage="start the devices", joined="".join(told))
+        _start_devices(jax)
+
+
+def _start_devices(jax: Any) -> None:
     began = time.monotonic()
     devices = jax.local_devices()
     seconds = time.monotonic() - began
@@ -85,4 +94,4 @@ def write_and_read(directory: epath.Path) -> None:
 if __name__ == "__main__":
     what, argument, limit = sys.argv[1:]
     faulthandler.dump_traceback_later(float(limit), exit=True)
-    start() if what == "start" else store(argument)
+    start(argument) if what == "start" else store(argument)

@@ -11,6 +11,7 @@ from bertjax.doctor import machine, packages, start
 from bertjax.doctor.check import Check
 from bertjax.errors import UserError
 from bertjax.files import is_local
+from bertjax.train.hosts_config import HostsConfig
 
 Log = Callable[[str], None]
 
@@ -30,7 +31,10 @@ class DoctorConfig:
     workdir: str = "runs"
     """Directory of runs, local or gs://, in which a small file is written, read and removed."""
     timeout: int = 120
-    """Seconds after which a start of the devices is given up; access to `workdir` after 30."""
+    """Seconds after which a start of the devices is given up, of which half are for the other
+    hosts; access to `workdir` is given up after 30."""
+    hosts: HostsConfig = dataclasses.field(default_factory=HostsConfig)
+    """Several hosts that run the same command."""
     json: bool = False
     """Print all of it as one line of JSON."""
 
@@ -75,7 +79,9 @@ def _checks(config: DoctorConfig, report: dict[str, Any], note: Log) -> Iterator
         yield Check("failed", "devices", "not started while another process holds them")
     else:
         note(f"Starting the devices, for at most {config.timeout} s ...")
-        answer = start.probe("start", "", config.timeout)
+        seconds = min(config.hosts.timeout, max(config.timeout // 2, 1))
+        hosts = dataclasses.asdict(config.hosts) | {"timeout": seconds}
+        answer = start.probe("start", json.dumps(hosts), config.timeout)
         checks = list(start.check_start(answer, found, os.environ, config.timeout))
         report["devices"] = answer.facts
         if any(check.status != "ok" for check in checks):

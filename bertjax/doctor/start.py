@@ -50,7 +50,7 @@ class Answer(NamedTuple):
         if not lines:
             return f"exit code {self.code}"
         said = re.sub(r"^F\d{4} .*?\] |^[\w.]+(Error|Exception): ", "", (telling or lines)[-1])
-        return said.partition(" (set JAX_PLATFORMS=")[0].strip().rstrip(".")[:300]
+        return said.partition(" (set JAX_PLATFORMS=")[0].strip().rstrip(".")[:500]
 
     def failed(self, name: str, seconds: float, remedy: str) -> Check:
         """Returns the failed check of a process that had some seconds."""
@@ -102,6 +102,8 @@ def check_start(
         status = "warning" if remedy else "ok"
         advice = f"{remedy[:1].upper()}{remedy[1:]}." if remedy else ""
         yield Check(status, "compilation cache", told or "turned off by a variable of JAX", advice)
+    if joined := facts.get("joined", ""):
+        yield Check("ok", "hosts", joined.rstrip("."))
     if "platform" in facts:
         yield _check_devices(facts, machine, environment)
     if "flops_per_second" in facts:
@@ -109,7 +111,10 @@ def check_start(
         return
     waiting = waiting_for(machine, environment)
     remedy = waiting if answer.code is None else _advice(answer.error, waiting, environment)
-    name = "matrix product" if "platform" in facts else "devices"
+    is_joining = facts.get("stage") == "join the other hosts"
+    if is_joining and "\nbertjax.errors." in answer.error:  # which says whom it missed
+        remedy = waiting if machine.kind == "TPU" else ""
+    name = "matrix product" if "platform" in facts else "hosts" if is_joining else "devices"
     yield answer.failed(name, seconds, remedy)
 
 
@@ -130,8 +135,8 @@ def waiting_for(machine: Machine, environment: Mapping[str, str]) -> str:
     if (slices := environment.get("MEGASCALE_NUM_SLICES", "1")) != "1":
         return (
             f"MEGASCALE_NUM_SLICES={slices}: run the same command on all hosts of all slices at "
-            "once, and open TCP port 8482 between them, which JAX uses since 0.8.1 and a firewall "
-            "may close (jax issue 35905)."
+            "once. JAX uses TCP port 8482 since 0.8.1, which a firewall may close: open it, or "
+            "give `hosts.coordinator` an open port, such as 8476 (jax issue 35905)."
         )
     if hosts == 1 and others:
         return (

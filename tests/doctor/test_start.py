@@ -1,6 +1,9 @@
 """Starts that end, fail and hang."""
 
+import json
+import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -46,13 +49,13 @@ def test_the_probe_says_where_it_hangs(tmp_path, monkeypatch):
     package.write_text("import time\n\ndef wait():\n    time.sleep(60)\n\nwait()\n")
     paths = [str(tmp_path), str(Path(start.__file__).parents[2])]
     monkeypatch.setenv("PYTHONPATH", ":".join(paths))
-    told = start.probe("start", "", 1)
+    told = start.probe("start", "{}", 1)
     assert told.code is None and told.facts == {"stage": "import jax"} and "in wait" in told.error
 
 
 def test_the_cpu_of_this_machine_starts(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "")
-    cache, devices, product = lines(start.probe("start", "", 120))
+    cache, devices, product = lines(start.probe("start", "{}", 120))
     assert cache.startswith("ok") and devices.startswith("ok       devices: 1 cpu, started in ")
     assert product.startswith("ok") and "in float32 (no peak is known for cpu)" in product
 
@@ -60,7 +63,28 @@ def test_the_cpu_of_this_machine_starts(monkeypatch):
 def test_a_flag_that_xla_does_not_know_is_named(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--no_such_flag")
     told = "Unknown flag in XLA_FLAGS: --no_such_flag. Remove this flag from XLA_FLAGS."
-    assert lines(start.probe("start", "", 120))[-1] == f"failed   devices: {told}"
+    assert lines(start.probe("start", "{}", 120))[-1] == f"failed   devices: {told}"
+
+
+def test_hosts_are_joined_and_a_missing_one_is_named():
+    """Two processes on loopback, and then one that waits for a second."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+
+    def join(index, seconds):
+        hosts = {"coordinator": address, "count": 2, "index": index, "timeout": seconds}
+        return start.probe("start", json.dumps(hosts), 120)
+
+    with ThreadPoolExecutor() as threads:
+        for index, answer in enumerate(threads.map(join, (0, 1), (60, 60))):
+            _, hosts, devices, _ = lines(answer)
+            assert hosts.startswith("ok       hosts: 2 hosts, by ") and address in hosts
+            assert f"host {index} of 2 (from 0)" in devices
+    answer = join(0, 1)
+    told = f"failed   hosts: Of 2 hosts, 1 did not come to {address} within 1 seconds: "
+    assert lines(answer)[1].startswith(told)
+    assert "(jax issue 19971)" in lines(answer, TPU)[1] and "jax issue" not in lines(answer)[1]
 
 
 CPU = {"platform": "cpu", "kind": "cpu", "devices": 1}
