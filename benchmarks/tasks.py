@@ -8,8 +8,8 @@ Needs BERTJAX_TEST_DATA. The two sides run at the same time, each on half of the
 its own head, dropout and order of rows on each side. The recipe is that of transformers'
 run_glue.py and run_swag.py: AdamW, a linear decay without warm-up, no decay of biases and
 LayerNorms, gradients clipped to 1. PyTorch pads the rows of a batch to the longest. Both sides
-train on the token ids that bertjax makes. `--rows` takes a random part of the training rows of
-GLUE. Finished seeds are kept in `--workdir`. The metrics of each seed on the dev rows go to
+train on the token ids that bertjax makes. `--rows` takes a random part of the training rows.
+Finished seeds are kept in `--workdir`. The metrics of each seed on the dev rows go to
 benchmarks/results/tasks.json, with the difference of the means and two standard errors of it.
 """
 
@@ -55,6 +55,8 @@ def arc(name, asked):
     folder = asked.data / "multiple_choice"
     files = {"train": f"arc_{name}_dev.csv", "dev": f"arc_{name}_test.csv"}
     paths = {side: str(folder / file) for side, file in files.items()}
+    if asked.rows:
+        paths["train"] = str(part_of(folder / files["train"], asked.rows, True, asked.workdir))
     return {"task": bj.MultipleChoiceConfig(**ARC), "batch_size": 16, **paths}
 
 
@@ -82,7 +84,7 @@ def part_of(file, rows, headless, workdir):
     lines = [line for line in file.read_text().split("\n") if line.strip("\r")]
     head = [] if headless else [lines.pop(0)]
     chosen = np.sort(np.random.default_rng(0).permutation(len(lines))[:rows])
-    part = workdir / "train.tsv"
+    part = workdir / f"train{file.suffix}"
     text = "".join(f"{line}\n" for line in [*head, *(lines[at] for at in chosen)])
     if not part.exists() or part.read_text() != text:
         part.write_text(text)
@@ -186,7 +188,7 @@ def main():
     parser.add_argument("--model", help="directory of all-MiniLM-L6-v2; default: the package's")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--rows", type=int, help="training rows of GLUE; default: all")
+    parser.add_argument("--rows", type=int, help="training rows; default: all")
     parser.add_argument("--workdir", type=Path)
     parser.add_argument("--output", type=Path, default=RESULTS)
     asked = parser.parse_args()

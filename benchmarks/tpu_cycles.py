@@ -20,8 +20,8 @@ the steps of its loops itself.
 Prints one line of JSON and the costliest operations, and adds the JSON to the results.
 `flops_ratio` compares the FLOPs of the compiled program with those of the matrix products that
 `bertjax.model.flops` counts from the shape. More than a few percent above 1 means that something
-is computed twice; it is left out with `--accumulation`. `vocabulary_reductions` is the number of arrays of the size of the word
-embeddings that the chips add up.
+is computed twice; it is left out with `--accumulation`. `vocabulary_reductions` is the number of
+arrays of the size of the word embeddings that the chips add up.
 """
 
 import argparse
