@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 from etils import epath
+from jax.experimental.multihost_utils import sync_global_devices
 
 from bertjax import signals
 from bertjax.config import BertConfig, EncoderDecoderConfig
@@ -238,6 +239,8 @@ class _Run:
                         sentence_modules=recorded_modules(recorded, shape),
                     ),
                 )
+        if jax.process_count() > 1:  # GLUE's next task may start from this model
+            sync_global_devices("bertjax_exported")
         return export
 
     def _recorded(self, scores: Scores) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from bertjax.data.segments import DEFAULT_SEGMENTS, SegmentsName
 from bertjax.errors import UserError
 from bertjax.plan.chips import Topology, parse_topology
 from bertjax.pretrain.config import PretrainConfig
+from bertjax.train.hosts_config import HostsConfig
 from bertjax.train.telemetry.trackers import TelemetryConfig
 
 
@@ -24,6 +25,7 @@ class PlanConfig(PretrainConfig):
     # A recipe has these, and a plan does not use them.
     workdir: Suppress[str] = ""
     telemetry: Suppress[TelemetryConfig] = TelemetryConfig()
+    hosts: Suppress[HostsConfig] = dataclasses.field(default_factory=HostsConfig)
     eval_examples: Suppress[int] = 2048
     fresh: Suppress[bool] = False
     topology: str = ""

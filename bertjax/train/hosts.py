@@ -55,41 +55,43 @@ def find_cluster(config: HostsConfig) -> Cluster | None:
     """Finds the hosts by the flags, or by the environment; None if nothing names any.
 
     Raises:
-        UserError: the environment names hosts and can't tell the address of host 0.
+        UserError: the environment names hosts, but not all that it takes to join them.
     """
     if config.count is not None:
         address, index = config.coordinator or "", config.index or 0
         return Cluster("`hosts.coordinator`", "deactivate", config.count, index, address)
-    found = _environment()
-    if found is None:
-        return None
-    environment, name = found
-    # A step of a job may have fewer tasks than the job.
-    step = os.environ.get("SLURM_STEP_NUM_TASKS") if name.name == "slurm" else None
-    count = name.get_process_count() if step is None else int(step)
-    if count == 1:
-        return Cluster(environment, name.name, 1, 0, "")
-    port = os.environ.get("JAX_COORDINATOR_PORT")
+    words = ""
     try:
-        address = name.get_coordinator_address(
-            timeout_secs=config.timeout, override_coordinator_port=port
-        )
-    except RuntimeError as error:
-        raise UserError(f"{environment} names {count} hosts: {error}.") from error
-    return Cluster(environment, name.name, count, name.get_process_id(), address)
-
-
-def _environment() -> tuple[str, type[clusters.ClusterEnv]] | None:
-    """Returns words for the environment that names hosts, and JAX's class for it."""
-    platforms = jax.config.jax_platforms  # pyright: ignore[reportAttributeAccessIssue]
-    if clusters.SlurmCluster.is_env_present():
-        return "Slurm", clusters.SlurmCluster
-    if "tpu" in (platforms or "tpu").split(","):
-        if clusters.GkeTpuCluster.is_env_present():
-            return "the environment of a Cloud TPU", clusters.GkeTpuCluster
-        if clusters.GceTpuCluster.is_env_present():
-            return "the metadata of a Cloud TPU", clusters.GceTpuCluster
+        for words, environment in _environments():
+            if environment.is_env_present():
+                return _read(words, environment, config.timeout)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UserError(
+            f"{words[0].upper()}{words[1:]} does not name the hosts ({error}): name them by "
+            "`hosts.coordinator`, or give `hosts.count` 1 if there is only this one."
+        ) from error
     return None
+
+
+def _environments() -> Iterator[tuple[str, type[clusters.ClusterEnv]]]:
+    """Yields what may name hosts, in words, and JAX's class for it."""
+    yield "Slurm", clusters.SlurmCluster
+    platforms = jax.config.jax_platforms  # pyright: ignore[reportAttributeAccessIssue]
+    if "tpu" in (platforms or "tpu").split(","):
+        yield "the environment of a Cloud TPU", clusters.GkeTpuCluster
+        yield "the metadata of a Cloud TPU", clusters.GceTpuCluster
+
+
+def _read(words: str, environment: type[clusters.ClusterEnv], timeout: int) -> Cluster:
+    # A step of a Slurm job may have fewer tasks than the job.
+    step = os.environ.get("SLURM_STEP_NUM_TASKS") if environment.name == "slurm" else None
+    count = environment.get_process_count() if step is None else int(step)
+    if count == 1:
+        return Cluster(words, environment.name, 1, 0, "")
+    port = os.environ.get("JAX_COORDINATOR_PORT")
+    how: dict[str, Any] = {"timeout_secs": timeout, "override_coordinator_port": port}
+    address = environment.get_coordinator_address(**how)
+    return Cluster(words, environment.name, count, environment.get_process_id(), address)
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import pathlib
 import random
 import re
 import signal
@@ -102,6 +103,12 @@ def test_the_environment_names_the_hosts(environment, found, on_tpu, monkeypatch
     words, count, index, address = found
     assert (cluster.environment, cluster.count, cluster.index) == (words, count, index)
     assert cluster.coordinator.rpartition(":")[0] == address.rpartition(":")[0]
+
+
+def test_an_environment_that_is_not_whole_is_refused(on_tpu, monkeypatch):
+    monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "a.svc,b.svc")
+    with pytest.raises(bj.UserError, match="The environment of a Cloud TPU does not name the"):
+        hosts.find_cluster(HostsConfig())
 
 
 def test_flags_come_before_the_environment(monkeypatch):
@@ -273,10 +280,9 @@ def pretrain(data, tmp_path, tiny_shape):
 class Job:
     """Processes on loopback that are the hosts of one run."""
 
-    def __init__(self, *commands, count=None, devices=1, timeout=60):
+    def __init__(self, *commands, count=None, timeout=60, directories=None):
         """Starts one process per command."""
-        flags = f"--xla_force_host_platform_device_count={devices}"
-        flags = f"{os.environ.get('XLA_FLAGS', '')} {flags}"
+        root = str(pathlib.Path(__file__).parents[2])
         self.address, count = free_address(), count or len(commands)
         self.processes = []
         for index, words in enumerate(commands):
@@ -291,15 +297,16 @@ class Job:
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
                     text=True,
-                    env={**os.environ, "XLA_FLAGS": flags},
+                    env={**os.environ, "PYTHONPATH": root},
+                    cwd=directories and directories[index],
                 )
             )
 
     def after_step(self, step):
-        """Waits until host 0 has done a step."""
+        """Waits until host 0 has done a step; returns the line that says so."""
         for line in self.processes[0].stdout:
             if re.match(rf"step +{step}/", line):
-                return
+                return line
         raise AssertionError(self.processes[0].stderr.read())
 
     def end(self):
@@ -325,10 +332,17 @@ def job():
         each.kill()
 
 
-def losses(workdir):
-    """The losses of training and evaluations by their steps, of the last time they were done."""
+def losses(workdir, names=("mlm_loss", "nsp_loss")):
+    """The losses of training and evaluations by their steps."""
     records = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
-    return {(each["kind"], each["step"]): (each["mlm_loss"], each["nsp_loss"]) for each in records}
+    return {(each["kind"], each["step"]): [each[name] for name in names] for each in records}
+
+
+def assert_close(found, wanted):
+    assert found.keys() == wanted.keys()
+    for place, values in wanted.items():
+        # Gloo adds float32 numbers in another order.
+        assert found[place] == pytest.approx(values, rel=1e-6), place
 
 
 def complaints(outputs):
@@ -349,11 +363,7 @@ def test_sigterm_to_one_of_two_stops_both_and_one_host_goes_on(pretrain, job, ru
     assert not [line for line in outputs[1][0].splitlines() if "Gloo" not in line]
     run_python("-m", "bertjax.cli", *pretrain("two", 8), devices=2)
     run_python("-m", "bertjax.cli", *pretrain("one", 8), devices=2)
-    one, other = losses(tmp_path / "one"), losses(tmp_path / "two")
-    assert one.keys() == other.keys()
-    for place, values in one.items():
-        # Gloo adds float32 numbers in another order.
-        assert values == pytest.approx(other[place], rel=1e-6), place
+    assert_close(losses(tmp_path / "two"), losses(tmp_path / "one"))
 
 
 def test_a_mistake_is_told_on_one_terminal(pretrain, job):
@@ -370,3 +380,146 @@ def test_a_missing_host_is_named_by_the_command(pretrain, job):
     codes, outputs = job(pretrain("run", 8), count=3, timeout=2).end()
     assert codes == [2]
     assert "Of 3 hosts, 1, 2 did not come to" in complaints(outputs)[0][0]
+
+
+@pytest.mark.slow
+def test_a_directory_that_only_host_0_sees_is_refused(pretrain, job, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    words = pretrain("run", 8)
+    words[words.index("--workdir") + 1] = "run"
+    codes, outputs = job(words, words, directories=[tmp_path, tmp_path / "elsewhere"]).end()
+    assert codes == [2, 2], outputs
+    told = "".join(map("".join, complaints(outputs)))
+    assert "On host 1: " in told and "does not see the run directory of host 0" in told
+
+
+# A recipe is a program: this one notes the rows that its process reads.
+_NOTING = """
+import os
+from bertjax.pretrain.config import PretrainConfig
+from bertjax.pretrain.phases import Phase
+
+config = PretrainConfig(data="-", workdir="-")
+read = Phase.rows
+
+def rows(self, step, rows):
+    with open(f"{os.environ['NOTES']}/{os.getpid()}", "a") as notes:
+        notes.write("".join(f"{step} {row}\\n" for row in rows))
+    return read(self, step, rows)
+
+Phase.rows = rows
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 4])
+def test_several_hosts_have_the_numbers_of_one(
+    count, pretrain, job, run_python, data, tmp_path, monkeypatch
+):
+    """With LAMB, two microbatches and a second phase; each row of a step is read by one host."""
+    (tmp_path / "noting.py").write_text(_NOTING)
+    (tmp_path / "notes").mkdir()
+    monkeypatch.setenv("NOTES", str(tmp_path / "notes"))
+    options = {
+        "optimizer.name": "lamb",
+        "accumulation": 2,
+        "second.data": data / "shards",
+        "second.after_steps": 12,
+        "second.batch_size": 16,
+    }
+
+    def words(name):
+        verb, *flags = pretrain(name, 20, **options)
+        return [verb, str(tmp_path / "noting.py"), *flags]
+
+    codes, outputs = job(*[words("several")] * count).end()
+    assert codes == [0] * count, outputs
+    notes = [path.read_text().splitlines() for path in (tmp_path / "notes").iterdir()]
+    assert len(notes) == count
+    wanted = [(step, row) for step in range(20) for row in range(8 if step < 12 else 16)]
+    found = [tuple(map(int, line.split())) for lines in notes for line in lines]
+    assert sorted(found) == wanted
+    run_python("-m", "bertjax.cli", *words("one"), devices=count)
+    assert_close(losses(tmp_path / "several"), losses(tmp_path / "one"))
+
+
+@pytest.mark.slow
+def test_four_hosts_stop_together_and_fewer_go_on(pretrain, job, run_python, tmp_path):
+    four = job(*[pretrain("changing", 20)] * 4)
+    four.after_step(3)
+    four.processes[2].send_signal(signal.SIGTERM)
+    started = time.monotonic()
+    codes, outputs = four.end()
+    assert codes == [75] * 4, outputs
+    assert time.monotonic() - started < 30
+    two = job(*[pretrain("changing", 20)] * 2)
+    two.after_step(12)
+    two.processes[0].send_signal(signal.SIGTERM)
+    codes, outputs = two.end()
+    assert codes == [75] * 2, outputs
+    run_python("-m", "bertjax.cli", *pretrain("changing", 20))
+    run_python("-m", "bertjax.cli", *pretrain("one", 20))
+    assert_close(losses(tmp_path / "changing"), losses(tmp_path / "one"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+def test_killed_hosts_end_the_others_and_nothing_is_lost(pretrain, job, tmp_path):
+    generator, longest = random.Random(0), 0.0
+    for kill in range(20):
+        both = job(*[pretrain("killed", 100)] * 2)
+        line = both.after_step(r"\d+")
+        both.after_step(int(re.search(r"\d+", line)[0]) + generator.randint(0, 5))
+        time.sleep(generator.uniform(0, 0.5))
+        both.processes[kill % 2].kill()
+        started = time.monotonic()
+        codes, outputs = both.end()
+        longest = max(longest, time.monotonic() - started)
+        assert codes[kill % 2] == -signal.SIGKILL
+        # JAX may be faster than our thread to see that host 0 has ended, and aborts.
+        assert codes[1 - kill % 2] in (75, -signal.SIGABRT), outputs
+    print(f"ended within {longest:.1f} s")
+    assert longest < 90
+    codes, outputs = job(*[pretrain("killed", 100)] * 2).end()
+    assert codes == [0, 0], outputs
+    codes, outputs = job(*[pretrain("straight", 100)] * 2).end()
+    assert codes == [0, 0], outputs
+    assert losses(tmp_path / "killed") == losses(tmp_path / "straight")
+
+
+@pytest.mark.slow
+def test_fine_tuning_on_two_hosts_has_the_numbers_of_one(job, run_python, tiny_model, tmp_path):
+    bj.save_pretrained(tmp_path / "model", tiny_model)
+    generator = random.Random(0)
+    for name, rows in (("train.csv", 80), ("dev.csv", 21)):
+        labels = [generator.choice(["good", "bad"]) for _ in range(rows)]
+        lines = [f"the film was {each} {generator.choice(['', 'very'])},{each}" for each in labels]
+        (tmp_path / name).write_text("\n".join(["text,label", *lines]) + "\n")
+
+    def words(workdir):
+        flags = {
+            "model": tmp_path / "model",
+            "train": tmp_path / "train.csv",
+            "dev": tmp_path / "dev.csv",
+            "workdir": tmp_path / workdir,
+            "max-seq-length": 16,
+            "batch-size": 8,
+            "epochs": 2,
+            "eval-every": 5,
+            "log-every": 1,
+            "select": "best",
+        }
+        return ["finetune", *(w for n, v in flags.items() for w in (f"--{n}", str(v)))]
+
+    codes, outputs = job(*[words("two")] * 2).end()
+    assert codes == [0, 0], outputs
+    run_python("-m", "bertjax.cli", *words("one"), devices=2)
+    names = ("loss", "accuracy")
+    one, two = (losses(tmp_path / each / "seed-0", names) for each in ("one", "two"))
+    assert len(one) == 24  # 20 steps and 4 evaluations
+    assert_close(two, one)
+    evaluate = ["evaluate", str(tmp_path / "two"), str(tmp_path / "dev.csv")]
+    codes, outputs = job(evaluate, evaluate).end()
+    assert codes == [0, 0], outputs
+    alone = json.loads(run_python("-m", "bertjax.cli", *evaluate).splitlines()[-1])
+    assert json.loads(outputs[0][0].splitlines()[-1]) == pytest.approx(alone, rel=1e-6)
