@@ -5,14 +5,24 @@
 errors=$(mktemp "${TMPDIR:-/tmp}/tpu_setup.XXXXXX")
 trap 'rm -f "$errors" "$errors.tgz"' EXIT
 
-# gcloud for at most $1 seconds, as a call may hang; its complaints go to $errors.
-limited() { perl -e 'alarm shift; exec @ARGV' "$1" gcloud "${@:2}" --quiet </dev/null 2>>"$errors"; }
+# gcloud for at most $1 seconds, as a call may hang; its complaints go to $errors. A signal ends the
+# ssh below it too, which would keep a pipe open.
+limited() {
+  perl -e 'my $seconds = shift;
+    my $job = fork;
+    if (!$job) { setpgrp; exec @ARGV or exit 127 }
+    $SIG{ALRM} = $SIG{INT} = $SIG{TERM} = sub { kill "-KILL", $job; exit 142 };
+    alarm $seconds;
+    waitpid $job, 0;
+    exit($? & 127 ? 128 : $? >> 8)' "$1" gcloud "${@:2}" --quiet </dev/null 2>>"$errors"
+}
 
 # Runs gcloud for what it changes.
+limit=1800 # seconds
 cloud() {
   : >"$errors"
   show gcloud "$@"
-  if ! $dry_run; then limited 1800 "$@"; fi
+  if ! $dry_run; then limited "$limit" "$@"; fi
 }
 
 # Runs gcloud for what it answers.
@@ -280,13 +290,8 @@ start() {
 
 logs() {
   local command="tail -n 50 ~/bertjax-session/log"
-  if ! $follow; then
-    remote cloud "$worker" "$command" || explain "reading the log failed"
-  elif [[ $api == tpu ]]; then
-    run gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" --worker="$worker" --command="$command -f"
-  else
-    run gcloud compute ssh "$(instances "$worker")" --zone="$zone" --command="$command -f"
-  fi
+  if $follow; then limit=0 command+=' -f'; fi
+  remote cloud "$worker" "$command" || explain "reading the log failed"
 }
 
 profile() {

@@ -207,6 +207,6 @@ path.unlink()'
 
 case $verb in
   '') this_machine ;;
-  host) on_host "$@" ;;
+  host) on_host "${@:-look}" ;;
   *) source ./tpu_cloud.sh ;;
 esac

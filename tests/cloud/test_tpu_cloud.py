@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -214,6 +215,16 @@ def test_all_hosts_of_a_group_get_the_command(cloud: Cloud) -> None:
     for step in (["create"], ["create"], ["setup"], ["run", *command]):
         assert (done := cloud(*step, **large)).returncode == 0, done.stdout + done.stderr
     assert "/host-2/bertjax" in cloud("logs", "--worker", "2", **large).stdout
+    with subprocess.Popen(
+        [BASH, str(ROOT / "tpu_setup.sh"), "logs", "--follow"],
+        env={**cloud.environment, **large},
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as follow:
+        assert follow.stdout is not None
+        assert [follow.stdout.readline() for _ in range(2)][-1].endswith("/host-0/bertjax\n")
+        os.killpg(follow.pid, signal.SIGINT)
     while "command: running" in (done := cloud("status", **large)).stdout:
         pass
     assert "command: 0" in done.stdout
