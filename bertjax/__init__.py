@@ -80,6 +80,7 @@ if TYPE_CHECKING:  # an alias marks a public name
         TokenClassificationConfig as TokenClassificationConfig,
     )
     from bertjax.text.tokenizer import load_tokenizer as load_tokenizer
+    from bertjax.train.hosts_config import HostsConfig as HostsConfig
     from bertjax.train.loop_config import LoopConfig as LoopConfig
     from bertjax.train.lora import LoraConfig as LoraConfig
     from bertjax.train.optimizer import OPTIMIZERS as OPTIMIZERS
@@ -141,6 +142,7 @@ _PUBLIC: dict[str, tuple[str, ...]] = {
     "tasks.summarization_extractive.config": ("ExtractiveSummarizationConfig",),
     "tasks.token_classification.config": ("TokenClassificationConfig",),
     "text.tokenizer": ("load_tokenizer",),
+    "train.hosts_config": ("HostsConfig",),
     "train.loop_config": ("LoopConfig",),
     "train.lora": ("LoraConfig",),
     "train.optimizer": ("OPTIMIZERS", "OptimizerConfig"),

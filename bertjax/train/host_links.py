@@ -317,8 +317,8 @@ class Links:
         if self.index == 0 and not self._end_all(STOPPED, other):
             return
         terminal.complain(
-            f"bertjax: host {other} has ended without a word (killed, or its machine is gone); the "
-            "same command on all hosts resumes from the last checkpoint."
+            f"bertjax: host {other} has ended without a word (killed, or its machine is gone); run "
+            "the same command again on all hosts, which continues from the last checkpoint."
         )
         self._exit(STOPPED)
 

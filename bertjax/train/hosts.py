@@ -59,7 +59,7 @@ def find_cluster(config: HostsConfig) -> Cluster | None:
     """
     if config.count is not None:
         address, index = config.coordinator or "", config.index or 0
-        return Cluster("`hosts.coordinator`", "deactivate", config.count, index, address)
+        return Cluster("`hosts.count`", "deactivate", config.count, index, address)
     words = ""
     try:
         for words, environment in _environments():
