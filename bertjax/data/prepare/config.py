@@ -3,13 +3,15 @@
 import dataclasses
 import math
 import os
+import typing
+from typing import Literal
 
 from etils import epath
 
 from bertjax.data import shards, tfrecords
 from bertjax.data.pairs import SHORTEST_SEQUENCE
 from bertjax.data.segments import DEFAULT_SEGMENTS, SEGMENTS, SegmentKind, SegmentsName
-from bertjax.errors import UserError
+from bertjax.errors import UserError, refuse_unknown
 from bertjax.text import corpus, wordpiece
 from bertjax.text.corpus import Source
 
@@ -20,6 +22,8 @@ _RANGES_PER_BLOCK, _MIN_RANGES, _MIN_RANGE_BYTES = 4, 32, _MIB
 # Starting workers takes about a second, in which a smaller corpus is done.
 _MIN_BYTES_FOR_WORKERS = 4 * _MIB
 _MAX_LENGTH = 1 << 16
+
+Runner = Literal["local", "beam"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +61,13 @@ class PrepareConfig:
     """Seed of held-out documents and examples. The same text and seed give the same shards."""
     processes: int = 0
     """Number of worker processes; 0 starts one per core. The shards do not depend on it."""
+    runner: Runner = "local"
+    """Where the work runs. local: in worker processes of this machine. beam: on the workers of an
+    Apache Beam runner, by default as many processes of this machine. The shards do not depend on
+    it."""
+    beam_flags: str = ""
+    """Beam's own flags, quoted as one word after an equals sign: its runner, by default
+    DirectRunner, and the settings of that runner."""
     block_mib: int = 32
     """MiB of text to draw examples from at once. A smaller value needs less memory, and gives
     other shards."""
@@ -79,6 +90,9 @@ class PrepareConfig:
                 raise UserError(f"`{name}` is {value}: give at least {minimum}.")
         if self.segments not in SEGMENTS:
             raise UserError(f"`segments` is {self.segments!r}: give one of {', '.join(SEGMENTS)}.")
+        refuse_unknown("`runner`", self.runner, typing.get_args(Runner))
+        if self.beam_flags and self.runner != "beam":
+            raise UserError("`beam_flags` are for `runner` beam: set that too, or leave them out.")
         for length in self.lengths:
             if not SHORTEST_SEQUENCE <= length <= _MAX_LENGTH:
                 raise UserError(

@@ -13,10 +13,11 @@ Finished work is kept in OUTPUT/.building, a file for each piece, so a stopped r
 it was. The manifest is written last: a directory without one is not data.
 """
 
+import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from etils import epath
@@ -41,7 +42,13 @@ from bertjax.data.prepare.splits import Unit, make_units
 from bertjax.data.prepare.workers import WorkerDied, Workers
 from bertjax.data.shards import CorpusFile, Manifest
 from bertjax.errors import UserError
-from bertjax.files import CannotWrite, output_directory, write_atomically, writing
+from bertjax.files import (
+    CannotWrite,
+    output_directory,
+    temporary_directory,
+    write_atomically,
+    writing,
+)
 from bertjax.locks import locked
 from bertjax.text import corpus
 from bertjax.text.corpus import Source
@@ -96,7 +103,7 @@ def _prepare(
     job = None
     try:
         with writing(output):
-            with Workers(config.workers(survey.stored_bytes(sources))) as workers:
+            with _workers(config, output, sources) as workers:
                 texts = survey.survey(sources, workers, log)
                 job = _start(config, output, sources, texts, tokenizer, is_converted, log)
                 if job is None:
@@ -117,6 +124,22 @@ def _prepare(
     publish.summarize(manifests, None if job.is_resumed else time.monotonic() - started, log)
     log_warnings(reports, log)
     return shards.read_manifest(config.directories(output)[config.lengths[0]])
+
+
+@contextlib.contextmanager
+def _workers(
+    config: PrepareConfig, output: epath.Path, sources: Sequence[Source]
+) -> Iterator[Workers]:
+    processes = config.workers(survey.stored_bytes(sources))
+    if config.runner == "local":
+        with Workers(processes) as workers:
+            yield workers
+        return
+    from bertjax.data.prepare.beam import BeamWorkers
+
+    places = [getattr(source, "directory", source) for source in sources]
+    with temporary_directory(output / "beam") as answers:
+        yield BeamWorkers(config.beam_flags, processes, (*places, output), answers)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,10 +201,9 @@ def _start(
     # The user has read about a guess of the case, with the path of their own vocabulary.
     tokenizer.settled().save(building / shards.TOKENIZER)
     processes = config.workers(survey.stored_bytes(sources))
-    log(
-        f"Reading {len(sources):,} files, {sum(sizes) / 1e6:,.1f} MB, with {processes} "
-        f"process{'es' if processes > 1 else ''}."
-    )
+    how = f"{processes} process{'es' if processes > 1 else ''}"
+    how = how if config.runner == "local" else "Apache Beam"
+    log(f"Reading {len(sources):,} files, {sum(sizes) / 1e6:,.1f} MB, with {how}.")
     made_in = {length: made_in[length] for length in unfinished}
     return _Job(config, sources, sizes, settings, tokenizer, building, made_in, is_resumed, log)
 
