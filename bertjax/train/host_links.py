@@ -17,7 +17,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 from bertjax import signals, terminal
-from bertjax.errors import UserError
+from bertjax.errors import Stopped, UserError
 from bertjax.train.checkpoint.settings import first_difference
 
 STOPPED = 75  # exit code of a run that the same command resumes
@@ -120,9 +120,9 @@ class Roll(NamedTuple):
                     listener.settimeout(min(left, _LOOK_SECONDS))
                     with contextlib.suppress(TimeoutError):
                         self._greet(Link(listener.accept()[0]), links)
-        except BaseException:
+        except BaseException as error:
             for link in links.values():
-                link.send(end=2, tell=False)
+                link.send(end=2 if isinstance(error, UserError) else STOPPED, tell=False)
                 link.close()
             raise
         for link in links.values():
@@ -151,6 +151,8 @@ class Roll(NamedTuple):
                 link.close()
             if answer and "end" in answer:
                 terminal.mute()
+                if answer["end"] == STOPPED:
+                    raise Stopped("host 0 was stopped")
                 raise UserError("Host 0 says why the hosts did not come together.")
             link = None  # host 0 has ended, or something else listens there
             time.sleep(_LOOK_SECONDS)
@@ -172,12 +174,14 @@ class Roll(NamedTuple):
 
     def _listen(self, deadline: float) -> socket.socket:
         host, port = split_address(self.address)
-        where = host if is_loopback(self.address) else ""
-        family = socket.AF_INET6 if ":" in where else socket.AF_INET
+        local = is_loopback(self.address)
+        both = not local and socket.has_dualstack_ipv6()
+        family = socket.AF_INET6 if both or ":" in host else socket.AF_INET
+        where = (host if local else "", port)
         deadline = min(deadline, time.monotonic() + _END_SECONDS)  # a former run may be ending
         while True:
             try:
-                return socket.create_server((where, port), family=family, backlog=1024)
+                return socket.create_server(where, family=family, backlog=1024, dualstack_ipv6=both)
             except OSError as error:
                 if time.monotonic() > deadline:
                     raise UserError(

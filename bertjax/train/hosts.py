@@ -140,15 +140,18 @@ def joined(
 
 def _join_jax(cluster: Cluster, *, resumable: bool) -> None:
     local = is_loopback(cluster.coordinator)
-    jax.distributed.initialize(
-        cluster.coordinator,
-        cluster.count,
-        cluster.index,
-        cluster_detection_method=cluster.method,
-        coordinator_bind_address=cluster.coordinator if local else None,
-        initialization_timeout=_JOIN_SECONDS,
-        heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
-    )
+    try:
+        jax.distributed.initialize(
+            cluster.coordinator,
+            cluster.count,
+            cluster.index,
+            cluster_detection_method=cluster.method,
+            coordinator_bind_address=cluster.coordinator if local else None,
+            initialization_timeout=_JOIN_SECONDS,
+            heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+        )
+    except RuntimeError as error:
+        raise UserError(f"JAX can't join the hosts: {error}") from error
     if resumable:  # JAX passes a SIGTERM on; SIGINT is the same request
         signal.signal(signal.SIGINT, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     else:

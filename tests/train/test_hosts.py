@@ -18,6 +18,7 @@ import pytest
 
 import bertjax as bj
 from bertjax.data.prepare.run import PrepareConfig, prepare
+from bertjax.errors import Stopped
 from bertjax.train import hosts
 from bertjax.train.host_links import Roll
 from bertjax.train.hosts_config import HostsConfig
@@ -197,6 +198,28 @@ def test_missing_hosts_are_named_at_the_timeout():
     with pytest.raises(bj.UserError, match="Host 2 did not hear from host 0 at"):
         Roll(address, 4, {}, 1.0).answer(2)
     assert time.monotonic() - started < 10
+
+
+def test_a_signal_to_host_0_stops_the_hosts_that_have_come(monkeypatch):
+    address, raised = free_address(), []
+
+    def answer():
+        with pytest.raises(Stopped):
+            Roll(address, 3, {}, 10.0).answer(1)
+        raised.append(1)
+
+    def check():
+        if threading.current_thread() is threading.main_thread() and looks.pop():
+            raise Stopped
+
+    looks = [True, False, False, False]
+    monkeypatch.setattr("bertjax.signals.check", check)
+    thread = threading.Thread(target=answer)
+    thread.start()
+    with pytest.raises(Stopped):
+        Roll(address, 3, {}, 10.0).call()
+    thread.join()
+    assert raised
 
 
 def test_an_address_in_use_is_one_sentence():
