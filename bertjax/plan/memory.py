@@ -178,7 +178,7 @@ def _updated(inner: Sequence[Operation], known: Sequence[list[int | None]]) -> d
 
 
 def parts(buffers: Sequence[Buffer], shapes: Collection[tuple[int, ...]]) -> dict[str, int]:
-    """Adds the bytes of buffers by what they are.
+    """Adds the bytes of buffers by what they are, the largest sum first.
 
     Args:
         buffers: those of `at_peak`.
@@ -189,7 +189,7 @@ def parts(buffers: Sequence[Buffer], shapes: Collection[tuple[int, ...]]) -> dic
     for buffer in buffers:
         name = _part(buffer, shapes)
         sums[name] = sums.get(name, 0) + buffer.bytes
-    return sums
+    return dict(sorted(sums.items(), key=lambda each: -each[1]))
 
 
 def _part(buffer: Buffer, shapes: Collection[tuple[int, ...]]) -> str:

@@ -88,7 +88,7 @@ def _memory(memory: Facts) -> Iterator[str]:
         f"Fits: {peak:.2f} of {available:.2f} GiB HBM a device at the peak, "
         f"{available - peak:.2f} GiB left."
     )
-    for name, size in sorted(memory["parts_gib"].items(), key=lambda each: -each[1]):
+    for name, size in memory["parts_gib"].items():
         if size >= 0.005:
             yield f"  {size:6.2f} GiB  {name}"
     yield (

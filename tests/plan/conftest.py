@@ -48,7 +48,7 @@ def facts():
         "memory": {
             "peak_gib": 4.0,
             "available_gib": 15.75,
-            "parts_gib": {"parameters": 1.0, "activations: attention": 3.1},
+            "parts_gib": {"activations: attention": 3.1, "parameters": 1.0},
             "sum_of_parts_gib": 4.1,
         },
         "clock_ghz": 1.5,

@@ -21,6 +21,7 @@ def test_the_peak_is_inside_the_loop(program):
 
 def test_parts_say_what_the_arrays_are(program):
     parts = memory.parts(memory.at_peak(program), {(128, 128)})
+    assert list(parts.values()) == sorted(parts.values(), reverse=True)
     assert parts["parameters"] == KERNEL
     assert parts["optimizer moments"] == KERNEL // 4
     assert parts["activations: attention"] == 6 * ROW
