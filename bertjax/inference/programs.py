@@ -67,7 +67,9 @@ def _forward_program(
     def outputs(params: bert.Params, inputs: dict[str, jax.Array]) -> Any:
         return forward(params, inputs, config, head, execution=execution)
 
-    return jax.jit(outputs, out_shardings=None if mesh is None else sharding.replicated(mesh))
+    if mesh is None:
+        return jax.jit(outputs)
+    return jax.jit(sharding.on_mesh(mesh, outputs), out_shardings=sharding.replicated(mesh))
 
 
 @functools.partial(jax.jit, static_argnames=("pieces", "top_k", "config", "execution"))

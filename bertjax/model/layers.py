@@ -23,6 +23,7 @@ from bertjax.model.attention import (
     float32_einsum,
 )
 from bertjax.model.dropout import LAYER_EMBEDDINGS, Site, dropout, fold_keys
+from bertjax.model.splash import check_splash, splash_attention
 
 
 @jax.custom_jvp
@@ -211,11 +212,18 @@ class Attention(nn.Module):
         query = self._heads(self.query(x) * config.head_size**-0.5)
         key, value = kv if isinstance(kv, KeyValue) else self.project(x if kv is None else kv)
         probs = attention_probs(query, key, mask, self.execution).astype(value.dtype)
-        if keys is None or self.execution.attention == "plain":
-            dropped = dropout(probs, keys, self.site, config.attention_probs_dropout_prob)
+        rate = config.attention_probs_dropout_prob
+        if self.execution.attention == "splash" and not self.is_initializing():
+            check_splash(query.shape[2], key.shape[2], 0.0 if keys is None else rate, mask)
+            context = jax.lax.platform_dependent(
+                tpu=lambda: splash_attention(query, key, value, mask),
+                default=lambda: attention_context(probs, value, self.execution),
+            )
+        elif keys is None or self.execution.attention == "plain":
+            dropped = dropout(probs, keys, self.site, rate)
             context = attention_context(dropped, value, self.execution)
         else:
-            how = self.site, config.attention_probs_dropout_prob, self.execution
+            how = self.site, rate, self.execution
             context = dropped_attention(query, key, value, mask, keys, *how)
         context = _heads_first(context, self.execution)
         return self.output(context.reshape(*context.shape[:2], config.hidden_size)), probs

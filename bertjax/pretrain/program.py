@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 
 from bertjax.config import BertConfig
 from bertjax.errors import UserError
+from bertjax.model.splash import check_splash
 from bertjax.objectives.masking import Vocabulary
 from bertjax.objectives.objective import PACKED_EXAMPLES, PACKED_TOKENS, TEACHER, TOKENS, Objective
 from bertjax.objectives.table import DEFAULT_OBJECTIVE
@@ -103,7 +104,7 @@ def build(
     loss, evaluated = _losses(config, model, vocabulary, objective, counts)
     options = {"schedule": schedule, "groups": recipe.groups, "frozen": frozen}
     step = _make_step(config, mesh, loss, optimizer, **options)
-    evaluation = make_eval_step(evaluated, config.seed)
+    evaluation = sharding.on_mesh(mesh, make_eval_step(evaluated, config.seed))
     shapes, teacher = jax.eval_shape(state_of, params), objective.teacher_shapes()
     shardings = sharding.state_shardings(mesh, shapes)
     return Program(
@@ -187,6 +188,8 @@ def _check_shapes(
     config.initialization.check(model)
     config.masking.predictions(max_seq_length, packed or 1)  # validates max_predictions
     config.evaluation_masking.predictions(max_seq_length)
+    if config.execution.attention == "splash":
+        check_splash(max_seq_length, max_seq_length, model.attention_probs_dropout_prob)
     ways, accumulation = mesh.shape["data"] * mesh.shape["fsdp"], config.accumulation
     if config.batch_size % (ways * accumulation):
         raise UserError(

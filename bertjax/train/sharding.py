@@ -5,6 +5,7 @@ the optimizer split over `data` too (ZeRO-1), and a step gathers the parameters 
 """
 
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -86,6 +87,17 @@ def _over_slices(slices: int, shape: tuple[int, int, int], devices: Sequence[Any
         )
     inner, outer = (data // slices, *within), (slices, 1, 1)
     return mesh_utils.create_hybrid_device_mesh(inner, outer, devices)
+
+
+def on_mesh(mesh: Mesh, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns a function that is traced with the mesh at hand, for kernels that XLA can't split."""
+
+    @functools.wraps(function)
+    def traced(*args: Any, **kwargs: Any) -> Any:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return function(*args, **kwargs)
+
+    return traced
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

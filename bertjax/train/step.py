@@ -316,7 +316,8 @@ def jit_train_step(
     """Compiles the step over the mesh. The state is donated and keeps its `shardings`; every other
     argument keeps the sharding that it comes with."""
     placement = (shardings, sharding.replicated(mesh))
-    return jax.jit(train_step, out_shardings=placement, donate_argnums=0)
+    traced = sharding.on_mesh(mesh, train_step)
+    return jax.jit(traced, out_shardings=placement, donate_argnums=0)
 
 
 def means(metrics: Sums) -> Metrics:
