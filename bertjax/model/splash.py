@@ -1,5 +1,7 @@
 """Attention by JAX's Splash kernel for TPUs (Pallas), which keeps no array [B, N, T, S] in HBM."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
@@ -92,4 +94,5 @@ def splash_rows(
         segments = splash.SegmentIds(jnp.ones(length, jnp.int32), real)
         return kernel(q, k, v, segment_ids=segments)
 
-    return jax.vmap(row)(query, key, value, real).astype(value.dtype)
+    context: Any = jax.vmap(row)(query, key, value, real)
+    return context.astype(value.dtype)
