@@ -12,7 +12,7 @@ import json
 import os
 import shlex
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from etils import epath
@@ -62,11 +62,19 @@ class BeamWorkers(Workers):
         self._options = _options([*(f"--{each}" for each in defaults), *_words(flags)])
         _check_runner(self._beam, self._options, places)
 
-    def _results(
-        self, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]
-    ) -> Iterator[tuple[int, Any]]:
+    def run(
+        self,
+        function: Callable[..., Any],
+        arguments: Sequence[tuple[Any, ...]],
+        *,
+        progress: str = "",
+        log: Callable[[str], None] | None = None,
+    ) -> list[Any]:
+        """Does the same as `Workers.run`; the results are values of JSON."""
         if not arguments:
-            return
+            return []
+        if log is not None:
+            log(f"{progress}: a pipeline of {len(arguments):,} tasks.")
         self._pipelines += 1
         answers = self._answers / str(self._pipelines)
         answers.mkdir()
@@ -76,11 +84,10 @@ class BeamWorkers(Workers):
         _ = pipeline | numbers | function.__name__ >> call
         self._run(pipeline)
         found = {int(path.stem): json.loads(path.read_bytes()) for path in answers.glob("*.json")}
-        for number in range(len(arguments)):
-            answer = found.get(number, {})
+        for _, answer in sorted(found.items()):
             if "mistake" in answer:
                 raise (CannotWrite if answer["cannot_write"] else UserError)(*answer["mistake"])
-            yield number, answer.get("result")
+        return [found.get(number, {}).get("result") for number in range(len(arguments))]
 
     def _run(self, pipeline: Any) -> None:
         try:

@@ -92,7 +92,7 @@ def test_several_workers_give_the_bytes_of_the_local_path(
     there = dataclasses.replace(there, beam_flags=flags)
     assert prepare.prepare(there, log) == manifest
     assert differing(local.output, there.output) == []
-    assert "with Apache Beam" in log.text
+    assert "with Apache Beam" in log.text and "Tokenizing: a pipeline of 3 tasks." in log.text
 
 
 def test_object_storage_gives_the_same_bytes(beam, config, make_corpus, log, remote, differing):
