@@ -13,12 +13,12 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 from bertjax import signals, terminal
 from bertjax.errors import Stopped, UserError
-from bertjax.train.checkpoint.settings import first_difference
+from bertjax.train.checkpoint.settings import as_json, first_difference
 
 STOPPED = 75  # exit code of a run that the same command resumes
 _MAX_MESSAGE = 1 << 20
@@ -122,7 +122,7 @@ class Roll(NamedTuple):
                         self._greet(Link(listener.accept()[0]), links)
         except BaseException as error:
             for link in links.values():
-                link.send(end=2 if isinstance(error, UserError) else STOPPED, tell=False)
+                link.send(end=2 if isinstance(error, UserError) else STOPPED)
                 link.close()
             raise
         for link in links.values():
@@ -214,7 +214,7 @@ class Roll(NamedTuple):
                 )
             refuse_different(index, self.settings, settings)
         except UserError:
-            link.send(end=2, tell=False)
+            link.send(end=2)
             link.close()
             raise
         links[index] = link
@@ -245,11 +245,11 @@ class Links:
     Threads read them. They end this process if another host has failed or ended.
     """
 
-    def __init__(self, index: int, links: dict[int, Link]) -> None:
-        self.index, self._links = index, links
+    def __init__(self, index: int, links: dict[int, Link], log: Callable[[str], None]) -> None:
+        self.index, self._links, self._log = index, links, log
         self._inbox = {other: queue.SimpleQueue[dict[str, Any]]() for other in links}
         self._lock = threading.Lock()
-        self._is_failing = self._is_over = self._tells = False
+        self._is_failing = self._is_over = self._is_told = False
         self._answered = threading.Event()
         for other in links:
             threading.Thread(target=self._read, args=(other,), daemon=True).start()
@@ -260,7 +260,7 @@ class Links:
             self._links[0].send(settings=settings)
             return
         for other, inbox in self._inbox.items():
-            refuse_different(other, json.loads(json.dumps(settings)), inbox.get()["settings"])
+            refuse_different(other, as_json(settings), inbox.get()["settings"])
 
     def finish(self) -> None:
         """Waits until all hosts have finished."""
@@ -272,80 +272,77 @@ class Links:
             inbox.get()
         self._is_over = True
         for link in self._links.values():
-            link.send(end=0, tell=False)
+            link.send(end=0)
 
-    def fail(self, code: int) -> bool:
-        """Ends the run on all hosts with an exit code; returns whether this host says why.
+    def fail(self, code: int, why: str) -> bool:
+        """Ends the run on all hosts with an exit code; returns whether this host has to say why.
 
-        The process ends by itself or, if a thread of it hangs, after some seconds.
+        Host 0 says why if it can. The process ends by itself or, if a thread of it hangs, after
+        some seconds.
         """
-        if not self.index:
-            return self._end_all(code, 0)
         self._is_failing = True
-        self._links[0].send(failed=code)
-        is_answered = self._answered.wait(_END_SECONDS)
-        _exit_later(code)
-        return self._tells or not is_answered
+        timer = threading.Timer(2 * _END_SECONDS, exit_without_jax, (code,))
+        timer.daemon = True
+        timer.start()
+        if not self.index:
+            if not self._end_all(code):
+                timer.join()  # a thread is saying why, and ends the process
+            return True
+        self._links[0].send(failed=code, why=why)
+        self._answered.wait(_END_SECONDS)
+        return not self._is_told
 
     def _read(self, other: int) -> None:
-        while True:
-            message = self._links[other].receive()
-            if message is None:
-                self._lost(other)
-                return
+        while (message := self._links[other].receive()) is not None:
             if "failed" in message:
-                if self._end_all(message["failed"], other):
-                    self._exit(message["failed"])
+                self._end(message["failed"], f"on host {other}: {message['why']}")
             elif "end" in message:
-                self._told(message["end"], tells=message["tell"])
+                self._told(message["end"])
             else:
                 self._inbox[other].put(message)
+        self._lost(other)
 
-    def _told(self, code: int, *, tells: bool) -> None:
+    def _told(self, code: int) -> None:
         """Ends this process as host 0 says, unless it is ending."""
-        self._is_over, self._tells = True, tells
+        self._is_over = self._is_told = True
         self._answered.set()
         if code and not self._is_failing:
-            self._exit(code)
+            exit_without_jax(code)
 
     def _lost(self, other: int) -> None:
         """Ends the run after the connection to another host has ended."""
-        if self._is_over:
-            return
         if self._is_failing:
-            self._tells = True
             self._answered.set()
+        if self._is_over or self._is_failing:
             return
         if self.index == 1:
             terminal.mute(False)
-        if self.index == 0 and not self._end_all(STOPPED, other):
-            return
-        terminal.complain(
-            f"bertjax: host {other} has ended without a word (killed, or its machine is gone); run "
-            "the same command again on all hosts, which continues from the last checkpoint."
+        self._end(
+            STOPPED,
+            f"host {other} has ended without a word (killed, or its machine is gone); run the same "
+            "command again on all hosts, which continues from the last checkpoint.",
         )
-        self._exit(STOPPED)
 
-    def _end_all(self, code: int, failed: int) -> bool:
-        """Tells the other hosts to end, of which only the one that failed says why.
+    def _end(self, code: int, why: str) -> None:
+        """Says why the run ends, and ends it on all hosts, once."""
+        if not self._end_all(code):
+            return
+        with contextlib.redirect_stdout(sys.stderr):
+            self._log(f"bertjax: {why}")
+        if not self.index:
+            time.sleep(1.0)  # JAX would abort the others if host 0 ended first
+        exit_without_jax(code)
 
-        Returns whether this was the first failure.
-        """
+    def _end_all(self, code: int) -> bool:
+        """Tells the hosts to end, if this is host 0; returns whether this is the first failure."""
         with self._lock:
             if self._is_over:
                 return False
             self._is_over = True
-        for other, link in self._links.items():
-            link.send(end=code, tell=other == failed)
-        if not failed:
-            _exit_later(code)
-        return True
-
-    def _exit(self, code: int) -> None:
-        """Ends the process; host 0 does so last, because JAX ends the others with host 0."""
         if not self.index:
-            time.sleep(1.0)
-        exit_without_jax(code)
+            for link in self._links.values():
+                link.send(end=code)
+        return True
 
 
 def exit_without_jax(code: int) -> None:
@@ -354,9 +351,3 @@ def exit_without_jax(code: int) -> None:
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
     os._exit(code)
-
-
-def _exit_later(code: int) -> None:
-    timer = threading.Timer(2 * _END_SECONDS, exit_without_jax, (code,))
-    timer.daemon = True
-    timer.start()

@@ -124,7 +124,7 @@ def joined(
     mine = {name: value for name, value in settings.items() if name != "hosts"}
     roll = Roll(cluster.coordinator, cluster.count, as_json(mine) | _versions(), config.timeout)
     links = {0: roll.answer(cluster.index)} if cluster.index else roll.call()
-    _State.links = Links(cluster.index, links)
+    _State.links = Links(cluster.index, links, log)
     terminal.mute(cluster.index > 0)
     log(f"{cluster.count} hosts, by {cluster.environment}; host 0 is {cluster.coordinator}.")
     try:
@@ -160,25 +160,22 @@ def _join_jax(cluster: Cluster, *, resumable: bool) -> None:
 
 def _end(links: Links, error: BaseException) -> None:
     """Ends the other hosts after an error here, and makes this process end without JAX's wait."""
+    code, why = 1, f"{type(error).__name__}: {error}; its terminal has the traceback."
     match error:
         case UserError():
-            code = 2
+            code, why = 2, str(error)
         case Stopped() | KeyboardInterrupt():
-            code = STOPPED
+            code, why = STOPPED, "stopped."
         case SystemExit():
             code = error.code if isinstance(error.code, int) else 1
         case _:
             time.sleep(_NEWS_SECONDS)  # an operation over all hosts fails if one of them has ended
-            code = 1
-    tells = links.fail(code)
-    terminal.mute(not tells)
-    if links.index and isinstance(error, UserError):
-        error.args = (f"On host {links.index}: {error}",)
-    if code == 1:
-        if tells:
             traceback.print_exception(error)
+    terminal.mute(not links.fail(code, why))
+    if code == 1:
         exit_without_jax(code)
-    atexit.register(exit_without_jax, code)  # before JAX's own function, which waits for the hosts
+    # The last function that is registered is the first: JAX's own would wait for the hosts.
+    atexit.register(exit_without_jax, code)
 
 
 def agree(settings: Mapping[str, Any]) -> None:
