@@ -8,7 +8,7 @@ same recipe in PyTorch, on wikigold (the last fifth of its documents is dev) and
 Twitter Corpus (train a, b, e and g; dev h) too.
 
 Hardware: two CPU cores.
-Result: on the first 800 sentences, F1 on dev 0.347 ± 0.040, five seeds (docs/tagging.md); not run
+Result: on the first 800 sentences, F1 on dev 0.388 ± 0.032, ten seeds (docs/tagging.md); not run
 on all.
 """
 
