@@ -156,7 +156,8 @@ this_machine() {
   fi
   run "$venv/bin/python" -m pip install --disable-pip-version-check --editable '.[tpu]'
   if $install; then
-    run "$venv/bin/bertjax" doctor --timeout 300
+    # A host whose TPU is missing must not pass as a healthy machine with a CPU.
+    run env JAX_PLATFORMS=tpu,cpu "$venv/bin/bertjax" doctor --timeout 300
     return
   fi
   run "$venv/bin/python" -c "$print_devices" "$any_device"

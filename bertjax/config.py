@@ -246,10 +246,8 @@ class Execution:
     scan_layers: bool = False
     """Compile one layer and scan over all. It compiles faster and runs slower on CPU."""
     attention: Literal["auto", "plain", "splash"] = "auto"
-    """auto chooses the fastest layout for the platform that the program is lowered for, and with
-    dropout a backward pass that keeps less. plain leaves the derivatives, forward mode included, to
-    JAX. splash is JAX's Pallas kernel on TPUs, without dropout of probabilities, for rows of a
-    multiple of 128 tokens that are not packed; elsewhere it is plain."""
+    """auto: the fastest for the platform. plain: JAX's derivatives. splash: a Pallas kernel on TPUs
+    for unpacked rows of a multiple of 128 tokens, without dropout of probabilities."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

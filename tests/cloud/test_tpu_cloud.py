@@ -142,7 +142,7 @@ def test_five_preemptions_of_a_pretraining_leave_every_step_once(cloud: Cloud) -
 def test_a_babysit_that_was_closed_goes_on_with_what_runs(cloud: Cloud) -> None:
     command = ["--", "sh", "-c", "until [ -e $FAKE_PROGRESS ]; do sleep 0.1; done"]
     assert cloud("create").returncode == 0
-    assert "doctor --timeout 300" in cloud("setup").stdout
+    assert "for tpu,cpu\ndoctor --timeout 300" in cloud("setup").stdout
     assert cloud("run", *command).returncode == 0
     assert "already" in cloud("run", *command).stdout
     (cloud.bucket / "steps").touch()
