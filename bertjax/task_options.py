@@ -18,7 +18,7 @@ from bertjax.parsing import Config
 from bertjax.tasks import kinds
 from bertjax.tasks.task import TrainedModel
 
-_KIND_HELP = "Kind of task. `--task KIND --help` shows its options."
+_KIND_HELP = "Kind of task. `--task KIND --help` has its options."
 
 
 class FinetuneArguments:

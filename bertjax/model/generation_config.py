@@ -20,7 +20,7 @@ class GenerationConfig:
     min_length: int = 0
     """Minimum number of tokens before the end token (Hugging Face's min_new_tokens)."""
     num_beams: int = 4
-    """Number of beams, K. 1 is greedy search, or sampling if `do_sample` is set."""
+    """Number of beams, K. 1: greedy search, or sampling with `do_sample`."""
     length_penalty: float = 1.0
     """Exponent of the length penalty. A larger value favors longer sequences; 0: no penalty."""
     length_penalty_kind: Literal["huggingface", "gnmt"] = "huggingface"
@@ -31,7 +31,7 @@ class GenerationConfig:
     the best running beam, with the penalty of its length, has no better score than the worst of
     them. never: when that beam has no better score even with the most favorable penalty."""
     no_repeat_ngram_size: int = 0
-    """Length n of the n-grams that occur at most once in a sequence. 0: no limit."""
+    """Length n of n-grams that occur at most once. 0: no limit."""
     do_sample: bool = False
     """Draw tokens at random. It needs `num_beams` 1."""
     temperature: float = 1.0

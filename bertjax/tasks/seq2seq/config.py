@@ -28,7 +28,7 @@ class Seq2SeqConfig:
     """Column of the text to read, or suffix of its parallel file. In .jsonl, translation.de is the
     field de of the object translation."""
     target_column: str = "target"
-    """Column of the text to write, or suffix of its parallel file."""
+    """Column of the text to write, or suffix of its file."""
     column_names: Sequence[str] = ()
     """Names of all columns, for TSV and CSV files without a header."""
     architecture: Architecture = "encoder_decoder"
@@ -39,7 +39,7 @@ class Seq2SeqConfig:
     """BERT that the decoder starts from, with its own vocabulary. For a random decoder also a
     config.json, with the vocabulary of `model`. Default: `model`."""
     encoder_weights: _Weights = "pretrained"
-    """random: the encoder has the shape of `model` and new weights."""
+    """random: new weights, in the shape of `model`."""
     decoder_weights: _Weights = "pretrained"
     """random: the decoder has the shape of `decoder` and new weights. Cross-attention always has
     new weights."""
