@@ -1,5 +1,6 @@
 """The training step in every way to run it, and its handling of non-finite batches."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import numpy as np
 import optax
 import pytest
 
+import bertjax as bj
+from bertjax.train import sharding
 from bertjax.train.step import Loss, StepConfig, init_state, make_eval_step, make_train_step
 from bertjax.train.tree import named
 
@@ -322,3 +325,33 @@ def test_evaluation_draws_never_change():
     for name in ("noise", "samples"):
         one, again, next_one = (metrics[name][0] for metrics in found)
         assert one == again != next_one
+
+
+def test_kernels_in_the_compute_type_give_the_same_step():
+    config = bj.BertConfig.named("tiny", vocab_size=50, num_hidden_layers=1)
+    params = bj.init_params(config, jax.random.key(0))
+    ids = np.arange(32).reshape(2, 16)
+    batch = {
+        "input_ids": ids,
+        "masked_positions": np.array([[1, 2], [3, 4]]),
+        "masked_labels": ids[:, :2],
+        "masked_weights": np.ones((2, 2), np.float32),
+        "next_sentence_label": np.array([0, 1]),
+    }
+    execution = bj.Execution(dtype="bfloat16")
+    loss = Loss(
+        functools.partial(bj.pretraining_loss, config=config, execution=execution),
+        bj.pretraining_normalizers,
+    )
+    mesh = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
+    plain, placed = (
+        jax.jit(make_train_step(loss, optax.sgd(1.0), placement=placement))(
+            init_state(params, optax.sgd(1.0)), batch
+        )[0].params
+        for placement in (None, sharding.Placement(mesh, "bfloat16"))
+    )
+    changed = 0
+    for name, before in named(params).items():
+        np.testing.assert_array_equal(named(placed)[name], named(plain)[name], err_msg=name)
+        changed += not np.array_equal(named(plain)[name], before)
+    assert changed > 20
