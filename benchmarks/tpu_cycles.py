@@ -153,8 +153,10 @@ def generation(options, mesh):
     def outputs(params, inputs):
         return head.forward(params, inputs, config, head.name, execution=BFLOAT16)
 
+    params = compiled.abstract_state.params
+    params = sharding.placed(params, sharding.param_shardings(mesh, params))
     jitted = jax.jit(outputs, out_shardings=sharding.replicated(mesh))
-    return jitted.lower(compiled.abstract_state.params, source), None
+    return jitted.lower(params, source), None
 
 
 PROGRAMS = {
