@@ -29,7 +29,6 @@ from bertjax.train.host_links import (
 )
 from bertjax.train.hosts_config import HostsConfig
 
-_HEARTBEAT_SECONDS = 60
 _JOIN_SECONDS = 120  # for JAX's own join, after all hosts have come
 _NEWS_SECONDS = 3.0  # until a connection tells that another host has ended
 
@@ -148,7 +147,6 @@ def _join_jax(cluster: Cluster, *, resumable: bool) -> None:
             cluster_detection_method=cluster.method,
             coordinator_bind_address=cluster.coordinator if local else None,
             initialization_timeout=_JOIN_SECONDS,
-            heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
         )
     except RuntimeError as error:
         raise UserError(f"JAX can't join the hosts: {error}") from error

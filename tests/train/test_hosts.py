@@ -342,7 +342,7 @@ class Job:
 
     def end(self):
         """Returns exit codes, and what each host has printed."""
-        outputs = [process.communicate(timeout=120) for process in self.processes]
+        outputs = [process.communicate(timeout=300) for process in self.processes]
         return [process.returncode for process in self.processes], outputs
 
     def kill(self):
