@@ -33,7 +33,7 @@ def write_questions(path, count, seed):
 def trained(train_kind):
     counts = {"train": 64, "dev": 20, "test": 10}
     return train_kind(
-        write_questions, ".jsonl", counts, MultipleChoiceConfig(), max_seq_length=16, epochs=8
+        write_questions, ".jsonl", counts, MultipleChoiceConfig(), max_seq_length=16, epochs=12
     )
 
 
