@@ -89,10 +89,9 @@ def splash_rows(
         mask, block_sizes=sizes, head_shards=1, q_seq_shards=1, interpret=interpret
     )
 
-    def row(q: jax.Array, k: jax.Array, v: jax.Array, real: jax.Array) -> jax.Array:
+    def row(q: jax.Array, k: jax.Array, v: jax.Array, real: jax.Array) -> Any:
         # Queries of padding attend to the real keys too, as elsewhere: nothing reads their context.
         segments = splash.SegmentIds(jnp.ones(length, jnp.int32), real)
         return kernel(q, k, v, segment_ids=segments)
 
-    context: Any = jax.vmap(row)(query, key, value, real)
-    return context.astype(value.dtype)
+    return jax.vmap(row)(query, key, value, real).astype(value.dtype)
