@@ -1,5 +1,6 @@
 """Compiling for TPU chips that this machine does not have."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -10,6 +11,24 @@ import pytest
 
 GIB = 1 << 30
 ROOT = Path(__file__).resolve().parents[2]
+
+
+_MARKS = (
+    pytest.mark.tpu,
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(
+        importlib.util.find_spec("libtpu") is None,
+        reason="libtpu is not installed: pip install '.[tpu]' (Linux on x86-64) brings it",
+    ),
+)
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest deselects by marks
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            for mark in _MARKS:
+                item.add_marker(mark)
 
 
 @pytest.fixture

@@ -1,9 +1,5 @@
 """The pre-training step of BERT-base, compiled for four TPU chips on a machine that has none."""
 
-import importlib.util
-
-import pytest
-
 GIB = 1 << 30
 HBM_OF_V5E = 16 * GIB
 
@@ -83,12 +79,6 @@ print(json.dumps(result))
 """
 
 
-@pytest.mark.tpu
-@pytest.mark.timeout(900)
-@pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None,
-    reason="libtpu is not installed: pip install '.[tpu]' (Linux on x86-64) brings it",
-)
 def test_bert_base_compiles_for_v5e_and_fits(compile_for):
     """256 rows of 128 tokens on four chips: the design's batch, dropout on, bfloat16, ZeRO-1."""
     found = compile_for(PROGRAM, 4, "BERT-base, batch 256 x 128")

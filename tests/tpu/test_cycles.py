@@ -1,18 +1,10 @@
 """The compiler's estimate of a layer of BERT-base, forward and backward, against its products."""
 
-import importlib.util
-
 import pytest
 
-pytestmark = [
-    pytest.mark.slow,  # the lowest effort does not order programs, and the default takes minutes
-    pytest.mark.tpu,
-    pytest.mark.timeout(900),
-    pytest.mark.skipif(
-        importlib.util.find_spec("libtpu") is None,
-        reason="libtpu is not installed: pip install '.[tpu]' (Linux on x86-64) brings it",
-    ),
-]
+pytestmark = (
+    pytest.mark.slow
+)  # the lowest effort does not order programs, and the default takes minutes
 
 LAYER = ("--program", "layer", "--topology", "v5e:1x1")
 

@@ -1,7 +1,5 @@
 """The step of experiments/minilm_l6_h384.py, compiled for eight TPU chips."""
 
-import importlib.util
-
 import pytest
 
 GIB = 1 << 30
@@ -48,13 +46,7 @@ print(json.dumps({
 """
 
 
-@pytest.mark.tpu
 @pytest.mark.slow
-@pytest.mark.timeout(900)
-@pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None,
-    reason="libtpu is not installed: pip install '.[tpu]' (Linux on x86-64) brings it",
-)
 def test_the_step_of_the_recipe_compiles_for_v5e_and_fits(compile_for):
     found = compile_for(PROGRAM, 8, "MiniLM-L6-H384 from BERT-base, batch 256 x 512")
     assert found["objective"] == "layer 12 of 12, 48 relation heads"

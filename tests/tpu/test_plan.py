@@ -1,6 +1,5 @@
 """`bertjax plan` of a small model, and the table of chips against the compiler."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -11,15 +10,6 @@ import pytest
 from bertjax.plan.chips import CHIPS
 
 ROOT = Path(__file__).resolve().parents[2]
-
-pytestmark = [
-    pytest.mark.tpu,
-    pytest.mark.timeout(900),
-    pytest.mark.skipif(
-        importlib.util.find_spec("libtpu") is None,
-        reason="libtpu is not installed: pip install '.[tpu]' (Linux on x86-64) brings it",
-    ),
-]
 
 PRODUCTS = """
 import json

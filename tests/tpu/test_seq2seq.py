@@ -1,19 +1,6 @@
 """Encoder-decoders compiled for four TPU chips: the training step, and beam search over a mesh."""
 
-import importlib.util
-
-import pytest
-
 SMALL = ("--size", "tiny", "--length", "64", "--batch", "16", "--target-length", "32", "--fast")
-
-pytestmark = [
-    pytest.mark.tpu,
-    pytest.mark.timeout(900),
-    pytest.mark.skipif(
-        importlib.util.find_spec("libtpu") is None,
-        reason="libtpu is not installed: pip install '.[tpu]' (Linux on x86-64) brings it",
-    ),
-]
 
 
 def test_beam_search_talks_between_chips_only_about_its_end(cycles):

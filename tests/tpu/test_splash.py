@@ -1,18 +1,5 @@
 """The Splash kernel in a layer on four chips, compiled for TPUs without any."""
 
-import importlib.util
-
-import pytest
-
-pytestmark = [
-    pytest.mark.tpu,
-    pytest.mark.timeout(900),
-    pytest.mark.skipif(
-        importlib.util.find_spec("libtpu") is None,
-        reason="libtpu is not installed: pip install '.[tpu]' (Linux on x86-64) brings it",
-    ),
-]
-
 PROGRAM = """
 import jax
 import jax.numpy as jnp
