@@ -2,9 +2,8 @@
 
 import pytest
 
-pytestmark = (
-    pytest.mark.slow
-)  # the lowest effort does not order programs, and the default takes minutes
+# The lowest effort does not order programs, and the default takes minutes.
+pytestmark = pytest.mark.slow
 
 LAYER = ("--program", "layer", "--topology", "v5e:1x1")
 
