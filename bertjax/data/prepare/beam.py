@@ -11,6 +11,7 @@ import io
 import json
 import os
 import shlex
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -30,6 +31,11 @@ _DEFAULTS = (
     # that it would run instead.
     "allow_unsafe_triggers",
 )
+
+
+# The functions are written for processes that make one call at a time, and tokenizers have caches.
+# Some runners give a process several threads.
+_ONE_CALL = threading.Lock()
 
 
 class BeamWorkers(Workers):
@@ -114,7 +120,8 @@ def _call(
     """Makes one of the calls; writes a file if it returns something or finds a mistake."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # every core already has a worker
     try:
-        result = function(*arguments[number])
+        with _ONE_CALL:
+            result = function(*arguments[number])
         answer = {} if result is None else {"result": result}
     except UserError as error:
         answer = {"mistake": error.args, "cannot_write": isinstance(error, CannotWrite)}

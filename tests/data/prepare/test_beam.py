@@ -5,12 +5,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from bertjax.data.prepare import run as prepare
+from bertjax.data.prepare.beam import _call
 from bertjax.data.prepare.run import PrepareConfig
 from bertjax.errors import UserError
 
@@ -46,6 +48,26 @@ def config(vocabulary, tmp_path):
 @pytest.fixture
 def beam():
     return pytest.importorskip("apache_beam", reason="the extra beam brings it")
+
+
+def test_the_threads_of_a_process_make_one_call_at_a_time(tmp_path):
+    running, most = [], []
+
+    def function():
+        running.append(1)
+        time.sleep(0.05)
+        most.append(len(running))
+        running.pop()
+
+    calls = [
+        threading.Thread(target=_call, args=(number, function, [()] * 3, str(tmp_path)))
+        for number in range(3)
+    ]
+    for call in calls:
+        call.start()
+    for call in calls:
+        call.join()
+    assert most == [1, 1, 1]
 
 
 def test_a_missing_package_and_flags_without_the_runner_are_sentences(
