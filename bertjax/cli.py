@@ -1,5 +1,5 @@
 """The command line: one function per verb, and the next or resuming command that it prints. Only
-this module exits.
+this module exits; on several hosts `train.host_links` ends a process whose peers have ended.
 
 Exit codes: 0 done; 2 a mistake that the user can correct, told in one sentence; 75 stopped early by
 a signal and resumable; 1 any other error, with its traceback, and warnings under --strict.
@@ -15,12 +15,12 @@ from typing import NamedTuple
 
 from bertjax import model_verbs, signals
 from bertjax.commands import command
-from bertjax.errors import Stopped, UserError
+from bertjax.errors import EXIT_MISTAKE, EXIT_STOPPED, Stopped, UserError
 from bertjax.flags import resuming_command, saying_flags, stopped_sentence
 from bertjax.parsing import COMMON, parse, parse_recipe, parsed, read_recipe
 from bertjax.terminal import Complaints, complain, say_line
 
-EXIT_DONE, EXIT_INTERRUPTED, EXIT_WARNED, EXIT_MISTAKE, EXIT_STOPPED = 0, 1, 1, 2, 75
+EXIT_DONE, EXIT_INTERRUPTED, EXIT_WARNED = 0, 1, 1
 _RESUMABLE = ("demo", "prepare", "pretrain", "finetune", "glue")
 _LABELED = {"train": "train.csv", "dev": "dev.csv"}
 

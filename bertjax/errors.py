@@ -2,6 +2,9 @@
 
 from collections.abc import Iterable
 
+EXIT_MISTAKE, EXIT_STOPPED = 2, 75
+"""Exit codes of a command: a `UserError`; stopped early, and resumable by the same command."""
+
 _MAX_MESSAGE = 2000
 
 

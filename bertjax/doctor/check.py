@@ -4,7 +4,7 @@ from typing import Literal, NamedTuple
 
 
 class Check(NamedTuple):
-    """What a check found (`told`), and in whole sentences what to do about it (`advice`)."""
+    """`told` is what a check found, and `advice` says in whole sentences what to do about it."""
 
     status: Literal["ok", "warning", "failed"]
     name: str

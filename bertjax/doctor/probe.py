@@ -1,4 +1,4 @@
-"""What `bertjax doctor` runs in a process of its own, since it may hang or crash there.
+"""`bertjax doctor` runs this in a process of its own, since it may hang or crash.
 
 It prints a line of JSON with facts for each stage. After its time it prints where it is, and ends,
 whatever native code it waits in.

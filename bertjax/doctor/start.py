@@ -18,7 +18,7 @@ from bertjax.train.telemetry.mfu import peak_flops
 # Below this share of the peak, something else uses the device, or it is throttled.
 _SLOW = 1 / 3
 _ONE_PROCESS = "One process can use the TPU at a time: "
-# What to do about a message, from the most to the least telling.
+# Each message has its advice. The most telling one comes first.
 _FAILURES = {
     r"in use by process with pid (\d+)": _ONE_PROCESS + "wait until process {} ends, or end it.",
     "already in use|resource busy": _ONE_PROCESS + "sudo lsof -w /dev/accel* /dev/vfio/* names it.",

@@ -17,10 +17,9 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 from bertjax import signals, terminal
-from bertjax.errors import Stopped, UserError
+from bertjax.errors import EXIT_MISTAKE, EXIT_STOPPED, Stopped, UserError
 from bertjax.train.checkpoint.settings import as_json, first_difference
 
-STOPPED = 75  # exit code of a run that the same command resumes
 _MAX_MESSAGE = 1 << 20
 # A machine that vanishes closes nothing. TCP gives it up after 20 + 3 x 10 seconds.
 _KEEPALIVE = {"TCP_KEEPIDLE": 20, "TCP_KEEPALIVE": 20, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
@@ -122,7 +121,7 @@ class Roll(NamedTuple):
                         self._greet(Link(listener.accept()[0]), links)
         except BaseException as error:
             for link in links.values():
-                link.send(end=2 if isinstance(error, UserError) else STOPPED)
+                link.send(end=EXIT_MISTAKE if isinstance(error, UserError) else EXIT_STOPPED)
                 link.close()
             raise
         for link in links.values():
@@ -151,7 +150,7 @@ class Roll(NamedTuple):
                 link.close()
             if answer and "end" in answer:
                 terminal.mute()
-                if answer["end"] == STOPPED:
+                if answer["end"] == EXIT_STOPPED:
                     raise Stopped("host 0 was stopped")
                 raise UserError("Host 0 says why the hosts did not come together.")
             link = None  # host 0 has ended, or something else listens there
@@ -214,7 +213,7 @@ class Roll(NamedTuple):
                 )
             refuse_different(index, self.settings, settings)
         except UserError:
-            link.send(end=2)
+            link.send(end=EXIT_MISTAKE)
             link.close()
             raise
         links[index] = link
@@ -318,7 +317,7 @@ class Links:
         if self.index == 1:
             terminal.mute(False)
         self._end(
-            STOPPED,
+            EXIT_STOPPED,
             f"host {other} has ended without a word (killed, or its machine is gone); run the same "
             "command again on all hosts, which continues from the last checkpoint.",
         )

@@ -18,10 +18,9 @@ from jax._src import clusters  # the public function does not tell how many host
 
 import bertjax
 from bertjax import terminal
-from bertjax.errors import Stopped, UserError
+from bertjax.errors import EXIT_MISTAKE, EXIT_STOPPED, Stopped, UserError
 from bertjax.train.checkpoint.settings import as_json
 from bertjax.train.host_links import (
-    STOPPED,
     Links,
     Roll,
     exit_without_jax,
@@ -161,9 +160,9 @@ def _end(links: Links, error: BaseException) -> None:
     code, why = 1, f"{type(error).__name__}: {error}; its terminal has the traceback."
     match error:
         case UserError():
-            code, why = 2, str(error)
+            code, why = EXIT_MISTAKE, str(error)
         case Stopped() | KeyboardInterrupt():
-            code, why = STOPPED, "stopped."
+            code, why = EXIT_STOPPED, "stopped."
         case SystemExit():
             code = error.code if isinstance(error.code, int) else 1
         case _:
