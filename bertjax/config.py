@@ -100,15 +100,18 @@ class BertConfig:
     """Added to the variance in LayerNorm."""
     classifier_dropout: float | None = None
     """Dropout rate before a classifier; None: hidden_dropout_prob."""
+    position_offset: int = 0
+    """Rows of the table of positions before that of the first token. RoBERTa has 2."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             name, value = field.name, getattr(self, field.name)
             maximum = _MAX_LAYERS if name == "num_hidden_layers" else _MAX
-            if field.type is int and not (type(value) is int and 1 <= value <= maximum):
+            minimum = 0 if name == "position_offset" else 1
+            if field.type is int and not (type(value) is int and minimum <= value <= maximum):
                 raise UserError(
-                    f"{name} is {value!r:.100}: give a whole number of at least 1 and at most "
-                    f"{maximum:,}."
+                    f"{name} is {value!r:.100}: give a whole number of at least {minimum} and at "
+                    f"most {maximum:,}."
                 )
             is_given = field.type is float or (field.type == float | None and value is not None)
             if is_given and not (isinstance(value, int | float) and 0 <= value < 1):
@@ -124,6 +127,16 @@ class BertConfig:
     def head_size(self) -> int:
         """Width of one attention head, H."""
         return self.hidden_size // self.num_attention_heads
+
+    def check_classic(self, use: str) -> None:
+        """Raises `UserError`, which names `use`, if the shape has options that BERT lacks."""
+        names = [field.name for field in dataclasses.fields(self)]
+        for field in dataclasses.fields(self)[names.index("position_offset") :]:
+            if (value := getattr(self, field.name)) != field.default:
+                raise UserError(
+                    f"{use} needs a BERT as in the paper, with {field.name} {field.default!r}, and "
+                    f"this model's is {value!r}: give another model."
+                )
 
     @classmethod
     def named(cls, name: str, **overrides: Any) -> "BertConfig":
@@ -206,6 +219,8 @@ class EncoderDecoderConfig:
 
     def __post_init__(self) -> None:
         refuse_unknown("share", self.share, ("none", "embeddings", "all"))
+        for half in (self.encoder, self.decoder):
+            half.check_classic("An encoder-decoder")
         same = {"none": (), "embeddings": ("vocab_size", "hidden_size")}
         names = [field.name for field in dataclasses.fields(BertConfig)]
         for name in same.get(self.share, names):

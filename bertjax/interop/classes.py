@@ -36,8 +36,13 @@ _TAG = re.compile(r"[BI]-.+")  # a label of the tokens of a chunk
 _TASK = "bertjax_task"  # our own entry
 
 
+def architecture(kind: str, prefix: str = "Bert") -> str:
+    """Returns the name of the class for a kind of task, which begins with `prefix` for "Bert"."""
+    return re.sub("^Bert", prefix, ARCHITECTURES[kind])
+
+
 def task_json(
-    kind: str, task: Mapping[str, Any] | None, params: Mapping[str, Any]
+    kind: str, task: Mapping[str, Any] | None, params: Mapping[str, Any], prefix: str = "Bert"
 ) -> dict[str, Any]:
     """Returns the entries of config.json for a task, bertjax's own and Hugging Face's.
 
@@ -45,8 +50,9 @@ def task_json(
         kind: the kind of the task.
         task: `Pretrained.task`.
         params: the parameters; their classifier says how many labels there are without names.
+        prefix: the beginning of the names of classes.
     """
-    fields: dict[str, Any] = {"architectures": [ARCHITECTURES[kind]]}
+    fields: dict[str, Any] = {"architectures": [architecture(kind, prefix)]}
     if kind == "regression" or kind in _LABELED:
         labels = list((task or {}).get("labels") or [])
         labels = labels or [f"LABEL_{i}" for i in range(_outputs(params))]

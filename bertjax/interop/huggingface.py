@@ -15,8 +15,8 @@ from bertjax.files import location, output_directory, temporary_directory, writi
 from bertjax.interop import (
     checksums,
     classes,
-    distilbert,
     encoder_decoder,
+    families,
     google,
     hub,
     run_checkpoints,
@@ -35,11 +35,11 @@ from bertjax.interop.tensors import (
 )
 from bertjax.interop.weights import HEAD_WEIGHTS, WEIGHTS, Weights, find_weights, read_weights
 from bertjax.model.heads import TASK_PARTS
-from bertjax.text.tokenizer import TOKENIZER_FILES, Tokenizer
+from bertjax.text.tokenizer import TOKENIZER_FILES
 
 _LOGGER = logging.getLogger("bertjax")
 
-_MODEL_TYPES = ("bert", "distilbert", encoder_decoder.MODEL_TYPE)
+_MODEL_TYPES = ("bert", *families.FAMILIES, encoder_decoder.MODEL_TYPE)
 
 
 def save_pretrained(path: epath.PathLike, model: Pretrained) -> epath.Path:
@@ -74,8 +74,7 @@ def save_pretrained(path: epath.PathLike, model: Pretrained) -> epath.Path:
                 _write_decoder_files(temporary, model, model.config)
             if scorer := params.pop("sentence_scorer", None):
                 write_params(temporary / HEAD_WEIGHTS, {"sentence_scorer": scorer})
-            prefix = classes.ARCHITECTURES[model.kind] != "BertModel"
-            write_params(temporary / WEIGHTS, params, prefix=prefix)
+            write_params(temporary / WEIGHTS, params, functools.partial(_layout, model))
             (temporary / CONFIG).write_text(json.dumps(_config_json(model), indent=2) + "\n")
             modules = model.sentence_modules
             for name, data in modules.files.items() if modules else ():
@@ -92,7 +91,8 @@ def from_pretrained(
     """Reads an export or a run of bertjax, a model in Hugging Face's layout, or a TF1 checkpoint.
 
     Weights are model.safetensors, flax_model.msgpack or pytorch_model.bin (which is not unpickled),
-    or several files with an index. A DistilBERT becomes a BERT that computes the same outputs.
+    or several files with an index. A DistilBERT and a RoBERTa become BERTs that compute the same
+    outputs; the latter is written as a RoBERTa again.
 
     Args:
         path: a directory (for a run directory, its export/ is read; for a run that has not ended,
@@ -135,9 +135,7 @@ def _read(path: epath.PathLike, log: Callable[[str], None], *, at_once: bool = T
     fields = _read_config(config_file(path) or path / CONFIG)
     if fields.get("model_type") == encoder_decoder.MODEL_TYPE:
         return dataclasses.replace(_read_encoder_decoder(path, fields, log), source=source)
-    distilled = fields.get("model_type") == "distilbert"
-    if distilled:
-        fields = distilbert.bert_fields(fields, where)
+    family = families.FAMILIES.get(str(fields.get("model_type")))
     config = BertConfig.from_dict(fields, where=where)
     place = root if (root / MODULES).is_file() else path
     modules = sentence_transformers.read_modules(place, config.hidden_size)
@@ -145,15 +143,16 @@ def _read(path: epath.PathLike, log: Callable[[str], None], *, at_once: bool = T
 
     def read() -> dict[str, Any]:
         # No variable holds the tensors, so each is freed as soon as its parameter is made.
-        params = read_params(_read_bert(path, config if distilled else None, log), config, log)
+        params = read_params(_read_bert(path, family, config, log), config, log)
         return params | (read_sentence_scorer(read_weights(head), config) if head.exists() else {})
 
     file, shapes = find_weights(path), None
-    if not (at_once or distilled or head.exists()):
+    if not (at_once or family or head.exists()):
         shapes = file and read_shapes(file, config)
     params = shapes or read()
     tokenizer = read_tokenizer(config, path)
     task = classes.read_task(fields, params, where=where)
+    families.check(config, tokenizer, task["kind"], path)
     more = {"source": source, "sentence_modules": modules}
     if shapes:
         return Unread(config, (shapes, read), tokenizer, task, **more)
@@ -188,10 +187,15 @@ def _read_checkpoint(path: epath.Path, log: Callable[[str], None]) -> Pretrained
 
 
 def _read_bert(
-    path: epath.Path, distilled: BertConfig | None, log: Callable[[str], None]
+    path: epath.Path,
+    family: families.Family | None,
+    config: BertConfig,
+    log: Callable[[str], None],
 ) -> Weights:
-    weights = without_prefix(read_weights(find_weights(path) or path / WEIGHTS), log)
-    return distilbert.bert_weights(weights, distilled) if distilled else weights
+    weights = read_weights(find_weights(path) or path / WEIGHTS)
+    if family is None:
+        return without_prefix(weights, log)
+    return family.bert_weights(without_prefix(weights, log, (family.base,)), config)
 
 
 def _read_encoder_decoder(
@@ -251,6 +255,7 @@ def _params_of_kind(path: epath.Path, model: Pretrained) -> dict[str, Any]:
         raise UserError(f"{path}: not written, because {reason}; add it, or name another task.")
     if isinstance(model.config, EncoderDecoderConfig):
         return encoder_decoder.parameters_to_write(path, model.params, model.config)
+    families.check(model.config, model.tokenizer, kind, path)
     return {part: model.params[part] for part in parts}
 
 
@@ -267,28 +272,26 @@ def _write_decoder_files(
     (directory / GENERATION).write_text(json.dumps(fields, indent=2) + "\n")
 
 
+def _layout(model: Pretrained, tensors: dict[str, Any]) -> dict[str, Any]:
+    """Gives the tensors of a model the names that Hugging Face's class has."""
+    if isinstance(model.config, EncoderDecoderConfig):
+        return tensors
+    if classes.ARCHITECTURES[model.kind] == "BertModel":
+        tensors = {name.removeprefix("bert."): array for name, array in tensors.items()}
+    return families.layout(model.config, model.tokenizer).tensors(tensors, model.kind)
+
+
 def _config_json(model: Pretrained) -> dict[str, Any]:
-    kind, config, task = model.kind, model.config, model.task
+    kind, config, task, prefix = model.kind, model.config, model.task, "Bert"
     if isinstance(config, EncoderDecoderConfig):
         tokenizer = model.decoder_tokenizer or model.tokenizer
-        parts = _bert_json(config.encoder, model.tokenizer), _bert_json(config.decoder, tokenizer)
-        fields = encoder_decoder.config_json(*parts, config.share, tokenizer)
+        reader = families.bert_json(config.encoder, model.tokenizer)
+        writer = families.bert_json(config.decoder, tokenizer)
+        fields = encoder_decoder.config_json(reader, writer, config.share, tokenizer)
         task = {**(task or {"kind": kind}), encoder_decoder.SHARE: config.share}
     else:
-        fields = _bert_json(config, model.tokenizer)
-    return {**fields, **classes.task_json(kind, task, model.params)}
-
-
-def _bert_json(config: BertConfig, tokenizer: Tokenizer) -> dict[str, Any]:
-    act = config.hidden_act
-    return {
-        "model_type": "bert",
-        **config.to_dict(),
-        "hidden_act": "gelu_new" if act == "gelu_tanh" else act,
-        "position_embedding_type": "absolute",
-        "pad_token_id": tokenizer.pad_id,
-        "tie_word_embeddings": True,
-    }
+        prefix, fields, _ = families.layout(config, model.tokenizer)
+    return {**fields, **classes.task_json(kind, task, model.params, prefix)}
 
 
 def _put_in_place(temporary: epath.Path, path: epath.Path) -> None:
@@ -319,4 +322,6 @@ def _read_config(path: epath.Path) -> dict[str, Any]:
     ):
         if fields.get(name) not in (*known, None):
             raise UserError(f"{path}: {name} is {fields[name]!r}; only {shown} can be read.")
+    if family := families.FAMILIES.get(str(fields.get("model_type"))):
+        return {**family.bert_fields(fields, str(path)), "model_type": fields["model_type"]}
     return fields

@@ -60,7 +60,7 @@ _LEAVES = {"kernel": "weight", "embedding": "weight", "scale": "weight", "bias":
 _OWN = "sentence_scorer/"
 _ENCODER = ("bert.embeddings.", "bert.encoder.", "bert.pooler.")
 _DECODER = "cls.predictions.decoder.weight"  # the word embeddings
-_WORDS = r"((?:[^.]+\.)*?)(?:(?:distil)?bert\.)?embeddings\.word_embeddings\.weight"
+_WORDS = r"((?:[^.]+\.)*?)(?:(?:%s)\.)?embeddings\.(?:word|tok)_embeddings\.weight"
 # Names before the embeddings of architectures that have other layers, ids or positions than BERT.
 _FAMILIES = (
     *("albert", "camembert", "data2vec_text", "deberta", "electra", "ernie", "ibert", "layoutlm"),
@@ -112,20 +112,23 @@ def weights_hash(params: Mapping[str, Any]) -> str:
     return payload_hash(to_tensors(params))
 
 
-def write_params(path: epath.Path, params: Mapping[str, Any], *, prefix: bool = True) -> None:
+def write_params(
+    path: epath.Path,
+    params: Mapping[str, Any],
+    layout: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] = lambda tensors: tensors,
+) -> None:
     """Writes a safetensors file, with a hash of the weights in its metadata.
 
-    With `prefix`, names of the encoder begin with `bert.`; those of a BertModel do not.
+    `layout` gives the tensors, which have the names of a BERT, those of the file.
 
     Raises:
         UserError: a weight is not finite, or the file can't be written.
     """
-    tensors = to_tensors(params)
+    tensors = layout(to_tensors(params))
     for name, array in tensors.items():
         if not np.isfinite(array).all():
             raise UserError(f"{path}: not written, because the weights {name} are not finite.")
-    names = {name: name if prefix else name.removeprefix("bert.") for name in tensors}
-    data = safetensors.numpy.save({names[name]: array for name, array in tensors.items()})
+    data = safetensors.numpy.save(tensors)
     header, begin = safetensors_header(data)
     # The library's order of metadata varies between runs, but equal weights should give equal
     # bytes. Offsets count from the end of the header, so the header can be replaced.
@@ -137,13 +140,15 @@ def write_params(path: epath.Path, params: Mapping[str, Any], *, prefix: bool = 
         path.write_bytes(b"".join(parts))
 
 
-def without_prefix(weights: Weights, log: Callable[[str], None]) -> Weights:
+def without_prefix(
+    weights: Weights, log: Callable[[str], None], bases: tuple[str, ...] = ("bert", "distilbert")
+) -> Weights:
     """Removes what a program put before all names of a BERT, such as module. by DataParallel.
 
-    `log` receives a sentence about it. Raises `UserError` if there are several BERTs, or if the
-    prefix is that of another architecture.
+    `bases` are the names that an encoder may have, and `log` receives a sentence. Raises
+    `UserError` if there are several BERTs, or if the prefix is that of another architecture.
     """
-    found = (re.fullmatch(_WORDS, name) for name in weights.tensors)
+    found = (re.fullmatch(_WORDS % "|".join(bases), name) for name in weights.tensors)
     prefixes = sorted({match[1] for match in found if match})
     if not prefixes or "" in prefixes:
         return weights
@@ -152,8 +157,8 @@ def without_prefix(weights: Weights, log: Callable[[str], None]) -> Weights:
         raise UserError(f"{where}: holds several encoders ({some(prefixes)}); save the one to use.")
     if (family := prefix.split(".")[-2]) in _FAMILIES:
         raise UserError(
-            f"{where}: holds the tensors of another architecture ({prefix}embeddings...); only a "
-            f"BERT or a DistilBERT can be read, and {family} is neither."
+            f"{where}: holds the tensors of another architecture ({prefix}embeddings...); its "
+            f"config.json has to name {family}, if bertjax reads that."
         )
     log(f"{where}: the names of its tensors are read without {prefix!r:.200} before them.")
     return weights.renamed((name.removeprefix(prefix), name) for name in weights.tensors)

@@ -102,7 +102,7 @@ def add_words(
 def swap_vocabulary(
     model: Pretrained, tokenizer: Tokenizer, moments: Sequence[Mapping[str, Any]] = ()
 ) -> Resized:
-    """Replaces the vocabulary of a model by another one, of either kind.
+    """Replaces the vocabulary of a model by another one, of any kind.
 
     A special token keeps the rows of the old token with its role ([CLS] keeps those of [CLS],
     whatever its id). A token in both vocabularies keeps its rows. Between kinds, tokens are equal

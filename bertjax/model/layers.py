@@ -133,7 +133,8 @@ class Embeddings(nn.Module):
             return nn.Embed(rows, self.config.hidden_size, embedding_init=initial)
 
         self.word_embeddings = table(self.config.vocab_size)
-        self.position_embeddings = table(self.config.max_position_embeddings)
+        positions = self.config.max_position_embeddings + self.config.position_offset
+        self.position_embeddings = table(positions)
         self.token_type_embeddings = table(self.config.type_vocab_size)
         self.layer_norm = LayerNorm(self.config)
 
@@ -145,7 +146,8 @@ class Embeddings(nn.Module):
         keys: jax.Array | None = None,
     ) -> jax.Array:
         """Embeds ids [B, T] int32 as [B, T, D] in the compute type."""
-        words, positions = self.word_embeddings(input_ids), self.position_embeddings(position_ids)
+        rows = position_ids + offset if (offset := self.config.position_offset) else position_ids
+        words, positions = self.word_embeddings(input_ids), self.position_embeddings(rows)
         summed = words + positions + self.token_type_embeddings(token_type_ids)
         normal = self.layer_norm(summed).astype(self.execution.dtype)
         rate = self.config.hidden_dropout_prob

@@ -1,4 +1,4 @@
-"""Loads a vocabulary of either kind: `load_tokenizer`."""
+"""Loads a vocabulary of any kind: `load_tokenizer`."""
 
 import json
 import logging
@@ -8,13 +8,14 @@ from etils import epath
 
 from bertjax.errors import UserError
 from bertjax.files import check_downloaded, location, reading
-from bertjax.text import added_tokens, sentencepiece, tokenizer_files, wordpiece
+from bertjax.text import added_tokens, byte_bpe_files, sentencepiece, tokenizer_files, wordpiece
 from bertjax.text.tokenizer_base import SETTINGS_FILE, Encoding, Kind, Tokenizer
 
 __all__ = ["Encoding", "Tokenizer", "load_tokenizer"]
 
 TOKENIZER_FILES = (
-    *("vocab.txt", "spm.model", "tokenizer.json", "tokenizer_config.json"),
+    *("vocab.txt", "spm.model", "tokenizer.json", "vocab.json", "merges.txt"),
+    "tokenizer_config.json",
     *("added_tokens.json", "special_tokens_map.json"),
 )
 """Names of the files that hold a tokenizer."""
@@ -29,7 +30,7 @@ def load_tokenizer(
     lowercase: bool | None = None,
     strip_accents: bool | None = None,
 ) -> Tokenizer:
-    """Loads a vocabulary from a file or a directory with vocab.txt, spm.model or tokenizer.json.
+    """Loads a vocab.txt, spm.model, tokenizer.json, vocab.json with merges.txt, or a directory.
 
     The casing of a WordPiece vocabulary comes from its tokenizer_config.json (do_lower_case,
     strip_accents) or else from its tokenizer.json. Without either, a vocabulary is taken as uncased
@@ -42,19 +43,23 @@ def load_tokenizer(
 
     Args:
         path: a directory or a file.
-        kind: refuses a vocabulary of the other kind. None accepts both.
+        kind: refuses a vocabulary of another kind. None accepts all.
         lowercase: overrides do_lower_case of a WordPiece vocabulary.
         strip_accents: overrides its strip_accents.
 
     Raises:
-        UserError: no vocabulary, the other kind, a damaged file, a duplicate token, a missing
-            special token, or a setting that would give other ids than BERT's rules.
+        UserError: no vocabulary, another kind, a damaged file, a duplicate token, a missing
+            special token, or a setting that would give other ids than the kind's rules.
     """
     path = location(path)
     file = _vocabulary_file(path, kind)
     with reading(file):
         data = file.read_bytes()
     check_downloaded(data, file)
+    if file.suffix == ".json" and byte_bpe_files.is_byte_bpe(file):
+        if kind not in (None, "bpe"):
+            raise UserError(f"{file} is a byte-level BPE vocabulary, not the requested {kind}.")
+        return byte_bpe_files.read(file)
     if file.suffix == ".json":
         if kind == "sentencepiece":
             raise UserError(f"{file} is not a SentencePiece model: give a .model file.")
@@ -93,7 +98,9 @@ def _vocabulary_file(path: epath.Path, kind: Kind | None) -> epath.Path:
         if (path / name).is_file()
     }
     if not found and (exported := path / tokenizer_files.EXPORTED).is_file():
-        found = {"wordpiece": exported}
+        found = {"bpe" if byte_bpe_files.is_byte_bpe(exported) else "wordpiece": exported}
+    if not found and (pieces := path / byte_bpe_files.FILE).is_file():
+        found = {"bpe": pieces}
     if not found:
         names = (wordpiece.FILE, sentencepiece.FILE, tokenizer_files.EXPORTED)
         raise UserError(

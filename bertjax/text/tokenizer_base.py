@@ -1,4 +1,4 @@
-"""`Tokenizer`, the base class of both kinds: special tokens, pairs, truncation, padding, saving."""
+"""`Tokenizer`, the base class of all kinds: special tokens, pairs, truncation, padding, saving."""
 
 import abc
 import contextlib
@@ -12,7 +12,7 @@ from etils import epath
 from bertjax.errors import UserError
 from bertjax.files import write_atomically
 
-Kind = Literal["sentencepiece", "wordpiece"]
+Kind = Literal["sentencepiece", "wordpiece", "bpe"]
 
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 """The special tokens. A trained vocabulary gives them ids 0 to 4 in this order."""
@@ -69,6 +69,8 @@ class Tokenizer(abc.ABC):
         self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (
             special_ids[name] for name in SPECIALS
         )
+        self.separators = (self.sep_id,)  # the ids between the two texts of a pair
+        self.second_type = 1  # the token type of the second text of a pair
         # [UNK] counts as text: Google masks it too.
         self._special = (self.pad_id, self.cls_id, self.sep_id, self.mask_id)
 
@@ -97,6 +99,10 @@ class Tokenizer(abc.ABC):
     ) -> None:
         """Corrects, in place, the tokens of a text that follows [MASK]."""
 
+    def _before_mask(self, text: str) -> str:
+        """Returns a text without what [MASK] takes of it, if it stands before one."""
+        return text
+
     @abc.abstractmethod
     def files(self, *, export: bool) -> dict[str, bytes]:
         """Returns the vocabulary and its settings as files by name, the vocabulary last.
@@ -108,7 +114,7 @@ class Tokenizer(abc.ABC):
             UserError: `export` is set and transformers cannot produce the same ids.
         """
 
-    # Both kinds share these.
+    # All kinds share these.
 
     def encode(
         self,
@@ -143,9 +149,9 @@ class Tokenizer(abc.ABC):
         offsets = [(0, 0), *first_offsets, (0, 0)]
         types = [0] * len(ids)
         if pair is not None:
-            ids += [*second, self.sep_id]
-            offsets += [*second_offsets, (0, 0)]
-            types += [1] * (len(second) + 1)
+            ids += [*self.separators[1:], *second, self.sep_id]
+            offsets += [*[(0, 0)] * len(self.separators[1:]), *second_offsets, (0, 0)]
+            types += [self.second_type] * (len(ids) - len(types))
         return Encoding(ids, types, offsets)
 
     def batch(
@@ -184,7 +190,8 @@ class Tokenizer(abc.ABC):
         rows = []
         for first, second in zip(firsts, seconds, strict=True):
             keep, keep_pair = truncated_lengths(len(first), len(second), budget)
-            end = [] if pairs is None else [*second[:keep_pair], self.sep_id]
+            end = [*self.separators[1:], *second[:keep_pair], self.sep_id]
+            end = [] if pairs is None else end
             rows.append(([self.cls_id, *first[:keep], self.sep_id], end))
         return self._pad(rows, pad_to)
 
@@ -243,6 +250,10 @@ class Tokenizer(abc.ABC):
     def encode_sentences(self, sentences: Sequence[str]) -> list[np.ndarray]:
         """Returns the ids of many sentences without special tokens: one int32 array each."""
         return [np.asarray(ids, np.int32) for ids in self._encode_many(list(sentences))]
+
+    def encode_words(self, words: Sequence[str]) -> list[np.ndarray]:
+        """Returns the ids of the words of a text without special tokens: one int32 array each."""
+        return self.encode_sentences(words)
 
     def decode(self, ids: Sequence[int] | np.ndarray, skip_special: bool = True) -> str:
         """Returns the text of one row of ids, as closely as the vocabulary preserves it.
@@ -314,11 +325,13 @@ class Tokenizer(abc.ABC):
         ids: list[int] = []
         offsets: list[tuple[int, int]] = []
         start = 0
-        for number, between in enumerate(text.split("[MASK]")):
+        parts = text.split("[MASK]")
+        for number, between in enumerate(parts):
             if number:
                 ids.append(self.mask_id)
                 offsets.append((start - len("[MASK]"), start))
-            new_ids, new_offsets = self._encode_one(between)
+            last = number == len(parts) - 1
+            new_ids, new_offsets = self._encode_one(between if last else self._before_mask(between))
             if number:
                 self._after_mask(new_ids, new_offsets, between)
             ids += new_ids
@@ -332,7 +345,7 @@ class Tokenizer(abc.ABC):
         return self._encode_many(list(texts))
 
     def _budget(self, max_length: int, has_pair: bool) -> int:
-        specials = 3 if has_pair else 2
+        specials = 2 + has_pair * len(self.separators)
         if max_length < specials:
             raise UserError(
                 f"max_length {max_length} can't hold the {specials} special tokens: raise it."
@@ -353,7 +366,7 @@ class Tokenizer(abc.ABC):
             end = len(first) + len(second)
             ids[number, :end] = first + second
             mask[number, :end] = 1
-            types[number, len(first) : end] = 1
+            types[number, len(first) : end] = self.second_type
         return {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
 
 

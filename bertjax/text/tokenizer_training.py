@@ -7,7 +7,7 @@ import itertools
 import json
 import random
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from etils import epath
@@ -16,7 +16,7 @@ from bertjax.errors import UserError
 from bertjax.files import output_directory, write_atomically
 from bertjax.text import corpus, sentencepiece, tokenizer_files, wordpiece
 from bertjax.text.tokenizer import load_tokenizer
-from bertjax.text.tokenizer_base import SPECIALS, Kind, Tokenizer
+from bertjax.text.tokenizer_base import SPECIALS, Tokenizer
 
 _RECORD = "training.json"
 _SAMPLE_SEED = 12345
@@ -34,7 +34,7 @@ class TokenizerConfig:
     locally as array_record."""
     output: str
     """Directory to write the tokenizer to."""
-    kind: Kind = "sentencepiece"
+    kind: Literal["sentencepiece", "wordpiece"] = "sentencepiece"
     """Kind of vocabulary: sentencepiece works for any language; wordpiece is BERT's own."""
     vocab_size: int = 8192
     """Number of tokens in the vocabulary, including the five special tokens."""

@@ -363,7 +363,7 @@ def test_a_flipped_bit_is_noticed(exported):
         (b"[" * 100_000, "not JSON"),
         (b"\xff", "not JSON"),
         (b"[]", "no JSON object"),
-        (b'{"model_type": "roberta"}', "model_type is 'roberta'"),
+        (b'{"model_type": "electra"}', "model_type is 'electra'"),
         (b'{"model_type": "bert"}', "has no hidden_size"),
         (b'{"position_embedding_type": "relative_key"}', "position_embedding_type"),
     ],

@@ -178,11 +178,11 @@ def test_a_teacher_that_does_not_fit_is_refused_before_its_weights_are_read(
     write_teacher(tmp_path / "other", other)
     write_teacher(tmp_path / "short", tokenizer, max_position_embeddings=16)
     write_teacher(tmp_path / "untyped", tokenizer, type_vocab_size=1)
-    shutil.copytree(data / "model", tmp_path / "roberta")
-    (tmp_path / "roberta" / "bertjax_sha256.json").unlink()
-    fields = json.loads((tmp_path / "roberta" / "config.json").read_text())
-    (tmp_path / "roberta" / "config.json").write_text(
-        json.dumps({**fields, "model_type": "roberta"})
+    shutil.copytree(data / "model", tmp_path / "electra")
+    (tmp_path / "electra" / "bertjax_sha256.json").unlink()
+    fields = json.loads((tmp_path / "electra" / "config.json").read_text())
+    (tmp_path / "electra" / "config.json").write_text(
+        json.dumps({**fields, "model_type": "electra"})
     )
 
     def read(path):
@@ -192,7 +192,7 @@ def test_a_teacher_that_does_not_fit_is_refused_before_its_weights_are_read(
     refused = {
         "other": "other has another vocabulary than the shards, so that the same ids are other ",
         "short": "has 16 positions, and the shards have rows of 32 tokens",
-        "roberta": "model_type is 'roberta'; only 'bert'",
+        "electra": "model_type is 'electra'; only 'bert'",
         "none": "no such",
     }
     for name, said in refused.items():

@@ -62,6 +62,10 @@ class Windows:
     """Ids of [CLS], [SEP] and [PAD]."""
     has_unanswerable: bool
     """Whether some questions have no answer (SQuAD 2.0)."""
+    separators: int = 1
+    """Number of [SEP] between a question and its document."""
+    second_type: int = 1
+    """Token type of the document."""
 
     def __len__(self) -> int:
         return len(self.question)
@@ -75,7 +79,7 @@ class Windows:
     def prefixes(self) -> np.ndarray:
         """int64 [N]: position in the row of the first document token."""
         sizes = np.array([len(query) for query in self.queries], np.int64)
-        return sizes[self.question] + 2
+        return sizes[self.question] + 1 + self.separators
 
     def batch(self, indices: np.ndarray, width: int) -> dict[str, np.ndarray]:
         """Pads rows to `width` tokens; the index -1 is a row of weight 0.
@@ -98,8 +102,10 @@ class Windows:
         first, count = self.first[index], self.count[index]
         part = self.documents[self.question[index]].ids[first : first + count]
         cls, sep, _ = self.specials
-        ids = np.concatenate([[cls], query, [sep], part, [sep]]).astype(np.int32)
-        return ids, (np.arange(len(ids)) >= len(query) + 2).astype(np.int32)
+        between = [sep] * self.separators
+        ids = np.concatenate([[cls], query, between, part, [sep]]).astype(np.int32)
+        is_second = np.arange(len(ids)) > len(query) + self.separators
+        return ids, (is_second * self.second_type).astype(np.int32)
 
 
 def make_windows(
@@ -136,11 +142,12 @@ def make_windows(
                 f"{question.where}: its document has no tokens; leave the question out."
             )
         answer = _answer_tokens(question, document)
-        room = max_seq_length - len(query) - 3
+        before = len(query) + 1 + len(tokenizer.separators)
+        room = max_seq_length - before - 1
         for first, count in _spans(len(document.ids), room, options.doc_stride):
             places = (0, 0)
             if answer is not None and first <= answer[0] and answer[1] < first + count:
-                places = (answer[0] - first + len(query) + 2, answer[1] - first + len(query) + 2)
+                places = (answer[0] - first + before, answer[1] - first + before)
             rows.append((index, first, count, *places))
         documents.append(document)
         queries.append(np.asarray(query, np.int32))
@@ -153,6 +160,8 @@ def make_windows(
         positions=table[:, 3:],
         specials=(tokenizer.cls_id, tokenizer.sep_id, tokenizer.pad_id),
         has_unanswerable=has_unanswerable,
+        separators=len(tokenizer.separators),
+        second_type=tokenizer.second_type,
     )
 
 

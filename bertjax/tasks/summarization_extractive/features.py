@@ -30,6 +30,8 @@ class Windows:
     """Id of [PAD]."""
     truncated: int
     """Number of sentences that are longer than a window, and lose their end."""
+    second_type: int = 1
+    """Token type of every second sentence."""
 
     def __len__(self) -> int:
         return len(self.spans)
@@ -56,7 +58,7 @@ class Windows:
             parts = self._parts(max(row, 0))
             sizes = [len(part) for part in parts]
             ids.append(np.concatenate(parts))
-            types.append(np.repeat(np.arange(len(parts)) % 2, sizes))
+            types.append(np.repeat(np.arange(len(parts)) % 2 * self.second_type, sizes))
             if row >= 0:
                 document, first, count = self.spans[row]
                 sentences = np.arange(first, first + count)
@@ -104,7 +106,8 @@ def make_windows(
         own = [next(rows) for _ in document.sentences]
         spans += [(number, *span) for span in _spans([len(ids) for ids in own], max_seq_length)]
         tokens.append(own)
-    return Windows(documents, tokens, np.array(spans, np.int64), tokenizer.pad_id, truncated)
+    spans = np.array(spans, np.int64)
+    return Windows(documents, tokens, spans, tokenizer.pad_id, truncated, tokenizer.second_type)
 
 
 def _spans(sizes: Sequence[int], room: int) -> list[tuple[int, int]]:

@@ -120,7 +120,7 @@ def make_windows(
     ids: list[np.ndarray] = []
     for begin in range(0, len(words), _CHUNK):
         signals.check()
-        ids += tokenizer.encode_sentences(words[begin : begin + _CHUNK])
+        ids += tokenizer.encode_words(words[begin : begin + _CHUNK])
     unknown = np.array([tokenizer.unk_id], np.int32)
     unreadable = sum(not len(each) for each in ids)
     ids = [each if len(each) else unknown for each in ids]

@@ -1,0 +1,110 @@
+"""Byte-level BPE, the vocabulary of RoBERTa and ModernBERT, with the `tokenizers` library."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from bertjax.text.tokenizer_base import (
+    SETTINGS_FILE,
+    SPECIALS,
+    Kind,
+    Surface,
+    Tokenizer,
+    refusing_surrogates,
+)
+
+ROBERTA_CLASS = "RobertaTokenizer"
+
+
+class ByteBpeTokenizer(Tokenizer):
+    """Byte-level BPE with the rules of a tokenizer.json.
+
+    A text keeps its spaces: a token within a text begins with the space before it. The tokens have
+    the names in `names`, but each role is that of BERT: "[CLS]" stands for "<s>" in a RoBERTa.
+
+    `definition` is the content of a tokenizer.json, and `names` maps every name in SPECIALS to the
+    token that has its role there. `separators` is how many [SEP] stand between the texts of a pair,
+    and `second_type` the token type of its second text.
+    """
+
+    kind: Kind = "bpe"
+
+    def __init__(
+        self, definition: str, names: dict[str, str], separators: int, second_type: int
+    ) -> None:
+        import tokenizers
+
+        fields = json.loads(definition)
+        added = fields.get("added_tokens") or []
+        ids = {**fields["model"]["vocab"], **{each["content"]: each["id"] for each in added}}
+        tokens = sorted(ids, key=ids.__getitem__)
+        super().__init__(tokens, {name: ids[names[name]] for name in SPECIALS})
+        self._arguments = (definition, names, separators, second_type)
+        self.separators, self.second_type = (self.sep_id,) * separators, second_type
+        roles = {*names.values()}
+        others = [each for each in added if each["content"] not in roles]
+        self._special += tuple(each["id"] for each in others if each["special"])
+        self._strips = any(e["lstrip"] for e in added if e["content"] == names["[MASK]"])
+        # No text gives one of the five tokens: they are in the vocabulary and not searched for.
+        fields["model"]["vocab"] = ids
+        fields |= {"added_tokens": others, "truncation": None, "padding": None}
+        fields["post_processor"] = None
+        self._library = tokenizers.Tokenizer.from_str(json.dumps(fields))
+        self._library.post_processor = tokenizers.processors.ByteLevel(trim_offsets=True)
+        normalizer = self._library.normalizer
+        self.lowercase = normalizer is not None and normalizer.normalize_str("A") == "a"
+        canonical = [json.loads(definition), *self._arguments[1:]]
+        self.sha256 = hashlib.sha256(json.dumps(canonical, sort_keys=True).encode()).hexdigest()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ByteBpeTokenizer, self._arguments
+
+    def encode_words(self, words: Sequence[str]) -> list[np.ndarray]:
+        """Returns the ids of words within a text: each has a space before it."""
+        return self.encode_sentences([f" {word}" for word in words])
+
+    def _encode_many(self, texts: list[str]) -> list[list[int]]:
+        with refusing_surrogates(texts):
+            return [item.ids for item in self._library.encode_batch_fast(texts)]
+
+    def _encode_one(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        with refusing_surrogates([text]):
+            item = self._library.encode(text)
+        return item.ids, item.offsets
+
+    def _before_mask(self, text: str) -> str:
+        return text.rstrip() if self._strips else text
+
+    def _join(self, ids: list[int]) -> str:
+        return self._library.decode(ids, skip_special_tokens=False).strip(" ")
+
+    def _continues_word(self) -> np.ndarray:
+        texts = (self._library.decode([number]) for number in range(self.vocab_size))
+        return np.array([not text[:1].isspace() for text in texts])
+
+    def _surface(self, token_id: int) -> Surface | None:
+        text = self._library.decode([token_id])
+        if not text.strip() or "\ufffd" in text:  # a part of a character
+            return None
+        begins = text[0].isspace()
+        return Surface(text.strip(), begins, not begins)
+
+    def files(self, *, export: bool) -> dict[str, bytes]:
+        """Returns files that transformers reads, whatever `export` is; see `Tokenizer.files`."""
+        del export
+        definition, names, *_ = self._arguments
+        rules = json.loads(definition)["pre_tokenizer"]
+        roberta = len(self.separators) == 2
+        settings = {
+            "tokenizer_class": ROBERTA_CLASS if roberta else "PreTrainedTokenizerFast",
+            **({"add_prefix_space": rules.get("add_prefix_space", False)} if roberta else {}),
+            "model_input_names": ["input_ids", "attention_mask"],
+            **{f"{role[1:-1].lower()}_token": token for role, token in names.items()},
+        }
+        if roberta:
+            settings |= {"bos_token": names["[CLS]"], "eos_token": names["[SEP]"]}
+        data = json.dumps(settings, indent=2).encode() + b"\n"
+        return {SETTINGS_FILE: data, "tokenizer.json": definition.encode()}
