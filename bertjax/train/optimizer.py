@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import PartitionSpec
 from jax.tree_util import tree_map_with_path
 
 from bertjax.config import make_tuples
@@ -29,8 +30,10 @@ class OptimizerConfig:
     name: str = "adamw_google"
     """adamw_google: no bias correction, eps 1e-6 (Google's optimization.py). adamw: bias
     correction, eps 1e-8 (Hugging Face). lamb: for large batches; bias correction, eps 1e-6, and
-    each tensor's update scaled to the norm of the tensor (NVIDIA's FusedLAMB). muon: orthogonalized
-    momentum for the matrices of the encoder, Nadam for all else. A recipe can add names."""
+    each tensor's update scaled to the norm of the tensor (NVIDIA's FusedLAMB). stable_adamw: adamw
+    with eps 1e-6 that divides a tensor's rate by how far its gradient exceeds the second moment.
+    muon: orthogonalized momentum for the matrices of layers, adamw for all else. A recipe can add
+    names."""
     learning_rate: float = 1e-4
     """Peak learning rate."""
     schedule: ScheduleName = "linear_google"
@@ -222,14 +225,18 @@ def scale_by_adam(
         mu = jax.tree.map(lambda m, g: beta1 * m + (1 - beta1) * g, state.mu, updates)
         nu = jax.tree.map(lambda v, g: beta2 * v + (1 - beta2) * g * g, state.nu, updates)
         if bias_correction:
-            logs = (math.log(beta) if beta else -math.inf for beta in (beta1, beta2))
-            mean, square = (-jnp.expm1(count * log) for log in logs)  # 1 - beta^count
+            mean, square = (_correction(beta, count) for beta in (beta1, beta2))
             scaled = jax.tree.map(lambda m, v: m / mean / (jnp.sqrt(v / square) + eps), mu, nu)
         else:
             scaled = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + eps), mu, nu)
         return scaled, optax.ScaleByAdamState(count, mu, nu)
 
     return optax.GradientTransformation(init, update)
+
+
+def _correction(beta: float, count: jax.Array) -> jax.Array:
+    """Returns 1 - beta^count, the share of the gradients in a moment that began at 0."""
+    return -jnp.expm1(count * (math.log(beta) if beta else -math.inf))
 
 
 def _adam(config: OptimizerConfig, eps: float, **options: bool) -> optax.GradientTransformation:
@@ -250,28 +257,70 @@ def _lamb(config: OptimizerConfig) -> optax.GradientTransformation:
     return optax.chain(_adam(config, 1e-6), trust_ratio)
 
 
+def _stable_adamw(config: OptimizerConfig) -> optax.GradientTransformation:
+    """StableAdamW (Wortsman et al. 2023, arXiv 2304.13013, algorithm 2): AdamW, weight decay
+    included, divided by the root mean square of g / sqrt(v) of each tensor where that exceeds 1."""
+    eps = 1e-6 if config.eps is None else config.eps
+    adam = _adam(config, eps)
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        changes, state = adam.update(updates, state, params)
+        share = _correction(config.beta2, state[0].count)
+
+        def limited(change: jax.Array, g: jax.Array, v: jax.Array) -> jax.Array:
+            mean = jnp.mean(jnp.square(g) / jnp.maximum(v / share, eps**2))
+            return change / jnp.maximum(1.0, jnp.sqrt(mean))
+
+        return jax.tree.map(limited, changes, updates, state[0].nu), state
+
+    return optax.GradientTransformation(adam.init, update)
+
+
 def _muon(config: OptimizerConfig) -> optax.GradientTransformation:
-    """Muon (Jordan 2024) with updates as large as AdamW's (arXiv 2502.16982)."""
+    """Muon (Jordan 2024) with Nesterov momentum 0.95, as in Moonlight's muon.py (arXiv 2502.16982);
+    AdamW for all but the matrices of layers."""
 
-    def dimensions(path: tuple, leaf: Any) -> optax.contrib.MuonDimensionNumbers | None:
-        is_matrix = param_groups.in_layer(path_name(path)) and leaf.ndim == 2
-        return optax.contrib.MuonDimensionNumbers() if is_matrix else None
+    def kind(path: tuple, leaf: Any) -> str:
+        return "muon" if param_groups.in_layer(path_name(path)) and leaf.ndim == 2 else "adamw"
 
-    return optax.contrib.muon(
-        -1.0,  # the learning rate, and with it the sign, comes last in the chain
-        eps=1e-8 if config.eps is None else config.eps,
-        adam_b1=config.beta1,
-        adam_b2=config.beta2,
-        muon_weight_dimension_numbers=functools.partial(tree_map_with_path, dimensions),
-        consistent_rms=0.2,
+    eps = 1e-8 if config.eps is None else config.eps
+    orthogonalized = optax.stateless(lambda updates, _: jax.tree.map(_orthogonalized, updates))
+    kinds = {
+        "muon": optax.chain(optax.trace(0.95, nesterov=True), orthogonalized),
+        "adamw": scale_by_adam(config.beta1, config.beta2, eps),
+    }
+    return optax.chain(
+        optax.partition(kinds, functools.partial(tree_map_with_path, kind)), _weight_decay(config)
     )
+
+
+def _orthogonalized(matrix: jax.Array) -> jax.Array:
+    """Brings the singular values of a matrix [m, n] near 0.2 sqrt(max(m, n)), so that the mean
+    square of its entries is about that of an update of AdamW.
+
+    It needs the whole matrix: on a mesh every device gathers the momentum once, and all compute the
+    same.
+    """
+
+    def whole(array: jax.Array) -> jax.Array:
+        meshless = jax.sharding.get_abstract_mesh().empty
+        return array if meshless else jax.lax.with_sharding_constraint(array, PartitionSpec())
+
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = whole(matrix.T if tall else matrix)
+    x = x / (jnp.linalg.norm(x) + 1e-7)
+    for _ in range(5):  # Newton-Schulz with Jordan's coefficients
+        square = x @ x.T
+        x = whole(3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x)
+    return 0.2 * math.sqrt(max(matrix.shape)) * (x.T if tall else x)
 
 
 OPTIMIZERS: dict[str, Callable[[OptimizerConfig], optax.GradientTransformation]] = {
     "adamw_google": lambda config: _adam(config, 1e-6, bias_correction=False),
     "adamw": lambda config: _adam(config, 1e-8),
     "lamb": _lamb,
-    "muon": lambda config: optax.chain(_muon(config), _weight_decay(config)),
+    "stable_adamw": _stable_adamw,
+    "muon": _muon,
 }
 """Name -> configuration -> transformation of clipped gradients to updates, before the learning rate
 and its sign. A recipe can add its own; a resumed run must have the same name."""

@@ -159,12 +159,12 @@ def test_moments_of_any_optimizer_follow_the_table(abstract, optimizer, prefixes
     assert set(others.values()) == {P()}
 
 
-def test_muon_splits_the_moments_of_both_its_halves(abstract):
+def test_muon_splits_its_momentum_and_the_moments_of_adamw(abstract):
     optimizer = make_optimizer(OptimizerConfig("muon"), 0.0)
     state = jax.eval_shape(lambda params: init_state(params, optimizer), abstract.params)
     found = specs(mesh_of(2, 2, 2), state)
     kernel, bias = "encoder/layer_3/output/kernel", "encoder/layer_3/output/bias"
-    for name, half, moments in ((kernel, "muon", {"mu"}), (bias, "adam", {"mu", "nu"})):
+    for name, half, moments in ((kernel, "muon", {"trace"}), (bias, "adamw", {"mu", "nu"})):
         moments_found = {
             path.split("/")[-1 - len(name.split("/"))]: spec
             for path, spec in found.items()

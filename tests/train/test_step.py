@@ -22,11 +22,20 @@ BOUND = 1e-6
 # Compiles one program per way, in about ten seconds each on an idle machine.
 @pytest.mark.timeout(1300)
 @pytest.mark.parametrize(
-    ("layers", "ways"),
+    ("layers", "optimizer", "ways"),
     [
-        (1, ["data 4 x fsdp 2"]),
+        (1, "adamw_google", ["data 4 x fsdp 2"]),
+        *(
+            pytest.param(
+                *(1, optimizer),
+                ["accumulated", "scanned", "data 8", "data 2 x tensor 4", "shard_map"],
+                marks=pytest.mark.slow,
+            )
+            for optimizer in ("muon", "stable_adamw")
+        ),
         pytest.param(
             2,
+            "adamw_google",
             [
                 *("accumulated", "scanned", "remat", "data 8", "data 4 x fsdp 2"),
                 *("data 2 x tensor 4", "shard_map", "pmap"),
@@ -34,13 +43,12 @@ BOUND = 1e-6
             marks=pytest.mark.slow,
         ),
     ],
-    ids=["one layer", "two layers"],
+    ids=["one layer", "muon", "stable_adamw", "two layers"],
 )
-def test_twenty_steps_are_the_same_in_every_way(run_python, layers, ways):
+def test_twenty_steps_are_the_same_in_every_way(run_python, layers, optimizer, ways):
     script = str(Path(__file__).with_name("equivalence.py"))
-    losses = json.loads(
-        run_python(script, str(layers), "plain", *ways, devices=8, timeout=1200).splitlines()[-1]
-    )
+    words = (script, str(layers), optimizer, "plain", *ways)
+    losses = json.loads(run_python(*words, devices=8, timeout=1200).splitlines()[-1])
     plain = np.asarray(losses["plain"])
     assert len(plain) == 20 and plain[-1] < plain[0] - 1  # it learns
     for way in ways:
