@@ -78,8 +78,8 @@ def _with_model(
     """Yields the configuration, the model, and the keyword arguments of answering."""
     from bertjax.interop.huggingface import Pretrained, recorded_task
 
-    # The task of the model decides which options there are. An export names it, so that mistakes in
-    # the options are told before its weights are read.
+    # The task of the model decides which options there are. An export or a run names it, so that
+    # mistakes in the options are told, and other hosts are joined, before its weights are read.
     named = arguments[0] if arguments and not arguments[0].startswith("-") else None
     task = None if named is None else recorded_task(named)
     known = {"task": task, "kind": task["kind"], "sentence_modules": None} if task else {}

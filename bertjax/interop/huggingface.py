@@ -162,12 +162,13 @@ def _read(path: epath.PathLike, log: Callable[[str], None], *, at_once: bool = T
 def recorded_task(path: epath.PathLike) -> dict[str, Any] | None:
     """Returns the task that fine-tuning records, without reading weights.
 
-    None for any other model. Raises `UserError` if the path holds no model.
+    A run of pre-training that has not ended has no more than a "kind". None for any other model.
+    Raises `UserError` if the path holds no model.
     """
     if hub.parse_name(path) is not None or google.is_checkpoint(location(path)):
         return None
     if run_checkpoints.is_unfinished(location(path)):
-        return run_checkpoints.recorded_task(location(path))
+        return run_checkpoints.recorded_task(location(path)) or {"kind": "encoder"}
     directory = find_export(location(path))
     config = config_file(directory) or directory / CONFIG
     task = classes.own_task(_read_config(config), str(config))

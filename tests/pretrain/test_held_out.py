@@ -1,5 +1,6 @@
 """A run that has not ended is a model, and its losses on shards are those of its evaluations."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ from bertjax.convert.run import ConvertConfig, convert
 from bertjax.data.prepare.config import PrepareConfig
 from bertjax.data.prepare.run import prepare
 from bertjax.errors import UserError
+from bertjax.interop import huggingface
 from bertjax.interop.huggingface import from_pretrained, save_pretrained
 from bertjax.pretrain.config import ModelConfig, PretrainConfig
 from bertjax.pretrain.held_out import evaluate_shards, is_shards
@@ -146,6 +148,25 @@ def test_losses_on_shards_are_those_of_the_runs_own_evaluation(made, capsys):
     assert cli.run(["evaluate", str(root / "run"), str(root / "pairs"), "--batch-size", "8"]) == 0
     told = json.loads(capsys.readouterr().out.splitlines()[0])
     assert told["mlm_loss"] == pytest.approx(found["mlm_loss"])
+
+
+def test_hosts_join_before_a_checkpoint_is_read(made, stopped, monkeypatch):
+    """JAX can't join hosts once it has found devices, which restoring needs."""
+    order, open_pretrained = [], huggingface.open_pretrained
+
+    @contextlib.contextmanager
+    def joined(*_, **__):
+        order.append("joined")
+        yield
+
+    def opened(path):
+        order.append("read")
+        return open_pretrained(path)
+
+    monkeypatch.setattr("bertjax.train.hosts.joined", joined)
+    monkeypatch.setattr(huggingface, "open_pretrained", opened)
+    assert cli.run(["evaluate", str(stopped), str(made[0] / "pairs")]) == 0
+    assert order == ["joined", "read"]
 
 
 def test_shards_of_other_segments_give_the_loss_of_masked_words(made):
