@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bertjax import model_verbs, signals
 from bertjax.commands import command
@@ -209,14 +209,25 @@ def _pretrain(arguments: list[str]) -> int:
 
 
 def _plan(arguments: list[str]) -> None:
-    from bertjax.plan.config import PlanConfig
+    from bertjax.finetune.config import FinetuneConfig
+    from bertjax.glue.config import GlueConfig
+    from bertjax.plan.config import FinetunePlan, GluePlan, PlanConfig
     from bertjax.pretrain.config import PretrainConfig
+    from bertjax.task_options import FinetuneArguments
 
-    with saying_flags(PlanConfig, say_line) as say:
-        verb, recipe, flags = read_recipe(PretrainConfig, "plan", arguments)
-        default = recipe and PlanConfig(**vars(recipe))
-        how = {"default": default, "common": COMMON["plan"], "recipe_kind": PretrainConfig}
-        config = parse(PlanConfig, verb, flags, **how)
+    kinds = (PretrainConfig, FinetuneConfig, GlueConfig)
+    verb, recipe, flags = read_recipe("plan", arguments, *kinds)
+    kind = GluePlan if isinstance(recipe, GlueConfig) else PlanConfig
+    with saying_flags(
+        FinetunePlan if isinstance(recipe, FinetuneConfig) else kind, say_line
+    ) as say:
+        if isinstance(recipe, FinetuneConfig):
+            arguments_of = FinetuneArguments(verb, recipe, flags, FinetunePlan)
+            config: Any = arguments_of.parse(COMMON["plan"])
+        else:
+            default = recipe and kind(**vars(recipe))
+            how = {"default": default, "common": COMMON["plan"], "recipe_kind": PretrainConfig}
+            config = parse(kind, verb, flags, **how)
 
         from bertjax.plan.run import plan
 
@@ -265,7 +276,7 @@ def _finetune(arguments: list[str]) -> int:
     from bertjax.task_options import FinetuneArguments
 
     with saying_flags(FinetuneConfig):
-        parser = FinetuneArguments(arguments)
+        parser = FinetuneArguments(*read_recipe("finetune", arguments, FinetuneConfig))
     with saying_flags(parser.type, say_line) as say:
         config = parser.parse(COMMON["finetune"])
 

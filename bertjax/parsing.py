@@ -116,14 +116,19 @@ def parse(
 
 
 def _shown(kind: type, paths: Sequence[str]) -> dict[type, set[str]]:
-    """Returns the fields to show, by their dataclass; all of those that are not among the keys."""
+    """Returns the fields to show, by their dataclass; all of those that are not among the keys.
+
+    A path that `kind` does not have is left out: the recipes of `plan` are of several kinds.
+    """
     shown: dict[type, set[str]] = {}
     for path in paths:
         owner: type | None = kind
         for name in path.split("."):
-            assert owner is not None, path
+            hints = typing.get_type_hints(owner, include_extras=True) if owner else {}
+            if owner is None or name not in hints:
+                break
             shown.setdefault(owner, set()).add(name)
-            owner = nested_in(typing.get_type_hints(owner, include_extras=True)[name])
+            owner = nested_in(hints[name])
     return shown
 
 
@@ -271,14 +276,14 @@ def parse_recipe(
     kind: type[Config], verb: str, arguments: list[str], common: Sequence[str] = ()
 ) -> Config:
     """Returns a configuration: flags over a recipe, if there is one, or over defaults."""
-    verb, config, flags = read_recipe(kind, verb, arguments)
+    verb, config, flags = read_recipe(verb, arguments, kind)
     return parse(kind, verb, flags, default=config, common=common)
 
 
 def read_recipe(
-    kind: type[Config], verb: str, arguments: list[str]
+    verb: str, arguments: list[str], *kinds: type[Config]
 ) -> tuple[str, Config | None, list[str]]:
-    """Reads the recipe, if the first argument is one.
+    """Reads the recipe, if the first argument is one. It must be of one of the kinds.
 
     Returns the words of the command before the flags, the recipe's configuration or None, and the
     flags. Raises `UserError` if the first argument is neither a recipe nor a flag.
@@ -286,13 +291,14 @@ def read_recipe(
     if not arguments or arguments[0].startswith("-"):
         return f"{verb} [RECIPE.py]", None, arguments
     recipe, *flags = arguments
+    names = " or ".join(f"`config = {kind.__name__}(...)`" for kind in kinds)
     if not os.path.isfile(recipe) or not recipe.endswith(".py"):  # noqa: PTH113 - they are local
         problem = "is no .py file" if os.path.exists(recipe) else "no such file"  # noqa: PTH110
         raise UserError(
-            f"{recipe}: {problem}; the first argument is a recipe (a .py file with `config = "
-            f"{kind.__name__}(...)`), or a flag."
+            f"{recipe}: {problem}; the first argument is a recipe (a .py file with {names}), or a "
+            "flag."
         )
     config = runpy.run_path(recipe).get("config")
-    if not isinstance(config, kind):
-        raise UserError(f"{recipe}: defines no `config = {kind.__name__}(...)`.")
+    if not isinstance(config, kinds):
+        raise UserError(f"{recipe}: defines no {names}.")
     return f"{verb} {recipe}", config, flags

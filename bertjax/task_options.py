@@ -22,11 +22,20 @@ _KIND_HELP = "Kind of task. `--task KIND --help` has its options."
 
 
 class FinetuneArguments:
-    """The arguments of `finetune`, with the options of one kind of task and no other's."""
+    """The arguments of a fine-tuning, with the options of one kind of task and no other's."""
 
-    def __init__(self, arguments: list[str]) -> None:
-        """Reads the recipe, if there is one, and the kind; refuses options of other kinds."""
-        self.verb, recipe, self.flags = parsing.read_recipe(FinetuneConfig, "finetune", arguments)
+    def __init__(
+        self,
+        verb: str,
+        recipe: FinetuneConfig | None,
+        flags: list[str],
+        config: type[FinetuneConfig] = FinetuneConfig,
+    ) -> None:
+        """Takes what `read_recipe` returns; finds the kind, and refuses options of other kinds.
+
+        `config` is the configuration that the verb needs.
+        """
+        self.verb, self.flags, self.config = verb, flags, config
         recipe_kind = recipe.task.kind if recipe else kinds.DEFAULT
         finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         finder.add_argument("--task", nargs="?")
@@ -37,7 +46,7 @@ class FinetuneArguments:
         options = {name: kinds.get(name).options for name in kinds.names()}
         remedy = "leave it out, or name the other task"
         _refuse_others(self.flags, kind.name, options, remedy)
-        self.type = _with_task(FinetuneConfig, kind.options(), fields)
+        self.type = _with_task(config, kind.options(), fields)
         self.default = None
         if recipe is not None:
             task = recipe.task if kind.name == recipe_kind else kind.options()
@@ -49,7 +58,7 @@ class FinetuneArguments:
         parsed = parsing.parse(self.type, self.verb, self.flags, **options)
         values = dict(vars(parsed))
         del values["kind_name"]
-        return FinetuneConfig(**values)
+        return self.config(**values)
 
 
 def evaluate_type(words: list[str], model: TrainedModel | None) -> type[EvaluateConfig]:

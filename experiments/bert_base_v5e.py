@@ -6,8 +6,11 @@
     bertjax pretrain experiments/bert_base_v5e.py --data shards --workdir gs://bucket/bert-base
 
 Hardware: four chips of TPU v5e (topology 2x2), one host.
-Result: not run. tests/tpu/test_compile.py compiles the step ahead of time for v5e:2x2 and prints
-the peak memory of a device.
+Result: not run. Its plan (jax 0.10.2, libtpu 0.0.42):
+
+    bertjax plan experiments/bert_base_v5e.py --topology v5e:2x2 --max-seq-length 128 \\
+      --vocab-size 30522
+    fits: 2.48 of 15.75 GiB HBM, 41.0 ms a step, 900,000 steps in 10.3 hours
 """
 
 from bertjax.config import Execution

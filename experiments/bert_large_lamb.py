@@ -9,9 +9,14 @@ It takes 7,038 steps of 65,536 rows of 128 tokens, then 1,563 steps of 32,768 ro
 Each phase has its own schedule. The moments carry over to the second phase, as in NVIDIA's code.
 NVIDIA's code restarts their bias correction; bertjax does not.
 
-Hardware: 256 chips of TPU v5e (topology 16x16) with 32 rows of 128 or 8 rows of 512 tokens a chip.
-Result: not run. For phase 1 with 16 chips and their share of the rows, the TPU's compiler predicts
-1.48 times the time of the matrix products and 5.19 GiB of HBM (docs/performance.md).
+Hardware: 256 chips of TPU v5e (topology 16x16) with 32 rows of 128 or 8 rows of 512 tokens a chip
+at a time. The same recipe runs on 64 chips of v5p (4x4x4) or v6e (8x8), which hold four times the
+rows at a time.
+Result: not run. The plan of phase 1 (jax 0.10.2, libtpu 0.0.42):
+
+    bertjax plan experiments/bert_large_lamb.py --topology v5e:16x16 --max-seq-length 128 \\
+      --vocab-size 30522
+    fits: 5.05 of 15.75 GiB HBM, 487.6 ms a step, 7,038 steps in 1.0 hours
 """
 
 from bertjax.config import Execution

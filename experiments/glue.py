@@ -5,7 +5,9 @@
 It is `bertjax glue` with `--seeds 0 1 2 3 4 --warmup-proportion 0`; `--grid` would try the paper's
 grid instead. docs/glue.md says what is written.
 
-Hardware: one accelerator; MNLI and QQP are too large for two cores. Result: not run.
+Hardware: one accelerator, or four chips of TPU v5e (topology 2x2), which `bertjax plan
+experiments/glue.py glue_data --topology v5e:2x2` plans. MNLI and QQP are too large for two cores.
+Result: not run.
 """
 
 import sys
@@ -17,6 +19,7 @@ config = bj.GlueConfig(
     model="bert-base-cased",
     seeds=(0, 1, 2, 3, 4),
     warmup_proportion=0.0,
+    execution=bj.Execution(dtype="bfloat16"),
     optimizer=bj.OptimizerConfig(
         name="adamw", learning_rate=2e-5, schedule="linear", weight_decay=0.0, clip_norm=1.0
     ),

@@ -112,7 +112,7 @@ def test_the_flags_that_are_guessed_at_first_are_found():
             PretrainConfig,
             {**pretraining, "--seed": "--seed", "--whole-word": "--masking.whole-word"},
         ),
-        (FinetuneArguments([]).type, {**finetuning, "--task": "--task"}),
+        (FinetuneArguments("finetune", None, []).type, {**finetuning, "--task": "--task"}),
     ):
         for given, whole in {**optimizer, **more}.items():
             assert written_whole(kind, "verb", [given]) == [whole]

@@ -28,7 +28,7 @@ FILES = ["--model", "m", "--train", "t", "--dev", "d"]
 
 
 def parse(*words):
-    arguments = FinetuneArguments(list(words))
+    arguments = FinetuneArguments(*parsing.read_recipe("finetune", list(words), FinetuneConfig))
     with saying_flags(arguments.type):
         return arguments.parse()
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from etils import epath
+from jax.sharding import Mesh
 
 from bertjax.config import EncoderDecoderConfig
 from bertjax.errors import UserError
@@ -20,7 +21,7 @@ from bertjax.finetune.teacher import Teacher
 from bertjax.inference.programs import output_batches
 from bertjax.interop.huggingface import Pretrained
 from bertjax.model import initializers
-from bertjax.tasks.batches import Batch, epoch_batches, row_buckets, token_batches, width_of
+from bertjax.tasks.batches import Batch, Width, epoch_batches, row_buckets, token_batches, width_of
 from bertjax.tasks.task import Features, Outputs, Scores, Task
 from bertjax.train import lora, sharding
 from bertjax.train.optimizer import OPTIMIZERS
@@ -64,8 +65,9 @@ class Trainer:
         log: Log,
         progress: bool | None = None,
         teacher: Teacher | None = None,
+        mesh: Mesh | None = None,
     ) -> None:
-        """Places the data and finds or compiles the programs.
+        """Makes the programs, on a mesh of all devices if none is given. It touches no device.
 
         Raises:
             UserError: a batch can't be split over the devices, the warm-up is too long, or the
@@ -75,7 +77,7 @@ class Trainer:
         self.train: Features = task.train  # `teach` adds what the loss of a student needs
         self.shape: Any = task.config or model.bert_config(f"the task {config.task.kind}")
         self.log, self.progress = log, progress
-        self.mesh = sharding.make_mesh(config.mesh)
+        self.mesh = sharding.make_mesh(config.mesh) if mesh is None else mesh
         self.settings = config.settings()
         self.max_batch_size = max(setting.batch_size for setting in self.settings)
         self.max_seq_length = config.row_length(model.config.max_position_embeddings)
@@ -98,15 +100,19 @@ class Trainer:
             teacher and teacher.distillation,
         )
         self.is_compiled = False  # whether a seed has compiled the step
-        self._base = {}  # the parameters that LoRA freezes
-        if config.lora.rank:
-            base = jax.tree.map(np.asarray, {name: model.params[name] for name in lora.BASE})
-            self._base = jax.device_put(base, sharding.param_shardings(self.mesh, base))
+
+    @functools.cached_property
+    def _base(self) -> dict[str, Any]:
+        """The parameters that LoRA freezes, on the mesh."""
+        if not self.config.lora.rank:
+            return {}
+        base = jax.tree.map(np.asarray, {name: self.model.params[name] for name in lora.BASE})
+        return jax.device_put(base, sharding.param_shardings(self.mesh, base))
 
     @property
     def _shards(self) -> int:
         """Parts of a batch on different devices."""
-        return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        return sharding.batch_ways(self.mesh)
 
     def _check_settings(self) -> None:
         if self.config.lora.rank:
@@ -184,6 +190,12 @@ class Trainer:
         return sharding.make_global_batch(
             self.mesh, len(indices), lambda rows: self.train.batch(indices[rows], width)
         )
+
+    def largest_batch(self, seed: int = 0) -> tuple[dict[str, np.ndarray], Width]:
+        """Returns the batch with the most tokens of a first epoch, on the host, and its width."""
+        batches = self._epoch_batches(seed, 0, self.max_batch_size)
+        rows, width = max(batches, key=lambda batch: len(batch[0]) * np.sum(batch[1]))
+        return self.train.batch(rows, width), width
 
     def teach(self, workdir: epath.Path) -> None:
         """Adds the outputs of the teacher, if there is one, to the training rows."""

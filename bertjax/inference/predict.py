@@ -237,7 +237,7 @@ def _runner(
     mesh: Mesh | None,
 ) -> Run:
     """Returns a function that runs the model over rows."""
-    shards = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
+    shards = 1 if mesh is None else sharding.batch_ways(mesh)
 
     @functools.cache
     def placed() -> Any:

@@ -42,7 +42,7 @@ class GenerationConfig:
     """Draw from the fewest most probable tokens whose probability reaches this sum, after
     `top_k`."""
     n_best: int = 1
-    """Number of texts for each input: those of the best beams, or independent samples (Hugging
+    """Texts for each input: those of the best beams, or independent samples (Hugging
     Face's num_return_sequences)."""
     sample_seed: int = 0
     """Seed of the draws. A source determines its draws too, whatever is read beside it."""

@@ -25,7 +25,7 @@ class InitializationConfig:
     not change the architecture."""
 
     mlm_bias: Literal["zeros", "unigram"] = "zeros"
-    """Masked-LM output bias. unigram: the log frequencies of tokens."""
+    """Masked-LM bias. unigram: log frequencies of tokens."""
     positions: Literal["random", "sinusoidal", "waves"] = "random"
     """Position embeddings. sinusoidal: sines and cosines, as in Vaswani et al. waves: sines and
     cosines in a few columns, which distinguish each position from all others."""

@@ -50,7 +50,7 @@ def splash_attention(
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return splash_rows(*arguments)
-    rows, heads = ("data", "fsdp"), "tensor"
+    rows, heads = tuple(axis for axis in mesh.axis_names if axis != "tensor"), "tensor"
     split = PartitionSpec(rows, heads)
     return jax.shard_map(
         splash_rows,

@@ -1,1 +1,1 @@
-"""`bertjax plan`: what a pre-training step needs on TPUs, before any is rented."""
+"""`bertjax plan`: what a training step needs on TPUs, before any is rented."""

@@ -9,85 +9,40 @@ import platform
 import re
 import sys
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
 from bertjax.errors import UserError
-from bertjax.interop.huggingface import open_pretrained
-from bertjax.objectives.masking import Vocabulary
-from bertjax.objectives.objective import Objective
-from bertjax.objectives.table import choose_objective
 from bertjax.plan import collectives, hlo, memory, operations
 from bertjax.plan.chips import GIB, Topology
-from bertjax.plan.config import PlanConfig
+from bertjax.plan.config import GluePlan, PlanConfig, Planned, topology_of
+from bertjax.plan.finetuning import finetuning_step, glue_step
 from bertjax.plan.roofline import Roofline, traced_flops
-from bertjax.pretrain.phases import open_phases
-from bertjax.pretrain.program import Program, build
+from bertjax.plan.steps import Rows, Step, pretraining_step
 from bertjax.train import sharding
 
 _NEEDED = re.compile(r"([\d.]+)G\)?(?: exceeds available HBM \(| of )([\d.]+)G")
 
 
-class Rows(NamedTuple):
-    """A plan needs these facts about the data."""
-
-    length: int
-    vocab_size: int
-    segments: str
-    padding: float | None = None
-    """Mean share of padding in a row; None if the shards are not read."""
-    packed: int | None = None
-    """Maximum number of examples in a packed row; None: rows hold one example each."""
-
-
-def read_rows(config: PlanConfig) -> Rows:
-    """Returns the rows of a plan, from its flags or else from the shards.
-
-    Raises `UserError` if neither says how long rows are and how large the vocabulary is.
-    """
-    planned = config.planned
-    if config.max_seq_length and config.vocab_size:
-        if planned.pack and not config.packed_examples:
-            raise UserError("`pack` needs `packed_examples` where the shards are not read.")
-        packed = config.packed_examples if planned.pack else None
-        return Rows(config.max_seq_length, config.vocab_size, config.segments, packed=packed)
-    if not planned.directories[0]:
-        raise UserError("No `data`: name shards, or give `max_seq_length` and `vocab_size`.")
-    try:
-        phase = open_phases(config)[config.phase - 1]
-    except UserError as error:
-        raise UserError(
-            f"{str(error).rstrip('.')}, or give `max_seq_length` and `vocab_size`, with which a "
-            "plan needs no data."
-        ) from None
-    manifest = phase.corpora.manifest
-    size = manifest.vocab_size
-    if config.max_seq_length or config.vocab_size:
-        length = config.max_seq_length or manifest.max_seq_length
-        return Rows(length, config.vocab_size or size, manifest.segments, packed=phase.packed)
-    filled = phase.real_tokens / (planned.batch_size * manifest.max_seq_length)
-    return Rows(manifest.max_seq_length, size, manifest.segments, 1 - filled, phase.packed)
-
-
-def compile_step(config: PlanConfig, rows: Rows) -> dict[str, Any]:
+def compile_step(config: Planned, rows: Rows | None) -> dict[str, Any]:
     """Compiles the step and returns the facts of the plan, which JSON can hold.
 
     A step that does not fit into HBM has `fits` False, and neither cycles nor collectives. The
-    process must not have used jax before: it computes nothing, and only compiles.
+    process must not have used jax before: it computes nothing, and only compiles. `rows` are those
+    of a pre-training.
 
     Raises:
         UserError: the topology is unknown, or parts of the recipe contradict each other, the mesh
             or the rows.
     """
-    topology = config.chips()
+    topology = topology_of(config)
     mesh = sharding.make_mesh(config.mesh, topology_devices(topology))
-    step = _Step.of(config, rows, mesh)
+    step = _step_of(config, rows, mesh)
     begun = time.perf_counter()
-    traced = step.program.step.trace(*step.arguments)
-    facts = _setting(config, topology, rows, step, traced_flops(traced.jaxpr.jaxpr))
+    traced = step.function.trace(*step.arguments)
+    facts = _setting(config, topology, step, traced_flops(traced.jaxpr.jaxpr))
     try:
         compiled = traced.lower().compile()
     except jax.errors.JaxRuntimeError as error:
@@ -98,47 +53,13 @@ def compile_step(config: PlanConfig, rows: Rows) -> dict[str, Any]:
     return facts | _compiled(compiled, facts, topology, step)
 
 
-class _Step(NamedTuple):
-    """A step that is not compiled yet."""
-
-    program: Program
-    objective: Objective
-    mesh: Mesh
-
-    @classmethod
-    def of(cls, config: PlanConfig, rows: Rows, mesh: Mesh) -> "_Step":
-        planned = config.planned
-        special = np.zeros(rows.vocab_size, bool)
-        special[:5] = True  # which ids are special changes neither shapes nor time
-        vocabulary = Vocabulary(rows.vocab_size, 0, 4, special, ~special)
-        objective = choose_objective(
-            planned.objective,
-            rows.segments,
-            planned.objective_options,
-            has_teacher=planned.teacher is not None,
-        )
-        if planned.teacher is not None:
-            teacher = open_pretrained(planned.teacher).bert_config("`teacher`")
-            objective = objective.taught_by(teacher, planned.model.resolve(rows.vocab_size))
-        counts = np.ones(rows.vocab_size, np.int64)
-        how = {"objective": objective, "packed": rows.packed}
-        program = build(planned, mesh, vocabulary, rows.length, counts, **how)
-        return cls(program, objective, mesh)
-
-    @property
-    def arguments(self) -> tuple[Any, ...]:
-        program = self.program
-        return (program.abstract_state, program.abstract_batch, program.abstract_teacher)
-
-    def parameter_shapes(self) -> set[tuple[int, ...]]:
-        """Returns the shapes of the parameters, whole and on a chip, without axes of one."""
-        state, found = self.program.abstract_state, set()
-        moments = [leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim > 1]
-        for leaf in [*jax.tree.leaves(state.params), *moments]:
-            for shape in (leaf.shape, leaf.sharding.shard_shape(leaf.shape)):
-                kept = tuple(size for size in shape if size > 1)
-                found |= {kept, kept[::-1]}
-        return found
+def _step_of(config: Planned, rows: Rows | None, mesh: Mesh) -> Step:
+    if isinstance(config, PlanConfig):
+        assert rows is not None
+        return pretraining_step(config, rows, mesh)
+    return (
+        glue_step(config, mesh) if isinstance(config, GluePlan) else finetuning_step(config, mesh)
+    )
 
 
 def require_libtpu() -> None:
@@ -176,14 +97,10 @@ def topology_devices(topology: Topology) -> list[Any]:
         raise UserError(f"`topology` {topology.name}: libtpu has no such slice ({told}).") from None
 
 
-def _setting(
-    config: PlanConfig, topology: Topology, rows: Rows, step: _Step, computed: int
-) -> dict[str, Any]:
+def _setting(config: Planned, topology: Topology, step: Step, computed: int) -> dict[str, Any]:
     """Returns what is compiled, and its FLOPs on a device."""
-    planned, model, mesh = config.planned, step.program.model, step.mesh
-    predictions = planned.masking.predictions(rows.length, rows.packed or 1)
-    row = step.objective.training_flops(model, rows.length, predictions)
-    params = jax.tree.leaves(step.program.abstract_state.params)
+    mesh, rows = step.mesh, step.facts["rows"]
+    shape = getattr(step.shape, "encoder", step.shape)
     return {
         "topology": topology.name,
         "slices": topology.slices,
@@ -192,42 +109,29 @@ def _setting(
         "device_kind": mesh.devices.flat[0].device_kind,
         "mesh": dict(mesh.shape),
         "model": {
-            "layers": model.num_hidden_layers,
-            "hidden_size": model.hidden_size,
-            "vocab_size": model.vocab_size,
-            "parameters": sum(leaf.size for leaf in params),
+            "layers": shape.num_hidden_layers,
+            "hidden_size": shape.hidden_size,
+            "vocab_size": shape.vocab_size,
+            "parameters": sum(leaf.size for leaf in jax.tree.leaves(step.arguments[0].params)),
         },
-        "optimizer": planned.optimizer.name,
+        "optimizer": config.optimizer.name,
         "execution": {
-            "dtype": planned.execution.dtype,
-            "remat": planned.execution.remat,
-            "scan_layers": planned.execution.scan_layers,
+            "dtype": config.execution.dtype,
+            "remat": config.execution.remat,
+            "scan_layers": config.execution.scan_layers,
         },
-        "rows": planned.batch_size,
-        "length": rows.length,
-        "padding": rows.padding,
-        "packed": rows.packed,
-        "accumulation": planned.accumulation,
-        "steps": _steps(config),
-        "model_flops": planned.batch_size * row / mesh.size,
+        **step.facts,
+        "model_flops": rows * step.row_flops / mesh.size,
         "computed_flops": computed / mesh.size,
         "versions": {name: _version(name) for name in ("jax", "libtpu")},
     }
-
-
-def _steps(config: PlanConfig) -> int:
-    """Returns the number of steps in the planned phase."""
-    steps, after = config.loop.train_steps, config.second.after_steps
-    if after is None:
-        return steps
-    return after if config.phase == 1 else steps - after
 
 
 def _version(package: str) -> str:
     return importlib.metadata.version(package)
 
 
-def _too_large(error: str, config: PlanConfig, step: _Step, rows: Rows) -> dict[str, Any]:
+def _too_large(error: str, config: Planned, step: Step, rows: Rows | None) -> dict[str, Any]:
     """Returns the facts of a step that does not fit, from the error of the compiler."""
     held = sum(
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
@@ -240,8 +144,8 @@ def _too_large(error: str, config: PlanConfig, step: _Step, rows: Rows) -> dict[
     if "temporaries" in error:
         needed += held / GIB
     execution = dataclasses.replace(config.execution, remat="full")
-    remat = _Step.of(dataclasses.replace(config, execution=execution), rows, step.mesh)
-    traced = remat.program.step.trace(*remat.arguments).jaxpr.jaxpr
+    remat = _step_of(dataclasses.replace(config, execution=execution), rows, step.mesh)
+    traced = remat.function.trace(*remat.arguments).jaxpr.jaxpr
     return {
         "fits": False,
         "memory": {
@@ -254,7 +158,7 @@ def _too_large(error: str, config: PlanConfig, step: _Step, rows: Rows) -> dict[
 
 
 def _compiled(
-    compiled: Any, facts: dict[str, Any], topology: Topology, step: _Step
+    compiled: Any, facts: dict[str, Any], topology: Topology, step: Step
 ) -> dict[str, Any]:
     """Returns the facts of a compiled step."""
     chip, program = topology.chip, hlo.parse(compiled.as_text())

@@ -10,10 +10,11 @@ from typing import Any
 from bertjax.commands import flag
 from bertjax.errors import UserError
 from bertjax.plan import text
-from bertjax.plan.compile import compile_step, read_rows, require_libtpu
-from bertjax.plan.config import PlanConfig
+from bertjax.plan.compile import compile_step, require_libtpu
+from bertjax.plan.config import GluePlan, PlanConfig, Planned, topology_of
 from bertjax.plan.page import write_page
 from bertjax.plan.search import CompilerCrash, search
+from bertjax.plan.steps import read_rows
 
 Log = Callable[[str], None]
 Facts = dict[str, Any]
@@ -22,7 +23,7 @@ Facts = dict[str, Any]
 _ALONE = (flag("json"), flag("no_search"), flag("compare"), "None", flag("html"), "None")
 
 
-def plan(config: PlanConfig, words: Sequence[str], log: Log, note: Log) -> None:
+def plan(config: Planned, words: Sequence[str], log: Log, note: Log) -> None:
     """Plans a recipe, or several of its variants, and logs the result.
 
     Args:
@@ -36,8 +37,8 @@ def plan(config: PlanConfig, words: Sequence[str], log: Log, note: Log) -> None:
     Raises:
         UserError: a mistake in the recipe or the flags; libtpu is missing; the step does not fit.
     """
-    config.chips()
-    rows = read_rows(config)
+    topology_of(config)
+    rows = read_rows(config) if isinstance(config, PlanConfig) else None
     require_libtpu()
     if config.json and not (config.compare or config.search or config.html):
         facts = compile_step(config, rows)
@@ -69,9 +70,9 @@ def plan(config: PlanConfig, words: Sequence[str], log: Log, note: Log) -> None:
         log(f"Wrote {config.html}.")
 
 
-def _variants(config: PlanConfig, words: Sequence[str], note: Log) -> Iterator[tuple[str, Facts]]:
+def _variants(config: Planned, words: Sequence[str], note: Log) -> Iterator[tuple[str, Facts]]:
     """Yields the name and the facts of each variant to compile."""
-    if config.search:
+    if config.search and not isinstance(config, GluePlan):
         yield from search(config, lambda changes: _compiled([*words, *changes], note), note)
         return
     recipe = words[0] if words and not words[0].startswith("-") else "the flags"

@@ -5,7 +5,7 @@ from typing import Any
 
 from bertjax.commands import flag
 from bertjax.errors import UserError
-from bertjax.plan.config import PlanConfig
+from bertjax.plan.config import FinetunePlan, PlanConfig, topology_of
 
 Facts = dict[str, Any]
 
@@ -15,7 +15,9 @@ class CompilerCrash(UserError):
 
 
 def search(
-    config: PlanConfig, compiled: Callable[[list[str]], Facts], note: Callable[[str], None]
+    config: PlanConfig | FinetunePlan,
+    compiled: Callable[[list[str]], Facts],
+    note: Callable[[str], None],
 ) -> Iterator[tuple[str, Facts]]:
     """Yields the flags and the facts of each variant that is compiled.
 
@@ -49,7 +51,8 @@ def search(
         yield told, tried[key]
 
     scan, fsdp = config.execution.scan_layers, config.mesh.fsdp
-    fewest = _microbatches(config, config.chips().chips * config.chips().chip.per_chip)
+    topology = topology_of(config)
+    fewest = _microbatches(config, topology.chips * topology.chip.per_chip)
     for remat in ("none", "dots", "full"):
         for count in fewest:
             yield from attempt(count, remat, scan, fsdp)
@@ -69,13 +72,15 @@ def search(
             yield from attempt(count, remat, scan, ways)
 
 
-def _microbatches(config: PlanConfig, devices: int) -> list[int]:
+def _microbatches(config: PlanConfig | FinetunePlan, devices: int) -> list[int]:
     """Returns the numbers of microbatches to try, the fewest first."""
     rows = config.planned.batch_size // max(devices // config.mesh.tensor, 1)
     return [count for count in (1, 2, 4, 8, 16, 32, 64, 128, 256) if rows % count == 0 < rows]
 
 
-def flags(config: PlanConfig, accumulation: int, remat: str, scan: bool, fsdp: int) -> list[str]:
+def flags(
+    config: PlanConfig | FinetunePlan, accumulation: int, remat: str, scan: bool, fsdp: int
+) -> list[str]:
     """Returns the flags that make a variant of the recipe."""
     words = []
     if accumulation != config.planned.accumulation:

@@ -197,8 +197,9 @@ def _run(facts: Facts, hourly_rate: float | None) -> Iterator[str]:
     price = (
         "" if hourly_rate is None else f", {chip_hours * hourly_rate:,.2f} at {hourly_rate:g} each"
     )
+    most = "at most " if facts["is_longest"] else ""
     yield (
-        f"{facts['steps']:,} steps: {hours:,.1f} hours, {chip_hours:,.1f} chip-hours{price}"
+        f"{facts['steps']:,} steps: {most}{hours:,.1f} hours, {chip_hours:,.1f} chip-hours{price}"
         f"{'' if price else ' (`hourly_rate` gives the price)'}."
     )
 
@@ -208,7 +209,7 @@ def too_large(facts: Facts) -> str:
     memory = facts["memory"]
     needed, available = memory["needed_gib"], memory["available_gib"]
     room, temporaries = available - memory["arguments_gib"], needed - memory["arguments_gib"]
-    axes = facts["mesh"]["data"] * facts["mesh"]["fsdp"]
+    axes = facts["devices"] // facts["mesh"]["tensor"]
     rows = facts["rows"] // axes // facts["accumulation"]
     less = next(
         (n for n in (2, 4, 8, 16, 32, 64, 128) if temporaries / n < room and rows % n == 0), 0

@@ -65,7 +65,7 @@ def evaluate_shards(
     objective = _objective(model, corpora.manifest.segments)
     split = "held_out" if corpora.examples("held_out") else "train"
     examples = min(max_examples or corpora.examples(split), corpora.examples(split))
-    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    ways = sharding.batch_ways(mesh)
     step = make_eval_step(_loss(model, objective, execution))
     evaluate = make_evaluator(
         corpora,

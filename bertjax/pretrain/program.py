@@ -190,10 +190,11 @@ def _check_shapes(
     config.evaluation_masking.predictions(max_seq_length)
     if config.execution.attention == "splash":
         check_splash(max_seq_length, max_seq_length, model.attention_probs_dropout_prob)
-    ways, accumulation = mesh.shape["data"] * mesh.shape["fsdp"], config.accumulation
+    ways, accumulation = sharding.batch_ways(mesh), config.accumulation
+    axes = " x ".join(sharding.batch_axes(mesh))
     if config.batch_size % (ways * accumulation):
         raise UserError(
-            f"`batch_size` {config.batch_size} does not divide over {ways} devices (data x fsdp) "
+            f"`batch_size` {config.batch_size} does not divide over {ways} devices ({axes}) "
             f"and {accumulation} microbatches: make it a multiple of {ways * accumulation}."
         )
     if model.num_attention_heads % mesh.shape["tensor"]:

@@ -42,8 +42,8 @@ class OptimizerConfig:
     inverse_sqrt is the Transformer's (Noam), peak * (warmup_steps / step)^0.5; wsd keeps the peak
     and decays linearly at the end; constant keeps the peak."""
     warmup_steps: int | None = None
-    """Number of updates to reach the peak; 0 disables the warm-up. The default is a tenth of all
-    steps; in fine-tuning, `warmup_proportion` sets it."""
+    """Number of updates to reach the peak; 0 disables the warm-up. Default: a tenth of all
+    steps, or `warmup_proportion` in fine-tuning."""
     power: float | None = None
     """Exponent of the polynomial decay. Default: 0.5, as in NVIDIA's LAMB."""
     end_ratio: float = 0.0

@@ -1,7 +1,8 @@
 """The mesh, and one table: parameter path -> PartitionSpec.
 
 The model reads parameters by this table. The state keeps them, their averages and the moments of
-the optimizer split over `data` too (ZeRO-1), and a step gathers the parameters once.
+the optimizer split over `data` too (ZeRO-1), and a step gathers the parameters once. Each slice of
+TPUs has all of them, so that only the sums of gradients and metrics cross from slice to slice.
 """
 
 import dataclasses
@@ -20,6 +21,8 @@ from bertjax.errors import UserError
 from bertjax.train.tree import named, path_name
 
 AXES = ("data", "fsdp", "tensor")
+SLICES = "slices"
+"""The first axis of a mesh over several slices of TPUs; other meshes lack it."""
 
 # The first pattern found in the path of a parameter applies. Vectors need no rule. Word embeddings
 # split over D, never over V: 30522 does not divide by 4.
@@ -39,7 +42,7 @@ TABLE: tuple[tuple[str, PartitionSpec], ...] = (
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """Number of devices along each axis of the mesh."""
+    """Number of devices along each axis of the mesh of a slice, and number of slices."""
 
     data: int = -1
     """Devices that share the batch; -1: all that are left."""
@@ -47,46 +50,60 @@ class MeshConfig:
     """Devices that share the batch and also split every matrix."""
     tensor: int = 1
     """Devices that split heads and feed-forward of every layer."""
+    slices: int | None = None
+    """Slices of TPUs that share the batch. Default: all that there are."""
+
+    def __post_init__(self) -> None:
+        if self.slices is not None and self.slices < 1:
+            raise UserError(f"`mesh.slices` is {self.slices}: give at least 1.")
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """Makes a mesh with the axes data, fsdp, tensor over the devices (default: all).
 
-    Raises UserError if the axes do not multiply to the number of devices, or if `data` does not
-    divide over the slices of several.
+    Over several slices it has the axis SLICES before these. Devices of a CPU, which have no slices,
+    may stand for some. Raises UserError if the axes do not multiply to the number of devices, or if
+    there are other slices.
     """
     devices = jax.devices() if devices is None else devices
-    count, fixed = len(devices), config.fsdp * config.tensor
+    is_cpu = devices[0].platform == "cpu"
+    found = 1 if is_cpu else len({getattr(device, "slice_index", 0) for device in devices})
+    slices = config.slices or found
+    if slices != found and not is_cpu:
+        raise UserError(
+            f"`mesh.slices` is {slices}, and the devices are in {found} slice{'s' * (found > 1)}: "
+            "leave it out."
+        )
+    count, fixed = len(devices), slices * config.fsdp * config.tensor
     data = count // fixed if config.data == -1 and fixed > 0 else config.data
     if min(data, config.fsdp, config.tensor) < 1 or data * fixed != count:
         raise UserError(
-            f"The mesh data {config.data} x fsdp {config.fsdp} x tensor {config.tensor} does not "
-            f"cover the {count} devices: choose axes whose product is {count}, or set `mesh.data` "
-            "to -1, which takes all that the other axes leave."
+            f"The mesh {f'slices {slices} x ' if slices > 1 else ''}data {data} x fsdp "
+            f"{config.fsdp} x tensor {config.tensor} does not cover the {count} devices: choose "
+            f"axes whose product is {count}, or set `mesh.data` to -1, which takes all that the "
+            "other axes leave."
         )
-    shape = (data, config.fsdp, config.tensor)
+    within = (data, config.fsdp, config.tensor)
+    shape, axes = (within, AXES) if slices == 1 else ((slices, *within), (SLICES, *AXES))
     # Auto explicitly: jax.make_mesh defaults to Explicit axes, under which Linen modules fail.
-    types = (AxisType.Auto,) * len(AXES)
-    if devices[0].platform == "cpu":
-        return Mesh(np.asarray(devices).reshape(shape), AXES, axis_types=types)
-    slices = len({getattr(device, "slice_index", 0) for device in devices})
-    if slices > 1:
-        return Mesh(_over_slices(slices, shape, devices), AXES, axis_types=types)
-    return jax.make_mesh(shape, AXES, axis_types=types, devices=devices)
+    types = (AxisType.Auto,) * len(axes)
+    if is_cpu:
+        return Mesh(np.asarray(devices).reshape(shape), axes, axis_types=types)
+    if slices == 1:
+        return jax.make_mesh(shape, axes, axis_types=types, devices=devices)
+    outer = (slices, *(1 for _ in within))
+    arranged = mesh_utils.create_hybrid_device_mesh((1, *within), outer, devices)
+    return Mesh(arranged, axes, axis_types=types)
 
 
-def _over_slices(slices: int, shape: tuple[int, int, int], devices: Sequence[Any]) -> np.ndarray:
-    """Arranges the devices of several TPU slices so that only `data` crosses from one to another.
+def batch_axes(mesh: Mesh) -> tuple[str, ...]:
+    """Returns the axes that share the rows of a batch."""
+    return tuple(axis for axis in (SLICES, "data", "fsdp") if axis in mesh.shape)
 
-    Their network is slower than the links within a slice, and `data` sends the least over it.
-    """
-    data, *within = shape
-    if data % slices:
-        raise UserError(
-            f"`mesh.data` {data} is not a multiple of the {slices} slices, which only data crosses."
-        )
-    inner, outer = (data // slices, *within), (slices, 1, 1)
-    return mesh_utils.create_hybrid_device_mesh(inner, outer, devices)
+
+def batch_ways(mesh: Mesh) -> int:
+    """Returns the number of parts of a batch on different devices."""
+    return _ways(mesh, batch_axes(mesh))
 
 
 def on_mesh(mesh: Mesh, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -101,8 +118,8 @@ def on_mesh(mesh: Mesh, function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding of a batch: rows over data and fsdp."""
-    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    """Returns the sharding of a batch: rows over `batch_axes`."""
+    return NamedSharding(mesh, PartitionSpec(batch_axes(mesh)))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

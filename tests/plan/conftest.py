@@ -36,6 +36,7 @@ def facts():
         "execution": {"dtype": "bfloat16", "remat": "none", "scan_layers": True},
         "rows": 256,
         "length": 128,
+        "is_longest": False,
         "padding": 0.25,
         "packed": None,
         "accumulation": 2,

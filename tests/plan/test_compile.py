@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from bertjax.plan import compile as compiling
+from bertjax.plan import steps
 from bertjax.plan.config import PlanConfig
 from bertjax.pretrain.config import SecondPhase
 from bertjax.train.loop_config import LoopConfig
@@ -31,7 +32,7 @@ def test_reads_what_a_step_needs_from_the_error(error, found):
 
 def test_a_phase_has_its_own_steps():
     loop = LoopConfig(train_steps=1000)
-    assert compiling._steps(PlanConfig(loop=loop)) == 1000
+    assert steps._steps(PlanConfig(loop=loop)) == 1000
     first = PlanConfig(data="a", loop=loop, second=SecondPhase(data="b", after_steps=900))
-    assert compiling._steps(first) == 900
-    assert compiling._steps(dataclasses.replace(first, phase=2)) == 100
+    assert steps._steps(first) == 900
+    assert steps._steps(dataclasses.replace(first, phase=2)) == 100

@@ -9,7 +9,7 @@ import pytest
 
 from bertjax import cli
 from bertjax.plan import compile as compiling
-from bertjax.plan import run
+from bertjax.plan import run, steps
 
 KNOWN = ["--max-seq-length", "128", "--vocab-size", "30522"]
 COMMAND = ["plan", "--topology", "v5e:2x2", *KNOWN]
@@ -146,10 +146,10 @@ def test_rows_come_from_the_shards_or_from_flags(monkeypatch):
     manifest = SimpleNamespace(max_seq_length=96, vocab_size=999, segments="single")
     corpora = SimpleNamespace(manifest=manifest)
     phase = SimpleNamespace(corpora=corpora, packed=5, real_tokens=0.75 * 96 * 256)
-    monkeypatch.setattr(compiling, "open_phases", lambda config: [phase])
+    monkeypatch.setattr(steps, "open_phases", lambda config: [phase])
     config = PlanConfig(data="shards", pack=True)
-    assert compiling.read_rows(config) == (96, 999, "single", 0.25, 5)
+    assert steps.read_rows(config) == (96, 999, "single", 0.25, 5)
     longer = PlanConfig(data="shards", pack=True, max_seq_length=512)
-    assert compiling.read_rows(longer) == (512, 999, "single", None, 5)
+    assert steps.read_rows(longer) == (512, 999, "single", None, 5)
     alone = PlanConfig(max_seq_length=512, vocab_size=1000, pack=True, packed_examples=4)
-    assert compiling.read_rows(alone) == (512, 1000, "next_sentence", None, 4)
+    assert steps.read_rows(alone) == (512, 1000, "next_sentence", None, 4)

@@ -67,6 +67,21 @@ def test_a_step_with_microbatches_and_scanned_layers():
     assert found["memory"]["parts_gib"]["optimizer moments"] == pytest.approx(size / 2, rel=0.1)
 
 
+@pytest.mark.slow
+def test_gradients_cross_the_network_between_slices_once():
+    size = ["--model.size", "tiny", "--batch-size", "64", "--execution.dtype", "bfloat16", "--json"]
+    rows = ["--topology", "v5e:2x2", "--max-seq-length", "128", "--vocab-size", "30522"]
+    found = output_of("-m", "bertjax", "plan", *size, *rows, "--mesh.slices", "2")
+    assert found["mesh"] == {"slices": 2, "data": 4, "fsdp": 1, "tensor": 1}
+    crossing = [each for each in found["collectives"] if each["axes"] == "slices"]
+    sent = {each["kind"]: each["sent"] for each in crossing}
+    # Gradients in float32, and less than an eighth besides; position embeddings are gathered from
+    # both slices and added. New parameters would be gathered on top of that.
+    gradients = 4 * found["model"]["parameters"]
+    assert sent["all-reduce"] < 1.125 * gradients
+    assert sum(sent.values()) - sent["all-reduce"] < gradients / 32
+
+
 def test_the_compiler_gives_products_the_matrix_units_of_the_table():
     rates = output_of("-c", PRODUCTS)
     for name, rate in rates.items():

@@ -127,6 +127,7 @@ WAYS = {
     "data 8": lambda: under_jit(sharding.MeshConfig(8), 8, part=(8, 64)),
     "data 4 x fsdp 2": lambda: under_jit(sharding.MeshConfig(4, 2), 8, part=(8, 64)),
     "data 2 x tensor 4": lambda: under_jit(sharding.MeshConfig(2, 1, 4), 8, part=(32, 16)),
+    "slices 2 x data 4": lambda: under_jit(sharding.MeshConfig(slices=2), 8, part=(16, 64)),
     "shard_map": under_shard_map,
     "pmap": under_pmap,
 }

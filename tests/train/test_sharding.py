@@ -284,9 +284,12 @@ def test_parameters_and_gradients_have_their_shardings_inside_a_step(abstract):
     ]
 
 
-def test_only_data_crosses_slices(monkeypatch):
-    """The devices of two slices of four, as those of a topology or of a run on TPUs."""
-    devices = [SimpleNamespace(platform="tpu", slice_index=at // 4) for at in range(8)]
+def devices_of(slices):
+    """Eight devices in slices, as those of a topology or of a run on TPUs."""
+    return [SimpleNamespace(platform="tpu", slice_index=at * slices // 8) for at in range(8)]
+
+
+def test_slices_are_the_first_axis_and_keep_whole_states(monkeypatch, abstract):
     asked = []
 
     def arranged(inner, outer, devices):
@@ -294,9 +297,33 @@ def test_only_data_crosses_slices(monkeypatch):
         return np.array(jax.devices()[:1] * 8, object).reshape(np.multiply(inner, outer))
 
     monkeypatch.setattr(sharding.mesh_utils, "create_hybrid_device_mesh", arranged)
-    with pytest.raises(bj.UserError, match=r"`mesh.data` 1 is not a multiple of the 2 slices"):
-        sharding.make_mesh(sharding.MeshConfig(fsdp=8), devices)
-    assert not asked
-    mesh = sharding.make_mesh(sharding.MeshConfig(fsdp=2), devices)
-    assert asked == [((2, 2, 1), (2, 1, 1), 8)]
-    assert dict(mesh.shape) == {"data": 4, "fsdp": 2, "tensor": 1}
+    mesh = sharding.make_mesh(sharding.MeshConfig(fsdp=2), devices_of(2))
+    assert asked == [((1, 2, 2, 1), (2, 1, 1, 1), 8)]
+    assert dict(mesh.shape) == {"slices": 2, "data": 2, "fsdp": 2, "tensor": 1}
+    assert sharding.batch_sharding(mesh).spec == P(("slices", "data", "fsdp"))
+    assert sharding.batch_ways(mesh) == 8
+    types = (AxisType.Auto,) * 4
+    abstract_mesh = AbstractMesh((2, 2, 2, 2), ("slices", *sharding.AXES), axis_types=types)
+    assert specs(abstract_mesh, abstract) == specs(mesh_of(2, 2, 2), abstract)
+
+
+@pytest.mark.parametrize(
+    ("config", "slices", "told"),
+    [
+        ({"slices": 2}, 1, r"`mesh.slices` is 2, and the devices are in 1 slice: leave it out"),
+        ({"slices": 2}, 4, r"`mesh.slices` is 2, and the devices are in 4 slices: leave it out"),
+        ({"fsdp": 8}, 2, r"slices 2 x data 0 x fsdp 8 x tensor 1 does not cover the 8 devices"),
+        ({"data": 8}, 2, r"slices 2 x data 8 x fsdp 1 x tensor 1 does not cover the 8 devices"),
+    ],
+)
+def test_slices_that_there_are_not_or_do_not_divide(config, slices, told):
+    with pytest.raises(bj.UserError, match=told):
+        sharding.make_mesh(sharding.MeshConfig(**config), devices_of(slices))
+
+
+def test_slices_of_a_cpu_must_divide_its_devices():
+    told = r"slices 2 x data 0 x fsdp 1 x tensor 1 does not cover the 1 devices"
+    with pytest.raises(bj.UserError, match=told):
+        sharding.make_mesh(sharding.MeshConfig(slices=2), jax.devices()[:1])
+    with pytest.raises(bj.UserError, match=r"`mesh.slices` is 0: give at least 1"):
+        sharding.MeshConfig(slices=0)

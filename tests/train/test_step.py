@@ -38,7 +38,7 @@ BOUND = 1e-6
             "adamw_google",
             [
                 *("accumulated", "scanned", "remat", "data 8", "data 4 x fsdp 2"),
-                *("data 2 x tensor 4", "shard_map", "pmap"),
+                *("data 2 x tensor 4", "slices 2 x data 4", "shard_map", "pmap"),
             ],
             marks=pytest.mark.slow,
         ),
