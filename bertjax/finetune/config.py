@@ -89,7 +89,7 @@ class FinetuneConfig:
     epoch_counts: Sequence[int] | None = None
     """Numbers of epochs to try. Default: `epochs`."""
     warmup_proportion: float = 0.1
-    """Share of the steps that warm up; `optimizer.warmup_steps` overrides it."""
+    """Share of the steps that warm up."""
     select: _Select = "last"
     """Weights to report and export. last: those of the last step, or a mean (see `average_last`).
     best: those of the best evaluation on the dev rows, which makes the dev metric optimistic."""

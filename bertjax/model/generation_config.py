@@ -20,7 +20,7 @@ class GenerationConfig:
     min_length: int = 0
     """Minimum number of tokens before the end token (Hugging Face's min_new_tokens)."""
     num_beams: int = 4
-    """Number of beams, K. 1: greedy search, or sampling with `do_sample`."""
+    """Beams, K. 1: greedy search, or sampling with `do_sample`."""
     length_penalty: float = 1.0
     """Exponent of the length penalty. A larger value favors longer sequences; 0: no penalty."""
     length_penalty_kind: Literal["huggingface", "gnmt"] = "huggingface"
