@@ -7,15 +7,17 @@
     python benchmarks/tpu_cycles.py --program seq2seq --length 512 --batch 32
     python benchmarks/tpu_cycles.py --program generation --length 512 --batch 32
     python benchmarks/tpu_cycles.py --program layer --length 512 --batch 16 --topology v5e:1x1
+    python benchmarks/tpu_cycles.py --program products --length 128 --batch 64 --topology v6e:1x1
 
 Compiles a program for the chips of a topology, on a machine without any (Linux on x86-64), in two
 to four minutes: the pre-training step of BERT; the training step of an encoder-decoder of two
-BERTs; the program that writes texts with it by beam search; or one layer of BERT, forward and
-backward. The compiler annotates every operation with `estimated_cycles`; the sum is its estimate of
-the time on one chip. The estimate has limits: overlapping operations are added, what chips exchange
-counts nothing, and Pallas kernels and the choice of the best tokens (TopK) have no estimate. It
-orders programs. Operations in loops count as often as they run; for a generation the script adds
-the steps of its loops itself.
+BERTs; the program that writes texts with it by beam search; one layer of BERT, forward and
+backward; or the matrix products of such a layer alone, which read and write HBM. The compiler
+annotates every operation with `estimated_cycles`; the sum is its estimate of the time on one chip.
+The estimate has limits: overlapping operations are added, what chips exchange counts nothing, and
+Pallas kernels and the choice of the best tokens (TopK) have no estimate. It orders programs.
+Operations in loops count as often as they run; for a generation the script adds the steps of its
+loops itself.
 
 Prints one line of JSON and the costliest operations, and adds the JSON to the results.
 `flops_ratio` compares the FLOPs of the compiled program with those of the matrix products that
@@ -90,8 +92,8 @@ def dropout_rates(options):
 
 def layer(options, mesh):
     """Returns the lowered gradients of a layer's parameters and input, and FLOPs as above."""
-    fields = {"vocab_size": VOCAB_SIZE, "num_hidden_layers": 1, **dropout_rates(options)}
-    config = BertConfig.named(options.size, **fields)
+    fields = {"vocab_size": VOCAB_SIZE, "num_hidden_layers": 1, "hidden_act": options.act}
+    config = BertConfig.named(options.size, **fields, **dropout_rates(options))
     encoder, shape = Encoder(config, BFLOAT16), (options.batch, options.length, config.hidden_size)
     x, mask = abstract(mesh, "bfloat16", *shape), abstract(mesh, "int32", *shape[:2])
     params = jax.eval_shape(encoder.init, jax.random.key(0), x)
@@ -103,6 +105,33 @@ def layer(options, mesh):
         return (out.astype(np.float32) * gradient).sum()
 
     lowered = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(params, x, mask, x, np.int32(0))
+    return lowered, options.batch * training_flops(encoder_flops(config, options.length))
+
+
+def products(options, mesh):
+    """Returns the lowered matrix products of a layer and its gradients, alone; and their FLOPs."""
+    config = BertConfig.named(options.size, vocab_size=VOCAB_SIZE, num_hidden_layers=1)
+    rows, width, inner = (
+        options.batch * options.length,
+        config.hidden_size,
+        config.intermediate_size,
+    )
+    sizes = [*[(width, width)] * 4, (width, inner), (inner, width)]
+    shapes = [
+        pair
+        for k, n in sizes
+        for pair in (((rows, k), (k, n)), ((rows, n), (n, k)), ((k, rows), (rows, n)))
+    ]
+    heads = (options.batch * config.num_attention_heads, options.length)
+    square, long = (*heads, options.length), (*heads, config.head_size)
+    wide = (heads[0], config.head_size, options.length)
+    shapes += [(long, wide), *[(square, long)] * 4, (long, wide)]
+    operands = [tuple(abstract(mesh, "bfloat16", *each) for each in pair) for pair in shapes]
+
+    def multiplied(operands):
+        return [a @ b for a, b in operands]
+
+    lowered = jax.jit(multiplied).lower(operands)
     return lowered, options.batch * training_flops(encoder_flops(config, options.length))
 
 
@@ -164,6 +193,7 @@ PROGRAMS = {
     "seq2seq": training,
     "generation": generation,
     "layer": layer,
+    "products": products,
 }
 
 
@@ -252,6 +282,7 @@ def main():
     parser.add_argument(
         "--optimizer", choices=OPTIMIZERS, default="adamw_google", help="for pretrain"
     )
+    parser.add_argument("--act", default="gelu", help="activation, for layer")
     parser.add_argument("--no-dropout", action="store_true", help="for pretrain and layer")
     parser.add_argument("--fast", action="store_true", help="compile with the lowest effort")
     parser.add_argument("--top", type=int, default=20, help="number of operations to print")
@@ -269,6 +300,7 @@ def main():
     more = f", packed {options.pack}" if options.pack else ""
     more += f", {options.optimizer}" if options.optimizer != "adamw_google" else ""
     more += f", accumulation {options.accumulation}" if options.accumulation > 1 else ""
+    more += f", {options.act}" if options.act != "gelu" else ""
     more += ", no dropout" if options.no_dropout else ""
     name = f"{options.size}, {options.batch} x {options.length}, {options.topology}{more}"
     if options.program in ("seq2seq", "generation"):
