@@ -9,6 +9,7 @@ import bertjax as bj
 from bertjax import cli
 from bertjax.finetune.run import read_task
 from bertjax.finetune.trainer import Trainer
+from bertjax.model import bert
 from bertjax.plan import run
 from bertjax.plan.config import FinetunePlan, GluePlan
 from bertjax.plan.finetuning import finetuning_step, glue_step
@@ -66,11 +67,24 @@ def test_a_grid_and_seeds_add_their_steps(config, mesh):
     assert finetuning_step(grid, mesh).facts["steps"] == (3 + 9) + 2 * 9
 
 
-def test_adapters_and_the_outputs_of_a_teacher_are_arguments(config, files, mesh):
+def test_the_base_of_adapters_is_an_argument(config, mesh):
     adapted = dataclasses.replace(config, lora=bj.LoraConfig(rank=2))
     step = finetuning_step(adapted, mesh)
     assert set(step.arguments[0].params) == {"pooler", "classifier", "lora"}
     assert set(step.arguments[2].base) == {"embeddings", "encoder"}
+    step.function.trace(*step.arguments)
+
+
+def test_the_outputs_of_a_teacher_are_in_the_batch(config, files, mesh, tiny_model):
+    params = bert.init_task_params(
+        tiny_model.config, jax.random.key(0), "sequence_classification", 2, whole=True
+    )
+    task = {"kind": "sequence_classification", "labels": ["neg", "pos"]}
+    teacher = dataclasses.replace(tiny_model, params=params, task=task)
+    bj.save_pretrained(files / "teacher", teacher)
+    taught = dataclasses.replace(config, teacher=str(files / "teacher"))
+    step = finetuning_step(taught, mesh)
+    assert step.arguments[1]["teacher_logits"].shape == (8, 2)
     step.function.trace(*step.arguments)
 
 
