@@ -4,7 +4,8 @@
 
 The step with attention="plain", the step with attention="auto", and the step's matrix products take
 turns in one process. Trust the ratios, not the seconds. The output is one JSON object. CPU seconds
-and page faults are those of a step with attention="auto".
+and page faults are those of a step with attention="auto". The process keeps freed memory, as the
+command line's does, unless `--return-memory` is given.
 """
 
 import argparse
@@ -22,6 +23,7 @@ import bertjax as bj
 from bertjax.objectives.masking import Vocabulary
 from bertjax.pretrain.config import ModelConfig, PretrainConfig
 from bertjax.pretrain.program import build
+from bertjax.rundir.freed_memory import keep_freed
 from bertjax.train.sharding import MeshConfig, make_mesh
 
 
@@ -74,7 +76,12 @@ def main():
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--steps", type=int, default=15)
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument(
+        "--return-memory", action="store_true", help="let glibc return freed memory"
+    )
     asked = parser.parse_args()
+    if not asked.return_memory:
+        keep_freed()
     predictions = round(0.15 * asked.length)
 
     ways = {}

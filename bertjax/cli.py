@@ -109,10 +109,12 @@ def _find(words: list[str]) -> tuple[Verb, list[str]]:
     raise UserError(f"{name!r} is not a verb: {asked}")
 
 
-def _keep_compiled() -> None:
-    """Turns on the compilation cache, unless it is disabled, and prints its directory."""
+def _keep_for_later() -> None:
+    """Keeps freed memory, and compiled programs unless that is disabled; prints their directory."""
     from bertjax.rundir.compilation_cache import keep_compiled
+    from bertjax.rundir.freed_memory import keep_freed
 
+    keep_freed()
     if told := keep_compiled():
         say_line(told)
 
@@ -131,7 +133,7 @@ def _demo(arguments: list[str]) -> int:
 
     with parsed(DemoConfig, "demo", arguments) as (config, say):
         output_directory(config.workdir)
-        _keep_compiled()
+        _keep_for_later()
         return EXIT_STOPPED if demo(config, say).stopped else EXIT_DONE
 
 
@@ -196,7 +198,7 @@ def _pretrain(arguments: list[str]) -> int:
         from bertjax.train.hosts import joined
 
         with joined(config.hosts, dataclasses.asdict(config), say):
-            _keep_compiled()
+            _keep_for_later()
             result = pretrain(config, say)
     if result.stopped:
         return _stopped("pretrain", arguments, config.fresh, result.workdir)
@@ -284,7 +286,7 @@ def _finetune(arguments: list[str]) -> int:
         from bertjax.train.hosts import joined
 
         with joined(config.hosts, config.to_dict(), say):
-            _keep_compiled()
+            _keep_for_later()
             result = finetune(config, say)
     if result.stopped:
         return _stopped("finetune", arguments, config.fresh, result.workdir)
@@ -302,7 +304,7 @@ def _glue(arguments: list[str]) -> int:
         from bertjax.train.hosts import joined
 
         with joined(config.hosts, dataclasses.asdict(config), say):
-            _keep_compiled()
+            _keep_for_later()
             result = glue(config, say)
     if result.stopped:
         return _stopped("glue", arguments, False, result.workdir)

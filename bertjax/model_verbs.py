@@ -45,7 +45,7 @@ def embed(arguments: list[str]) -> None:
     """Prints or writes a vector for each line."""
     from bertjax.inference.config import EmbedConfig
 
-    with parsed(EmbedConfig, "embed", arguments) as (config, _), _keeping_compiled():
+    with parsed(EmbedConfig, "embed", arguments) as (config, _), _keeping_for_later():
         from bertjax.inference.embed import embed_file
 
         embed_file(config, say_line, complain)
@@ -55,7 +55,7 @@ def search(arguments: list[str]) -> None:
     """Prints a JSON line for each query."""
     from bertjax.inference.config import SearchConfig
 
-    with parsed(SearchConfig, "search", arguments) as (config, _), _keeping_compiled():
+    with parsed(SearchConfig, "search", arguments) as (config, _), _keeping_for_later():
         from bertjax.inference.search import search_file
 
         search_file(config, say_line, complain)
@@ -65,7 +65,7 @@ def probe(arguments: list[str]) -> None:
     """Prints the scores of a linear model of vectors."""
     from bertjax.inference.config import ProbeConfig
 
-    with parsed(ProbeConfig, "probe", arguments) as (config, _), _keeping_compiled():
+    with parsed(ProbeConfig, "probe", arguments) as (config, _), _keeping_for_later():
         from bertjax.inference.probe import probe
 
         say_line(json.dumps(probe(config, note=complain)))
@@ -88,7 +88,7 @@ def _with_model(
         config, _ = stack.enter_context(parsed(type_of(arguments, model), verb, arguments))
         if verb == "evaluate":
             _join(stack, config)
-        stack.enter_context(_keeping_compiled())
+        stack.enter_context(_keeping_for_later())
 
         from bertjax.inference.programs import mesh_of_all_devices
         from bertjax.tasks.headers import check_file
@@ -114,10 +114,12 @@ def _join(stack: contextlib.ExitStack, config: Any) -> None:
 
 
 @contextlib.contextmanager
-def _keeping_compiled() -> Iterator[None]:
-    """Turns on the compilation cache; prints its directory on standard error, after the data."""
+def _keeping_for_later() -> Iterator[None]:
+    """Keeps freed memory, and compiled programs; prints their directory on standard error, last."""
     from bertjax.rundir.compilation_cache import keep_compiled
+    from bertjax.rundir.freed_memory import keep_freed
 
+    keep_freed()
     told = keep_compiled()
     yield
     if told:

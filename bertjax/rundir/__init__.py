@@ -1,1 +1,1 @@
-"""Run directories: their files, their records, and the compilation cache."""
+"""Run directories: their files, their records, and what is kept for later steps and commands."""

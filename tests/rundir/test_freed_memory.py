@@ -1,0 +1,33 @@
+"""Tests that a program's temporary arrays are mapped once."""
+
+import ctypes
+import subprocess
+import sys
+
+import pytest
+
+_PROGRAM = """
+import resource, sys
+import jax, jax.numpy as jnp
+from bertjax.rundir.freed_memory import keep_freed
+
+if sys.argv[1] == "keep":
+    keep_freed()
+x = jnp.ones((3000, 1000))
+program = jax.jit(lambda x: (x @ x.T) @ x)  # its temporary array has 36 MB, 8,800 pages
+for _ in range(3):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    program(x).block_until_ready()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallopt"), reason="needs glibc"
+)
+def test_the_temporary_arrays_of_a_program_are_mapped_once():
+    def page_faults(how: str) -> int:
+        command = [sys.executable, "-c", _PROGRAM, how]
+        return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+    assert page_faults("keep") < 500 < 5000 < page_faults("leave")
