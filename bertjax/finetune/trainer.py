@@ -21,7 +21,16 @@ from bertjax.finetune.teacher import Teacher
 from bertjax.inference.programs import output_batches
 from bertjax.interop.huggingface import Pretrained
 from bertjax.model import initializers
-from bertjax.tasks.batches import Batch, Width, epoch_batches, row_buckets, token_batches, width_of
+from bertjax.tasks.batches import (
+    Batch,
+    Buckets,
+    Width,
+    epoch_batches,
+    fitted_buckets,
+    row_buckets,
+    token_batches,
+    width_of,
+)
 from bertjax.tasks.task import Features, Outputs, Scores, Task
 from bertjax.train import lora, sharding
 from bertjax.train.optimizer import OPTIMIZERS
@@ -82,7 +91,7 @@ class Trainer:
         self.max_batch_size = max(setting.batch_size for setting in self.settings)
         self.max_seq_length = config.row_length(model.config.max_position_embeddings)
         self.lengths = task.train.lengths
-        self.buckets = row_buckets(self.lengths, self.max_seq_length)
+        self.buckets = functools.lru_cache(self._make_buckets)
         self._epoch_batches = functools.lru_cache(maxsize=4)(self._make_epoch_batches)
         self._check_settings()
         self.label_sources: dict[str, str] = {}
@@ -222,11 +231,22 @@ class Trainer:
             mesh=self.mesh,
         )
 
+    def _make_buckets(self, size: int) -> Buckets:
+        """Returns the widths that fit an epoch, which are those of every seed and epoch."""
+        lengths = self.lengths
+        if lengths.ndim > 1:
+            return row_buckets(lengths, self.max_seq_length)
+        batches = epoch_batches(0, 0, lengths, size, grouped=self.config.group_by_length)
+        longest = np.where(batches >= 0, lengths[batches], 0).max(axis=1, keepdims=True)
+        longest[0] = lengths.max()  # which another epoch may meet in any batch
+        return fitted_buckets(np.broadcast_to(longest, batches.shape))
+
     def _make_epoch_batches(self, seed: int, epoch: int, size: int) -> list[Batch]:
         config, lengths = self.config, self.lengths
         if config.batch_tokens is None:
             batches = epoch_batches(seed, epoch, lengths, size, grouped=config.group_by_length)
-            return [(rows, width_of(lengths[rows[rows >= 0]], self.buckets)) for rows in batches]
+            buckets = self.buckets(size)
+            return [(rows, width_of(lengths[rows[rows >= 0]], buckets)) for rows in batches]
         # Padding rows come last, so that another mesh changes no draw of the other rows.
         ways = self._shards * config.accumulation
         return [

@@ -15,6 +15,7 @@ Batch = tuple[np.ndarray, Width]
 """The rows of a batch, int [B] with -1 for padding rows, and their width."""
 
 _GROUPS = 8  # each has its compiled program
+_PROGRAM_TOKENS = 1024  # a width that saves less padding in an epoch is not worth its compilation
 _ALIGNMENT = 8  # rows of a step, so that 2, 4 or 8 devices share them without padding rows
 
 _STEPS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
@@ -78,6 +79,17 @@ def row_buckets(lengths: np.ndarray, max_length: int) -> Buckets:
     if lengths.ndim == 1:
         return length_buckets(max_length)
     return tuple(map(length_buckets, lengths.max(axis=0).tolist()))
+
+
+def fitted_buckets(longest: np.ndarray) -> Buckets:
+    """Returns at most 8 widths, that of the longest row and those which pad an epoch least.
+
+    Args:
+        longest: int [steps, B], tokens of the longest row of each batch, once for each of its rows.
+    """
+    values, rows = np.unique(longest, return_counts=True)
+    below, widths = np.append(0, rows.cumsum()), np.append(0, values)
+    return tuple(_cheapest_groups(widths, (below - below[:, None]) * widths + _PROGRAM_TOKENS))
 
 
 def width_of(lengths: np.ndarray, buckets: Buckets) -> Width:
@@ -171,8 +183,7 @@ def _rows_per_step(width: Any, tokens: int) -> np.ndarray:
 def _group_widths(lengths: np.ndarray, tokens: int) -> list[int]:
     """Returns at most 8 ascending widths, for which the rows need the fewest steps.
 
-    Of those it takes the widths that pad least. Dynamic programming over the distinct lengths:
-    `costs[j]` is the cost of the rows of the j shortest ones.
+    Of those it takes the widths that pad least.
     """
     values, rows = np.unique(lengths, return_counts=True)
     below, widths = np.append(0, rows.cumsum()), np.append(0, values)
@@ -180,13 +191,25 @@ def _group_widths(lengths: np.ndarray, tokens: int) -> list[int]:
     shared = np.maximum(below - below[:, None], 0)
     steps = -(-shared // _rows_per_step(widths, tokens))
     table = steps + shared * widths / (1 + len(lengths) * widths[-1])  # below 1 in sum
-    table[np.tril_indices(len(table), -1)] = np.inf
+    return _cheapest_groups(widths, table)
+
+
+def _cheapest_groups(widths: np.ndarray, table: np.ndarray) -> list[int]:
+    """Returns the largest widths of at most 8 groups of ascending distinct widths.
+
+    Dynamic programming: `costs[j]` is the cost of the j smallest widths.
+
+    Args:
+        widths: int [n + 1], 0 and the n distinct widths.
+        table: [n + 1, n + 1], the cost of a group of the distinct widths i to j - 1, for i < j.
+    """
+    table = np.triu(table, 1) + np.where(np.tri(len(table), k=-1), np.inf, 0.0)
     costs = np.where(widths > 0, np.inf, 0.0)
     firsts = []
     for _ in range(_GROUPS):
         firsts.append((costs[:, None] + table).argmin(axis=0))
         costs = (costs[:, None] + table).min(axis=0)
-    found, end = [], len(values)
+    found, end = [], len(widths) - 1
     for first in reversed(firsts):
         if first[end] < end:
             found.append(int(widths[end]))

@@ -68,6 +68,20 @@ def test_buckets_hold_every_length_and_are_few(longest):
         b.width_of(np.array([longest + 1]), buckets)
 
 
+def test_fitted_buckets_pad_an_epoch_least(monkeypatch):
+    longest = np.random.default_rng(0).integers(2, 14, (300, 1))
+
+    def padded(widths):
+        return np.asarray(widths)[np.searchsorted(widths, longest)].sum()
+
+    monkeypatch.setattr(b, "_PROGRAM_TOKENS", 1)
+    fitted = b.fitted_buckets(longest)
+    ways = itertools.combinations(range(2, 13), 7)
+    assert len(fitted) == 8 and padded(fitted) == min(padded((*way, 13)) for way in ways)
+    monkeypatch.setattr(b, "_PROGRAM_TOKENS", 10_000)
+    assert b.fitted_buckets(longest) == (13,)
+
+
 def test_sequences_of_a_row_have_widths_of_their_own():
     lengths = np.array([[3, 40], [20, 2], [16, 16]])
     buckets = b.row_buckets(lengths, 128)
