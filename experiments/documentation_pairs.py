@@ -9,7 +9,10 @@ The first command writes pairs of the summary line of a docstring and the senten
 docstrings drawn at random. dev.tsv are the scored pairs of STS-B that minilm_stsb.py holds out:
 what is learned from documentation is measured on news, captions and forum posts.
 
-Hardware: two CPU cores.
+Hardware: one CPU core.
+Result (2026-12-01): spearman 0.8319 before training, 0.8158 after it. With --model runs/novels,
+which novels_l4_h256.py made in 1,350 steps (held-out loss 4.280), it is 0.5136 after 2 minutes;
+before, the cosines of the vectors of `bertjax embed runs/novels` have 0.4551.
 """
 
 import itertools

@@ -16,7 +16,8 @@ unigram entropy 6.472; next sentences 67.7%, majority 57.8%. The loss on the way
     step    300    600  1,200  2,400  3,600  4,800  5,400
     loss  5.624  5.046  4.636  4.357  4.182  4.066  4.030
 
-Evaluations masked 30% of the tokens then, as training does; now they mask 15%.
+Evaluations masked 30% of the tokens then, as training does; now they mask 15%. With
+--loop.train-steps 1350 the loss at the end is 4.280 (2026-12-01, 17 minutes on one core).
 
 With positions sinusoidal and attention averaging, under a schedule of 6,400 steps, the loss was
 still 6.470 at step 2,545, when that run was stopped.
