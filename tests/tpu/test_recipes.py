@@ -96,5 +96,5 @@ def test_the_recipe_compiles_fits_and_takes_what_it_says(plan, data):
 
 def test_every_pod_recipe_has_a_plan():
     named = {plan.values[0].words[0] for plan in plans()}
-    recipes = ("bert_base_v5e", "bert_large_lamb", "squad_base")
+    recipes = ("bert_base_paper", "bert_base_v5e", "bert_large_lamb", "glue", "squad_base")
     assert {f"experiments/{name}.py" for name in recipes} <= named
