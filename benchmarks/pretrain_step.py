@@ -27,13 +27,17 @@ from bertjax.rundir.freed_memory import keep_freed
 from bertjax.train.sharding import MeshConfig, make_mesh
 
 
-def make_step(size, vocab_size, batch_size, length, execution):
+def make_step(size, vocab_size, batch_size, length, execution, **shape):
     """Returns a program, its first state and a batch of random ids."""
     special = np.zeros(vocab_size, bool)
     special[:5] = True
     vocabulary = Vocabulary(vocab_size, 0, 4, special, np.ones(vocab_size, bool))
     config = PretrainConfig(
-        data="", workdir="", model=ModelConfig(size), batch_size=batch_size, execution=execution
+        data="",
+        workdir="",
+        model=ModelConfig(size, **shape),
+        batch_size=batch_size,
+        execution=execution,
     )
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     program = build(config, mesh, vocabulary, length)
@@ -71,6 +75,7 @@ def main():
     """Measures and prints one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", default="tiny")
+    parser.add_argument("--layers", type=int, help="default: those of the size")
     parser.add_argument("--vocab-size", type=int, default=8192)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--length", type=int, default=128)
@@ -84,11 +89,12 @@ def main():
         keep_freed()
     predictions = round(0.15 * asked.length)
 
+    shape = {"num_hidden_layers": asked.layers} if asked.layers else {}
     ways = {}
     for attention in ("plain", "auto"):
         execution = bj.Execution(dtype=asked.dtype, attention=attention)
         program, state, batch = make_step(
-            asked.size, asked.vocab_size, asked.batch_size, asked.length, execution
+            asked.size, asked.vocab_size, asked.batch_size, asked.length, execution, **shape
         )
         ways[attention] = [program, state, batch]
     model = ways["auto"][0].model
