@@ -5,30 +5,28 @@ It loads no jax.
 
 import dataclasses
 import json
-import re
 from typing import Any, Literal, get_args
 
 from etils import epath
 
+from bertjax import sizes
 from bertjax.errors import UserError, refuse_unknown
 from bertjax.files import check_downloaded, reading
 
-HIDDEN_ACTS = ("gelu", "gelu_new", "gelu_tanh", "relu")
+HIDDEN_ACTS = ("gelu", "gelu_new", "gelu_tanh", "relu", "silu")
 # Hugging Face's names for the same functions.
 _SAME_ACTS = {"gelu_python": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
 
-# Google's release of 2018 (base, large) and of 2020 (the miniatures): layers, hidden size.
-_SIZES = {
-    "tiny": (2, 128),
-    "mini": (4, 256),
-    "small": (4, 512),
-    "medium": (8, 512),
-    "base": (12, 768),
-    "large": (24, 1024),
+_CHOICES = {
+    "hidden_act": HIDDEN_ACTS,
+    "position_embedding_type": ("absolute", "rotary", "none"),
+    "norm_placement": ("post", "pre"),
+    "classifier_pooling": ("cls", "mean"),
 }
+_MAY_BE_ZERO = ("type_vocab_size", "position_offset", "local_attention")
+_ROPE_THETAS = {"global_rope_theta": 160_000.0, "local_rope_theta": 10_000.0}
 # Beyond these, the names and shapes of the weights alone exceed memory or an int.
 _MAX, _MAX_LAYERS = (1 << 31) - 1, 1000
-_MINIATURE = re.compile(r"L-(\d+)_H-(\d+)")
 
 
 def read_json(path: epath.Path) -> Any:
@@ -85,7 +83,7 @@ class BertConfig:
     """Width of the feed-forward layer, F."""
     hidden_act: str = "gelu"
     """gelu (erf, as in the paper's release and Hugging Face), gelu_new or gelu_tanh (as in Google's
-    code since February 2019), or relu."""
+    code since February 2019), relu, or silu."""
     hidden_dropout_prob: float = 0.1
     """Dropout rate of the embeddings and of both outputs of every layer."""
     attention_probs_dropout_prob: float = 0.1
@@ -93,7 +91,7 @@ class BertConfig:
     max_position_embeddings: int = 512
     """Maximum length of a sequence."""
     type_vocab_size: int = 2
-    """Number of token types (sentence A, sentence B)."""
+    """Number of token types (sentence A, sentence B); with 0, token_type_ids are not read."""
     initializer_range: float = 0.02
     """Standard deviation of the normal distribution of initial weights, before its truncation."""
     layer_norm_eps: float = 1e-12
@@ -102,40 +100,131 @@ class BertConfig:
     """Dropout rate before a classifier; None: hidden_dropout_prob."""
     position_offset: int = 0
     """Rows of the table of positions before that of the first token. RoBERTa has 2."""
+    position_embedding_type: str = "absolute"
+    """absolute (a table of learned positions), rotary (queries and keys are rotated by their
+    positions, Su et al. 2021, arXiv 2104.09864), or none."""
+    global_rope_theta: float | None = None
+    """Base of rotary positions; None: 160,000."""
+    local_rope_theta: float | None = None
+    """Base of rotary positions in layers with windows; None: 10,000."""
+    local_attention: int = 0
+    """Width of the windows of attention: tokens attend to those at most half of it away. 0: every
+    layer attends to all tokens."""
+    global_attn_every_n_layers: int = 3
+    """One layer of so many, beginning with the first, attends to all tokens in spite of windows."""
+    norm_placement: str = "post"
+    """LayerNorm after each residual sum (post), or of the input of attention and feed-forward
+    (pre). If the embeddings are normalized too, pre has none before the first attention."""
+    final_norm: bool = False
+    """Whether there is a LayerNorm after the last layer; only with norm_placement pre."""
+    embedding_norm: bool = True
+    """Whether the embeddings are normalized."""
+    norm_bias: bool = True
+    """Whether LayerNorm adds a bias."""
+    attention_bias: bool = True
+    """Whether queries, keys, values and the output of attention have a bias."""
+    mlp_bias: bool = True
+    """Whether the feed-forward layers have a bias."""
+    glu: bool = False
+    """Whether the feed-forward layer is gated (Shazeer 2020, arXiv 2002.05202): the activation is
+    multiplied by a third product, of width intermediate_size too."""
+    prediction_head: bool = False
+    """Whether classifiers of texts, tokens and answers read a dense layer, activation and
+    LayerNorm, as the masked LM does, in place of a pooler with tanh or of nothing."""
+    classifier_pooling: str = "cls"
+    """What a classifier of texts reads: the first token (cls), or the mean of all tokens."""
+    classifier_bias: bool = True
+    """Whether the dense layer before a classifier and before the words of the masked LM has a
+    bias."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             name, value = field.name, getattr(self, field.name)
             maximum = _MAX_LAYERS if name == "num_hidden_layers" else _MAX
-            minimum = 0 if name == "position_offset" else 1
+            minimum = 0 if name in _MAY_BE_ZERO else 1
             if field.type is int and not (type(value) is int and minimum <= value <= maximum):
                 raise UserError(
                     f"{name} is {value!r:.100}: give a whole number of at least {minimum} and at "
                     f"most {maximum:,}."
                 )
             is_given = field.type is float or (field.type == float | None and value is not None)
-            if is_given and not (isinstance(value, int | float) and 0 <= value < 1):
+            if name in _ROPE_THETAS:
+                if is_given and not (isinstance(value, int | float) and 1 <= value < _MAX):
+                    raise UserError(f"{name} is {value!r}: give a number of at least 1.")
+            elif is_given and not (isinstance(value, int | float) and 0 <= value < 1):
                 raise UserError(f"{name} is {value!r}: give a number from 0 to below 1.")
+            if field.type is bool and not isinstance(value, bool):
+                raise UserError(f"{name} is {value!r:.100}: give true or false.")
         if self.hidden_size % self.num_attention_heads:
             raise UserError(
                 f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads "
                 f"{self.num_attention_heads}: every head needs the same width."
             )
-        refuse_unknown("hidden_act", self.hidden_act, HIDDEN_ACTS)
+        for name, choices in _CHOICES.items():
+            refuse_unknown(name, getattr(self, name), choices)
+        self._check_positions()
+        if self.final_norm and self.norm_placement != "pre":
+            raise UserError(
+                "final_norm is set and norm_placement is 'post', which normalizes the output of "
+                "the last layer already: set norm_placement 'pre', or leave final_norm out."
+            )
+
+    def _check_positions(self) -> None:
+        """Refuses options of positions that exclude each other, and fills in the bases."""
+        how = f"position_embedding_type is {self.position_embedding_type!r}"
+        if self.position_embedding_type == "absolute" and self.local_attention:
+            raise UserError(
+                f"local_attention is {self.local_attention} and {how}: windows are for rotary "
+                "positions, or none; set local_attention 0, or choose those."
+            )
+        if self.position_embedding_type != "absolute" and self.position_offset:
+            raise UserError(
+                f"position_offset is {self.position_offset} and {how}, which has no table of "
+                "positions: set position_offset 0."
+            )
+        is_rotary = self.position_embedding_type == "rotary"
+        if is_rotary and self.head_size % 2:
+            raise UserError(
+                f"A head is {self.head_size} wide, and rotary positions rotate pairs: choose "
+                "num_attention_heads so that hidden_size / num_attention_heads is even."
+            )
+        for name, default in _ROPE_THETAS.items():
+            if not is_rotary and getattr(self, name) is not None:
+                raise UserError(
+                    f"{name} is {getattr(self, name)} and {how}: it is the base of rotary "
+                    "positions; leave it out, or choose those."
+                )
+            if is_rotary and getattr(self, name) is None:
+                object.__setattr__(self, name, default)
 
     @property
     def head_size(self) -> int:
         """Width of one attention head, H."""
         return self.hidden_size // self.num_attention_heads
 
-    def check_classic(self, use: str) -> None:
-        """Raises `UserError`, which names `use`, if the shape has options that BERT lacks."""
+    def is_local(self, layer: int) -> bool:
+        """Whether a layer, counted from 0, attends within windows."""
+        return bool(self.local_attention) and layer % self.global_attn_every_n_layers != 0
+
+    def differences(self) -> dict[str, tuple[Any, Any]]:
+        """Returns (the value here, that of a BERT) of each option in which the two differ."""
         names = [field.name for field in dataclasses.fields(self)]
-        for field in dataclasses.fields(self)[names.index("position_offset") :]:
-            if (value := getattr(self, field.name)) != field.default:
+        own = dataclasses.fields(self)[names.index("position_offset") :]
+        pairs = {field.name: (getattr(self, field.name), field.default) for field in own}
+        if not self.type_vocab_size:
+            pairs["type_vocab_size"] = (0, 2)
+        return {name: (here, there) for name, (here, there) in pairs.items() if here != there}
+
+    def check_classic(self, use: str, *allowed: str) -> None:
+        """Raises `UserError`, which names `use`, if options differ from BERT's.
+
+        `allowed` names options that may.
+        """
+        for name, (here, there) in self.differences().items():
+            if name not in allowed:
                 raise UserError(
-                    f"{use} needs a BERT as in the paper, with {field.name} {field.default!r}, and "
-                    f"this model's is {value!r}: give another model."
+                    f"{use} needs a BERT with {name} {there!r}, and this model's is {here!r}: give "
+                    "another model."
                 )
 
     @classmethod
@@ -143,26 +232,10 @@ class BertConfig:
         """Returns a released size: tiny mini small medium base large, or e.g. "L-4_H-256".
 
         As in all of Google's releases, it has hidden_size / 64 heads and a feed-forward width of
-        4 x hidden_size. Raises `UserError` if the name is unknown.
+        4 x hidden_size. modern-tiny ... modern-large have the options of ModernBERT. Raises
+        `UserError` if the name is unknown.
         """
-        if name in _SIZES:
-            layers, hidden = _SIZES[name]
-        elif match := _MINIATURE.fullmatch(name):
-            layers, hidden = int(match[1]), int(match[2])
-            if hidden % 64:
-                raise UserError(f"Size {name!r}: H must be a multiple of 64 (a head is 64 wide).")
-        else:
-            raise UserError(
-                f"Size {name!r} is unknown: use one of {', '.join(_SIZES)}, or a miniature's name "
-                'such as "L-4_H-256".'
-            )
-        shape = {
-            "hidden_size": hidden,
-            "num_hidden_layers": layers,
-            "num_attention_heads": hidden // 64,
-            "intermediate_size": 4 * hidden,
-        }
-        return cls(**{**shape, **overrides})
+        return cls(**{**sizes.fields_of(name), **overrides})
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any], where: str = "the configuration") -> "BertConfig":
@@ -193,7 +266,13 @@ class BertConfig:
         path = epath.Path(path)
         if not path.is_file():
             raise UserError(f"{path}: no such file; give the path of a config.json.")
-        return cls.from_dict(read_json_object(path), where=str(path))
+        fields = read_json_object(path)
+        if (kind := fields.get("model_type")) not in (None, "bert", "bertjax"):
+            raise UserError(
+                f"{path}: its model_type is {kind!r:.50}, and this shape has to be a BERT's: give "
+                "a BERT's, or a named size and its options."
+            )
+        return cls.from_dict(fields, where=str(path))
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields under the names of Google's and Hugging Face's JSON."""

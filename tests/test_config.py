@@ -7,6 +7,7 @@ import pytest
 from bertjax import (
     BertConfig,
     ClassificationConfig,
+    EncoderDecoderConfig,
     Execution,
     FinetuneConfig,
     OptimizerConfig,
@@ -132,3 +133,38 @@ def test_lists_in_a_configuration_are_tuples():
     assert ClassificationConfig(column_names="text").column_names == ("text",)
     assert PretrainConfig(data=["a", "b"], workdir="w").data == ("a", "b")
     assert PretrainConfig(data="ab", workdir="w").directories == ("ab",)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"local_attention": 128}, "local_attention is 128 and position_embedding_type is 'abso"),
+        ({"local_rope_theta": 1e4}, "local_rope_theta is 10000.0 and position_embedding_type"),
+        ({"final_norm": True}, "norm_placement is 'post'"),
+        ({"position_embedding_type": "rotary", "num_attention_heads": 256}, "rotate pairs"),
+        ({"position_embedding_type": "none", "position_offset": 2}, "position_offset is 2"),
+        ({"position_embedding_type": "rotary", "global_rope_theta": 0.5}, "at least 1"),
+        ({"norm_placement": "sandwich"}, "norm_placement"),
+        ({"glu": 1}, "glu is 1: give true or false"),
+    ],
+)
+def test_options_that_exclude_each_other(options, said):
+    with pytest.raises(UserError, match=said):
+        BertConfig.named("mini", **options)
+
+
+def test_a_named_modern_size_has_the_options_of_modernbert():
+    base = BertConfig.named("modern-base", vocab_size=50_368)
+    assert (base.num_hidden_layers, base.hidden_size, base.intermediate_size) == (22, 768, 1152)
+    assert base.head_size == 64 and [base.is_local(n) for n in range(4)] == [0, 1, 1, 0]
+    assert base == BertConfig.from_dict(base.to_dict()) and hash(base)
+    assert not BertConfig.named("base").differences()
+    with pytest.raises(UserError, match="type_vocab_size 2, and this model's is 0"):
+        EncoderDecoderConfig(*[BertConfig(type_vocab_size=0)] * 2)
+
+
+def test_the_config_of_another_architecture_is_no_shape(tmp_path):
+    fields = {**BertConfig().to_dict(), "model_type": "modernbert"}
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    with pytest.raises(UserError, match="model_type is 'modernbert'"):
+        BertConfig.from_json(tmp_path / "config.json")

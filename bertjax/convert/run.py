@@ -185,6 +185,7 @@ def _write_tf1(
 ) -> ConvertResult:
     model = source.model
     shape = model.bert_config("a TF1 checkpoint")
+    shape.check_classic("A TF1 checkpoint")
     if model.tokenizer.kind != "wordpiece":
         raise UserError(
             f"{config.source}: has a {model.tokenizer.kind} vocabulary, which google-research/bert "

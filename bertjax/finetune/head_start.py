@@ -8,14 +8,18 @@ import numpy as np
 
 from bertjax.errors import UserError
 from bertjax.finetune.config import FinetuneConfig
-from bertjax.model.heads import TASK_PARTS
+from bertjax.model.heads import TASK_PARTS, task_parts
 from bertjax.tasks.task import Task, TrainedModel, encoder_params
 
 
 def has_head(task: Task, model: TrainedModel) -> bool:
     """Whether a model has the parts of the head of a task."""
-    parts = TASK_PARTS[task.head.name]
+    parts = _parts(task, model)
     return bool(parts) and task.start_params is encoder_params and set(parts) <= model.shapes.keys()
+
+
+def _parts(task: Task, model: TrainedModel) -> tuple[str, ...]:
+    return task_parts(task.head.name, model.config)
 
 
 def described(
@@ -87,7 +91,7 @@ def keep_head(
     params: dict[str, Any], task: Task, model: TrainedModel, sources: Mapping[str, str]
 ) -> dict[str, Any]:
     """Replaces a random head by the model's, with the outputs of `label_sources`."""
-    *parts, last = TASK_PARTS[task.head.name]
+    *parts, last = _parts(task, model)
     head = model.params[last]
     if sources:
         theirs = labels_of(model)

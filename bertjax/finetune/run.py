@@ -118,15 +118,29 @@ def keep_layers(config: FinetuneConfig, model: Pretrained) -> Pretrained:
             f"`layers_to_keep` is {tuple(layers)}, and the model has {depth} layers: give numbers "
             f"from 0 to {depth - 1}."
         )
+    if any(_role(shape, at) != _role(shape, layer) for at, layer in enumerate(layers)):
+        raise UserError(
+            f"`layers_to_keep` is {tuple(layers)}, which gives layers of the model another number: "
+            "there, they attend within windows or to all tokens, or lack a LayerNorm; give numbers "
+            "from 0 on, without gaps."
+        )
 
     def kept(params: dict[str, Any]) -> dict[str, Any]:
-        encoder = [params["encoder"][f"layer_{layer}"] for layer in layers]
-        return {**params, "encoder": {f"layer_{at}": each for at, each in enumerate(encoder)}}
+        encoder = dict(params["encoder"])
+        own = [encoder.pop(f"layer_{layer}") for layer in range(depth)]
+        encoder |= {f"layer_{at}": own[layer] for at, layer in enumerate(layers)}
+        return {**params, "encoder": encoder}
 
     names = {field.name for field in dataclasses.fields(model)} - {"config", "params"}
     others = {name: getattr(model, name) for name in names}
     shape = dataclasses.replace(shape, num_hidden_layers=len(layers))
     return Unread(shape, (kept(model.shapes), lambda: kept(model.params)), **others)
+
+
+def _role(shape: BertConfig, layer: int) -> tuple[bool, bool]:
+    """Returns what a layer's number decides."""
+    lacks_norm = shape.norm_placement == "pre" and shape.embedding_norm and not layer
+    return shape.is_local(layer), lacks_norm
 
 
 def with_dropout(config: FinetuneConfig, model: Pretrained) -> Pretrained:
@@ -238,6 +252,7 @@ class _Run:
                         decoder_tokenizer=task.decoder_tokenizer,
                         sentence_modules=recorded_modules(recorded, shape),
                     ),
+                    own_layout=True,
                 )
         if jax.process_count() > 1:  # GLUE's next task may start from this model
             sync_global_devices("bertjax_exported")

@@ -4,8 +4,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from bertjax.config import BertConfig
 from bertjax.errors import UserError
-from bertjax.model.heads import TASK_PARTS, kind_of_parts
+from bertjax.model.heads import TASK_PARTS, kind_of_parts, task_parts
 
 ARCHITECTURES = {
     "pretraining": "BertForPreTraining",
@@ -63,11 +64,13 @@ def task_json(
     return fields | ({_TASK: task} if task else {})
 
 
-def read_task(fields: dict[str, Any], params: Mapping[str, Any], where: str) -> dict[str, Any]:
+def read_task(
+    fields: dict[str, Any], params: Mapping[str, Any], config: BertConfig, where: str
+) -> dict[str, Any]:
     """Returns the task from bertjax's own entry, or else from Hugging Face's entries."""
     task = own_task(fields, where) or {"kind": _read_kind(fields, params, where)}
     kind = task["kind"]
-    if missing := [part for part in TASK_PARTS[kind] if part not in params]:
+    if missing := [part for part in task_parts(kind, config) if part not in params]:
         reason = f"the task {kind!r} needs the part {missing[0]}, which the weights lack"
         raise UserError(f"{where}: {reason}; export or download the model again.")
     if kind in ("regression", "multiple_choice") and _outputs(params) != 1:

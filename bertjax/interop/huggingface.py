@@ -34,15 +34,17 @@ from bertjax.interop.tensors import (
     write_params,
 )
 from bertjax.interop.weights import HEAD_WEIGHTS, WEIGHTS, Weights, find_weights, read_weights
-from bertjax.model.heads import TASK_PARTS
+from bertjax.model.heads import TASK_PARTS, task_parts
 from bertjax.text.tokenizer import TOKENIZER_FILES
 
 _LOGGER = logging.getLogger("bertjax")
 
-_MODEL_TYPES = ("bert", *families.FAMILIES, encoder_decoder.MODEL_TYPE)
+_MODEL_TYPES = ("bert", *families.FAMILIES, families.OWN, encoder_decoder.MODEL_TYPE)
 
 
-def save_pretrained(path: epath.PathLike, model: Pretrained) -> epath.Path:
+def save_pretrained(
+    path: epath.PathLike, model: Pretrained, *, own_layout: bool = False
+) -> epath.Path:
     """Writes config.json, model.safetensors and the tokenizer's files; returns the directory.
 
     The weights are those of Hugging Face's class for the model's kind: heads of other kinds are
@@ -54,18 +56,25 @@ def save_pretrained(path: epath.PathLike, model: Pretrained) -> epath.Path:
     the decoder, and zeros for a pooler that the encoder lacks, because Hugging Face's class has
     one that nothing reads.
 
+    A model that transformers has no class for is refused or, with `own_layout`, written with the
+    model_type "bertjax", which `from_pretrained` reads.
+
     All files are written or none. A new directory is moved into place when it is complete. An
     existing directory gets the files one by one, config.json last, because nothing reads the
     directory without it. bertjax_sha256.json keeps digests of the small files, and
     `from_pretrained` compares them where it is there.
 
     Raises:
-        UserError: the kind is unknown or the model lacks one of its heads; a weight is not finite;
-            the path can't be written, is a file or lies under one; transformers can't make the
-            tokenizer's ids.
+        UserError: the kind is unknown, the model lacks one of its heads, or transformers has no
+            class for it; a weight is not finite; the path can't be written, is a file or lies under
+            one; transformers can't make the tokenizer's ids.
     """
     path = epath.Path(path)
     params = _params_of_kind(path, model)
+    if isinstance(model.config, BertConfig):
+        families.check(model.config, model.tokenizer, path)
+        if not own_layout:
+            families.check_written(model.config, model.kind, path)
     with writing(path):
         path = output_directory(path)
         with temporary_directory(path) as temporary:
@@ -143,7 +152,8 @@ def _read(path: epath.PathLike, log: Callable[[str], None], *, at_once: bool = T
 
     def read() -> dict[str, Any]:
         # No variable holds the tensors, so each is freed as soon as its parameter is made.
-        params = read_params(_read_bert(path, family, config, log), config, log)
+        architecture = str((fields.get("architectures") or ["BertForMaskedLM"])[0])
+        params = read_params(_read_bert(path, family, config, architecture, log), config, log)
         return params | (read_sentence_scorer(read_weights(head), config) if head.exists() else {})
 
     file, shapes = find_weights(path), None
@@ -151,8 +161,8 @@ def _read(path: epath.PathLike, log: Callable[[str], None], *, at_once: bool = T
         shapes = file and read_shapes(file, config)
     params = shapes or read()
     tokenizer = read_tokenizer(config, path)
-    task = classes.read_task(fields, params, where=where)
-    families.check(config, tokenizer, task["kind"], path)
+    task = classes.read_task(fields, params, config, where)
+    families.check(config, tokenizer, path)
     more = {"source": source, "sentence_modules": modules}
     if shapes:
         return Unread(config, (shapes, read), tokenizer, task, **more)
@@ -191,12 +201,14 @@ def _read_bert(
     path: epath.Path,
     family: families.Family | None,
     config: BertConfig,
+    architecture: str,
     log: Callable[[str], None],
 ) -> Weights:
     weights = read_weights(find_weights(path) or path / WEIGHTS)
     if family is None:
         return without_prefix(weights, log)
-    return family.bert_weights(without_prefix(weights, log, (family.base,)), config)
+    weights = without_prefix(weights, log, (family.base,))
+    return family.bert_weights(weights, config, architecture)
 
 
 def _read_encoder_decoder(
@@ -234,7 +246,7 @@ def from_google(checkpoint: google.GoogleCheckpoint) -> Pretrained:
     tokenizer = read_tokenizer(checkpoint.config, checkpoint.prefix.parent)
     # Google's only classifier is that of run_classifier.py.
     fields = {"architectures": [classes.ARCHITECTURES["sequence_classification"]]}
-    task = classes.read_task(fields, checkpoint.params, where=str(checkpoint.prefix))
+    task = classes.read_task(fields, checkpoint.params, checkpoint.config, str(checkpoint.prefix))
     return Pretrained(checkpoint.config, checkpoint.params, tokenizer, task)
 
 
@@ -248,7 +260,7 @@ def _params_of_kind(path: epath.Path, model: Pretrained) -> dict[str, Any]:
         reason = f"the task is {kind!r} and the configuration a {type(model.config).__name__}"
         raise UserError(f"{path}: not written, because {reason}; give those of one model.")
     parts = ("encoder",) if is_pair else ("embeddings", "encoder")
-    parts = (*parts, *TASK_PARTS[kind])
+    parts = (*parts, *task_parts(kind, model.config))
     if kind == "encoder" and "pooler" in model.params:
         parts = (*parts, "pooler")
     if missing := [part for part in parts if part not in model.params]:
@@ -256,7 +268,6 @@ def _params_of_kind(path: epath.Path, model: Pretrained) -> dict[str, Any]:
         raise UserError(f"{path}: not written, because {reason}; add it, or name another task.")
     if isinstance(model.config, EncoderDecoderConfig):
         return encoder_decoder.parameters_to_write(path, model.params, model.config)
-    families.check(model.config, model.tokenizer, kind, path)
     return {part: model.params[part] for part in parts}
 
 
@@ -277,9 +288,7 @@ def _layout(model: Pretrained, tensors: dict[str, Any]) -> dict[str, Any]:
     """Gives the tensors of a model the names that Hugging Face's class has."""
     if isinstance(model.config, EncoderDecoderConfig):
         return tensors
-    if classes.ARCHITECTURES[model.kind] == "BertModel":
-        tensors = {name.removeprefix("bert."): array for name, array in tensors.items()}
-    return families.layout(model.config, model.tokenizer).tensors(tensors, model.kind)
+    return families.layout(model.config, model.tokenizer, model.kind).tensors(tensors, model.kind)
 
 
 def _config_json(model: Pretrained) -> dict[str, Any]:
@@ -291,7 +300,7 @@ def _config_json(model: Pretrained) -> dict[str, Any]:
         fields = encoder_decoder.config_json(reader, writer, config.share, tokenizer)
         task = {**(task or {"kind": kind}), encoder_decoder.SHARE: config.share}
     else:
-        prefix, fields, _ = families.layout(config, model.tokenizer)
+        prefix, fields, _ = families.layout(config, model.tokenizer, kind)
     return {**fields, **classes.task_json(kind, task, model.params, prefix)}
 
 
@@ -315,9 +324,13 @@ def _put_in_place(temporary: epath.Path, path: epath.Path) -> None:
 def _read_config(path: epath.Path) -> dict[str, Any]:
     fields = read_json_object(path)
     encoders = "encoders, which attend to the whole text,"
+    positions = (
+        "absolute",
+        *(("rotary", "none") if fields.get("model_type") == families.OWN else ()),
+    )
     for name, known, shown in (
         ("model_type", _MODEL_TYPES, f"{', '.join(map(repr, _MODEL_TYPES))}"),
-        ("position_embedding_type", ("absolute",), "'absolute'"),
+        ("position_embedding_type", positions, "'absolute'"),
         ("is_decoder", (False,), encoders),
         ("add_cross_attention", (False,), encoders),
     ):

@@ -50,9 +50,8 @@ def bert_fields(fields: dict[str, Any], where: str) -> dict[str, Any]:
     return {"layer_norm_eps": 1e-12, **fields, **shape, "architectures": names}
 
 
-def bert_weights(weights: Weights, config: BertConfig) -> Weights:
-    """Renames a RoBERTa's tensors to BERT's names; the shape does not matter."""
-    del config
+def bert_weights(weights: Weights) -> Weights:
+    """Renames a RoBERTa's tensors to BERT's names."""
     whole = "classifier.dense.weight" in weights.tensors
     kept = (name for name in weights.tensors if not (whole and "roberta.pooler." in name))
     return weights.renamed((_renamed(name, _MLM | _TEXTS), name) for name in kept)
@@ -67,6 +66,8 @@ def _renamed(name: str, names: dict[str, str]) -> str:
 
 def tensors(bert: dict[str, np.ndarray], kind: str) -> dict[str, np.ndarray]:
     """Renames a BERT's tensors to the names of a RoBERTa's class for a kind of task."""
+    if kind in ("encoder", "sentence_extraction"):
+        return {name.removeprefix("bert."): array for name, array in bert.items()}
     pairs: Iterable[tuple[str, str]] = (_MLM | (_TEXTS if kind in _KINDS else {})).items()
     names = [(ours, theirs) for theirs, ours in pairs] + [("bert.", "roberta.")]
 
@@ -87,8 +88,8 @@ def config_json(config: BertConfig) -> dict[str, Any]:
     }
 
 
-def check(config: BertConfig, tokenizer: Tokenizer, kind: str, where: object) -> None:
-    """Raises `UserError` for what no RoBERTa is: its tokenizer, its head or its activation."""
+def check(config: BertConfig, tokenizer: Tokenizer, where: object) -> None:
+    """Raises `UserError` if a tokenizer is none of this RoBERTa's."""
     pad = config.position_offset - 1
     if tokenizer.kind != "bpe":
         raise UserError(
@@ -99,13 +100,4 @@ def check(config: BertConfig, tokenizer: Tokenizer, kind: str, where: object) ->
         raise UserError(
             f"{where}: the tokenizer pads with the id {tokenizer.pad_id} and the model with {pad}, "
             "after which its positions begin; put the tokenizer of the model beside it."
-        )
-    if kind in ("pretraining", "next_sentence"):
-        raise UserError(
-            f"{where}: the model has a next-sentence head, and no RoBERTa has one; leave it out."
-        )
-    if kind == "masked_lm" and config.hidden_act != "gelu":
-        raise UserError(
-            f"{where}: hidden_act is {config.hidden_act!r}, and the masked-LM head of a RoBERTa "
-            "always has 'gelu'; use a model with that."
         )

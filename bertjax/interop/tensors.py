@@ -45,9 +45,14 @@ _MODULES = (
         rf"{_LAYER}/cross_attention_layer_norm",
         r"bert.encoder.layer.\1.crossattention.output.LayerNorm",
     ),
-    (rf"{_LAYER}/(intermediate|output)", r"bert.encoder.layer.\1.\2.dense"),
+    (rf"{_LAYER}/(intermediate|gate|output)", r"bert.encoder.layer.\1.\2.dense"),
     (rf"{_LAYER}/output_layer_norm", r"bert.encoder.layer.\1.output.LayerNorm"),
+    (r"encoder/final_norm", r"bert.encoder.final_norm"),
     (r"pooler", r"bert.pooler.dense"),
+    (r"pooler/transform", r"bert.pooler.transform.dense"),
+    (r"pooler/layer_norm", r"bert.pooler.transform.LayerNorm"),
+    (r"token_head/transform", r"token_head.transform.dense"),
+    (r"token_head/layer_norm", r"token_head.transform.LayerNorm"),
     (r"mlm/transform", r"cls.predictions.transform.dense"),
     (r"mlm/layer_norm", r"cls.predictions.transform.LayerNorm"),
     (r"mlm", r"cls.predictions"),
@@ -89,7 +94,7 @@ def module_name(module: str) -> str:
     part, _, rest = module.partition("/")
     if part == "decoder" and rest:
         return f"decoder.{module_name(rest)}"
-    if part == "encoder" and not rest.startswith("layer_"):
+    if part == "encoder" and not rest.startswith(("layer_", "final_norm")):
         return f"encoder.{module_name(rest).removeprefix('bert.')}"
     for ours, theirs in _MODULES:
         if re.fullmatch(ours, module):
@@ -247,14 +252,16 @@ def parameter_shapes(
 @functools.lru_cache(maxsize=4)
 def expected_shapes(config: BertConfig, num_labels: int) -> dict[str, Any]:
     """Returns the shapes of all parameters that a file may hold, without allocating any."""
-    # Tracing one layer takes a tenth of the time of twelve, and all layers have equal shapes.
-    one = dataclasses.replace(config, num_hidden_layers=1)
+    # Tracing two layers takes a fraction of the time of twelve, and all but the first, which may
+    # have one LayerNorm less, have equal shapes.
+    some = min(2, config.num_hidden_layers)
+    few = dataclasses.replace(config, num_hidden_layers=some)
     heads = ("mlm", "nsp", "classifier", "qa_outputs")
     shapes = jax.eval_shape(
-        lambda: init_params(one, jax.random.key(0), heads=heads, num_labels=num_labels)
+        lambda: init_params(few, jax.random.key(0), heads=heads, num_labels=num_labels)
     )
-    layer = shapes["encoder"]["layer_0"]
-    shapes["encoder"] = {f"layer_{i}": layer for i in range(config.num_hidden_layers)}
+    last = shapes["encoder"][f"layer_{some - 1}"]
+    shapes["encoder"] |= {f"layer_{i}": last for i in range(some, config.num_hidden_layers)}
     return shapes
 
 

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from bertjax.config import BertConfig, Execution
-from bertjax.model.heads import TASK_PARTS
+from bertjax.model.heads import task_parts
 from bertjax.model.input_checks import check
-from bertjax.model.layers import dense
+from bertjax.model.layers import LayerNorm, dense
 from bertjax.model.linen import (
     BertEncoder,
     BertForMaskedLM,
@@ -85,10 +85,10 @@ def init_params(
     params = dict(BertForPreTraining(config).init(key, {"input_ids": ids}, ids)["params"])
     for head in {"mlm", "nsp"} - set(heads):
         del params[head]
-    kinds = {"classifier": "sequence_classification", "qa_outputs": "question_answering"}
-    for head, kind in kinds.items():
+    of = "sequence_classification" if add_pooler else "token_classification"
+    for head, kind in {"classifier": of, "qa_outputs": "question_answering"}.items():
         if head in heads:
-            params[head] = init_head(config, key, kind, num_labels)[head]
+            params |= init_head(config, key, kind, num_labels)
     if not add_pooler:
         del params["pooler"]
     return params
@@ -97,11 +97,11 @@ def init_params(
 def init_head(config: BertConfig, key: jax.Array, kind: str, num_labels: int = 2) -> dict[str, Any]:
     """Draws the subtrees that `init_params` would draw for a task, without the rest of the model.
 
-    The subtrees (`TASK_PARTS`) of the task must be dense layers, so not mlm.
+    The subtrees (`task_parts`) of the task must map [D] to outputs, so not mlm.
     """
 
     def top(model: Any, x: jax.Array) -> jax.Array:
-        for part in TASK_PARTS[kind]:
+        for part in task_parts(kind, config):
             x = getattr(model, part)(x)
         return x
 
@@ -116,10 +116,10 @@ def init_task_params(
 
     `kind` is a key of `bertjax.model.heads.TASK_PARTS`, and `outputs` the columns of its head.
     """
-    parts = TASK_PARTS[kind]
+    parts = task_parts(kind, config)
     if not whole and "mlm" not in parts:
         return init_head(config, key, kind, outputs) if parts else {}
-    heads = [part for part in parts if part != "pooler"]
+    heads = [part for part in parts if part not in ("pooler", "token_head")]
     return init_params(config, key, heads=heads, num_labels=outputs, add_pooler="pooler" in parts)
 
 
@@ -181,10 +181,10 @@ def attention_projections(
         dropout_key: None, one key or keys [B], as for `encode`.
 
     Returns:
-        [3, B, T, D] in the compute type, neither scaled nor split into heads.
+        [3, B, T, D] in the compute type, neither scaled nor rotated nor split into heads.
     """
     if layer > 1:
-        below = dataclasses.replace(config, num_hidden_layers=layer - 1)
+        below = dataclasses.replace(config, num_hidden_layers=layer - 1, final_norm=False)
         x = encode(
             params, inputs, below, execution=execution, dropout_key=dropout_key
         ).last_hidden_state
@@ -192,9 +192,13 @@ def attention_projections(
         keys = row_keys(dropout_key, inputs["input_ids"].shape[0])
         module, embed = BertEncoder(config, execution), BertEncoder.embed
         x, _ = module.apply({"params": params}, inputs, keys, method=embed)  # type: ignore
-    attention = params["encoder"][f"layer_{layer - 1}"]["attention"]
-    project: Any = dense(config.hidden_size, config, execution).apply
-    return jnp.stack([project({"params": attention[name]}, x) for name in PROJECTIONS])
+    own = params["encoder"][f"layer_{layer - 1}"]
+    if config.norm_placement == "pre" and "attention_layer_norm" in own:
+        norm: Any = LayerNorm(config).apply
+        x = norm({"params": own["attention_layer_norm"]}, x)
+    bias = config.attention_bias
+    project: Any = dense(config.hidden_size, config, execution, use_bias=bias).apply
+    return jnp.stack([project({"params": own["attention"][name]}, x) for name in PROJECTIONS])
 
 
 def pretraining_logits(
@@ -280,7 +284,7 @@ def task_logits(
         )
     if kind not in _TASKS:
         raise ValueError(f"The task {kind!r} has no head: use one of {', '.join(_TASKS)}.")
-    if missing := [part for part in TASK_PARTS[kind] if part not in params]:
+    if missing := [part for part in task_parts(kind, config) if part not in params]:
         raise ValueError(
             f"The task {kind!r} needs the subtree {missing[0]}, which the parameters lack "
             f"({', '.join(params)})."

@@ -9,13 +9,14 @@ import jax.numpy as jnp
 
 from bertjax.config import BertConfig, Execution
 from bertjax.model.dropout import fold_keys
-from bertjax.model.layers import Layer
+from bertjax.model.layers import Layer, LayerNorm
+from bertjax.model.positions import View, chosen, views
 
 _REMAT_POLICIES = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
 
 
 class Encoder(nn.Module):
-    """`num_hidden_layers` Layers with the parameter subtrees layer_0, layer_1, ..."""
+    """`num_hidden_layers` Layers: subtrees layer_0, layer_1, ... and, if it is set, final_norm."""
 
     config: BertConfig
     execution: Execution
@@ -40,37 +41,66 @@ class Encoder(nn.Module):
         Returns:
             The last x, all L + 1 values of x or None, the L attention probabilities or None.
         """
-        module = Layer(self.config, self.execution, self.add_cross_attention, parent=None)
+        config, depth = self.config, self.config.num_hidden_layers
+        modules = self._modules()
+        layers = self._parameters(modules, x, memory)
+        given = {"memory": memory, "memory_mask": memory_mask}
+        apply = _apply if keys is not None else _apply_compiled
 
-        def draw(key: jax.Array) -> Any:
+        def layer(params: dict, x: jax.Array, number: jax.Array | int, view: View, module: Layer):
+            own = {**given, **view._asdict(), "keys": fold_keys(keys, number)}
+            return apply(module, output_attentions, params, x, own)
+
+        if self.execution.remat != "none":
+            policy = _REMAT_POLICIES[self.execution.remat]
+            layer = jax.checkpoint(layer, policy=policy, static_argnums=4)
+        all_views = views(config, mask, position_ids)
+
+        def of_number(params: dict, x: jax.Array, number: jax.Array | int):
+            if isinstance(number, int):
+                return layer(params, x, number, all_views[config.is_local(number)], modules[number])
+            return layer(params, x, number, chosen(all_views, config, number), modules[-1])
+
+        # The parameters of a first layer without LayerNorm can't be stacked with those of others.
+        looped = depth if not self.execution.scan_layers else int(modules[0] != modules[-1])
+        x, states, probs = _loop(of_number, layers[:looped], x)
+        if looped < depth:
+            dtype = jnp.dtype(self.execution.dtype)
+            numbers = jnp.arange(looped, depth, dtype=jnp.uint32)
+            x, *more = _scan(of_number, layers[looped:], x, dtype, numbers, output_hidden_states)
+            states, probs = states + more[0], probs + more[1]
+        if config.final_norm:
+            x = LayerNorm(config, name="final_norm")(x)
+            states[-1] = x
+        kept = tuple(states) if output_hidden_states else None
+        return x, kept, tuple(probs) if output_attentions else None
+
+    def _modules(self) -> list[Layer]:
+        """Returns the module of each layer; all but the first are the same."""
+        config = self.config
+        module = Layer(config, self.execution, self.add_cross_attention, parent=None)
+        is_other = config.norm_placement == "pre" and config.embedding_norm
+        first = module.clone(is_first=True) if is_other else module
+        return [first] + [module] * (config.num_hidden_layers - 1)
+
+    def _parameters(
+        self, modules: list[Layer], x: jax.Array, memory: jax.Array | None
+    ) -> list[Any]:
+        """Returns the parameters of each layer, or draws them."""
+
+        def draw(key: jax.Array, module: Layer) -> Any:
             return module.init(key, x[:1, :1], memory=None if memory is None else memory[:1, :1])[
                 "params"
             ]
 
-        names = [f"layer_{number}" for number in range(self.config.num_hidden_layers)]
+        names = [f"layer_{number}" for number in range(len(modules))]
         # `param` would trace `draw` for each layer to compare shapes, which `apply` does below.
-        layers = [
+        return [
             self.get_variable("params", name)
             if self.has_variable("params", name)
-            else self.param(name, draw)
-            for name in names
+            else self.param(name, draw, module)
+            for name, module in zip(names, modules, strict=True)
         ]
-
-        given = {"mask": mask, "position_ids": position_ids}
-        given |= {"memory": memory, "memory_mask": memory_mask}
-        apply = _apply if keys is not None else _apply_compiled
-
-        def layer(params: dict, x: jax.Array, number: jax.Array | int):
-            return apply(
-                module, output_attentions, params, x, {**given, "keys": fold_keys(keys, number)}
-            )
-
-        if self.execution.remat != "none":
-            layer = jax.checkpoint(layer, policy=_REMAT_POLICIES[self.execution.remat])
-        if self.execution.scan_layers:
-            dtype = jnp.dtype(self.execution.dtype)
-            return _scan(layer, layers, x, dtype, output_hidden_states)
-        return _loop(layer, layers, x, output_hidden_states)
 
 
 def _apply(module: Layer, with_probs: bool, params: dict, x: jax.Array, given: dict[str, Any]):
@@ -82,16 +112,19 @@ _apply_compiled = jax.jit(_apply, static_argnums=(0, 1))
 """Is traced once for all layers of one shape, whose programs are inlined in that of the model."""
 
 
-def _loop(layer: Callable, layers: list[dict], x: jax.Array, keep: bool):
+def _loop(layer: Callable, layers: list[dict], x: jax.Array) -> tuple[jax.Array, list, list]:
+    """Returns the last x, all values of x, and the probabilities of each layer."""
     states, probs = [x], []
     for number, params in enumerate(layers):
         x, prob = layer(params, x, number)
         states.append(x)
         probs.append(prob)
-    return x, tuple(states) if keep else None, None if probs[0] is None else tuple(probs)
+    return x, states, probs
 
 
-def _scan(layer: Callable, layers: list[dict], x: jax.Array, dtype: jnp.dtype, keep: bool):
+def _scan(
+    layer: Callable, layers: list[dict], x: jax.Array, dtype: Any, numbers: jax.Array, keep: bool
+) -> tuple[jax.Array, list, list]:
     """Scans one compiled layer over stacked parameters, with matrices in the compute type."""
 
     def stack(*leaves: jax.Array) -> jax.Array:
@@ -103,7 +136,6 @@ def _scan(layer: Callable, layers: list[dict], x: jax.Array, dtype: jnp.dtype, k
         new_x, prob = layer(params, x, number)
         return new_x, (new_x if keep else None, prob)
 
-    numbers = jnp.arange(len(layers), dtype=jnp.uint32)
     last, (states, probs) = jax.lax.scan(body, x, (jax.tree.map(stack, *layers), numbers))
-    states = None if states is None else (x, *states)
-    return last, states, None if probs is None else tuple(probs)
+    states = [] if states is None else [*states]
+    return last, states, [] if probs is None else [*probs]

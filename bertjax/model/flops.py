@@ -7,15 +7,28 @@ tokens. Unlike there, attention and heads are counted exactly.
 """
 
 from bertjax.config import BertConfig, EncoderDecoderConfig
-from bertjax.model.heads import TASK_PARTS
+from bertjax.model.heads import TASK_PARTS, task_parts
 
 
 def encoder_flops(config: BertConfig, length: int) -> int:
-    """Counts the forward pass of the layers over one row of T tokens."""
+    """Counts the forward pass of the layers over one row of T tokens.
+
+    Attention counts the pairs of tokens that a layer attends to: those within its windows.
+    """
     wide, inner = config.hidden_size, config.intermediate_size
-    weights = 2 * length * (4 * wide * wide + 2 * wide * inner)
-    attention = 2 * (2 * length * length * wide)  # logits and context, all heads together
-    return config.num_hidden_layers * (weights + attention)
+    weights = 2 * length * (4 * wide * wide + (3 if config.glu else 2) * wide * inner)
+    attention = sum(  # logits and context, all heads together
+        2 * (2 * _pairs(config, length, layer) * wide) for layer in range(config.num_hidden_layers)
+    )
+    return config.num_hidden_layers * weights + attention
+
+
+def _pairs(config: BertConfig, length: int, layer: int) -> int:
+    """Counts the pairs of a query and a key that a layer multiplies."""
+    if not config.is_local(layer):
+        return length * length
+    side = min(config.local_attention // 2, length - 1)
+    return length * (2 * side + 1) - side * (side + 1)
 
 
 def pretraining_flops(
@@ -40,8 +53,9 @@ def task_flops(config: BertConfig, kind: str, outputs: int, length: int) -> int:
 
     The head of `kind` has C outputs and reads the pooled output or every token.
     """
-    pooled = "pooler" in TASK_PARTS[kind]
-    per_token = 2 * length * config.hidden_size * outputs
+    pooled, wide = "pooler" in TASK_PARTS[kind], config.hidden_size
+    before = wide * wide if "token_head" in task_parts(kind, config) else 0
+    per_token = 2 * length * (before + wide * outputs)
     head = classifier_flops(config, outputs) if pooled else per_token
     return encoder_flops(config, length) + head
 

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from bertjax.config import BertConfig, Execution
+from bertjax.config import BertConfig, EncoderDecoderConfig, Execution
 from bertjax.model.layers import LayerNorm, activation, dense
 
 TASK_PARTS: dict[str, tuple[str, ...]] = {
@@ -28,6 +28,17 @@ TASK_PARTS: dict[str, tuple[str, ...]] = {
 
 All except mlm, decoder and sentence_scorer are one dense layer. The kind encoder may have a pooler
 too. In the parameters of the kind encoder_decoder, encoder is a BERT with its embeddings."""
+
+_OF_TOKENS = ("token_classification", "question_answering")
+
+
+def task_parts(kind: str, config: BertConfig | EncoderDecoderConfig) -> tuple[str, ...]:
+    """Returns the subtrees of `TASK_PARTS`, and token_head before a classifier of tokens or of
+    answers in a shape with prediction_head."""
+    parts = TASK_PARTS[kind]
+    if isinstance(config, BertConfig) and config.prediction_head and kind in _OF_TOKENS:
+        return ("token_head", *parts)
+    return parts
 
 
 def kind_of_parts(params: Mapping[str, Any]) -> str:
@@ -50,6 +61,26 @@ def kind_of_parts(params: Mapping[str, Any]) -> str:
     return "next_sentence" if {"pooler", "nsp"} <= params.keys() else "encoder"
 
 
+class PredictionHead(nn.Module):
+    """Dense layer, activation and LayerNorm: what the masked LM and, in ModernBERT, classifiers
+    read."""
+
+    config: BertConfig
+    execution: Execution
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Computes [..., D] of x [..., D]."""
+        return _transformed(self.config, self.execution, x)
+
+
+def _transformed(config: BertConfig, execution: Execution, x: jax.Array) -> jax.Array:
+    """Applies the subtrees transform and layer_norm of the module that calls this."""
+    bias = config.classifier_bias
+    x = dense(config.hidden_size, config, execution, "transform", use_bias=bias)(x)
+    return LayerNorm(config, name="layer_norm")(activation(config.hidden_act, x))
+
+
 class MlmHead(nn.Module):
     """Dense layer, activation and LayerNorm, then the tied decoder with its own bias."""
 
@@ -64,8 +95,7 @@ class MlmHead(nn.Module):
         rows [R, D].
         """
         config = self.config
-        x = dense(config.hidden_size, config, self.execution, "transform")(x)
-        x = LayerNorm(config, name="layer_norm")(activation(config.hidden_act, x))
+        x = _transformed(config, self.execution, x)
         bias = self.param("bias", nn.initializers.zeros, (config.vocab_size,), jnp.float32)
         if decode is None:
             return x

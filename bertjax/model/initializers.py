@@ -84,7 +84,10 @@ def reinitialize(
         params["embeddings"] = {**params["embeddings"], "position_embeddings": positions}
     layers = params["encoder"]
     if initialization.attention == "averaging":
-        params["encoder"] = {name: _averaging(layer) for name, layer in layers.items()}
+        params["encoder"] = {
+            name: _averaging(layer) if name.startswith("layer_") else layer
+            for name, layer in layers.items()
+        }
     if initialization.attention == "neighbors":
         params["encoder"] = {**layers, "layer_0": _neighbors(layers["layer_0"], config)}
     return params

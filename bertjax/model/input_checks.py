@@ -56,6 +56,8 @@ def check(
         "token_type_ids": (config.type_vocab_size, "token types (type_vocab_size)"),
         "position_ids": (config.max_position_embeddings, "positions: give shorter rows"),
     }
+    if not config.type_vocab_size:
+        del tables["token_type_ids"]
     for name, (size, words) in tables.items():
         if inputs.get(name) is not None:
             check_ids(name, inputs[name], size, f"the model has {size} {words}")

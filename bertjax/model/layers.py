@@ -7,6 +7,7 @@ C classes or choices, K beams, L layers.
 `keys` are those of `bertjax.model.dropout`: one key per row of the global batch, or None.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -23,7 +24,10 @@ from bertjax.model.attention import (
     float32_einsum,
 )
 from bertjax.model.dropout import LAYER_EMBEDDINGS, Site, dropout, fold_keys
+from bertjax.model.positions import Rotation, rotate
 from bertjax.model.splash import check_splash, splash_attention
+
+truncated_normal = nn.initializers.truncated_normal
 
 
 @jax.custom_jvp
@@ -51,7 +55,8 @@ def _gelu_tanh(x: jax.Array) -> jax.Array:
     return jax.nn.gelu(x, approximate=True)
 
 
-_ACTIVATIONS = {"gelu": _gelu, "gelu_new": _gelu_tanh, "gelu_tanh": _gelu_tanh, "relu": jax.nn.relu}
+_ACTIVATIONS = {"gelu": _gelu, "gelu_new": _gelu_tanh, "gelu_tanh": _gelu_tanh}
+_ACTIVATIONS |= {"relu": jax.nn.relu, "silu": jax.nn.silu}
 
 
 def activation(name: str, x: jax.Array) -> jax.Array:
@@ -64,11 +69,13 @@ def dense(
     config: BertConfig,
     execution: Execution,
     name: str | None = None,
-    initializer: Callable[[float], nn.initializers.Initializer] = nn.initializers.truncated_normal,
+    initializer: Callable[[float], nn.initializers.Initializer] = truncated_normal,
+    use_bias: bool = True,
 ) -> nn.Dense:
     """Makes x @ kernel [in, out] + bias with float32 parameters, computed in execution.dtype."""
     return nn.Dense(
         features,
+        use_bias=use_bias,
         dtype=jnp.dtype(execution.dtype),
         param_dtype=jnp.float32,
         precision=execution.precision,
@@ -76,6 +83,18 @@ def dense(
         dot_general=_x_times_kernel,
         name=name,
     )
+
+
+def output_initializer(config: BertConfig) -> Callable[[float], nn.initializers.Initializer]:
+    """Returns the initializer of the layers whose output is added to the residual stream.
+
+    With norm_placement "pre" their deviation is divided by sqrt(2 L), as in GPT-2 and ModernBERT:
+    nothing else normalizes the sum.
+    """
+    if config.norm_placement == "post":
+        return truncated_normal
+    depth = math.sqrt(2 * config.num_hidden_layers)
+    return lambda deviation: truncated_normal(deviation / depth)
 
 
 def _x_times_kernel(x: jax.Array, kernel: jax.Array, _: object, **options: Any) -> jax.Array:
@@ -108,7 +127,9 @@ class LayerNorm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
+        bias = None
+        if self.config.norm_bias:
+            bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
         wide = x.astype(jnp.float32)
         mean = wide.mean(-1, keepdims=True)
         centered = wide - mean
@@ -118,11 +139,15 @@ class LayerNorm(nn.Module):
         else:
             variance = jnp.square(centered).mean(-1, keepdims=True)
         normal = centered * jax.lax.rsqrt(variance + self.config.layer_norm_eps)
-        return (normal * scale + bias).astype(x.dtype)
+        scaled = normal * scale
+        return (scaled if bias is None else scaled + bias).astype(x.dtype)
 
 
 class Embeddings(nn.Module):
-    """Sum of word, position and token type embeddings, then LayerNorm and dropout."""
+    """Sum of word, position and token type embeddings, then LayerNorm and dropout.
+
+    Rotary positions have no embeddings, and a shape may be without token types and LayerNorm.
+    """
 
     config: BertConfig
     execution: Execution
@@ -146,10 +171,13 @@ class Embeddings(nn.Module):
         keys: jax.Array | None = None,
     ) -> jax.Array:
         """Embeds ids [B, T] int32 as [B, T, D] in the compute type."""
-        rows = position_ids + offset if (offset := self.config.position_offset) else position_ids
-        words, positions = self.word_embeddings(input_ids), self.position_embeddings(rows)
-        summed = words + positions + self.token_type_embeddings(token_type_ids)
-        normal = self.layer_norm(summed).astype(self.execution.dtype)
+        config, x = self.config, self.word_embeddings(input_ids)
+        if config.position_embedding_type == "absolute":
+            offset = config.position_offset
+            x = x + self.position_embeddings(position_ids + offset if offset else position_ids)
+        if config.type_vocab_size:
+            x = x + self.token_type_embeddings(token_type_ids)
+        normal = (self.layer_norm(x) if config.embedding_norm else x).astype(self.execution.dtype)
         rate = self.config.hidden_dropout_prob
         return dropout(normal, fold_keys(keys, LAYER_EMBEDDINGS), Site.EMBEDDINGS, rate)
 
@@ -186,8 +214,11 @@ class Attention(nn.Module):
     """Dropout site of the probabilities."""
 
     def setup(self) -> None:
+        config, bias = self.config, self.config.attention_bias
         for name in ("query", "key", "value", "output"):
-            setattr(self, name, dense(self.config.hidden_size, self.config, self.execution))
+            initializer = output_initializer(config) if name == "output" else truncated_normal
+            made = dense(config.hidden_size, config, self.execution, None, initializer, bias)
+            setattr(self, name, made)
 
     def __call__(
         self,
@@ -195,7 +226,7 @@ class Attention(nn.Module):
         kv: jax.Array | KeyValue | None = None,
         *,
         mask: jax.Array | None = None,
-        position_ids: jax.Array | None = None,
+        rotation: Rotation | None = None,
         keys: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array]:
         """Computes the projected context [B, T, D], and probabilities [B, N, T, S] before dropout.
@@ -205,14 +236,14 @@ class Attention(nn.Module):
             kv: [B, S, D] to attend to, or its keys and values from `project`; None for
                 self-attention.
             mask: bool, broadcastable to [B, 1, T, S]; positions with False are not attended to.
-            position_ids: [B, T] or [1, T], positions of x. Learned positions do not use them here;
-                rotary positions would rotate query and key by them.
+            rotation: rotary positions of x, by which queries and new keys are rotated.
             keys: one dropout key per row, or None.
         """
-        del position_ids
         config = self.config
-        query = self._heads(self.query(x) * config.head_size**-0.5)
-        key, value = kv if isinstance(kv, KeyValue) else self.project(x if kv is None else kv)
+        query = rotate(self._heads(self.query(x) * config.head_size**-0.5), rotation)
+        if not isinstance(kv, KeyValue):
+            kv = self.project(x if kv is None else kv, rotation)
+        key, value = kv
         probs = attention_probs(query, key, mask, self.execution).astype(value.dtype)
         rate = config.attention_probs_dropout_prob
         if self.execution.attention == "splash" and not self.is_initializing():
@@ -230,9 +261,9 @@ class Attention(nn.Module):
         context = _heads_first(context, self.execution)
         return self.output(context.reshape(*context.shape[:2], config.hidden_size)), probs
 
-    def project(self, kv: jax.Array) -> KeyValue:
-        """Computes the keys and values of kv [B, S, D]."""
-        return KeyValue(self._heads(self.key(kv)), self._heads(self.value(kv)))
+    def project(self, kv: jax.Array, rotation: Rotation | None = None) -> KeyValue:
+        """Computes the keys, rotated if they have rotary positions, and values of kv [B, S, D]."""
+        return KeyValue(rotate(self._heads(self.key(kv)), rotation), self._heads(self.value(kv)))
 
     def _heads(self, x: jax.Array) -> jax.Array:
         """Splits x [B, T, D] into heads [B, N, T, H]."""
@@ -254,13 +285,16 @@ class LayerOutput(NamedTuple):
 class Layer(nn.Module):
     """Self-attention, cross-attention in decoders, and feed-forward.
 
-    Each is followed by dropout, residual and LayerNorm.
+    Each is followed by dropout, residual and LayerNorm or, with norm_placement "pre", preceded by
+    LayerNorm and followed by dropout and residual.
     """
 
     config: BertConfig
     execution: Execution
     add_cross_attention: bool = False
     """Whether the layer attends to `memory`, as those of a decoder do."""
+    is_first: bool = False
+    """Whether it reads the embeddings, and needs no LayerNorm before attention if they have one."""
 
     def setup(self) -> None:
         config, execution = self.config, self.execution
@@ -269,8 +303,13 @@ class Layer(nn.Module):
         if self.add_cross_attention:
             self.cross_attention = Attention(config, execution, Site.CROSS_ATTENTION_PROBS)
             self.cross_attention_layer_norm = LayerNorm(config)
-        self.intermediate = dense(config.intermediate_size, config, execution)
-        self.output = dense(config.hidden_size, config, execution)
+        make = functools.partial(dense, config=config, execution=execution)
+        self.intermediate = make(config.intermediate_size, use_bias=config.mlp_bias)
+        if config.glu:
+            self.gate = make(config.intermediate_size, use_bias=config.mlp_bias)
+        self.output = make(
+            config.hidden_size, initializer=output_initializer(config), use_bias=config.mlp_bias
+        )
         self.output_layer_norm = LayerNorm(config)
 
     def __call__(
@@ -278,7 +317,7 @@ class Layer(nn.Module):
         x: jax.Array,
         *,
         mask: jax.Array | None = None,
-        position_ids: jax.Array | None = None,
+        rotation: Rotation | None = None,
         keys: jax.Array | None = None,
         memory: jax.Array | KeyValue | None = None,
         memory_mask: jax.Array | None = None,
@@ -290,25 +329,34 @@ class Layer(nn.Module):
         Args:
             x: [B, T, D].
             mask: mask of self-attention, as in `Attention`.
-            position_ids: [B, T] or [1, T].
+            rotation: rotary positions of x.
             keys: one dropout key per row, or None.
             memory: what cross-attention attends to, the `kv` of `Attention`.
             memory_mask: mask of cross-attention.
             cache: keys and values [B, N, S, H] to attend to, after those of x are written.
             slot: the first slot of the cache to write to.
         """
+        is_post = self.config.norm_placement == "post"
+
+        def read(x: jax.Array, norm: LayerNorm, skip: bool = False) -> jax.Array:
+            return x if is_post or skip else norm(x)
 
         def add(x: jax.Array, output: jax.Array, site: Site, norm: LayerNorm) -> jax.Array:
-            return norm(x + dropout(output, keys, site, self.config.hidden_dropout_prob))
+            x = x + dropout(output, keys, site, self.config.hidden_dropout_prob)
+            return norm(x) if is_post else x
 
+        own = read(x, self.attention_layer_norm, skip=self.is_first and self.config.embedding_norm)
         if cache is not None:
-            cache = cache.updated(self.attention.project(x), slot)
-        output, probs = self.attention(x, cache, mask=mask, position_ids=position_ids, keys=keys)
+            cache = cache.updated(self.attention.project(own, rotation), slot)
+        output, probs = self.attention(own, cache, mask=mask, rotation=rotation, keys=keys)
         x = add(x, output, Site.ATTENTION_OUTPUT, self.attention_layer_norm)
         if self.add_cross_attention:
-            output, _ = self.cross_attention(x, memory, mask=memory_mask, keys=keys)
+            own = read(x, self.cross_attention_layer_norm)
+            output, _ = self.cross_attention(own, memory, mask=memory_mask, keys=keys)
             x = add(x, output, Site.CROSS_ATTENTION_OUTPUT, self.cross_attention_layer_norm)
-        hidden = activation(self.config.hidden_act, self.intermediate(x))
+        own = read(x, self.output_layer_norm)
+        hidden = activation(self.config.hidden_act, self.intermediate(own))
+        hidden = hidden * self.gate(own) if self.config.glu else hidden
         x = add(x, self.output(hidden), Site.LAYER_OUTPUT, self.output_layer_norm)
         return LayerOutput(x, probs, cache)
 

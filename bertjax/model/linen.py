@@ -12,10 +12,12 @@ import jax
 import jax.numpy as jnp
 
 from bertjax.config import BertConfig, Execution
+from bertjax.errors import UserError
 from bertjax.model.dropout import LAYER_HEAD, Site, dropout, fold_keys
 from bertjax.model.encoder import Encoder
-from bertjax.model.heads import MlmHead
+from bertjax.model.heads import MlmHead, PredictionHead
 from bertjax.model.layers import Embeddings, dense
+from bertjax.model.pooling import pool
 
 Inputs = Mapping[str, jax.Array]
 
@@ -65,7 +67,10 @@ class BertEncoder(nn.Module):
     def setup(self) -> None:
         self.embeddings = Embeddings(self.config, self.execution)
         self.encoder = Encoder(self.config, self.execution, self.add_cross_attention)
-        self.pooler = dense(self.config.hidden_size, self.config, self.execution)
+        if self.config.prediction_head:
+            self.pooler = PredictionHead(self.config, self.execution)
+        else:
+            self.pooler = dense(self.config.hidden_size, self.config, self.execution)
 
     def __call__(
         self,
@@ -87,10 +92,24 @@ class BertEncoder(nn.Module):
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
         )
-        cls_positions = inputs.get("cls_positions")
-        first = x[:, 0] if cls_positions is None else gather_positions(x, cls_positions)
-        pooled = jnp.tanh(self.pooler(first)) if self.add_pooler else None
+        pooled = self._pooled(x, inputs) if self.add_pooler else None
         return EncoderOutput(x, pooled, states, probs)
+
+    def _pooled(self, x: jax.Array, inputs: Inputs) -> jax.Array:
+        """Computes what heads of whole texts read, [B, D], or [B, S, D] of packed rows."""
+        positions, mask = inputs.get("cls_positions"), inputs.get("attention_mask")
+        if self.config.classifier_pooling == "mean":
+            if positions is not None:
+                raise UserError(
+                    "Rows that pack several examples have a first token of each, and no mean: set "
+                    "classifier_pooling 'cls', or do not pack."
+                )
+            mask = jnp.ones(x.shape[:2]) if mask is None else mask
+            first = pool(x, mask[..., None].astype(x.dtype), "mean")
+        else:
+            first = x[:, 0] if positions is None else gather_positions(x, positions)
+        hidden = self.pooler(first)
+        return hidden if self.config.prediction_head else jnp.tanh(hidden)
 
     def embed(
         self, inputs: Inputs, dropout_keys: jax.Array | None = None
@@ -170,11 +189,15 @@ class _BertWithDenseHead(BertEncoder):
         normal = nn.initializers.normal
         new = dense(self.num_labels, self.config, self.execution, initializer=normal)
         setattr(self, self.head, new)
+        if self.config.prediction_head and not self.add_pooler:
+            self.token_head = PredictionHead(self.config, self.execution)
 
     def __call__(self, inputs: Inputs, dropout_keys: jax.Array | None = None) -> jax.Array:
         """Computes float32 logits: [B, C] with a pooler, [B, T, C] without."""
         out = BertEncoder.__call__(self, inputs, dropout_keys)
         x = out.last_hidden_state if out.pooler_output is None else out.pooler_output
+        if self.config.prediction_head and not self.add_pooler:
+            x = self.token_head(x)
         if self.site is not None:
             keys, rate = fold_keys(dropout_keys, LAYER_HEAD), self.config.classifier_dropout
             rate = self.config.hidden_dropout_prob if rate is None else rate

@@ -130,4 +130,4 @@ class Prefix(Seq2Seq):
         return OutputLayer.of(params).logits(x, execution), state
 
     def _types(self, ids: jax.Array, config: BertConfig) -> jax.Array:
-        return jnp.full_like(ids, min(1, config.type_vocab_size - 1))
+        return jnp.full_like(ids, min(1, max(0, config.type_vocab_size - 1)))

@@ -70,6 +70,11 @@ class RelationDistillation(MiniLMOptions, Objective):
 
     def taught_by(self, teacher: BertConfig, student: BertConfig) -> Self:
         """See `Objective`."""
+        if "pre" in (teacher.norm_placement, student.norm_placement):
+            raise UserError(
+                "The objective minilm reads projections of the output of a layer, and with "
+                "norm_placement 'pre' they read its LayerNorm: choose another teacher or model."
+            )
         layers, widths = teacher.num_hidden_layers, (teacher.hidden_size, student.hidden_size)
         layer = self.layer or (layers if layers <= 12 else layers - layers // 8)
         heads = self.relation_heads or 4 * teacher.num_attention_heads

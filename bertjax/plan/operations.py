@@ -11,9 +11,12 @@ from bertjax.plan.traffic import hbm_bytes
 
 # The first pattern found in the path of a traced operation names the part of the step.
 _PARTS = (
-    (r"/(mlm|nsp|sop|rtd|pooler|discriminator_head|embeddings\.attend)\b", "head and loss"),
+    (
+        r"/(mlm|nsp|sop|rtd|pooler|token_head|discriminator_head|embeddings\.attend)\b",
+        "head and loss",
+    ),
     (r"/(attention|attention_layer_norm)/", "attention"),
-    (r"/(intermediate|output|output_layer_norm)/", "feed-forward"),
+    (r"/(intermediate|gate|output|output_layer_norm)/", "feed-forward"),
     (r"/(embeddings|[\w.]+\.embed)/", "embeddings"),
     (r"/encoder/", "layers, rest"),
     (r"jvp\(", "head and loss"),

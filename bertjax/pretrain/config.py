@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import get_args
+from typing import Literal, get_args
 
 from bertjax.config import BertConfig, Execution, make_tuples
 from bertjax.errors import UserError, refuse_unknown
@@ -16,13 +16,16 @@ from bertjax.train.optimizer import OptimizerConfig
 from bertjax.train.sharding import MeshConfig
 from bertjax.train.telemetry.trackers import TelemetryConfig
 
+_BIASES = ("norm_bias", "attention_bias", "mlp_bias", "classifier_bias")
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """The shape of the model: a named size or a config.json, and values that override it."""
 
     size: str = "mini"
-    """tiny, mini, small, medium, base, large, a miniature (L-4_H-256), or a config.json."""
+    """tiny, mini, small, medium, base, large, a miniature (L-4_H-256), the options of ModernBERT
+    (modern-tiny ... modern-large), or a config.json with any of BertConfig's fields."""
     hidden_size: int | None = None
     """Width D. Default: the size's own value, as for all fields below."""
     num_hidden_layers: int | None = None
@@ -32,7 +35,7 @@ class ModelConfig:
     intermediate_size: int | None = None
     """Width of the feed-forward layer."""
     hidden_act: str | None = None
-    """gelu (erf), gelu_new or gelu_tanh (tanh approximation), relu."""
+    """gelu (erf), gelu_new or gelu_tanh (tanh approximation), relu, silu."""
     hidden_dropout_prob: float | None = None
     """Dropout of embeddings and layer outputs."""
     attention_probs_dropout_prob: float | None = None
@@ -41,6 +44,18 @@ class ModelConfig:
     """Length of the longest sequence that the model can read."""
     initializer_range: float | None = None
     """Standard deviation of the initial weights."""
+    position_embedding_type: Literal["absolute", "rotary", "none"] | None = None
+    """Positions: absolute (a learned table), rotary, or none."""
+    local_attention: int | None = None
+    """Width of the windows of attention, without learned positions; 0: no windows."""
+    norm_placement: Literal["post", "pre"] | None = None
+    """LayerNorm after residual sums (post), or before attention and feed-forward (pre)."""
+    final_norm: bool | None = None
+    """LayerNorm after the last layer."""
+    biases: bool | None = None
+    """Biases of all layers but the last of each head."""
+    glu: bool | None = None
+    """Gated feed-forward layers: three matrices of width intermediate_size, not two."""
 
     def resolve(self, vocab_size: int) -> BertConfig:
         """Returns the whole configuration for a vocabulary of this size.
@@ -50,7 +65,8 @@ class ModelConfig:
                 other.
         """
         fields = {**dataclasses.asdict(self), "vocab_size": vocab_size}
-        size = fields.pop("size")
+        size, biases = fields.pop("size"), fields.pop("biases")
+        fields |= dict.fromkeys(_BIASES, biases)
         overrides = {name: value for name, value in fields.items() if value is not None}
         if size.endswith(".json"):
             return dataclasses.replace(BertConfig.from_json(location(size)), **overrides)

@@ -184,10 +184,13 @@ def second_mutable(config: PretrainConfig) -> dict[str, Any]:
     return {"second": given} if given else {}
 
 
-def untrained_positions(phases: Sequence[Phase], positions: int) -> str:
-    """Returns the range of the model's positions that no row reaches; empty if all are reached.
+def untrained_positions(phases: Sequence[Phase], model: BertConfig) -> str:
+    """Returns the range of a model's positions that no row reaches; empty if all are reached.
 
     After rows of 128 tokens, the embeddings of positions 128 to 511 have their initial values.
     """
+    if model.position_embedding_type != "absolute":
+        return ""
+    positions = model.max_position_embeddings
     longest = max(phase.corpora.manifest.max_seq_length for phase in phases)
     return f"{longest} to {positions - 1}" if longest < positions else ""

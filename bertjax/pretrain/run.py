@@ -169,7 +169,7 @@ def load(config: PretrainConfig) -> Inputs:
     vocabulary = Vocabulary.of(tokenizer)
     # Mistakes are told before the counting, which takes seconds.
     shape = config.model.resolve(tokenizer.vocab_size)
-    if first.corpora.manifest.segment_kind.is_pair and shape.type_vocab_size < 2:
+    if first.corpora.manifest.segment_kind.is_pair and shape.type_vocab_size == 1:
         raise UserError(
             f"The type_vocab_size of {config.model.size} is {shape.type_vocab_size}, so the model "
             "can't tell the two segments of an example apart: prepare single ones (`segments`), or "
@@ -326,8 +326,9 @@ def export_model(
         length = inputs.corpora.manifest.max_seq_length
         task = {"kind": inputs.objective.export_kind, "max_seq_length": length}
         params = inputs.objective.exported(params)
-        save_pretrained(path, Pretrained(built.model, params, inputs.tokenizer, task))
-    if untrained := untrained_positions(inputs.phases, built.model.max_position_embeddings):
+        model = Pretrained(built.model, params, inputs.tokenizer, task)
+        save_pretrained(path, model, own_layout=True)
+    if untrained := untrained_positions(inputs.phases, built.model):
         log(
             f"Warning: positions {untrained} of the exported model have their initial values, "
             "because no row of this run is that long."
@@ -354,7 +355,7 @@ def _announce(
         if phase.config.length_buckets:
             lengths = [f"{share:.1%} of {length}" for length, share in phase.stream.lengths]
             log(f"{name}All rows of a step have one length: {', '.join(lengths)} tokens.")
-    if untrained := untrained_positions(phases, model.max_position_embeddings):
+    if untrained := untrained_positions(phases, model):
         longest = untrained.split()[0]
         log(
             f"Warning: positions {untrained} of the model are not trained, because no row of this "

@@ -42,7 +42,7 @@ def warning(
     longest = features.lengths[rows].max(axis=0)
     batch = features.batch(rows, longest.item() if longest.ndim == 0 else tuple(longest.tolist()))
     types = getattr(config, "encoder", config).type_vocab_size  # of an encoder-decoder's encoder
-    if batch["token_type_ids"].max(initial=0) >= types:
+    if types and batch["token_type_ids"].max(initial=0) >= types:
         raise UserError(
             f"The model's type_vocab_size is {types}, so it can't tell the second text of a pair "
             "from the first: give single texts, or use a model that was trained on pairs."

@@ -105,9 +105,16 @@ class Baseline:
 
 
 def encoder_params(params: dict, model: "TrainedModel") -> dict:
-    """Replaces the encoder, and a pooler if both have one, in random parameters by the model's."""
-    kept = ("embeddings", "encoder", *({"pooler"} & params.keys() & model.params.keys()))
-    return {**params, **{name: model.params[name] for name in kept}}
+    """Replaces the encoder, and what both have before a classifier, by the model's."""
+    theirs = model.params
+    found = {name: theirs[name] for name in ("embeddings", "encoder")}
+    for part in {"pooler", "token_head"} & params.keys():
+        if part in theirs:
+            found[part] = theirs[part]
+        elif "transform" in params[part] and "mlm" in theirs:
+            # As in transformers, the masked LM and a ModernBERT's classifiers read the same head.
+            found[part] = {name: theirs["mlm"][name] for name in params[part]}
+    return {**params, **found}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The encoder against a NumPy BERT, and against itself run in other ways."""
 
+import dataclasses
 import functools
 import math
 
@@ -13,6 +14,7 @@ from bertjax.model import bert, layers
 from bertjax.model.dropout import Site, dropout
 from bertjax.model.heads import TASK_PARTS
 from bertjax.model.layers import Attention
+from bertjax.model.positions import views
 from bertjax.train.tree import named
 
 CONFIG = bj.BertConfig(
@@ -308,19 +310,23 @@ def test_two_attentions_of_a_layer_draw_different_dropout(attention):
 
 
 def test_positions_reach_every_attention(params, inputs, monkeypatch):
+    config = dataclasses.replace(CONFIG, position_embedding_type="rotary")
     seen, attend = [], Attention.__call__
 
-    def record(self, x, kv=None, *, position_ids=None, **options):
-        if position_ids is not None:  # None where Linen checks the shapes of parameters
-            seen.append(position_ids)
-        return attend(self, x, kv, position_ids=position_ids, **options)
+    def record(self, x, kv=None, *, rotation=None, **options):
+        if rotation is not None:  # None where Linen checks the shapes of parameters
+            seen.append(rotation)
+        return attend(self, x, kv, rotation=rotation, **options)
 
     monkeypatch.setattr(Attention, "__call__", record)
     given = {**inputs, "position_ids": jnp.flip(jnp.arange(12))[None].repeat(3, 0)}
     with jax.disable_jit():  # which traces equal layers once
         for each in (inputs, given):
-            bj.encode(params, each, CONFIG)
-    wanted = [np.arange(12)[None]] * 2 + [given["position_ids"]] * 2
+            bj.encode(params, each, config)
+    rotations = [
+        views(config, None, ids)[0].rotation for ids in (np.arange(12)[None], given["position_ids"])
+    ]
+    wanted = [rotations[0]] * 2 + [rotations[1]] * 2
     jax.tree.map(np.testing.assert_array_equal, seen, wanted)
 
 

@@ -124,9 +124,11 @@ def source_length(
     """Returns the maximum tokens of a source.
 
     Raises:
-        UserError: a decoder has too few positions for a target, or a target leaves no room for the
-            source in the row of a prefix model.
+        UserError: a decoder has too few positions for a target, a target leaves no room for the
+            source in the row of a prefix model, or such a model has other options than a BERT.
     """
+    if isinstance(config, BertConfig):
+        config.check_classic("A prefix model", "position_offset")
     for name, length in (
         ("max_target_length", options.max_target_length),
         ("max_length", options.generation.max_length),
