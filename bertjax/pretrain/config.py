@@ -24,8 +24,8 @@ class ModelConfig:
     """The shape of the model: a named size or a config.json, and values that override it."""
 
     size: str = "mini"
-    """tiny, mini, small, medium, base, large, a miniature (L-4_H-256), the options of ModernBERT
-    (modern-tiny ... modern-large), or a config.json with any of BertConfig's fields."""
+    """tiny, mini, small, medium, base, large, modern-tiny ... modern-large (as ModernBERT), a
+    miniature (L-4_H-256), or a config.json."""
     hidden_size: int | None = None
     """Width D. Default: the size's own value, as for all fields below."""
     num_hidden_layers: int | None = None
@@ -45,17 +45,15 @@ class ModelConfig:
     initializer_range: float | None = None
     """Standard deviation of the initial weights."""
     position_embedding_type: Literal["absolute", "rotary", "none"] | None = None
-    """Positions: absolute (a learned table), rotary, or none."""
+    """Kind of positions."""
     local_attention: int | None = None
-    """Width of the windows of attention, without learned positions; 0: no windows."""
+    """Width of windows of attention; 0: none."""
     norm_placement: Literal["post", "pre"] | None = None
-    """LayerNorm after residual sums (post), or before attention and feed-forward (pre)."""
-    final_norm: bool | None = None
-    """LayerNorm after the last layer."""
+    """LayerNorm after or before attention and feed-forward; pre adds a last one."""
     biases: bool | None = None
-    """Biases of all layers but the last of each head."""
+    """Biases of all layers."""
     glu: bool | None = None
-    """Gated feed-forward layers: three matrices of width intermediate_size, not two."""
+    """Gated feed-forward layers."""
 
     def resolve(self, vocab_size: int) -> BertConfig:
         """Returns the whole configuration for a vocabulary of this size.
@@ -67,6 +65,8 @@ class ModelConfig:
         fields = {**dataclasses.asdict(self), "vocab_size": vocab_size}
         size, biases = fields.pop("size"), fields.pop("biases")
         fields |= dict.fromkeys(_BIASES, biases)
+        if self.norm_placement is not None:
+            fields["final_norm"] = self.norm_placement == "pre"
         overrides = {name: value for name, value in fields.items() if value is not None}
         if size.endswith(".json"):
             return dataclasses.replace(BertConfig.from_json(location(size)), **overrides)
