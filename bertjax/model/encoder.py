@@ -54,6 +54,8 @@ class Encoder(nn.Module):
         if self.execution.remat != "none":
             policy = _REMAT_POLICIES[self.execution.remat]
             layer = jax.checkpoint(layer, policy=policy, static_argnums=4)
+        if position_ids is None and config.position_embedding_type != "absolute":
+            position_ids = jnp.arange(x.shape[1])[None]
         all_views = views(config, mask, position_ids)
 
         def of_number(params: dict, x: jax.Array, number: jax.Array | int):

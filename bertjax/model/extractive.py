@@ -60,7 +60,8 @@ class SentenceScorer(nn.Module):
         `mask` [B, S] is 1 for real sentences, and `keys` [B] are dropout keys or None.
         """
         if self.layers:
-            config = dataclasses.replace(self.config, num_hidden_layers=self.layers)
+            depth = self.layers
+            config = dataclasses.replace(self.config, num_hidden_layers=depth, final_norm=False)
             x = x + sinusoids(positions, config.hidden_size).astype(x.dtype)
             encoder = Encoder(config, self.execution, name="inter_sentence")
             real = (mask != 0)[:, None, None, :]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import bertjax as bj
-from bertjax.model import flops
+from bertjax.model import extractive, flops
 from bertjax.model.linen import attention_mask
 from bertjax.model.positions import views
 
@@ -178,3 +178,14 @@ def test_eight_devices_give_what_one_gives(run_python):
     printed = run_python("-c", PROGRAM, json.dumps(CONFIG.to_dict()), devices=8)
     loss, gradients = map(float, printed.split())
     assert loss < 1e-6 and gradients < 1e-5
+
+
+def test_sentences_are_scored_by_layers_of_the_encoder():
+    config = dataclasses.replace(CONFIG, num_hidden_layers=2)
+    drawn = extractive.init_params(config, jax.random.key(0), whole=True)
+    assert sorted(drawn["sentence_scorer"]["inter_sentence"]) == ["layer_0", "layer_1"]
+    ones = jnp.ones((1, 3), jnp.int32)
+    row = {"input_ids": jnp.full((1, 9), 7), "cls_positions": jnp.array([[0, 3, 6]])}
+    row |= {"sentence_positions": jnp.array([[0, 1, 2]]), "sentence_mask": ones}
+    logits = extractive.sentence_logits(drawn, row, config)
+    assert logits.shape == (1, 3) and np.isfinite(logits).all()
