@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import jax
@@ -299,7 +299,7 @@ def _muon(config: OptimizerConfig) -> optax.GradientTransformation:
 
     eps = 1e-8 if config.eps is None else config.eps
     orthogonalized = optax.stateless(lambda updates, _: jax.tree.map(_orthogonalized, updates))
-    kinds = {
+    kinds: dict[Hashable, optax.GradientTransformation] = {
         "muon": optax.chain(optax.trace(0.95, nesterov=True), orthogonalized),
         "adamw": scale_by_adam(config.beta1, config.beta2, eps),
     }
