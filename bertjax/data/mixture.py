@@ -113,6 +113,8 @@ class TrainStream:
     seed: int
     batch_size: int
     """Rows of the global batch over all devices."""
+    ramp: tuple[tuple[int, int], ...] = ()
+    """(end, rows) of the first steps, which have fewer rows; for a single bucket."""
 
     @classmethod
     def of(cls, reader: ShardReader, *, seed: int, batch_size: int) -> "TrainStream":
@@ -127,9 +129,13 @@ class TrainStream:
 
     def epochs(self, steps: int) -> list[float]:
         """Returns how often so many steps see the examples of each corpus."""
+        return self.epochs_of_rows(self._rows_before(steps))
+
+    def epochs_of_rows(self, rows: int) -> list[float]:
+        """Returns how often so many rows hold the examples of each corpus."""
         total, found = sum(bucket.weight for bucket in self.buckets), [0.0] * len(self.readers)
         for source in (each for bucket in self.buckets for each in bucket.sources):
-            found[source.corpus] = steps * self.batch_size * source.weight / total / source.size
+            found[source.corpus] = rows * source.weight / total / source.size
         return found
 
     def bucket(self, step: int) -> int:
@@ -144,7 +150,7 @@ class TrainStream:
         """
         number, earlier = self._bucket(step)
         sources = self.buckets[number].sources
-        positions = earlier * self.batch_size + np.asarray(rows, np.int64)
+        positions = self._rows_before(earlier) + np.asarray(rows, np.int64)
         chosen, draws = interleave(positions, [source.weight for source in sources])
         corpus, indices = np.empty_like(draws), np.empty_like(draws)
         for place, source in enumerate(sources):
@@ -177,8 +183,17 @@ class TrainStream:
             (bucket.length, [(each.corpus, each.size, each.weight) for each in bucket.sources])
             for bucket in self.buckets
         ]
-        facts = (INTERLEAVE, EPOCHS, self.seed, self.batch_size, names, shares, sample)
+        rows = (self.batch_size, *self.ramp)
+        facts = (INTERLEAVE, EPOCHS, self.seed, rows, names, shares, sample)
         return hashlib.sha256(repr(facts).encode()).hexdigest()
+
+    def _rows_before(self, steps: int) -> int:
+        """Returns the number of rows of the first steps."""
+        found = begin = 0
+        for end, rows in (*self.ramp, (steps, self.batch_size)):
+            found += rows * max(0, min(steps, end) - begin)
+            begin = end
+        return found
 
     def _bucket(self, step: int) -> tuple[int, int]:
         """Returns the bucket of a step, and the number of earlier steps with the same bucket."""

@@ -158,6 +158,33 @@ def masked_lm_total(metrics: Metrics, normalizers: Normalizers) -> jax.Array:
     return metrics["mlm_loss"][0] / (normalizers["mlm"] + _EPSILON)
 
 
+def with_z_loss(
+    scores: Callable[..., Metrics],
+    total: Callable[[Metrics, Normalizers], jax.Array],
+    weight: float,
+) -> tuple[Callable[..., Metrics], Callable[[Metrics, Normalizers], jax.Array]]:
+    """Adds the metric z_loss, log(Z)^2 of the masked-LM softmax, and its weighted mean to the loss.
+
+    Args:
+        scores: a `metrics_fn` of `model_loss`; its logits, or the first of them, are [B, P, V].
+        total: a `total_fn` of normalizers as `masked_lm_normalizers` gives them.
+        weight: the weight; 1e-4 in PaLM (arXiv 2204.02311, section 5).
+    """
+
+    def metrics_fn(logits: Any, batch: Batch, **options: Any) -> Metrics:
+        masked, weights = jax.tree.leaves(logits)[0], prediction_weights(batch)
+        squares = jnp.square(jax.nn.logsumexp(masked.reshape(-1, masked.shape[-1]), axis=-1))
+        found = (squares * weights.reshape(-1)).sum(), weights.sum()
+        return {**scores(logits, batch, **options), "z_loss": found}
+
+    def total_fn(metrics: Metrics, normalizers: Normalizers) -> jax.Array:
+        return total(metrics, normalizers) + weight * divide(
+            metrics["z_loss"][0], normalizers["mlm"]
+        )
+
+    return metrics_fn, total_fn
+
+
 def prediction_weights(batch: Batch) -> jax.Array:
     """Returns the weights [B, P] of the predictions; padding examples predict nothing."""
     return weigh_rows(batch["masked_weights"], batch)

@@ -16,6 +16,8 @@ import numpy as np
 from bertjax.errors import UserError
 from bertjax.model.input_checks import check_ids
 
+# Folded into the key of a row, so that the choice of causal rows shares no draw with their masks.
+_CAUSAL_KEYS = 1 << 22
 # The number of words in a span is geometric with p = 0.2 on 1 ... 10 (SpanBERT, section 3.1).
 _SPAN_P = 0.2
 LONGEST_SPAN = 10
@@ -208,6 +210,40 @@ def mask_packed_tokens(
     corrupted = alone["input_ids"].reshape(rows, -1)
     corrupted = jnp.take_along_axis(corrupted, number * length + place, axis=1, mode="clip")
     return {"input_ids": jnp.where(segment_ids > 0, corrupted, input_ids), **found}
+
+
+def make_causal(
+    keys: jax.Array,
+    input_ids: jax.Array,
+    attention_mask: jax.Array,
+    masked: dict[str, jax.Array],
+    share: float,
+) -> dict[str, jax.Array]:
+    """Turns rows of a masked batch into causal LM, each with the probability `share`.
+
+    GPT-BERT (Charpentier and Samuel 2024, arXiv 2410.24159) shifts the predictions of masked rows
+    too. Here only those of causal rows stand one place earlier, so that the head fills masks as
+    BERT's does.
+
+    Args:
+        keys: [B], those that masked the rows.
+        input_ids: [B, T] uncorrupted. The first token of an example is special.
+        attention_mask: [B, T], 0 at padding.
+        masked: what `mask_tokens` or `mask_packed_tokens` returned.
+        share: the probability.
+
+    Returns `masked` with the ids and positions of causal rows, and attention_mask bool [B, T, T].
+    """
+    draw = jax.vmap(lambda key: jax.random.bernoulli(jax.random.fold_in(key, _CAUSAL_KEYS), share))
+    causal = draw(keys)[:, None]
+    earlier = jnp.tril(jnp.ones((input_ids.shape[1],) * 2, bool))
+    positions = masked["masked_positions"] - (causal & (masked["masked_weights"] > 0))
+    return {
+        **masked,
+        "input_ids": jnp.where(causal, input_ids, masked["input_ids"]),
+        "attention_mask": (attention_mask != 0)[:, None] & (earlier | ~causal[..., None]),
+        "masked_positions": positions,
+    }
 
 
 def _mask_row(

@@ -27,6 +27,7 @@ class MaskedLM(Objective):
     name = "mlm"
     segments = "single"
     any_segments = True
+    may_be_causal = True
     metrics = METRICS
     best_metric = "mlm_loss"
     export_kind = "masked_lm"

@@ -12,8 +12,14 @@ import jax
 from bertjax.config import BertConfig
 from bertjax.model import initializers
 from bertjax.model.flops import training_flops
-from bertjax.objectives.losses import Batch, ModelLoss, model_loss
-from bertjax.objectives.masking import MaskingConfig, Vocabulary, mask_packed_tokens, mask_tokens
+from bertjax.objectives.losses import Batch, ModelLoss, model_loss, with_z_loss
+from bertjax.objectives.masking import (
+    MaskingConfig,
+    Vocabulary,
+    make_causal,
+    mask_packed_tokens,
+    mask_tokens,
+)
 
 TOKENS = ("input_ids", "attention_mask", "token_type_ids")
 """Arrays [B, T] of every batch."""
@@ -53,6 +59,9 @@ class Metric:
 class Objective:
     """A pre-training objective with its options."""
 
+    z_loss: float = 0.0
+    """Weight of `losses.with_z_loss`."""
+
     name: ClassVar[str]
     segments: ClassVar[str]
     """The kind of segments that it trains on; see `bertjax.data.segments`."""
@@ -67,6 +76,8 @@ class Objective:
     """The metric that chooses the best checkpoint; smaller is better."""
     export_kind: ClassVar[str]
     """The task of the exported model, a key of `bertjax.model.heads.TASK_PARTS`."""
+    may_be_causal: ClassVar[bool] = False
+    """Whether it can train rows whose tokens see only earlier ones; see `masking.make_causal`."""
     needs_teacher: ClassVar[bool] = False
     """Whether it learns from a second model, whose parameters it finds in the subtree TEACHER of
     those that it is given; see `taught_by`."""
@@ -88,22 +99,31 @@ class Objective:
     """(config, T, P) -> FLOPs of the forward pass over one row of T tokens with P predictions."""
 
     def corrupt(
-        self, batch: Batch, keys: jax.Array, vocabulary: Vocabulary, masking: MaskingConfig
+        self,
+        batch: Batch,
+        keys: jax.Array,
+        vocabulary: Vocabulary,
+        masking: MaskingConfig,
+        causal_share: float = 0.0,
     ) -> Batch:
-        """Masks the tokens of a batch; keys [B]."""
+        """Masks the tokens of a batch; keys [B]. See `masking.make_causal` for `causal_share`."""
         ids, attention = batch["input_ids"], batch["attention_mask"]
         if "segment_ids" in batch:
             rows = {name: batch[name] for name in ("segment_ids", "cls_positions")}
             masked = mask_packed_tokens(keys, ids, vocabulary, masking, **rows)
         else:
             masked = mask_tokens(keys, ids, vocabulary, masking, attention_mask=attention)
+        if causal_share:
+            masked = make_causal(keys, ids, attention, masked, causal_share)
         return {**batch, **masked}
 
     @property
     def loss(self) -> ModelLoss:
         """The loss of parameters and a corrupted batch."""
-        name = f"{self.name}_loss"
-        return model_loss(name, self.logits, self.scores, self.normalizers, self.total)
+        scores, total = self.scores, self.total
+        if self.z_loss:
+            scores, total = with_z_loss(scores, total, self.z_loss)
+        return model_loss(f"{self.name}_loss", self.logits, scores, self.normalizers, total)
 
     @staticmethod
     def exported(params: dict[str, Any]) -> dict[str, Any]:

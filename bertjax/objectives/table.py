@@ -28,6 +28,7 @@ def choose_objective(
     options: ObjectiveOptions = ObjectiveOptions(),
     *,
     has_teacher: bool = False,
+    z_loss: float = 0.0,
 ) -> Objective:
     """Returns an objective for data with this kind of segments.
 
@@ -37,6 +38,7 @@ def choose_objective(
         segments: the kind of segments in the data.
         options: the options of the objective.
         has_teacher: whether the run has a teacher.
+        z_loss: weight of `losses.with_z_loss`.
 
     Raises:
         UserError: the objective can't be trained on such segments, lacks a teacher, or needs none.
@@ -53,6 +55,12 @@ def choose_objective(
             f"`teacher` is for the objective {', '.join(taught)}, and `objective` is {name}: leave "
             "out one of the two."
         )
+    if z_loss and objective.needs_teacher:
+        raise UserError(
+            f"`z_loss` has no effect with the objective {name}, which has no masked-LM logits: "
+            "leave it out."
+        )
+    objective = dataclasses.replace(objective, z_loss=z_loss)
     if (own := getattr(options, name, None)) is not None:
         objective = dataclasses.replace(objective, **dataclasses.asdict(own))
     if objective.segments != segments and not objective.any_segments:

@@ -80,7 +80,7 @@ def read_rows(config: PlanConfig) -> Rows:
     if config.max_seq_length or config.vocab_size:
         length = config.max_seq_length or manifest.max_seq_length
         return Rows(length, config.vocab_size or size, manifest.segments, packed=phase.packed)
-    filled = phase.real_tokens / (planned.batch_size * manifest.max_seq_length)
+    filled = phase.real_tokens / manifest.max_seq_length
     return Rows(manifest.max_seq_length, size, manifest.segments, 1 - filled, phase.packed)
 
 
@@ -99,6 +99,7 @@ def pretraining_step(config: PlanConfig, rows: Rows, mesh: Mesh) -> Step:
         rows.segments,
         planned.objective_options,
         has_teacher=planned.teacher is not None,
+        z_loss=planned.z_loss,
     )
     if planned.teacher is not None:
         teacher = open_pretrained(planned.teacher).bert_config("`teacher`")

@@ -1,6 +1,7 @@
 """The configuration of pre-training; the dataclass of each component lives beside it."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Literal, get_args
 
@@ -176,6 +177,16 @@ class PretrainConfig:
     """Rows of the global batch, over all devices and microbatches."""
     accumulation: int = 1
     """Microbatches per step. More of them need less memory and give the same result."""
+    ramp_from: int | None = None
+    """Rows of the first steps, which double up to `batch_size`."""
+    ramp_steps: int | None = None
+    """Number of steps with fewer rows than `batch_size`."""
+    final_masking_rate: float | None = None
+    """Masking rate of the last quarter, to which it falls by quarters."""
+    causal_share: float = 0.0
+    """Share of the rows that train causal LM."""
+    z_loss: float = 0.0
+    """Weight of the squared log normalizer in the loss."""
     eval_examples: int = 2048
     """Held-out examples in an evaluation. Their masks never change."""
     seed: int = 0
@@ -200,6 +211,8 @@ class PretrainConfig:
             data=second.data,
             data_weights=second.data_weights,
             length_buckets=second.length_buckets,
+            ramp_from=None,
+            ramp_steps=None,
             batch_size=second.batch_size or self.batch_size,
             accumulation=second.accumulation or self.accumulation,
         )
@@ -217,6 +230,8 @@ class PretrainConfig:
             raise UserError(
                 "`pack` and `length_buckets` both replace padding by examples: leave out one."
             )
+        self._check_ramp()
+        self._check_shares()
         self.telemetry.check(self.loop.train_steps)
         if self.batch_size % self.accumulation:
             raise UserError(
@@ -245,6 +260,58 @@ class PretrainConfig:
             )
         _ = self.phases  # validates the second phase
 
+    @property
+    def ramp(self) -> tuple[tuple[int, int], ...]:
+        """(end, rows) of every part of the ramp of the batch, ends in steps; () without one."""
+        if self.ramp_from is None or self.ramp_steps is None:
+            return ()
+        doublings = (self.batch_size // self.ramp_from).bit_length() - 1
+        return tuple(
+            (self.ramp_steps * (part + 1) // doublings, self.ramp_from << part)
+            for part in range(doublings)
+        )
+
+    def _check_shares(self) -> None:
+        last, first = self.final_masking_rate, self.masking.rate
+        if last is not None and not 0 < last < first:
+            raise UserError(
+                f"`final_masking_rate` is {last}: give a share above 0 and below `masking.rate`, "
+                f"{first}, or leave it out."
+            )
+        if not 0 <= self.causal_share <= 1:
+            raise UserError(f"`causal_share` is {self.causal_share}: give a share from 0 to 1.")
+        if not 0 <= self.z_loss < math.inf:
+            raise UserError(f"`z_loss` is {self.z_loss}: give 0 or more.")
+
+    def _check_ramp(self) -> None:
+        first, steps = self.ramp_from, self.ramp_steps
+        if first is None and steps is None:
+            return
+        if first is None or steps is None:
+            raise UserError("`ramp_from` and `ramp_steps` need each other: give both.")
+        doublings = max(1, self.batch_size // max(1, first)).bit_length() - 1
+        if first < 1 or not doublings or first << doublings != self.batch_size:
+            raise UserError(
+                f"`ramp_from` is {first}: `batch_size` {self.batch_size} must be 2, 4, 8 or "
+                "another power of 2 times as large."
+            )
+        if first % self.accumulation:
+            raise UserError(
+                f"`accumulation` {self.accumulation} does not divide `ramp_from` {first}: "
+                "microbatches have the same number of rows."
+            )
+        total = self.second.after_steps or self.loop.train_steps
+        if not doublings <= steps < total:
+            raise UserError(
+                f"`ramp_steps` is {steps}: give at least {doublings}, the number of smaller sizes, "
+                f"and less than {total}, the steps of the run or of its first phase, as none would "
+                "have the rows of `batch_size`."
+            )
+        if self.length_buckets:
+            raise UserError(
+                "`ramp_steps` and `length_buckets` both choose the rows of a step: leave out one."
+            )
+
     def _refuse_masking(self) -> None:
         for part in ("masking", "evaluation_masking"):
             for name, value in vars(getattr(self, part)).items():
@@ -253,3 +320,9 @@ class PretrainConfig:
                         f"`{part}.{name}` has no effect with `teacher`, as its texts are not "
                         "masked: leave it out."
                     )
+        for name in ("final_masking_rate", "causal_share"):
+            if getattr(self, name):
+                raise UserError(
+                    f"`{name}` has no effect with `teacher`, as its texts are not masked: leave it "
+                    "out."
+                )

@@ -29,7 +29,8 @@ def fields(corpora: Corpora, objective: Objective, groups: Iterable[str]) -> tup
             for name, manifest in zip(corpora.names, corpora.manifests, strict=True):
                 own, label = of_corpus(metric.name, name), f"{metric.label} {name}"
                 found.append(Field(own, label, reference=_baseline_of(metric, manifest)))
-    return (*found, *rate_fields(groups, ".2e"), Field("grad_norm", "grad", ".2f"))
+    scheduled = Field("batch_size", "rows", ".0f"), Field("masking_rate", "masked", ".0%")
+    return (*found, *rate_fields(groups, ".2e"), Field("grad_norm", "grad", ".2f"), *scheduled)
 
 
 def described(corpora: Corpora, objective: Objective, groups: Iterable[str]) -> list[Metric]:

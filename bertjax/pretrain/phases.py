@@ -28,6 +28,15 @@ from bertjax.train.telemetry.mfu import work_of
 from bertjax.train.telemetry.phases import PhaseInfo
 
 
+class Stage(NamedTuple):
+    """Consecutive steps of a phase with the same number of rows and the same rate of masking."""
+
+    config: PretrainConfig
+    """The configuration of a run with these steps alone."""
+    end: int
+    """The step after the last."""
+
+
 class Phase(NamedTuple):
     """The data of a phase, and its steps."""
 
@@ -51,9 +60,36 @@ class Phase(NamedTuple):
         names = (*self.objective.arrays, *PACKED_TOKENS, *PACKED_EXAMPLES)
         return {name: batch[name] for name in names if name in batch}
 
-    def info(self, model: BertConfig, mesh: Mesh, name: str) -> PhaseInfo:
-        """Describes the phase to the loop; tokens and FLOPs are means over the rows' lengths."""
-        config, lengths, most = self.config, self.stream.lengths, self.packed or 1
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages of the phase, in order; each compiles a program."""
+        config, total = self.config, self.config.loop.train_steps
+        rates = [(total, config.masking.rate)]
+        if config.final_masking_rate is not None:
+            falling = np.linspace(config.masking.rate, config.final_masking_rate, 4).tolist()
+            rates = [(total * quarter // 4, rate) for quarter, rate in enumerate(falling, 1)]
+        sizes = [*((self.first + end, rows) for end, rows in config.ramp)]
+        sizes.append((self.end, config.batch_size))
+        ends = {end for end, _ in (*rates, *sizes) if self.first < end < self.end} | {self.end}
+
+        def stage(end: int) -> Stage:
+            rate = next(each for until, each in rates if end <= until)
+            rows = next(each for until, each in sizes if end <= until)
+            own = dataclasses.replace(
+                config,
+                masking=dataclasses.replace(config.masking, rate=rate),
+                final_masking_rate=None,
+                batch_size=rows,
+                ramp_from=None,
+                ramp_steps=None,
+            )
+            return Stage(own, end)
+
+        return tuple(stage(end) for end in sorted(ends))
+
+    def info(self, stage: Stage, model: BertConfig, mesh: Mesh, name: str) -> PhaseInfo:
+        """Describes a stage to the loop; tokens and FLOPs are means over the rows' lengths."""
+        config, lengths, most = stage.config, self.stream.lengths, self.packed or 1
         predictions = {length: config.masking.predictions(length, most) for length, _ in lengths}
         row = sum(
             share * self.objective.training_flops(model, length, predictions[length])
@@ -62,17 +98,29 @@ class Phase(NamedTuple):
         flops = config.batch_size * row
         kind = mesh.devices.flat[0].device_kind
         work = work_of(flops, kind, mesh.size, config.execution.dtype)
-        tokens = round(config.batch_size * sum(length * share for length, share in lengths))
-        groups = [group.name for group in config.optimizer.groups]
-        shown = fields(self.corpora, self.objective, groups)
-        return PhaseInfo(self.end, tokens, name, shown, work, self.real_tokens / tokens)
+        length = sum(length * share for length, share in lengths)
+        scheduled = {}
+        if self.stream.ramp:
+            scheduled["batch_size"] = config.batch_size
+        if self.config.final_masking_rate is not None:
+            scheduled["masking_rate"] = config.masking.rate
+        return PhaseInfo(
+            stage.end,
+            round(config.batch_size * length),
+            name,
+            fields(self.corpora, self.objective, [each.name for each in config.optimizer.groups]),
+            work,
+            self.real_tokens / length,
+            scheduled,
+        )
 
     @property
     def real_tokens(self) -> float:
-        """Mean number of tokens of a step, without padding."""
+        """Mean number of tokens of a row, without padding."""
+        epochs, manifests = self.stream.epochs_of_rows(1), self.corpora.manifests
         return sum(
-            epochs * manifest.examples("train") * manifest.max_seq_length * (1 - manifest.padding)
-            for epochs, manifest in zip(self.stream.epochs(1), self.corpora.manifests, strict=True)
+            each * manifest.examples("train") * manifest.max_seq_length * (1 - manifest.padding)
+            for each, manifest in zip(epochs, manifests, strict=True)
         )
 
 
@@ -92,6 +140,7 @@ def open_phases(config: PretrainConfig) -> tuple[Phase, ...]:
             segments,
             own.objective_options,
             has_teacher=own.teacher is not None,
+            z_loss=own.z_loss,
         )
         readers = corpora.readers("train")
         first = (config.second.after_steps or 0) if number else 0
@@ -104,15 +153,20 @@ def open_phases(config: PretrainConfig) -> tuple[Phase, ...]:
             buckets = length_buckets(readers, corpora.weights, own.length_buckets)
         else:
             buckets = one_bucket(readers, corpora.weights)
-        stream = TrainStream(drawn, buckets, seed=own.seed, batch_size=own.batch_size)
+        stream = TrainStream(
+            *(drawn, buckets),
+            seed=own.seed,
+            batch_size=own.batch_size,
+            ramp=own.ramp,
+        )
         phases.append(Phase(own, objective, corpora, readers, stream, first, end, packed))
     for other in phases[1:]:
         _refuse_mismatch(phases[0], other)
     return tuple(phases)
 
 
-def phase_at(phases: Sequence[Phase], step: int) -> int:
-    """Returns the index of the phase of a step, counted from 0."""
+def phase_at(phases: Sequence[Phase] | Sequence[Stage], step: int) -> int:
+    """Returns the index of the phase, or of the stage, of a step, counted from 0."""
     return next((place for place, phase in enumerate(phases) if step < phase.end), len(phases) - 1)
 
 
@@ -169,6 +223,8 @@ def data_settings(phase: Phase) -> dict[str, Any]:
         ORDER: phase.stream.order_fingerprint(),
         "batch_size": phase.config.batch_size,
     }
+    if phase.stream.ramp:
+        found |= {"ramp_from": phase.config.ramp_from, "ramp_steps": phase.config.ramp_steps}
     if phase.config.length_buckets:
         found["length_buckets"] = [length for length, _ in phase.stream.lengths]
     if phase.config.pack:

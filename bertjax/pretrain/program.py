@@ -87,6 +87,11 @@ def build(
     """
     model = config.model.resolve(vocabulary.size)
     _check_shapes(config, model, mesh, max_seq_length, packed)
+    if config.causal_share and not objective.may_be_causal:
+        raise UserError(
+            f"`causal_share` is set, and the objective {objective.name} needs rows whose "
+            "tokens see all others: leave it out, or choose another `objective`."
+        )
     recipe = config.optimizer
     schedule = schedule or make_schedule(recipe, config.loop.train_steps)
     optimizer = make_optimizer(recipe, schedule, layers=model.num_hidden_layers)
@@ -157,7 +162,10 @@ def _losses(
     masked = functools.partial(objective.corrupt, vocabulary=vocabulary)
     groups = {} if counts is None else token_groups(counts)
     grouped = functools.partial(loss_fn, token_groups=groups)
-    train = functools.partial(masked, masking=config.masking)
+    train = masked
+    if config.causal_share:
+        train = functools.partial(masked, causal_share=config.causal_share)
+    train = functools.partial(train, masking=config.masking)
     held_out = functools.partial(masked, masking=config.evaluation_masking)
     normalizers = objective.normalizers
     return Loss(loss_fn, normalizers, train), Loss(grouped, normalizers, held_out)
@@ -194,8 +202,9 @@ def _check_shapes(
     axes = " x ".join(sharding.batch_axes(mesh))
     if config.batch_size % (ways * accumulation):
         raise UserError(
-            f"`batch_size` {config.batch_size} does not divide over {ways} devices ({axes}) "
-            f"and {accumulation} microbatches: make it a multiple of {ways * accumulation}."
+            f"{config.batch_size} rows do not divide over {ways} devices ({axes}) and "
+            f"{accumulation} microbatches: make `batch_size`, and `ramp_from` in a ramp, a "
+            f"multiple of {ways * accumulation}."
         )
     if model.num_attention_heads % mesh.shape["tensor"]:
         raise UserError(

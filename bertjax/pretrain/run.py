@@ -94,7 +94,7 @@ class Built(NamedTuple):
     mesh: Mesh
     model: BertConfig
     programs: list[Program]
-    """The program of each phase. All have the same state."""
+    """The program of each stage of each phase. All have the same state."""
     evaluation: Evaluation | None
     teacher: Teacher
 
@@ -193,25 +193,25 @@ def build_programs(config: PretrainConfig, inputs: Inputs) -> Built:
     teacher = read_teacher(inputs.teacher, inputs.objective, mesh)
     programs, evaluators = [], []
     for phase in phases:
-        batch_size = phase.config.batch_size
-        program = build(
-            phase.config,
-            mesh,
-            inputs.vocabulary,
-            phase.corpora.manifest.max_seq_length,
-            inputs.counts,
-            objective=phase.objective,
-            schedule=schedule,
-            packed=phase.packed,
-        )
+        for stage in phase.stages:
+            program = build(
+                stage.config,
+                mesh,
+                inputs.vocabulary,
+                phase.corpora.manifest.max_seq_length,
+                inputs.counts,
+                objective=phase.objective,
+                schedule=schedule,
+                packed=phase.packed,
+            )
+            programs.append(program)
         evaluator = make_evaluator(
             phase.corpora,
-            program.eval_step,
+            programs[-1].eval_step,
             mesh,
-            batch_size=batch_size,
+            batch_size=phase.config.batch_size,
             max_examples=config.eval_examples,
         )
-        programs.append(program)
         evaluators.append(evaluator)
     if config.loop.patience and evaluators[0] is None:
         raise UserError(
@@ -240,11 +240,13 @@ def train(
     """Trains in a run directory, from its newest checkpoint if it has one."""
     phases, programs, mesh = inputs.phases, built.programs, built.mesh
     verification = _verification(phases, workdir)
+    stages = [stage for phase in phases for stage in phase.stages]
 
     def batch_at(step: int) -> tuple[int, dict[str, jax.Array]]:
         verification.check()
-        place = phase_at(phases, step)
-        read, size = functools.partial(phases[place].rows, step), phases[place].config.batch_size
+        read = functools.partial(phases[phase_at(phases, step)].rows, step)
+        place = phase_at(stages, step)
+        size = stages[place].config.batch_size
         return place, sharding.make_global_batch(mesh, size, read)
 
     telemetry = Telemetry(
@@ -281,8 +283,9 @@ def train(
             settings=_once_verified(settings, verification),
             hooks=hooks,
             phases=[
-                phase.info(built.model, mesh, str(number) if len(phases) > 1 else "")
+                phase.info(stage, built.model, mesh, str(number) if len(phases) > 1 else "")
                 for number, phase in enumerate(phases, 1)
+                for stage in phase.stages
             ],
         )
     _write_run(config, inputs, workdir)  # a resumed run may have changed mutable settings
@@ -381,10 +384,13 @@ def _amount(phase: Phase) -> str:
         told = ", ".join(f"{each:.1f} epochs of {name} ({share:.1%})" for name, share, each in rows)
     places, size = f"{length} tokens", f"{batch_size}"
     if phase.packed is not None:
-        rows, full = sum(map(len, phase.stream.readers)), phase.real_tokens / batch_size / length
+        rows, full = sum(map(len, phase.stream.readers)), phase.real_tokens / length
         places = f"at most {length} tokens, packed into {rows:,} rows that are {full:.1%} full"
         counts = [manifest.examples("train") for manifest in corpora.manifests]
-        size = f"{batch_size} rows ({round(np.dot(phase.stream.epochs(1), counts)):,} examples)"
+        examples = round(np.dot(phase.stream.epochs_of_rows(batch_size), counts))
+        size = f"{batch_size} rows ({examples:,} examples)"
+    for end, rows in reversed(phase.stream.ramp):
+        size = f"{rows} until step {end:,}, then of {size}"
     return (
         f"{corpora.examples('train'):,} training examples of {places}: {steps:,} steps of {size} "
         f"are {told}."

@@ -21,6 +21,8 @@ UNSET_NAMES = (
 """Immutable settings without a value in the first checkpoint of a converted run."""
 
 
+CHANGED_MASKS = ("final_masking_rate", "causal_share")
+"""Immutable settings of single runs, which the others do not record."""
 HELD = ("freeze", "ema_decay")
 """Settings of the optimizer that decide the state's arrays; its other ones may change."""
 
@@ -34,6 +36,7 @@ def known_settings(config: PretrainConfig) -> dict[str, Any]:
         "masking": dataclasses.asdict(config.masking),
         "evaluation_masking": dataclasses.asdict(config.evaluation_masking),
         "optimizer": config.optimizer.name,
+        **{name: value for name in CHANGED_MASKS if (value := getattr(config, name))},
         **{name: value for name in HELD if (value := getattr(config.optimizer, name))},
     }
 

@@ -10,6 +10,7 @@ import pytest
 import bertjax as bj
 from bertjax.objectives import losses
 from bertjax.objectives.mlm import MaskedLM
+from bertjax.objectives.nsp import NextSentence
 from bertjax.objectives.sop import SentenceOrder
 
 CONFIG = bj.BertConfig(
@@ -198,3 +199,23 @@ def test_padding_of_a_ragged_pretraining_batch_counts_nothing(params):
     ):
         np.testing.assert_allclose(one, two, rtol=1e-6)  # float32 sums of another shape
     assert bj.pretraining_normalizers(ragged) == {"mlm": 5, "examples": 3}
+
+
+@pytest.mark.parametrize("objective", [NextSentence, MaskedLM])
+def test_z_loss_adds_the_mean_square_of_the_log_normalizers(params, objective):
+    batch = pretraining_batch()
+    plain, with_z = objective(), objective(z_loss=0.01)
+    logits = plain.logits(
+        params, batch, CONFIG, execution=bj.Execution(), dropout_key=None, sample_key=None
+    )
+    (loss, before), (total, after) = (
+        jax.jit(functools.partial(each.loss, config=CONFIG))(params, batch)
+        for each in (plain, with_z)
+    )
+    masked = np.asarray(jax.tree.leaves(logits)[0], np.float64)
+    squares = np.log(np.exp(masked).sum(-1)) ** 2
+    wanted = np.average(squares, weights=batch["masked_weights"])
+    assert wanted > 1
+    np.testing.assert_allclose(after["z_loss"][0] / after["z_loss"][1], wanted, rtol=1e-5)
+    np.testing.assert_allclose(total - loss, 0.01 * wanted, rtol=1e-4)  # a difference of float32
+    assert after.keys() - before.keys() == {"z_loss"}

@@ -10,7 +10,13 @@ import pytest
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
 import bertjax as bj
-from bertjax.objectives.masking import LONGEST_SPAN, MaskingConfig, Vocabulary, span_lengths
+from bertjax.objectives.masking import (
+    LONGEST_SPAN,
+    MaskingConfig,
+    Vocabulary,
+    make_causal,
+    span_lengths,
+)
 
 V, T, MASK = 1000, 64, 4
 SPECIAL = np.zeros(V, bool)
@@ -337,3 +343,24 @@ def test_the_mix_of_replacements_is_a_setting(mask):
     assert np.array_equal(kept["input_ids"], ids) and kept["masked_weights"].any()
     # The positions don't depend on the mix.
     assert np.array_equal(kept["masked_positions"], mask(ids)["masked_positions"])
+
+
+def test_a_share_of_the_rows_is_causal_and_the_others_are_as_before(mask):
+    ids, lengths = rows(400)
+    real = np.arange(T) < lengths[:, None]
+    keys, masked = jax.random.split(jax.random.key(0), len(ids)), mask(ids)
+    made = jax.jit(functools.partial(make_causal, share=0.25))(keys, ids, real, masked)
+    found = jax.tree.map(np.asarray, made)
+    causal = ~found["attention_mask"][:, 0, 1]
+    assert within(causal.sum(), len(ids), 0.25)
+    earlier = np.where(causal[:, None, None], np.tril(np.ones((T, T), bool)), True)
+    np.testing.assert_array_equal(found["attention_mask"], real[:, None] & earlier)
+    np.testing.assert_array_equal(
+        found["input_ids"], np.where(causal[:, None], ids, masked["input_ids"])
+    )
+    used = masked["masked_weights"] > 0
+    moved = masked["masked_positions"] - (used & causal[:, None])
+    np.testing.assert_array_equal(found["masked_positions"], moved)
+    assert moved.min() == 0  # the first token is special, and never chosen
+    for name in ("masked_labels", "masked_weights"):
+        np.testing.assert_array_equal(found[name], masked[name])

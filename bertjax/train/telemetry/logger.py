@@ -141,6 +141,7 @@ class Telemetry:
             phase = phase_of(self._phases, step)
             fields = phase.fields or self._fields
             values = self._window.values(field.name for field in fields if field.last)
+            values |= phase.scheduled
             words = [self._place(step), *_named(phase), *show_fields(fields, values)]
             self.say("  ".join(words))
         if not self._timer.started:
@@ -213,6 +214,7 @@ class Telemetry:
         phase = phase_of(self._phases, step)
         fields = phase.fields or self._fields
         metrics = self._window.values(field.name for field in fields if field.last)
+        metrics |= phase.scheduled
         skipped = self._window.skipped
         pace, waiting = self._timer.lap(step)
         speed = None if pace is None else pace * phase.tokens_per_step

@@ -1,6 +1,7 @@
 """The phases of a run for the loop and for telemetry, e.g. 128 tokens a row, then 512."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from bertjax.train.telemetry.fields import Field
@@ -21,6 +22,8 @@ class PhaseInfo(NamedTuple):
     """FLOPs of its steps, for MFU."""
     real_share: float | None = None
     """Share of its tokens that are not padding; None if padding does not count as tokens."""
+    scheduled: Mapping[str, float] = MappingProxyType({})
+    """Numbers of its steps that differ between phases, shown as metrics, such as batch_size."""
 
 
 def phase_of(phases: Sequence[PhaseInfo], step: int) -> PhaseInfo:
