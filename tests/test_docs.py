@@ -16,6 +16,8 @@ import pytest
 from bertjax import cli
 from bertjax.commands import flag
 from bertjax.model.generation_config import GenerationConfig
+from bertjax.parsing import parse_recipe
+from bertjax.pretrain.config import PretrainConfig
 from bertjax.tasks import kinds
 from bertjax.text.tokenizer_base import Tokenizer
 
@@ -167,6 +169,12 @@ def test_replacements_that_do_not_exist_are_found():
     for code in ("bj.fly(model)", "bj.embed(model, texts, fast=True)", "model.tokenizer.fly()"):
         with pytest.raises((AssertionError, AttributeError)):
             check_python(code)
+
+
+def test_the_rows_of_the_speedrun_are_recipes():
+    recipe = str(ROOT / "experiments/speedrun.py")
+    for flags in runpy.run_path(recipe)["CHANGES"].values():
+        parse_recipe(PretrainConfig, "pretrain", [recipe, *shlex.split(flags)])
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
