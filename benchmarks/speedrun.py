@@ -31,7 +31,7 @@ from recorded import keep, machine
 import bertjax as bj
 from bertjax.data.prepare.run import PrepareConfig, prepare
 from bertjax.parsing import parse_recipe
-from bertjax.pretrain.phases import open_phases
+from bertjax.pretrain.phases import describe, open_phases
 from bertjax.text.tokenizer_training import TokenizerConfig, train_tokenizer
 from bertjax.train.param_groups import in_layer
 from bertjax.train.sharding import MeshConfig, make_mesh
@@ -96,11 +96,7 @@ def train(row, seed, asked, shards):
     if config.optimizer.name == "muon":
         extra = orthogonalization(bj.from_pretrained(str(result.export)).params)
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    parts = [
-        phase.info(stage, result.model, mesh, "")
-        for phase in open_phases(config)
-        for stage in phase.stages
-    ]
+    parts = describe(open_phases(config), result.model, mesh)
     ends, flops = [0, *(part.end for part in parts)], [part.work.flops + extra for part in parts]
     lines = [each for each in result.history if "tokens_per_second" in each]
     paces = {each["step"]: each["model_flops_per_second"] for each in lines}

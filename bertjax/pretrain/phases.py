@@ -170,6 +170,15 @@ def phase_at(phases: Sequence[Phase] | Sequence[Stage], step: int) -> int:
     return next((place for place, phase in enumerate(phases) if step < phase.end), len(phases) - 1)
 
 
+def describe(phases: Sequence[Phase], model: BertConfig, mesh: Mesh) -> list[PhaseInfo]:
+    """Describes the stages of all phases to the loop."""
+    return [
+        phase.info(stage, model, mesh, str(number) if len(phases) > 1 else "")
+        for number, phase in enumerate(phases, 1)
+        for stage in phase.stages
+    ]
+
+
 def _refuse_mismatch(first: Phase, second: Phase) -> None:
     both = f"{first.corpora.directories[0]} and {second.corpora.directories[0]}"
     one, other = first.corpora.manifest, second.corpora.manifest

@@ -87,11 +87,6 @@ def build(
     """
     model = config.model.resolve(vocabulary.size)
     _check_shapes(config, model, mesh, max_seq_length, packed)
-    if config.causal_share and not objective.may_be_causal:
-        raise UserError(
-            f"`causal_share` is set, and the objective {objective.name} needs rows whose "
-            "tokens see all others: leave it out, or choose another `objective`."
-        )
     recipe = config.optimizer
     schedule = schedule or make_schedule(recipe, config.loop.train_steps)
     optimizer = make_optimizer(recipe, schedule, layers=model.num_hidden_layers)
@@ -158,6 +153,11 @@ def _losses(
     counts: np.ndarray | None,
 ) -> tuple[Loss, Loss]:
     """Returns the losses of training and of evaluations, which differ in masking and metrics."""
+    if config.causal_share and not objective.may_be_causal:
+        raise UserError(
+            f"`causal_share` is set, and the objective {objective.name} needs rows whose "
+            "tokens see all others: leave it out, or choose another `objective`."
+        )
     loss_fn = functools.partial(objective.loss, config=model, execution=config.execution)
     masked = functools.partial(objective.corrupt, vocabulary=vocabulary)
     groups = {} if counts is None else token_groups(counts)

@@ -24,7 +24,14 @@ from bertjax.pretrain.config import PretrainConfig
 from bertjax.pretrain.evaluation import make_evaluator
 from bertjax.pretrain.frequency import count_tokens, token_groups
 from bertjax.pretrain.metrics import described, fields, make_plateau_meter, verdict
-from bertjax.pretrain.phases import Phase, open_phases, phase_at, run_schedule, untrained_positions
+from bertjax.pretrain.phases import (
+    Phase,
+    describe,
+    open_phases,
+    phase_at,
+    run_schedule,
+    untrained_positions,
+)
 from bertjax.pretrain.program import Program, build, with_teacher
 from bertjax.pretrain.settings import HELD, known_settings, run_settings
 from bertjax.pretrain.teacher import Teacher, open_teacher, read_teacher
@@ -282,11 +289,7 @@ def train(
             evaluation=built.evaluation,
             settings=_once_verified(settings, verification),
             hooks=hooks,
-            phases=[
-                phase.info(stage, built.model, mesh, str(number) if len(phases) > 1 else "")
-                for number, phase in enumerate(phases, 1)
-                for stage in phase.stages
-            ],
+            phases=describe(phases, built.model, mesh),
         )
     _write_run(config, inputs, workdir)  # a resumed run may have changed mutable settings
     if speed := telemetry.speed():
