@@ -62,7 +62,7 @@ def test_objectives_are_named_in_their_files_and_the_table_alone():
 
 def test_kinds_of_segments_are_named_in_their_file_and_by_objectives_alone():
     # A kind of model and a key of tokenizer.json have the same names.
-    others = ("convert/verify.py", "text/tokenizer_files.py")
+    others = ("convert/verify.py", "text/byte_bpe_files.py", "text/tokenizer_files.py")
     for path in modules("data/segments.py", "objectives", *HEADS, *others):
         for value, _ in strings(path):
             assert value not in SEGMENTS, (path, value)
