@@ -152,8 +152,7 @@ def _read(path: epath.PathLike, log: Callable[[str], None], *, at_once: bool = T
 
     def read() -> dict[str, Any]:
         # No variable holds the tensors, so each is freed as soon as its parameter is made.
-        architecture = str((fields.get("architectures") or ["BertForMaskedLM"])[0])
-        params = read_params(_read_bert(path, family, config, architecture, log), config, log)
+        params = read_params(_read_bert(path, family, config, fields, log), config, log)
         return params | (read_sentence_scorer(read_weights(head), config) if head.exists() else {})
 
     file, shapes = find_weights(path), None
@@ -201,13 +200,15 @@ def _read_bert(
     path: epath.Path,
     family: families.Family | None,
     config: BertConfig,
-    architecture: str,
+    fields: dict[str, Any],
     log: Callable[[str], None],
 ) -> Weights:
     weights = read_weights(find_weights(path) or path / WEIGHTS)
     if family is None:
         return without_prefix(weights, log)
     weights = without_prefix(weights, log, (family.base,))
+    names = fields.get("architectures")
+    architecture = str(names[0]) if isinstance(names, list) and names else "BertForMaskedLM"
     return family.bert_weights(weights, config, architecture)
 
 

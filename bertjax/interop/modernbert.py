@@ -11,6 +11,7 @@ import numpy as np
 
 from bertjax.config import BertConfig
 from bertjax.errors import UserError
+from bertjax.interop.classes import ARCHITECTURES
 from bertjax.interop.weights import Weights
 from bertjax.text.tokenizer import Tokenizer
 
@@ -81,12 +82,6 @@ _HEADS = {
     "MultipleChoice": ("bert.pooler.transform", "classifier"),
     "TokenClassification": ("token_head.transform", "classifier"),
     "QuestionAnswering": ("token_head.transform", "qa_outputs"),
-}
-_KINDS = {
-    "masked_lm": "MaskedLM",
-    "multiple_choice": "MultipleChoice",
-    "token_classification": "TokenClassification",
-    "question_answering": "QuestionAnswering",
 }
 
 
@@ -198,7 +193,8 @@ def _template(module: str) -> tuple[str, str]:
 
 def tensors(bert: dict[str, np.ndarray], kind: str) -> dict[str, np.ndarray]:
     """Returns a BERT's tensors with the names and shapes of a ModernBERT's class for a task."""
-    modules = _modules(_KINDS.get(kind, "SequenceClassification"))
+    head = ARCHITECTURES[kind].removeprefix("BertFor")
+    modules = _modules(head if head in _HEADS else "SequenceClassification")
     theirs = {own: name for name, several in modules.items() for own in several}
     order = {own: at for at, own in enumerate(theirs)}  # queries precede keys and values
     split = []

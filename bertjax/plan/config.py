@@ -28,8 +28,8 @@ class _Options:
     compare: str | None = None
     """A second recipe, planned with the same flags and printed beside the first."""
     search: bool = False
-    """Compile other settings with the same result too: the largest microbatch that fits, then other
-    values of `execution.remat` and `mesh`. Each takes minutes."""
+    """Compile other settings too: the largest microbatch that fits, then other `execution.remat` and
+    `mesh`. Each takes minutes."""
     html: str | None = None
     """File to write a page with the plan to."""
     json: bool = False
@@ -47,9 +47,8 @@ class _Options:
 class PlanConfig(_Options, PretrainConfig):
     """Compile the training step of a recipe for TPUs that this machine does not have, and print
     whether it fits, how long it takes by the compiler's estimate, and what it costs. The flags are
-    those of the recipe's verb, `bertjax pretrain`, `finetune` or `glue`; without a recipe those of
-    `pretrain`. It needs libtpu (the extra `tpu`), which exists for Linux on x86-64, and some
-    minutes."""
+    those of the recipe's verb; without a recipe those of `pretrain`. It needs libtpu (the extra
+    `tpu`), which exists for Linux on x86-64, and some minutes."""
 
     data: str | Sequence[str] = ()
     """Directory of the shards, which gives the length of rows and the size of the vocabulary. Not

@@ -25,8 +25,8 @@ class ModelConfig:
     """The shape of the model: a named size or a config.json, and values that override it."""
 
     size: str = "mini"
-    """tiny, mini, small, medium, base, large, modern-tiny ... modern-large (as ModernBERT), a
-    miniature (L-4_H-256), or a config.json."""
+    """tiny, mini, small, medium, base, large, modern-tiny ... modern-large, L-4_H-256 and its like,
+    or a config.json."""
     hidden_size: int | None = None
     """Width D. Default: the size's own value, as for all fields below."""
     num_hidden_layers: int | None = None
@@ -50,7 +50,7 @@ class ModelConfig:
     local_attention: int | None = None
     """Width of windows of attention; 0: none."""
     norm_placement: Literal["post", "pre"] | None = None
-    """LayerNorm after or before attention and feed-forward; pre adds a last one."""
+    """LayerNorm after a sublayer, or before it and at the end."""
     biases: bool | None = None
     """Biases of all layers."""
     glu: bool | None = None
@@ -142,14 +142,13 @@ class PretrainConfig:
     objective_options: ObjectiveOptions = ObjectiveOptions()
     """Options of single objectives."""
     data_weights: Sequence[float] = ()
-    """Shares of the data directories among the examples; any sum. Default: their sizes."""
+    """Shares of the data directories, of any sum. Default: their sizes."""
     length_buckets: Sequence[int] = ()
-    """Lengths of rows besides the shards' own, ascending. All rows of a step have one length, and
-    every example is in the shortest rows that hold it."""
+    """Lengths of rows besides the shards' own, ascending. All rows of a step have one length; an
+    example is in the shortest that hold it."""
     pack: bool = False
-    """Let short examples share a row, in both phases. No token attends to another example, and the
-    loss of an example is what it is alone. A step has the same number of rows, which then hold more
-    examples. Evaluations are not packed."""
+    """Let short examples share a row. No token attends to another example, and the loss of an
+    example is what it is alone. A step has the same number of rows. Evaluations are not packed."""
     model: ModelConfig = ModelConfig()
     """Shape of the model."""
     initialization: InitializationConfig = InitializationConfig()
@@ -174,9 +173,9 @@ class PretrainConfig:
     second: SecondPhase = SecondPhase()
     """A second phase with other rows."""
     batch_size: int = 256
-    """Rows of the global batch, over all devices and microbatches."""
+    """Rows of a step over all devices and microbatches."""
     accumulation: int = 1
-    """Microbatches per step. More of them need less memory and give the same result."""
+    """Microbatches per step: less memory, the same result."""
     ramp_from: int | None = None
     """Rows of the first steps, which double up to `batch_size`."""
     ramp_steps: int | None = None
@@ -188,9 +187,9 @@ class PretrainConfig:
     z_loss: float = 0.0
     """Weight of the squared log normalizer in the loss."""
     eval_examples: int = 2048
-    """Held-out examples in an evaluation. Their masks never change."""
+    """Held-out examples in an evaluation, with fixed masks."""
     seed: int = 0
-    """Seed of the initial weights, the order of the data, masks and dropout."""
+    """Seed of weights, order of the data, masks and dropout."""
     fresh: bool = False
     """Start a new run in workdir-2 (-3, ...) beside the run in `workdir`. Nothing is deleted."""
 

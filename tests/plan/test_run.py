@@ -145,7 +145,7 @@ def test_rows_come_from_the_shards_or_from_flags(monkeypatch):
 
     manifest = SimpleNamespace(max_seq_length=96, vocab_size=999, segments="single")
     corpora = SimpleNamespace(manifest=manifest)
-    phase = SimpleNamespace(corpora=corpora, packed=5, real_tokens=0.75 * 96 * 256)
+    phase = SimpleNamespace(corpora=corpora, packed=5, real_tokens=0.75 * 96)
     monkeypatch.setattr(steps, "open_phases", lambda config: [phase])
     config = PlanConfig(data="shards", pack=True)
     assert steps.read_rows(config) == (96, 999, "single", 0.25, 5)

@@ -120,11 +120,11 @@ def test_every_pattern_of_the_table_is_the_first_for_some_parameter(abstract):
 
 def test_a_matrix_without_a_rule_is_refused_by_its_path(abstract):
     matrix = jax.ShapeDtypeStruct((768, 4), np.float32)
-    params = {**abstract.params, "gate": {"kernel": matrix, "bias": abstract.step}}
-    with pytest.raises(ValueError, match=r"matches the parameter gate/kernel \[768, 4\]: add one"):
+    params = {**abstract.params, "rank": {"kernel": matrix, "bias": abstract.step}}
+    with pytest.raises(ValueError, match=r"matches the parameter rank/kernel \[768, 4\]: add one"):
         specs(mesh_of(2, 2, 2), abstract.replace(params=params))
-    del params["gate"]["kernel"]
-    assert specs(mesh_of(2, 2, 2), abstract.replace(params=params))["params/gate/bias"] == P()
+    del params["rank"]["kernel"]
+    assert specs(mesh_of(2, 2, 2), abstract.replace(params=params))["params/rank/bias"] == P()
 
 
 def test_the_moving_average_is_split_as_the_parameters(abstract):
