@@ -28,8 +28,8 @@ class _Options:
     compare: str | None = None
     """A second recipe, planned with the same flags and printed beside the first."""
     search: bool = False
-    """Compile other settings too: the largest microbatch that fits, then other `execution.remat` and
-    `mesh`. Each takes minutes."""
+    """Compile other settings too: the largest microbatch that fits, then other `execution.remat`
+    and `mesh`. Each takes minutes."""
     html: str | None = None
     """File to write a page with the plan to."""
     json: bool = False
