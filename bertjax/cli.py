@@ -17,7 +17,7 @@ from bertjax import model_verbs, signals
 from bertjax.commands import command
 from bertjax.errors import EXIT_MISTAKE, EXIT_STOPPED, Stopped, UserError
 from bertjax.flags import resuming_command, saying_flags, stopped_sentence
-from bertjax.parsing import COMMON, parse, parse_recipe, parsed, read_recipe
+from bertjax.parsing import COMMON, PLAN_COMMON, parse, parse_recipe, parsed, read_recipe
 from bertjax.terminal import Complaints, complain, say_line
 
 EXIT_DONE, EXIT_INTERRUPTED, EXIT_WARNED = 0, 1, 1
@@ -225,10 +225,12 @@ def _plan(arguments: list[str]) -> None:
     ) as say:
         if isinstance(recipe, FinetuneConfig):
             arguments_of = FinetuneArguments(verb, recipe, flags, FinetunePlan)
-            config: Any = arguments_of.parse(COMMON["plan"])
+            config: Any = arguments_of.parse((*PLAN_COMMON, *COMMON["finetune"], "accumulation"))
         else:
+            glue = (*PLAN_COMMON, *COMMON["glue"])
+            common = COMMON["plan"] if kind is PlanConfig else glue
             default = recipe and kind(**vars(recipe))
-            how = {"default": default, "common": COMMON["plan"], "recipe_kind": PretrainConfig}
+            how = {"default": default, "common": common, "recipe_kind": PretrainConfig}
             config = parse(kind, verb, flags, **how)
 
         from bertjax.plan.run import plan

@@ -132,7 +132,7 @@ class BertConfig:
     """Whether classifiers of texts, tokens and answers read a dense layer, activation and
     LayerNorm, as the masked LM does, in place of a pooler with tanh or of nothing."""
     classifier_pooling: str = "cls"
-    """What a classifier of texts reads: the first token (cls), or the mean of all tokens."""
+    """A classifier of texts reads the first token (cls), or the mean of all tokens (mean)."""
     classifier_bias: bool = True
     """Whether the dense layer before a classifier and before the words of the masked LM has a
     bias."""
@@ -205,6 +205,11 @@ class BertConfig:
     def is_local(self, layer: int) -> bool:
         """Whether a layer, counted from 0, attends within windows."""
         return bool(self.local_attention) and layer % self.global_attn_every_n_layers != 0
+
+    def lacks_norm(self, layer: int) -> bool:
+        """Whether a layer, counted from 0, has no LayerNorm before attention: the first one reads
+        embeddings that are normalized."""
+        return layer == 0 and self.norm_placement == "pre" and self.embedding_norm
 
     def differences(self) -> dict[str, tuple[Any, Any]]:
         """Returns (the value here, that of a BERT) of each option in which the two differ."""

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 Config = TypeVar("Config")
 
+PLAN_COMMON = (
+    *("topology", "hourly_rate", "compare", "search", "html", "json", "execution", "mesh"),
+)
+"""The fields that --help of `plan` shows for a recipe of any kind."""
 COMMON = {
     "tokenizer train": ("input", "output", "kind", "vocab_size", "lowercase", "columns"),
     "prepare": (
@@ -36,9 +40,8 @@ COMMON = {
         "fresh",
     ),
     "plan": (
-        *("topology", "data", "max_seq_length", "vocab_size", "model.size", "batch_size"),
-        *("accumulation", "optimizer.name", "execution", "mesh", "loop.train_steps", "phase"),
-        *("hourly_rate", "compare", "search", "html", "json"),
+        *("data", "max_seq_length", "vocab_size", "model.size", "batch_size", "accumulation"),
+        *("optimizer.name", "loop.train_steps", "phase", *PLAN_COMMON),
     ),
     "finetune": (
         *("model", "train", "dev", "test", "workdir", "seeds", "epochs", "batch_size", "fresh"),
@@ -116,19 +119,14 @@ def parse(
 
 
 def _shown(kind: type, paths: Sequence[str]) -> dict[type, set[str]]:
-    """Returns the fields to show, by their dataclass; all of those that are not among the keys.
-
-    A path that `kind` does not have is left out: the recipes of `plan` are of several kinds.
-    """
+    """Returns the fields to show, by their dataclass; all of those that are not among the keys."""
     shown: dict[type, set[str]] = {}
     for path in paths:
         owner: type | None = kind
         for name in path.split("."):
-            hints = typing.get_type_hints(owner, include_extras=True) if owner else {}
-            if owner is None or name not in hints:
-                break
+            assert owner is not None, path
             shown.setdefault(owner, set()).add(name)
-            owner = nested_in(hints[name])
+            owner = nested_in(typing.get_type_hints(owner, include_extras=True)[name])
     return shown
 
 

@@ -118,7 +118,11 @@ def keep_layers(config: FinetuneConfig, model: Pretrained) -> Pretrained:
             f"`layers_to_keep` is {tuple(layers)}, and the model has {depth} layers: give numbers "
             f"from 0 to {depth - 1}."
         )
-    if any(_role(shape, at) != _role(shape, layer) for at, layer in enumerate(layers)):
+
+    def role(layer: int) -> tuple[bool, bool]:
+        return shape.is_local(layer), shape.lacks_norm(layer)
+
+    if any(role(at) != role(layer) for at, layer in enumerate(layers)):
         raise UserError(
             f"`layers_to_keep` is {tuple(layers)}, which gives layers of the model another number: "
             "there, they attend within windows or to all tokens, or lack a LayerNorm; give numbers "
@@ -135,12 +139,6 @@ def keep_layers(config: FinetuneConfig, model: Pretrained) -> Pretrained:
     others = {name: getattr(model, name) for name in names}
     shape = dataclasses.replace(shape, num_hidden_layers=len(layers))
     return Unread(shape, (kept(model.shapes), lambda: kept(model.params)), **others)
-
-
-def _role(shape: BertConfig, layer: int) -> tuple[bool, bool]:
-    """Returns what a layer's number decides."""
-    lacks_norm = shape.norm_placement == "pre" and shape.embedding_norm and not layer
-    return shape.is_local(layer), lacks_norm
 
 
 def with_dropout(config: FinetuneConfig, model: Pretrained) -> Pretrained:

@@ -100,8 +100,8 @@ def from_pretrained(
     """Reads an export or a run of bertjax, a model in Hugging Face's layout, or a TF1 checkpoint.
 
     Weights are model.safetensors, flax_model.msgpack or pytorch_model.bin (which is not unpickled),
-    or several files with an index. A DistilBERT and a RoBERTa become BERTs that compute the same
-    outputs; the latter is written as a RoBERTa again.
+    or several files with an index. A DistilBERT, a RoBERTa and a ModernBERT become models of
+    `BertConfig` that compute the same outputs; the last two are written as what they were.
 
     Args:
         path: a directory (for a run directory, its export/ is read; for a run that has not ended,

@@ -81,8 +81,7 @@ class Encoder(nn.Module):
         """Returns the module of each layer; all but the first are the same."""
         config = self.config
         module = Layer(config, self.execution, self.add_cross_attention, parent=None)
-        is_other = config.norm_placement == "pre" and config.embedding_norm
-        first = module.clone(is_first=True) if is_other else module
+        first = module.clone(lacks_norm=True) if config.lacks_norm(0) else module
         return [first] + [module] * (config.num_hidden_layers - 1)
 
     def _parameters(

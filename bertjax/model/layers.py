@@ -293,8 +293,8 @@ class Layer(nn.Module):
     execution: Execution
     add_cross_attention: bool = False
     """Whether the layer attends to `memory`, as those of a decoder do."""
-    is_first: bool = False
-    """Whether it reads the embeddings, and needs no LayerNorm before attention if they have one."""
+    lacks_norm: bool = False
+    """Whether there is no LayerNorm before attention; see `BertConfig.lacks_norm`."""
 
     def setup(self) -> None:
         config, execution = self.config, self.execution
@@ -345,7 +345,7 @@ class Layer(nn.Module):
             x = x + dropout(output, keys, site, self.config.hidden_dropout_prob)
             return norm(x) if is_post else x
 
-        own = read(x, self.attention_layer_norm, skip=self.is_first and self.config.embedding_norm)
+        own = read(x, self.attention_layer_norm, skip=self.lacks_norm)
         if cache is not None:
             cache = cache.updated(self.attention.project(own, rotation), slot)
         output, probs = self.attention(own, cache, mask=mask, rotation=rotation, keys=keys)

@@ -22,7 +22,7 @@ class Rotation(NamedTuple):
 
 
 class View(NamedTuple):
-    """What a layer attends to, and how it knows positions."""
+    """A view says which tokens a layer attends to, and by which angles heads are rotated."""
 
     mask: jax.Array | None
     """bool, broadcastable to [B, 1, T, T]; None: all tokens."""

@@ -18,7 +18,7 @@ from bertjax.train.telemetry.trackers import TelemetryConfig
 
 @dataclasses.dataclass(frozen=True)
 class _Options:
-    """What to plan for, and how to print it."""
+    """These options say what to plan for, and how to print it."""
 
     topology: str = ""
     """Chips to plan for, such as v5e:2x4 or v5p:2x2x2. Known are v4, v5e, v5p, v6e and tpu7x. With

@@ -29,7 +29,7 @@ class Step(NamedTuple):
     row_flops: float
     """FLOPs of the matrix products of a step, for a row."""
     facts: dict[str, Any]
-    """What JSON says of the rows and of the number of steps."""
+    """The JSON of the plan has these facts about the rows and the number of steps."""
 
     def parameter_shapes(self) -> set[tuple[int, ...]]:
         """Returns the shapes of the parameters, whole and on a chip, without axes of one."""

@@ -112,7 +112,7 @@ def encoder_params(params: dict, model: "TrainedModel") -> dict:
         if part in theirs:
             found[part] = theirs[part]
         elif "transform" in params[part] and "mlm" in theirs:
-            # As in transformers, the masked LM and a ModernBERT's classifiers read the same head.
+            # The masked LM and a ModernBERT's classifiers read the same head, as in transformers.
             found[part] = {name: theirs["mlm"][name] for name in params[part]}
     return {**params, **found}
 

@@ -153,25 +153,11 @@ def make_optimizer(
             raise ValueError("layer_decay needs the number of layers of the model.")
         by_layer = scale_by_layer(config.layer_decay, layers)
     return optax.chain(
-        clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
+        optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
         OPTIMIZERS[config.name](config),
         by_layer,
         by_rate,
     )
-
-
-def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
-    """Multiplies updates by max_norm / their global norm if that is below 1.
-
-    `optax.clip_by_global_norm` divides every entry, which XLA:CPU does in a pass of its own.
-    """
-
-    def clipped(updates: Any, params: Any = None) -> Any:
-        del params
-        factor = jnp.minimum(1.0, max_norm / optax.tree.norm(updates))
-        return jax.tree.map(lambda leaf: leaf * factor, updates)
-
-    return optax.stateless(clipped)
 
 
 def decay_mask(params: Any) -> Any:

@@ -11,7 +11,6 @@ import pytest
 
 import bertjax as bj
 from bertjax.convert.run import ConvertConfig, convert
-from bertjax.data.prepare.run import PrepareConfig, prepare
 from bertjax.pretrain import run as runs
 from bertjax.pretrain.config import PretrainConfig, SecondPhase
 from bertjax.train import loop
@@ -38,23 +37,12 @@ def silent(line):
 
 
 @pytest.fixture(scope="module")
-def make_recipe(tmp_path_factory, tiny_tokenizer, tiny_shape):
+def make_recipe(random_shards, tiny_shape):
     """A recipe on shards of random words."""
-    root = tmp_path_factory.mktemp("data")
-    rng = np.random.default_rng(0)
-    words = [tiny_tokenizer.decode([number]) for number in range(5, 20)]
-    documents = ["\n".join(" ".join(rng.choice(words, 6)) for _ in range(6)) for _ in range(40)]
-    (root / "text.txt").write_text("\n\n".join(documents))
-    tiny_tokenizer.save(root / "tokenizer")
-    text, shards = (str(root / "text.txt"),), str(root / "shards")
-    prepare(
-        PrepareConfig(text, str(root / "tokenizer"), shards, max_seq_length=32, held_out=0.2),
-        silent,
-    )
 
     def make(workdir, **optimizer):
         return PretrainConfig(
-            shards,
+            random_shards,
             str(workdir),
             model=tiny_shape,
             loop=LoopConfig(train_steps=6, log_every=1, eval_every=0, save_every=100),

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 import bertjax as bj
-from bertjax.data.prepare.run import PrepareConfig, prepare
 from bertjax.objectives.masking import MaskingConfig
 from bertjax.pretrain import run as runs
 from bertjax.pretrain.config import PretrainConfig, SecondPhase
@@ -26,22 +25,10 @@ def silent(line):
 
 
 @pytest.fixture(scope="module")
-def recipe(tmp_path_factory, tiny_tokenizer, tiny_shape):
-    root = tmp_path_factory.mktemp("data")
-    rng = np.random.default_rng(0)
-    words = [tiny_tokenizer.decode([number]) for number in range(5, 20)]
-    documents = ["\n".join(" ".join(rng.choice(words, 6)) for _ in range(6)) for _ in range(40)]
-    (root / "text.txt").write_text("\n\n".join(documents))
-    tiny_tokenizer.save(root / "tokenizer")
-    text, shards = (str(root / "text.txt"),), str(root / "shards")
-    prepare(
-        PrepareConfig(text, str(root / "tokenizer"), shards, max_seq_length=32, held_out=0.2),
-        silent,
-    )
-
+def recipe(random_shards, tiny_shape):
     def make(workdir="run", **fields):
         return PretrainConfig(
-            shards,
+            random_shards,
             str(workdir),
             **{
                 "model": tiny_shape,
