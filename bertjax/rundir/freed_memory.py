@@ -19,7 +19,8 @@ def keep_freed() -> None:
 
     XLA:CPU allocates the temporary arrays of a program together, each time that the program runs,
     and glibc would map them anew: the system then clears pages for a tenth of the time of a step
-    or more. The process keeps its largest memory until it ends. Call it before JAX starts its
+    or more. The heap grows in the first steps, until its free parts fit, and
+    the process keeps it until it ends. Call it before JAX starts its
     threads, each of which would have an arena of its own.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
