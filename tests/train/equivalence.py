@@ -29,7 +29,10 @@ CONFIG = bj.BertConfig(
     max_position_embeddings=T,
 )
 PLAIN = bj.Execution()
-RECIPE = optimizers.OptimizerConfig(sys.argv[2], learning_rate=1e-3, warmup_steps=4)
+OPTIMIZER = sys.argv[2]
+# Without bias correction, the first steps of adamw_google are larger.
+RATE = 1e-3 if OPTIMIZER == "adamw_google" else 2e-3
+RECIPE = optimizers.OptimizerConfig(OPTIMIZER, learning_rate=RATE, warmup_steps=4)
 SPECIAL = np.zeros(V, bool)
 SPECIAL[[0, 2, 3, 4]] = True
 
