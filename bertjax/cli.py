@@ -19,6 +19,7 @@ from bertjax.errors import EXIT_MISTAKE, EXIT_STOPPED, Stopped, UserError
 from bertjax.flags import resuming_command, saying_flags, stopped_sentence
 from bertjax.parsing import COMMON, PLAN_COMMON, parse, parse_recipe, parsed, read_recipe
 from bertjax.terminal import Complaints, complain, say_line
+from bertjax.train.telemetry import goodput
 
 EXIT_DONE, EXIT_INTERRUPTED, EXIT_WARNED = 0, 1, 1
 _RESUMABLE = ("demo", "prepare", "pretrain", "finetune", "glue")
@@ -55,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logger.handlers, logger.propagate = [Complaints()], False
     if not _is_resumable(words):
         sys.exit(run(words))
-    with signals.command(EXIT_STOPPED, stopped_sentence(words)):
+    with goodput.command(), signals.command(EXIT_STOPPED, stopped_sentence(words)):
         code = run(words)
     sys.exit(code)
 

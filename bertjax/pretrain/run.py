@@ -292,8 +292,8 @@ def train(
             phases=describe(phases, built.model, mesh),
         )
     _write_run(config, inputs, workdir)  # a resumed run may have changed mutable settings
-    if speed := telemetry.speed():
-        log(speed)
+    for told in filter(None, (telemetry.speed(), telemetry.time())):
+        log(told)
     return fitted
 
 

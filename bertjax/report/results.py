@@ -8,8 +8,11 @@ from etils import epath
 
 from bertjax.report import html
 from bertjax.rundir.records import RESULT, Metric, Record, read_object, read_result, read_settings
+from bertjax.train.telemetry import goodput
 
 Numbers = Mapping[str, float]
+
+_PART_COLORS = {"steps": "accent", "repeated": "third"}
 
 
 def final_numbers(
@@ -90,6 +93,25 @@ def _mean(values: Sequence[float]) -> str:
         return ""
     text = html.number(statistics.fmean(values))
     return text if len(values) < 2 else f"{text} ± {html.number(statistics.stdev(values))}"
+
+
+def goodput_figure(records: Sequence[Record]) -> list[str]:
+    """Returns bars of where the time of a run went.
+
+    Args:
+        records: the last time record of each seed; see `goodput.Goodput`.
+    """
+    spent = goodput.total(records)
+    items = [
+        html.Bar(goodput.PARTS[name], share, None, _PART_COLORS.get(name, "second"))
+        for name, share in goodput.shares(spent).items()
+    ]
+    if not items:
+        return []
+    title = "Where the time went"
+    longest = max(bar.value for bar in items)
+    picture = html.bars(items, title, longest, left=160)
+    return [html.heading(title), html.figure(picture, goodput.sentence(spent))]
 
 
 def settings_table(directory: epath.Path) -> list[str]:

@@ -13,7 +13,7 @@ from bertjax.report import html
 from bertjax.report.charts import charts_of
 from bertjax.report.comparison import write_comparison
 from bertjax.report.demo import NUMBERS, PAGE, write_demo_report
-from bertjax.report.results import final_numbers, settings_table
+from bertjax.report.results import final_numbers, goodput_figure, settings_table
 from bertjax.report.tables import run_tables
 from bertjax.rundir.records import (
     REPORT,
@@ -26,7 +26,7 @@ from bertjax.rundir.records import (
     read_tables,
     run_files,
 )
-from bertjax.train.telemetry.metrics_file import read_records
+from bertjax.train.telemetry.metrics_file import TIME, read_records
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +103,8 @@ def _write_run_report(directory: epath.Path) -> epath.Path:
         ]
         body += [*figures[:1], '<div class="pair">', *figures[1:], "</div>"]
         body += run_tables(read_tables(path.parent))
+    times = [record for _, path in files for record in read_records(path, (TIME,))[-1:]]
+    body += goodput_figure(times)
     body += settings_table(directory)
     target = directory / REPORT / PAGE
     with writing(target.parent):

@@ -18,6 +18,7 @@ from bertjax.rundir.records import CONFIG, RESULT, TABLES, Metric, read_object
 from bertjax.tasks.report_tables import ReportTable
 from bertjax.train.checkpoint.orbax_storage import from_first_process
 from bertjax.train.checkpoint.settings import as_json, refuse_changed
+from bertjax.train.telemetry import goodput
 
 KINDS = (KIND, FINETUNING, "GLUE")
 
@@ -41,7 +42,8 @@ def open_workdir(
             at work there.
     """
     path = _choose(workdir, kind, fresh=fresh)
-    with contextlib.nullcontext() if jax.process_index() else locked(path, "workdir", log):
+    lock = contextlib.nullcontext() if jax.process_index() else locked(path, "workdir", log)
+    with goodput.command(), lock:
         _check_shared(path)
         yield path
 

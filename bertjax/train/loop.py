@@ -170,13 +170,13 @@ class _Run:
             early = ", where it ended early" if step < total else ""
             self.telemetry.say(f"The run is complete: step {step:,} of {total:,}{early}.")
             return dataclasses.replace(self._result(state), already_complete=True)
+        self.telemetry.count_time()
         if not self.program.is_compiled:
             self.telemetry.say("Compiling the step ...")
         with contextlib.closing(read_ahead(self.batch_at, range(step, total))) as batches:
             while step < total and not self._out_of_patience():
-                started = time.monotonic()
-                _, batch = next(batches)
-                self.telemetry.waited(time.monotonic() - started)
+                with self.telemetry.waiting():
+                    _, batch = next(batches)
                 self.telemetry.starting(step + 1)
                 state, metrics = self.program.step(state, batch)
                 signals.must_finish(True)
@@ -186,7 +186,7 @@ class _Run:
                 self.pending = (step, metrics)
                 self.checkpoints.poll()
                 if self._end_step(step, state):
-                    self.checkpoints.wait()
+                    self._finish_save()
                     saved = "" if step in self.checkpoints.steps() else "; this step is not saved"
                     line = f"Stopped at step {step:,} of {total:,}, to be resumed{saved}."
                     self.telemetry.say(line)
@@ -197,7 +197,7 @@ class _Run:
                 f"Ended early at step {step:,} of {total:,}: {self.progress.no_better} "
                 f"evaluations in a row without a better {metric}."
             )
-        self.checkpoints.wait()
+        self._finish_save()
         return self._result(state)
 
     def _result(self, state: Any, *, stopped: bool = False) -> FitResult:
@@ -254,7 +254,7 @@ class _Run:
             self.telemetry.say(f"step {step:,}: loss or gradient is not finite; skipped.")
         self.bad_steps = self.bad_steps + 1 if bad else 0
         if self.bad_steps >= self.config.max_bad_steps:
-            self.checkpoints.wait()
+            self._finish_save()
             raise UserError(
                 f"{self.bad_steps} steps in a row, up to step {step:,}, had a loss or gradient "
                 f"that is not finite; {self.checkpoints.newest_in_words()}. Run the command "
@@ -268,7 +268,8 @@ class _Run:
         """Returns whether it finished, the value of best_metric, and whether that is the best."""
         assert self.evaluation is not None
         started = time.monotonic()
-        metrics = self.evaluation.run(state, self.stop)
+        with self.telemetry.goodput.spending("evaluation"):
+            metrics = self.evaluation.run(state, self.stop)
         if metrics is None:
             return False, None, False
         metrics = {name: float(value) for name, value in metrics.items()}
@@ -295,10 +296,15 @@ class _Run:
         if self.save_due:
             return
         self.telemetry.flush()
-        self.checkpoints.ranked_after = phase_start(self.phases, step)
-        immutable = self.settings.immutable_at(step)
-        meta = {"immutable": immutable, "mutable": self._mutable(), "loop": self._memory()}
-        self.checkpoints.save(state, meta, value)
+        with self.telemetry.goodput.spending("checkpoints"):
+            self.checkpoints.ranked_after = phase_start(self.phases, step)
+            immutable = self.settings.immutable_at(step)
+            meta = {"immutable": immutable, "mutable": self._mutable(), "loop": self._memory()}
+            self.checkpoints.save(state, meta, value)
+
+    def _finish_save(self) -> None:
+        with self.telemetry.goodput.spending("checkpoints"):
+            self.checkpoints.wait()
 
     def _mutable(self) -> dict[str, Any]:
         return {**self.settings.mutable, **dataclasses.asdict(self.config)}
@@ -311,7 +317,8 @@ class _Run:
 
     def _resume(self) -> Any:
         """Returns the state to continue from."""
-        restored = self.checkpoints.restore(self.program.abstract_state, accept=self._accept)
+        with self.telemetry.goodput.spending("checkpoints"):
+            restored = self.checkpoints.restore(self.program.abstract_state, accept=self._accept)
         window, records = None, 0
         if restored is None:
             state = self.program.init()

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import re
 import resource
 import shutil
 import signal
@@ -174,7 +175,8 @@ def test_it_learns_exports_and_says_so(recipe, tmp_path):
     per_token = train["model_flops_per_second"] / train["tokens_per_second"]
     assert per_token == pytest.approx(row / 32)
     assert "mfu" not in train  # a CPU has no peak in the table
-    assert lines[-2].startswith("Trained at ") and lines[-2].endswith("over 59 steps on 1 cpu.")
+    assert lines[-3].startswith("Trained at ") and lines[-3].endswith("over 59 steps on 1 cpu.")
+    assert re.match(r"Goodput \d+\.\d% of \d+s: ", lines[-2])
     model = bj.from_pretrained(str(workdir))
     assert model.config == result.model
     assert len(bj.fill_mask(model, ["bal [MASK]"], top_k=3)) == 1

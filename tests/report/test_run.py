@@ -44,6 +44,19 @@ def test_the_headline_is_the_result_and_before_it_the_last_evaluation(tmp_path, 
     assert headline() == ["Held-out accuracy after 20 steps: 0.75, 0.625 (majority 0.5)"]
 
 
+def test_a_report_draws_where_the_time_of_all_seeds_went(tmp_path, pages):
+    for seed, steps in enumerate((10.0, 20.0)):
+        pages.write_run(tmp_path / f"run/seed-{seed}", [0.5, 0.25])
+        early = {"step": 0, "kind": "time", "time": 1.0, "processes": 1, "start": 3.0}
+        late = {**early, "step": 20, "steps": steps, "start": 5.0, "repeated": 5.0}
+        with (tmp_path / f"run/seed-{seed}/metrics.jsonl").open("a") as file:
+            file.writelines(json.dumps(record) + "\n" for record in (early, late))
+    (target,) = report.report([tmp_path / "run"], lambda line: None)
+    page, text, _ = pages.read(target)
+    assert "Goodput 60.0% of 50s in 2 processes: start 20.0%, repeated steps 20.0%." in text
+    assert page.count("20.0%</text>") == 2 and page.count("60.0%</text>") == 1
+
+
 @pytest.fixture
 def finished(tmp_path, pages):
     """A fine-tuning of two seeds, whose result is not its last evaluation."""

@@ -3,7 +3,6 @@
 The command must print `step 12/100` lines, as `bertjax.train.telemetry.logger` does.
 """
 
-import json
 import os
 import pathlib
 import re
@@ -13,6 +12,9 @@ import time
 from collections.abc import Sequence
 
 import numpy as np
+from etils import epath
+
+from bertjax.train.telemetry.metrics_file import read_records
 
 _STEP = re.compile(r"^step +([\d,]+)/")
 # A clock measures these; they differ from run to run.
@@ -68,13 +70,12 @@ def run_killed(
 
 
 def records_in_hex(metrics: pathlib.Path) -> list[str]:
-    """Returns the lines of a metrics.jsonl with floats in hex, without measured times."""
-    records = [json.loads(line) for line in metrics.read_text().splitlines()]
+    """Returns the records of a metrics.jsonl with floats in hex, without measured times."""
     return [
         " ".join(
             f"{key}={value.hex() if isinstance(value, float) else value}"
             for key, value in record.items()
             if key not in _TIMES
         )
-        for record in records
+        for record in read_records(epath.Path(metrics))
     ]

@@ -15,6 +15,7 @@ import time
 
 import jax
 import pytest
+from etils import epath
 
 import bertjax as bj
 from bertjax.data.prepare.run import PrepareConfig, prepare
@@ -22,6 +23,7 @@ from bertjax.errors import Stopped
 from bertjax.train import hosts
 from bertjax.train.host_links import Roll
 from bertjax.train.hosts_config import HostsConfig
+from bertjax.train.telemetry.metrics_file import read_records
 
 SLURM = {
     "SLURM_JOB_ID": "4100",
@@ -365,7 +367,7 @@ def job():
 
 def losses(workdir, names=("mlm_loss", "nsp_loss")):
     """The losses of training and evaluations by their steps."""
-    records = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    records = read_records(epath.Path(workdir / "metrics.jsonl"))
     return {(each["kind"], each["step"]): [each[name] for name in names] for each in records}
 
 

@@ -9,13 +9,14 @@ import dataclasses
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from etils import epath
 
+from bertjax.train.telemetry import goodput
 from bertjax.train.telemetry.fields import Field, duration, show_fields, show_tokens
-from bertjax.train.telemetry.metrics_file import MetricsFile, Record
+from bertjax.train.telemetry.metrics_file import TIME, MetricsFile, Record
 from bertjax.train.telemetry.phases import PhaseInfo, phase_of, tokens_between
 from bertjax.train.telemetry.profiling import Profiler
 from bertjax.train.telemetry.trackers import Tracker
@@ -56,7 +57,7 @@ class Telemetry:
         self._file = MetricsFile(path)
         self._fields = tuple(fields)
         self._eval_fields = self._fields if eval_fields is None else tuple(eval_fields)
-        self._log, self._now = log, now
+        self._log, self._clock, self._now = log, clock, now
         self._watch, self._profiler = watch, profiler
         self._trackers = tuple(trackers)
         if progress is None:
@@ -65,7 +66,10 @@ class Telemetry:
         self._bar: Any = None
         self._window = MetricWindow()
         self._timer = StepTimer(clock)
+        self.goodput = goodput.Goodput(clock, now)
+        """Where the time of the run goes."""
         self._done = 0
+        self._counts_time = False
 
     @property
     def path(self) -> epath.Path:
@@ -74,7 +78,7 @@ class Telemetry:
 
     @property
     def history(self) -> list[Record]:
-        """The records of metrics.jsonl."""
+        """The records of metrics.jsonl that hold metrics."""
         return self._file.records
 
     def begin(
@@ -117,9 +121,19 @@ class Telemetry:
 
     # Called by the loop
 
-    def waited(self, seconds: float) -> None:
-        """Reports time that the loop spent waiting for a batch."""
-        self._timer.waited += seconds
+    def count_time(self) -> None:
+        """Reports that steps are left; from here on, records tell where the time goes."""
+        self.goodput.begin(self._file.time_record, self._file.last_time or 0.0)
+        self._counts_time = True
+        self._record_time()
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Reports the time inside as spent waiting for a batch."""
+        started = self._clock()
+        with self.goodput.spending("data"):
+            yield
+        self._timer.waited += self._clock() - started
 
     def starting(self, step: int) -> None:
         """Reports that a step is about to be dispatched, maybe before the previous one is done."""
@@ -187,12 +201,17 @@ class Telemetry:
         devices = phase.work.devices
         return f"Trained{where} at {', '.join(speeds)}, over {steps:,} steps on {devices}."
 
+    def time(self) -> str:
+        """Returns a sentence on where the time of the run went; empty if no step was left to do."""
+        return goodput.sentence(self.goodput.record()) if self._counts_time else ""
+
     def window(self) -> dict[str, Any]:
         """Returns the sums since the previous line as JSON values, for the checkpoint's meta."""
         return dataclasses.asdict(self._window)
 
     def flush(self) -> None:
-        """Writes what could not be appended; call it before a save."""
+        """Writes what could not be appended, and where the time went; call it before a save."""
+        self._record_time()
         self._file.flush()
         for tracker in self._trackers:
             tracker.flush()
@@ -233,6 +252,12 @@ class Telemetry:
             self.say("  ".join([self._place(step), *words, *self._remaining(step)]))
         self._say_what_shows(record)
         self._window = MetricWindow()
+
+    def _record_time(self) -> None:
+        if self._counts_time:
+            spent = self.goodput.record()
+            place = {"step": self._done, "kind": TIME, "time": round(self._now(), 3)}
+            self._file.append({**place, **spent})
 
     def _place(self, step: int) -> str:
         total = f"{self._total:,}"

@@ -14,9 +14,8 @@ from etils import epath
 
 from bertjax.errors import UserError
 from bertjax.files import is_local, write_atomically
+from bertjax.train.telemetry.metrics_file import KINDS
 
-KINDS = ("train", "eval")
-"""The kinds of records."""
 _NO_METRIC = frozenset({"step", "kind", "time"})
 
 

@@ -11,8 +11,9 @@ from etils import epath
 from bertjax import protobuf
 from bertjax.errors import UserError
 from bertjax.files import is_local, write_atomically, writing
+from bertjax.train.telemetry.metrics_file import KINDS
 from bertjax.train.telemetry.profiling import Profiler
-from bertjax.train.telemetry.services import KINDS, Service, scalars
+from bertjax.train.telemetry.services import Service, scalars
 
 Record = Mapping[str, Any]
 

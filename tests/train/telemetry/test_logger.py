@@ -58,7 +58,8 @@ def test_a_line_and_a_record_hold_everything(tmp_path):
     telemetry, lines, clock = make(tmp_path / "metrics.jsonl")
     telemetry.begin(0, [PhaseInfo(10_000, 8192)], log_every=600)
     clock.now += 60  # compilation is not timed
-    telemetry.waited(5.0)
+    with telemetry.waiting():
+        clock.now += 5
     run(telemetry, clock, range(1, 601))
     run(telemetry, clock, range(601, 1201), seconds=0.5)
     telemetry.end()
@@ -125,8 +126,9 @@ def test_speed_excludes_evaluations_and_shows_waiting(tmp_path):
     telemetry.begin(0, [PhaseInfo(100, 100)], log_every=10)
     run(telemetry, clock, [1])
     for step in range(2, 11):
-        telemetry.waited(0.25)
-        run(telemetry, clock, [step], seconds=1.0)
+        with telemetry.waiting():
+            clock.now += 0.25
+        run(telemetry, clock, [step], seconds=0.75)
     clock.now += 90
     telemetry.evaluated(10, {"mlm_loss": 5.0}, seconds=90.0, best="best")
     for step in range(11, 21):
