@@ -5,6 +5,7 @@ Exit codes: 0 done; 2 a mistake that the user can correct, told in one sentence;
 a signal and resumable; 1 any other error, with its traceback, and warnings under --strict.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import logging
@@ -22,6 +23,7 @@ from bertjax.terminal import Complaints, complain, say_line
 from bertjax.train.telemetry import goodput
 
 EXIT_DONE, EXIT_INTERRUPTED, EXIT_WARNED = 0, 1, 1
+_RUNS = ("pretrain", "finetune")  # verbs whose time before the first step belongs to their run
 _RESUMABLE = ("demo", "prepare", "pretrain", "finetune", "glue")
 _LABELED = {"train": "train.csv", "dev": "dev.csv"}
 
@@ -56,7 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logger.handlers, logger.propagate = [Complaints()], False
     if not _is_resumable(words):
         sys.exit(run(words))
-    with goodput.command(), signals.command(EXIT_STOPPED, stopped_sentence(words)):
+    counted = goodput.command() if words[0] in _RUNS else contextlib.nullcontext()
+    with counted, signals.command(EXIT_STOPPED, stopped_sentence(words)):
         code = run(words)
     sys.exit(code)
 

@@ -14,6 +14,7 @@ from bertjax.finetune.config import FinetuneConfig
 from bertjax.model.initializers import InitializationConfig
 from bertjax.objectives.masking import MaskingConfig
 from bertjax.pretrain.config import ModelConfig, PretrainConfig
+from bertjax.tasks.embedding.config import EmbeddingConfig
 from bertjax.train.loop_config import LoopConfig
 from bertjax.train.optimizer import OptimizerConfig
 
@@ -41,14 +42,17 @@ class Hyperparameters:
     # BERT's 0.02 suits a width of 768; a narrow model starts learning sooner from this.
     initializer_range: float = 0.05
     warmup_share: float = 0.1
-    # Pre-training takes these steps even if they exceed the time: it learns next sentences from
-    # about here on.
-    min_steps: int = 900
+    # Pre-training takes these steps even if they exceed the time: without it, pairs of passages
+    # teach little.
+    min_steps: int = 600
     max_epochs: float = 40.0  # more epochs only memorize the text
-    finetune_rates: tuple[float, ...] = (1e-3, 2e-3)
+    finetune_rate: float = 1e-3
     finetune_batch_size: int = 32
     epochs: int = 4
     epochs_few: int = 10
+    epochs_fewest: int = 30
+    embedding_batch_size: int = 64
+    embedding_rate: float = 2e-3
     seeds: int = 3
     held_out: float = 0.03
     eval_examples: int = 256
@@ -64,8 +68,14 @@ class Hyperparameters:
             # 0.02 * sqrt(768 / 256): activations have the same size as in BERT-base.
             initializer_range=0.035,
             min_steps=1500,
-            finetune_rates=(5e-4, 1e-3),
+            finetune_rate=5e-4,
+            embedding_rate=1e-3,
         )
+
+    def label_epochs(self, rows: str) -> int:
+        """Epochs of fine-tuning on "train", "few" or "fewest"."""
+        epochs = {"train": self.epochs, "few": self.epochs_few, "fewest": self.epochs_fewest}
+        return epochs[rows]
 
     def model(self) -> BertConfig:
         """The model. Minutes of training are too short to overfit, so it has no dropout."""
@@ -107,16 +117,36 @@ class Hyperparameters:
             seed=seed,
         )
 
+    def embedding(self, workdir: epath.Path, seed: int) -> FinetuneConfig:
+        """The configuration of training [CLS] on pairs of passages of one source file."""
+        corpus = workdir / "corpus"
+        return FinetuneConfig(
+            model=str(workdir / "pretrain"),
+            train=str(corpus / "pairs.jsonl"),
+            dev=str(corpus / "dev_pairs.jsonl"),
+            workdir=str(workdir / "embedding"),
+            task=EmbeddingConfig(pooling="cls"),
+            seeds=(seed,),
+            epochs=1,
+            batch_size=self.embedding_batch_size,
+            max_seq_length=self.max_seq_length,
+            eval_every=_NEVER,
+            save_every=_NEVER,
+            optimizer=OptimizerConfig(
+                name="adamw", learning_rate=self.embedding_rate, schedule="linear"
+            ),
+        )
+
     def finetuning(
         self, workdir: epath.Path, arm: str, rows: str, seeds: tuple[int, ...]
     ) -> FinetuneConfig:
         """The configuration of fine-tuning the "pretrained" or "scratch" `arm` on the split `rows`.
 
-        `workdir` is the directory of the demo. `rows` is "train" or "few".
+        `workdir` is the directory of the demo. `rows` is "train", "few" or "fewest".
         """
         corpus = workdir / "corpus"
         return FinetuneConfig(
-            model=str(workdir / "pretrain"),
+            model=str(workdir / "embedding"),
             train=str(corpus / f"{rows}.jsonl"),
             dev=str(corpus / "dev.jsonl"),
             test=str(corpus / "test.jsonl"),
@@ -124,12 +154,13 @@ class Hyperparameters:
             from_scratch=arm == "scratch",
             initialization=INITIALIZATION,
             seeds=seeds,
-            epochs=self.epochs if rows == "train" else self.epochs_few,
+            epochs=self.label_epochs(rows),
             batch_size=self.finetune_batch_size,
             max_seq_length=self.max_seq_length,
-            learning_rates=self.finetune_rates,
             eval_every=_NEVER,  # the last step is evaluated anyway, and only that is used
             save_every=_NEVER,
             log_every=_NEVER,
-            optimizer=OptimizerConfig(name="adamw", schedule="linear"),
+            optimizer=OptimizerConfig(
+                name="adamw", learning_rate=self.finetune_rate, schedule="linear"
+            ),
         )

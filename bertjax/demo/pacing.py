@@ -76,8 +76,8 @@ class Budget(NamedTuple):
 
     steps: int  # steps of pre-training
     pretrain: float
-    train: float  # fine-tuning one of the two models with all labels
-    few: float  # the same with few labels
+    embedding: float
+    finetune: dict[str, float]  # fine-tuning one of the two models on train, few and fewest
     late: float  # time beyond what was asked for; 0 if the demo fits
 
 
@@ -86,20 +86,22 @@ def budget(
 ) -> Budget:
     """Gives pre-training the time that the other stages leave.
 
-    `rows` are the numbers of labeled rows: train, few, dev, test. `examples` is the number of
-    training examples of pre-training, `seconds` the time left for all unfinished stages.
+    `rows` are those of `passages.Corpus`. `examples` is the number of training examples of
+    pre-training, `seconds` the time left for all unfinished stages.
     """
-    runs = len(hyper.finetune_rates) + hyper.seeds - 1
     scoring = (rows["dev"] + rows["test"]) * speed.read_row + _CHECKPOINT
     finetune = {}
-    for name, epochs in (("train", hyper.epochs), ("few", hyper.epochs_few)):
-        steps = epochs * math.ceil(rows[name] / hyper.finetune_batch_size)
-        finetune[name] = speed.compile + runs * (steps * speed.finetune_step + scoring)
+    for name in ("train", "few", "fewest"):
+        steps = hyper.label_epochs(name) * math.ceil(rows[name] / hyper.finetune_batch_size)
+        finetune[name] = speed.compile + hyper.seeds * (steps * speed.finetune_step + scoring)
+    embedded = 2 * rows["pairs"] / hyper.finetune_batch_size  # in steps of fine-tuning
+    embedding = embedded * speed.finetune_step + 2 * speed.compile + _CHECKPOINT
     evaluations = _EVALUATIONS * hyper.eval_examples * speed.read_row
-    fixed = 2 * sum(finetune.values()) + 2 * speed.compile + evaluations + _OTHER_STAGES
+    fixed = 2 * sum(finetune.values()) + embedding + 2 * speed.compile + evaluations
+    fixed += _OTHER_STAGES
     max_steps = hyper.max_epochs * examples / hyper.batch_size
     fitting = min((seconds - fixed) / speed.pretrain_step, max_steps)
     steps = max(hyper.min_steps, 10 * int(fitting / 10))
     pretrain = steps * speed.pretrain_step + 2 * speed.compile + evaluations
     late = max(0.0, fixed + steps * speed.pretrain_step - seconds)
-    return Budget(steps, pretrain, finetune["train"], finetune["few"], late)
+    return Budget(steps, pretrain, embedding, finetune, late)

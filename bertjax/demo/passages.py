@@ -42,6 +42,8 @@ _WITHIN_A_WORD = 5
 
 _MIN_WORDS, _MAX_WORDS = 36, 56
 _MAX_PER_FILE = 12
+_ROUNDS = 2  # of pairing the passages of a file
+_MAX_PAIRED = 40  # passages of a file that a round pairs
 # A shorter docstring would give pre-training little but random pairs, so it joins its neighbor in
 # the same file.
 _MIN_SENTENCES = 3
@@ -54,8 +56,11 @@ class TaskSizes(NamedTuple):
     classes: int = 8  # the packages with the most text
     train: int = 100
     few: int = 32  # training passages where labels are few: the first ones of `train`
+    fewest: int = 8  # the first ones of `few`
     dev: int = 50
     test: int = 120
+    pairs: int = 12_000  # pairs of passages of one file, in all
+    dev_pairs: int = 200
 
 
 class Corpus(NamedTuple):
@@ -66,8 +71,8 @@ class Corpus(NamedTuple):
     documents: int
     files: int  # source files of the text
     held_out_files: int  # source files of dev and test, absent from the text
-    rows: dict[str, int]  # numbers of labeled rows: train, few, dev, test
-    sha256: str  # hash of the text and of the labeled rows
+    rows: dict[str, int]  # numbers of labeled rows: train, few, fewest, dev, test; and of `pairs`
+    sha256: str  # hash of the text and of all rows
 
 
 def write_corpus(
@@ -76,8 +81,10 @@ def write_corpus(
     """Writes the text to pre-train on and the labeled rows of `passages` to `directory`.
 
     text.txt has a sentence a line and a blank line between docstrings (Google's format);
-    train.jsonl, few.jsonl, dev.jsonl and test.jsonl have the fields text and label. The seed
-    chooses files and passages. Raises `UserError` if fewer than two packages have enough passages.
+    train.jsonl, few.jsonl, fewest.jsonl, dev.jsonl and test.jsonl have the fields text and label.
+    pairs.jsonl and dev_pairs.jsonl have text and pair, two passages of one source file; those of
+    dev_pairs.jsonl are of the files of dev and test. The seed chooses files and passages. Raises
+    `UserError` if fewer than two packages have enough passages.
     """
     directory = epath.Path(directory)
     files = _read_files(passages)
@@ -102,15 +109,22 @@ def write_corpus(
     kept = [file for file in every if file.documents and file.name not in held_out]
     text = "\n".join("\n".join(document) + "\n" for file in kept for document in file.documents)
     contents, rows = {"text.txt": text}, {}
-    for split in ("train", "few", "dev", "test"):
-        chosen = [
-            json.dumps({"text": passage, "label": label}, ensure_ascii=False) + "\n"
+    chosen = {
+        split: [
+            {"text": passage, "label": label}
             for label in labels
             for passage in splits[label].passages[split][: getattr(sizes, split)]
         ]
-        random.Random(f"{seed} {split}").shuffle(chosen)
-        contents[f"{split}.jsonl"] = "".join(chosen)
-        rows[split] = len(chosen)
+        for split in ("train", "few", "fewest", "dev", "test")
+    }
+    held_out_files = [file for file in every if file.name in held_out]
+    chosen |= {"pairs": _pairs(kept, seed), "dev_pairs": _pairs(held_out_files, seed)}
+    for split, own in chosen.items():
+        random.Random(f"{seed} {split}").shuffle(own)
+        most = getattr(sizes, split) if "pairs" in split else len(own)
+        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in own[:most]]
+        contents[f"{split}.jsonl"] = "".join(lines)
+        rows[split] = len(lines)
     digest = hashlib.sha256()
     for name, content in contents.items():
         digest.update(content.encode())
@@ -220,4 +234,18 @@ def _split_package(package: str, files: list[_File], sizes: TaskSizes, seed: int
         return None
     for each in passages.values():
         generator.shuffle(each)
-    return _Split({**passages, "few": passages["train"]}, held_out)
+    labeled = passages["train"]
+    return _Split({**passages, "few": labeled, "fewest": labeled}, held_out)
+
+
+def _pairs(files: Iterable[_File], seed: int) -> list[dict[str, str]]:
+    """Pairs different passages of a file, each with one or two others."""
+    generator = random.Random(f"pairs {seed}")
+    pairs = []
+    for file in files:
+        passages = list(dict.fromkeys(file.passages))
+        for _ in range(_ROUNDS):
+            generator.shuffle(passages)
+            own = passages[:_MAX_PAIRED]
+            pairs += zip(own[::2], own[1::2], strict=False)
+    return [{"text": text, "pair": pair} for text, pair in dict.fromkeys(pairs)]

@@ -24,7 +24,8 @@ from bertjax.demo.baseline import check_installed, tfidf_accuracy
 from bertjax.demo.hyperparameters import Hyperparameters
 from bertjax.errors import Stopped, UserError
 from bertjax.files import damaged, output_directory, write_atomically
-from bertjax.finetune.run import finetune
+from bertjax.finetune.config import FinetuneConfig
+from bertjax.finetune.run import FinetuneResult, finetune
 from bertjax.inference.predict import predict
 from bertjax.interop.huggingface import from_pretrained
 from bertjax.locks import locked
@@ -38,9 +39,10 @@ from bertjax.train.telemetry.fields import duration
 
 RECORD = "demo.json"
 STAGES: tuple[str, ...] = (
-    *("corpus", "tokenizer", "prepare", "budget", "pretrain"),
+    *("corpus", "tokenizer", "prepare", "budget", "pretrain", "embedding"),
     *("finetune-pretrained-train", "finetune-scratch-train"),
-    *("finetune-pretrained-few", "finetune-scratch-few", "tfidf", "predict", "report"),
+    *("finetune-pretrained-few", "finetune-scratch-few"),
+    *("finetune-pretrained-fewest", "finetune-scratch-fewest", "tfidf", "predict", "report"),
 )
 MIN_MINUTES = 3.0
 _SECTIONS = ("settings", "stages", "seconds")  # of the record
@@ -130,13 +132,15 @@ class _Demo:
         self.data = stage("prepare", "Cutting the text into examples", 10, self._prepare)
         self.budget = stage("budget", "Measuring this machine", 10, self._budget)
         stage("pretrain", "Pre-training", self.budget["pretrain"], self._pretrain)
-        few = self.corpus["rows"]["few"] // len(self.corpus["labels"])
-        for rows, labels in (("train", "all labels"), ("few", f"{few} labels each")):
+        seconds = self.budget["embedding"]
+        stage("embedding", "Training on pairs of passages of one file", seconds, self._embedding)
+        for rows in ("train", "few", "fewest"):
+            labels = round(self.corpus["rows"][rows] / len(self.corpus["labels"]))
             for arm, start in (("pretrained", "the pre-trained BERT"), ("scratch", "from scratch")):
                 stage(
                     f"finetune-{arm}-{rows}",
-                    f"Fine-tuning {start}, {labels}, {hyper.seeds} seeds",
-                    self.budget[rows],
+                    f"Fine-tuning {start}, {labels} labels each, {hyper.seeds} seeds",
+                    self.budget["finetune"][rows],
                     functools.partial(self._finetune, arm, rows),
                 )
         stage("tfidf", "TF-IDF with logistic regression", 15, self._tfidf)
@@ -235,26 +239,32 @@ class _Demo:
         parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes))
         return {"metrics": result.metrics, "parameters": parameters, "steps": steps}
 
+    def _embedding(self) -> dict[str, Any]:
+        config = self.hyper.embedding(self.workdir, self.config.seed)
+        return {"metrics": self._trained(config, self.log).seeds[0].metrics}
+
+    def _trained(self, config: FinetuneConfig, log: Callable[[str], None]) -> FinetuneResult:
+        result = finetune(config, log)
+        if result.stopped:
+            raise Stopped("stopped in training")
+        return result
+
     def _finetune(self, arm: str, rows: str) -> dict[str, Any]:
         def log(line: str) -> None:
             if not line.startswith("step "):
                 self.log(f"      {line}")
 
-        result = finetune(self.hyper.finetuning(self.workdir, arm, rows, self.seeds), log)
-        if result.stopped:
-            raise Stopped("stopped in training")
+        result = self._trained(self.hyper.finetuning(self.workdir, arm, rows, self.seeds), log)
         return {
             "dev": [seed.metrics["accuracy"] for seed in result.seeds],
             "test": [(seed.test_metrics or {})["accuracy"] for seed in result.seeds],
-            "learning_rate": result.learning_rate,
-            "tried": {f"{each.learning_rate:g}": score for each, score in result.tried.items()},
         }
 
     def _tfidf(self) -> dict[str, Any]:
         corpus = self.workdir / "corpus"
         return {
             rows: tfidf_accuracy(*(corpus / f"{split}.jsonl" for split in (rows, "dev", "test")))
-            for rows in ("train", "few")
+            for rows in ("train", "few", "fewest")
         }
 
     def _predict(self) -> list[dict[str, Any]]:

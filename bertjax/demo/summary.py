@@ -34,10 +34,11 @@ SENTENCES = (
 def numbers(record: dict[str, Any]) -> dict[str, Any]:
     """Returns the content of numbers.json from that of demo.json.
 
-    Accuracies are shares of the test rows. Names that end in _few belong to fine-tuning with few
-    labels. Names with _deviation are standard deviations over the seeds, None for TF-IDF, where
-    nothing is random. gain is the accuracy of the pre-trained model minus that from scratch,
-    gain_error its standard error.
+    Accuracies are shares of the test rows. Names that end in _few and _fewest belong to fine-tuning
+    with fewer labels. Names with _deviation are standard deviations over the seeds, None for
+    TF-IDF, where nothing is random. gain is the accuracy of the pre-trained model minus that from
+    scratch, gain_error its standard error. embedding_mrr is the mean reciprocal rank of the other
+    passage of a file among those of all dev pairs.
     """
     settings, stages = record["settings"], record["stages"]
     corpus = stages["corpus"]
@@ -54,9 +55,12 @@ def numbers(record: dict[str, Any]) -> dict[str, Any]:
         "labels": corpus["labels"],
         "labels_all": round(corpus["rows"]["train"] / len(corpus["labels"])),
         "labels_few": round(corpus["rows"]["few"] / len(corpus["labels"])),
+        "labels_fewest": round(corpus["rows"]["fewest"] / len(corpus["labels"])),
+        "embedding_mrr": stages["embedding"]["metrics"]["mrr"],
         "test_rows": corpus["rows"]["test"],
         **_comparison(stages, "train", ""),
         **_comparison(stages, "few", "_few"),
+        **_comparison(stages, "fewest", "_fewest"),
         "corpus_sha256": corpus["sha256"],
         "seeds": settings["seeds"],
         "device": device(),
@@ -78,7 +82,6 @@ def _comparison(stages: dict[str, Any], rows: str, suffix: str) -> dict[str, Any
             f"accuracy_{arm}": statistics.fmean(scores),
             f"accuracy_{arm}_deviation": deviation,
             f"accuracy_{arm}_by_seed": scores,
-            f"learning_rate_{arm}": tuned["learning_rate"],
         }
     result |= {
         "accuracy_tfidf": stages["tfidf"][rows]["test"],
@@ -127,14 +130,6 @@ def method(settings: dict[str, Any], stages: dict[str, Any]) -> list[str]:
     """Returns paragraphs on how the comparison was made."""
     corpus, hyper = stages["corpus"], settings["hyperparameters"]
     steps = stages["pretrain"]["steps"]
-    shown = {
-        rows: ", ".join(
-            f"{name} {stages[f'finetune-{arm}-{rows}']['learning_rate']:g}"
-            for name, arm in (("pre-trained", "pretrained"), ("scratch", "scratch"))
-        )
-        for rows in ("train", "few")
-    }
-    rates = " and ".join(f"{rate:g}" for rate in hyper["finetune_rates"])
     tokens = steps * hyper["batch_size"] * hyper["max_seq_length"]
     return [
         f"The text: docstrings and help topics of the Python packages installed here, "
@@ -148,10 +143,15 @@ def method(settings: dict[str, Any], stages: dict[str, Any]) -> list[str]:
         "The output bias starts at the log frequencies of the tokens, the position embeddings "
         "start as sinusoids, and attention starts as an average of what it attends to. The network "
         "from scratch starts from the same values.",
+        f"Passages of one source file: in each step, [CLS] of a passage must be nearer to that of "
+        f"another passage of its file than to those of {hyper['embedding_batch_size'] - 1} other "
+        f"files (in-batch negatives); {corpus['rows']['pairs']:,} pairs, once each, no labels. On "
+        f"held-out files the mean reciprocal rank among {corpus['rows']['dev_pairs']} is "
+        f"{stages['embedding']['metrics']['mrr']:.3f}.",
         f"Fine-tuning: both use the same hyperparameters, steps and batches and differ only in the "
         f"weights they start from; {hyper['epochs']} epochs with all labels, {hyper['epochs_few']} "
-        f"with few. Each uses the learning rate, {rates}, that is better on the dev passages (all "
-        f"labels: {shown['train']}; few: {shown['few']}). The test passages choose nothing. The "
+        f"and {hyper['epochs_fewest']} with fewer; the learning rate is {hyper['finetune_rate']:g}. "
+        "The test passages choose nothing. The "
         "deviations measure fine-tuning only: all seeds start from one pre-training, and another "
         "one may differ by more.",
         "TF-IDF: words and word pairs, sublinear counts, logistic regression. C is chosen from "

@@ -13,7 +13,8 @@ from bertjax.report.html import Bar
 from bertjax.rundir.records import REPORT, STORY, Metric
 
 NUMBERS, PAGE = "numbers.json", "index.html"
-_SUFFIXES = ("", "_few")  # numbers that depend on the labels: all, and few
+_SUFFIXES = {"": "labels_all", "_few": "labels_few", "_fewest": "labels_fewest"}
+"""Ends of the names of numbers that depend on the labels, and the number of labels of each."""
 
 
 def write_demo_report(
@@ -39,25 +40,18 @@ def write_demo_report(
 
 def verdict(numbers: dict[str, Any]) -> str:
     """Returns the demo's result in one sentence."""
-    few = numbers["labels_few"]
     gains = [(numbers[f"gain{rows}"], 2 * numbers[f"gain_error{rows}"]) for rows in _SUFFIXES]
     better = all(gain > margin for gain, margin in gains)
     worse = all(gain < -margin for gain, margin in gains)
     lead = "lifts" if better else "lowers" if worse else "does not clearly lift"
-    wins = numbers["accuracy_tfidf"] > numbers["accuracy_pretrained"]
-    wins_few = numbers["accuracy_tfidf_few"] > numbers["accuracy_pretrained_few"]
-    tfidf = {
-        (True, True): "beats it with either",
-        (True, False): f"beats it with all labels, not with {few}",
-        (False, True): f"beats it with {few}, not with all",
-        (False, False): "is behind",
-    }[wins, wins_few]
+    tfidf = [f"{numbers[f'accuracy_tfidf{suffix}']:.1%}" for suffix in _SUFFIXES]
     return (
         f"Pre-training on {numbers['words'] / 1e6:.1f} million words of this machine's own "
         f"documentation {lead} a small BERT {_gain(numbers, '')} at telling "
         f"{len(numbers['labels'])} packages apart from {numbers['labels_all']} labeled passages "
-        f"of each, and {_gain(numbers, '_few')} from {few}; TF-IDF with logistic regression "
-        f"{tfidf} ({numbers['accuracy_tfidf']:.1%} and {numbers['accuracy_tfidf_few']:.1%})."
+        f"of each, {_gain(numbers, '_few')} from {numbers['labels_few']}, and "
+        f"{_gain(numbers, '_fewest')} from {numbers['labels_fewest']}; TF-IDF with logistic "
+        f"regression has {tfidf[0]}, {tfidf[1]} and {tfidf[2]}."
     )
 
 
@@ -70,10 +64,15 @@ def _gain(numbers: dict[str, Any], suffix: str) -> str:
 
 
 def why(numbers: dict[str, Any]) -> str:
-    """Explains TF-IDF's result."""
-    if numbers["accuracy_tfidf"] > numbers["accuracy_pretrained"]:
+    """Says where TF-IDF wins, and why."""
+    wins = [
+        f"{numbers[labels]}"
+        for suffix, labels in _SUFFIXES.items()
+        if numbers[f"accuracy_tfidf{suffix}"] > numbers[f"accuracy_pretrained{suffix}"]
+    ]
+    if wins:
         return (
-            "Why counting words wins here: this BERT has read "
+            f"Why counting words wins with {' and '.join(wins)} labels: this BERT has read "
             f"{numbers['words'] / 1e6:.1f} million words in minutes, the original one 3.3 billion "
             "in days, and packages give themselves away by their vocabulary. A demo of 60 minutes "
             "shows whether the gap closes."
@@ -85,21 +84,25 @@ def why(numbers: dict[str, Any]) -> str:
 
 
 def _first_screen(numbers: dict[str, Any], story: dict[str, Any], learned: str) -> list[str]:
-    few, seeds = numbers["labels_few"], len(numbers["seeds"])
-    both = [_bars(numbers, suffix) for suffix in _SUFFIXES]
-    longest = max(bar.value for bars in both for bar in bars)  # one scale for both
+    few, fewest, seeds = numbers["labels_few"], numbers["labels_fewest"], len(numbers["seeds"])
+    bars = {suffix: _bars(numbers, suffix) for suffix in _SUFFIXES}
+    longest = max(bar.value for own in bars.values() for bar in own)  # one scale for all
     return [
         *html.title("bertjax demo", verdict(numbers)),
         '<div class="pair">',
         html.figure(
-            html.bars(both[0], "Accuracy with all labels", longest),
+            html.bars(bars[""], "Accuracy with all labels", longest),
             f"{numbers['labels_all']} labeled passages of each package: accuracy on "
             f"{numbers['test_rows']:,} passages of source files that were held out. Whiskers: "
             f"standard deviation over {seeds} seeds of fine-tuning one pre-trained model.",
         ),
         html.figure(
-            html.bars(both[1], f"Accuracy with {few} labels", longest),
+            html.bars(bars["_few"], f"Accuracy with {few} labels", longest),
             f"{few} labeled passages of each package, the same test.",
+        ),
+        html.figure(
+            html.bars(bars["_fewest"], f"Accuracy with {fewest} labels", longest),
+            f"{fewest} labeled passages of each package, the same test.",
         ),
         "</div>",
         html.paragraph(why(numbers), "note"),

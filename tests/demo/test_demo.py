@@ -18,11 +18,12 @@ TINY = Hyperparameters(
     batch_size=8,
     min_steps=20,
     max_epochs=0.01,
-    finetune_rates=(1e-3, 3e-3),
     seeds=2,
     size="L-1_H-64",
     epochs=1,
     epochs_few=1,
+    epochs_fewest=1,
+    embedding_batch_size=8,
     held_out=0.1,
     eval_examples=16,
 )
@@ -40,14 +41,18 @@ KEYS = [
     "accuracy_pretrained_deviation",
     "accuracy_pretrained_few",
     "accuracy_pretrained_deviation_few",
+    "accuracy_pretrained_fewest",
     "accuracy_scratch",
     "accuracy_scratch_deviation",
     "accuracy_scratch_few",
     "accuracy_scratch_deviation_few",
+    "accuracy_scratch_fewest",
     "accuracy_tfidf",
     "accuracy_tfidf_deviation",
     "accuracy_tfidf_few",
     "accuracy_tfidf_deviation_few",
+    "accuracy_tfidf_fewest",
+    "embedding_mrr",
     "gain",
     "gain_error",
     "corpus_sha256",
@@ -81,7 +86,10 @@ def small(monkeypatch):
     """The demo on a made-up documentation, in seconds."""
     monkeypatch.setattr(documentation, "installed_documentation", made_up_documentation)
     monkeypatch.setattr(Hyperparameters, "of", classmethod(lambda cls, minutes: TINY))
-    sizes = TaskSizes(classes=3, train=24, few=8, dev=8, test=12)
+    sizes = TaskSizes(
+        **{"classes": 3, "train": 24, "few": 8, "fewest": 4, "dev": 8, "test": 12},
+        **{"pairs": 48, "dev_pairs": 12},
+    )
     monkeypatch.setattr(passages, "TaskSizes", lambda: sizes)
 
 

@@ -9,7 +9,10 @@ from bertjax.demo.documentation import Passage
 from bertjax.demo.passages import TaskSizes
 from bertjax.errors import UserError
 
-SIZES = TaskSizes(classes=3, train=30, few=5, dev=6, test=8)
+SIZES = TaskSizes(
+    **{"classes": 3, "train": 30, "few": 5, "fewest": 2, "dev": 6, "test": 8},
+    **{"pairs": 60, "dev_pairs": 10},
+)
 
 
 def documentation(packages=("jax", "numpy", "tiny", "scipy"), files=24):
@@ -63,7 +66,7 @@ def test_names_and_their_variants_are_masked(text, masked):
 
 
 def test_no_name_is_left_in_labeled_passages(rows):
-    for split in ("train", "few", "dev", "test"):
+    for split in ("train", "few", "fewest", "dev", "test"):
         for row in rows(split):
             words = row["text"].lower().split()
             assert not {"jax", "numpy", "scipy", "jax.", "numpy.", "scipy."} & set(words)
@@ -90,12 +93,31 @@ def test_dev_and_test_files_are_absent_from_the_text_and_from_training(directory
 
 def test_sizes_balance_and_few_is_a_part_of_train(written, rows):
     assert written.labels == ("jax", "numpy", "scipy")  # tiny has too little
-    for split, count in (("train", 30), ("few", 5), ("dev", 6), ("test", 8)):
+    for split, count in zip(
+        ("train", "few", "fewest", "dev", "test"), (30, 5, 2, 6, 8), strict=True
+    ):
         counts = [sum(row["label"] == label for row in rows(split)) for label in written.labels]
         assert counts == [count] * 3
         assert written.rows[split] == 3 * count
     train = {row["text"] for row in rows("train")}
-    assert {row["text"] for row in rows("few")} < train
+    few = {row["text"] for row in rows("few")}
+    assert {row["text"] for row in rows("fewest")} < few < train
+
+
+def test_a_pair_is_two_passages_of_one_file_and_dev_pairs_are_of_files_held_out(
+    written, directory, rows
+):
+    def files(text):
+        return set(re.findall(r"mark\w+?q", text))
+
+    seen = files((directory / "text.txt").read_text())
+    for split, count in (("pairs", 60), ("dev_pairs", 10)):
+        assert written.rows[split] == len(rows(split)) == count
+        for row in rows(split):
+            assert row["text"] != row["pair"]
+            (one,), (other,) = files(row["text"]), files(row["pair"])
+            assert one == other and (one in seen) == (split == "pairs")
+    assert len({(row["text"], row["pair"]) for row in rows("pairs")}) == 60
 
 
 def test_a_document_is_from_one_file(written, directory):
