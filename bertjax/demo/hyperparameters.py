@@ -38,7 +38,7 @@ class Hyperparameters:
     # what a passage is about.
     masking_rate: float = 0.3
     learning_rate: float = 2e-3
-    beta2: float = 0.98  # 0.999 would average over a thousand steps, as many as there are
+    beta2: float = 0.98  # 0.999 would average over a thousand steps, more than there are
     # BERT's 0.02 suits a width of 768; a narrow model starts learning sooner from this.
     initializer_range: float = 0.05
     warmup_share: float = 0.1
@@ -99,7 +99,7 @@ class Hyperparameters:
             initialization=INITIALIZATION,
             masking=MaskingConfig(rate=self.masking_rate),
             optimizer=OptimizerConfig(
-                name="adamw",
+                name="muon",
                 learning_rate=self.learning_rate,
                 schedule="linear",
                 warmup_steps=int(self.warmup_share * steps),

@@ -137,7 +137,7 @@ def method(settings: dict[str, Any], stages: dict[str, Any]) -> list[str]:
         "labeled passages every package's name is replaced by “package”. Dev and test passages "
         f"come from {corpus['held_out_files']} other source files; neither the vocabulary nor "
         "pre-training uses a word of them.",
-        f"Pre-training: masked words and next sentences, {steps:,} steps of "
+        f"Pre-training: masked words and next sentences, Muon, {steps:,} steps of "
         f"{hyper['batch_size']} x {hyper['max_seq_length']} tokens ({tokens / 1e6:.1f} million), "
         f"model size {hyper['size']} ({stages['pretrain']['parameters']:,} parameters). "
         "The output bias starts at the log frequencies of the tokens, the position embeddings "
@@ -150,10 +150,9 @@ def method(settings: dict[str, Any], stages: dict[str, Any]) -> list[str]:
         f"{stages['embedding']['metrics']['mrr']:.3f}.",
         f"Fine-tuning: both use the same hyperparameters, steps and batches and differ only in the "
         f"weights they start from; {hyper['epochs']} epochs with all labels, {hyper['epochs_few']} "
-        f"and {hyper['epochs_fewest']} with fewer; the learning rate is {hyper['finetune_rate']:g}. "
-        "The test passages choose nothing. The "
-        "deviations measure fine-tuning only: all seeds start from one pre-training, and another "
-        "one may differ by more.",
+        f"and {hyper['epochs_fewest']} with fewer; learning rate {hyper['finetune_rate']:g}. The "
+        "test passages choose nothing. The deviations measure fine-tuning only: all seeds start "
+        "from one pre-training, and another one may differ by more.",
         "TF-IDF: words and word pairs, sublinear counts, logistic regression. C is chosen from "
         f"{', '.join(stages['tfidf']['train']['tried'])} on the dev passages.",
     ]
