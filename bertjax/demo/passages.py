@@ -6,6 +6,7 @@ of their own: the vocabulary, pre-training and the labeled training rows use no 
 
 import functools
 import hashlib
+import itertools
 import json
 import random
 import re
@@ -88,16 +89,8 @@ def write_corpus(
     """
     directory = epath.Path(directory)
     files = _read_files(passages)
-    lengths = {
-        package: sum(len(passage) for file in own for passage in file.passages)
-        for package, own in files.items()
-    }
-    splits = {
-        package: split
-        for package in sorted(files, key=lambda package: (-lengths[package], package))
-        if (split := _split_package(package, files[package], sizes, seed)) is not None
-    }
-    labels = tuple(sorted(list(splits)[: sizes.classes]))
+    splits = _split_largest(files, sizes, seed)
+    labels = tuple(sorted(splits))
     if len(labels) < 2:
         raise UserError(
             "The demo's task needs two packages with about "
@@ -118,11 +111,11 @@ def write_corpus(
         for split in ("train", "few", "fewest", "dev", "test")
     }
     held_out_files = [file for file in every if file.name in held_out]
-    chosen |= {"pairs": _pairs(kept, seed), "dev_pairs": _pairs(held_out_files, seed)}
+    chosen["pairs"] = _pairs(kept, sizes.pairs, seed)
+    chosen["dev_pairs"] = _pairs(held_out_files, sizes.dev_pairs, seed)
     for split, own in chosen.items():
         random.Random(f"{seed} {split}").shuffle(own)
-        most = getattr(sizes, split) if "pairs" in split else len(own)
-        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in own[:most]]
+        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in own]
         contents[f"{split}.jsonl"] = "".join(lines)
         rows[split] = len(lines)
     digest = hashlib.sha256()
@@ -212,6 +205,20 @@ def _join(sentences: Iterable[str]) -> list[str]:
     return passages
 
 
+def _split_largest(files: dict[str, list[_File]], sizes: TaskSizes, seed: int) -> dict[str, _Split]:
+    """Splits the packages with the most text, of those that have enough passages."""
+    lengths = {
+        package: sum(len(passage) for file in own for passage in file.passages)
+        for package, own in files.items()
+    }
+    splits = (
+        (package, split)
+        for package in sorted(files, key=lambda package: (-lengths[package], package))
+        if (split := _split_package(package, files[package], sizes, seed)) is not None
+    )
+    return dict(itertools.islice(splits, sizes.classes))
+
+
 def _split_package(package: str, files: list[_File], sizes: TaskSizes, seed: int) -> _Split | None:
     """Assigns files in a random order to test, dev, then train; None if they are too few."""
     generator = random.Random(f"files {seed} {package}")
@@ -238,8 +245,8 @@ def _split_package(package: str, files: list[_File], sizes: TaskSizes, seed: int
     return _Split({**passages, "few": labeled, "fewest": labeled}, held_out)
 
 
-def _pairs(files: Iterable[_File], seed: int) -> list[dict[str, str]]:
-    """Pairs different passages of a file, each with one or two others."""
+def _pairs(files: Iterable[_File], most: int, seed: int) -> list[dict[str, str]]:
+    """Pairs different passages of a file, each with one or two others; draws at most `most`."""
     generator = random.Random(f"pairs {seed}")
     pairs = []
     for file in files:
@@ -248,4 +255,6 @@ def _pairs(files: Iterable[_File], seed: int) -> list[dict[str, str]]:
             generator.shuffle(passages)
             own = passages[:_MAX_PAIRED]
             pairs += zip(own[::2], own[1::2], strict=False)
-    return [{"text": text, "pair": pair} for text, pair in dict.fromkeys(pairs)]
+    pairs = list(dict.fromkeys(pairs))
+    chosen = generator.sample(pairs, min(most, len(pairs)))
+    return [{"text": text, "pair": pair} for text, pair in chosen]
