@@ -99,6 +99,7 @@ def test_a_model_is_of_the_kind_that_it_names_or_of_its_heads(tiny_model):
 NAMING = {
     "__init__.py": "exports the options of each kind",
     "convert/verify.py": "its inputs have an axis of choices",
+    "demo/hyperparameters.py": "the demo trains vectors of pairs before it fine-tunes",
     "glue/run.py": "GLUE's tasks are of this kind",
     "interop/classes.py": "the table of heads: Hugging Face's class names",
     "interop/encoder_decoder.py": "the tokens that an encoder-decoder may write",

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -47,7 +48,11 @@ class Goodput:
         `clock` returns seconds; `now`, seconds since 1970.
         """
         _listen()
-        began = _command.pop() if _command else clock()
+        if _command:
+            began = _command.pop()
+        else:
+            began = clock()
+            _compilation.take()  # of what came before
         self._clock, self._since = clock, began
         self._began = now() - (clock() - began)  # in seconds since 1970
         self._part = "start"
@@ -103,10 +108,13 @@ _command: list[float] = []  # when the command began whose first run is still to
 @contextlib.contextmanager
 def command() -> Iterator[None]:
     """Lets the first run inside count its time from here; within another one, does nothing."""
+    if "jax" in sys.modules:  # a mistake in a command is told before JAX is imported
+        _listen()
     if _command:
         yield
         return
     _command.append(time.monotonic())
+    _compilation.take()
     try:
         yield
     finally:

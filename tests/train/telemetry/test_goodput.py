@@ -138,6 +138,16 @@ def test_compiling_counts_as_such_once_in_every_part():
     assert 0.2 <= spent["compile"] <= took and spent.get("evaluation", 0.0) <= took - 0.2
 
 
+def test_what_compiled_before_a_run_is_not_its_time():
+    goodput.Goodput()
+    jax.jit(lambda x: x + 2)(jnp.ones(5)).block_until_ready()
+    counted = goodput.Goodput()
+    assert counted.record().get("compile", 0.0) == 0
+    with goodput.command():
+        jax.jit(lambda x: x + 3)(jnp.ones(5)).block_until_ready()
+        assert goodput.Goodput().record()["compile"] > 0
+
+
 def test_the_first_run_of_a_command_counts_its_imports():
     with goodput.command():
         time.sleep(0.05)
