@@ -72,7 +72,7 @@ class Corpus(NamedTuple):
     documents: int
     files: int  # source files of the text
     held_out_files: int  # source files of dev and test, absent from the text
-    rows: dict[str, int]  # numbers of labeled rows: train, few, fewest, dev, test; and of `pairs`
+    rows: dict[str, int]  # numbers of rows: train, few, fewest, dev, test, pairs, dev_pairs
     sha256: str  # hash of the text and of all rows
 
 

@@ -168,7 +168,7 @@ def shares(seconds: Mapping[str, float]) -> dict[str, float]:
 
 
 def sentence(seconds: Mapping[str, float]) -> str:
-    """Returns e.g. "Goodput 91.2% of 2h05m; evaluation 5.1%, start 3.7%."."""
+    """Returns e.g. "Goodput 91.2% of 2h05m: evaluation 5.1%, start 3.7%."."""
     share = shares(seconds)
     whole = sum(seconds.get(name, 0) for name in share)
     others = sorted((name for name in share if name != "steps"), key=lambda name: -share[name])
