@@ -94,21 +94,25 @@ class Reference:
 def make_probe(model: Pretrained) -> dict[str, np.ndarray]:
     """Makes rows [4, T] int32 of different lengths, with ids from a model's whole vocabulary.
 
-    The second half of each row has token type 1. The rows depend on the shape and the tokenizer.
+    The second half of each row has token type 1. The longest row is wider than a window of
+    attention. The rows depend on the shape and the tokenizer.
     """
     config, tokenizer = model.bert_config("`verify`"), model.tokenizer
     rng = np.random.default_rng(0)
-    width = min(_PROBE_LENGTH, config.max_position_embeddings)
+    width = min(max(_PROBE_LENGTH, config.local_attention), config.max_position_embeddings)
     lengths = (width, max(1, width - 4), max(1, width // 3), min(3, width))
     probe = {name: np.zeros((len(lengths), width), np.int32) for name in _PROBE_KEYS}
     probe["input_ids"][:] = tokenizer.pad_id
     for row, length in enumerate(lengths):
         middle = length // 2
         ids = rng.integers(0, min(tokenizer.vocab_size, config.vocab_size), length)
+        ids[ids == tokenizer.pad_id] = tokenizer.mask_id  # RoBERTa does not count [PAD]'s positions
         ids[0], ids[middle], ids[-1] = tokenizer.cls_id, tokenizer.sep_id, tokenizer.sep_id
         probe["input_ids"][row, :length] = ids
         probe["attention_mask"][row, :length] = 1
-        probe["token_type_ids"][row, middle + 1 : length] = min(1, config.type_vocab_size - 1)
+        probe["token_type_ids"][row, middle + 1 : length] = min(
+            1, max(0, config.type_vocab_size - 1)
+        )
     return probe
 
 

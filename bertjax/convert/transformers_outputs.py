@@ -22,15 +22,17 @@ import numpy as np
 
 NOT_INSTALLED, NOT_READABLE = 3, 4
 
-_PARTS = ("pooler", "cls.predictions", "cls.seq_relationship", "classifier", "qa_outputs")
-# The parts that compute each output. transformers draws a part at random if the file lacks it.
+# For each output, what the names of the tensors that compute it contain: those of BERT, RoBERTa
+# (lm_head), DistilBERT (vocab_) and ModernBERT (head, decoder). transformers draws a part at random
+# if the file lacks it.
 _NEEDS = {
     "last_hidden_state": (),
     "pooled": ("pooler",),
-    "mlm_logits": ("cls.predictions",),
+    "mlm_logits": ("cls.predictions", "lm_head", "vocab_", "head.", "decoder."),
     "nsp_logits": ("pooler", "cls.seq_relationship"),
-    "logits": ("pooler", "classifier", "qa_outputs"),
+    "logits": ("pooler", "classifier", "qa_outputs", "head."),
 }
+_PARTS = {part for parts in _NEEDS.values() for part in parts}
 _NAMES = {"MaskedLM": "mlm_logits", "NextSentencePrediction": "nsp_logits"}
 
 

@@ -33,7 +33,7 @@ def variants(model: Pretrained) -> Iterator[tuple[str, Pretrained]]:
     act = "gelu_new" if config.hidden_act == "gelu_tanh" else config.hidden_act
     for name, shown in _ACTS.items():
         if name != act:
-            cause = f"hidden_act is {shown} there and {_ACTS[act]} here"
+            cause = f"hidden_act is {shown} there and {_ACTS.get(act, act)} here"
             yield cause, configured(hidden_act=name)
     for epsilon in _EPSILONS:
         if epsilon != config.layer_norm_eps:
@@ -46,9 +46,9 @@ def variants(model: Pretrained) -> Iterator[tuple[str, Pretrained]]:
             changed({path: leaves[path].T for path in paths}),
         )
 
-    types = leaves[_TOKEN_TYPES]
-    yield "token types are ignored there", changed({_TOKEN_TYPES: 0 * types})
-    yield "every token is of type 0 there", changed({_TOKEN_TYPES: types[:1] + 0 * types})
+    if (types := leaves.get(_TOKEN_TYPES)) is not None:
+        yield "token types are ignored there", changed({_TOKEN_TYPES: 0 * types})
+        yield "every token is of type 0 there", changed({_TOKEN_TYPES: types[:1] + 0 * types})
 
     norms = {path: 0 * leaf for path, leaf in leaves.items() if "layer_norm/" in path}
     ones = {path: zero + 1 for path, zero in norms.items() if path.endswith("/scale")}

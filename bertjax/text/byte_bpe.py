@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from bertjax.errors import UserError
 from bertjax.text.tokenizer_base import (
     SETTINGS_FILE,
     SPECIALS,
@@ -98,13 +99,58 @@ class ByteBpeTokenizer(Tokenizer):
         definition, names, *_ = self._arguments
         rules = json.loads(definition)["pre_tokenizer"]
         roberta = len(self.separators) == 2
+        types = ["token_type_ids"] if self.second_type else []
         settings = {
             "tokenizer_class": ROBERTA_CLASS if roberta else "PreTrainedTokenizerFast",
-            **({"add_prefix_space": rules.get("add_prefix_space", False)} if roberta else {}),
-            "model_input_names": ["input_ids", "attention_mask"],
+            "add_prefix_space": rules.get("add_prefix_space", False),
+            "model_input_names": ["input_ids", *types, "attention_mask"],
             **{f"{role[1:-1].lower()}_token": token for role, token in names.items()},
         }
         if roberta:
             settings |= {"bos_token": names["[CLS]"], "eos_token": names["[SEP]"]}
         data = json.dumps(settings, indent=2).encode() + b"\n"
         return {SETTINGS_FILE: data, "tokenizer.json": definition.encode()}
+
+
+def train(
+    sentences: list[str], vocab_size: int, lowercase: bool, strip_accents: bool
+) -> ByteBpeTokenizer:
+    """Trains a vocabulary of at most `vocab_size` tokens, fewer if the text has no more.
+
+    The special tokens, then the 256 bytes come first. Text is brought into NFC, as for ModernBERT.
+    A text begins as if a space were before it, so a word has the same tokens everywhere. A pair is
+    that of BERT. The same sentences give the same vocabulary.
+
+    Raises:
+        UserError: `vocab_size` does not hold the bytes.
+    """
+    import tokenizers
+    from tokenizers import normalizers, pre_tokenizers, processors
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    if vocab_size < (least := len(SPECIALS) + len(alphabet)):
+        raise UserError(
+            f"`vocab_size` is {vocab_size}: the special tokens and the bytes alone need {least}; "
+            "give more."
+        )
+    library = tokenizers.Tokenizer(tokenizers.models.BPE())
+    steps = [normalizers.NFD(), normalizers.StripAccents()] * strip_accents
+    steps += [normalizers.Lowercase()] * lowercase
+    library.normalizer = normalizers.Sequence([*steps, normalizers.NFC()])
+    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    library.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,
+        initial_alphabet=alphabet,
+        special_tokens=[tokenizers.AddedToken(name, lstrip=name == "[MASK]") for name in SPECIALS],
+        show_progress=False,
+    )
+    library.train_from_iterator(sentences, trainer)
+    library.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(name, SPECIALS.index(name)) for name in ("[CLS]", "[SEP]")],
+    )
+    definition = library.to_str(pretty=True) + "\n"
+    return ByteBpeTokenizer(definition, {name: name for name in SPECIALS}, 1, second_type=1)

@@ -7,16 +7,16 @@ import itertools
 import json
 import random
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from etils import epath
 
 from bertjax.errors import UserError
 from bertjax.files import output_directory, write_atomically
-from bertjax.text import corpus, sentencepiece, tokenizer_files, wordpiece
+from bertjax.text import byte_bpe, corpus, sentencepiece, tokenizer_files, wordpiece
 from bertjax.text.tokenizer import load_tokenizer
-from bertjax.text.tokenizer_base import SPECIALS, Tokenizer
+from bertjax.text.tokenizer_base import SPECIALS, Kind, Tokenizer
 
 _RECORD = "training.json"
 _SAMPLE_SEED = 12345
@@ -34,15 +34,16 @@ class TokenizerConfig:
     locally as array_record."""
     output: str
     """Directory to write the tokenizer to."""
-    kind: Literal["sentencepiece", "wordpiece"] = "sentencepiece"
-    """Kind of vocabulary: sentencepiece works for any language; wordpiece is BERT's own."""
+    kind: Kind = "sentencepiece"
+    """Kind of vocabulary: sentencepiece works for any language; wordpiece is BERT's own; bpe is
+    byte-level BPE as in RoBERTa and ModernBERT, which has no unknown characters."""
     vocab_size: int = 8192
     """Number of tokens in the vocabulary, including the five special tokens."""
     lowercase: bool = True
     """Lowercase all text (an uncased vocabulary)."""
     strip_accents: bool | None = None
     """Remove accents and other marks from all letters. By default, WordPiece removes them if
-    `lowercase` is set, as BERT does; SentencePiece keeps them."""
+    `lowercase` is set, as BERT does; the others keep them."""
     model_type: sentencepiece.ModelType = "unigram"
     """Model of a SentencePiece vocabulary: unigram (the most likely pieces of a word) or bpe
     (merges in a fixed order)."""
@@ -68,7 +69,7 @@ class TokenizerConfig:
         if not 0.9 <= self.character_coverage <= 1.0:
             share = self.character_coverage
             raise UserError(f"`character_coverage` is {share}: give a share from 0.9 to 1.0.")
-        if self.kind == "wordpiece" and self.model_type != "unigram":
+        if self.kind != "sentencepiece" and self.model_type != "unigram":
             raise UserError(f"`model_type` {self.model_type!r} applies to SentencePiece only.")
         if self.max_sentences < 1:
             raise UserError(f"`max_sentences` is {self.max_sentences}: give at least 1.")
@@ -160,6 +161,8 @@ def _train(sample: list[str], config: TokenizerConfig) -> Tokenizer:
     size = config.vocab_size
     if config.kind == "wordpiece":
         tokenizer = wordpiece.train(sample, size, config.lowercase, config.strip_accents)
+    elif config.kind == "bpe":
+        tokenizer = byte_bpe.train(sample, size, config.lowercase, bool(config.strip_accents))
     else:
         tokenizer = sentencepiece.train(
             *(sample, size, config.lowercase, config.character_coverage),

@@ -1,5 +1,6 @@
 """RoBERTa and ModernBERT against transformers: logits, gradients, every tensor and every id."""
 
+import dataclasses
 import json
 
 import jax
@@ -9,6 +10,8 @@ import pytest
 import tokenizers
 
 import bertjax as bj
+from bertjax.convert.run import ConvertConfig, convert
+from bertjax.convert.verify import verify
 from bertjax.interop import families
 from bertjax.interop.tensors import to_tensors
 
@@ -256,3 +259,30 @@ def test_ids_are_those_of_transformers(family, transformers, tokenizer_of, cases
         offsets = theirs(texts[0], return_offsets_mapping=True)["offset_mapping"]
         assert ours.encode(texts[0]).offsets == offsets
     assert json.loads((tmp_path / "ours/tokenizer_config.json").read_text())
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("kind", ["Model", "ForMaskedLM", "ForSequenceClassification"])
+def test_convert_verifies_the_model_and_names_a_mistake(
+    family, kind, transformers, tokenizer_of, cases, tmp_path, hold
+):
+    tokenizer = tokenizer_of(family)
+    source = tmp_path / "theirs"
+    build(transformers, family, "tiny", kind, tokenizer, cases).save_pretrained(source)
+    tokenizer.save_pretrained(source)
+    lines = []
+    convert(ConvertConfig(str(source), str(tmp_path / "ours"), verify=True), lines.append)
+    certificate = json.loads((tmp_path / "ours/certificate.json").read_text())
+    assert certificate["agrees"] and not certificate["not_compared"], lines
+    assert certificate["compared_with"].startswith(f"{family}{kind} of transformers")
+    names = {"last_hidden_state"} | {"Model": set(), "ForMaskedLM": {"mlm_logits"}}.get(
+        kind, {"logits"}
+    )
+    assert names <= certificate["differences"].keys()
+    largest = max(certificate["differences"].values())
+    hold(f"convert --verify, {family}{kind}: largest difference", largest, 2e-5, "of the largest")
+
+    read = bj.from_pretrained(source)
+    wrong = dataclasses.replace(read.config, layer_norm_eps=1e-12)
+    found = verify(dataclasses.replace(read, config=wrong), source, lines.append)
+    assert found.causes == ("layer_norm_eps is 1e-05 there and 1e-12 here",), found.verdict()

@@ -50,11 +50,13 @@ def config(tmp_path):
 CHOICES = [(lower, strips) for lower in (True, False) for strips in (None, True, False)]
 
 
-@pytest.mark.parametrize("kind", ["wordpiece", "sentencepiece"])
+@pytest.mark.parametrize("kind", ["wordpiece", "sentencepiece", "bpe"])
 def test_case_and_accents_are_chosen_apart(config, kind):
     found, texts = {}, {}
     for lower, strips in CHOICES:
         cfg = config(f"{lower} {strips}", kind=kind, lowercase=lower, strip_accents=strips)
+        if kind == "bpe":  # the bytes alone are 256 tokens
+            cfg = dataclasses.replace(cfg, vocab_size=320)
         tokenizer = train_tokenizer(cfg, quiet)
         found[lower, strips] = tokenizer.sha256
         encoded = tokenizer.encode("Élan, Ångström")
@@ -114,6 +116,37 @@ def test_bpe_is_another_vocabulary_of_the_same_text(config):
         train_tokenizer(dataclasses.replace(cfg, output=cfg.output + "2", vocab_size=20), quiet)
     with pytest.raises(UserError, match=r"at most [0-9]+ tokens"):
         train_tokenizer(dataclasses.replace(cfg, output=cfg.output + "2", vocab_size=9000), quiet)
+
+
+def test_byte_level_bpe_has_no_unknown_text_and_is_the_same_every_time(config):
+    cfg = dataclasses.replace(config("first", kind="bpe"), vocab_size=320)
+    tokenizer = train_tokenizer(cfg, quiet)
+    assert tokenizer.kind == "bpe" and tokenizer.vocab_size == 320
+    assert [tokenizer.token(number) for number in range(5)] == SPECIALS
+    program = (
+        "import sys; from bertjax.text.tokenizer_training import *; "
+        "print(train_tokenizer(TokenizerConfig((sys.argv[1],), sys.argv[2], kind='bpe', "
+        "vocab_size=320), lambda line: None).sha256)"
+    )
+    other = subprocess.run(  # another process has other hash seeds
+        [sys.executable, "-c", program, cfg.input[0], cfg.output + "2"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert other.stdout.strip() == tokenizer.sha256
+    text = "日本 \U0001f600 the cat"
+    assert tokenizer.decode(tokenizer.encode(text).ids) == text
+    words = tokenizer.encode_sentences(["the cat sat", "sat the cat"])
+    assert sorted(words[0]) == sorted(words[1])  # the first word of a text is no other token
+    pair = tokenizer.encode("the cat", "on it")
+    assert pair.ids.count(tokenizer.sep_id) == 2 and pair.token_type_ids[-1] == 1
+    with pytest.raises(UserError, match="the bytes alone need 261"):
+        train_tokenizer(dataclasses.replace(cfg, output=cfg.output + "3", vocab_size=260), quiet)
+    with pytest.raises(UserError, match=r"at most [0-9]+ tokens"):
+        train_tokenizer(dataclasses.replace(cfg, output=cfg.output + "3", vocab_size=9000), quiet)
+    with pytest.raises(UserError, match="applies to SentencePiece only"):
+        config(kind="bpe", model_type="bpe")
 
 
 def test_an_output_of_other_settings_is_refused(config):
