@@ -53,12 +53,16 @@ def make_step(size, vocab_size, batch_size, length, execution, **shape):
 
 def products_of(model, batch_size, length, predictions):
     """Returns (m, k, n, count) of the matrix products of a forward pass."""
-    rows, wide, deep = batch_size * length, model.hidden_size, model.num_hidden_layers
+    rows, wide, below = batch_size * length, model.hidden_size, model.num_hidden_layers - 1
     heads = batch_size * model.num_attention_heads
+    read = predictions + 1  # all that the last layer computes, besides keys and values
     return [
-        (rows, wide, wide, 4 * deep),
-        (rows, wide, model.intermediate_size, 2 * deep),
-        (length, model.head_size, length, 2 * deep * heads),
+        (rows, wide, wide, 4 * below + 2),
+        (rows, wide, model.intermediate_size, 2 * below),
+        (length, model.head_size, length, 2 * below * heads),
+        (batch_size * read, wide, wide, 2),
+        (batch_size * read, wide, model.intermediate_size, 2),
+        (read, model.head_size, length, 2 * heads),
         (batch_size * predictions, wide, wide, 1),
         (batch_size * predictions, wide, model.vocab_size, 1),
     ]

@@ -59,8 +59,8 @@ def measure(config: PretrainConfig, hyper: Hyperparameters) -> Speed:
 
     first = seconds()
     each = float(np.median([seconds() for _ in range(_REPEATS)]))
-    # Fine-tuning has no masked-LM head.
-    share = encoder_flops(model, length) / objective.flops(model, length, predictions)
+    # Fine-tuning has no masked-LM head and reads [CLS] alone.
+    share = encoder_flops(model, length, 1) / objective.flops(model, length, predictions)
     finetune_step = each * share * hyper.finetune_batch_size / rows
     return Speed(
         pretrain_step=each * _STEP_OVER_GRADIENT,

@@ -120,9 +120,13 @@ def pooled_vectors(
 
     layer_weights is float32 [layers] or None. The vectors of several poolings are joined.
     """
+    is_last = layers in ((-1,), (config.num_hidden_layers,)) and layer_weights is None
+    if pooling == ("pooler",) or (pooling == ("cls",) and is_last):
+        first = jnp.zeros((len(inputs["input_ids"]), 1), jnp.int32)
+        out = bert.encode(params, inputs, config, execution=execution, positions=first)
+        vectors = out.pooled if pooling == ("pooler",) else out.last_hidden_state[:, 0]
+        return vectors.astype(jnp.float32)
     out = bert.encode(params, inputs, config, execution=execution, output_hidden_states=True)
-    if pooling == ("pooler",):
-        return out.pooled.astype(jnp.float32)
     assert out.hidden_states is not None
     states = jnp.stack([out.hidden_states[layer] for layer in layers], axis=2)  # [B, T, layers, D]
     states = states.astype(jnp.float32)

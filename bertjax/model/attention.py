@@ -49,6 +49,7 @@ def dropped_attention(
     value: jax.Array,
     mask: jax.Array | None,
     keys: jax.Array,
+    positions: jax.Array | None,
     site: int,
     rate: float,
     execution: Execution,
@@ -67,22 +68,23 @@ def dropped_attention(
         value: [B, N, S, H].
         mask: as in `attention_probs`.
         keys: one dropout key per row.
+        positions: those of the queries [B, T], if they are not all; see `kept_entries`.
         site: number of the dropout site.
         rate: probability of zeroing.
         execution: how to compute.
     """
-    context: Any = _context(query, key, value, mask, keys, site, rate, execution)
+    context: Any = _context(query, key, value, mask, keys, positions, site, rate, execution)
     return context
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7))
-def _context(query, key, value, mask, keys, site, rate, execution):  # noqa: ANN001
-    return _forward(query, key, value, mask, keys, site, rate, execution)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7, 8))
+def _context(query, key, value, mask, keys, positions, site, rate, execution):  # noqa: ANN001
+    return _forward(query, key, value, mask, keys, positions, site, rate, execution)[0]
 
 
-def _forward(query, key, value, mask, keys, site, rate, execution):  # noqa: ANN001
+def _forward(query, key, value, mask, keys, positions, site, rate, execution):  # noqa: ANN001
     signed = attention_probs(query, key, mask, execution).astype(value.dtype)
-    kept = kept_entries(signed.shape, keys, site, rate)
+    kept = kept_entries(signed.shape, keys, site, rate, positions)
     if kept is not None:
         signed = jnp.where(kept, signed, -signed)
     context = attention_context(_dropped(signed, rate), value, execution)
@@ -104,7 +106,7 @@ def _backward(_site, rate, execution, saved, gradient):  # noqa: ANN001
     of_logits = (wide * jnp.where(wide > 0, of_probs - sums, sums)).astype(query.dtype)
     of_query = product("bnts,bnsh->bnth", of_logits, key)
     of_key = product("bnts,bnth->bnsh", of_logits, query)
-    return of_query, of_key, of_value, None, None
+    return of_query, of_key, of_value, None, None, None
 
 
 _context.defvjp(_forward, _backward)

@@ -132,6 +132,7 @@ def encode(
     dropout_key: jax.Array | None = None,
     output_hidden_states: bool = False,
     output_attentions: bool = False,
+    positions: jax.Array | np.ndarray | None = None,
 ) -> EncoderOutput:
     """Runs the encoder.
 
@@ -147,10 +148,12 @@ def encode(
             of jax.random.key or as uint32 arrays of jax.random.PRNGKey.
         output_hidden_states: also return the outputs of the embeddings and of every layer.
         output_attentions: also return the attention probabilities of every layer.
+        positions: [B, P]: the tokens whose last hidden state is wanted; None: all. The last layer
+            computes these and what the pooler reads, if nothing else is requested.
 
     Returns:
-        last_hidden_state [B, T, D], pooled [B, D] (for params without a pooler, as in many masked
-        LMs, reading it raises ValueError) and the requested outputs.
+        last_hidden_state [B, T, D], or [B, P, D] at positions; pooled [B, D] (for params without a
+        pooler, as in many masked LMs, reading it raises ValueError); and the requested outputs.
 
     Raises:
         ValueError: T is longer than the model's positions; or the inputs have other names, shapes
@@ -158,7 +161,7 @@ def encode(
     """
     module = BertEncoder(config, execution, add_pooler="pooler" in params)
     options = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
-    return _apply(module, params, inputs, dropout_key, **options)
+    return _apply(module, params, inputs, dropout_key, positions=positions, **options)
 
 
 def attention_projections(

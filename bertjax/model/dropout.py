@@ -37,16 +37,29 @@ def fold_keys(keys: jax.Array | None, number: int | jax.Array) -> jax.Array | No
     return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
 
 
-def dropout(x: jax.Array, keys: jax.Array | None, site: int, rate: float) -> jax.Array:
-    """Zeroes entries of x [B, ...] with probability `rate` and scales the others up."""
-    kept = kept_entries(x.shape, keys, site, rate)
+def dropout(
+    x: jax.Array,
+    keys: jax.Array | None,
+    site: int,
+    rate: float,
+    positions: jax.Array | None = None,
+) -> jax.Array:
+    """Zeroes entries of x [B, ...] with probability `rate` and scales the others up.
+
+    With positions [B, P], x [B, P, D] or [B, N, P, S] has those tokens alone; see `kept_entries`.
+    """
+    kept = kept_entries(x.shape, keys, site, rate, positions)
     if kept is None:
         return x
     return jnp.where(kept, x * scale_of_kept(rate, x.dtype), jnp.zeros((), x.dtype))
 
 
 def kept_entries(
-    shape: tuple[int, ...], keys: jax.Array | None, site: int, rate: float
+    shape: tuple[int, ...],
+    keys: jax.Array | None,
+    site: int,
+    rate: float,
+    positions: jax.Array | None = None,
 ) -> jax.Array | None:
     """Draws which entries dropout keeps: bool [B, ...], or None if it keeps all.
 
@@ -54,20 +67,27 @@ def kept_entries(
     row and of 64 random bits. XLA fuses the hash into the operations that use it and stores no
     array of draws, as it does of `jax.random.bits`. The rate is rounded to a multiple of 2**-32,
     and stays below 1.
+
+    With positions [B, P], the axis before the last has these tokens alone, and they draw what they
+    draw among all tokens, of [B, T, D] or of self-attention, [B, N, T, T].
     """
     threshold, row = _threshold(rate), shape[1:]
     if keys is None or threshold == 0:
         return None
+    whole = row if positions is None else (*row[:-2], row[-1], row[-1])
 
-    def draw(key: jax.Array) -> jax.Array:
+    def draw(key: jax.Array, tokens: jax.Array | None) -> jax.Array:
         first, second = jax.random.bits(jax.random.fold_in(key, site), (2,))
+        indices = [jax.lax.broadcasted_iota(jnp.uint32, row, axis) for axis in range(len(row))]
+        if tokens is not None:
+            indices[-2] = tokens[:, None].astype(jnp.uint32)
         numbers = sum(
-            jax.lax.broadcasted_iota(jnp.uint32, row, axis) * np.uint32(math.prod(row[axis + 1 :]))
-            for axis in range(len(row))
+            index * np.uint32(math.prod(whole[axis + 1 :])) for axis, index in enumerate(indices)
         )
         return _hash(_hash(numbers ^ first) + second)
 
-    return jax.vmap(draw)(keys) >= np.uint32(threshold)
+    over_rows = (0, None if positions is None else 0)
+    return jax.vmap(draw, over_rows)(keys, positions) >= np.uint32(threshold)
 
 
 def scale_of_kept(rate: float, dtype: jax.typing.DTypeLike) -> jax.Array:

@@ -35,11 +35,15 @@ class Encoder(nn.Module):
         memory_mask: jax.Array | None = None,
         output_attentions: bool = False,
         output_hidden_states: bool = False,
+        positions: jax.Array | None = None,
     ) -> tuple[jax.Array, tuple[jax.Array, ...] | None, tuple[jax.Array, ...] | None]:
         """Applies the layers to x [B, T, D]; the other arguments are those of `Layer`.
 
+        `positions` are those of the last layer; the layers below compute all tokens.
+
         Returns:
-            The last x, all L + 1 values of x or None, the L attention probabilities or None.
+            The last x, [B, T, D] or [B, P, D]; all L + 1 values of x or None; the L attention
+            probabilities or None.
         """
         config, depth = self.config, self.config.num_hidden_layers
         modules = self._modules()
@@ -47,8 +51,16 @@ class Encoder(nn.Module):
         given = {"memory": memory, "memory_mask": memory_mask}
         apply = _apply if keys is not None else _apply_compiled
 
-        def layer(params: dict, x: jax.Array, number: jax.Array | int, view: View, module: Layer):
+        def layer(
+            params: dict,
+            x: jax.Array,
+            number: jax.Array | int,
+            view: View,
+            module: Layer,
+            positions: jax.Array | None = None,
+        ):
             own = {**given, **view._asdict(), "keys": fold_keys(keys, number)}
+            own["positions"] = positions
             return apply(module, output_attentions, params, x, own)
 
         if self.execution.remat != "none":
@@ -64,13 +76,18 @@ class Encoder(nn.Module):
             return layer(params, x, number, chosen(all_views, config, number), modules[-1])
 
         # The parameters of a first layer without LayerNorm can't be stacked with those of others.
-        looped = depth if not self.execution.scan_layers else int(modules[0] != modules[-1])
+        whole = depth if positions is None else depth - 1
+        looped = whole if not self.execution.scan_layers else int(modules[0] != modules[-1])
         x, states, probs = _loop(of_number, layers[:looped], x)
-        if looped < depth:
+        if looped < whole:
             dtype = jnp.dtype(self.execution.dtype)
-            numbers = jnp.arange(looped, depth, dtype=jnp.uint32)
-            x, *more = _scan(of_number, layers[looped:], x, dtype, numbers, output_hidden_states)
+            numbers = jnp.arange(looped, whole, dtype=jnp.uint32)
+            scanned = layers[looped:whole]
+            x, *more = _scan(of_number, scanned, x, dtype, numbers, output_hidden_states)
             states, probs = states + more[0], probs + more[1]
+        if positions is not None:
+            view = all_views[config.is_local(whole)]
+            x, _ = layer(layers[whole], x, whole, view, modules[whole], positions)
         if config.final_norm:
             x = LayerNorm(config, name="final_norm")(x)
             states[-1] = x

@@ -15,7 +15,7 @@ from bertjax.model.dropout import LAYER_HEAD, fold_keys
 from bertjax.model.encoder import Encoder
 from bertjax.model.flops import encoder_flops
 from bertjax.model.layers import dense
-from bertjax.model.linen import BertEncoder, Inputs, gather_positions
+from bertjax.model.linen import BertEncoder, Inputs
 
 KIND = "sentence_extraction"
 """Its kind, a key of `bertjax.model.heads.TASK_PARTS`."""
@@ -84,10 +84,10 @@ class BertForSentenceExtraction(BertEncoder):
 
     def __call__(self, inputs: Inputs, dropout_keys: jax.Array | None = None) -> jax.Array:
         """Computes float32 logits [B, S]; see `sentence_logits`."""
-        out = BertEncoder.__call__(self, inputs, dropout_keys)
-        x = gather_positions(out.last_hidden_state, inputs["cls_positions"])  # [B, S, D]
+        firsts = inputs["cls_positions"]
+        out = BertEncoder.__call__(self, inputs, dropout_keys, positions=firsts)
         positions, mask = inputs["sentence_positions"], inputs["sentence_mask"]
-        return self.sentence_scorer(x, positions, mask, dropout_keys)
+        return self.sentence_scorer(out.last_hidden_state, positions, mask, dropout_keys)
 
 
 def init_params(
@@ -147,7 +147,11 @@ def sentence_flops(
     sentences = places(length)
     layer = dataclasses.replace(config, num_hidden_layers=1)
     scorer = inter_sentence_layers * encoder_flops(layer, sentences)
-    return encoder_flops(config, length) + scorer + 2 * sentences * config.hidden_size * outputs
+    return (
+        encoder_flops(config, length, sentences)
+        + scorer
+        + 2 * sentences * config.hidden_size * outputs
+    )
 
 
 def sinusoids(positions: jax.Array, width: int) -> jax.Array:

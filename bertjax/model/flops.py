@@ -10,17 +10,22 @@ from bertjax.config import BertConfig, EncoderDecoderConfig
 from bertjax.model.heads import TASK_PARTS, task_parts
 
 
-def encoder_flops(config: BertConfig, length: int) -> int:
+def encoder_flops(config: BertConfig, length: int, positions: int | None = None) -> int:
     """Counts the forward pass of the layers over one row of T tokens.
 
-    Attention counts the pairs of tokens that a layer attends to: those within its windows.
+    The last layer computes P positions, or all tokens. Attention counts the pairs of tokens that a
+    layer attends to: those within its windows.
     """
     wide, inner = config.hidden_size, config.intermediate_size
-    weights = 2 * length * (4 * wide * wide + (3 if config.glu else 2) * wide * inner)
-    attention = sum(  # logits and context, all heads together
-        2 * (2 * _pairs(config, length, layer) * wide) for layer in range(config.num_hidden_layers)
-    )
-    return config.num_hidden_layers * weights + attention
+    last = length if positions is None else min(positions, length)
+    read = 2 * length * (2 * wide * wide)  # keys and values
+    computed = 2 * (2 * wide * wide + (3 if config.glu else 2) * wide * inner)  # of one token
+    total = 0
+    for layer in range(config.num_hidden_layers):
+        tokens = last if layer == config.num_hidden_layers - 1 else length
+        pairs = _pairs(config, length, layer) * tokens // length
+        total += read + tokens * computed + 2 * (2 * pairs * wide)  # logits and context
+    return total
 
 
 def _pairs(config: BertConfig, length: int, layer: int) -> int:
@@ -40,7 +45,8 @@ def pretraining_flops(
     """
     wide = config.hidden_size
     masked = 2 * predictions * (wide * wide + wide * config.vocab_size)
-    return encoder_flops(config, length) + masked + sentences * classifier_flops(config, 2)
+    encoder = encoder_flops(config, length, predictions + sentences)
+    return encoder + masked + sentences * classifier_flops(config, 2)
 
 
 def classifier_flops(config: BertConfig, outputs: int) -> int:
@@ -57,7 +63,8 @@ def task_flops(config: BertConfig, kind: str, outputs: int, length: int) -> int:
     before = wide * wide if "token_head" in task_parts(kind, config) else 0
     per_token = 2 * length * (before + wide * outputs)
     head = classifier_flops(config, outputs) if pooled else per_token
-    return encoder_flops(config, length) + head
+    first = 1 if pooled and config.classifier_pooling == "cls" else None
+    return encoder_flops(config, length, first) + head
 
 
 def seq2seq_flops(

@@ -24,7 +24,7 @@ from bertjax.model.attention import (
     float32_einsum,
 )
 from bertjax.model.dropout import LAYER_EMBEDDINGS, Site, dropout, fold_keys
-from bertjax.model.positions import Rotation, rotate
+from bertjax.model.positions import Rotation, View, gather_positions, rotate
 from bertjax.model.splash import check_splash, splash_attention
 
 truncated_normal = nn.initializers.truncated_normal
@@ -228,6 +228,7 @@ class Attention(nn.Module):
         mask: jax.Array | None = None,
         rotation: Rotation | None = None,
         keys: jax.Array | None = None,
+        positions: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array]:
         """Computes the projected context [B, T, D], and probabilities [B, N, T, S] before dropout.
 
@@ -238,6 +239,8 @@ class Attention(nn.Module):
             mask: bool, broadcastable to [B, 1, T, S]; positions with False are not attended to.
             rotation: rotary positions of x, by which queries and new keys are rotated.
             keys: one dropout key per row, or None.
+            positions: those of x [B, T] in the rows that it attends to, if it has not all; its
+                dropout is then that of all.
         """
         config = self.config
         query = rotate(self._heads(self.query(x) * config.head_size**-0.5), rotation)
@@ -253,11 +256,11 @@ class Attention(nn.Module):
                 default=lambda: attention_context(probs, value, self.execution),
             )
         elif keys is None or self.execution.attention == "plain":
-            dropped = dropout(probs, keys, self.site, rate)
+            dropped = dropout(probs, keys, self.site, rate, positions)
             context = attention_context(dropped, value, self.execution)
         else:
             how = self.site, rate, self.execution
-            context = dropped_attention(query, key, value, mask, keys, *how)
+            context = dropped_attention(query, key, value, mask, keys, positions, *how)
         context = _heads_first(context, self.execution)
         return self.output(context.reshape(*context.shape[:2], config.hidden_size)), probs
 
@@ -275,9 +278,9 @@ class LayerOutput(NamedTuple):
     """Result of one layer."""
 
     x: jax.Array
-    """[B, T, D]."""
+    """[B, T, D], or [B, P, D] at positions [B, P]."""
     probs: jax.Array
-    """[B, N, T, S]: probabilities of self-attention before dropout."""
+    """[B, N, T, S]: probabilities of self-attention before dropout; [B, N, P, S] at positions."""
     cache: KeyValue | None
     """The updated cache, if there is one."""
 
@@ -323,8 +326,9 @@ class Layer(nn.Module):
         memory_mask: jax.Array | None = None,
         cache: KeyValue | None = None,
         slot: jax.Array | int = 0,
+        positions: jax.Array | None = None,
     ) -> LayerOutput:
-        """Computes the next x [B, T, D].
+        """Computes the next x [B, T, D], or [B, P, D] at `positions` alone.
 
         Args:
             x: [B, T, D].
@@ -335,6 +339,8 @@ class Layer(nn.Module):
             memory_mask: mask of cross-attention.
             cache: keys and values [B, N, S, H] to attend to, after those of x are written.
             slot: the first slot of the cache to write to.
+            positions: [B, P]: the tokens whose output is computed. They attend to all tokens. None:
+                all; always None with a cache.
         """
         is_post = self.config.norm_placement == "post"
 
@@ -342,13 +348,20 @@ class Layer(nn.Module):
             return x if is_post or skip else norm(x)
 
         def add(x: jax.Array, output: jax.Array, site: Site, norm: LayerNorm) -> jax.Array:
-            x = x + dropout(output, keys, site, self.config.hidden_dropout_prob)
+            rate = self.config.hidden_dropout_prob
+            x = x + dropout(output, keys, site, rate, positions)
             return norm(x) if is_post else x
 
         own = read(x, self.attention_layer_norm, skip=self.lacks_norm)
+        attended = None
         if cache is not None:
-            cache = cache.updated(self.attention.project(own, rotation), slot)
-        output, probs = self.attention(own, cache, mask=mask, rotation=rotation, keys=keys)
+            attended = cache = cache.updated(self.attention.project(own, rotation), slot)
+        elif positions is not None:
+            attended = self.attention.project(own, rotation)
+            x, own = gather_positions(x, positions), gather_positions(own, positions)
+            mask, rotation = View(mask, rotation).at(positions)
+        view = {"mask": mask, "rotation": rotation}
+        output, probs = self.attention(own, attended, keys=keys, positions=positions, **view)
         x = add(x, output, Site.ATTENTION_OUTPUT, self.attention_layer_norm)
         if self.add_cross_attention:
             own = read(x, self.cross_attention_layer_norm)

@@ -18,6 +18,7 @@ from bertjax.model.encoder import Encoder
 from bertjax.model.heads import MlmHead, PredictionHead
 from bertjax.model.layers import Embeddings, dense
 from bertjax.model.pooling import pool
+from bertjax.model.positions import gather_positions
 
 Inputs = Mapping[str, jax.Array]
 
@@ -26,7 +27,7 @@ class EncoderOutput(NamedTuple):
     """Result of `encode`; outputs that were not requested are None."""
 
     last_hidden_state: jax.Array
-    """[B, T, D] in the compute type."""
+    """[B, T, D] in the compute type, or [B, P, D] at positions [B, P]."""
     pooler_output: jax.Array | None
     """`pooled`, or None without a pooler."""
     hidden_states: tuple[jax.Array, ...] | None = None
@@ -78,9 +79,17 @@ class BertEncoder(nn.Module):
         dropout_keys: jax.Array | None = None,
         output_hidden_states: bool = False,
         output_attentions: bool = False,
+        positions: jax.Array | None = None,
     ) -> EncoderOutput:
-        """Encodes inputs as `bertjax.encode` takes them; dropout_keys [B] or None."""
+        """Encodes inputs as `bertjax.encode` takes them; dropout_keys [B] or None.
+
+        For `positions` [B, P] the last layer computes these alone, and the first tokens, if the
+        pooler reads them.
+        """
         x, position_ids = self.embed(inputs, dropout_keys)
+        needed = None
+        if positions is not None and not (output_hidden_states or output_attentions):
+            needed = self._needed(inputs, positions)
         memory_mask = inputs.get("encoder_attention_mask")
         x, states, probs = self.encoder(
             x,
@@ -91,12 +100,42 @@ class BertEncoder(nn.Module):
             memory_mask=None if memory_mask is None else (memory_mask != 0)[:, None, None, :],
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
+            positions=needed,
         )
-        pooled = self._pooled(x, inputs) if self.add_pooler else None
+        pooled = None
+        if needed is None:
+            if self.add_pooler:
+                pooled = self._pool(self._pooled_tokens(x, inputs))
+            if positions is not None:
+                x = gather_positions(x, positions)
+        else:
+            assert positions is not None
+            firsts = needed.shape[1] - positions.shape[1]
+            if self.add_pooler:
+                is_packed = inputs.get("cls_positions") is not None
+                pooled = self._pool(x[:, :firsts] if is_packed else x[:, 0])
+            x = x[:, firsts:]
         return EncoderOutput(x, pooled, states, probs)
 
-    def _pooled(self, x: jax.Array, inputs: Inputs) -> jax.Array:
-        """Computes what heads of whole texts read, [B, D], or [B, S, D] of packed rows."""
+    def _needed(self, inputs: Inputs, positions: jax.Array) -> jax.Array | None:
+        """Returns the first tokens, if the pooler reads them, and `positions`; None for all tokens.
+
+        All are computed where these are no fewer, and for the mean of all, for a kernel that takes
+        whole rows, and for a decoder.
+        """
+        if self.add_cross_attention or self.execution.attention == "splash":
+            return None
+        if self.add_pooler:
+            if self.config.classifier_pooling == "mean":
+                return None
+            firsts = inputs.get("cls_positions")
+            if firsts is None:
+                firsts = jnp.zeros((len(positions), 1), jnp.int32)
+            positions = jnp.concatenate([firsts, positions], axis=1)
+        return positions if positions.shape[1] < inputs["input_ids"].shape[1] else None
+
+    def _pooled_tokens(self, x: jax.Array, inputs: Inputs) -> jax.Array:
+        """Returns what the pooler reads of x [B, T, D]: [B, D], or [B, S, D] of packed rows."""
         positions, mask = inputs.get("cls_positions"), inputs.get("attention_mask")
         if self.config.classifier_pooling == "mean":
             if positions is not None:
@@ -105,9 +144,11 @@ class BertEncoder(nn.Module):
                     "classifier_pooling 'cls', or do not pack."
                 )
             mask = jnp.ones(x.shape[:2]) if mask is None else mask
-            first = pool(x, mask[..., None].astype(x.dtype), "mean")
-        else:
-            first = x[:, 0] if positions is None else gather_positions(x, positions)
+            return pool(x, mask[..., None].astype(x.dtype), "mean")
+        return x[:, 0] if positions is None else gather_positions(x, positions)
+
+    def _pool(self, first: jax.Array) -> jax.Array:
+        """Computes what heads of whole texts read."""
         hidden = self.pooler(first)
         return hidden if self.config.prediction_head else jnp.tanh(hidden)
 
@@ -142,10 +183,9 @@ class BertForPreTraining(BertEncoder):
         self, inputs: Inputs, masked_positions: jax.Array, dropout_keys: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array]:
         """Computes float32 logits [B, P, V] at masked_positions [B, P], and [B, 2] or [B, S, 2]."""
-        out = BertEncoder.__call__(self, inputs, dropout_keys)
-        gathered = gather_positions(out.last_hidden_state, masked_positions)
+        out = BertEncoder.__call__(self, inputs, dropout_keys, positions=masked_positions)
         nsp = self.nsp(out.pooled).astype(jnp.float32)
-        return self.mlm(gathered, self.embeddings.attend), nsp
+        return self.mlm(out.last_hidden_state, self.embeddings.attend), nsp
 
 
 class BertForMaskedLM(BertEncoder):
@@ -168,10 +208,8 @@ class BertForMaskedLM(BertEncoder):
 
         Without `decode`, the vectors [..., D] that the word embeddings would multiply.
         """
-        x = BertEncoder.__call__(self, inputs, dropout_keys).last_hidden_state
-        if positions is not None:
-            x = gather_positions(x, positions)
-        return self.mlm(x, self.embeddings.attend if decode else None)
+        out = BertEncoder.__call__(self, inputs, dropout_keys, positions=positions)
+        return self.mlm(out.last_hidden_state, self.embeddings.attend if decode else None)
 
 
 class _BertWithDenseHead(BertEncoder):
@@ -194,7 +232,9 @@ class _BertWithDenseHead(BertEncoder):
 
     def __call__(self, inputs: Inputs, dropout_keys: jax.Array | None = None) -> jax.Array:
         """Computes float32 logits: [B, C] with a pooler, [B, T, C] without."""
-        out = BertEncoder.__call__(self, inputs, dropout_keys)
+        none = jnp.zeros((len(inputs["input_ids"]), 0), jnp.int32)
+        read = none if self.add_pooler else None
+        out = BertEncoder.__call__(self, inputs, dropout_keys, positions=read)
         x = out.last_hidden_state if out.pooler_output is None else out.pooler_output
         if self.config.prediction_head and not self.add_pooler:
             x = self.token_head(x)
@@ -273,8 +313,3 @@ def attention_mask(inputs: Inputs) -> jax.Array | None:
     own = segments[:, None, None, :]
     same = (segments[:, None, :, None] == own) & (own != 0)
     return same if allowed is None else same & allowed
-
-
-def gather_positions(x: jax.Array, positions: jax.Array) -> jax.Array:
-    """Gathers x [B, T, D] at positions [B, P]: [B, P, D]."""
-    return jnp.take_along_axis(x, positions[..., None], axis=1)

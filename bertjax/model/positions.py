@@ -29,6 +29,20 @@ class View(NamedTuple):
     rotation: Rotation | None
     """None without rotary positions."""
 
+    def at(self, positions: jax.Array) -> "View":
+        """Returns the view of the queries at positions [B, P]."""
+        mask, rotation, chosen = self.mask, self.rotation, positions[:, None, :, None]
+        if mask is not None and mask.shape[2] > 1:
+            mask = jnp.take_along_axis(mask, chosen, axis=2)
+        if rotation is not None:
+            rotation = Rotation(*(jnp.take_along_axis(each, chosen, axis=2) for each in rotation))
+        return View(mask, rotation)
+
+
+def gather_positions(x: jax.Array, positions: jax.Array) -> jax.Array:
+    """Gathers x [B, T, D] at positions [B, P]: [B, P, D]."""
+    return jnp.take_along_axis(x, positions[..., None], axis=1)
+
 
 def views(config: BertConfig, mask: jax.Array | None, position_ids: jax.Array | None) -> list[View]:
     """Returns the view of layers that attend to all tokens and, if there are any, of local ones.

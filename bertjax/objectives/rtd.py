@@ -26,7 +26,7 @@ from bertjax.model.encoder import Encoder
 from bertjax.model.flops import encoder_flops
 from bertjax.model.heads import MlmHead, TokenDetectionHead
 from bertjax.model.layers import dense
-from bertjax.model.linen import BertEncoder, Inputs, attention_mask, gather_positions
+from bertjax.model.linen import BertEncoder, Inputs, attention_mask
 from bertjax.objectives import losses
 from bertjax.objectives.losses import Batch, Metrics, Normalizers
 from bertjax.objectives.objective import UNIGRAM, Metric, Objective
@@ -151,7 +151,7 @@ class ReplacedTokenDetection(RtdOptions, Objective):
         projection = 2 * length * wide * small.hidden_size
         masked = 2 * predictions * wide * (small.hidden_size + config.vocab_size)
         detection = 2 * length * (wide * wide + wide)
-        encoders = encoder_flops(config, length) + encoder_flops(small, length)
+        encoders = encoder_flops(config, length) + encoder_flops(small, length, predictions)
         return encoders + projection + masked + detection
 
     @staticmethod
@@ -190,8 +190,9 @@ class _Electra(BertEncoder):
         keys = fold_keys(keys, _GENERATOR_KEYS)
         x, position_ids = self.embed(inputs, keys)
         x, mask = self.generator_projection(x), attention_mask(inputs)
-        x, _, _ = self.generator_encoder(x, mask=mask, position_ids=position_ids, keys=keys)
-        return self.generator_mlm(gather_positions(x, positions), self.embeddings.attend)
+        given = {"mask": mask, "position_ids": position_ids, "keys": keys}
+        x, _, _ = self.generator_encoder(x, positions=positions, **given)
+        return self.generator_mlm(x, self.embeddings.attend)
 
     def discriminate(self, inputs: Inputs, keys: jax.Array | None = None) -> jax.Array:
         """Returns detection logits [B, T]."""

@@ -21,7 +21,8 @@ def plain(query, key, value, mask, keys, rate):
 
 
 def ours(query, key, value, mask, keys, rate):
-    return dropped_attention(query, key, value, mask, keys, Site.ATTENTION_PROBS, rate, EXECUTION)
+    how = Site.ATTENTION_PROBS, rate, EXECUTION
+    return dropped_attention(query, key, value, mask, keys, None, *how)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 5))

@@ -100,4 +100,4 @@ def test_flops_count_the_layers_over_places():
     per_layer = encoder_flops(CONFIG, 2)
     difference = count(inter_sentence_layers=3) - count(inter_sentence_layers=1)
     assert difference == 2 * per_layer
-    assert count(inter_sentence_layers=0) == encoder_flops(CONFIG, 16) + 2 * 2 * 12
+    assert count(inter_sentence_layers=0) == encoder_flops(CONFIG, 16, 2) + 2 * 2 * 12

@@ -170,7 +170,8 @@ def test_it_learns_exports_and_says_so(recipe, tmp_path):
     assert set(result.metrics) == {"mlm_loss", "mlm_accuracy", "nsp_loss", "nsp_accuracy"}
     train = next(record for record in result.history if record["kind"] == "train")
     # The products of a row, by hand: D 32, T 32, F 32, V 200, 5 predictions, forward and backward.
-    layer = 2 * 32 * (4 * 32 * 32 + 2 * 32 * 32) + 4 * 32 * 32 * 32
+    # The one layer has keys and values of 32 tokens, and the rest of [CLS] and the predictions.
+    layer = 2 * 32 * 2 * 32 * 32 + 6 * (2 * (2 * 32 * 32 + 2 * 32 * 32) + 4 * 32 * 32)
     row = 3 * (layer + 2 * 5 * (32 * 32 + 32 * 200) + 2 * 32 * (32 + 2))
     per_token = train["model_flops_per_second"] / train["tokens_per_second"]
     assert per_token == pytest.approx(row / 32)
