@@ -358,7 +358,8 @@ class Layer(nn.Module):
             attended = cache = cache.updated(self.attention.project(own, rotation), slot)
         elif positions is not None:
             attended = self.attention.project(own, rotation)
-            x, own = gather_positions(x, positions), gather_positions(own, positions)
+            own = gather_positions(own, positions)
+            x = own if is_post else gather_positions(x, positions)
             mask, rotation = View(mask, rotation).at(positions)
         view = {"mask": mask, "rotation": rotation}
         output, probs = self.attention(own, attended, keys=keys, positions=positions, **view)
