@@ -49,30 +49,15 @@ class Encoder(nn.Module):
         modules = self._modules()
         layers = self._parameters(modules, x, memory)
         given = {"memory": memory, "memory_mask": memory_mask}
-        apply = _apply if keys is not None else _apply_compiled
-
-        def layer(
-            params: dict,
-            x: jax.Array,
-            number: jax.Array | int,
-            view: View,
-            module: Layer,
-            positions: jax.Array | None = None,
-        ):
-            own = {**given, **view._asdict(), "keys": fold_keys(keys, number)}
-            own["positions"] = positions
-            return apply(module, output_attentions, params, x, own)
-
-        if self.execution.remat != "none":
-            policy = _REMAT_POLICIES[self.execution.remat]
-            layer = jax.checkpoint(layer, policy=policy, static_argnums=4)
+        layer = self._layer(keys, given, output_attentions)
         if position_ids is None and config.position_embedding_type != "absolute":
             position_ids = jnp.arange(x.shape[1])[None]
         all_views = views(config, mask, position_ids)
 
-        def of_number(params: dict, x: jax.Array, number: jax.Array | int):
+        def of_number(params: dict, x: jax.Array, number: jax.Array | int, read: Any = None):
             if isinstance(number, int):
-                return layer(params, x, number, all_views[config.is_local(number)], modules[number])
+                view = all_views[config.is_local(number)]
+                return layer(params, x, number, view, modules[number], read)
             return layer(params, x, number, chosen(all_views, config, number), modules[-1])
 
         # The parameters of a first layer without LayerNorm can't be stacked with those of others.
@@ -86,13 +71,32 @@ class Encoder(nn.Module):
             x, *more = _scan(of_number, scanned, x, dtype, numbers, output_hidden_states)
             states, probs = states + more[0], probs + more[1]
         if positions is not None:
-            view = all_views[config.is_local(whole)]
-            x, _ = layer(layers[whole], x, whole, view, modules[whole], positions)
+            x, _ = of_number(layers[whole], x, whole, positions)
         if config.final_norm:
             x = LayerNorm(config, name="final_norm")(x)
             states[-1] = x
         kept = tuple(states) if output_hidden_states else None
         return x, kept, tuple(probs) if output_attentions else None
+
+    def _layer(self, keys: jax.Array | None, given: dict[str, Any], with_probs: bool) -> Callable:
+        """Returns a function that applies one layer: (new x, probabilities or None)."""
+        apply = _apply if keys is not None else _apply_compiled
+
+        def layer(
+            params: dict,
+            x: jax.Array,
+            number: jax.Array | int,
+            view: View,
+            module: Layer,
+            positions: jax.Array | None = None,
+        ):
+            own = {**given, **view._asdict(), "keys": fold_keys(keys, number)}
+            return apply(module, with_probs, params, x, {**own, "positions": positions})
+
+        if self.execution.remat == "none":
+            return layer
+        policy = _REMAT_POLICIES[self.execution.remat]
+        return jax.checkpoint(layer, policy=policy, static_argnums=4)
 
     def _modules(self) -> list[Layer]:
         """Returns the module of each layer; all but the first are the same."""
