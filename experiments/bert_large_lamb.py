@@ -12,19 +12,23 @@ NVIDIA's code restarts their bias correction; bertjax does not.
 Hardware: 256 chips of TPU v5e (topology 16x16) with 32 rows of 128 or 8 rows of 512 tokens a chip
 at a time. The same recipe runs on 64 chips of v5p (4x4x4) or v6e (8x8), which hold four times the
 rows at a time.
-Result: not run. Plans of phase 1 (jax 0.10.2, libtpu 0.0.42):
+Result: not run. Plans of both phases, and of phase 1 elsewhere (jax 0.10.2, libtpu 0.0.42):
 
     bertjax plan experiments/bert_large_lamb.py --topology v5e:16x16 --max-seq-length 128 \\
       --vocab-size 30522
-    fits: 5.05 of 15.75 GiB HBM, 487.6 ms a step, 7,038 steps in 1.0 hours
+    fits: 4.97 of 15.75 GiB HBM, 474.0 ms a step, 7,038 steps in 0.9 hours
+
+    bertjax plan experiments/bert_large_lamb.py --phase 2 --topology v5e:16x16 \\
+      --max-seq-length 512 --vocab-size 30522
+    fits: 5.33 of 15.75 GiB HBM, 1,194.2 ms a step, 1,563 steps in 0.5 hours
 
     bertjax plan experiments/bert_large_lamb.py --topology v6e:8x8 --max-seq-length 128 \\
       --vocab-size 30522
-    fits: 14.49 of 31.20 GiB HBM, 955.9 ms a step, 7,038 steps in 1.9 hours
+    fits: 14.15 of 31.20 GiB HBM, 928.4 ms a step, 7,038 steps in 1.8 hours
 
     bertjax plan experiments/bert_large_lamb.py --topology v5p:4x4x4 --max-seq-length 128 \\
       --vocab-size 30522
-    fits: 11.50 of 95.70 GiB HBM, 1,004.1 ms a step, 7,038 steps in 2.0 hours
+    fits: 11.26 of 95.70 GiB HBM, 978.1 ms a step, 7,038 steps in 1.9 hours
 """
 
 from bertjax.config import Execution
