@@ -68,7 +68,8 @@ def dropped_attention(
         value: [B, N, S, H].
         mask: as in `attention_probs`.
         keys: one dropout key per row.
-        positions: those of the queries [B, T], if they are not all; see `kept_entries`.
+        positions: [B, T]: the places of the queries among the keys, if they are not all of them;
+            see `kept_entries`.
         site: number of the dropout site.
         rate: probability of zeroing.
         execution: how to compute.

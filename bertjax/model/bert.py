@@ -148,8 +148,10 @@ def encode(
             of jax.random.key or as uint32 arrays of jax.random.PRNGKey.
         output_hidden_states: also return the outputs of the embeddings and of every layer.
         output_attentions: also return the attention probabilities of every layer.
-        positions: [B, P]: the tokens whose last hidden state is wanted; None: all. The last layer
-            computes these and what the pooler reads, if nothing else is requested.
+        positions: [B, P] or [1, P]: the tokens whose last hidden state is wanted; None: all. The
+            last layer computes these and what the pooler reads, and no other tokens, unless states
+            or attentions are requested, the pooler reads the mean, these are as many as all, or
+            execution.attention is "splash".
 
     Returns:
         last_hidden_state [B, T, D], or [B, P, D] at positions; pooled [B, D] (for params without a

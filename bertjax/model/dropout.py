@@ -74,6 +74,7 @@ def kept_entries(
     threshold, row = _threshold(rate), shape[1:]
     if keys is None or threshold == 0:
         return None
+    # The sizes of all tokens. That of [T, D] before D counts nothing, and in [N, T, T] both are T.
     whole = row if positions is None else (*row[:-2], row[-1], row[-1])
 
     def draw(key: jax.Array, tokens: jax.Array | None) -> jax.Array:

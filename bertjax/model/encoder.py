@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from bertjax.config import BertConfig, Execution
 from bertjax.model.dropout import fold_keys
 from bertjax.model.layers import Layer, LayerNorm
-from bertjax.model.positions import View, chosen, views
+from bertjax.model.positions import View, chosen, gather_positions, views
 
 _REMAT_POLICIES = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
 
@@ -39,13 +39,19 @@ class Encoder(nn.Module):
     ) -> tuple[jax.Array, tuple[jax.Array, ...] | None, tuple[jax.Array, ...] | None]:
         """Applies the layers to x [B, T, D]; the other arguments are those of `Layer`.
 
-        `positions` are those of the last layer; the layers below compute all tokens.
+        `positions` [B, P] are those at which the last x is wanted. The last layer computes these
+        alone if they are fewer than all. Splash attention takes whole rows, and decoders compute
+        all tokens too.
 
         Returns:
-            The last x, [B, T, D] or [B, P, D]; all L + 1 values of x or None; the L attention
-            probabilities or None.
+            The last x, [B, T, D] or [B, P, D]; without positions, all L + 1 values of x and the L
+            attention probabilities, or None.
         """
+        assert positions is None or not (output_attentions or output_hidden_states)
         config, depth = self.config, self.config.num_hidden_layers
+        wanted = positions
+        if self._computes_all(x, positions):
+            positions = None
         modules = self._modules()
         layers = self._parameters(modules, x, memory)
         given = {"memory": memory, "memory_mask": memory_mask}
@@ -72,11 +78,19 @@ class Encoder(nn.Module):
             states, probs = states + more[0], probs + more[1]
         if positions is not None:
             x, _ = of_number(layers[whole], x, whole, positions)
+        if wanted is not None and positions is None:
+            x = gather_positions(x, wanted)
         if config.final_norm:
             x = LayerNorm(config, name="final_norm")(x)
             states[-1] = x
         kept = tuple(states) if output_hidden_states else None
         return x, kept, tuple(probs) if output_attentions else None
+
+    def _computes_all(self, x: jax.Array, positions: jax.Array | None) -> bool:
+        """Whether the last layer computes all tokens."""
+        if self.add_cross_attention or self.execution.attention == "splash":
+            return True
+        return positions is None or positions.shape[1] >= x.shape[1]
 
     def _layer(self, keys: jax.Array | None, given: dict[str, Any], with_probs: bool) -> Callable:
         """Returns a function that applies one layer: (new x, probabilities or None)."""

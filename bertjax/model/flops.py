@@ -13,7 +13,8 @@ from bertjax.model.heads import TASK_PARTS, task_parts
 def encoder_flops(config: BertConfig, length: int, positions: int | None = None) -> int:
     """Counts the forward pass of the layers over one row of T tokens.
 
-    The last layer computes P positions, or all tokens. Attention counts the pairs of tokens that a
+    The last layer computes P positions, or all tokens, as with Splash attention, which the count
+    does not know. Attention counts the pairs of tokens that a
     layer attends to: those within its windows.
     """
     wide, inner = config.hidden_size, config.intermediate_size
@@ -45,7 +46,8 @@ def pretraining_flops(
     """
     wide = config.hidden_size
     masked = 2 * predictions * (wide * wide + wide * config.vocab_size)
-    encoder = encoder_flops(config, length, predictions + sentences)
+    whole = sentences and config.classifier_pooling == "mean"
+    encoder = encoder_flops(config, length, None if whole else predictions + sentences)
     return encoder + masked + sentences * classifier_flops(config, 2)
 
 
@@ -67,6 +69,12 @@ def task_flops(config: BertConfig, kind: str, outputs: int, length: int) -> int:
     return encoder_flops(config, length, first) + head
 
 
+def first_token_flops(config: BertConfig, kind: str, outputs: int, length: int) -> int:
+    """Counts the layers over one row of T tokens whose first token alone is read."""
+    del kind, outputs
+    return encoder_flops(config, length, 1)
+
+
 def seq2seq_flops(
     config: BertConfig | EncoderDecoderConfig, kind: str, outputs: int, source: int, target: int
 ) -> int:
@@ -78,7 +86,7 @@ def seq2seq_flops(
     if isinstance(config, BertConfig):
         wide, vocabulary = config.hidden_size, config.vocab_size
         head = 2 * target * (wide * wide + wide * vocabulary)
-        return encoder_flops(config, source + 2 * target - 1) + head
+        return encoder_flops(config, source + 2 * target - 1, target) + head
     reader, writer = config.encoder, config.decoder
     wide = writer.hidden_size
     projected = 0 if reader.hidden_size == wide else 2 * source * reader.hidden_size * wide

@@ -239,8 +239,8 @@ class Attention(nn.Module):
             mask: bool, broadcastable to [B, 1, T, S]; positions with False are not attended to.
             rotation: rotary positions of x, by which queries and new keys are rotated.
             keys: one dropout key per row, or None.
-            positions: those of x [B, T] in the rows that it attends to, if it has not all; its
-                dropout is then that of all.
+            positions: [B, P]: the places of x [B, P, D] among the tokens that it attends to, if it
+                has not all of them. Its dropout is then that of these places.
         """
         config = self.config
         query = rotate(self._heads(self.query(x) * config.head_size**-0.5), rotation)

@@ -84,12 +84,16 @@ class BertEncoder(nn.Module):
         """Encodes inputs as `bertjax.encode` takes them; dropout_keys [B] or None.
 
         For `positions` [B, P] the last layer computes these alone, and the first tokens, if the
-        pooler reads them.
+        pooler reads them; all tokens where `Encoder` or the pooler needs them.
         """
         x, position_ids = self.embed(inputs, dropout_keys)
-        needed = None
-        if positions is not None and not (output_hidden_states or output_attentions):
-            needed = self._needed(inputs, positions)
+        firsts, read = self._first_positions(inputs), None
+        if positions is not None:
+            rows, length = inputs["input_ids"].shape
+            positions = jnp.broadcast_to(positions, (rows, positions.shape[-1]))
+            positions = jnp.where(positions < 0, positions + length, positions)
+            if firsts is not None and not (output_hidden_states or output_attentions):
+                read = jnp.concatenate([firsts, positions], axis=1)
         memory_mask = inputs.get("encoder_attention_mask")
         x, states, probs = self.encoder(
             x,
@@ -100,42 +104,32 @@ class BertEncoder(nn.Module):
             memory_mask=None if memory_mask is None else (memory_mask != 0)[:, None, None, :],
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
-            positions=needed,
+            positions=read,
         )
-        pooled = None
-        if needed is None:
-            if self.add_pooler:
-                pooled = self._pool(self._pooled_tokens(x, inputs))
-            if positions is not None:
-                x = gather_positions(x, positions)
-        else:
-            assert positions is not None
-            firsts = needed.shape[1] - positions.shape[1]
-            if self.add_pooler:
-                is_packed = inputs.get("cls_positions") is not None
-                pooled = self._pool(x[:, :firsts] if is_packed else x[:, 0])
-            x = x[:, firsts:]
+        first, pooled = x, None
+        if firsts is not None and read is not None:
+            first, x = jnp.split(x, [firsts.shape[1]], axis=1)
+        elif positions is not None:
+            x = gather_positions(x, positions)
+        if self.add_pooler:
+            pooled = self._pool(self._pooled_tokens(first, inputs, read is not None))
         return EncoderOutput(x, pooled, states, probs)
 
-    def _needed(self, inputs: Inputs, positions: jax.Array) -> jax.Array | None:
-        """Returns the first tokens, if the pooler reads them, and `positions`; None for all tokens.
-
-        All are computed where these are no fewer, and for the mean of all, for a kernel that takes
-        whole rows, and for a decoder.
-        """
-        if self.add_cross_attention or self.execution.attention == "splash":
+    def _first_positions(self, inputs: Inputs) -> jax.Array | None:
+        """Returns the positions that the pooler reads, [B, 1] or [B, S], or [B, 0] without it; None
+        if it reads the mean of all tokens."""
+        if self.add_pooler and self.config.classifier_pooling == "mean":
             return None
-        if self.add_pooler:
-            if self.config.classifier_pooling == "mean":
-                return None
-            firsts = inputs.get("cls_positions")
-            if firsts is None:
-                firsts = jnp.zeros((len(positions), 1), jnp.int32)
-            positions = jnp.concatenate([firsts, positions], axis=1)
-        return positions if positions.shape[1] < inputs["input_ids"].shape[1] else None
+        positions = inputs.get("cls_positions")
+        if positions is not None and self.add_pooler:
+            return positions
+        return jnp.zeros((len(inputs["input_ids"]), int(self.add_pooler)), jnp.int32)
 
-    def _pooled_tokens(self, x: jax.Array, inputs: Inputs) -> jax.Array:
-        """Returns what the pooler reads of x [B, T, D]: [B, D], or [B, S, D] of packed rows."""
+    def _pooled_tokens(self, x: jax.Array, inputs: Inputs, are_first: bool) -> jax.Array:
+        """Returns what the pooler reads of x [B, T, D]: [B, D], or [B, S, D] of packed rows.
+
+        `are_first` says that x has the tokens at `_first_positions` alone.
+        """
         positions, mask = inputs.get("cls_positions"), inputs.get("attention_mask")
         if self.config.classifier_pooling == "mean":
             if positions is not None:
@@ -145,7 +139,9 @@ class BertEncoder(nn.Module):
                 )
             mask = jnp.ones(x.shape[:2]) if mask is None else mask
             return pool(x, mask[..., None].astype(x.dtype), "mean")
-        return x[:, 0] if positions is None else gather_positions(x, positions)
+        if positions is None:
+            return x[:, 0]
+        return x if are_first else gather_positions(x, positions)
 
     def _pool(self, first: jax.Array) -> jax.Array:
         """Computes what heads of whole texts read."""

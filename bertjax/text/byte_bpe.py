@@ -1,5 +1,6 @@
 """Byte-level BPE, the vocabulary of RoBERTa and ModernBERT, with the `tokenizers` library."""
 
+import functools
 import hashlib
 import json
 from collections.abc import Sequence
@@ -75,6 +76,22 @@ class ByteBpeTokenizer(Tokenizer):
         with refusing_surrogates([text]):
             item = self._library.encode(text)
         return item.ids, item.offsets
+
+    @functools.cached_property
+    def _within_text(self) -> Any:
+        """The library for text that does not begin as if a space were before it."""
+        import tokenizers
+
+        fields = json.loads(self._library.to_str())
+        fields["pre_tokenizer"]["add_prefix_space"] = False
+        return tokenizers.Tokenizer.from_str(json.dumps(fields))
+
+    def _after_mask(self, ids: list[int], offsets: list[tuple[int, int]], text: str) -> None:
+        # Where every text gets a space, "[MASK]." must still not become "[MASK] .".
+        rules = json.loads(self._arguments[0])["pre_tokenizer"]
+        if rules.get("add_prefix_space") and not text[:1].isspace():
+            item = self._within_text.encode(text)
+            ids[:], offsets[:] = item.ids, item.offsets
 
     def _before_mask(self, text: str) -> str:
         return text.rstrip() if self._strips else text

@@ -1,5 +1,6 @@
 """Compares the analytic count with the products of the traced program."""
 
+import dataclasses
 import functools
 
 import jax
@@ -9,9 +10,11 @@ import pytest
 
 from bertjax.config import BertConfig, Execution
 from bertjax.model import bert, flops
+from bertjax.model.prefix import Prefix
 from bertjax.objectives.objective import TEACHER
 from bertjax.objectives.table import OBJECTIVES
 from bertjax.tasks.classification.losses import classification_loss
+from bertjax.tasks.embedding.losses import Vectors
 from bertjax.tasks.question_answering.losses import question_answering_loss
 
 CONFIG = BertConfig(
@@ -92,6 +95,26 @@ def test_the_count_is_that_of_the_traced_program(name):
     assert products(traced.jaxpr) == B * forward
     both = jax.make_jaxpr(jax.grad(lambda params: of(params, batch())[0]))(params)
     assert products(both.jaxpr) == B * flops.training_flops(forward)
+
+
+def test_the_counts_of_a_prefix_model_and_of_vectors_are_those_of_the_traced_programs():
+    config = dataclasses.replace(CONFIG, max_position_embeddings=24)
+    make = functools.partial(bert.init_params, config, heads=("mlm",), add_pooler=False)
+    params = jax.eval_shape(make, jax.random.key(0))
+    execution = Execution(attention="plain")
+    rows = jnp.ones((B, T), jnp.int32)
+    inputs = {"input_ids": rows, "attention_mask": rows, "decoder_input_ids": rows[:, :P]}
+    hidden = functools.partial(Prefix(4).hidden, config=config, execution=execution)
+    traced = jax.make_jaxpr(lambda params: hidden(params, inputs))(params)
+    decoder = 2 * P * config.hidden_size * config.vocab_size
+    counted = flops.seq2seq_flops(config, "", 0, T, P) - decoder
+    assert products(traced.jaxpr) == B * counted
+
+    texts = dict.fromkeys(("input_ids", "attention_mask", "token_type_ids"), rows[:, None])
+    for pooling, count in (("cls", flops.first_token_flops), ("mean", flops.task_flops)):
+        vectors = functools.partial(Vectors(pooling, True), config=config, execution=execution)
+        traced = jax.make_jaxpr(lambda params: vectors(params, texts))(params)  # noqa: B023
+        assert products(traced.jaxpr) == B * count(config, "encoder", 0, T)
 
 
 def test_the_count_of_a_model_with_a_teacher():

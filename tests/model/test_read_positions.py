@@ -10,6 +10,7 @@ import pytest
 
 import bertjax as bj
 from bertjax.model.positions import gather_positions
+from bertjax.objectives.rtd import ReplacedTokenDetection
 
 CLASSIC = bj.BertConfig(
     vocab_size=50,
@@ -92,11 +93,20 @@ def test_values_and_gradients_are_those_of_all_tokens_dropout_included(case):
 
 
 def test_all_tokens_are_computed_where_they_are_read():
-    """The mean of all tokens, requested states, and as many positions as tokens need them."""
+    """The mean of all tokens, requested states, as many positions as tokens, and Splash attention,
+    which is the plain one on a CPU, need them."""
     inputs = jax.tree.map(jnp.asarray, rows("padded"))
     mean = dataclasses.replace(CLASSIC, classifier_pooling="mean")
     params = jax.jit(lambda key: bj.init_params(CLASSIC, key))(jax.random.key(0))
     many = jnp.tile(jnp.arange(T - 1), (B, 1))
+    splash = {"execution": bj.Execution(attention="splash")}
+    dry = dataclasses.replace(CLASSIC, attention_probs_dropout_prob=0.0)
+    long = {name: np.tile(array, (1, 11))[:, :128] for name, array in inputs.items()}
+    long_config = dataclasses.replace(dry, max_position_embeddings=128)
+    long_params = jax.jit(lambda key: bj.init_params(long_config, key))(jax.random.key(0))
+    for given in ({"positions": POSITIONS}, {}):
+        out = bj.encode(long_params, long, long_config, **splash, **given)
+        assert out.last_hidden_state.shape == (B, 3 if given else 128, 16)
     for config, positions, options in (
         (mean, POSITIONS, {}),
         (CLASSIC, POSITIONS, {"output_hidden_states": True, "output_attentions": True}),
@@ -110,3 +120,42 @@ def test_all_tokens_are_computed_where_they_are_read():
         if options:
             assert some.hidden_states[-1].shape == (B, T, 16)
             assert some.attentions[-1].shape == (B, 4, T, T)
+
+
+@pytest.mark.parametrize("execution", [bj.Execution(), SCANNED], ids=["loop", "scan"])
+def test_positions_may_be_shared_by_rows_and_counted_from_the_end(execution):
+    inputs = jax.tree.map(jnp.asarray, rows("padded"))
+    params = jax.jit(lambda key: bj.init_params(CLASSIC, key))(jax.random.key(0))
+    how = {"execution": execution, "dropout_key": jax.random.key(3)}
+    whole = bj.mlm_logits(params, inputs, CLASSIC, **how)[:, [1, 10]]
+    for positions in ([[1, 10]], [[1, -2]], [[1, 10]] * B):
+        some = bj.mlm_logits(params, inputs, CLASSIC, positions=np.array(positions), **how)
+        np.testing.assert_allclose(some, whole, atol=1e-5)
+
+
+def test_a_generator_takes_splash_attention():
+    objective = ReplacedTokenDetection()
+    config = dataclasses.replace(
+        CLASSIC, attention_probs_dropout_prob=0.0, max_position_embeddings=128
+    )
+    params = jax.jit(lambda key: objective.init_params(config, key))(jax.random.key(0))
+    places = jnp.asarray([[1, 5, 9]])
+    batch = {
+        "input_ids": jnp.ones((1, 128), jnp.int32),
+        "masked_positions": places,
+        "masked_labels": jnp.ones((1, 3), jnp.int32),
+        "masked_weights": jnp.ones((1, 3)),
+    }
+    keys = jax.random.split(jax.random.key(1), 1)
+    found = [
+        objective.logits(
+            params,
+            batch,
+            config,
+            execution=bj.Execution(attention=attention),
+            dropout_key=None,
+            sample_key=keys,
+        ).generator
+        for attention in ("splash", "plain")
+    ]
+    np.testing.assert_allclose(*found, atol=1e-5)

@@ -139,6 +139,10 @@ def test_byte_level_bpe_has_no_unknown_text_and_is_the_same_every_time(config):
     assert tokenizer.decode(tokenizer.encode(text).ids) == text
     words = tokenizer.encode_sentences(["the cat sat", "sat the cat"])
     assert sorted(words[0]) == sorted(words[1])  # the first word of a text is no other token
+    dot, sat = tokenizer.encode_sentences(["the cat.", "sat"])
+    masked = tokenizer.encode("[MASK] sat [MASK].", parse_mask=True)  # "[MASK] ." is another text
+    assert masked.ids[1:-1] == [tokenizer.mask_id, *sat, tokenizer.mask_id, dot[-1]]
+    assert masked.offsets[-2] == (17, 18)
     pair = tokenizer.encode("the cat", "on it")
     assert pair.ids.count(tokenizer.sep_id) == 2 and pair.token_type_ids[-1] == 1
     with pytest.raises(UserError, match="the bytes alone need 261"):

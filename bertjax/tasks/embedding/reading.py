@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from bertjax.errors import UserError
+from bertjax.model.flops import first_token_flops, task_flops
 from bertjax.tasks.batches import gather
 from bertjax.tasks.embedding.config import EmbeddingConfig
 from bertjax.tasks.embedding.features import TextRows, tokenize_rows
@@ -101,6 +102,7 @@ def _head(options: EmbeddingConfig, pooling: str) -> Head:
         loss_of(options),
         normalizers_fn,
         forward=vectors,
+        flops=first_token_flops if pooling == "cls" else task_flops,
         outputs_fn=vectors,
     )
 
