@@ -49,9 +49,7 @@ class Encoder(nn.Module):
         """
         assert positions is None or not (output_attentions or output_hidden_states)
         config, depth = self.config, self.config.num_hidden_layers
-        wanted = positions
-        if self._computes_all(x, positions):
-            positions = None
+        read = None if self._computes_all(x, positions) else positions
         modules = self._modules()
         layers = self._parameters(modules, x, memory)
         given = {"memory": memory, "memory_mask": memory_mask}
@@ -67,7 +65,7 @@ class Encoder(nn.Module):
             return layer(params, x, number, chosen(all_views, config, number), modules[-1])
 
         # The parameters of a first layer without LayerNorm can't be stacked with those of others.
-        whole = depth if positions is None else depth - 1
+        whole = depth if read is None else depth - 1
         looped = whole if not self.execution.scan_layers else int(modules[0] != modules[-1])
         x, states, probs = _loop(of_number, layers[:looped], x)
         if looped < whole:
@@ -76,10 +74,10 @@ class Encoder(nn.Module):
             scanned = layers[looped:whole]
             x, *more = _scan(of_number, scanned, x, dtype, numbers, output_hidden_states)
             states, probs = states + more[0], probs + more[1]
-        if positions is not None:
-            x, _ = of_number(layers[whole], x, whole, positions)
-        if wanted is not None and positions is None:
-            x = gather_positions(x, wanted)
+        if read is not None:
+            x, _ = of_number(layers[whole], x, whole, read)
+        elif positions is not None:
+            x = gather_positions(x, positions)
         if config.final_norm:
             x = LayerNorm(config, name="final_norm")(x)
             states[-1] = x
