@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
+from jax.interpreters.partial_eval import dce_jaxpr
 
 
 class Roofline(NamedTuple):
@@ -34,10 +35,12 @@ def traced_flops(jaxpr: Any) -> int:
     """Counts the FLOPs of the matrix products of a traced function, over all devices.
 
     A product of [m, k] and [k, n] counts as 2 m k n. A scan counts as often as it runs, and what is
-    recomputed counts again; of branches, the largest counts. A loop without a known length counts
-    once, and a Pallas kernel counts what it states itself.
+    recomputed counts again; of branches, the largest counts. What no result depends on counts
+    nothing, as XLA leaves it out. A loop without a known length counts once, and a Pallas kernel
+    counts what it states itself.
     """
-    return sum(map(_flops_of, jaxpr.eqns))
+    used, _ = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+    return sum(map(_flops_of, used.eqns))
 
 
 def _flops_of(equation: Any) -> int:

@@ -32,10 +32,11 @@ def both(x):
         (jax.jit(product), 1),
         (scanned, 5),
         (both, 2),
+        (jax.jit(lambda x: (product(x), product(product(x)))[0]), 1),
         (jax.grad(lambda x: product(x).sum()), 2),
         (jax.grad(lambda x: jax.checkpoint(product)(x).sum()), 3),
     ],
-    ids=["product", "jit", "scan", "cond", "gradient", "recomputed"],
+    ids=["product", "jit", "scan", "cond", "unread", "gradient", "recomputed"],
 )
 def test_products_count_as_often_as_they_run(function, products):
     assert flops(function) == products * ONE
