@@ -15,7 +15,7 @@ _PARTS = (
         r"/(mlm|nsp|sop|rtd|pooler|token_head|discriminator_head|embeddings\.attend)\b",
         "head and loss",
     ),
-    (r"/(attention|attention_layer_norm)/", "attention"),
+    (r"/(attention|attention\.project|attention_layer_norm)/", "attention"),
     (r"/(intermediate|gate|output|output_layer_norm)/", "feed-forward"),
     (r"/(embeddings|[\w.]+\.embed)/", "embeddings"),
     (r"/encoder/", "layers, rest"),

@@ -34,7 +34,7 @@ def both(x):
         (both, 2),
         (jax.jit(lambda x: (product(x), product(product(x)))[0]), 1),
         (jax.grad(lambda x: product(x).sum()), 2),
-        (jax.grad(lambda x: jax.checkpoint(product)(x).sum()), 3),
+        (jax.value_and_grad(lambda x: jax.checkpoint(product)(x).sum()), 3),
     ],
     ids=["product", "jit", "scan", "cond", "unread", "gradient", "recomputed"],
 )
