@@ -54,6 +54,7 @@ class ByteBpeTokenizer(Tokenizer):
         fields["model"]["vocab"] = ids
         fields |= {"added_tokens": others, "truncation": None, "padding": None}
         fields["post_processor"] = None
+        self._adds_space = fields["pre_tokenizer"].get("add_prefix_space", False)
         self._library = tokenizers.Tokenizer.from_str(json.dumps(fields))
         self._library.post_processor = tokenizers.processors.ByteLevel(trim_offsets=True)
         normalizer = self._library.normalizer
@@ -88,8 +89,7 @@ class ByteBpeTokenizer(Tokenizer):
 
     def _after_mask(self, ids: list[int], offsets: list[tuple[int, int]], text: str) -> None:
         # Where every text gets a space, "[MASK]." must still not become "[MASK] .".
-        rules = json.loads(self._arguments[0])["pre_tokenizer"]
-        if rules.get("add_prefix_space") and not text[:1].isspace():
+        if self._adds_space and not text[:1].isspace():
             item = self._within_text.encode(text)
             ids[:], offsets[:] = item.ids, item.offsets
 
@@ -114,12 +114,11 @@ class ByteBpeTokenizer(Tokenizer):
         """Returns files that transformers reads, whatever `export` is; see `Tokenizer.files`."""
         del export
         definition, names, *_ = self._arguments
-        rules = json.loads(definition)["pre_tokenizer"]
         roberta = len(self.separators) == 2
         types = ["token_type_ids"] if self.second_type else []
         settings = {
             "tokenizer_class": ROBERTA_CLASS if roberta else "PreTrainedTokenizerFast",
-            "add_prefix_space": rules.get("add_prefix_space", False),
+            "add_prefix_space": self._adds_space,
             "model_input_names": ["input_ids", *types, "attention_mask"],
             **{f"{role[1:-1].lower()}_token": token for role, token in names.items()},
         }
