@@ -140,7 +140,7 @@ def test_a_directory_of_sentence_transformers_goes_on_as_it_is(
     make, pair_files, tiny_model, tmp_path
 ):
     config = make("triplets", negative_columns=("not",), loss="triplet", pooling="cls")
-    config = dataclasses.replace(config, epochs=1)
+    config = dataclasses.replace(config, epochs=2)  # after one, rounding swaps ranks of near ties
     first = finetune(config, quiet, progress=False)
     model = from_pretrained(first.export)
     elsewhere = dataclasses.replace(model, task={"kind": "encoder"})
@@ -152,7 +152,7 @@ def test_a_directory_of_sentence_transformers_goes_on_as_it_is(
         for each in (from_pretrained(tmp_path / "st"), model)
     )
     assert found == own
-    assert found["spearman"] == pytest.approx(first.mean, abs=1e-3)  # rounding swaps near ties
+    assert found["spearman"] == pytest.approx(first.mean, abs=1e-6)
     again = dataclasses.replace(config.task, pooling=None)
     again = dataclasses.replace(config, model=str(tmp_path / "st"), task=again)
     assert read_task(again, elsewhere, quiet).vectors["pooling"] == "cls"

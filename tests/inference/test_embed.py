@@ -32,8 +32,10 @@ def test_embeddings_are_those_of_every_text_alone(tiny_model, pooling):
 def test_embeddings_of_several_layers_are_joined(tiny_model):
     both = embed(tiny_model, TEXTS, layer=(0, 1), pooling="cls")
     assert both.shape == (5, 32)
-    alone = embed(tiny_model, TEXTS, pooling="cls")
-    np.testing.assert_allclose(both[:, 16:], alone, atol=2e-6)  # the last layer at [CLS] alone
+    of_all_tokens = embed(tiny_model, TEXTS, pooling="cls", layer_weights=(1.0,))
+    np.testing.assert_array_equal(both[:, 16:], of_all_tokens)
+    of_first_alone = embed(tiny_model, TEXTS, pooling="cls")
+    np.testing.assert_allclose(both[:, 16:], of_first_alone, atol=2e-6)
     np.testing.assert_array_equal(both[:, :16], embed(tiny_model, TEXTS, -2, "cls"))
     assert embed(tiny_model, [("a", "b")]).shape == (1, 16)
     assert embed(tiny_model, []).shape == (0, 16)
