@@ -122,8 +122,8 @@ def pooled_vectors(
     """
     is_last = layers in ((-1,), (config.num_hidden_layers,)) and layer_weights is None
     if pooling == ("pooler",) or (pooling == ("cls",) and is_last):
-        first = jnp.zeros((len(inputs["input_ids"]), 1), jnp.int32)
-        out = bert.encode(params, inputs, config, execution=execution, positions=first)
+        how = {"execution": execution, "positions": bert.FIRST_TOKEN}
+        out = bert.encode(params, inputs, config, **how)
         vectors = out.pooled if pooling == ("pooler",) else out.last_hidden_state[:, 0]
         return vectors.astype(jnp.float32)
     out = bert.encode(params, inputs, config, execution=execution, output_hidden_states=True)

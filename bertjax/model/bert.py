@@ -33,6 +33,9 @@ Inputs = Mapping[str, jax.Array | np.ndarray]
 
 _DEFAULT = Execution()
 
+FIRST_TOKEN = np.zeros((1, 1), np.int32)
+"""The positions of `encode` that are the first token of every row."""
+
 PROJECTIONS = ("query", "key", "value")
 """The projections of `attention_projections`, in their order."""
 

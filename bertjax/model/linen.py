@@ -228,8 +228,7 @@ class _BertWithDenseHead(BertEncoder):
 
     def __call__(self, inputs: Inputs, dropout_keys: jax.Array | None = None) -> jax.Array:
         """Computes float32 logits: [B, C] with a pooler, [B, T, C] without."""
-        none = jnp.zeros((len(inputs["input_ids"]), 0), jnp.int32)
-        read = none if self.add_pooler else None
+        read = jnp.zeros((1, 0), jnp.int32) if self.add_pooler else None  # the pooler's alone
         out = BertEncoder.__call__(self, inputs, dropout_keys, positions=read)
         x = out.last_hidden_state if out.pooler_output is None else out.pooler_output
         if self.config.prediction_head and not self.add_pooler:

@@ -56,10 +56,8 @@ class Vectors:
             split = jax.vmap(jax.random.fold_in, (None, 0))
             keys = jax.vmap(split, (0, None))(dropout_key, jnp.arange(count, dtype=jnp.uint32))
             dropout_key = keys.reshape(-1)
-        first = (
-            jnp.zeros((len(texts["input_ids"]), 1), jnp.int32) if self.pooling == "cls" else None
-        )
-        how = {"execution": execution, "dropout_key": dropout_key, "positions": first}
+        read = bert.FIRST_TOKEN if self.pooling == "cls" else None
+        how = {"execution": execution, "dropout_key": dropout_key, "positions": read}
         out = bert.encode(params, texts, config, **how)
         mask = texts["attention_mask"].astype(jnp.float32)[..., None]
         vectors = pool(out.last_hidden_state.astype(jnp.float32), mask, self.pooling)
